@@ -1,0 +1,216 @@
+from libc.string cimport memset
+
+import mmap
+
+import numpy as np
+
+cdef extern from *:
+    """
+    static FASTONLINE_CLONES uint64_t fo_and_words(const uint64_t *, uint64_t);
+    static FASTONLINE_CLONES uint64_t fo_or_words(const uint64_t *, uint64_t);
+    static FASTONLINE_CLONES uint64_t fo_weigh_words(const uint64_t *, uint64_t);
+    """
+
+# From this size on an array is mapped without a reserve, so that a machine costs only what it touches even where the
+# system refuses to promise more memory than it has (a plane of 2^34 pages is 2 GiB).
+_MAPPED_FROM_BYTES = 1 << 22
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)     # asm-generic/mman.h; Python has the name since 3.13
+
+
+def zeroed(shape, dtype=np.uint64):
+    """A NumPy array of zeros whose untouched pages take no memory.
+
+    Raises MemoryError when the address space cannot be had.
+    """
+    shape = shape if isinstance(shape, tuple) else (int(shape),)
+    nbytes = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+    if nbytes < _MAPPED_FROM_BYTES:
+        return np.zeros(shape, dtype)
+    try:
+        area = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    except (OSError, OverflowError, ValueError) as e:
+        raise MemoryError(f"cannot map {nbytes} bytes for the pages of a machine: {e}") from None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            area.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass    # a kernel without huge pages: only slower
+    return np.frombuffer(area, dtype=dtype).reshape(shape)
+
+
+cdef uint64_t and_words "fo_and_words"(const word_t *words, uint64_t n) noexcept nogil:
+    cdef uint64_t i
+    cdef word_t x = ALL_ONES
+    for i in range(n):
+        x &= words[i]
+    return x
+
+
+cdef uint64_t or_words "fo_or_words"(const word_t *words, uint64_t n) noexcept nogil:
+    cdef uint64_t i
+    cdef word_t x = 0
+    for i in range(n):
+        x |= words[i]
+    return x
+
+
+cdef uint64_t weigh_words "fo_weigh_words"(const word_t *words, uint64_t n) noexcept nogil:
+    cdef uint64_t i, total = 0
+    for i in range(n):
+        total += hweight64(words[i])
+    return total
+
+
+cdef void bitmap_set(word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
+    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6
+    if nr == 0:
+        return
+    if first == last:
+        words[first] |= range_mask(first, start, start + nr)
+        return
+    words[first] |= ones_from(start)
+    memset(&words[first + 1], 0xFF, (last - first - 1) * 8)
+    words[last] |= ones_below(start + nr)
+
+
+cdef void bitmap_clear(word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
+    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6
+    if nr == 0:
+        return
+    if first == last:
+        words[first] &= ~range_mask(first, start, start + nr)
+        return
+    words[first] &= ~ones_from(start)
+    memset(&words[first + 1], 0, (last - first - 1) * 8)
+    words[last] &= ~ones_below(start + nr)
+
+
+cdef bint bitmap_full(const word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
+    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6, w, step
+    cdef word_t m
+    if nr == 0:
+        return True
+    m = range_mask(first, start, start + nr)
+    if (words[first] & m) != m:
+        return False
+    m = range_mask(last, start, start + nr)
+    if (words[last] & m) != m:
+        return False
+    w = first + 1
+    while w < last:
+        step = min(<uint64_t>256, last - w)
+        if and_words(&words[w], step) != ALL_ONES:
+            return False
+        w += step
+    return True
+
+
+cdef bint bitmap_empty(const word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
+    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6, w, step
+    if nr == 0:
+        return True
+    if words[first] & range_mask(first, start, start + nr):
+        return False
+    if words[last] & range_mask(last, start, start + nr):
+        return False
+    w = first + 1
+    while w < last:
+        step = min(<uint64_t>256, last - w)
+        if or_words(&words[w], step):
+            return False
+        w += step
+    return True
+
+
+cdef uint64_t bitmap_weight(const word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
+    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6
+    if nr == 0:
+        return 0
+    if first == last:
+        return hweight64(words[first] & range_mask(first, start, start + nr))
+    return (hweight64(words[first] & ones_from(start)) + weigh_words(&words[first + 1], last - first - 1)
+            + hweight64(words[last] & ones_below(start + nr)))
+
+
+cdef uint64_t find_next_bit(const word_t *words, uint64_t end, uint64_t start) noexcept nogil:
+    cdef uint64_t w = start >> 6
+    cdef word_t x
+    if start >= end:
+        return end
+    x = words[w] & ones_from(start)
+    while x == 0:
+        w += 1
+        if w << 6 >= end:
+            return end
+        x = words[w]
+    return min(end, (w << 6) + ctz(x))
+
+
+cdef uint64_t find_next_zero_bit(const word_t *words, uint64_t end, uint64_t start) noexcept nogil:
+    cdef uint64_t w = start >> 6
+    cdef word_t x
+    if start >= end:
+        return end
+    x = ~words[w] & ones_from(start)
+    while x == 0:
+        w += 1
+        if w << 6 >= end:
+            return end
+        x = ~words[w]
+    return min(end, (w << 6) + ctz(x))
+
+
+cdef class Bitmap:
+    def __cinit__(self, uint64_t nbits):
+        self._own(zeroed((nbits + 63) >> 6), nbits)
+
+    def _own(self, array, uint64_t nbits):
+        cdef word_t[::1] view = array
+        self.array = array
+        self.words = &view[0] if view.shape[0] else NULL
+        self.nbits = nbits
+
+    cdef int grow(self, uint64_t nbits, list spans) except -1:
+        """Make room for `nbits`. Only the (start, nr) bit ranges in `spans` are carried over, so that nothing else is
+        touched. Views of the old array keep their own memory and no longer follow."""
+        old = self.array
+        new = zeroed((nbits + 63) >> 6)
+        for start, nr in spans:
+            words = slice(start >> 6, (start + nr + 63) >> 6)
+            new[words] = old[words]
+        self._own(new, nbits)
+        return 0
+
+    def __len__(self):
+        return self.nbits
+
+    def __getitem__(self, uint64_t nr):
+        if nr >= self.nbits:
+            raise IndexError(f"bit {nr} is past the end of a bitmap of {self.nbits} bits")
+        return bool(test_bit(self.words, nr))
+
+    def _checked(self, start, nr):
+        if not 0 <= start <= start + nr <= self.nbits:
+            raise IndexError(f"bits {start} to {start + nr} do not lie in a bitmap of {self.nbits} bits")
+        return start, nr
+
+    def set(self, start, nr=1):
+        """Set `nr` bits from `start` on."""
+        start, nr = self._checked(start, nr)
+        bitmap_set(self.words, start, nr)
+
+    def clear(self, start, nr=1):
+        """Clear `nr` bits from `start` on."""
+        start, nr = self._checked(start, nr)
+        bitmap_clear(self.words, start, nr)
+
+    def weight(self, start=0, nr=None):
+        """Number of ones among `nr` bits from `start` on (default: all)."""
+        start, nr = self._checked(start, self.nbits - start if nr is None else nr)
+        return bitmap_weight(self.words, start, nr)
+
+    def view(self):
+        """A read-only uint64 view of the words, no copy; it keeps the memory alive."""
+        v = self.array.view()
+        v.flags.writeable = False
+        return v

@@ -1,0 +1,378 @@
+from libc.string cimport memset
+
+import numpy as np
+
+from fastonline.core.bitmap cimport (
+    bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, bitmap_weight, ctz, find_next_bit, find_next_zero_bit, hweight64,
+    ones_from, range_mask, test_bit,
+)
+from fastonline.core.buddy cimport (
+    area_of_page, buddy_alloc_block, buddy_alloc_pages, buddy_free_block, buddy_free_page, buddy_free_range, buddy_free_words,
+    buddy_take_range,
+)
+from fastonline.core.engine cimport pfn_at, pfn_batch
+from fastonline.core.pageflags cimport (
+    PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail, PageOffline, PagePrepared, PageReserved, PageTail,
+)
+from fastonline.core.types cimport area_t, int64_t, uint8_t, word_t
+
+# A batch with fewer pages than one in so many of those it spans is done page by page.
+cdef enum:
+    SPARSE = 128
+
+PLANES = ("free", "full", "reserved", "offline", "tail", "prepared")
+
+
+cdef class BitmapEngine(Engine):
+    def __cinit__(self, uint64_t nr_pages, int max_order, int nr_areas, *args):
+        self.free = Bitmap(nr_pages)
+        self.full = Bitmap((nr_pages + 63) >> 6)
+        self.reserved = Bitmap(nr_pages)
+        self.offline = Bitmap(nr_pages)
+        self.tail = Bitmap(nr_pages)
+        self.prepared = Bitmap(nr_pages)
+        self.cache_pointers()
+
+    cdef void cache_pointers(self) noexcept nogil:
+        self.flags.reserved = self.reserved.words
+        self.flags.offline = self.offline.words
+        self.flags.tail = self.tail.words
+        self.flags.prepared = self.prepared.words
+        self.buddy.free = self.free.words
+        self.buddy.full = self.full.words
+        self.buddy.area_of = self.area_of
+        self.buddy.areas = self.areas
+        self.buddy.nr_blocks = self.nr_blocks
+        self.buddy.max_order = self.max_order
+
+    cdef int grow(self, uint64_t nr_pages, list spans) except -1:
+        cdef Bitmap plane
+        for plane in (self.free, self.reserved, self.offline, self.tail, self.prepared):
+            plane.grow(nr_pages, spans)
+        self.full.grow((nr_pages + 63) >> 6, [(start >> 6, (nr + 63) >> 6) for start, nr in spans])
+        Engine.grow(self, nr_pages, spans)
+        self.cache_pointers()
+        return 0
+
+    cdef int add_areas(self, int nr_areas) except -1:
+        Engine.add_areas(self, nr_areas)
+        self.buddy.areas = self.areas
+        return 0
+
+    def planes(self, list spans):
+        """The words of every plane in the (start, nr) page ranges: dict of name -> list of uint64 arrays, copied."""
+        return {
+            name: [
+                getattr(self, name).array[_words(name, start) : _words(name, start + nr - 1) + 1].copy()
+                for start, nr in spans
+            ]
+            for name in PLANES
+        }
+
+    def set_planes(self, list spans, dict planes):
+        """The inverse of planes()."""
+        for name in PLANES:
+            for (start, nr), words in zip(spans, planes[name], strict=True):
+                getattr(self, name).array[_words(name, start) : _words(name, start + nr - 1) + 1] = words
+
+    def check(self):
+        """Does `full` say which words of `free` are all ones, and is no batch left over?"""
+        full = np.packbits(self.free.array == np.uint64(0xFFFFFFFFFFFFFFFF), bitorder="little")
+        assert full.tobytes() == self.full.array.view(np.uint8)[: full.size].tobytes(), "the plane of full words is wrong"
+        assert self.batch is None or not self.batch.array.any(), "a batch was left over"
+
+    def view(self, str flag):
+        """Read-only uint64 view of one flag's plane."""
+        return {
+            "PG_reserved": self.reserved, "PG_buddy": self.free, "PG_offline": self.offline, "PG_tail": self.tail,
+            "PG_prepared": self.prepared,
+        }[flag].view()
+
+    # -- state
+
+    cdef int state(self, pfn_t pfn) noexcept nogil:
+        return (
+            (PG_reserved if PageReserved(&self.flags, pfn) else 0)
+            | (PG_buddy if test_bit(self.buddy.free, pfn) else 0)
+            | (PG_offline if PageOffline(&self.flags, pfn) else 0)
+            | (PG_tail if PageTail(&self.flags, pfn) else 0)
+            | (PG_prepared if PagePrepared(&self.flags, pfn) else 0)
+        )
+
+    cdef void states(self, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil:
+        cdef uint64_t i
+        for i in range(nr):
+            out[i] = self.state(start + i)
+
+    cdef uint64_t weigh(self, int flag, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef word_t *words
+        if flag == PG_reserved:
+            words = self.flags.reserved
+        elif flag == PG_buddy:
+            words = self.buddy.free
+        elif flag == PG_offline:
+            words = self.flags.offline
+        elif flag == PG_tail:
+            words = self.flags.tail
+        else:
+            words = self.flags.prepared
+        return bitmap_weight(words, start, nr)
+
+    cdef int64_t find_used(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t w
+        cdef pfn_t end = start + nr
+        cdef word_t used
+        for w in range(start >> 6, ((end - 1) >> 6) + 1):
+            used = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w] | self.flags.offline[w])
+            used &= range_mask(w, start, end)
+            if used:
+                return (w << 6) + ctz(used)
+        return -1
+
+    # -- ranges
+
+    cdef void init_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.touched += nr >> 3
+        bitmap_set(self.flags.reserved, start, nr)
+
+    cdef void forget_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.touched += nr >> 3
+        bitmap_clear(self.flags.reserved, start, nr)
+
+    cdef void prepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.touched += nr >> 3
+        bitmap_set(self.flags.prepared, start, nr)
+
+    cdef void unprepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.touched += nr >> 3
+        bitmap_clear(self.flags.prepared, start, nr)
+
+    cdef bint all_waiting(self, pfn_t start, uint64_t nr) noexcept nogil:
+        return bitmap_full(self.flags.prepared, start, nr) and bitmap_full(self.flags.reserved, start, nr)
+
+    cdef void clear_reserved(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.touched += nr >> 3
+        bitmap_clear(self.flags.reserved, start, nr)
+
+    cdef void free_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
+        self.touched += (nr >> 3) + (nr >> 9)
+        buddy_free_range(&self.buddy, start, nr, order)
+
+    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
+        cdef pfn_t pfn = start, end = start + nr
+        cdef uint64_t w, run
+        if not self.all_waiting(start, nr):
+            # what is waiting becomes a batch
+            for w in range(start >> 6, ((end - 1) >> 6) + 1):
+                self.batch_words[w] = self.flags.reserved[w] & self.flags.prepared[w] & range_mask(w, start, end)
+            return self.apply_batch(start, end, order, True)
+        while pfn < end:
+            run = self.area_run(pfn, end)
+            self.clear_reserved(pfn, run)
+            self.free_range(pfn, run, order)
+            self.account(pfn, run)
+            pfn += run
+        return nr
+
+    cdef uint64_t apply_batch(self, pfn_t start, pfn_t end, int order, bint online) noexcept nogil:
+        """Free the pages whose bits are set in the batch, none of them free and all in [start, end), and empty the batch."""
+        cdef word_t *words = self.batch_words
+        cdef uint64_t mask = (<uint64_t>1 << self.max_order) - 1, done, total = 0, run, w, first, last
+        cdef pfn_t pfn = start & ~mask
+        end = (end + mask) & ~mask
+        while pfn < end:
+            run = self.area_run(pfn, end)
+            first = pfn >> 6
+            last = (pfn + run) >> 6
+            if not bitmap_empty(words, pfn, run):
+                done = buddy_free_words(&self.buddy, words, first, last, order)
+                if online:
+                    for w in range(first, last):
+                        self.flags.reserved[w] &= ~words[w]
+                    self.account(pfn, done)
+                memset(&words[first], 0, (last - first) * sizeof(word_t))
+                self.touched += (last - first) * sizeof(word_t) * (2 if online else 1)
+                total += done
+            pfn += run
+        return total
+
+    cdef uint64_t take_range(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t taken = self.take_free(start, nr)
+        self.touched += nr >> 1
+        bitmap_set(self.flags.reserved, start, nr)
+        bitmap_clear(self.flags.prepared, start, nr)
+        bitmap_clear(self.flags.offline, start, nr)
+        return taken
+
+    cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil:
+        """Take the free pages of the range out of the allocator, and out of what is managed."""
+        cdef pfn_t pfn = find_next_bit(self.buddy.free, start + nr, start), end, stop
+        cdef uint64_t taken = 0, run
+        while pfn < start + nr:
+            end = find_next_zero_bit(self.buddy.free, start + nr, pfn)
+            while pfn < end:
+                run = self.area_run(pfn, end)
+                buddy_take_range(&self.buddy, pfn, run)
+                self.account(pfn, -run)
+                taken += run
+                pfn += run
+            pfn = find_next_bit(self.buddy.free, start + nr, end)
+        return taken
+
+    cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil:
+        """Every allocation that meets the range becomes single pages (split_page)."""
+        cdef pfn_t end = start + nr
+        while start > 0 and PageTail(&self.flags, start):
+            start -= 1
+        while end < self.nr_pages and PageTail(&self.flags, end):
+            end += 1
+        bitmap_clear(self.flags.tail, start, end - start)
+
+    cdef uint64_t reserve_range(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t reserved = 0, w
+        cdef pfn_t end = start + nr
+        cdef word_t used, gone
+        self.split_allocations(start, nr)
+        for w in range(start >> 6, ((end - 1) >> 6) + 1):
+            gone = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w]) & range_mask(w, start, end)
+            if gone:
+                used = gone & ~self.flags.offline[w]
+                self.account(w << 6, -<uint64_t>hweight64(used))     # the pages of one word are of one area
+                self.flags.offline[w] &= ~gone
+                reserved += hweight64(gone)
+        reserved += self.take_free(start, nr)
+        self.touched += nr >> 2
+        bitmap_set(self.flags.reserved, start, nr)
+        return reserved
+
+    cdef void claim_range(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef pfn_t pfn = start
+        cdef uint64_t run
+        while pfn < start + nr:
+            run = self.area_run(pfn, start + nr)
+            buddy_take_range(&self.buddy, pfn, run)
+            self.touched += run >> 3
+            area_of_page(&self.buddy, pfn).allocs[0] += run
+            pfn += run
+
+    cdef void set_offline(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.touched += nr >> 3
+        self.split_allocations(start, nr)
+        bitmap_set(self.flags.offline, start, nr)
+        self.account_runs(start, nr, -1)
+
+    cdef void clear_offline(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.touched += nr >> 3
+        bitmap_clear(self.flags.offline, start, nr)
+        self.account_runs(start, nr, 1)
+
+    cdef void account_runs(self, pfn_t start, uint64_t nr, int sign) noexcept nogil:
+        cdef pfn_t pfn = start
+        cdef uint64_t run
+        while pfn < start + nr:
+            run = self.area_run(pfn, start + nr)
+            self.account(pfn, run if sign > 0 else -run)
+            pfn += run
+
+    # -- single pages
+
+    cdef int online_page(self, pfn_t pfn) noexcept nogil:
+        cdef uint64_t w = pfn >> 6
+        cdef word_t bit = (<word_t>1) << (pfn & 63)
+        if not self.flags.prepared[w] & bit:
+            return -1
+        if not self.flags.reserved[w] & bit:
+            return 0
+        self.flags.reserved[w] &= ~bit
+        buddy_free_page(&self.buddy, pfn)
+        self.touched += 2 * sizeof(word_t)
+        self.areas[self.area_of[pfn >> self.max_order]].managed += 1
+        return 1
+
+    # -- batches
+
+    cdef int64_t find_unprepared(self, const pfn_batch *batch, pfn_t start) noexcept nogil:
+        cdef uint64_t w, first = max(start, batch.first)
+        cdef word_t x
+        for w in range(first >> 6, (batch.end + 63) >> 6):
+            x = self.batch_words[w] & ~self.flags.prepared[w]
+            if w == first >> 6:
+                x &= ones_from(first)
+            if x:
+                return (w << 6) + ctz(x)
+        return -1
+
+    cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil:
+        cdef uint64_t w
+        cdef word_t x, next_is_tail
+        for w in range(batch.first >> 6, (batch.end + 63) >> 6):
+            x = self.batch_words[w]
+            if x:
+                # a page whose successor is a tail heads an allocation of several
+                next_is_tail = self.flags.tail[w] >> 1
+                if (w + 1) << 6 < self.nr_pages:
+                    next_is_tail |= self.flags.tail[w + 1] << 63
+                x &= (~self.flags.prepared[w] | self.flags.reserved[w] | self.buddy.free[w] | self.flags.offline[w]
+                      | self.flags.tail[w] | next_is_tail)
+                if x:
+                    return (w << 6) + ctz(x)
+        return -1
+
+    cdef bint sparse(self, const pfn_batch *batch) noexcept nogil:
+        return batch.nr < (batch.end - batch.first) / SPARSE
+
+    cdef uint64_t online_batch(self, const pfn_batch *batch) noexcept nogil:
+        cdef uint64_t i, w, onlined = 0
+        if self.sparse(batch):
+            self.ungather(batch)
+            for i in range(batch.nr):
+                onlined += self.online_page(pfn_at(batch, i)) == 1
+            return onlined
+        for w in range(batch.first >> 6, (batch.end + 63) >> 6):
+            self.batch_words[w] &= self.flags.reserved[w] & self.flags.prepared[w]
+        return self.apply_batch(batch.first, batch.end, 0, True)
+
+    cdef void free_batch(self, const pfn_batch *batch) noexcept nogil:
+        cdef uint64_t i
+        if self.sparse(batch):
+            self.ungather(batch)
+            for i in range(batch.nr):
+                buddy_free_page(&self.buddy, pfn_at(batch, i))
+            self.touched += batch.nr * sizeof(word_t)
+        else:
+            self.apply_batch(batch.first, batch.end, 0, False)
+
+    # -- the allocator
+
+    cdef int64_t alloc_block(self, area_t area, int order) noexcept nogil:
+        cdef int64_t pfn = buddy_alloc_block(&self.buddy, area, order)
+        self.touched += sizeof(word_t)
+        if order > 0 and pfn >= 0:
+            bitmap_set(self.flags.tail, pfn + 1, (<uint64_t>1 << order) - 1)
+        return pfn
+
+    cdef uint64_t alloc_pages(self, area_t area, uint64_t nr, int64_t *out) noexcept nogil:
+        self.touched += nr >> 3
+        return buddy_alloc_pages(&self.buddy, area, nr, out)
+
+    cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil:
+        cdef uint64_t nr = <uint64_t>1 << order
+        return (
+            self.find_used(pfn, 1) >= 0
+            and not PageTail(&self.flags, pfn)
+            and bitmap_full(self.flags.tail, pfn + 1, nr - 1)
+            and (pfn + nr == self.nr_pages or not PageTail(&self.flags, pfn + nr))
+        )
+
+    cdef void free_block(self, pfn_t pfn, int order) noexcept nogil:
+        self.touched += sizeof(word_t)
+        if order == 0:
+            buddy_free_page(&self.buddy, pfn)
+        else:
+            bitmap_clear(self.flags.tail, pfn + 1, (<uint64_t>1 << order) - 1)
+            buddy_free_block(&self.buddy, pfn, order)
+
+
+def _words(str plane, uint64_t page):
+    """Index of the word that holds a page's bit."""
+    return page >> 12 if plane == "full" else page >> 6

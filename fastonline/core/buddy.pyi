@@ -1,0 +1,1 @@
+# Free functions over C structs only: cimport them (see buddy.pxd).

@@ -1,0 +1,31 @@
+"""What is known of each page, one bit a page a flag."""
+
+from fastonline.core.bitmap cimport Bitmap, clear_bit, set_bit, test_bit
+from fastonline.core.types cimport pfn_t, uint64_t, word_t
+
+# The flags of one page as a mask, the same in both engines.
+cdef enum:
+    PG_reserved = 1 << 0     # not the allocator's: added, not onlined
+    PG_buddy = 1 << 1        # inside a free block (on every page of it, as /proc/kpageflags has it)
+    PG_offline = 1 << 2      # handed back to the host: online, in use by nobody
+    PG_tail = 1 << 3         # in use, not the first page of its allocation
+    PG_prepared = 1 << 4     # inside a range that prepare_online_pages has been over
+
+cdef struct page_flags:
+    word_t *reserved
+    word_t *offline
+    word_t *tail
+    word_t *prepared
+
+
+cdef inline bint PageReserved(page_flags *p, pfn_t pfn) noexcept nogil:
+    return test_bit(p.reserved, pfn)
+
+cdef inline bint PageOffline(page_flags *p, pfn_t pfn) noexcept nogil:
+    return test_bit(p.offline, pfn)
+
+cdef inline bint PageTail(page_flags *p, pfn_t pfn) noexcept nogil:
+    return test_bit(p.tail, pfn)
+
+cdef inline bint PagePrepared(page_flags *p, pfn_t pfn) noexcept nogil:
+    return test_bit(p.prepared, pfn)

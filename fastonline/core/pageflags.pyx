@@ -1,0 +1,15 @@
+# In the order of their bits in the mask.
+FLAG_NAMES = ("PG_reserved", "PG_buddy", "PG_offline", "PG_tail", "PG_prepared")
+
+# Bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h, 6.1; the last two are kernel-internal there).
+KPF_BUDDY = 1 << 10
+KPF_COMPOUND_HEAD = 1 << 15
+KPF_COMPOUND_TAIL = 1 << 16
+KPF_NOPAGE = 1 << 20
+KPF_OFFLINE = 1 << 23
+KPF_RESERVED = 1 << 32
+
+
+def decode_page_flags(mask):
+    """Names of the flags in a mask, as drgn prints them: ``'PG_reserved|PG_prepared'``; ``'0'`` when there is none."""
+    return "|".join(name for i, name in enumerate(FLAG_NAMES) if mask >> i & 1) or "0"

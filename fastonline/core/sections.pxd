@@ -1,0 +1,33 @@
+"""Sparsemem's sections: which are there, which are online, which are early, and which are only partly there."""
+
+from fastonline.core.bitmap cimport Bitmap, test_bit
+from fastonline.core.types cimport pfn_t, uint64_t, word_t
+
+
+cdef class Sections:
+    cdef readonly int pfn_section_shift      # log2 of the pages of a section
+    cdef readonly uint64_t nr_sections       # sections there is room for
+    cdef readonly Bitmap present             # SECTION_MARKED_PRESENT
+    cdef readonly Bitmap online              # SECTION_IS_ONLINE
+    cdef readonly Bitmap early               # SECTION_IS_EARLY: there at boot
+    cdef readonly object subsection_map      # (nr_sections,) uint64: bit i = the i-th 64th of the section has memory
+    cdef word_t *subsections                 # cached from subsection_map
+
+    cdef int grow(self, uint64_t nr_sections) except -1
+    cdef uint64_t missing(self, pfn_t start, uint64_t nr) noexcept nogil     # first section of the range not present, or -1
+
+
+cdef inline uint64_t pfn_to_section_nr(Sections s, pfn_t pfn) noexcept nogil:
+    return pfn >> s.pfn_section_shift
+
+cdef inline pfn_t section_nr_to_pfn(Sections s, uint64_t nr) noexcept nogil:
+    return nr << s.pfn_section_shift
+
+cdef inline bint present_section_nr(Sections s, uint64_t nr) noexcept nogil:
+    return nr < s.nr_sections and test_bit(s.present.words, nr)
+
+cdef inline bint online_section_nr(Sections s, uint64_t nr) noexcept nogil:
+    return nr < s.nr_sections and test_bit(s.online.words, nr)
+
+cdef inline bint early_section_nr(Sections s, uint64_t nr) noexcept nogil:
+    return nr < s.nr_sections and test_bit(s.early.words, nr)

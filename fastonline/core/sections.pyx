@@ -1,0 +1,113 @@
+from fastonline.core.bitmap cimport bitmap_clear, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from
+from fastonline.core.bitmap import zeroed
+
+
+cdef class Sections:
+    def __cinit__(self, int pfn_section_shift, uint64_t nr_sections):
+        self.pfn_section_shift = pfn_section_shift
+        self.nr_sections = 0
+        self.present = Bitmap(0)
+        self.online = Bitmap(0)
+        self.early = Bitmap(0)
+        self.subsection_map = zeroed(0)
+        self.grow(nr_sections)
+
+    cdef int grow(self, uint64_t nr_sections) except -1:
+        cdef word_t[::1] view
+        cdef list all = [(0, self.nr_sections)] if self.nr_sections else []
+        for plane in (self.present, self.online, self.early):
+            (<Bitmap>plane).grow(nr_sections, all)
+        array = zeroed(nr_sections)
+        array[: self.nr_sections] = self.subsection_map
+        view = array
+        self.subsection_map = array
+        self.subsections = &view[0] if nr_sections else NULL
+        self.nr_sections = nr_sections
+        return 0
+
+    cdef uint64_t missing(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t section = start >> self.pfn_section_shift, end = ((start + nr - 1) >> self.pfn_section_shift) + 1
+        section = find_next_zero_bit(self.present.words, min(end, self.nr_sections), section)
+        return section if section < end else <uint64_t>-1
+
+    @property
+    def pages_per_section(self):
+        """PAGES_PER_SECTION."""
+        return 1 << self.pfn_section_shift
+
+    def add(self, uint64_t start_pfn, uint64_t nr_pages, bint early=False):
+        """The sections that the range meets become present, and the subsections that it meets are there (sparse_add_section);
+        early: as at boot (sparse_init), online at once."""
+        cdef int shift = self.pfn_section_shift, granule = max(0, shift - 6)
+        cdef uint64_t nr, first, last, start, end
+        if nr_pages == 0:
+            return
+        end = start_pfn + nr_pages
+        for nr in range(start_pfn >> shift, ((end - 1) >> shift) + 1):
+            start = max(start_pfn, nr << shift) - (nr << shift)
+            first = start >> granule
+            last = (min(end, (nr + 1) << shift) - 1 - (nr << shift)) >> granule
+            self.subsections[nr] |= ones_from(first) & ones_below(last + 1)
+        nr = start_pfn >> shift
+        bitmap_set(self.present.words, nr, ((end - 1) >> shift) + 1 - nr)
+        if early:
+            bitmap_set(self.early.words, nr, ((end - 1) >> shift) + 1 - nr)
+            bitmap_set(self.online.words, nr, ((end - 1) >> shift) + 1 - nr)
+
+    def remove(self, uint64_t first, uint64_t nr):
+        """`nr` sections from number `first` on are gone (sparse_remove_section)."""
+        for plane in (self.present, self.online, self.early):
+            bitmap_clear((<Bitmap>plane).words, first, nr)
+        self.subsection_map[first : first + nr] = 0
+
+    def set_online(self, uint64_t first, uint64_t nr, bint online):
+        """online_mem_sections / offline_mem_sections."""
+        if online:
+            bitmap_set(self.online.words, first, nr)
+        else:
+            bitmap_clear(self.online.words, first, nr)
+
+    def set_flags(self, uint64_t nr, bint online, bint early):
+        """Set whether one section is online and early, as it was saved."""
+        for plane, value in ((self.online, online), (self.early, early)):
+            if value:
+                bitmap_set((<Bitmap>plane).words, nr, 1)
+            else:
+                bitmap_clear((<Bitmap>plane).words, nr, 1)
+
+    def __len__(self):
+        return self.nr_sections
+
+    def present_section_nr(self, nr):
+        """Is section `nr` there?"""
+        return 0 <= nr < self.nr_sections and self.present[nr]
+
+    def valid_section_nr(self, nr):
+        """Has section `nr` page descriptors? Here every present section has."""
+        return self.present_section_nr(nr)
+
+    def online_section_nr(self, nr):
+        """Is section `nr` online?"""
+        return 0 <= nr < self.nr_sections and self.online[nr]
+
+    def early_section_nr(self, nr):
+        """Was section `nr` there at boot?"""
+        return 0 <= nr < self.nr_sections and self.early[nr]
+
+    def partial_section_nr(self, nr):
+        """Is section `nr` there only in part?"""
+        return self.present_section_nr(nr) and int(self.subsection_map[nr]) != (1 << 64) - 1
+
+    def runs(self):
+        """The present sections as a list of (first number, how many)."""
+        cdef uint64_t nr = find_next_bit(self.present.words, self.nr_sections, 0), end
+        cdef list found = []
+        while nr < self.nr_sections:
+            end = find_next_zero_bit(self.present.words, self.nr_sections, nr)
+            found.append((nr, end - nr))
+            nr = find_next_bit(self.present.words, self.nr_sections, end)
+        return found
+
+    def spans(self):
+        """The present sections as a list of (start_pfn, nr_pages)."""
+        return [(nr << self.pfn_section_shift, count << self.pfn_section_shift) for nr, count in self.runs()]

@@ -1,0 +1,71 @@
+"""The honest engine: a descriptor a page and intrusive free lists, laid out as the kernel is.
+
+A descriptor is 32 bytes (32-bit kernels, 2008), 56 (64-bit, 2008) or 64 (64-bit today), KERNEL.md 4.3. Links are numbers of
+descriptors instead of pointers, so that a machine can grow, be copied and be saved; the list heads are descriptors too, before
+the first page's.
+"""
+
+from fastonline.core.buddy cimport free_area
+from fastonline.core.engine cimport Engine, pfn_batch
+from fastonline.core.types cimport area_t, int32_t, int64_t, pfn_t, uint32_t, uint64_t
+
+cdef enum:
+    NR_HEADS = 16 * 512          # list heads: NR_ORDERS for each area
+
+cdef struct page32:
+    uint32_t flags               # PG_* mask; PG_buddy on the first page of a free block only
+    int32_t refcount             # 1: in use or not onlined; 0: free, or a tail page
+    uint32_t order               # of a free block, on its first page
+    uint32_t mapping
+    uint32_t index
+    int32_t mapcount
+    uint32_t next, prev          # lru
+
+cdef struct page56:
+    uint64_t flags
+    int32_t refcount
+    int32_t mapcount
+    uint64_t order
+    uint64_t mapping
+    uint64_t index
+    uint64_t next, prev
+
+cdef struct page64:
+    uint64_t flags
+    uint64_t next, prev
+    uint64_t mapping
+    uint64_t index
+    uint64_t order
+    int32_t mapcount
+    int32_t refcount
+    uint64_t memcg_data
+
+ctypedef fused page_t:
+    page32
+    page56
+    page64
+
+
+cdef struct mem_map:             # what the kernels need of an engine
+    void *heads                  # the first list head
+    void *pages                  # pfn 0's descriptor
+    free_area *areas
+    area_t *area_of
+    int max_order
+    bint lifo
+    uint64_t list_bytes          # bytes written to put blocks on lists and take them off
+
+
+cdef class StructPageEngine(Engine):
+    cdef readonly int page_bytes         # sizeof(struct page): 32, 56 or 64
+    cdef readonly bint lifo              # 2.6.25: a freed block goes to the head of its list, always
+    cdef readonly object array           # (NR_HEADS + nr_pages, page_bytes) uint8: owns the descriptors
+    cdef mem_map map
+
+    cdef void mark(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil
+    cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil
+    cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil
+    cdef uint64_t next_of(self, uint64_t node)
+    cdef uint64_t prev_of(self, uint64_t node)
+    cdef void *node(self, uint64_t node) except NULL
+    cdef bint is_block(self, pfn_t pfn, int order)

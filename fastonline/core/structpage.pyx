@@ -1,0 +1,608 @@
+from libc.string cimport memset
+
+import numpy as np
+
+from fastonline.core.bitmap cimport ctz
+from fastonline.core.bitmap import zeroed
+from fastonline.core.engine cimport pfn_at
+from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
+from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.core.types cimport NR_ORDERS, uint8_t
+
+PAGE_BYTES = (32, 56, 64)
+
+
+# -- lists
+
+cdef inline void link_between(page_t *heads, uint64_t node, uint64_t prev, uint64_t next) noexcept nogil:
+    heads[node].prev = prev
+    heads[node].next = next
+    heads[prev].next = node
+    heads[next].prev = node
+
+
+cdef inline void add_to_list(mem_map *m, page_t *pages, pfn_t pfn, int order, bint tail) noexcept nogil:
+    """Make the block free, at one end of its list (add_to_free_list, add_to_free_list_tail)."""
+    cdef page_t *heads = <page_t *>m.heads
+    cdef area_t area = m.area_of[pfn >> m.max_order]
+    cdef uint64_t head = <uint64_t>area * NR_ORDERS + order
+    pages[pfn].flags |= PG_buddy
+    pages[pfn].order = order
+    if tail:
+        link_between(heads, NR_HEADS + pfn, heads[head].prev, head)
+    else:
+        link_between(heads, NR_HEADS + pfn, head, heads[head].next)
+    m.areas[area].nr_free[order] += 1
+    m.list_bytes += sizeof(page_t) + 2 * sizeof(pages[pfn].next)     # the page, and a link of each neighbour
+
+
+cdef inline void del_from_list(mem_map *m, page_t *pages, pfn_t pfn, int order) noexcept nogil:
+    """The block is no longer free (del_page_from_free_list)."""
+    cdef page_t *heads = <page_t *>m.heads
+    cdef page_t *page = &pages[pfn]
+    heads[page.prev].next = page.next
+    heads[page.next].prev = page.prev
+    page.flags &= ~PG_buddy
+    page.order = 0
+    m.areas[m.area_of[pfn >> m.max_order]].nr_free[order] -= 1
+    m.list_bytes += sizeof(page_t) + 2 * sizeof(page.next)
+
+
+cdef inline bint page_is_buddy(page_t *pages, pfn_t pfn, int order) noexcept nogil:
+    return pages[pfn].flags & PG_buddy and pages[pfn].order == <uint32_t>order
+
+
+# -- the allocator
+
+cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint tail) noexcept nogil:
+    """__free_one_page: merge while the buddy is free, then list the block; `tail` is FPI_TO_TAIL, without which today's
+    kernels decide by buddy_merge_likely and 2.6.25 takes the head."""
+    cdef free_area *area = &m.areas[m.area_of[pfn >> m.max_order]]
+    cdef pfn_t buddy_pfn
+    area.frees[order] += 1
+    while order < m.max_order:
+        buddy_pfn = pfn ^ (<pfn_t>1 << order)
+        if not page_is_buddy(pages, buddy_pfn, order):
+            break
+        del_from_list(m, pages, buddy_pfn, order)
+        area.merges[order] += 1
+        pfn &= buddy_pfn
+        order += 1
+    if not tail and not m.lifo and order < m.max_order - 1:
+        tail = page_is_buddy(pages, (pfn & ~(<pfn_t>1 << order)) ^ (<pfn_t>2 << order), order + 1)
+    add_to_list(m, pages, pfn, order, tail)
+
+
+cdef int64_t rmqueue(mem_map *m, page_t *pages, area_t area, int order) noexcept nogil:
+    """__rmqueue_smallest and expand: the head of the smallest list that fits; upper halves go to the heads of theirs."""
+    cdef page_t *heads = <page_t *>m.heads
+    cdef free_area *a = &m.areas[area]
+    cdef pfn_t pfn
+    cdef int k = order
+    while a.nr_free[k] == 0:
+        k += 1
+        if k > m.max_order:
+            return -1
+    pfn = <uint64_t>heads[<uint64_t>area * NR_ORDERS + k].next - NR_HEADS
+    del_from_list(m, pages, pfn, k)
+    while k > order:
+        a.splits[k] += 1
+        k -= 1
+        add_to_list(m, pages, pfn + (<pfn_t>1 << k), k, False)
+    a.allocs[order] += 1
+    pages[pfn].refcount = 1
+    for k in range(1, 1 << order):
+        pages[pfn + k].flags |= PG_tail
+    return pfn
+
+
+cdef void split_at(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
+    """Split the free block that reaches over `pfn`, if there is one, until a block begins there."""
+    cdef free_area *a = &m.areas[m.area_of[pfn >> m.max_order]]
+    cdef pfn_t head = pfn
+    cdef int k = 0
+    if pfn & ((<pfn_t>1 << m.max_order) - 1) == 0:
+        return
+    while not page_is_buddy(pages, head, k):
+        k += 1
+        if k > m.max_order:
+            return
+        head = pfn & ~((<pfn_t>1 << k) - 1)
+    if head == pfn:
+        return
+    del_from_list(m, pages, head, k)
+    while True:
+        a.splits[k] += 1
+        k -= 1
+        if pfn >= head + (<pfn_t>1 << k):
+            add_to_list(m, pages, head, k, False)
+            head += <pfn_t>1 << k
+            if pfn == head:
+                add_to_list(m, pages, head, k, False)
+                return
+        else:
+            add_to_list(m, pages, head + (<pfn_t>1 << k), k, False)
+
+
+cdef uint64_t take_blocks(mem_map *m, page_t *pages, pfn_t start, uint64_t nr) noexcept nogil:
+    """Take every free page of the range off its list."""
+    cdef pfn_t pfn = start
+    cdef uint64_t taken = 0
+    cdef int order
+    split_at(m, pages, start)
+    split_at(m, pages, start + nr)
+    while pfn < start + nr:
+        if pages[pfn].flags & PG_buddy:
+            order = pages[pfn].order
+            del_from_list(m, pages, pfn, order)
+            m.areas[m.area_of[pfn >> m.max_order]].managed -= <uint64_t>1 << order
+            taken += <uint64_t>1 << order
+            pfn += <pfn_t>1 << order
+        else:
+            pfn += 1
+    return taken
+
+
+# -- descriptors
+
+cdef void init_descriptors(page_t *pages, pfn_t start, uint64_t nr) noexcept nogil:
+    """memmap_init_zone: zeroed, Reserved, count 1, mapcount -1, an empty lru."""
+    cdef pfn_t pfn
+    for pfn in range(start, start + nr):
+        memset(&pages[pfn], 0, sizeof(page_t))
+        pages[pfn].flags = PG_reserved
+        pages[pfn].refcount = 1
+        pages[pfn].mapcount = -1
+        pages[pfn].next = NR_HEADS + pfn
+        pages[pfn].prev = NR_HEADS + pfn
+
+
+cdef void mark_descriptors(page_t *pages, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil:
+    cdef pfn_t pfn
+    for pfn in range(start, start + nr):
+        pages[pfn].flags = (pages[pfn].flags & ~clear_flags) | set_flags
+        pages[pfn].refcount = refcount
+
+
+cdef inline int state_of(page_t *page) noexcept nogil:
+    cdef int flags = page.flags & ~PG_buddy
+    return flags | PG_buddy if flags == PG_prepared and page.refcount == 0 else flags
+
+
+cdef void states_of(page_t *pages, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil:
+    cdef uint64_t i
+    for i in range(nr):
+        out[i] = state_of(&pages[start + i])
+
+
+cdef inline bint waiting(page_t *page) noexcept nogil:
+    return page.flags == (PG_reserved | PG_prepared)
+
+
+cdef uint64_t first_not_waiting(page_t *pages, pfn_t start, pfn_t end) noexcept nogil:
+    while start < end and waiting(&pages[start]):
+        start += 1
+    return start
+
+
+# -- whole paths, so that one dispatch serves a range or a batch
+
+cdef void free_blocks(mem_map *m, page_t *pages, pfn_t start, uint64_t nr, int order) noexcept nogil:
+    """online_pages_range: aligned chunks of at most `order`, to the tail but in 2.6.25."""
+    cdef pfn_t pfn = start, end = start + nr
+    cdef int chunk
+    order = min(order, m.max_order)
+    while pfn < end:
+        chunk = order if pfn == 0 else min(ctz(pfn), order)
+        while end - pfn < <uint64_t>1 << chunk:
+            chunk -= 1
+        free_one(m, pages, pfn, chunk, not m.lifo)
+        pfn += <pfn_t>1 << chunk
+
+
+cdef inline int online_one(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
+    cdef page_t *page = &pages[pfn]
+    if not waiting(page):
+        return 0 if page.flags & PG_prepared else -1
+    page.flags = PG_prepared
+    page.refcount = 0
+    free_one(m, pages, pfn, 0, not m.lifo)
+    m.areas[m.area_of[pfn >> m.max_order]].managed += 1
+    return 1
+
+
+cdef uint64_t online_pfns(mem_map *m, page_t *pages, const pfn_batch *batch) noexcept nogil:
+    cdef uint64_t i, onlined = 0
+    for i in range(batch.nr):
+        onlined += online_one(m, pages, pfn_at(batch, i)) == 1
+    return onlined
+
+
+cdef void free_pfns(mem_map *m, page_t *pages, const pfn_batch *batch) noexcept nogil:
+    cdef uint64_t i
+    for i in range(batch.nr):
+        pages[pfn_at(batch, i)].refcount = 0
+        free_one(m, pages, pfn_at(batch, i), 0, False)
+
+
+cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, area_t area, uint64_t nr, int64_t *out) noexcept nogil:
+    cdef uint64_t got = 0
+    while got < nr:
+        out[got] = rmqueue(m, pages, area, 0)
+        if out[got] < 0:
+            break
+        got += 1
+    return got
+
+
+cdef class StructPageEngine(Engine):
+    def __cinit__(self, uint64_t nr_pages, int max_order, int nr_areas, int page_bytes=64, bint lifo=False):
+        if page_bytes not in PAGE_BYTES:
+            raise ValueError(f"a page descriptor is 32, 56 or 64 bytes, not {page_bytes}")
+        if nr_areas > NR_HEADS // NR_ORDERS:
+            raise ValueError(f"the struct_page engine has list heads for {NR_HEADS // NR_ORDERS} free areas, not {nr_areas}")
+        self.page_bytes = page_bytes
+        self.lifo = lifo
+        self.own(zeroed((NR_HEADS + nr_pages, page_bytes), np.uint8))
+        self.make_lists(0, nr_areas)
+
+    def own(self, array):
+        cdef uint8_t[:, ::1] view = array
+        self.array = array
+        self.map.heads = &view[0, 0]
+        self.map.pages = &view[0, 0] + <uint64_t>NR_HEADS * self.page_bytes
+        self.map.areas = self.areas
+        self.map.area_of = self.area_of
+        self.map.max_order = self.max_order
+        self.map.lifo = self.lifo
+
+    def make_lists(self, int first_area, int end_area):
+        """Empty lists for the areas of [first_area, end_area): each head points to itself."""
+        cdef uint64_t node
+        for node in range(<uint64_t>first_area * NR_ORDERS, <uint64_t>end_area * NR_ORDERS):
+            if self.page_bytes == 32:
+                link_between(<page32 *>self.map.heads, node, node, node)
+            elif self.page_bytes == 56:
+                link_between(<page56 *>self.map.heads, node, node, node)
+            else:
+                link_between(<page64 *>self.map.heads, node, node, node)
+
+    cdef int grow(self, uint64_t nr_pages, list spans) except -1:
+        old = self.array
+        new = zeroed((NR_HEADS + nr_pages, self.page_bytes), np.uint8)
+        new[:NR_HEADS] = old[:NR_HEADS]
+        for start, nr in spans:
+            new[NR_HEADS + start : NR_HEADS + start + nr] = old[NR_HEADS + start : NR_HEADS + start + nr]
+        Engine.grow(self, nr_pages, spans)
+        self.own(new)
+        return 0
+
+    cdef int add_areas(self, int nr_areas) except -1:
+        cdef int before = self.nr_areas
+        if nr_areas > NR_HEADS // NR_ORDERS:
+            raise MemoryError(f"the struct_page engine has list heads for {NR_HEADS // NR_ORDERS} free areas, not {nr_areas}")
+        Engine.add_areas(self, nr_areas)
+        self.map.areas = self.areas
+        if self.array is not None:
+            self.make_lists(before, nr_areas)
+        return 0
+
+    def planes(self, list spans):
+        """The list heads, and the descriptors in the (start, nr) page ranges, copied."""
+        heads = self.nr_areas * NR_ORDERS
+        return {
+            "heads": [self.array[:heads].copy()],
+            "pages": [self.array[NR_HEADS + start : NR_HEADS + start + nr].copy() for start, nr in spans],
+        }
+
+    def set_planes(self, list spans, dict planes):
+        """The inverse of planes()."""
+        (heads,) = planes["heads"]
+        self.array[: self.nr_areas * NR_ORDERS] = heads
+        for (start, nr), pages in zip(spans, planes["pages"], strict=True):
+            self.array[NR_HEADS + start : NR_HEADS + start + nr] = pages
+
+    def check(self):
+        """Is every list a ring of free blocks of its own area and order, linked both ways, and as long as nr_free says?"""
+        cdef uint64_t head, node, nr
+        cdef int area, order
+        for area in range(1, self.nr_areas):
+            for order in range(self.max_order + 1):
+                head = area * NR_ORDERS + order
+                node, nr = self.next_of(head), 0
+                assert self.prev_of(node) == head, f"list {area}/{order} is not linked both ways at its head"
+                while node != head:
+                    assert NR_HEADS <= node < NR_HEADS + self.nr_pages, f"list {area}/{order} leads to no page: {node}"
+                    assert self.is_block(node - NR_HEADS, order), f"page {node - NR_HEADS:#x} is on list {area}/{order}"
+                    assert self.area_of[(node - NR_HEADS) >> self.max_order] == area, f"page {node - NR_HEADS:#x}: wrong area"
+                    assert self.prev_of(self.next_of(node)) == node, f"list {area}/{order} is not linked both ways"
+                    node, nr = self.next_of(node), nr + 1
+                    assert nr <= self.nr_pages, f"list {area}/{order} has no end"
+                assert nr == <uint64_t>self.areas[area].nr_free[order], f"list {area}/{order} has {nr} blocks"
+
+    cdef uint64_t next_of(self, uint64_t node):
+        cdef void *at = self.node(node)
+        if self.page_bytes == 32:
+            return (<page32 *>at).next
+        return (<page56 *>at).next if self.page_bytes == 56 else (<page64 *>at).next
+
+    cdef uint64_t prev_of(self, uint64_t node):
+        cdef void *at = self.node(node)
+        if self.page_bytes == 32:
+            return (<page32 *>at).prev
+        return (<page56 *>at).prev if self.page_bytes == 56 else (<page64 *>at).prev
+
+    cdef void *node(self, uint64_t node) except NULL:
+        if node >= NR_HEADS + self.nr_pages:
+            raise AssertionError(f"a list leads to no descriptor: {node}")
+        return <char *>self.map.heads + node * self.page_bytes
+
+    cdef bint is_block(self, pfn_t pfn, int order):
+        if self.page_bytes == 32:
+            return page_is_buddy(<page32 *>self.map.pages, pfn, order)
+        if self.page_bytes == 56:
+            return page_is_buddy(<page56 *>self.map.pages, pfn, order)
+        return page_is_buddy(<page64 *>self.map.pages, pfn, order)
+
+    def view(self, str flag):
+        """One flag of every page as it stands now: read-only uint64 words, a copy (the descriptors have no planes)."""
+        bit = FLAG_NAMES.index(flag)
+        cdef uint8_t[::1] view = np.empty(self.nr_pages, np.uint8)
+        self.states(0, self.nr_pages, &view[0])
+        plane = np.packbits(np.asarray(view) >> bit & 1, bitorder="little").view(np.uint64)
+        plane.flags.writeable = False
+        return plane
+
+    def bytes_touched(self):
+        """Bytes of descriptors and list heads written since the engine was made."""
+        return self.touched + self.map.list_bytes
+
+    def set_touched(self, uint64_t nr_bytes):
+        """Go on counting from so many bytes."""
+        self.touched = nr_bytes
+        self.map.list_bytes = 0
+
+    # -- state
+
+    cdef int state(self, pfn_t pfn) noexcept nogil:
+        if self.page_bytes == 32:
+            return state_of(&(<page32 *>self.map.pages)[pfn])
+        if self.page_bytes == 56:
+            return state_of(&(<page56 *>self.map.pages)[pfn])
+        return state_of(&(<page64 *>self.map.pages)[pfn])
+
+    cdef void states(self, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil:
+        if self.page_bytes == 32:
+            states_of(<page32 *>self.map.pages, start, nr, out)
+        elif self.page_bytes == 56:
+            states_of(<page56 *>self.map.pages, start, nr, out)
+        else:
+            states_of(<page64 *>self.map.pages, start, nr, out)
+
+    cdef uint64_t weigh(self, int flag, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t total = 0
+        cdef pfn_t pfn
+        for pfn in range(start, start + nr):
+            total += (self.state(pfn) & flag) != 0
+        return total
+
+    cdef int64_t find_used(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef pfn_t pfn
+        for pfn in range(start, start + nr):
+            if self.state(pfn) & ~PG_tail == PG_prepared:
+                return pfn
+        return -1
+
+    cdef bint all_waiting(self, pfn_t start, uint64_t nr) noexcept nogil:
+        if self.page_bytes == 32:
+            return first_not_waiting(<page32 *>self.map.pages, start, start + nr) == start + nr
+        if self.page_bytes == 56:
+            return first_not_waiting(<page56 *>self.map.pages, start, start + nr) == start + nr
+        return first_not_waiting(<page64 *>self.map.pages, start, start + nr) == start + nr
+
+    # -- ranges
+
+    cdef void mark(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil:
+        self.touched += nr * self.page_bytes
+        if self.page_bytes == 32:
+            mark_descriptors(<page32 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
+        elif self.page_bytes == 56:
+            mark_descriptors(<page56 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
+        else:
+            mark_descriptors(<page64 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
+
+    cdef void init_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.touched += nr * self.page_bytes
+        if self.page_bytes == 32:
+            init_descriptors(<page32 *>self.map.pages, start, nr)
+        elif self.page_bytes == 56:
+            init_descriptors(<page56 *>self.map.pages, start, nr)
+        else:
+            init_descriptors(<page64 *>self.map.pages, start, nr)
+
+    cdef void forget_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.mark(start, nr, 0, PG_reserved, 0)
+
+    cdef void prepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.mark(start, nr, PG_prepared, 0, 1)
+
+    cdef void unprepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.mark(start, nr, 0, PG_prepared, 1)
+
+    cdef void clear_reserved(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.mark(start, nr, 0, PG_reserved, 0)
+
+    cdef void free_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
+        if self.page_bytes == 32:
+            free_blocks(&self.map, <page32 *>self.map.pages, start, nr, order)
+        elif self.page_bytes == 56:
+            free_blocks(&self.map, <page56 *>self.map.pages, start, nr, order)
+        else:
+            free_blocks(&self.map, <page64 *>self.map.pages, start, nr, order)
+
+    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
+        cdef pfn_t pfn = start, end = start + nr, stop
+        cdef uint64_t onlined = 0, run, chunk
+        while pfn < end:
+            if self.page_bytes == 32:
+                stop = first_not_waiting(<page32 *>self.map.pages, pfn, end)
+            elif self.page_bytes == 56:
+                stop = first_not_waiting(<page56 *>self.map.pages, pfn, end)
+            else:
+                stop = first_not_waiting(<page64 *>self.map.pages, pfn, end)
+            run = stop - pfn
+            while run:
+                chunk = self.area_run(pfn, stop)
+                self.clear_reserved(pfn, chunk)
+                self.free_range(pfn, chunk, order)
+                self.account(pfn, chunk)
+                onlined += chunk
+                run -= chunk
+                pfn += chunk
+            pfn = stop + 1
+        return onlined
+
+    cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil:
+        if self.page_bytes == 32:
+            return take_blocks(&self.map, <page32 *>self.map.pages, start, nr)
+        if self.page_bytes == 56:
+            return take_blocks(&self.map, <page56 *>self.map.pages, start, nr)
+        return take_blocks(&self.map, <page64 *>self.map.pages, start, nr)
+
+    cdef uint64_t take_range(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t taken = self.take_free(start, nr)
+        self.mark(start, nr, PG_reserved, PG_prepared | PG_offline, 1)
+        return taken
+
+    cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef pfn_t pfn = start
+        while pfn > 0 and self.state(pfn) & PG_tail:
+            pfn -= 1
+        while pfn < start + nr or (pfn < self.nr_pages and self.state(pfn) & PG_tail):
+            if self.state(pfn) & PG_tail:
+                self.mark(pfn, 1, 0, PG_tail, 1)
+            pfn += 1
+
+    cdef uint64_t reserve_range(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t reserved
+        cdef pfn_t pfn
+        cdef int state
+        self.split_allocations(start, nr)
+        reserved = self.take_free(start, nr)
+        # what was free has left what is managed; what was in use or offline is told from it by count and flag
+        for pfn in range(start, start + nr):
+            state = self.state(pfn)
+            if state & (PG_reserved | PG_buddy) == 0 and state & PG_prepared:
+                reserved += 1
+                if not state & PG_offline:
+                    self.account(pfn, -1)
+        for pfn in range(start, start + nr):
+            if self.state(pfn):
+                self.mark(pfn, 1, PG_reserved, PG_offline, 1)
+        return reserved
+
+    cdef void claim_range(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef pfn_t pfn
+        self.take_free(start, nr)
+        for pfn in range(start, start + nr):
+            self.areas[self.area_of[pfn >> self.max_order]].allocs[0] += 1
+            self.account(pfn, 1)
+        self.mark(start, nr, 0, 0, 1)
+
+    cdef void set_offline(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef pfn_t pfn
+        self.split_allocations(start, nr)
+        self.mark(start, nr, PG_offline, 0, 1)
+        for pfn in range(start, start + nr):
+            self.account(pfn, -1)
+
+    cdef void clear_offline(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef pfn_t pfn
+        self.mark(start, nr, 0, PG_offline, 1)
+        for pfn in range(start, start + nr):
+            self.account(pfn, 1)
+
+    # -- single pages
+
+    cdef int online_page(self, pfn_t pfn) noexcept nogil:
+        if self.page_bytes == 32:
+            return online_one(&self.map, <page32 *>self.map.pages, pfn)
+        if self.page_bytes == 56:
+            return online_one(&self.map, <page56 *>self.map.pages, pfn)
+        return online_one(&self.map, <page64 *>self.map.pages, pfn)
+
+    # -- batches
+
+    cdef int64_t find_unprepared(self, const pfn_batch *batch, pfn_t start) noexcept nogil:
+        cdef int64_t lowest = -1
+        cdef uint64_t i
+        cdef pfn_t pfn
+        for i in range(batch.nr):
+            pfn = pfn_at(batch, i)
+            if pfn >= start and (lowest < 0 or pfn < <pfn_t>lowest) and not self.state(pfn) & PG_prepared:
+                lowest = pfn
+        return lowest
+
+    cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil:
+        cdef int64_t lowest = -1
+        cdef uint64_t i
+        cdef pfn_t pfn
+        for i in range(batch.nr):
+            pfn = pfn_at(batch, i)
+            if (lowest < 0 or pfn < <pfn_t>lowest) and not self.freeable(pfn, 0):
+                lowest = pfn
+        return lowest
+
+    cdef uint64_t online_batch(self, const pfn_batch *batch) noexcept nogil:
+        self.ungather(batch)
+        if self.page_bytes == 32:
+            return online_pfns(&self.map, <page32 *>self.map.pages, batch)
+        if self.page_bytes == 56:
+            return online_pfns(&self.map, <page56 *>self.map.pages, batch)
+        return online_pfns(&self.map, <page64 *>self.map.pages, batch)
+
+    cdef void free_batch(self, const pfn_batch *batch) noexcept nogil:
+        self.ungather(batch)
+        if self.page_bytes == 32:
+            free_pfns(&self.map, <page32 *>self.map.pages, batch)
+        elif self.page_bytes == 56:
+            free_pfns(&self.map, <page56 *>self.map.pages, batch)
+        else:
+            free_pfns(&self.map, <page64 *>self.map.pages, batch)
+
+    # -- the allocator
+
+    cdef int64_t alloc_block(self, area_t area, int order) noexcept nogil:
+        if self.page_bytes == 32:
+            return rmqueue(&self.map, <page32 *>self.map.pages, area, order)
+        if self.page_bytes == 56:
+            return rmqueue(&self.map, <page56 *>self.map.pages, area, order)
+        return rmqueue(&self.map, <page64 *>self.map.pages, area, order)
+
+    cdef uint64_t alloc_pages(self, area_t area, uint64_t nr, int64_t *out) noexcept nogil:
+        if self.page_bytes == 32:
+            return rmqueue_bulk(&self.map, <page32 *>self.map.pages, area, nr, out)
+        if self.page_bytes == 56:
+            return rmqueue_bulk(&self.map, <page56 *>self.map.pages, area, nr, out)
+        return rmqueue_bulk(&self.map, <page64 *>self.map.pages, area, nr, out)
+
+    cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil:
+        cdef uint64_t nr = <uint64_t>1 << order, i
+        if self.state(pfn) != PG_prepared:
+            return False
+        for i in range(1, nr):
+            if not self.state(pfn + i) & PG_tail:
+                return False
+        return pfn + nr == self.nr_pages or not self.state(pfn + nr) & PG_tail
+
+    cdef void free_block(self, pfn_t pfn, int order) noexcept nogil:
+        cdef uint64_t nr = <uint64_t>1 << order
+        self.mark(pfn, 1, 0, 0, 0)
+        if nr > 1:
+            self.mark(pfn + 1, nr - 1, 0, PG_tail, 0)
+        if self.page_bytes == 32:
+            free_one(&self.map, <page32 *>self.map.pages, pfn, order, False)
+        elif self.page_bytes == 56:
+            free_one(&self.map, <page56 *>self.map.pages, pfn, order, False)
+        else:
+            free_one(&self.map, <page64 *>self.map.pages, pfn, order, False)

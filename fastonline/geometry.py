@@ -1,0 +1,221 @@
+"""What a machine looks like before it has any memory: page and section size, zones, the width of page->flags.
+
+Facts: include/linux/mmzone.h, include/linux/page-flags-layout.h and each architecture's sparsemem.h, 2.6.25 to 6.18.
+"""
+
+from dataclasses import dataclass, replace
+
+_SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
+
+
+def parse_size(size):
+    """Bytes from an int or from text such as ``"512M"``, ``"1G"``, ``"4096"`` (K, M, G, T, P are powers of 1024).
+
+    Raises TypeError for what is neither, ValueError for text that is no size or a negative one.
+    """
+    if isinstance(size, str):
+        text = size.strip().upper().removesuffix("IB").removesuffix("B")
+        number, suffix = (text[:-1], text[-1]) if text and text[-1].isalpha() else (text, "")
+        if not (number.isascii() and number.isdigit()) or suffix not in _SUFFIXES:
+            raise ValueError(f"{size!r} is not a size: give bytes, or a number with K, M, G, T or P, such as '512M'")
+        return int(number) << _SUFFIXES[suffix]
+    if isinstance(size, bool) or not hasattr(size, "__index__"):
+        raise TypeError(f"a size is an int (bytes) or text such as '512M', not {size!r}")
+    size = size.__index__()
+    if size < 0:
+        raise ValueError(f"a size cannot be negative: {size}")
+    return size
+
+
+def format_size(size):
+    """The shortest exact text of a size: 536870912 -> ``"512M"``."""
+    for suffix in "PTGMK":
+        if size and size % (1 << _SUFFIXES[suffix]) == 0:
+            return f"{size >> _SUFFIXES[suffix]}{suffix}"
+    return str(size)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One layout of physical memory. ``dataclasses.replace`` makes another; one the kernel would not compile is refused
+    with ValueError and the kernel's own reason."""
+
+    name: str
+    bits: int
+    """32 or 64: the width of the kernel's long."""
+    page_shift: int
+    section_size_bits: int
+    max_physmem_bits: int
+    max_page_order: int
+    """MAX_PAGE_ORDER, inclusive: the largest buddy block has 2^max_page_order pages."""
+    pageblock_order: int
+    zone_limits: tuple[tuple[str, int | None], ...]
+    """Boot zones in ascending order with the address at which each ends; None: it goes on to the end."""
+    hotplug_zone: str
+    """The kernel zone hot-added memory goes to (x86_32: HighMem, K25:arch/x86/mm/init_32.c; else Normal)."""
+    flags_reserved: int = 32
+    """Bits of page->flags for section, node and zone (2.6.25: 9 of 32, 32 of 64)."""
+    sections_in_flags: bool = False
+    """Classic sparsemem keeps the section number in page->flags; vmemmap (308c05e35e3) does not."""
+    subsection_shift: int = 21
+
+    def __post_init__(self):
+        if not 6 <= self.max_page_order <= 13:
+            raise ValueError(f"{self.name}: max_page_order {self.max_page_order} is not between 6 and 13")
+        if self.max_page_order + self.page_shift > self.section_size_bits:
+            raise ValueError(
+                f"{self.name}: Allocator MAX_ORDER exceeds SECTION_SIZE: a buddy block of "
+                f"{format_size(1 << self.max_page_order + self.page_shift)} (order {self.max_page_order}) does not fit into a "
+                f"section of {format_size(1 << self.section_size_bits)}; section_size_bits must be at least "
+                f"{self.max_page_order + self.page_shift}"
+            )
+        if self.pfn_section_shift < self.pageblock_order:
+            raise ValueError(
+                f"{self.name}: a pageblock (order {self.pageblock_order}) does not fit into a section of "
+                f"{format_size(1 << self.section_size_bits)}"
+            )
+        if self.section_size_bits > self.max_physmem_bits:
+            raise ValueError(
+                f"{self.name}: a section of 2^{self.section_size_bits} bytes is larger than memory can be "
+                f"(2^{self.max_physmem_bits} bytes)"
+            )
+        if self.sections_width + self.zones_width > self.flags_reserved:
+            raise ValueError(
+                f"{self.name}: SECTIONS_WIDTH+NODES_WIDTH+ZONES_WIDTH > FLAGS_RESERVED: {self.sections_width} section bits and "
+                f"{self.zones_width} zone bits do not fit into the {self.flags_reserved} bits that page->flags has for them; "
+                f"section_size_bits must be at least {self.smallest_section_size_bits}"
+            )
+        block = 1 << self.max_page_order + self.page_shift
+        for zone, limit in self.zone_limits:
+            if limit is not None and limit % block:
+                raise ValueError(f"{self.name}: zone {zone} ends at {limit:#x}, inside a buddy block of {format_size(block)}")
+        if self.hotplug_zone not in dict(self.zone_limits):
+            raise ValueError(f"{self.name}: there is no zone {self.hotplug_zone} for hot-added memory")
+
+    @property
+    def page_size(self):
+        """Bytes of one page."""
+        return 1 << self.page_shift
+
+    @property
+    def section_size(self):
+        """Bytes of one section."""
+        return 1 << self.section_size_bits
+
+    @property
+    def pfn_section_shift(self):
+        """PFN_SECTION_SHIFT: log2 of the pages of one section."""
+        return self.section_size_bits - self.page_shift
+
+    @property
+    def pages_per_section(self):
+        """PAGES_PER_SECTION."""
+        return 1 << self.pfn_section_shift
+
+    @property
+    def pages_per_subsection(self):
+        """PAGES_PER_SUBSECTION: the granule in which an early section may be partial (2 MiB; at least a 64th of a section)."""
+        return max(1 << max(self.subsection_shift - self.page_shift, 0), self.pages_per_section >> 6)
+
+    @property
+    def max_pfn(self):
+        """Page frames that fit below 2^max_physmem_bits."""
+        return 1 << self.max_physmem_bits - self.page_shift
+
+    @property
+    def nr_mem_sections(self):
+        """NR_MEM_SECTIONS."""
+        return 1 << self.max_physmem_bits - self.section_size_bits
+
+    @property
+    def zones_width(self):
+        """ZONES_WIDTH: two bits for up to four zones (2.6.25: ZONES_SHIFT = 2 on both x86)."""
+        return 2
+
+    @property
+    def sections_width(self):
+        """SECTIONS_WIDTH: bits of page->flags for the section number."""
+        return self.max_physmem_bits - self.section_size_bits if self.sections_in_flags else 0
+
+    @property
+    def smallest_section_size_bits(self):
+        """The smallest SECTION_SIZE_BITS that would compile: 29 under PAE (7 section + 2 zone bits of 9), KERNEL.md 4.2."""
+        by_flags = self.max_physmem_bits - (self.flags_reserved - self.zones_width) if self.sections_in_flags else 0
+        return max(by_flags, self.max_page_order + self.page_shift, self.pageblock_order + self.page_shift)
+
+    def section_table_bytes(self, section_size=None):
+        """Bytes of the flat mem_section table (two words an entry) for sections of `section_size` (default: this geometry's).
+
+        Dave Hansen's "~500k of overhead with 1MB sections" of the thread: ``X86_32_PAE.section_table_bytes("1M") == 524288``,
+        which says nothing of whether such a kernel would compile.
+        """
+        size = self.section_size if section_size is None else parse_size(section_size)
+        if size <= 0 or size & size - 1 or size > 1 << self.max_physmem_bits:
+            raise ValueError(f"a section is a power of two of at most {format_size(1 << self.max_physmem_bits)}, not {size} bytes")
+        return ((1 << self.max_physmem_bits) // size) * 2 * (self.bits // 8)
+
+    def memmap_bytes(self, struct_page_bytes):
+        """Bytes of the page descriptors of one section."""
+        return self.pages_per_section * struct_page_bytes
+
+    def usemap_bytes(self):
+        """Bytes of one section's pageblock flags (2.6.25: 3 bits a pageblock, rounded up to a long)."""
+        bits = 3 << self.pfn_section_shift - self.pageblock_order
+        return -(-bits // self.bits) * (self.bits // 8)
+
+
+X86_32_PAE = Geometry(
+    name="X86_32_PAE",
+    bits=32,
+    page_shift=12,
+    section_size_bits=29,
+    max_physmem_bits=36,
+    max_page_order=10,
+    pageblock_order=9,
+    zone_limits=(("DMA", 16 << 20), ("Normal", 896 << 20), ("HighMem", None)),
+    hotplug_zone="HighMem",
+    flags_reserved=9,
+    sections_in_flags=True,
+)
+
+X86_64 = Geometry(
+    name="X86_64",
+    bits=64,
+    page_shift=12,
+    section_size_bits=27,
+    max_physmem_bits=46,
+    max_page_order=10,
+    pageblock_order=9,
+    zone_limits=(("DMA", 16 << 20), ("DMA32", 4 << 30), ("Normal", None)),
+    hotplug_zone="Normal",
+)
+
+ARM64_4K = Geometry(
+    name="ARM64_4K",
+    bits=64,
+    page_shift=12,
+    section_size_bits=27,
+    max_physmem_bits=48,
+    max_page_order=10,
+    pageblock_order=9,
+    zone_limits=(("DMA", 4 << 30), ("DMA32", 4 << 30), ("Normal", None)),
+    hotplug_zone="Normal",
+)
+
+ARM64_64K = replace(
+    ARM64_4K, name="ARM64_64K", page_shift=16, section_size_bits=29, max_page_order=13, pageblock_order=13
+)
+
+S390X = Geometry(
+    name="S390X",
+    bits=64,
+    page_shift=12,
+    section_size_bits=28,
+    max_physmem_bits=46,
+    max_page_order=8,
+    pageblock_order=8,
+    zone_limits=(("DMA", 2 << 30), ("Normal", None)),
+    hotplug_zone="Normal",
+)
+
+PRESETS = {geometry.name: geometry for geometry in (X86_32_PAE, X86_64, ARM64_4K, ARM64_64K, S390X)}

@@ -1,0 +1,62 @@
+"""The machine as an embedder sees it: the C-level door of Memory.
+
+Every function here is noexcept nogil and touches no Python object: it returns a count, a pfn, or a negative errno, and changes
+nothing when it returns one. No notifier and no online_page_callback is called from here: who embeds is the driver.
+"""
+
+from fastonline.core.engine cimport Engine, pfn_batch
+from fastonline.core.sections cimport Sections
+from fastonline.core.types cimport int16_t, int64_t, pfn_t, uint64_t
+from fastonline.hotplug.zones cimport Zones
+
+
+cdef class Memory:
+    cdef readonly object geometry        # Geometry
+    cdef readonly object rules           # Rules
+    cdef readonly str engine             # "bitmap" or "struct_page"
+    cdef readonly uint64_t max_pfn       # page frames from here on can never be there
+    cdef readonly Sections sections
+    cdef readonly Zones zones
+    cdef readonly object notifiers       # NotifierChain
+    cdef readonly object resources       # Resources: what is System RAM
+    cdef readonly object online_page_callback    # callable, or None: generic_online_page
+    cdef Engine pages
+    cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
+    cdef int16_t *nid_of                 # cached from nids
+    cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
+    cdef bint watermarks_at_mark
+    cdef bint fixed_room                 # planes were made for all of max_memory
+    cdef bint changing                   # a notifier is being asked: no hot-plug call may begin
+    cdef int online_order                # what order=None means
+    cdef uint64_t pages_onlined, pages_offlined
+    cdef object __weakref__
+
+    # 1: went online; 0: was not Reserved; -EINVAL: not there or not prepared (online_page, 2.6.25)
+    cdef int online_page(self, pfn_t pfn) noexcept nogil
+    # pages that went online, in blocks of at most `order` (-1: as the rules say), or -EINVAL
+    cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil
+    # zone_nr: nid * zones.nr_types + type. A pfn, or -ENOMEM / -EINVAL
+    cdef int64_t alloc_page(self, int zone_nr, int order) noexcept nogil
+    # 0, or -EINVAL: that is not one allocation of this order
+    cdef int free_page(self, pfn_t pfn, int order) noexcept nogil
+
+    cdef int check_range(self, uint64_t start, uint64_t nr, str what) except -1
+    cdef int check_present(self, uint64_t start, uint64_t nr, str what) except -1
+    cdef int64_t outside_prepared(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef int room_for(self, uint64_t end_pfn) except -1
+    cdef int zone_for_range(self, uint64_t start, uint64_t nr, int nid, int online_type) except -1
+    cdef int own_nids(self, object array) except -1
+    cdef int prepare(self, uint64_t start, uint64_t nr, int online_type) except -1
+    cdef void prepare_unprepared(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef int undo_prepare(self, uint64_t start, uint64_t nr) except -1
+    cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept
+    cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
+    cdef int changed_nid(self, uint64_t start) noexcept
+    cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil
+    cdef void sections_went_online(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef void section_online(self, uint64_t section) noexcept nogil
+    cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1
+    cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil
+    cdef uint64_t node_present(self, int nid) noexcept nogil
+    cdef list zonelist(self, object zone)
+    cdef uint64_t blocks_free(self, int z, int order) noexcept nogil

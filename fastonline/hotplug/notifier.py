@@ -1,0 +1,101 @@
+"""The memory notifier chain (kernel/notifier.c, drivers/base/memory.c): who is told of onlining and may veto it."""
+
+from dataclasses import dataclass
+
+NOTIFY_DONE = 0x0000
+NOTIFY_OK = 0x0001
+NOTIFY_STOP_MASK = 0x8000
+NOTIFY_BAD = NOTIFY_STOP_MASK | 0x0002
+NOTIFY_STOP = NOTIFY_STOP_MASK | NOTIFY_OK
+
+MEM_ONLINE = 1 << 0
+MEM_GOING_OFFLINE = 1 << 1
+MEM_OFFLINE = 1 << 2
+MEM_GOING_ONLINE = 1 << 3
+MEM_CANCEL_ONLINE = 1 << 4
+MEM_CANCEL_OFFLINE = 1 << 5
+
+NO_NODE = -1
+
+
+def notifier_to_errno(ret):
+    """The errno (positive) that a chain's value stands for: NOTIFY_BAD is 1, EPERM; DONE, OK and STOP are 0."""
+    ret &= ~NOTIFY_STOP_MASK
+    return ret - 1 if ret > NOTIFY_OK else 0
+
+
+def notifier_from_errno(errno):
+    """The value that stops the chain with this errno (positive); 0 gives NOTIFY_OK, as since 2.6.36."""
+    return NOTIFY_STOP_MASK | (NOTIFY_OK + errno) if errno else NOTIFY_OK
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNotify:
+    """struct memory_notify, with the precise count that the 2008 thread asked for."""
+
+    start_pfn: int
+    nr_pages: int
+    """The range the call was made for."""
+    onlined: int
+    """Pages that went online, in MEM_ONLINE; 0 before."""
+    status_change_nid: int
+    """The node that gets its first, or loses its last memory; -1: none."""
+
+
+class NotifierChain:
+    """Callbacks by descending priority, first come first served among equals (notifier_chain_register)."""
+
+    def __init__(self):
+        self.chain = []
+        """(callback, priority) in the order of their calling; the same list for good."""
+        self.calls = 0
+        """Callbacks called since the machine was made."""
+
+    def __len__(self):
+        return len(self.chain)
+
+    def register(self, callback, priority=0):
+        """Call ``callback(action, notice)`` from now on; it returns None, NOTIFY_*, or raises, which is a veto too.
+
+        Returns the callback, so that it serves as a decorator.
+        """
+        if not callable(callback):
+            raise TypeError(f"a memory notifier is called, and {callback!r} cannot be")
+        at = next((i for i, (_, other) in enumerate(self.chain) if other < priority), len(self.chain))
+        self.chain.insert(at, (callback, priority))
+        return callback
+
+    def unregister(self, callback):
+        """Stop calling it; ValueError (the kernel: ENOENT) when it was not registered."""
+        for i, (other, _) in enumerate(self.chain):
+            if other == callback:
+                del self.chain[i]
+                return
+        raise ValueError(f"{callback!r} is not registered with this chain")
+
+    def call(self, action, notice):
+        """Run the chain: the value of the last callback called; one with NOTIFY_STOP_MASK set is the last."""
+        ret = NOTIFY_DONE
+        for callback, _ in list(self.chain):
+            self.calls += 1
+            ret = callback(action, notice)
+            ret = NOTIFY_OK if ret is None else ret
+            if ret & NOTIFY_STOP_MASK:
+                break
+        return ret
+
+    def tell(self, action, notice):
+        """Run the chain for an event that can no longer be refused: all callbacks are called whatever they answer or raise;
+        the first exception is raised when all have been."""
+        raised = None
+        for callback, _ in list(self.chain):
+            self.calls += 1
+            try:
+                ret = callback(action, notice)
+            except Exception as e:
+                raised = raised or e
+                continue
+            if ret is not None and ret & NOTIFY_STOP_MASK:
+                break
+        if raised is not None:
+            raise raised

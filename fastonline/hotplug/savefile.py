@@ -1,0 +1,96 @@
+"""A machine in one file: a magic line, a JSON header, the raw arrays, and a SHA-256 of all that."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, is_dataclass
+
+import numpy as np
+
+from fastonline.geometry import Geometry
+from fastonline.rules import Rules
+
+MAGIC = b"fastonline-machine/1\n"
+_DTYPES = ("|u1", "<u2", "<u8", "<i2", "<i8")
+
+
+def save(path, state):
+    """Write the state (Memory._state) to path: first beside it, then renamed over it."""
+    arrays = []
+
+    def plain(value):
+        if isinstance(value, np.ndarray):
+            arrays.append(np.ascontiguousarray(value))
+            return {"array": len(arrays) - 1, "dtype": value.dtype.str, "shape": value.shape}
+        if is_dataclass(value):
+            return {type(value).__name__: asdict(value)}
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value
+
+    header = json.dumps(plain(state)).encode()
+    directory = os.path.dirname(os.path.abspath(path))
+    handle, beside = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=directory)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            digest = hashlib.sha256()
+            for part in (MAGIC, len(header).to_bytes(8, "little"), header, *(array.data.cast("B") for array in arrays if array.size)):
+                digest.update(part)
+                file.write(part)
+            file.write(digest.digest())
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def load(path):
+    """The state that save wrote. ValueError naming the file for one that is something else, truncated or altered."""
+    with open(path, "rb") as file:
+        data = file.read()
+    if not data.startswith(MAGIC):
+        raise ValueError(f"{path}: not a machine that fastonline saved")
+    if hashlib.sha256(memoryview(data)[:-32]).digest() != data[-32:]:
+        raise ValueError(f"{path}: truncated or altered, its checksum is wrong")
+    start = len(MAGIC) + 8
+    length = int.from_bytes(data[len(MAGIC) : start], "little")
+    at = start + length
+
+    def revive(value):
+        nonlocal at
+        if isinstance(value, dict):
+            if "array" in value:
+                if value["dtype"] not in _DTYPES or any(n < 0 for n in value["shape"]):
+                    raise ValueError(f"no array of {value['dtype']} {value['shape']}")
+                count = int(np.prod(value["shape"], dtype=object))
+                array = np.frombuffer(data, value["dtype"], count, at).reshape(value["shape"])
+                at += array.nbytes
+                return array
+            if "Geometry" in value:
+                fields = value["Geometry"] | {"zone_limits": tuple(map(tuple, value["Geometry"]["zone_limits"]))}
+                return Geometry(**fields)
+            if "Rules" in value:
+                fields = value["Rules"]
+                return Rules(**fields | {
+                    "lowmem_reserve_ratio": tuple(map(tuple, fields["lowmem_reserve_ratio"])),
+                    "struct_page_bytes": tuple(fields["struct_page_bytes"]),
+                })
+            return {key: revive(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [revive(item) for item in value]
+        return value
+
+    try:
+        return revive(json.loads(data[start:at]))
+    except (KeyError, TypeError, ValueError, RecursionError) as e:
+        raise ValueError(f"{path}: not a machine that fastonline saved: {e}") from None

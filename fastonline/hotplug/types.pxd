@@ -1,0 +1,51 @@
+"""The structs that the kernels of the hot-plug floor share."""
+
+from fastonline.core.buddy cimport free_area
+from fastonline.core.types cimport area_t, int64_t, pfn_t, uint64_t
+
+cdef enum:
+    MAX_NR_ZONES = 6
+    MAX_NUMNODES = 64
+
+cdef struct zone:
+    pfn_t start_pfn
+    uint64_t spanned_pages       # end - start
+    uint64_t present_pages       # KERNEL.md 3.2: by the core, whole ranges today; in 2.6.25 what went online
+    uint64_t present_early       # of them, there at boot
+    int64_t min, low, high       # watermarks, in pages
+    int64_t protection[MAX_NR_ZONES]     # lowmem_reserve
+
+cdef struct pgdat:
+    bint online                  # the node is known (node_online_map)
+    bint has_memory              # some of its memory went online (N_MEMORY)
+    pfn_t start_pfn
+    uint64_t spanned_pages
+
+cdef struct zone_table:          # zone number z = nid * nr_types + type
+    zone *zones
+    pgdat *nodes
+    free_area *areas             # the engine's: areas[zone_area(z)] holds the zone's free blocks and managed_pages
+    int nr_types
+    int nr_nodes                 # nodes there is room for
+    int normal                   # number of the highest kernel zone below highmem (GFP_USER's)
+    bint is_highmem[MAX_NR_ZONES]
+    bint is_movable[MAX_NR_ZONES]
+    int64_t ratio[MAX_NR_ZONES]  # lowmem_reserve_ratio
+    bint present_is_managed      # 2.6.25 has one counter: a page is present once it went online
+    bint by_present              # watermarks from present_pages (2.6.25), not managed_pages
+    bint movable_has_min
+    int64_t scale_factor
+    int64_t min_free_max
+    int64_t page_kb
+    int64_t min_free_kbytes
+    int64_t user_min_free_kbytes # as written to the sysctl; -1: never
+    bint stale                   # 2.6.25: pages were marked since the watermarks were computed
+
+cdef inline area_t zone_area(int z) noexcept nogil:      # the engine's area of a zone
+    return z + 1
+
+cdef inline uint64_t zone_managed(const zone_table *t, int z) noexcept nogil:
+    return t.areas[zone_area(z)].managed
+
+cdef inline uint64_t zone_present(const zone_table *t, int z) noexcept nogil:
+    return t.areas[zone_area(z)].managed if t.present_is_managed else t.zones[z].present_pages

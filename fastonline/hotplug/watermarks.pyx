@@ -1,0 +1,107 @@
+from libc.math cimport sqrt
+
+from fastonline.hotplug.types cimport zone, zone_managed, zone_present
+
+
+cdef uint64_t int_sqrt(uint64_t x) noexcept nogil:
+    """Floor of the square root (lib/math/int_sqrt.c)."""
+    cdef uint64_t r = <uint64_t>sqrt(<double>x)
+    while r * r > x:
+        r -= 1
+    while (r + 1) * (r + 1) <= x:
+        r += 1
+    return r
+
+
+cdef inline int64_t pages_of(zone_table *t, int z) noexcept nogil:
+    """What a zone weighs for the watermarks: present_pages in 2.6.25, managed_pages since 3.9."""
+    return zone_present(t, z) if t.by_present else zone_managed(t, z)
+
+
+cdef uint64_t nr_free_buffer_pages(zone_table *t) noexcept nogil:
+    """nr_free_zone_pages(gfp_zone(GFP_USER)): pages beyond the high watermark of the kernel zones but highmem."""
+    cdef uint64_t total = 0
+    cdef int nid, i, z
+    for nid in range(t.nr_nodes):
+        for i in range(t.normal + 1):
+            z = nid * t.nr_types + i
+            if pages_of(t, z) > t.zones[z].high:
+                total += pages_of(t, z) - t.zones[z].high
+    return total
+
+
+cdef bint calculate_min_free_kbytes(zone_table *t) noexcept nogil:
+    """calculate_min_free_kbytes (6.1; init_per_zone_pages_min in 2.6.25): isqrt(lowmem_kbytes * 16), clamped, unless the
+    value the user wrote is larger. The high watermarks it subtracts are those of before, hence the hysteresis."""
+    cdef int64_t new = int_sqrt(nr_free_buffer_pages(t) * t.page_kb * 16)
+    if new <= t.user_min_free_kbytes:
+        return False
+    t.min_free_kbytes = max(<int64_t>128, min(new, t.min_free_max))
+    return True
+
+
+cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
+    """__setup_per_zone_wmarks (6.1, 6.12), setup_per_zone_pages_min (2.6.25)."""
+    cdef int64_t pages_min = t.min_free_kbytes / t.page_kb, lowmem = 0, pages, share, delta
+    cdef int z, i
+    cdef zone *zone
+    for z in range(t.nr_nodes * t.nr_types):
+        i = z % t.nr_types
+        if not t.is_highmem[i] and not (t.movable_has_min and t.is_movable[i]):
+            lowmem += pages_of(t, z)
+    if lowmem == 0:
+        return
+    for z in range(t.nr_nodes * t.nr_types):
+        i = z % t.nr_types
+        zone = &t.zones[z]
+        pages = pages_of(t, z)
+        share = pages_min * pages / lowmem
+        if t.is_highmem[i] or (t.movable_has_min and t.is_movable[i]):
+            zone.min = max(<int64_t>32, min(pages / 1024, <int64_t>128))
+        else:
+            zone.min = share
+        if t.scale_factor:
+            delta = max(share >> 2, pages / 10000 * t.scale_factor + pages % 10000 * t.scale_factor / 10000)
+            zone.low = zone.min + delta
+            zone.high = zone.low + delta
+        else:
+            zone.low = zone.min + (share >> 2)
+            zone.high = zone.min + (share >> 1)
+
+
+cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil:
+    """setup_per_zone_lowmem_reserve: what each zone keeps from requests that a higher one could have served."""
+    cdef int nid, i, j, base
+    cdef int64_t above
+    for nid in range(t.nr_nodes):
+        base = nid * t.nr_types
+        for i in range(t.nr_types):
+            above = 0
+            for j in range(t.nr_types):
+                if j > i:
+                    above += pages_of(t, base + j)
+                # 2.6.25 reserves in an empty zone too
+                if t.ratio[i] == 0 or (pages_of(t, base + i) == 0 and not t.by_present):
+                    t.zones[base + i].protection[j] = 0
+                else:
+                    t.zones[base + i].protection[j] = above / t.ratio[i]
+
+
+cdef bint init_per_zone_wmark_min(zone_table *t) noexcept nogil:
+    cdef bint followed = calculate_min_free_kbytes(t)
+    setup_per_zone_wmarks(t)
+    setup_per_zone_lowmem_reserve(t)
+    return followed
+
+
+cdef void refresh(zone_table *t) noexcept nogil:
+    """2.6.25 recomputes at every mark, from present_pages alone: once for many marks, when somebody looks, comes to the same."""
+    if t.stale:
+        setup_per_zone_wmarks(t)
+        t.stale = False
+
+
+def zone_batchsize(pages, page_size, batch_cap_bytes):
+    """zone_batchsize(): pages moved between a per-CPU list and the zone at a time; 0 is used as 1 (6.1; 2.6.25 alike)."""
+    batch = max(1, min(pages // 1024, batch_cap_bytes // page_size) // 4)
+    return (1 << (batch + batch // 2).bit_length() - 1) - 1

@@ -1,0 +1,15 @@
+"""Zones and nodes: spans and counters. A zone's free pages and managed_pages are kept by the engine, in its area."""
+
+from fastonline.core.engine cimport Engine
+from fastonline.core.types cimport pfn_t, uint64_t
+from fastonline.hotplug.types cimport zone_table
+
+
+cdef class Zones:
+    cdef readonly tuple names            # zone types, lowest first
+    cdef Engine engine
+    cdef zone_table table
+
+    cdef int need_node(self, int nid) except -1
+    cdef void grow_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil
+    cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil

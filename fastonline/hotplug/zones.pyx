@@ -1,0 +1,332 @@
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from fastonline.core.types cimport area_t
+from fastonline.hotplug.types cimport MAX_NUMNODES, pgdat, zone, zone_area, zone_present
+from fastonline.hotplug.watermarks cimport refresh
+
+
+class Zone:
+    """One zone of one node, live: every attribute is read from the machine when asked for. All counts are pages."""
+
+    __slots__ = ("_zones", "nr", "nid", "name")
+
+    def __init__(self, zones, nr, nid, name):
+        self._zones = zones
+        self.nr = nr
+        self.nid = nid
+        self.name = name
+
+    def __repr__(self):
+        return (
+            f"<Zone {self.nid}/{self.name} start_pfn={self.start_pfn:#x} spanned={self.spanned_pages} "
+            f"present={self.present_pages} managed={self.managed_pages} free={self.free_pages}>"
+        )
+
+    @property
+    def start_pfn(self):
+        """zone_start_pfn; 0 for an empty zone."""
+        return self._zones._span(self.nr)[0]
+
+    @property
+    def spanned_pages(self):
+        """Pages from the first to the last, holes included."""
+        return self._zones._span(self.nr)[1]
+
+    @property
+    def present_pages(self):
+        """Pages that are there; prepared ones too, except under 2.6.25 where a page counts when it goes online."""
+        return self._zones._span(self.nr)[2]
+
+    @property
+    def managed_pages(self):
+        """Pages given to the allocator, free or in use."""
+        return self._zones._counters(self.nr)["managed"]
+
+    @property
+    def nr_free(self):
+        """Free blocks of each order: tuple of ints, orders 0..MAX_PAGE_ORDER."""
+        return tuple(self._zones._counters(self.nr)["nr_free"].tolist()[: self._zones.nr_orders])
+
+    @property
+    def free_pages(self):
+        """NR_FREE_PAGES."""
+        return sum(n << order for order, n in enumerate(self.nr_free))
+
+    @property
+    def min(self):
+        """WMARK_MIN."""
+        return self._zones._watermarks(self.nr)[0]
+
+    @property
+    def low(self):
+        """WMARK_LOW."""
+        return self._zones._watermarks(self.nr)[1]
+
+    @property
+    def high(self):
+        """WMARK_HIGH."""
+        return self._zones._watermarks(self.nr)[2]
+
+    @property
+    def protection(self):
+        """lowmem_reserve: pages kept from allocations that could have come from each higher zone."""
+        return self._zones._watermarks(self.nr)[3]
+
+    @property
+    def populated(self):
+        """populated_zone()."""
+        return self.present_pages > 0
+
+
+class Node:
+    """One node, live."""
+
+    __slots__ = ("_zones", "nid")
+
+    def __init__(self, zones, nid):
+        self._zones = zones
+        self.nid = nid
+
+    def __repr__(self):
+        return f"<Node {self.nid} start_pfn={self.start_pfn:#x} spanned={self.spanned_pages} present={self.present_pages}>"
+
+    @property
+    def zones(self):
+        """The node's zones, lowest first."""
+        return tuple(self._zones[self.nid, name] for name in self._zones.names)
+
+    @property
+    def start_pfn(self):
+        """node_start_pfn."""
+        return self._zones._node(self.nid)[0]
+
+    @property
+    def spanned_pages(self):
+        """node_spanned_pages."""
+        return self._zones._node(self.nid)[1]
+
+    @property
+    def present_pages(self):
+        """node_present_pages."""
+        return sum(zone.present_pages for zone in self.zones)
+
+    @property
+    def managed_pages(self):
+        """Pages given to the allocator on this node."""
+        return sum(zone.managed_pages for zone in self.zones)
+
+
+cdef class Zones:
+    """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. A mapping of
+    ``(nid, name)`` to Zone over the online nodes."""
+
+    def __cinit__(self, geometry, rules, Engine engine, int nr_nodes):
+        cdef int i
+        names = [name for name, _ in geometry.zone_limits] + ["Movable"]
+        if rules.zone_device:
+            names.append("Device")
+        ratios = dict(rules.lowmem_reserve_ratio)
+        self.names = tuple(names)
+        self.table.nr_types = len(names)
+        self.engine = engine
+        for i, name in enumerate(names):
+            self.table.is_highmem[i] = name == "HighMem" or (name == "Movable" and "HighMem" in names)
+            self.table.is_movable[i] = name == "Movable"
+            self.table.ratio[i] = ratios.get(name, 0)
+            if name == "Normal":
+                self.table.normal = i
+        self.table.present_is_managed = rules.present_at_online
+        self.table.by_present = rules.watermark_pages == "present"
+        self.table.movable_has_min = rules.movable_has_min
+        self.table.scale_factor = rules.watermark_scale_factor
+        self.table.min_free_max = rules.min_free_kbytes_max
+        self.table.page_kb = geometry.page_size >> 10
+        self.table.min_free_kbytes = 0
+        self.table.user_min_free_kbytes = -1
+        self.need_node(nr_nodes - 1)
+
+    def __dealloc__(self):
+        free(self.table.zones)
+        free(self.table.nodes)
+
+    cdef int need_node(self, int nid) except -1:
+        """Room for node `nid`."""
+        cdef zone *zones
+        cdef pgdat *nodes
+        cdef int before = self.table.nr_nodes, nr = nid + 1
+        if nr <= before:
+            return 0
+        if nr > MAX_NUMNODES:
+            raise ValueError(f"node {nid} is past the last one, {MAX_NUMNODES - 1}")
+        self.engine.add_areas(zone_area(nr * self.table.nr_types))
+        self.table.areas = self.engine.areas
+        zones = <zone *>realloc(self.table.zones, nr * self.table.nr_types * sizeof(zone))
+        if zones != NULL:
+            self.table.zones = zones
+        nodes = <pgdat *>realloc(self.table.nodes, nr * sizeof(pgdat))
+        if nodes != NULL:
+            self.table.nodes = nodes
+        if zones == NULL or nodes == NULL:
+            raise MemoryError(f"no memory for node {nid}")
+        memset(&self.table.zones[before * self.table.nr_types], 0, (nr - before) * self.table.nr_types * sizeof(zone))
+        memset(&self.table.nodes[before], 0, (nr - before) * sizeof(pgdat))
+        self.table.nr_nodes = nr
+        return 0
+
+    cdef void grow_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil:
+        """resize_zone_range and resize_pgdat_range (2.6.25: grow_zone_span, grow_pgdat_span): start = min, end = max."""
+        cdef zone *zone = &self.table.zones[z]
+        cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        cdef pfn_t end = start + nr
+        if zone.spanned_pages:
+            end = max(end, zone.start_pfn + zone.spanned_pages)
+            zone.start_pfn = min(start, zone.start_pfn)
+        else:
+            zone.start_pfn = start
+        zone.spanned_pages = end - zone.start_pfn
+        end = start + nr
+        if node.spanned_pages:
+            end = max(end, node.start_pfn + node.spanned_pages)
+            node.start_pfn = min(start, node.start_pfn)
+        else:
+            node.start_pfn = start
+        node.spanned_pages = end - node.start_pfn
+
+    cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil:
+        """remove_pfn_range_from_zone: a range at an edge of the span takes it back to the next block of the zone that is
+        still there; the pages of the range belong to no zone any more."""
+        cdef zone *zone = &self.table.zones[z]
+        cdef area_t area = zone_area(z)
+        cdef area_t *area_of = self.engine.area_of
+        cdef int shift = self.engine.max_order
+        cdef pfn_t zone_end = zone.start_pfn + zone.spanned_pages, first, last
+        cdef int i, base = z / self.table.nr_types * self.table.nr_types
+        cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        if start <= zone.start_pfn:
+            first = (start + nr) >> shift
+            last = (zone_end - 1) >> shift
+            while first <= last and area_of[first] != area:
+                first += 1
+            if first > last:
+                zone.start_pfn = 0
+                zone.spanned_pages = 0
+            else:
+                zone.start_pfn = max(first << shift, start + nr)
+                zone.spanned_pages = zone_end - zone.start_pfn
+        elif start + nr >= zone_end:
+            last = (start + (<pfn_t>1 << shift) - 1) >> shift
+            while last > zone.start_pfn >> shift and area_of[last - 1] != area:
+                last -= 1
+            zone_end = min(last << shift, start)
+            zone.spanned_pages = zone_end - min(zone_end, zone.start_pfn)
+            if zone.spanned_pages == 0:
+                zone.start_pfn = 0
+        # update_pgdat_span
+        first = 0
+        last = 0
+        for i in range(base, base + self.table.nr_types):
+            if self.table.zones[i].spanned_pages:
+                if last == 0 or self.table.zones[i].start_pfn < first:
+                    first = self.table.zones[i].start_pfn
+                last = max(last, self.table.zones[i].start_pfn + self.table.zones[i].spanned_pages)
+        node.start_pfn = first
+        node.spanned_pages = last - first
+
+    @property
+    def nr_types(self):
+        """Zones of each node."""
+        return self.table.nr_types
+
+    @property
+    def nr_orders(self):
+        """NR_PAGE_ORDERS."""
+        return self.engine.max_order + 1
+
+    def online_nodes(self):
+        """The numbers of the nodes that are there, ascending."""
+        return [nid for nid in range(self.table.nr_nodes) if self.table.nodes[nid].online]
+
+    def _span(self, int nr):
+        return self.table.zones[nr].start_pfn, self.table.zones[nr].spanned_pages, zone_present(&self.table, nr)
+
+    def _counters(self, int nr):
+        return self.engine.area_counters(zone_area(nr))
+
+    def _watermarks(self, int nr):
+        cdef zone *zone = &self.table.zones[nr]
+        refresh(&self.table)
+        return zone.min, zone.low, zone.high, tuple([zone.protection[i] for i in range(self.table.nr_types)])
+
+    def _node(self, int nid):
+        return self.table.nodes[nid].start_pfn, self.table.nodes[nid].spanned_pages
+
+    def __getitem__(self, key):
+        nid, name = (0, key) if isinstance(key, str) else key
+        if name not in self.names or not 0 <= nid < self.table.nr_nodes or not self.table.nodes[nid].online:
+            raise KeyError(key)
+        return Zone(self, nid * self.table.nr_types + self.names.index(name), nid, name)
+
+    def __contains__(self, key):
+        try:
+            self[key]
+        except (KeyError, TypeError, ValueError):
+            return False
+        return True
+
+    def __iter__(self):
+        return iter([(nid, name) for nid in self.online_nodes() for name in self.names])
+
+    def __len__(self):
+        return len(self.online_nodes()) * self.table.nr_types
+
+    def keys(self):
+        """(nid, name) of every zone of every online node."""
+        return list(self)
+
+    def values(self):
+        """Every zone of every online node, node by node, lowest first."""
+        return [self[key] for key in self]
+
+    def items(self):
+        """((nid, name), Zone) pairs."""
+        return [(key, self[key]) for key in self]
+
+    def __getstate__(self):
+        cdef int z
+        cdef list zones = []
+        refresh(&self.table)
+        for z in range(self.table.nr_nodes * self.table.nr_types):
+            zones.append((
+                self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
+                self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
+                [self.table.zones[z].protection[i] for i in range(self.table.nr_types)],
+            ))
+        nodes = [
+            (bool(self.table.nodes[n].online), bool(self.table.nodes[n].has_memory), self.table.nodes[n].start_pfn,
+             self.table.nodes[n].spanned_pages)
+            for n in range(self.table.nr_nodes)
+        ]
+        return {
+            "zones": zones,
+            "nodes": nodes,
+            "min_free_kbytes": self.table.min_free_kbytes,
+            "user_min_free_kbytes": self.table.user_min_free_kbytes,
+        }
+
+    def __setstate__(self, dict state):
+        cdef int z, i, n
+        self.need_node(len(state["nodes"]) - 1)
+        for z, values in enumerate(state["zones"]):
+            (self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
+             self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high, protection) = values
+            for i in range(self.table.nr_types):
+                self.table.zones[z].protection[i] = protection[i]
+        for n, (online, has_memory, start, spanned) in enumerate(state["nodes"]):
+            self.table.nodes[n].online = online
+            self.table.nodes[n].has_memory = has_memory
+            self.table.nodes[n].start_pfn = start
+            self.table.nodes[n].spanned_pages = spanned
+        self.table.min_free_kbytes = state["min_free_kbytes"]
+        self.table.user_min_free_kbytes = state["user_min_free_kbytes"]
+        self.table.stale = False

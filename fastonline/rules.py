@@ -1,0 +1,102 @@
+"""Which kernel is mirrored, as data. The facts are in the docstring of each field; their sources are the kernel files named."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What differs from one kernel version to another; pick a preset, or ``dataclasses.replace`` one."""
+
+    name: str
+    online_order: int | None
+    """Largest block online_pages hands to the allocator: 0 in 2.6.25 (online_page), None = MAX_PAGE_ORDER since 5.1."""
+    present_at_online: bool
+    """present_pages grows by what went online (2.6.25), not by the whole range when it is prepared (today)."""
+    grow_before_notify: bool
+    """Spans grow before MEM_GOING_ONLINE and shrink back on a veto (move_pfn_range_to_zone, 4.13); 2.6.25 notifies first."""
+    shrink_spans: bool
+    """Offlining shrinks zone and node spans (remove_pfn_range_from_zone); 2.6.25 never does."""
+    aligned: bool
+    """add_memory takes whole memory blocks, online/offline_pages aligned ranges, else EINVAL; 2.6.25 widens to sections."""
+    always_notify_online: bool
+    """online_pages sends MEM_ONLINE even when no page went online (today)."""
+    watermark_pages: str
+    """The counter watermarks and reserves are computed from: "present" (2.6.25) or "managed" (3.9 and later)."""
+    watermarks_at_mark: bool
+    """Every mark recomputes the watermarks (2.6.25: setup_per_zone_pages_min), not only whole online/offline_pages."""
+    watermarks_at_offline: bool
+    """offline_pages recomputes the watermarks (since 2.6.31)."""
+    watermark_scale_factor: int
+    """low and high lie at least this many 10000ths of the zone above min (4.6); 0 = the rule is not there."""
+    movable_has_min: bool
+    """ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128 (6.8, backported to 6.12)."""
+    min_free_kbytes_max: int
+    """Upper clamp of min_free_kbytes: 65536 (2.6.25), 262144 (5.0)."""
+    min_free_kbytes_follows: bool
+    """Onlining and offlining recompute min_free_kbytes and lowmem_reserve (2.6.38); 2.6.25 computes them at boot only."""
+    lowmem_reserve_ratio: tuple[tuple[str, int], ...]
+    """sysctl_lowmem_reserve_ratio by zone; a zone that is not named has 0, no reserve."""
+    batch_cap_bytes: int
+    """zone_batchsize() starts from pages/1024, at most so many bytes."""
+    zone_device: bool
+    """There is a zone Device behind Movable (CONFIG_ZONE_DEVICE)."""
+    lifo: bool
+    """Freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail."""
+    struct_page_bytes: tuple[int, int]
+    """sizeof(struct page) on 32-bit and 64-bit kernels."""
+    chain_status_nid: str
+    """status_change_nid is the node's number when it has no present pages ("present", 2.6.25) or is not in N_MEMORY."""
+
+
+_RATIOS_2_6_25 = (("DMA", 256), ("DMA32", 256), ("Normal", 32), ("HighMem", 32))
+_RATIOS = (("DMA", 256), ("DMA32", 256), ("Normal", 32))
+
+LINUX_2_6_25 = Rules(
+    name="2.6.25",
+    online_order=0,
+    present_at_online=True,
+    grow_before_notify=False,
+    shrink_spans=False,
+    aligned=False,
+    always_notify_online=False,
+    watermark_pages="present",
+    watermarks_at_mark=True,
+    watermarks_at_offline=False,
+    watermark_scale_factor=0,
+    movable_has_min=False,
+    min_free_kbytes_max=65536,
+    min_free_kbytes_follows=False,
+    lowmem_reserve_ratio=_RATIOS_2_6_25,
+    batch_cap_bytes=512 << 10,
+    zone_device=False,
+    lifo=True,
+    struct_page_bytes=(32, 56),
+    chain_status_nid="present",
+)
+
+LINUX_6_1 = Rules(
+    name="6.1",
+    online_order=None,
+    present_at_online=False,
+    grow_before_notify=True,
+    shrink_spans=True,
+    aligned=True,
+    always_notify_online=True,
+    watermark_pages="managed",
+    watermarks_at_mark=False,
+    watermarks_at_offline=True,
+    watermark_scale_factor=10,
+    movable_has_min=False,
+    min_free_kbytes_max=262144,
+    min_free_kbytes_follows=True,
+    lowmem_reserve_ratio=_RATIOS,
+    batch_cap_bytes=1 << 20,
+    zone_device=True,
+    lifo=False,
+    struct_page_bytes=(32, 64),
+    chain_status_nid="memory",
+)
+
+LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True})
+
+PRESETS = {rules.name: rules for rules in (LINUX_2_6_25, LINUX_6_1, LINUX_6_12)}
