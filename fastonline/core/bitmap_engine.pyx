@@ -158,10 +158,10 @@ cdef class BitmapEngine(Engine):
         self.touched += (nr >> 3) + (nr >> 9)
         buddy_free_range(&self.buddy, start, nr, order)
 
-    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
+    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order, bint known) noexcept nogil:
         cdef pfn_t pfn = start, end = start + nr
         cdef uint64_t w, run
-        if not self.all_waiting(start, nr):
+        if not known and not self.all_waiting(start, nr):
             # what is waiting becomes a batch
             for w in range(start >> 6, ((end - 1) >> 6) + 1):
                 self.batch_words[w] = self.flags.reserved[w] & self.flags.prepared[w] & range_mask(w, start, end)

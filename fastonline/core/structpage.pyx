@@ -440,11 +440,13 @@ cdef class StructPageEngine(Engine):
         else:
             free_blocks(&self.map, <page64 *>self.map.pages, start, nr, order)
 
-    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
+    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order, bint known) noexcept nogil:
         cdef pfn_t pfn = start, end = start + nr, stop
         cdef uint64_t onlined = 0, run, chunk
         while pfn < end:
-            if self.page_bytes == 32:
+            if known:
+                stop = end
+            elif self.page_bytes == 32:
                 stop = first_not_waiting(<page32 *>self.map.pages, pfn, end)
             elif self.page_bytes == 56:
                 stop = first_not_waiting(<page56 *>self.map.pages, pfn, end)

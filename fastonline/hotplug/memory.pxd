@@ -43,6 +43,9 @@ cdef class Memory:
     cdef int check_range(self, uint64_t start, uint64_t nr, str what) except -1
     cdef int check_present(self, uint64_t start, uint64_t nr, str what) except -1
     cdef int64_t outside_prepared(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef bint untouched(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef void note_prepared(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef void note_whole(self, uint64_t start, uint64_t nr, bint prepared) noexcept nogil
     cdef int room_for(self, uint64_t end_pfn) except -1
     cdef int zone_for_range(self, uint64_t start, uint64_t nr, int nid, int online_type) except -1
     cdef int own_nids(self, object array) except -1

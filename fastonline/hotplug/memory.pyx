@@ -5,7 +5,7 @@ import numpy as np
 from cpython.long cimport PyLong_CheckExact
 from libc.errno cimport EINVAL, ENOMEM
 
-from fastonline.core.bitmap cimport bitmap_full, bitmap_set, test_bit
+from fastonline.core.bitmap cimport bitmap_clear, bitmap_full, bitmap_set, clear_bit, find_next_zero_bit, set_bit, test_bit
 from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, pfn_batch
@@ -243,7 +243,8 @@ cdef class Memory:
         self.zones.table.zones[z].present_early += nr
         self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
         self.pages.prepare_pages(start, nr)
-        self.pages.online_range(start, nr, self.geometry.max_page_order)
+        self.note_whole(start, nr, True)
+        self.pages.online_range(start, nr, self.geometry.max_page_order, True)
 
     def _reset_counters(self):
         """What boot did is not counted."""
@@ -285,14 +286,44 @@ cdef class Memory:
         return 0
 
     cdef int64_t outside_prepared(self, uint64_t start, uint64_t nr) noexcept nogil:
-        """The first page of the range whose section has no prepared page at all, or -1."""
-        cdef uint64_t pfn = start, end = start + nr, base, pages = <uint64_t>1 << self.sections.pfn_section_shift
-        while pfn < end:
-            base = pfn & ~(pages - 1)
-            if not self.pages.state(pfn) & PG_prepared and self.pages.weigh(PG_prepared, base, pages) == 0:
-                return pfn
-            pfn = base + pages
-        return -1
+        """The first section of the range with no prepared page in it, or -1."""
+        cdef uint64_t shift = self.sections.pfn_section_shift, end = ((start + nr - 1) >> shift) + 1
+        cdef uint64_t section = find_next_zero_bit(self.sections.prepared.words, end, start >> shift)
+        return section if section < end else -1
+
+    cdef bint untouched(self, uint64_t start, uint64_t nr) noexcept nogil:
+        """Is all of the range waiting, because its sections were prepared as a whole and none has had a page online?"""
+        return self.sections.none_in(self.sections.online, start, nr) and self.sections.all_in(self.sections.whole, start, nr)
+
+    cdef void note_prepared(self, uint64_t start, uint64_t nr) noexcept nogil:
+        """Pages of the range were prepared, or are no longer: which sections are so now in whole, in part, or not at all?"""
+        cdef uint64_t shift = self.sections.pfn_section_shift, section, pages = <uint64_t>1 << shift, weight
+        for section in range(start >> shift, ((start + nr - 1) >> shift) + 1):
+            weight = self.pages.weigh(PG_prepared, section << shift, pages)
+            if weight:
+                set_bit(self.sections.prepared.words, section)
+            else:
+                clear_bit(self.sections.prepared.words, section)
+            if weight == pages:
+                set_bit(self.sections.whole.words, section)
+            else:
+                clear_bit(self.sections.whole.words, section)
+
+    cdef void note_whole(self, uint64_t start, uint64_t nr, bint prepared) noexcept nogil:
+        """note_prepared for a range all of whose pages are alike: only the sections at its ends need be looked at."""
+        cdef uint64_t shift = self.sections.pfn_section_shift, end = (start + nr) >> shift
+        cdef uint64_t first = (start + (<uint64_t>1 << shift) - 1) >> shift
+        if first < end:
+            if prepared:
+                bitmap_set(self.sections.prepared.words, first, end - first)
+                bitmap_set(self.sections.whole.words, first, end - first)
+            else:
+                bitmap_clear(self.sections.prepared.words, first, end - first)
+                bitmap_clear(self.sections.whole.words, first, end - first)
+        if first << shift != start:
+            self.note_prepared(start, 1)
+        if end << shift != start + nr:
+            self.note_prepared(start + nr - 1, 1)
 
     cdef int zone_for_range(self, uint64_t start, uint64_t nr, int nid, int online_type) except -1:
         """zone_for_pfn_range, contig-zones policy: the zone number (KERNEL.md 3.4, RECORDED.md 5). Under 2.6.25 pages keep the
@@ -372,7 +403,7 @@ cdef class Memory:
         self.check_present(start, nr, "remove_memory")
         if start % unit or nr % unit:
             raise HotplugError.of(errno.EINVAL, f"remove_memory of {pfn_range(start, nr)}: not whole sections of {unit:#x} pages")
-        if self.pages.weigh(PG_prepared, start, nr):
+        if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
         self.pages.forget_pages(start, nr)
         self.pages.assign_area(start, nr, NO_AREA)
@@ -411,7 +442,7 @@ cdef class Memory:
                     f"prepare_online_pages of {pfn_range(start, nr)}: it must begin at a pageblock (2^{self.geometry.pageblock_order} "
                     f"pages) and end with a section ({unit:#x} pages)",
                 )
-            if self.pages.weigh(PG_prepared, start, nr):
+            if not self.sections.none_in(self.sections.prepared, start, nr) and self.pages.weigh(PG_prepared, start, nr):
                 raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: prepared or online already")
         nid = self.nids[start // unit]
         z = self.zone_for_range(start, nr, nid, online_type)
@@ -434,11 +465,13 @@ cdef class Memory:
             self.zones.grow_span(z, start, nr)
         if self.rules.aligned:
             self.pages.prepare_pages(start, nr)
+            self.note_whole(start, nr, True)
             self.zones.table.zones[z].present_pages += nr
         else:
             # 2.6.25 walks System RAM only, and what is online stays as it is
             for pfn, run in self.resources.within(start, nr):
                 self.prepare_unprepared(pfn, run)
+                self.note_prepared(pfn, run)
         return 0
 
     def _ask(self, going, cancel, notice, what):
@@ -464,10 +497,13 @@ cdef class Memory:
 
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept:
         """The range leaves its zone: blocks with nothing else prepared in them lose their area, the span shrinks."""
-        cdef uint64_t size = <uint64_t>1 << self.pages.max_order, block
-        for block in range(start // size, (start + nr + size - 1) // size):
-            if self.pages.weigh(PG_prepared, block * size, size) == 0:
-                self.pages.assign_area(block * size, size, NO_AREA)
+        cdef int order = self.pages.max_order
+        cdef uint64_t size = <uint64_t>1 << order, first = (start + size - 1) >> order, end = (start + nr) >> order, block
+        if first < end:
+            self.pages.assign_area(first << order, (end - first) << order, NO_AREA)
+        for block in (start >> order, (start + nr - 1) >> order):
+            if not first <= block < end and self.pages.weigh(PG_prepared, block << order, size) == 0:
+                self.pages.assign_area(block << order, size, NO_AREA)
         self.zones.shrink_span(z, start, nr)
 
     cdef void prepare_unprepared(self, uint64_t start, uint64_t nr) noexcept nogil:
@@ -508,7 +544,7 @@ cdef class Memory:
         if outside >= 0:
             raise HotplugError.of(
                 errno.EINVAL,
-                f"mark_pages_onlined of {pfn_range(start, nr)}: the section of pfn {outside:#x} is not prepared; "
+                f"mark_pages_onlined of {pfn_range(start, nr)}: section {outside} is not prepared; "
                 "prepare_online_pages it first",
             )
         nid = self.changed_nid(start)
@@ -517,7 +553,7 @@ cdef class Memory:
         else:
             self.pages.need_batch()
             with nogil:
-                done = self.pages.online_range(start, nr, order)
+                done = self.pages.online_range(start, nr, order, self.untouched(start, nr))
         self.count_onlined(start, nr, done)
         if done and self.chain and not whole:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
@@ -589,24 +625,24 @@ cdef class Memory:
         """
         cdef pfn_batch batch
         cdef int64_t pfn = -1, done = 0
-        cdef uint64_t shift = self.sections.pfn_section_shift, base, i
+        cdef uint64_t shift = self.sections.pfn_section_shift, i
         cdef int nid
         self._not_changing("mark_pfns_onlined")
         array = as_pfn_array(pfns)
         if array.size == 0:
             return 0
         self.gather(&batch, array, pfns)
-        while True:
-            pfn = self.pages.find_unprepared(&batch, pfn + 1)
-            if pfn < 0:
-                break
-            base = <uint64_t>pfn >> shift << shift
-            if self.pages.weigh(PG_prepared, base, <uint64_t>1 << shift) == 0:
-                self.pages.ungather(&batch)
-                raise HotplugError.of(
-                    errno.EINVAL, f"mark_pfns_onlined: the section of pfn {pfn:#x} is not present or not prepared"
-                )
-            pfn = base + (<uint64_t>1 << shift) - 1
+        if not self.sections.all_in(self.sections.whole, batch.first, batch.end - batch.first):
+            while True:
+                pfn = self.pages.find_unprepared(&batch, pfn + 1)
+                if pfn < 0:
+                    break
+                if self.outside_prepared(pfn, 1) >= 0:
+                    self.pages.ungather(&batch)
+                    raise HotplugError.of(
+                        errno.EINVAL, f"mark_pfns_onlined: the section of pfn {pfn:#x} is not present or not prepared"
+                    )
+                pfn |= (<int64_t>1 << shift) - 1
         nid = self.changed_nid(batch.first)
         if self.online_page_callback is not None:
             self.pages.ungather(&batch)
@@ -683,6 +719,7 @@ cdef class Memory:
         """A prepared range of which nothing is online is no longer prepared."""
         cdef int z = self.pages.area_of[start >> self.pages.max_order] - 1
         self.pages.unprepare_pages(start, nr)
+        self.note_whole(start, nr, False)
         if self.rules.aligned:
             self.zones.table.zones[z].present_pages -= nr
             self.release_area(start, nr, z)
@@ -699,7 +736,7 @@ cdef class Memory:
             raise ValueError(f"pfn {start:#x} is not aligned to a block of order {block}")
         self.check_present(start, size, "generic_online_page")
         self.pages.need_batch()
-        done = self.pages.online_range(start, size, block)
+        done = self.pages.online_range(start, size, block, False)
         self.count_onlined(start, size, done)
         return done
 
@@ -743,7 +780,7 @@ cdef class Memory:
         where = pfn_range(start, nr)
         if start & (block - 1) or (start + nr) % (unit if self.rules.aligned else block):
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: not whole pageblocks (or, today, sections)")
-        if self.pages.weigh(PG_prepared, start, nr) != nr:
+        if not self.sections.all_in(self.sections.whole, start, nr) and self.pages.weigh(PG_prepared, start, nr) != nr:
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: some of it is not online")
         if self.pages.area_run(start, start + nr) != nr:
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: it lies in several zones")
@@ -765,8 +802,9 @@ cdef class Memory:
             self.zones.table.zones[z].present_pages -= nr
             if early_section_nr(self.sections, start // unit):
                 self.zones.table.zones[z].present_early -= nr
+        self.note_whole(start, nr, False)
         for section in range(start // unit, (start + nr + unit - 1) // unit):
-            if self.pages.weigh(PG_prepared, section * unit, unit) == 0:
+            if not test_bit(self.sections.prepared.words, section):
                 self.sections.set_online(section, 1, False)
         if self.rules.shrink_spans:
             self.release_area(start, nr, z)
@@ -966,7 +1004,9 @@ cdef class Memory:
                 or self.sections.missing(start_pfn, nr_pages) != <uint64_t>-1 or self.outside_prepared(start_pfn, nr_pages) >= 0 \
                 or order > self.pages.max_order or self.pages.batch_words == NULL:
             return -EINVAL
-        done = self.pages.online_range(start_pfn, nr_pages, self.online_order if order < 0 else order)
+        done = self.pages.online_range(
+            start_pfn, nr_pages, self.online_order if order < 0 else order, self.untouched(start_pfn, nr_pages)
+        )
         self.count_onlined(start_pfn, nr_pages, done)
         return done
 
@@ -1193,6 +1233,8 @@ cdef class Memory:
                 mem.sections.set_flags(first + i, online[i], early[i])
         spans = mem.sections.spans()
         mem.pages.set_planes(spans, state["planes"])
+        for start, nr in spans:
+            mem.note_prepared(start, nr)
         shift = mem.pages.max_order
         for (start, nr), areas in zip(spans, state["area_of"], strict=True):
             mem.pages.area_array[start >> shift : start + nr >> shift] = areas
