@@ -15,7 +15,7 @@ from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, 
 from fastonline.core.sections cimport early_section_nr
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.types cimport NO_AREA, int16_t, uint8_t, uint32_t
-from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present
+from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, refresh, setup_per_zone_wmarks
 
 from fastonline.errors import HotplugError, pfn_range
@@ -245,6 +245,90 @@ cdef class Memory:
         self.pages.prepare_pages(start, nr)
         self.note_whole(start, nr, True)
         self.pages.online_range(start, nr, self.geometry.max_page_order, True)
+
+    @classmethod
+    def from_page_map(cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap"):
+        """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's).
+
+        sections: (start_pfn, nr_pages, nid, early) of the memory that has sections; early ones are online. ram: (start_pfn,
+        nr_pages) of what is System RAM. zones: objects with nid, name, start_pfn, spanned_pages, min, low, high, protection
+        ({zone name: pages}) and runs, which are the pages that were ever prepared: arrays of their first pfns and lengths
+        (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
+        Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
+
+        ValueError for maps that no machine can be in: overlapping, outside a section or the span, in a zone there is not.
+        """
+        cdef Memory mem = cls(geometry, rules=rules, engine=engine)
+        cdef zone_table *table = &mem.zones.table
+        cdef uint64_t end = max([start + nr for start, nr, _, _ in sections], default=0)
+        cdef int shift = geometry.pfn_section_shift, z, i
+        if end > mem.max_pfn:
+            raise ValueError(f"a page map of {end:#x} pages: {geometry.name} ends at pfn {mem.max_pfn:#x}")
+        mem.room_for(end)
+        for start, nr, nid, early in sections:
+            mem.zones.need_node(nid)
+            table.nodes[<int>nid].online = True
+            mem.sections.add(start, nr, early)
+            mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
+        for start, nr in mem.sections.spans():
+            mem.pages.init_pages(start, nr)
+        for start, nr in ram:
+            mem.resources.register(start, nr)
+        for known in zones:
+            if (known.nid, known.name) not in mem.zones:
+                raise ValueError(f"there is no zone {known.name} on node {known.nid} with rules {rules.name}")
+            mem._map_zone(known, mem.zones[known.nid, known.name].nr)
+        for start, nr in mem.sections.spans():
+            mem.note_prepared(start, nr)
+        mem._reset_counters()
+        init_per_zone_wmark_min(table)
+        if min_free_kbytes > table.min_free_kbytes:
+            # above what a kernel computes: the user's, or khugepaged's, and kept either way
+            table.user_min_free_kbytes = min_free_kbytes
+        table.min_free_kbytes = min_free_kbytes
+        for known in zones:
+            z = mem.zones[known.nid, known.name].nr
+            table.zones[z].min, table.zones[z].low, table.zones[z].high = known.min, known.low, known.high
+            for i, name in enumerate(mem.zones.names):
+                table.zones[z].protection[i] = known.protection.get(name, 0)
+        return mem
+
+    def _map_zone(self, known, int z):
+        """Bring the added pages of a zone into the states of its page map."""
+        cdef const uint64_t[::1] starts, lengths
+        cdef const uint8_t[::1] states
+        cdef uint64_t i, block
+        cdef int shift = self.pages.max_order
+        starts, lengths, states = known.runs
+        if starts.shape[0] == 0:
+            return
+        ends = np.asarray(starts) + np.asarray(lengths)
+        if np.any(ends <= starts) or np.any(ends[:-1] > starts[1:]) \
+                or not known.start_pfn <= starts[0] or not ends[-1] <= known.start_pfn + known.spanned_pages:
+            raise ValueError(f"the page map of zone {known.name} is not in order, or leaves the zone's span")
+        if not np.all(np.isin(states, (PG_reserved | PG_prepared, PG_buddy | PG_prepared, PG_prepared, PG_offline | PG_prepared))):
+            raise ValueError(f"the page map of zone {known.name} has pages that are neither waiting, free, in use nor offline")
+        for i in range(starts.shape[0]):
+            if self.sections.missing(starts[i], lengths[i]) != <uint64_t>-1 or self.pages.weigh(PG_prepared, starts[i], lengths[i]):
+                raise ValueError(f"{pfn_range(starts[i], lengths[i])} of zone {known.name} has no section, or is in two zones")
+            for block in range(starts[i] >> shift, ((starts[i] + lengths[i] - 1) >> shift) + 1):
+                if self.pages.area_of[block] not in (NO_AREA, zone_area(z)):
+                    raise ValueError(f"{pfn_range(block << shift, 1 << shift)} is in two zones, one of them {known.name}")
+            self.pages.assign_area(starts[i], lengths[i], zone_area(z))
+            self.pages.prepare_pages(starts[i], lengths[i])
+            if states[i] & (PG_reserved | PG_buddy) == 0:
+                self.pages.online_range(starts[i], lengths[i], shift, True)
+                self.pages.claim_range(starts[i], lengths[i])
+                if states[i] & PG_offline:
+                    self.pages.set_offline(starts[i], lengths[i])
+        # last, so that the free lists are in the order of these alone
+        for i in range(starts.shape[0]):
+            if states[i] & PG_buddy:
+                self.pages.online_range(starts[i], lengths[i], shift, True)
+        self.zones.grow_span(z, known.start_pfn, known.spanned_pages)
+        self.zones.table.zones[z].present_pages += np.sum(lengths)
+        self.zones.table.zones[z].present_early += np.sum(lengths)
+        self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
 
     def _reset_counters(self):
         """What boot did is not counted."""
