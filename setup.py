@@ -32,6 +32,7 @@ MODULES = [
     "fastonline.hotplug.zones",
     "fastonline.hotplug.watermarks",
     "fastonline.hotplug.memory",
+    "fastonline.cost.phases",
 ]
 
 setup(
