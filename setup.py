@@ -33,6 +33,7 @@ MODULES = [
     "fastonline.hotplug.zones",
     "fastonline.hotplug.watermarks",
     "fastonline.hotplug.memory",
+    "fastonline.cost.phases",
 ]
 
 
