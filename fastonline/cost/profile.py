@@ -47,18 +47,23 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
     """
     if repeat < 1:
         raise ValueError(f"repeat is at least 1, not {repeat}")
+    engines = list(dict.fromkeys(engines))
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown:
         raise ValueError(f"engine {unknown[0]!r} is none of {', '.join(ENGINES)}")
     if capture is not None:
         geometry = capture.geometry
-    orders = [geometry.max_page_order if rules.online_order is None else rules.online_order] if orders is None else list(orders)
+    if orders is None:
+        orders = [geometry.max_page_order if rules.online_order is None else rules.online_order]
+    orders = list(dict.fromkeys(orders))
     for order in orders:
         if not 0 <= order <= geometry.max_page_order:
             raise ValueError(f"order {order} is not between 0 and {geometry.name}'s MAX_PAGE_ORDER = {geometry.max_page_order}")
     size = parse_size(section)
     if size == 0 or size % geometry.section_size:
-        raise ValueError(f"{section!r} is not whole sections of {geometry.name}, which are {format_size(geometry.section_size)}")
+        raise ValueError(
+            f"a section of {format_size(size)} is not whole sections of {geometry.name}, of {format_size(geometry.section_size)} each"
+        )
     result = {
         "geometry": geometry.name,
         "rules": rules.name,
