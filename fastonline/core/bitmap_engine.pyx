@@ -213,7 +213,7 @@ cdef class BitmapEngine(Engine):
             while pfn < end:
                 run = self.area_run(pfn, end)
                 buddy_take_range(&self.buddy, pfn, run)
-                self.account(pfn, -run)
+                self.account(pfn, -<int64_t>run)
                 taken += run
                 pfn += run
             pfn = find_next_bit(self.buddy.free, start + nr, end)
@@ -237,7 +237,7 @@ cdef class BitmapEngine(Engine):
             gone = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w]) & range_mask(w, start, end)
             if gone:
                 used = gone & ~self.flags.offline[w]
-                self.account(w << 6, -<uint64_t>hweight64(used))     # the pages of one word are of one area
+                self.account(w << 6, -hweight64(used))     # the pages of one word are of one area
                 self.flags.offline[w] &= ~gone
                 reserved += hweight64(gone)
         reserved += self.take_free(start, nr)
@@ -271,7 +271,7 @@ cdef class BitmapEngine(Engine):
         cdef uint64_t run
         while pfn < start + nr:
             run = self.area_run(pfn, start + nr)
-            self.account(pfn, run if sign > 0 else -run)
+            self.account(pfn, sign * <int64_t>run)
             pfn += run
 
     # -- single pages

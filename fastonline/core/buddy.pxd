@@ -20,7 +20,8 @@ cdef struct free_area:
     uint64_t splits[NR_ORDERS]   # splits[k]: one block of order k became two of k - 1
     uint64_t frees[NR_ORDERS]    # blocks handed to the allocator
     uint64_t allocs[NR_ORDERS]   # blocks handed out
-    uint64_t managed             # pages given to the allocator, free or in use
+    int64_t managed              # pages given to the allocator, free or in use
+    uint64_t number              # its index in the engine's areas
 
 cdef struct buddy:
     word_t *free                 # one bit a page: free
@@ -73,7 +74,7 @@ cdef inline void buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
 
 cdef int fill_word(buddy *b, uint64_t w) noexcept nogil                # word w became all ones: order of its block
 cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil               # order of the free block that holds the free page pfn
-cdef void free_area_init(free_area *a) noexcept nogil
+cdef void free_area_init(free_area *a, uint64_t number) noexcept nogil
 cdef void free_area_fold(free_area *a) noexcept nogil                  # bring the counts up to date with `ended`
 cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil
 # Free a range of one area, none of it free, handed over in aligned blocks of at most `order`.

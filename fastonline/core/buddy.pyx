@@ -58,8 +58,9 @@ cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil:
     return order_of_full_word(b, pfn >> 6)
 
 
-cdef void free_area_init(free_area *a) noexcept nogil:
+cdef void free_area_init(free_area *a, uint64_t number) noexcept nogil:
     memset(a, 0, sizeof(free_area))
+    a.number = number
     memset(a.hint, 0xFF, sizeof(a.hint))
 
 

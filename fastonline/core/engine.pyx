@@ -1,4 +1,5 @@
-from libc.stdlib cimport free, malloc, realloc
+cimport cython
+from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 import numpy as np
@@ -17,7 +18,7 @@ cdef extern from *:
 
 # A batch over a plane larger than the caches is gathered with a prefetch so many pfns ahead.
 cdef enum:
-    FAR = 1 << 24
+    FAR = 16777216
     AHEAD = 24
 
 # free_area's counters that a user may see, in the order of area_counters() and of a saved machine.
@@ -60,7 +61,7 @@ cdef class Engine:
             raise MemoryError(f"no memory for {nr_areas} free areas")
         self.areas = areas
         for i in range(self.nr_areas, nr_areas):
-            free_area_init(&areas[i])
+            free_area_init(&areas[i], i)
         self.nr_areas = nr_areas
         return 0
 
@@ -143,7 +144,7 @@ cdef class Engine:
     cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil: return False
     cdef void free_block(self, pfn_t pfn, int order) noexcept nogil: pass
 
-    cdef void account(self, pfn_t start, uint64_t nr) noexcept nogil:
+    cdef void account(self, pfn_t start, int64_t nr) noexcept nogil:
         self.areas[self.area_of[start >> self.max_order]].managed += nr
 
     def bytes_touched(self):
@@ -173,7 +174,7 @@ cdef class Engine:
         """The inverse of area_counters; search hints start over."""
         cdef free_area *a = &self.areas[area]
         cdef int k
-        free_area_init(a)
+        free_area_init(a, area)
         for k in range(NR_ORDERS):
             a.nr_free[k] = counts["nr_free"][k]
             a.merges[k] = counts["merges"][k]
@@ -189,6 +190,7 @@ ctypedef fused width_t:
     uint64_t
 
 
+@cython.overflowcheck(False)
 cdef inline bint ascends(const width_t *pfns) noexcept nogil:
     """Do 64 consecutive pfns stand there, in ascending order?"""
     cdef width_t differs = 0, first = pfns[0], j

@@ -24,7 +24,7 @@ cdef inline void link_between(page_t *heads, uint64_t node, uint64_t prev, uint6
 cdef inline void add_to_list(mem_map *m, page_t *pages, free_area *area, pfn_t pfn, int order, bint tail) noexcept nogil:
     """Make the block free, at one end of its list (add_to_free_list, add_to_free_list_tail)."""
     cdef page_t *heads = pages - NR_HEADS
-    cdef uint64_t head = <uint64_t>(area - m.areas) * NR_ORDERS + order
+    cdef uint64_t head = area.number * NR_ORDERS + order
     pages[pfn].flags |= PG_buddy
     pages[pfn].order = order
     if tail:
@@ -84,7 +84,7 @@ cdef inline int64_t rmqueue(mem_map *m, page_t *pages, free_area *area, int orde
         k += 1
         if k > m.max_order:
             return -1
-    pfn = <uint64_t>heads[<uint64_t>(area - m.areas) * NR_ORDERS + k].next - NR_HEADS
+    pfn = <uint64_t>heads[area.number * NR_ORDERS + k].next - NR_HEADS
     del_from_list(pages, area, pfn, k)
     while k > order:
         area.splits[k] += 1
@@ -138,7 +138,7 @@ cdef uint64_t take_blocks(mem_map *m, page_t *pages, pfn_t start, uint64_t nr) n
             order = pages[pfn].order
             area = area_of_page(m, pfn)
             del_from_list(pages, area, pfn, order)
-            area.managed -= <uint64_t>1 << order
+            area.managed -= <int64_t>1 << order
             taken += <uint64_t>1 << order
             pfn += <pfn_t>1 << order
         else:

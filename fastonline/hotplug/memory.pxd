@@ -59,6 +59,7 @@ cdef class Memory:
     cdef void sections_went_online(self, uint64_t start, uint64_t nr) noexcept nogil
     cdef void section_online(self, uint64_t section) noexcept nogil
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1
+    cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1
     cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil
     cdef uint64_t node_present(self, int nid) noexcept nogil
     cdef list zonelist(self, object zone)

@@ -96,6 +96,14 @@ cdef int set_batch(pfn_batch *batch, object array) except -1:
     return 0
 
 
+cdef uint64_t run_of(const pfn_batch *batch, uint64_t i) noexcept nogil:
+    """Pages from the i-th on that follow one upon the other."""
+    cdef uint64_t j = i + 1
+    while j < batch.nr and pfn_at(batch, j) == pfn_at(batch, j - 1) + 1:
+        j += 1
+    return j - i
+
+
 class Flags:
     """The per-page flags of a machine by name: ``flags["PG_reserved"]`` is a read-only uint64 array, pfn i at word i/64,
     bit i%64. With the bitmap engine it is the plane itself, no copy, and follows the machine until that grows beyond the room
@@ -353,7 +361,7 @@ cdef class Memory:
     cdef int check_range(self, uint64_t start, uint64_t nr, str what) except -1:
         if nr == 0:
             raise HotplugError.of(errno.EINVAL, f"{what} of zero pages at pfn {start:#x}")
-        if start + nr < start or start + nr > self.max_pfn:
+        if nr > self.max_pfn or start > self.max_pfn - nr:
             raise HotplugError.of(
                 errno.EINVAL, f"{what} of {pfn_range(int(start), int(nr))}: memory ends at pfn {self.max_pfn:#x}"
             )
@@ -935,6 +943,107 @@ cdef class Memory:
         self._check_states("clear_page_offline", start_pfn, nr_pages, PG_prepared | PG_offline, "PG_offline")
         self.pages.clear_offline(start_pfn, nr_pages)
 
+    # the same for arrays of pfns: what a driver that keeps pages back does batch by batch
+
+    def set_pfns_reserved(self, pfns):
+        """set_page_reserved for any one-dimensional integer array of pfns; how many were not Reserved before. All or nothing:
+        HotplugError EINVAL for one where no section is, else as free_pfns."""
+        cdef pfn_batch batch
+        cdef uint64_t i = 0, run, reserved = 0
+        self._not_changing("set_pfns_reserved")
+        array = as_pfn_array(pfns)
+        if array.size == 0:
+            return 0
+        self.gather(&batch, array, pfns)
+        self.pages.ungather(&batch)
+        while i < batch.nr:
+            run = run_of(&batch, i)
+            self.check_present(pfn_at(&batch, i), run, "set_pfns_reserved")
+            i += run
+        i = 0
+        with nogil:
+            while i < batch.nr:
+                run = run_of(&batch, i)
+                reserved += self.pages.reserve_range(pfn_at(&batch, i), run)
+                i += run
+        return reserved
+
+    def set_pfns_offline(self, pfns):
+        """set_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is not
+        in use, or is there twice."""
+        cdef pfn_batch batch
+        cdef uint64_t i = 0, run
+        array = as_pfn_array(pfns)      # the batch points into it
+        if self.gather_states(&batch, "set_pfns_offline", array, PG_prepared, PG_prepared, "in use"):
+            self.pages.ungather(&batch)
+            with nogil:
+                while i < batch.nr:
+                    run = run_of(&batch, i)
+                    self.pages.set_offline(pfn_at(&batch, i), run)
+                    i += run
+
+    def clear_pfns_offline(self, pfns):
+        """clear_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is
+        not PG_offline, or is there twice."""
+        cdef pfn_batch batch
+        cdef uint64_t i = 0, run
+        cdef int offline = PG_prepared | PG_offline
+        array = as_pfn_array(pfns)
+        if self.gather_states(&batch, "clear_pfns_offline", array, offline, offline, "PG_offline"):
+            self.pages.ungather(&batch)
+            with nogil:
+                while i < batch.nr:
+                    run = run_of(&batch, i)
+                    self.pages.clear_offline(pfn_at(&batch, i), run)
+                    i += run
+
+    def free_reserved_pfns(self, pfns):
+        """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave back
+        to the host (PG_offline), once they are backed: they are free and managed, no callback and no notifier is called.
+
+        pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is neither, or is there twice.
+        Mirrors free_reserved_page (6.1) over the array.
+        """
+        cdef pfn_batch batch
+        cdef uint64_t i = 0, run, done = 0
+        self._not_changing("free_reserved_pfns")
+        array = as_pfn_array(pfns)
+        if self.gather_states(&batch, "free_reserved_pfns", array, PG_prepared | PG_reserved, PG_prepared | PG_offline,
+                               "Reserved in a prepared range, or PG_offline"):
+            with nogil:
+                while i < batch.nr:
+                    run = run_of(&batch, i)
+                    self.pages.reserve_range(pfn_at(&batch, i), run)
+                    i += run
+                done = self.pages.online_batch(&batch)
+            self.batch_went_online(&batch)
+            self.pages_onlined += done
+            self.zones.table.stale |= self.watermarks_at_mark
+
+    cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1:
+        """Gather an array of pages each of which has one of two states; 0: it is empty, nothing is gathered. An error leaves
+        nothing gathered."""
+        cdef uint64_t i
+        cdef int64_t bad = -1
+        cdef int state
+        if array.size == 0:
+            return 0
+        try:
+            self.gather(batch, array, array)
+        except HotplugError as e:
+            raise ValueError(e.strerror) from None
+        with nogil:
+            for i in range(batch.nr):
+                state = self.pages.state(pfn_at(batch, i)) & ~PG_tail
+                if state != want and state != other:
+                    bad = i
+                    break
+        if bad >= 0:
+            self.pages.ungather(batch)
+            pfn = int(array[bad])
+            raise ValueError(f"{what}: pfns[{bad}] = {pfn:#x} is not {name}: {self.page_flags(pfn)}")
+        return 1
+
     def _check_states(self, what, start_pfn, nr_pages, int want, name):
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), pfn
         self.check_present(start, nr, what)
@@ -1084,7 +1193,7 @@ cdef class Memory:
 
     cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil:
         cdef int64_t done
-        if nr_pages == 0 or start_pfn + nr_pages < start_pfn or start_pfn + nr_pages > self.pages.nr_pages \
+        if nr_pages == 0 or nr_pages > self.pages.nr_pages or start_pfn > self.pages.nr_pages - nr_pages \
                 or self.sections.missing(start_pfn, nr_pages) != <uint64_t>-1 or self.outside_prepared(start_pfn, nr_pages) >= 0 \
                 or order > self.pages.max_order or self.pages.batch_words == NULL:
             return -EINVAL

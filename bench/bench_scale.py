@@ -1,0 +1,51 @@
+"""From one section to many: is a page as cheap when there are more of them?
+
+With --large up to 2^30 pages (4 TiB) as far as a contender's state fits into a few GiB.
+"""
+
+import pytest
+from conftest import all_free, all_merges, make, pages, rounds
+
+# log2 of the most pages each contender gets; sets of Python ints take some 70 bytes a page
+MOST_WHOLE = {"bitmap": 30, "struct_page": 24, "numpy_only": 30, "plain_python": 30}
+MOST_RANDOM = {"bitmap": 27, "struct_page": 24, "numpy_only": 24, "plain_python": 20}
+
+
+def sizes(*default, large):
+    return [pytest.param(1 << n, id=f"2^{n}") for n in default] + [
+        pytest.param(1 << n, id=f"2^{n}", marks=pytest.mark.large) for n in large
+    ]
+
+
+def contender_of(name, nr_pages, most):
+    if nr_pages > 1 << most[name]:
+        pytest.skip(f"too large for {name}")
+    return make(name, nr_pages)
+
+
+@pytest.mark.benchmark(group="scale, whole")
+@pytest.mark.parametrize("nr_pages", sizes(17, 20, 22, large=(24, 27, 30)))
+def bench_whole(measure, name, nr_pages):
+    contender = contender_of(name, nr_pages, MOST_WHOLE)
+    assert measure(lambda: contender.online_range(contender.first, nr_pages), nr_pages, contender.reset, 5) == nr_pages
+    assert contender.nr_free() == all_free(nr_pages)
+
+
+@pytest.mark.benchmark(group="scale, random")
+@pytest.mark.parametrize("nr_pages", sizes(17, 20, 22, large=(24, 27)))
+def bench_random(measure, name, nr_pages):
+    contender = contender_of(name, nr_pages, MOST_RANDOM)
+    pfns = pages(contender, "random")
+    assert measure(lambda: contender.online_pfns(pfns), nr_pages, contender.reset, min(5, rounds(name))) == nr_pages
+    assert contender.nr_free() == all_free(nr_pages)
+    assert contender.nr_merges() == all_merges(nr_pages)
+
+
+@pytest.mark.benchmark(group="scale, page by page")
+@pytest.mark.parametrize("nr_pages", sizes(17, 20, 22, large=(24, 27)))
+@pytest.mark.parametrize("name", ["bitmap", "struct_page"])
+def bench_random_pages(measure, name, nr_pages):
+    contender = contender_of(name, nr_pages, MOST_RANDOM)
+    pfns = pages(contender, "random")
+    assert measure(lambda: contender.online_each(pfns), nr_pages, contender.reset, 5) == nr_pages
+    assert contender.nr_merges() == all_merges(nr_pages)
