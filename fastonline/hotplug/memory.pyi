@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any
@@ -45,6 +45,17 @@ class Memory:
         engine: str = "bitmap",
         max_memory: int | str | None = None,
     ) -> None: ...
+    @classmethod
+    def from_page_map(
+        cls,
+        geometry: Geometry,
+        sections: Sequence[tuple[int, int, int, bool]],
+        ram: Iterable[tuple[int, int]],
+        zones: Sequence[Any],
+        min_free_kbytes: int,
+        rules: Rules = ...,
+        engine: str = "bitmap",
+    ) -> Memory: ...
     def add_memory(self, start_pfn: int, nr_pages: int, nid: int = 0) -> None: ...
     def remove_memory(self, start_pfn: int, nr_pages: int) -> None: ...
     def prepare_online_pages(self, start_pfn: int, nr_pages: int, online_type: int = ...) -> None: ...

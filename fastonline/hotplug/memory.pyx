@@ -288,6 +288,8 @@ cdef class Memory:
             mem._map_zone(known, mem.zones[known.nid, known.name].nr)
         for start, nr in mem.sections.spans():
             mem.note_prepared(start, nr)
+        if np.any(mem.sections.online.array & ~mem.sections.prepared.array):
+            raise ValueError("a section is online, and none of its pages is in the page map of a zone")
         mem._reset_counters()
         init_per_zone_wmark_min(table)
         if min_free_kbytes > table.min_free_kbytes:
@@ -305,19 +307,20 @@ cdef class Memory:
         """Bring the added pages of a zone into the states of its page map."""
         cdef const uint64_t[::1] starts, lengths
         cdef const uint8_t[::1] states
-        cdef uint64_t i, block
+        cdef Py_ssize_t i, nr
+        cdef uint64_t block
         cdef int shift = self.pages.max_order
         starts, lengths, states = known.runs
-        if starts.shape[0] == 0:
+        nr = starts.shape[0]
+        if nr == 0:
             return
         ends = np.asarray(starts) + np.asarray(lengths)
-        last = len(ends) - 1
-        if np.any(ends <= starts) or np.any(ends[: last] > starts[1:]) \
-                or not known.start_pfn <= starts[0] or not ends[last] <= known.start_pfn + known.spanned_pages:
+        if np.any(ends <= starts) or np.any(ends[: nr - 1] > starts[1:]) \
+                or not known.start_pfn <= starts[0] or not ends[nr - 1] <= known.start_pfn + known.spanned_pages:
             raise ValueError(f"the page map of zone {known.name} is not in order, or leaves the zone's span")
         if not np.all(np.isin(states, (PG_reserved | PG_prepared, PG_buddy | PG_prepared, PG_prepared, PG_offline | PG_prepared))):
             raise ValueError(f"the page map of zone {known.name} has pages that are neither waiting, free, in use nor offline")
-        for i in range(starts.shape[0]):
+        for i in range(nr):
             if self.sections.missing(starts[i], lengths[i]) != <uint64_t>-1 or self.pages.weigh(PG_prepared, starts[i], lengths[i]):
                 raise ValueError(f"{pfn_range(starts[i], lengths[i])} of zone {known.name} has no section, or is in two zones")
             for block in range(starts[i] >> shift, ((starts[i] + lengths[i] - 1) >> shift) + 1):
@@ -331,7 +334,7 @@ cdef class Memory:
                 if states[i] & PG_offline:
                     self.pages.set_offline(starts[i], lengths[i])
         # last, so that the free lists are in the order of these alone
-        for i in range(starts.shape[0]):
+        for i in range(nr):
             if states[i] & PG_buddy:
                 self.pages.online_range(starts[i], lengths[i], shift, True)
         self.zones.grow_span(z, known.start_pfn, known.spanned_pages)

@@ -80,7 +80,7 @@ class Capture:
     blocks that follow from the map sure to be those of buddyinfo; and a zone may change and change back in between."""
 
     def __repr__(self) -> str:
-        return f"<Capture {self.arch} {self.release} pages={self.nr_pages:#x} runs={len(self.start)} quiet={self.all_quiet}>"
+        return f"<Capture {f'{self.release} {self.arch}'.strip()} pages={self.nr_pages:#x} runs={len(self.start)} quiet={self.all_quiet}>"
 
     @property
     def nr_pages(self) -> int:
@@ -151,12 +151,12 @@ class Capture:
             buddy, zones = parse_buddyinfo(self.buddyinfo), parse_zoneinfo(self.zoneinfo)
             if set(buddy) != set(self.quiet) or set(buddy) != {key for key, zone in zones.items() if zone.present_pages}:
                 raise ValueError("buddyinfo and zoneinfo have different zones")
-            parse_iomem(self.iomem, self.page_size)
-            parse_blocks(self.blocks)
             if not 0 <= self.min_free_kbytes < 1 << 40:
                 raise ValueError(f"min_free_kbytes is {self.min_free_kbytes}")
-            if self.block_size_bytes % geometry.section_size or (self.blocks and not self.block_size_bytes):
+            if not 0 <= self.block_size_bytes < 1 << 40 or self.block_size_bytes % geometry.section_size \
+                    or (self.blocks and not self.block_size_bytes):
                 raise ValueError(f"a memory block of {self.block_size_bytes} bytes is not whole sections of {geometry.section_size}")
+            self._parts()
         except ValueError as e:
             raise ValueError(f"{path}: not a capture: {e}") from None
         return self
@@ -169,9 +169,12 @@ class Capture:
         present_pages is the zone's System RAM in iomem, which is what the kernel counts. Memory that was there is early, as at
         boot; that of offline blocks is added. ValueError when map and texts cannot be of one kernel.
         """
-        geometry = self.geometry
+        return Memory.from_page_map(self.geometry, *self._parts(), self.min_free_kbytes, rules, engine)
+
+    def _parts(self) -> tuple[list[tuple[int, int, int, bool]], Ranges, list["_MappedZone"]]:
+        """sections, ram and zones as Memory.from_page_map takes them."""
         ram = parse_iomem(self.iomem, self.page_size)
-        memory = self._memory(geometry, ram)
+        memory = self._memory(ram)
         runs = self._states()
         zones = []
         for zone in parse_zoneinfo(self.zoneinfo).values():
@@ -184,17 +187,16 @@ class Capture:
             for first, last, nid, names in memory
             for start, end in (_meet([(first, last)], [(pfn, pfn + nr) for pfn, nr in ram]) if names else [(first, last)])
         ]
-        return Memory.from_page_map(geometry, sections, ram, zones, self.min_free_kbytes, rules, engine)
+        return sections, ram, zones
 
     @property
     def hotplug_pfn(self) -> int:
         """The first pfn behind all memory at which a memory block may begin."""
-        geometry = self.geometry
-        ends = [end for _, end, _, _ in self._memory(geometry, parse_iomem(self.iomem, self.page_size))]
-        unit = max(self.block_size_bytes, geometry.section_size) // self.page_size
+        ends = [end for _, end, _, _ in self._memory(parse_iomem(self.iomem, self.page_size))]
+        unit = max(self.block_size_bytes, self.geometry.section_size) // self.page_size
         return -(-max(ends, default=0) // unit) * unit
 
-    def _memory(self, geometry: Geometry, ram: Ranges) -> list[tuple[int, int, int, frozenset[str]]]:
+    def _memory(self, ram: Ranges) -> list[tuple[int, int, int, frozenset[str]]]:
         """(first pfn, end pfn, nid, zones) of memory blocks, neighbours alike in one; no zones: they are offline. Without blocks,
         the RAM."""
         if not self.blocks:

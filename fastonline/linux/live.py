@@ -22,6 +22,8 @@ _CHUNK_PAGES = 1 << 16      # a read of 512 KiB stays in the cache until it is t
 def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
     """All fields of a Capture. A window of the page map (a zone, or zones that overlap) is read up to `attempts` times, until
     buddyinfo says the same of its zones before and after."""
+    if attempts < 1:
+        raise ValueError(f"the page map is read at least once, not {attempts} times")
     zoneinfo = (root / "proc/zoneinfo").read_text()
     page_size = os.sysconf("SC_PAGE_SIZE")
     iomem = "".join(
@@ -107,7 +109,7 @@ def _read_runs(fd: int, start: int, end: int | None) -> tuple[NDArray[np.uint64]
     firsts, flags, pfn = [], [], start
     while end is None or pfn < end:
         wanted = chunk if end is None else chunk[: end - pfn]
-        got = os.preadv(fd, [wanted], 8 * pfn) // 8
+        got = os.preadv(fd, [wanted.data], 8 * pfn) // 8
         if got == 0:
             break
         run = np.flatnonzero(wanted[1:got] != wanted[: got - 1]) + 1

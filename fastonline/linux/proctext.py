@@ -127,11 +127,11 @@ def parse_iomem(text: str, page_size: int) -> list[tuple[int, int]]:
 def parse_blocks(text: str) -> list[MemoryBlock]:
     """Memory blocks, a line each, ascending: ``memory0 online Normal 1 0``, its name and its files state, valid_zones, removable,
     and the number of its node (0 when left out)."""
-    blocks = []
+    blocks: list[MemoryBlock] = []
     for line in text.splitlines():
         match, words = _BLOCK.match(line), line.split()
         zones = tuple(word for word in words[2:] if not word.isdecimal())
-        numbers = [int(word) for word in words[2:] if word.isdecimal()]
+        numbers = [int(word) for word in words[2:] if word.isdecimal() and len(word) < 10]
         if match is None or len(numbers) not in (1, 2) or (blocks and int(match[1]) <= blocks[-1].nr):
             raise ValueError(f"blocks: {line!r} is no memory block, or not in its place")
         blocks.append(MemoryBlock(int(match[1]), match[2], zones, *numbers))
