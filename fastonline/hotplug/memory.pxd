@@ -51,9 +51,9 @@ cdef class Memory:
     cdef int room_for(self, uint64_t end_pfn) except -1
     cdef int zone_for_range(self, uint64_t start, uint64_t nr, int nid, int online_type) except -1
     cdef int own_nids(self, object array) except -1
-    cdef int prepare(self, uint64_t start, uint64_t nr, int online_type) except -1
-    cdef void prepare_unprepared(self, uint64_t start, uint64_t nr) noexcept nogil
-    cdef int undo_prepare(self, uint64_t start, uint64_t nr) except -1
+    cdef list prepare(self, uint64_t start, uint64_t nr, int online_type)
+    cdef list unprepared(self, uint64_t start, uint64_t nr)
+    cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
     cdef int changed_nid(self, uint64_t start) noexcept
