@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -304,11 +305,16 @@ def write_kernel(root, mem, hide=()):
             (memory / f"memory{nr}" / name).write_text(f"{getattr(block, name)}\n")
 
 
+def pretend(monkeypatch, arch, page_size):
+    """This machine is of another architecture."""
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "made", "6.12.0", "", arch)))
+    monkeypatch.setattr(os, "sysconf", lambda name: page_size)
+
+
 @pytest.fixture
 def x86_64(monkeypatch):
     """The kernel made of files is an x86_64 with pages of 4 KiB, whatever this machine is."""
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "made", "6.12.0", "", "x86_64")))
-    monkeypatch.setattr(os, "sysconf", lambda name: 4096)
+    pretend(monkeypatch, "x86_64", 4096)
 
 
 def lived_in():
@@ -359,6 +365,25 @@ def test_a_kernel_captured_is_that_kernel(x86_64, tmp_path, engine):
         mem.mark_pages_onlined(39 * SECTION, SECTION)
         mem.online_pages(37 * SECTION, SECTION)
     assert_same_machine(mine, theirs)
+
+
+@pytest.mark.parametrize("arch, geometry, boot", [
+    ("i686", fo.X86_32_PAE, "1G"), ("aarch64", fo.ARM64_4K, "512M"), ("aarch64", fo.ARM64_64K, "2G"), ("s390x", fo.S390X, "512M"),
+])
+@pytest.mark.parametrize("hotplug", [True, False])
+def test_other_architectures(monkeypatch, tmp_path, arch, geometry, boot, hotplug):
+    """The geometry is found, orders above 10 included; and without memory hot-plug there are no blocks, only iomem."""
+    pretend(monkeypatch, arch, geometry.page_size)
+    theirs = fo.Memory(geometry, boot=boot)
+    theirs.alloc_pages_bulk(1000)
+    write_kernel(tmp_path, theirs)
+    if not hotplug:
+        shutil.rmtree(tmp_path / "sys")
+    capture = fo.Capture.live(root=tmp_path)
+    assert capture.geometry == geometry
+    assert (capture.block_size_bytes > 0) is hotplug
+    assert_same_machine(capture.machine(), theirs)
+    assert predict_online(capture, geometry.section_size).totalram_pages == theirs.totalram_pages + geometry.pages_per_section
 
 
 def test_balloon_pages_without_a_flag(x86_64, tmp_path):
@@ -420,6 +445,40 @@ def test_missing_rights_are_named(x86_64, tmp_path, monkeypatch):
     (tmp_path / "proc/kpageflags").unlink()
     with pytest.raises(FileNotFoundError, match="CONFIG_PROC_PAGE_MONITOR"):
         fo.Capture.live(root=tmp_path)
+
+
+# -- maps that no machine can be in
+
+def zone_with(name="DMA32", start_pfn=0x1000, spanned_pages=0x7000, runs=((0x1000, 0x7000, 0b10000),)):
+    starts, lengths, states = zip(*runs, strict=True)
+    return SimpleNamespace(
+        nid=0, name=name, start_pfn=start_pfn, spanned_pages=spanned_pages, min=0, low=0, high=0, protection={},
+        runs=(np.array(starts, np.uint64), np.array(lengths, np.uint64), np.array(states, np.uint8)),
+    )
+
+
+@both_engines
+@pytest.mark.parametrize("zones, wrong", [
+    ([zone_with(name="HighMem")], "there is no zone HighMem"),
+    ([zone_with(runs=((0x2000, 0x1000, 0b10000), (0x1000, 0x1000, 0b10000)))], "not in order"),
+    ([zone_with(runs=((0x1000, 0x1000, 0b10000), (0x1fff, 0x1000, 0b10000)))], "not in order"),
+    ([zone_with(start_pfn=0x2000)], "leaves the zone's span"),
+    ([zone_with(spanned_pages=0x6fff)], "leaves the zone's span"),
+    ([zone_with(runs=((0x1000, 0x1000, 0b10010), (0x2000, 1, 0b00010)))], "neither waiting, free, in use nor offline"),
+    ([zone_with(spanned_pages=0x9000, runs=((0x1000, 0x9000, 0b10000),))], "has no section"),
+    ([zone_with(), zone_with(name="Normal")], "in two zones"),
+    ([zone_with(runs=((0x1000, 0x10, 0b10000),)), zone_with(name="Normal", runs=((0x1010, 0x10, 0b10000),))], "in two zones"),
+    ([], "in the page map of a zone"),
+])
+def test_impossible_maps(engine, zones, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        fo.Memory.from_page_map(fo.X86_64, [(0, SECTION, 0, True)], [(0, SECTION)], zones, 1000, engine=engine)
+
+
+@both_engines
+def test_sections_past_the_end(engine):
+    with pytest.raises(ValueError, match="ends at pfn 0x400000000"):
+        fo.Memory.from_page_map(fo.X86_64, [(1 << 34, SECTION, 0, True)], [], [], 1000, engine=engine)
 
 
 # -- texts
