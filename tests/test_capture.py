@@ -368,6 +368,18 @@ def test_a_kernel_captured_is_that_kernel(x86_64, tmp_path, engine):
     assert_same_machine(mine, theirs)
 
 
+def test_zone_device_is_not_read_for(x86_64, tmp_path):
+    """Persistent memory: zone Device spans it, has none of the allocator's pages, and no line in buddyinfo."""
+    theirs = fo.Memory(fo.X86_64, boot="256M")
+    write_kernel(tmp_path, theirs)
+    head, device = theirs.zoneinfo().split("Node 0, zone   Device\n")
+    device = device.replace("spanned  0", f"spanned  {SECTION}") + f"  start_pfn:           {SECTION}\n"
+    (tmp_path / "proc/zoneinfo").write_text(f"{head}Node 0, zone   Device\n{device}")
+    capture = fo.Capture.live(root=tmp_path)
+    assert parse_zoneinfo(capture.zoneinfo)[0, "Device"].end_pfn == 2 * SECTION
+    assert_same_machine(capture.machine(), theirs)
+
+
 def test_blocks_without_valid_zones(x86_64, tmp_path):
     """A kernel without CONFIG_MEMORY_HOTREMOVE: which zone a page is in follows from the spans."""
     theirs = fo.Memory(fo.X86_64, boot="256M")
