@@ -10,7 +10,7 @@ import os
 import sys
 
 from fastonline import geometry, rules
-from fastonline.cost.profile import BOOT, profile
+from fastonline.cost.profile import profile
 from fastonline.cost.report import profile_text
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import ENGINES, load
@@ -69,6 +69,18 @@ def add_source(parser, what):
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("file", nargs="?", metavar="FILE", help=what)
     source.add_argument("--live", action="store_true", help="the kernel that runs here (reads /proc/kpageflags: needs CAP_SYS_ADMIN)")
+
+
+def read_machine(args):
+    """The Memory that add_source's arguments mean."""
+    if args.live:
+        return Capture.live().machine()
+    if os.path.isdir(args.file):
+        return Capture.load(args.file).machine()
+    kind = savefile.kind_of(args.file)
+    if kind is None:
+        raise ValueError(f"{args.file}: neither a saved machine nor a capture")
+    return load(args.file) if kind == "machine" else Capture.load(args.file).machine()
 
 
 def add_json(parser):
@@ -131,7 +143,8 @@ def run_profile(args):
         write_json(args.json, result)
     if args.plot is not None:
         plot_profile(result, args.plot)
-    return 0 if result["capture"] is None or result["capture"]["matches"] or not result["capture"]["quiet"] else 1
+    compared = result["capture"] or {"zones": []}
+    return 1 if any(zone["quiet"] and not zone["matches"] for zone in compared["zones"]) else 0
 
 
 def add_show(commands):
@@ -147,13 +160,7 @@ def add_show(commands):
 
 
 def run_show(args):
-    if args.live:
-        mem = Capture.live().machine()
-    elif savefile.is_machine(args.file):
-        mem = load(args.file)
-    else:
-        mem = Capture.load(args.file).machine()
-    sys.stdout.write(getattr(mem, args.what)())
+    sys.stdout.write(getattr(read_machine(args), args.what)())
     return 0
 
 
@@ -171,8 +178,9 @@ def add_capture(commands):
 def run_capture(args):
     capture = Capture.live()
     capture.save(args.file)
-    if not capture.quiet:
-        print(f"{args.file}: the kernel was allocating meanwhile; its buddyinfo and its page map may differ", file=sys.stderr)
+    busy = [f"node {nid} zone {name}" for (nid, name), quiet in capture.quiet.items() if not quiet]
+    if busy:
+        print(f"{args.file}: page map and buddyinfo may differ in {', '.join(busy)}: pages came and went meanwhile", file=sys.stderr)
     return 0
 
 

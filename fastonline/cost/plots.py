@@ -20,7 +20,7 @@ def plot_profile(result, path):
     """
     with matplotlib.rc_context({"svg.hashsalt": "fastonline"}):
         figure = Figure(figsize=(12, 4.5), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1))
         _workloads(left, result)
         _phases(right, result)
         figure.suptitle(f"onlining {result['section']}: {result['nr_pages']} pages, {result['geometry']}, Linux {result['rules']}")
@@ -44,15 +44,12 @@ def _workloads(axes, result):
 
 
 def _phases(axes, result):
-    paths = [f"{item['engine']}\n{item['path']}" for item in result["phases"]]
-    bottom = [0.0] * len(paths)
+    runs = [{phase: 0 if ns is None else ns["median"] for phase, ns in item["ns"].items()} for item in result["phases"]]
+    bottom = [0.0] * len(runs)
     for phase in PHASES:
-        cells = [item["ns"][phase] for item in result["phases"]]
-        share = [0 if cell is None else cell["median"] for cell in cells]
-        totals = [sum(cell["median"] for cell in item["ns"].values() if cell is not None) for item in result["phases"]]
-        share = [100 * part / max(total, 1) for part, total in zip(share, totals, strict=True)]
-        axes.bar(range(len(paths)), share, bottom=bottom, label=phase)
+        share = [100 * run[phase] / max(sum(run.values()), 1) for run in runs]
+        axes.bar(range(len(runs)), share, bottom=bottom, label=phase)
         bottom = [a + b for a, b in zip(bottom, share, strict=True)]
-    axes.set_xticks(range(len(paths)), paths, fontsize=8)
+    axes.set_xticks(range(len(runs)), [f"{item['engine']}\n{item['path']}" for item in result["phases"]], fontsize=7)
     axes.set_ylabel("share of the phases, %")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -9,6 +9,7 @@ from fastonline.cost.phases import (
 )
 from fastonline.geometry import X86_64, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
+from fastonline.linux.capture import matches_kernel
 from fastonline.rules import LINUX_6_12
 
 BOOT = "1G"
@@ -38,7 +39,7 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
     warm. All times are ns with the cost of reading the clock taken off. Keys:
 
     - "geometry", "rules", "boot", "page_size", "section" (text), "start_pfn", "nr_pages", "repeat", "clock_ns", and "capture": None, or
-      a dict "kernel_buddyinfo", "predicted_buddyinfo", "matches", "quiet";
+      a dict "release", "kernel_buddyinfo", "predicted_buddyinfo", "zones": for each "nid", "zone", "quiet", "matches";
     - "rows": for each engine and workload "engine", "workload", "ns" and "ns_per_page" (see summary), "pages_per_second" (from
       the least time), "merges" by order and "bytes_touched" of one run;
     - "phases": for each engine and path "engine", "path", "ns": {phase: summary, or None where the path has no such phase};
@@ -46,18 +47,23 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
     """
     if repeat < 1:
         raise ValueError(f"repeat is at least 1, not {repeat}")
+    engines = list(dict.fromkeys(engines))
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown:
         raise ValueError(f"engine {unknown[0]!r} is none of {', '.join(ENGINES)}")
     if capture is not None:
-        geometry = capture.machine(rules=rules).geometry
-    orders = [geometry.max_page_order if rules.online_order is None else rules.online_order] if orders is None else list(orders)
+        geometry = capture.geometry
+    if orders is None:
+        orders = [geometry.max_page_order if rules.online_order is None else rules.online_order]
+    orders = list(dict.fromkeys(orders))
     for order in orders:
         if not 0 <= order <= geometry.max_page_order:
             raise ValueError(f"order {order} is not between 0 and {geometry.name}'s MAX_PAGE_ORDER = {geometry.max_page_order}")
     size = parse_size(section)
     if size == 0 or size % geometry.section_size:
-        raise ValueError(f"{section!r} is not whole sections of {geometry.name}, which are {format_size(geometry.section_size)}")
+        raise ValueError(
+            f"a section of {format_size(size)} is not whole sections of {geometry.name}, of {format_size(geometry.section_size)} each"
+        )
     result = {
         "geometry": geometry.name,
         "rules": rules.name,
@@ -107,10 +113,13 @@ def ratios(rows):
 def _compare(mem, capture):
     """What a machine made from a capture predicts, beside what the kernel said."""
     return {
+        "release": capture.release,
         "kernel_buddyinfo": capture.buddyinfo,
         "predicted_buddyinfo": mem.buddyinfo(),
-        "matches": matches_kernel(mem, capture),
-        "quiet": capture.quiet,
+        "zones": [
+            {"nid": nid, "zone": name, "quiet": capture.quiet[nid, name], "matches": bool(matches)}
+            for (nid, name), matches in matches_kernel(mem, capture).items()
+        ],
     }
 
 
@@ -122,11 +131,11 @@ class _Bench:
         self.compared = None
         if capture is None:
             self.mem = Memory(geometry, boot=BOOT, rules=rules, engine=engine)
+            self.start = parse_size(BOOT) // geometry.page_size
         else:
             self.mem = capture.machine(engine=engine, rules=rules)
+            self.start = capture.hotplug_pfn
             self.compared = _compare(self.mem, capture)
-        first, nr = self.mem.sections.runs()[-1]
-        self.start = (first + nr) * geometry.pages_per_section
         self.nr = size // geometry.page_size
         self.mem.add_memory(self.start, self.nr)
         self.upward = np.arange(self.start, self.start + self.nr, dtype=np.uint64)

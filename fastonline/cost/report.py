@@ -13,18 +13,21 @@ def profile_text(result):
 
 
 def capture_text(compared):
-    """Whether the machine made from a capture has the kernel's own free blocks, and where not."""
-    if compared["matches"]:
-        return "buddyinfo predicted from the page map: the same as the kernel's\n"
-    moment = "" if compared["quiet"] else " (the kernel was allocating while the capture was taken)"
-    return (
-        f"buddyinfo predicted from the page map differs from the kernel's{moment}\n"
-        f"kernel:\n{compared['kernel_buddyinfo']}predicted:\n{compared['predicted_buddyinfo']}"
-    )
+    """Whether the machine made from a capture has the kernel's own free blocks, zone by zone, and where not."""
+    lines = []
+    for zone in compared["zones"]:
+        verdict = "matches the kernel's" if zone["matches"] else "differs from the kernel's"
+        if not zone["quiet"]:
+            verdict += "; pages came and went while it was captured"
+        lines.append(f"Node {zone['nid']}, zone {zone['zone']:>8}: predicted buddyinfo {verdict}\n")
+    if not all(zone["matches"] for zone in compared["zones"]):
+        lines.append(f"kernel:\n{compared['kernel_buddyinfo']}predicted:\n{compared['predicted_buddyinfo']}")
+    return "".join(lines)
 
 
 def _header(result):
-    there = "a captured machine" if result["capture"] is not None else f"{result['boot']} there at boot"
+    capture = result["capture"]
+    there = f"{result['boot']} there at boot" if capture is None else f"behind a captured machine {capture['release']}".rstrip()
     return (
         f"onlining {result['section']} at pfn {result['start_pfn']:#x}: {result['nr_pages']} pages of {result['page_size']} bytes; "
         f"{result['geometry']}, rules of Linux {result['rules']}, {there}\n"

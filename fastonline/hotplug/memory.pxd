@@ -4,6 +4,7 @@ Every function here is noexcept nogil and touches no Python object: it returns a
 nothing when it returns one. No notifier and no online_page_callback is called from here: who embeds is the driver.
 """
 
+from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport int16_t, int64_t, pfn_t, uint64_t
@@ -21,6 +22,7 @@ cdef class Memory:
     cdef readonly object resources       # Resources: what is System RAM
     cdef readonly object online_page_callback    # callable, or None: generic_online_page
     cdef Engine pages
+    cdef BitmapEngine planes             # the same, when it is the bitmap engine; else None
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
     cdef list chain                      # the notifiers' own list, to see at once whether anybody listens

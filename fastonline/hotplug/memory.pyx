@@ -6,7 +6,7 @@ from cpython.long cimport PyLong_CheckExact
 from libc.errno cimport EINVAL, ENOMEM
 
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_full, bitmap_set, clear_bit, find_next_zero_bit, set_bit, test_bit
-from fastonline.core.bitmap_engine cimport BitmapEngine
+from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_page
 from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, pfn_batch
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
@@ -189,7 +189,7 @@ cdef class Memory:
         cdef uint64_t nr_pages = self._rounded(room)
         geometry, rules = self.geometry, self.rules
         if self.engine == "bitmap":
-            self.pages = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
+            self.pages = self.planes = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
         else:
             self.pages = StructPageEngine(
                 nr_pages, geometry.max_page_order, nr_areas, rules.struct_page_bytes[geometry.bits == 64], rules.lifo
@@ -1186,12 +1186,13 @@ cdef class Memory:
         cdef int done
         if pfn >= self.pages.nr_pages:
             return -EINVAL
-        done = self.pages.online_page(pfn)
+        done = bitmap_online_page(self.planes, pfn) if self.planes is not None else self.pages.online_page(pfn)
         if done == 1:
             if not test_bit(self.sections.online.words, section):
                 self.section_online(section)
             self.pages_onlined += 1
-            self.zones.table.stale |= self.watermarks_at_mark
+            if self.watermarks_at_mark:
+                self.zones.table.stale = True
         elif done < 0:
             return 0 if test_bit(self.sections.present.words, section) and self.outside_prepared(pfn, 1) < 0 else -EINVAL
         return done

@@ -18,6 +18,13 @@ def _magic(kind):
     return f"fastonline-{kind}/1\n".encode()
 
 
+def kind_of(path):
+    """The kind of file that save wrote, or None for another file. OSError when it cannot be read."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    return next((kind for kind in ("machine", "capture") if head.startswith(_magic(kind))), None)
+
+
 def save(path, state, kind="machine"):
     """Write the state (Memory._state, or what else is of dicts, lists, numbers, text and arrays) to path: first beside it, then
     renamed over it. kind: what the file is, one word."""
