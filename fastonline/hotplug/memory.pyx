@@ -319,10 +319,11 @@ cdef class Memory:
         if np.any(ends <= starts) or np.any(ends[: nr - 1] > starts[1:]) \
                 or not known.start_pfn <= starts[0] or not ends[nr - 1] <= known.start_pfn + known.spanned_pages:
             raise ValueError(f"the page map of zone {known.name} is not in order, or leaves the zone's span")
-        if not np.all(np.isin(states, (PG_reserved | PG_prepared, PG_buddy | PG_prepared, PG_prepared, PG_offline | PG_prepared))):
+        if not np.isin(states, [PG_prepared | flag for flag in (PG_reserved, PG_buddy, 0, PG_offline)]).all():
             raise ValueError(f"the page map of zone {known.name} has pages that are neither waiting, free, in use nor offline")
         for i in range(nr):
-            if self.sections.missing(starts[i], lengths[i]) != <uint64_t>-1 or self.pages.weigh(PG_prepared, starts[i], lengths[i]):
+            if self.sections.missing(starts[i], lengths[i]) != <uint64_t>-1 \
+                    or self.pages.weigh(PG_prepared, starts[i], lengths[i]):
                 raise ValueError(f"{pfn_range(starts[i], lengths[i])} of zone {known.name} has no section, or is in two zones")
             for block in range(starts[i] >> shift, ((starts[i] + lengths[i] - 1) >> shift) + 1):
                 if self.pages.area_of[block] not in (NO_AREA, zone_area(z)):
