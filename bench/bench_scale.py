@@ -6,15 +6,18 @@ With --large up to 2^30 pages (4 TiB) as far as a contender's state fits into a 
 import pytest
 from conftest import all_free, all_merges, make, pages, rounds
 
+from fastonline.geometry import format_size
+
 # log2 of the most pages each contender gets; sets of Python ints take some 70 bytes a page
 MOST_WHOLE = {"bitmap": 30, "struct_page": 24, "numpy_only": 30, "plain_python": 30}
 MOST_RANDOM = {"bitmap": 27, "struct_page": 24, "numpy_only": 24, "plain_python": 20}
 
 
 def sizes(*default, large):
-    return [pytest.param(1 << n, id=f"2^{n}") for n in default] + [
-        pytest.param(1 << n, id=f"2^{n}", marks=pytest.mark.large) for n in large
-    ]
+    """Parameters of 2^n pages each; those in `large` run with --large only."""
+    def param(n, *marks):
+        return pytest.param(1 << n, id=format_size(1 << n) + "i", marks=marks)
+    return [param(n) for n in default] + [param(n, pytest.mark.large) for n in large]
 
 
 def contender_of(name, nr_pages, most):

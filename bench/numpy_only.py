@@ -39,7 +39,8 @@ class NumpyOnly:
     def online_pfns(self, pfns):
         pfns = pfns[self.waiting[pfns]]
         self.waiting[pfns] = False
-        self.set_free(pfns, True)
+        if pfns.size:
+            self.set_free(pfns, True)
         return pfns.size
 
     def set_free(self, pfns, free):

@@ -198,11 +198,12 @@ def make_parser():
 
 def main(argv=None):
     """Run one command; returns the exit status."""
-    args = make_parser().parse_args(argv)
     try:
-        status = args.run(args)
-        sys.stdout.flush()
-        return status
+        try:
+            args = make_parser().parse_args(argv)
+            return args.run(args)
+        finally:
+            sys.stdout.flush()      # a broken pipe shows here, not when the interpreter exits
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
