@@ -8,6 +8,7 @@ from fastonline.drivers.hypervisor import pages_of_size
 NEVER = float("inf")
 
 PG_PREPARED = 1 << FLAG_NAMES.index("PG_prepared")
+PG_BUDDY = 1 << FLAG_NAMES.index("PG_buddy")
 PG_RESERVED = 1 << FLAG_NAMES.index("PG_reserved")
 
 

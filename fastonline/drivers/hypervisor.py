@@ -359,11 +359,11 @@ class ResidentDomain(Domain):
             at += part.size
         return faults
 
-    def discard(self, pfns):
+    def discard(self, pfns, calls=1):
         """The guest does not need what is in these pages (madvise DONTNEED, a balloon's message, free page reporting): their
-        frames are the host's, they are zero when touched again. Returns how many frames that were."""
+        frames are the host's, they are zero when touched again. calls: how many the guest makes of it. Returns how many frames."""
         pfns = np.asarray(pfns, np.int64)
-        self.count("discard")
+        self.count("discard", calls)
         pfns = pfns[pfns < self._p2m.size]
         self._swapped[pfns] = False
         pfns = pfns[self._p2m[pfns] >= 0]
