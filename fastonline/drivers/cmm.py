@@ -14,7 +14,7 @@ import errno
 import numpy as np
 
 from fastonline.drivers.driver import NEVER, PG_BUDDY, Driver, PageList, alloc_highuser
-from fastonline.drivers.hypervisor import ResidentDomain
+from fastonline.drivers.hypervisor import ResidentDomain, all_different
 from fastonline.errors import HotplugError
 
 STABLE, UNUSED, VOLATILE, POTENTIALLY_VOLATILE = range(4)
@@ -357,4 +357,4 @@ class Cmm1(Driver):
         """As Driver.validate, and: the pools' pages are there once."""
         super().validate()
         pages = np.concatenate([self._static.view(), self._timed.view()])
-        assert np.unique(pages).size == pages.size, "a page is in the pools twice"
+        assert all_different(pages), "a page is in the pools twice"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fastonline.drivers.driver import NEVER, PG_RESERVED, Driver, PageList, alloc_highuser, allocate_resource, si_mem_available
+from fastonline.drivers.hypervisor import all_different
 from fastonline.errors import HotplugError, pfn_range
 
 ONLINE_TIMEOUT = 5.0     # s that a hot-add waits for user space to online what it added
@@ -259,7 +260,7 @@ class HvBalloon(Driver):
         of the guest has one. (Pages covered in blocks not online yet are backed and not managed.)"""
         super().validate()
         ballooned = self._list.view()
-        assert np.unique(ballooned).size == ballooned.size, "a page is in the balloon twice"
+        assert all_different(ballooned), "a page is in the balloon twice"
         assert not self.domain.backed(ballooned).any(), "a page in the balloon has a frame"
         waiting = 0
         for region in self.regions:

@@ -15,7 +15,7 @@ import numpy as np
 from fastonline.drivers.driver import (
     NEVER, PG_PREPARED, Driver, PageList, alloc_highuser, allocate_resource, highmem_pfn, online_pfns, si_mem_available,
 )
-from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, pages_of_extents
+from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, all_different, pages_of_extents
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
 
@@ -438,7 +438,7 @@ class XenBalloon(Driver):
         super().validate()
         heads = self._list.view()
         listed = pages_of_extents(heads, self.order)
-        assert np.unique(listed).size == listed.size, "a page is on the balloon list twice"
+        assert all_different(listed), "a page is on the balloon list twice"
         assert not self.domain.backed(listed).any(), "a page on the balloon list has a frame"
         high = 0 if self._highmem_pfn is None else int(np.count_nonzero(heads >= self._highmem_pfn))
         assert high == self._high, f"{self._high} highmem extents are counted, {high} are on the list"
