@@ -1,7 +1,5 @@
 """The kernel's own texts of a machine (mm/vmstat.c, mm/page_alloc.c) and util-linux's lsmem."""
 
-from fastonline.hotplug.watermarks import zone_batchsize
-
 MIGRATE_TYPES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
 
 
@@ -60,13 +58,6 @@ def pagetypeinfo(mem):
             + "".join(f"{blocks if kind == 'Movable' else 0:12} " for kind in MIGRATE_TYPES)
         )
     return "".join(line + "\n" for line in lines)
-
-
-def pcp_batch(mem, zone):
-    """The batch of a zone's per-CPU lists."""
-    rules = mem.rules
-    pages = zone.present_pages if rules.watermark_pages == "present" else zone.managed_pages
-    return max(1, zone_batchsize(pages, mem.geometry.page_size, rules.batch_cap_bytes))
 
 
 def _human(size):
