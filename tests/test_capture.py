@@ -1,4 +1,4 @@
-"""Captures: a Memory in the state of a real kernel, exactly; files that are damaged; the running kernel, and one made of files."""
+"""Captures: a Memory in the state of a real kernel, exactly; damaged files; the running kernel, and one made of files."""
 
 import errno
 import json
@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -304,11 +305,16 @@ def write_kernel(root, mem, hide=()):
             (memory / f"memory{nr}" / name).write_text(f"{getattr(block, name)}\n")
 
 
+def pretend(monkeypatch, arch, page_size):
+    """This machine is of another architecture."""
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "made", "6.12.0", "", arch)))
+    monkeypatch.setattr(os, "sysconf", lambda name: page_size)
+
+
 @pytest.fixture
 def x86_64(monkeypatch):
     """The kernel made of files is an x86_64 with pages of 4 KiB, whatever this machine is."""
-    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "made", "6.12.0", "", "x86_64")))
-    monkeypatch.setattr(os, "sysconf", lambda name: 4096)
+    pretend(monkeypatch, "x86_64", 4096)
 
 
 def lived_in():
@@ -336,7 +342,8 @@ def assert_same_machine(mine, theirs):
     assert mine.lsmem() == theirs.lsmem()
     assert list(mine.resources) == list(theirs.resources)
     assert mine.min_free_kbytes == theirs.min_free_kbytes
-    assert [(b.nr, b.node, b.valid_zones) for b in mine.blocks.values()] == [(b.nr, b.node, b.valid_zones) for b in theirs.blocks.values()]
+    for nr, block in theirs.blocks.items():
+        assert (mine.blocks[nr].node, mine.blocks[nr].valid_zones) == (block.node, block.valid_zones)
     for nid, node in theirs.nodes.items():
         assert (mine.nodes[nid].start_pfn, mine.nodes[nid].spanned_pages) == (node.start_pfn, node.spanned_pages)
 
@@ -359,6 +366,49 @@ def test_a_kernel_captured_is_that_kernel(x86_64, tmp_path, engine):
         mem.mark_pages_onlined(39 * SECTION, SECTION)
         mem.online_pages(37 * SECTION, SECTION)
     assert_same_machine(mine, theirs)
+
+
+def test_zone_device_is_not_read_for(x86_64, tmp_path):
+    """Persistent memory: zone Device spans it, has none of the allocator's pages, and no line in buddyinfo."""
+    theirs = fo.Memory(fo.X86_64, boot="256M")
+    write_kernel(tmp_path, theirs)
+    head, device = theirs.zoneinfo().split("Node 0, zone   Device\n")
+    device = device.replace("spanned  0", f"spanned  {SECTION}") + f"  start_pfn:           {SECTION}\n"
+    (tmp_path / "proc/zoneinfo").write_text(f"{head}Node 0, zone   Device\n{device}")
+    capture = fo.Capture.live(root=tmp_path)
+    assert parse_zoneinfo(capture.zoneinfo)[0, "Device"].end_pfn == 2 * SECTION
+    assert_same_machine(capture.machine(), theirs)
+
+
+def test_blocks_without_valid_zones(x86_64, tmp_path):
+    """A kernel without CONFIG_MEMORY_HOTREMOVE: which zone a page is in follows from the spans."""
+    theirs = fo.Memory(fo.X86_64, boot="256M")
+    theirs.add_memory(32 * SECTION, 2 * SECTION)
+    theirs.online_pages(32 * SECTION, SECTION)
+    write_kernel(tmp_path, theirs)
+    for path in tmp_path.glob("sys/devices/system/memory/*/valid_zones"):
+        path.unlink()
+    assert_same_machine(fo.Capture.live(root=tmp_path).machine(), theirs)
+
+
+@pytest.mark.parametrize("arch, geometry, boot", [
+    ("i686", fo.X86_32_PAE, "1G"), ("s390x", fo.S390X, "512M"),
+    ("aarch64", fo.ARM64_4K, "512M"), ("aarch64", fo.ARM64_64K, "2G"),
+])
+@pytest.mark.parametrize("hotplug", [True, False])
+def test_other_architectures(monkeypatch, tmp_path, arch, geometry, boot, hotplug):
+    """The geometry is found, orders above 10 included; and without memory hot-plug there are no blocks, only iomem."""
+    pretend(monkeypatch, arch, geometry.page_size)
+    theirs = fo.Memory(geometry, boot=boot)
+    theirs.alloc_pages_bulk(1000)
+    write_kernel(tmp_path, theirs)
+    if not hotplug:
+        shutil.rmtree(tmp_path / "sys")
+    capture = fo.Capture.live(root=tmp_path)
+    assert capture.geometry == geometry
+    assert (capture.block_size_bytes > 0) is hotplug
+    assert_same_machine(capture.machine(), theirs)
+    assert predict_online(capture, geometry.section_size).totalram_pages == theirs.totalram_pages + geometry.pages_per_section
 
 
 def test_balloon_pages_without_a_flag(x86_64, tmp_path):
@@ -422,6 +472,40 @@ def test_missing_rights_are_named(x86_64, tmp_path, monkeypatch):
         fo.Capture.live(root=tmp_path)
 
 
+# -- maps that no machine can be in
+
+def zone_with(name="DMA32", start_pfn=0x1000, spanned_pages=0x7000, runs=((0x1000, 0x7000, 0b10000),)):
+    starts, lengths, states = zip(*runs, strict=True)
+    return SimpleNamespace(
+        nid=0, name=name, start_pfn=start_pfn, spanned_pages=spanned_pages, min=0, low=0, high=0, protection={},
+        runs=(np.array(starts, np.uint64), np.array(lengths, np.uint64), np.array(states, np.uint8)),
+    )
+
+
+@both_engines
+@pytest.mark.parametrize("zones, wrong", [
+    ([zone_with(name="HighMem")], "there is no zone HighMem"),
+    ([zone_with(runs=((0x2000, 0x1000, 0b10000), (0x1000, 0x1000, 0b10000)))], "not in order"),
+    ([zone_with(runs=((0x1000, 0x1000, 0b10000), (0x1fff, 0x1000, 0b10000)))], "not in order"),
+    ([zone_with(start_pfn=0x2000)], "leaves the zone's span"),
+    ([zone_with(spanned_pages=0x6fff)], "leaves the zone's span"),
+    ([zone_with(runs=((0x1000, 0x1000, 0b10010), (0x2000, 1, 0b00010)))], "neither waiting, free, in use nor offline"),
+    ([zone_with(spanned_pages=0x9000, runs=((0x1000, 0x9000, 0b10000),))], "has no section"),
+    ([zone_with(), zone_with(name="Normal")], "in two zones"),
+    ([zone_with(runs=((0x1000, 0x10, 0b10000),)), zone_with(name="Normal", runs=((0x1010, 0x10, 0b10000),))], "in two zones"),
+    ([], "in the page map of a zone"),
+])
+def test_impossible_maps(engine, zones, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        fo.Memory.from_page_map(fo.X86_64, [(0, SECTION, 0, True)], [(0, SECTION)], zones, 1000, engine=engine)
+
+
+@both_engines
+def test_sections_past_the_end(engine):
+    with pytest.raises(ValueError, match="ends at pfn 0x400000000"):
+        fo.Memory.from_page_map(fo.X86_64, [(1 << 34, SECTION, 0, True)], [], [], 1000, engine=engine)
+
+
 # -- texts
 
 def test_block_lines():
@@ -432,15 +516,18 @@ def test_block_lines():
 
 
 def test_iomem_counts_whole_pages_of_ram_only():
-    text = "00001000-0009fbff : System RAM\n000a0000-000bffff : PCI Bus\n100000000-13fffffff : System RAM\n  180000000-1bfffffff : System RAM (virtio_mem)\n"
+    text = (
+        "00001000-0009fbff : System RAM\n000a0000-000bffff : PCI Bus\n100000000-13fffffff : System RAM\n"
+        "140000000-1bfffffff : virtio0\n  180000000-1bfffffff : System RAM (virtio_mem)\n"
+    )
     assert parse_iomem(text, 4096) == [(1, 0x9e), (0x100000, 0x40000), (0x180000, 0x40000)]
 
 
 # -- the running kernel
 
 def test_live():
-    """The free blocks that follow from the running kernel's page map are those of its buddyinfo, in every zone that was quiet. A
-    zone can change and change back while it is read: one that does not agree is read again."""
+    """The free blocks that follow from the running kernel's page map are those of its buddyinfo, in every zone that was quiet.
+    A zone can change and change back while it is read: one that does not agree is read again."""
     for _ in range(3):
         try:
             capture = fo.Capture.live()

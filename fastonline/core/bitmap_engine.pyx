@@ -75,6 +75,15 @@ cdef class BitmapEngine(Engine):
             for (start, nr), words in zip(spans, planes[name], strict=True):
                 getattr(self, name).array[_words(name, start) : _words(name, start + nr - 1) + 1] = words
 
+    def bytes_touched(self):
+        """Bytes of page state written since the engine was made."""
+        return self.touched + self.singles * 2 * sizeof(word_t)
+
+    def set_touched(self, uint64_t nr_bytes):
+        """Go on counting from so many bytes."""
+        self.touched = nr_bytes
+        self.singles = 0
+
     def check(self):
         """Does `full` say which words of `free` are all ones, and is no batch left over?"""
         full = np.packbits(self.free.array == np.uint64(0xFFFFFFFFFFFFFFFF), bitorder="little")
@@ -277,17 +286,7 @@ cdef class BitmapEngine(Engine):
     # -- single pages
 
     cdef int online_page(self, pfn_t pfn) noexcept nogil:
-        cdef uint64_t w = pfn >> 6
-        cdef word_t bit = (<word_t>1) << (pfn & 63)
-        if not self.flags.prepared[w] & bit:
-            return -1
-        if not self.flags.reserved[w] & bit:
-            return 0
-        self.flags.reserved[w] &= ~bit
-        buddy_free_page(&self.buddy, pfn)
-        self.touched += 2 * sizeof(word_t)
-        self.areas[self.area_of[pfn >> self.max_order]].managed += 1
-        return 1
+        return bitmap_online_page(self, pfn)
 
     # -- batches
 

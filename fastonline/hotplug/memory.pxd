@@ -4,6 +4,7 @@ Every function here is noexcept nogil and touches no Python object: it returns a
 nothing when it returns one. No notifier and no online_page_callback is called from here: who embeds is the driver.
 """
 
+from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport int16_t, int64_t, pfn_t, uint64_t
@@ -21,6 +22,7 @@ cdef class Memory:
     cdef readonly object resources       # Resources: what is System RAM
     cdef readonly object online_page_callback    # callable, or None: generic_online_page
     cdef Engine pages
+    cdef BitmapEngine planes             # the same, when it is the bitmap engine; else None
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
     cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
@@ -49,9 +51,9 @@ cdef class Memory:
     cdef int room_for(self, uint64_t end_pfn) except -1
     cdef int zone_for_range(self, uint64_t start, uint64_t nr, int nid, int online_type) except -1
     cdef int own_nids(self, object array) except -1
-    cdef int prepare(self, uint64_t start, uint64_t nr, int online_type) except -1
-    cdef void prepare_unprepared(self, uint64_t start, uint64_t nr) noexcept nogil
-    cdef int undo_prepare(self, uint64_t start, uint64_t nr) except -1
+    cdef list prepare(self, uint64_t start, uint64_t nr, int online_type)
+    cdef list unprepared(self, uint64_t start, uint64_t nr)
+    cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
     cdef int changed_nid(self, uint64_t start) noexcept

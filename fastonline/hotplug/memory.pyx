@@ -6,7 +6,7 @@ from cpython.long cimport PyLong_CheckExact
 from libc.errno cimport EINVAL, ENOMEM
 
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_full, bitmap_set, clear_bit, find_next_zero_bit, set_bit, test_bit
-from fastonline.core.bitmap_engine cimport BitmapEngine
+from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_page
 from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, pfn_batch
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
@@ -71,8 +71,8 @@ cdef object as_pfn_array(object pfns):
         return np.empty(0, np.uint64)
     if array.dtype.kind not in "iu":
         if array.dtype == object and all(isinstance(pfn, int) for pfn in array):
-            wide = next(pfn for pfn in array if not -(1 << 63) <= pfn < 1 << 64)
-            raise OverflowError(f"pfn {wide:#x} does not fit into 64 bits")
+            for pfn in array:
+                as_uint64(pfn, "a pfn")
         raise TypeError(f"pfns are integers, not {array.dtype}: {array[:3].tolist()!r}...")
     if array.dtype == np.uint32:
         return np.ascontiguousarray(array)
@@ -189,7 +189,7 @@ cdef class Memory:
         cdef uint64_t nr_pages = self._rounded(room)
         geometry, rules = self.geometry, self.rules
         if self.engine == "bitmap":
-            self.pages = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
+            self.pages = self.planes = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
         else:
             self.pages = StructPageEngine(
                 nr_pages, geometry.max_page_order, nr_areas, rules.struct_page_bytes[geometry.bits == 64], rules.lifo
@@ -230,11 +230,12 @@ cdef class Memory:
 
     def _boot(self, uint64_t nr_pages):
         """Memory from pfn 0 on, online as after a boot: early sections, zones by the geometry's limits, every page free."""
-        cdef uint64_t start = 0, end, shift = self.geometry.page_shift
+        cdef uint64_t start = 0, end, shift = self.geometry.page_shift, pfn, nr
         cdef int i
         self.sections.add(0, nr_pages, early=True)
         self.resources.register(0, nr_pages)
-        self.pages.init_pages(0, self._rounded(nr_pages))
+        for pfn, nr in self.sections.spans():
+            self.pages.init_pages(pfn, nr)
         for i, (_, limit) in enumerate(self.geometry.zone_limits):
             end = nr_pages if limit is None else min(nr_pages, <uint64_t>limit >> shift)
             if end > start:
@@ -318,10 +319,11 @@ cdef class Memory:
         if np.any(ends <= starts) or np.any(ends[: nr - 1] > starts[1:]) \
                 or not known.start_pfn <= starts[0] or not ends[nr - 1] <= known.start_pfn + known.spanned_pages:
             raise ValueError(f"the page map of zone {known.name} is not in order, or leaves the zone's span")
-        if not np.all(np.isin(states, (PG_reserved | PG_prepared, PG_buddy | PG_prepared, PG_prepared, PG_offline | PG_prepared))):
+        if not np.isin(states, [PG_prepared | flag for flag in (PG_reserved, PG_buddy, 0, PG_offline)]).all():
             raise ValueError(f"the page map of zone {known.name} has pages that are neither waiting, free, in use nor offline")
         for i in range(nr):
-            if self.sections.missing(starts[i], lengths[i]) != <uint64_t>-1 or self.pages.weigh(PG_prepared, starts[i], lengths[i]):
+            if self.sections.missing(starts[i], lengths[i]) != <uint64_t>-1 \
+                    or self.pages.weigh(PG_prepared, starts[i], lengths[i]):
                 raise ValueError(f"{pfn_range(starts[i], lengths[i])} of zone {known.name} has no section, or is in two zones")
             for block in range(starts[i] >> shift, ((starts[i] + lengths[i] - 1) >> shift) + 1):
                 if self.pages.area_of[block] not in (NO_AREA, zone_area(z)):
@@ -525,8 +527,10 @@ cdef class Memory:
         """
         self.prepare(as_uint64(start_pfn, "start_pfn"), as_uint64(nr_pages, "nr_pages"), online_type)
 
-    cdef int prepare(self, uint64_t start, uint64_t nr, int online_type) except -1:
+    cdef list prepare(self, uint64_t start, uint64_t nr, int online_type):
+        """prepare_online_pages: the runs (start_pfn, nr_pages) that are prepared now and were not before."""
         cdef uint64_t unit = self.geometry.pages_per_section, pfn, run
+        cdef list fresh = [(start, nr)]
         cdef int nid, z
         cdef bint assigned = False
         self._not_changing("prepare_online_pages")
@@ -542,12 +546,17 @@ cdef class Memory:
                 raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: prepared or online already")
         nid = self.nids[start // unit]
         z = self.zone_for_range(start, nr, nid, online_type)
+        if self.rules.aligned and self.pages.area_of[start >> self.pages.max_order] not in (NO_AREA, zone_area(z)):
+            raise HotplugError.of(
+                errno.EINVAL,
+                f"prepare_online_pages of {pfn_range(start, nr)}: the buddy block at its start lies in zone "
+                f"{self.zone_of(start).name} already, and a block lies in one zone",
+            )
         notice = None
         if self.chain:
             notice = MemoryNotify(start, nr, 0, self.changed_nid(start))
         if self.rules.grow_before_notify:
-            self.pages.assign_area(start, nr, zone_area(z))
-            self.zones.grow_span(z, start, nr)
+            self.enter_area(start, nr, z)
             assigned = True
         if notice is not None:
             try:
@@ -557,18 +566,18 @@ cdef class Memory:
                     self.release_area(start, nr, z)
                 raise
         if not assigned:
-            self.pages.assign_area(start, nr, zone_area(z))
-            self.zones.grow_span(z, start, nr)
+            self.enter_area(start, nr, z)
         if self.rules.aligned:
-            self.pages.prepare_pages(start, nr)
-            self.note_whole(start, nr, True)
             self.zones.table.zones[z].present_pages += nr
+            if early_section_nr(self.sections, start // unit):
+                self.zones.table.zones[z].present_early += nr
         else:
             # 2.6.25 walks System RAM only, and what is online stays as it is
-            for pfn, run in self.resources.within(start, nr):
-                self.prepare_unprepared(pfn, run)
-                self.note_prepared(pfn, run)
-        return 0
+            fresh = [part for pfn, run in self.resources.within(start, nr) for part in self.unprepared(pfn, run)]
+        for pfn, run in fresh:
+            self.pages.prepare_pages(pfn, run)
+            self.note_whole(pfn, run, True)
+        return fresh
 
     def _ask(self, going, cancel, notice, what):
         """Ask the chain; a veto or an exception is followed by the cancelling event to all, and raised."""
@@ -602,14 +611,20 @@ cdef class Memory:
                 self.pages.assign_area(block << order, size, NO_AREA)
         self.zones.shrink_span(z, start, nr)
 
-    cdef void prepare_unprepared(self, uint64_t start, uint64_t nr) noexcept nogil:
-        cdef uint64_t pfn
+    cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept:
+        """The range joins a zone: the span grows; blocks that are in a zone already stay in it, as pages do in 2.6.25."""
+        cdef uint64_t block
+        for block in range(start >> self.pages.max_order, ((start + nr - 1) >> self.pages.max_order) + 1):
+            if self.pages.area_of[block] == NO_AREA:
+                self.pages.area_of[block] = zone_area(z)
+        self.zones.grow_span(z, start, nr)
+
+    cdef list unprepared(self, uint64_t start, uint64_t nr):
+        """The runs (start_pfn, nr_pages) of the range that are not prepared."""
         if self.pages.weigh(PG_prepared, start, nr) == 0:
-            self.pages.prepare_pages(start, nr)
-            return
-        for pfn in range(start, start + nr):
-            if not self.pages.state(pfn) & PG_prepared:
-                self.pages.prepare_pages(pfn, 1)
+            return [(start, nr)]
+        edges = np.flatnonzero(np.diff(self.page_states(start, nr) & PG_prepared == 0, prepend=False, append=False))
+        return [(start + first, end - first) for first, end in edges.reshape(-1, 2).tolist()]
 
     def mark_pages_onlined(self, start_pfn, nr_pages=1, order=None):
         """Phase 2: the Reserved pages of a prepared range go online, Reserved -> free, merged as the buddy allocator merges.
@@ -636,7 +651,7 @@ cdef class Memory:
         cdef int nid
         self._not_changing("mark_pages_onlined")
         self.check_present(start, nr, "mark_pages_onlined")
-        outside = self.outside_prepared(start, nr)
+        outside = -1 if whole else self.outside_prepared(start, nr)
         if outside >= 0:
             raise HotplugError.of(
                 errno.EINVAL,
@@ -645,12 +660,12 @@ cdef class Memory:
             )
         nid = self.changed_nid(start)
         if self.online_page_callback is not None:
-            done = self._mark_by_callback(start, nr, order)
+            done = self._mark_by_callback([(start, nr)], order)
         else:
             self.pages.need_batch()
             with nogil:
                 done = self.pages.online_range(start, nr, order, self.untouched(start, nr))
-        self.count_onlined(start, nr, done)
+            self.count_onlined(start, nr, done)
         if done and self.chain and not whole:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
@@ -678,38 +693,46 @@ cdef class Memory:
         return -1 if self.zones.table.nodes[nid].has_memory else nid
 
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil:
-        """What follows when pages of a range went online: sections, counters, and watermarks where every mark asks for them."""
+        """What follows when a range was marked: sections, counters, and watermarks where every mark asks for them."""
         if onlined:
             self.sections_went_online(start, nr)
             self.pages_onlined += onlined
-            self.zones.table.stale |= self.watermarks_at_mark
+        self.zones.table.stale |= self.watermarks_at_mark
         return 0
 
-    def _mark_by_callback(self, uint64_t start, uint64_t nr, int order):
-        """Hand every aligned chunk of waiting pages to the online_page_callback; how many pages went online. When the callback
-        raises, the chunks it had are waiting again and the exception goes on."""
-        cdef uint64_t pfn = start, end = start + nr, size
+    def _mark_by_callback(self, ranges, int order):
+        """Hand every aligned chunk of waiting pages of the (start_pfn, nr_pages) ranges to the online_page_callback; how many
+        pages went online, which generic_online_page has counted. When the callback raises, all is as it was before (but for
+        the counts of frees and merges that had been made) and the exception goes on."""
+        cdef uint64_t pfn, nr, end, size, onlined = self.pages_onlined
         cdef int64_t done = 0
         cdef int chunk
         callback, given = self.online_page_callback, []
+        zones, online = self.zones.__getstate__(), self.sections.online.array.copy()
         try:
-            while pfn < end:
-                if self.pages.state(pfn) != (PG_reserved | PG_prepared):
-                    pfn += 1
-                    continue
-                chunk = 0
-                while chunk < order and not pfn & ((<uint64_t>2 << chunk) - 1) and pfn + (<uint64_t>2 << chunk) <= end and \
-                        self.pages.all_waiting(pfn, <uint64_t>2 << chunk):
-                    chunk += 1
-                size = <uint64_t>1 << chunk
-                given.append((pfn, size))
-                callback(pfn, chunk)
-                done += size - self.pages.weigh(PG_reserved, pfn, size) - self.pages.weigh(PG_offline, pfn, size)
-                pfn += size
+            for pfn, nr in ranges:
+                end = pfn + nr
+                while pfn < end:
+                    if self.pages.state(pfn) != (PG_reserved | PG_prepared):
+                        pfn += 1
+                        continue
+                    chunk = 0
+                    while chunk < order and not pfn & ((<uint64_t>2 << chunk) - 1) and pfn + (<uint64_t>2 << chunk) <= end and \
+                            self.pages.all_waiting(pfn, <uint64_t>2 << chunk):
+                        chunk += 1
+                    size = <uint64_t>1 << chunk
+                    given.append((pfn, size))
+                    callback(pfn, chunk)
+                    done += size - self.pages.weigh(PG_reserved, pfn, size) - self.pages.weigh(PG_offline, pfn, size)
+                    pfn += size
         except BaseException:
             for pfn, size in given:
                 self.pages.reserve_range(pfn, size)
+            self.zones.__setstate__(zones)
+            self.sections.online.array[: online.size] = online
+            self.pages_onlined = onlined
             raise
+        self.zones.table.stale |= self.watermarks_at_mark
         return done
 
     def mark_pfns_onlined(self, pfns):
@@ -721,7 +744,7 @@ cdef class Memory:
         """
         cdef pfn_batch batch
         cdef int64_t pfn = -1, done = 0
-        cdef uint64_t shift = self.sections.pfn_section_shift, i
+        cdef uint64_t shift = self.sections.pfn_section_shift
         cdef int nid
         self._not_changing("mark_pfns_onlined")
         array = as_pfn_array(pfns)
@@ -735,6 +758,7 @@ cdef class Memory:
                     break
                 if self.outside_prepared(pfn, 1) >= 0:
                     self.pages.ungather(&batch)
+                    self._check_pfn(pfn, "a pfn")
                     raise HotplugError.of(
                         errno.EINVAL, f"mark_pfns_onlined: the section of pfn {pfn:#x} is not present or not prepared"
                     )
@@ -742,17 +766,16 @@ cdef class Memory:
         nid = self.changed_nid(batch.first)
         if self.online_page_callback is not None:
             self.pages.ungather(&batch)
-            for i in range(batch.nr):
-                done += self._mark_by_callback(pfn_at(&batch, i), 1, 0)
+            done = self._mark_by_callback([(pfn, 1) for pfn in array.tolist()], 0)
         else:
             with nogil:
                 done = self.pages.online_batch(&batch)
-        if done:
-            self.batch_went_online(&batch)
+                if done:
+                    self.batch_went_online(&batch)
             self.pages_onlined += done
             self.zones.table.stale |= self.watermarks_at_mark
-            if self.chain:
-                self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
+        if done and self.chain:
+            self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
         return done
 
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1:
@@ -791,12 +814,20 @@ cdef class Memory:
         cdef uint64_t shift = self.sections.pfn_section_shift, section
         cdef int64_t done
         cdef int nid
-        self.prepare(start, nr, online_type)
+        self.pages.need_batch()
+        # only a callback can still refuse the second phase
+        zones = None if self.online_page_callback is None else self.zones.__getstate__()
+        areas = None if zones is None else self.pages.area_array.copy()
+        fresh = self.prepare(start, nr, online_type)
         nid = self.changed_nid(start)
         try:
             done = self.mark(start, nr, self.online_order, True)
         except BaseException:
-            self.undo_prepare(start, nr)
+            for pfn, run in fresh:
+                self.pages.unprepare_pages(pfn, run)
+                self.note_whole(pfn, run, False)
+            self.pages.area_array[: areas.size] = areas
+            self.zones.__setstate__(zones)
             if self.chain:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
             raise
@@ -810,16 +841,6 @@ cdef class Memory:
         if self.chain and (done or self.rules.always_notify_online):
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
-
-    cdef int undo_prepare(self, uint64_t start, uint64_t nr) except -1:
-        """A prepared range of which nothing is online is no longer prepared."""
-        cdef int z = self.pages.area_of[start >> self.pages.max_order] - 1
-        self.pages.unprepare_pages(start, nr)
-        self.note_whole(start, nr, False)
-        if self.rules.aligned:
-            self.zones.table.zones[z].present_pages -= nr
-            self.release_area(start, nr, z)
-        return 0
 
     def generic_online_page(self, pfn, order=0):
         """What an online_page_callback, or the driver behind it later, calls to let a block of waiting pages go online; how
@@ -934,6 +955,7 @@ cdef class Memory:
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         self._not_changing("set_page_reserved")
         self.check_present(start, nr, "set_page_reserved")
+        refresh(&self.zones.table)
         return self.pages.reserve_range(start, nr)
 
     def set_page_offline(self, start_pfn, nr_pages=1):
@@ -1054,6 +1076,7 @@ cdef class Memory:
         for pfn in range(start, start + nr):
             if self.pages.state(pfn) & ~PG_tail != want:
                 raise ValueError(f"page {int(pfn):#x} is not {name}: {self.page_flags(pfn)}")
+        refresh(&self.zones.table)
 
     # -- the allocator
 
@@ -1185,12 +1208,13 @@ cdef class Memory:
         cdef int done
         if pfn >= self.pages.nr_pages:
             return -EINVAL
-        done = self.pages.online_page(pfn)
+        done = bitmap_online_page(self.planes, pfn) if self.planes is not None else self.pages.online_page(pfn)
         if done == 1:
             if not test_bit(self.sections.online.words, section):
                 self.section_online(section)
             self.pages_onlined += 1
-            self.zones.table.stale |= self.watermarks_at_mark
+            if self.watermarks_at_mark:
+                self.zones.table.stale = True
         elif done < 0:
             return 0 if test_bit(self.sections.present.words, section) and self.outside_prepared(pfn, 1) < 0 else -EINVAL
         return done
@@ -1303,6 +1327,8 @@ cdef class Memory:
     @min_free_kbytes.setter
     def min_free_kbytes(self, kbytes):
         cdef uint64_t value = as_uint64(kbytes, "min_free_kbytes")
+        if value > 0x7FFFFFFF:
+            raise OverflowError(f"min_free_kbytes does not fit into an int: {kbytes}")
         self.zones.table.min_free_kbytes = value
         self.zones.table.user_min_free_kbytes = value
         setup_per_zone_wmarks(&self.zones.table)

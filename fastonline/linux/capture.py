@@ -37,8 +37,9 @@ _OFFLINE = _IN_USE | _BIT["PG_offline"]
 _FLAGLESS = 0xFF        # in use or with the host, until managed_pages has decided
 
 _KINDS: dict[str, type] = {
-    "start": np.ndarray, "length": np.ndarray, "flags": np.ndarray, "buddyinfo": str, "zoneinfo": str, "iomem": str, "blocks": str,
-    "block_size_bytes": int, "page_size": int, "arch": str, "release": str, "min_free_kbytes": int, "quiet": dict,
+    "start": np.ndarray, "length": np.ndarray, "flags": np.ndarray,
+    "buddyinfo": str, "zoneinfo": str, "iomem": str, "blocks": str, "block_size_bytes": int, "page_size": int, "arch": str,
+    "release": str, "min_free_kbytes": int, "quiet": dict,
 }
 
 Ranges = list[tuple[int, int]]
@@ -80,7 +81,8 @@ class Capture:
     blocks that follow from the map sure to be those of buddyinfo; and a zone may change and change back in between."""
 
     def __repr__(self) -> str:
-        return f"<Capture {f'{self.release} {self.arch}'.strip()} pages={self.nr_pages:#x} runs={len(self.start)} quiet={self.all_quiet}>"
+        kernel = f"{self.release} {self.arch}".strip()
+        return f"<Capture {kernel} pages={self.nr_pages:#x} runs={len(self.start)} quiet={self.all_quiet}>"
 
     @property
     def nr_pages(self) -> int:
@@ -155,7 +157,7 @@ class Capture:
                 raise ValueError(f"min_free_kbytes is {self.min_free_kbytes}")
             if not 0 <= self.block_size_bytes < 1 << 40 or self.block_size_bytes % geometry.section_size \
                     or (self.blocks and not self.block_size_bytes):
-                raise ValueError(f"a memory block of {self.block_size_bytes} bytes is not whole sections of {geometry.section_size}")
+                raise ValueError(f"a block of {self.block_size_bytes} bytes is not whole sections of {geometry.section_size}")
             self._parts()
         except ValueError as e:
             raise ValueError(f"{path}: not a capture: {e}") from None
@@ -197,8 +199,8 @@ class Capture:
         return -(-max(ends, default=0) // unit) * unit
 
     def _memory(self, ram: Ranges) -> list[tuple[int, int, int, frozenset[str]]]:
-        """(first pfn, end pfn, nid, zones) of memory blocks, neighbours alike in one; no zones: they are offline. Without blocks,
-        the RAM."""
+        """(first pfn, end pfn, nid, zones) of memory blocks, neighbours alike in one; no zones: they are offline. Without
+        blocks, the RAM."""
         if not self.blocks:
             return [(start, start + nr, 0, frozenset({"none"})) for start, nr in ram]
         found: list[tuple[int, int, int, frozenset[str]]] = []

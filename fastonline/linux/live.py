@@ -37,7 +37,7 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
     try:
         if not parse_iomem(iomem, page_size):
             raise PermissionError(
-                errno.EPERM, "its addresses are hidden: reading them takes the capability CAP_SYS_ADMIN", str(root / "proc/iomem")
+                errno.EPERM, "addresses are hidden: reading them takes the capability CAP_SYS_ADMIN", str(root / "proc/iomem")
             )
         for start, end, zones in _windows(parse_zoneinfo(zoneinfo)):
             for attempt in range(attempts):
@@ -58,7 +58,7 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
         "start": start_pfn,
         "length": np.diff(start_pfn, append=np.uint64(end_pfn)),
         "flags": np.concatenate([flags for _, flags in parts]),
-        "buddyinfo": "".join(lines.values()),
+        "buddyinfo": "".join(lines.get(key, "") for key in before),
         "zoneinfo": zoneinfo,
         "iomem": iomem,
         **_read_blocks(root / "sys/devices/system/memory"),
@@ -78,15 +78,16 @@ def _open_kpageflags(path: Path) -> int:
             e.errno, "only root may read the page map: run as root, with the capability CAP_SYS_ADMIN", str(path)
         ) from None
     except FileNotFoundError as e:
-        raise FileNotFoundError(e.errno, "this kernel shows no page map (CONFIG_PROC_PAGE_MONITOR is not set)", str(path)) from None
+        raise FileNotFoundError(e.errno, "no page map: the kernel has no CONFIG_PROC_PAGE_MONITOR", str(path)) from None
 
 
 def _windows(zones: dict[ZoneKey, ZoneInfo]) -> list[tuple[int, int | None, list[ZoneKey]]]:
     """(first pfn, end pfn, zones) of the parts the page map is read in: one for each zone, or for several that overlap. Holes
-    between them go with the next, what is behind the last (None: to the end of the map) with the last."""
+    between them go with the next, what is behind the last (None: to the end of the map) with the last. A zone Device has a
+    span, but no pages of the allocator's."""
     found: list[tuple[int, int | None, list[ZoneKey]]] = []
     end = 0
-    for zone in sorted((zone for zone in zones.values() if zone.spanned_pages), key=lambda zone: zone.start_pfn):
+    for zone in sorted((zone for zone in zones.values() if zone.present_pages), key=lambda zone: zone.start_pfn):
         if found and zone.start_pfn < end:
             found[-1][2].append((zone.nid, zone.name))
         else:
@@ -132,7 +133,8 @@ def _read_blocks(directory: Path) -> dict[str, Any]:
         blocks.append(MemoryBlock(
             int(path.name[6:]),
             (path / "state").read_text().strip(),
-            tuple((path / "valid_zones").read_text().split()),
+            # not there without CONFIG_MEMORY_HOTREMOVE: the zones' spans then have to tell
+            tuple((path / "valid_zones").read_text().split()) if (path / "valid_zones").exists() else ("none",),
             int((path / "removable").read_text()),
             nids[0] if nids else 0,
         ))

@@ -16,8 +16,8 @@ _BLOCK = re.compile(r"memory(\d{1,9}) (\S+) ")
 
 # zoneinfo's own words for what ZoneInfo calls otherwise; the rest has the same name
 _FIELDS = {
-    "min": "min", "low": "low", "high": "high", "spanned": "spanned_pages", "present": "present_pages", "managed": "managed_pages",
-    "start_pfn:": "start_pfn",
+    "min": "min", "low": "low", "high": "high",
+    "spanned": "spanned_pages", "present": "present_pages", "managed": "managed_pages", "start_pfn:": "start_pfn",
 }
 
 
@@ -125,8 +125,8 @@ def parse_iomem(text: str, page_size: int) -> list[tuple[int, int]]:
 
 
 def parse_blocks(text: str) -> list[MemoryBlock]:
-    """Memory blocks, a line each, ascending: ``memory0 online Normal 1 0``, its name and its files state, valid_zones, removable,
-    and the number of its node (0 when left out)."""
+    """Memory blocks, a line each, ascending: ``memory0 online Normal 1 0``, its name and its files state, valid_zones,
+    removable, and the number of its node (0 when left out)."""
     blocks: list[MemoryBlock] = []
     for line in text.splitlines():
         match, words = _BLOCK.match(line), line.split()
