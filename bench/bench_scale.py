@@ -9,8 +9,8 @@ from conftest import all_free, all_merges, make, pages, rounds
 from fastonline.geometry import format_size
 
 # log2 of the most pages each contender gets; sets of Python ints take some 70 bytes a page
-MOST_WHOLE = {"bitmap": 30, "struct_page": 24, "numpy_only": 30, "plain_python": 30}
-MOST_RANDOM = {"bitmap": 27, "struct_page": 24, "numpy_only": 24, "plain_python": 20}
+MOST_WHOLE = {"bitmap": 30, "struct_page": 24, "numpy_only": 27, "plain_python": 24}
+MOST_RANDOM = {"bitmap": 26, "struct_page": 24, "numpy_only": 24, "plain_python": 20}
 
 
 def sizes(*default, large):
@@ -18,6 +18,11 @@ def sizes(*default, large):
     def param(n, *marks):
         return pytest.param(1 << n, id=format_size(1 << n) + "i", marks=marks)
     return [param(n) for n in default] + [param(n, pytest.mark.large) for n in large]
+
+
+def few(nr_pages):
+    """Rounds: the large sizes take seconds each."""
+    return 5 if nr_pages < 1 << 24 else 3
 
 
 def contender_of(name, nr_pages, most):
@@ -30,25 +35,25 @@ def contender_of(name, nr_pages, most):
 @pytest.mark.parametrize("nr_pages", sizes(17, 20, 22, large=(24, 27, 30)))
 def bench_whole(measure, name, nr_pages):
     contender = contender_of(name, nr_pages, MOST_WHOLE)
-    assert measure(lambda: contender.online_range(contender.first, nr_pages), nr_pages, contender.reset, 5) == nr_pages
+    assert measure(lambda: contender.online_range(contender.first, nr_pages), nr_pages, contender.reset, few(nr_pages)) == nr_pages
     assert contender.nr_free() == all_free(nr_pages)
 
 
 @pytest.mark.benchmark(group="scale, random")
-@pytest.mark.parametrize("nr_pages", sizes(17, 20, 22, large=(24, 27)))
+@pytest.mark.parametrize("nr_pages", sizes(17, 20, 22, large=(24, 26)))
 def bench_random(measure, name, nr_pages):
     contender = contender_of(name, nr_pages, MOST_RANDOM)
     pfns = pages(contender, "random")
-    assert measure(lambda: contender.online_pfns(pfns), nr_pages, contender.reset, min(5, rounds(name))) == nr_pages
+    assert measure(lambda: contender.online_pfns(pfns), nr_pages, contender.reset, min(few(nr_pages), rounds(name))) == nr_pages
     assert contender.nr_free() == all_free(nr_pages)
     assert contender.nr_merges() == all_merges(nr_pages)
 
 
 @pytest.mark.benchmark(group="scale, page by page")
-@pytest.mark.parametrize("nr_pages", sizes(17, 20, 22, large=(24, 27)))
+@pytest.mark.parametrize("nr_pages", sizes(17, 20, 22, large=(24,)))
 @pytest.mark.parametrize("name", ["bitmap", "struct_page"])
 def bench_random_pages(measure, name, nr_pages):
     contender = contender_of(name, nr_pages, MOST_RANDOM)
     pfns = pages(contender, "random")
-    assert measure(lambda: contender.online_each(pfns), nr_pages, contender.reset, 5) == nr_pages
+    assert measure(lambda: contender.online_each(pfns), nr_pages, contender.reset, few(nr_pages)) == nr_pages
     assert contender.nr_merges() == all_merges(nr_pages)
