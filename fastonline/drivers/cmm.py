@@ -313,9 +313,8 @@ class Cmm1(Driver):
         if now >= self._timeout:
             self.timed_target = max(0, self.timed_target - self.timeout_pages)
             self._timeout = NEVER
-        reached = self._move(self._static, max(0, self._size - self.target_pages - self.timed_target))
-        if reached < self._size - self.target_pages - self.timed_target:
-            self.target_pages = self._size - reached - self.timed_target
+        reached = self._move(self._static, max(0, self._size - self.target_pages))
+        self.target_pages = max(self.target_pages, self._size - reached)
         self.timed_target = self._move(self._timed, self.timed_target)
         if self.timed_target and self.timeout_pages and self.timeout_seconds and self._timeout == NEVER:
             self._timeout = now + self.timeout_seconds
@@ -343,7 +342,7 @@ class Cmm1(Driver):
         freed = self._free(self._timed, nr)
         self.timed_target = len(self._timed)
         freed += self._free(self._static, nr - freed)
-        self.target_pages = self.current_pages
+        self.target_pages = self._size - len(self._static)
         return freed
 
     def close(self):

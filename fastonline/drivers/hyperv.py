@@ -83,18 +83,23 @@ class HvBalloon(Driver):
         region: (start_pfn, nr_pages) that the host says the pages are part of; without, it begins at the chunk that pg_start lies
         in. A request inside a region that is known goes on with it, one that leaves pages out makes a gap of them.
 
-        HotplugError EINVAL for no pages, or pages that were covered before. Pages that the host has no frame for, or that could
+        HotplugError EINVAL for no pages, pages that are the guest's already, or that lie before what their region covers. Pages that the host has no frame for, or that could
         not be added, are not taken: 0 then is a permanent answer when do_hot_add is False, else "not now".
         """
         if cnt <= 0 or pg_start < 0 or pg_start + cnt > self.mem.max_pfn:
             raise HotplugError.of(errno.EINVAL, f"hot-add of {cnt} pages at pfn {pg_start:#x}: not pages that can be there")
         if not self.do_hot_add:
             return 0
+        pfns = np.arange(pg_start, pg_start + cnt)
+        if self.domain.backed(pfns).any() or any(
+            region.covered_start_pfn < pg_start + cnt and pg_start < region.covered_end_pfn for region in self.regions
+        ):
+            raise HotplugError.of(errno.EINVAL, f"hot-add of {pfn_range(pg_start, cnt)}: some of it is the guest's already")
         where = self._pfn_covered(pg_start, cnt)
         if where is None:
             where = self._new_region(pg_start, cnt, region)
         self.domain.count("host_message")
-        got = self.domain.back(np.arange(pg_start, pg_start + cnt))
+        got = self.domain.back(pfns)
         if got == 0:
             return 0
         if where.covered_end_pfn == where.covered_start_pfn:
@@ -104,16 +109,16 @@ class HvBalloon(Driver):
             where.covered_end_pfn = pg_start
         taken = self._handle_pg_range(where, pg_start, got)
         if taken < got:
-            self.domain.unback(np.arange(pg_start + taken, pg_start + got))
+            self.domain.unback(pfns[taken:got])
         return taken
 
     def _pfn_covered(self, pg_start, cnt):
         """The region that the range lies in, made longer to hold it; None: there is none."""
         for region in self.regions:
             if region.start_pfn <= pg_start < region.end_pfn:
-                if pg_start < region.covered_end_pfn:
+                if pg_start < region.covered_start_pfn and region.covered_start_pfn < region.covered_end_pfn:
                     raise HotplugError.of(
-                        errno.EINVAL, f"hot-add of {pfn_range(pg_start, cnt)}: covered up to pfn {region.covered_end_pfn:#x} before"
+                        errno.EINVAL, f"hot-add of {pfn_range(pg_start, cnt)}: covered from pfn {region.covered_start_pfn:#x} on before"
                     )
                 beyond = pg_start + cnt - region.end_pfn
                 if beyond > 0:
