@@ -346,8 +346,10 @@ cdef class BitmapEngine(Engine):
 
     cdef int64_t alloc_block(self, area_t area, int order) noexcept nogil:
         cdef int64_t pfn = buddy_alloc_block(&self.buddy, area, order)
+        if pfn < 0:
+            return pfn
         self.touched += sizeof(word_t)
-        if order > 0 and pfn >= 0:
+        if order > 0:
             bitmap_set(self.flags.tail, pfn + 1, (<uint64_t>1 << order) - 1)
         return pfn
 
