@@ -7,6 +7,7 @@ import os
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext as _build_ext
 
 CHECKED = os.environ.get("FASTONLINE_CHECKED", "") not in ("", "0")
 
@@ -34,17 +35,26 @@ MODULES = [
     "fastonline.hotplug.memory",
 ]
 
+
+class build_ext(_build_ext):
+    """Cython runs first, over all modules at once, and only when something is built: an sdist then lists .pyx, not .c."""
+
+    def run(self):
+        cythonized = {ext.name: ext for ext in cythonize(self.extensions, compiler_directives=DIRECTIVES)}
+        for ext in self.extensions:
+            ext.sources, ext.depends = cythonized[ext.name].sources, cythonized[ext.name].depends
+        super().run()
+
+
 setup(
-    ext_modules=cythonize(
-        [
-            Extension(
-                name,
-                [name.replace(".", "/") + ".pyx"],
-                extra_compile_args=["-O1" if CHECKED else "-O3"],
-                undef_macros=["NDEBUG"] if CHECKED else [],
-            )
-            for name in MODULES
-        ],
-        compiler_directives=DIRECTIVES,
-    )
+    ext_modules=[
+        Extension(
+            name,
+            [name.replace(".", "/") + ".pyx"],
+            extra_compile_args=["-O1" if CHECKED else "-O3"],
+            undef_macros=["NDEBUG"] if CHECKED else [],
+        )
+        for name in MODULES
+    ],
+    cmdclass={"build_ext": build_ext},
 )

@@ -35,10 +35,8 @@ def test_min_free_kbytes_2_6_25(size, kbytes):
     assert fo.Memory(fo.X86_64, boot=size, rules=fo.LINUX_2_6_25).min_free_kbytes == kbytes
 
 
-def test_min_free_kbytes_is_larger_today(engine):
+def test_min_free_kbytes_is_larger_today():
     """2.6: the clamp went from 65536 to 262144. Expect isqrt(512 GiB in kbytes * 16) = 92681."""
-    if engine == "struct_page":
-        pytest.skip("8 GiB of descriptors show no more than the bit planes do")
     assert fo.Memory(fo.X86_64, boot="512G", rules=fo.LINUX_6_1).min_free_kbytes == isqrt((512 << 20) * 16) == 92681
     assert fo.Memory(fo.X86_64, boot="8T", rules=fo.LINUX_6_1).min_free_kbytes == 262144
 

@@ -10,7 +10,7 @@ from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.types cimport area_t, int32_t, int64_t, pfn_t, uint32_t, uint64_t
 
 cdef enum:
-    NR_HEADS = 16 * 512          # list heads: NR_ORDERS for each area
+    NR_HEADS = 8192              # list heads: NR_ORDERS = 16 for each of 512 areas
 
 cdef struct page32:
     uint32_t flags               # PG_* mask; PG_buddy on the first page of a free block only
