@@ -1,3 +1,4 @@
+cimport cython
 from libc.string cimport memset
 
 import numpy as np
@@ -213,7 +214,7 @@ cdef class BitmapEngine(Engine):
             while pfn < end:
                 run = self.area_run(pfn, end)
                 buddy_take_range(&self.buddy, pfn, run)
-                self.account(pfn, -run)
+                self.account(pfn, -<int64_t>run)
                 taken += run
                 pfn += run
             pfn = find_next_bit(self.buddy.free, start + nr, end)
@@ -237,7 +238,7 @@ cdef class BitmapEngine(Engine):
             gone = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w]) & range_mask(w, start, end)
             if gone:
                 used = gone & ~self.flags.offline[w]
-                self.account(w << 6, -<uint64_t>hweight64(used))     # the pages of one word are of one area
+                self.account(w << 6, -<int64_t>hweight64(used))     # the pages of one word are of one area
                 self.flags.offline[w] &= ~gone
                 reserved += hweight64(gone)
         reserved += self.take_free(start, nr)
@@ -271,7 +272,7 @@ cdef class BitmapEngine(Engine):
         cdef uint64_t run
         while pfn < start + nr:
             run = self.area_run(pfn, start + nr)
-            self.account(pfn, run if sign > 0 else -run)
+            self.account(pfn, sign * <int64_t>run)
             pfn += run
 
     # -- single pages
@@ -302,6 +303,7 @@ cdef class BitmapEngine(Engine):
                 return (w << 6) + ctz(x)
         return -1
 
+    @cython.overflowcheck(False)    # bits are shifted out on purpose
     cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil:
         cdef uint64_t w
         cdef word_t x, next_is_tail

@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
@@ -6,7 +7,7 @@ import numpy as np
 from fastonline.core.bitmap cimport bitmap_weight, clear_bit, set_bit, test_bit
 from fastonline.core.bitmap import zeroed
 from fastonline.core.buddy cimport free_area_fold, free_area_init
-from fastonline.core.types cimport NR_ORDERS, word_t
+from fastonline.core.types cimport NR_ORDERS, int64_t, word_t
 
 # free_area's counters that a user may see, in the order of area_counters() and of a saved machine.
 COUNTERS = ("nr_free", "merges", "splits", "frees", "allocs")
@@ -128,7 +129,8 @@ cdef class Engine:
     cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil: return False
     cdef void free_block(self, pfn_t pfn, int order) noexcept nogil: pass
 
-    cdef void account(self, pfn_t start, uint64_t nr) noexcept nogil:
+    @cython.overflowcheck(False)    # adding a negative number wraps
+    cdef void account(self, pfn_t start, int64_t nr) noexcept nogil:
         self.areas[self.area_of[start >> self.max_order]].managed += nr
 
     def bytes_touched(self):

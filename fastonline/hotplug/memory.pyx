@@ -269,7 +269,7 @@ cdef class Memory:
     cdef int check_range(self, uint64_t start, uint64_t nr, str what) except -1:
         if nr == 0:
             raise HotplugError.of(errno.EINVAL, f"{what} of zero pages at pfn {start:#x}")
-        if start + nr < start or start + nr > self.max_pfn:
+        if nr > self.max_pfn or start > self.max_pfn - nr:
             raise HotplugError.of(
                 errno.EINVAL, f"{what} of {pfn_range(int(start), int(nr))}: memory ends at pfn {self.max_pfn:#x}"
             )
@@ -991,7 +991,7 @@ cdef class Memory:
 
     cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil:
         cdef int64_t done
-        if nr_pages == 0 or start_pfn + nr_pages < start_pfn or start_pfn + nr_pages > self.pages.nr_pages \
+        if nr_pages == 0 or nr_pages > self.pages.nr_pages or start_pfn > self.pages.nr_pages - nr_pages \
                 or self.sections.missing(start_pfn, nr_pages) != <uint64_t>-1 or self.outside_prepared(start_pfn, nr_pages) >= 0 \
                 or order > self.pages.max_order or self.pages.batch_words == NULL:
             return -EINVAL
