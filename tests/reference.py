@@ -317,6 +317,8 @@ class Reference:
         if self.rules.aligned:
             if start % self.pageblock or (start + nr) % self.unit or any(self._prepared(p) for p in range(start, start + nr)):
                 raise Refused(errno.EINVAL)
+            if not self.ram.issuperset(range(start, start + nr)):
+                raise Refused(errno.EINVAL)    # the hole behind boot memory was never added
         zone = self._choose_zone(start, nr, online_type)
         if self.rules.aligned and self._zone_of(start) not in (None, zone):
             raise Refused(errno.EINVAL)    # half of a buddy block would lie in another zone

@@ -1,3 +1,4 @@
+cimport cython
 from libc.string cimport memset
 
 import numpy as np
@@ -301,6 +302,7 @@ cdef class BitmapEngine(Engine):
                 return (w << 6) + ctz(x)
         return -1
 
+    @cython.overflowcheck(False)    # bits are shifted out on purpose
     cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil:
         cdef uint64_t w
         cdef word_t x, next_is_tail
@@ -345,8 +347,10 @@ cdef class BitmapEngine(Engine):
 
     cdef int64_t alloc_block(self, area_t area, int order) noexcept nogil:
         cdef int64_t pfn = buddy_alloc_block(&self.buddy, area, order)
+        if pfn < 0:
+            return pfn
         self.touched += sizeof(word_t)
-        if order > 0 and pfn >= 0:
+        if order > 0:
             bitmap_set(self.flags.tail, pfn + 1, (<uint64_t>1 << order) - 1)
         return pfn
 

@@ -764,6 +764,8 @@ cdef class Memory:
                 )
             if not self.sections.none_in(self.sections.prepared, start, nr) and self.pages.weigh(PG_prepared, start, nr):
                 raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: prepared or online already")
+            if sum([part for _, part in self.resources.within(start, nr)]) != nr:
+                raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: some of it is not memory")
         nid = self.nids[start // unit]
         z = self.zone_for_range(start, nr, nid, online_type)
         if self.rules.aligned and self.pages.area_of[start >> self.pages.max_order] not in (NO_AREA, zone_area(z)):
@@ -1010,11 +1012,15 @@ cdef class Memory:
             return 0
         pfn = int(np.asarray(pfns)[bad])
         if why == BATCH_OUT_OF_RANGE:
-            if 0 <= pfn < self.max_pfn:
-                # past the room made so far, where no section has been added
-                raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: there is no section")
-            raise ValueError(f"pfns[{bad}] = {pfn:#x} is out of range: memory ends at pfn {self.max_pfn:#x}")
+            self._check_pfn(pfn, f"pfns[{bad}]")
+            # past the room made so far, where no section has been added
+            raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: there is no section")
         raise ValueError(f"pfns[{bad}] = {pfn:#x} is there twice")
+
+    def _check_pfn(self, pfn, str what):
+        """ValueError for a pfn that is negative or past the end of memory."""
+        if not 0 <= pfn < self.max_pfn:
+            raise ValueError(f"{what} = {pfn if pfn < 0 else hex(pfn)} is out of range: memory ends at pfn {self.max_pfn:#x}")
 
     cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil:
         cdef uint64_t i, shift = self.sections.pfn_section_shift, first = batch.first >> shift

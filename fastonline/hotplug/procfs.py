@@ -86,10 +86,11 @@ def lsmem(mem):
             f"0x{first * size:016x}-0x{(last + 1) * size - 1:016x}",
             _human((last - first + 1) * size),
             state,
-            "yes",
+            "yes" if state == "online" else "",     # lsmem 2.38 says it of online blocks only
             f"{first}-{last}" if last > first else f"{first}",
         ))
     widths = [max(len(row[i]) for row in table) for i in range(5)]
+    widths[1] = max(widths[1], 5)
     right = (False, True, True, True, True)
     text = "".join(
         " ".join(cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(row, widths, right)) + "\n"
