@@ -1,7 +1,7 @@
 """Allocate every page of a section at order 0, in bulk, and free them again."""
 
 import pytest
-from conftest import SECTION, all_free, rounds
+from contenders import SECTION, all_free, rounds
 
 
 @pytest.mark.benchmark(group="alloc")

@@ -1,7 +1,7 @@
 """Arrays of pfns: a driver's batches of 512, and the whole section in one."""
 
 import pytest
-from conftest import SECTION, all_free, all_merges, pages, rounds
+from contenders import SECTION, all_free, all_merges, pages, rounds
 
 
 @pytest.mark.benchmark(group="batch")

@@ -1,7 +1,7 @@
 """What one Python call for one page costs, the loop around it included."""
 
 import pytest
-from conftest import pages, rounds
+from contenders import pages, rounds
 
 CALLS = 1 << 14
 

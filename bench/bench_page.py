@@ -1,7 +1,7 @@
 """One page after the other, as the fastest loop each contender can have: for the engines that is the C door, without the GIL."""
 
 import pytest
-from conftest import SECTION, all_free, all_merges, pages, rounds
+from contenders import SECTION, all_free, all_merges, pages, rounds
 
 
 @pytest.mark.benchmark(group="page")

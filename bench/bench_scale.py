@@ -4,7 +4,7 @@ With --large up to 2^30 pages (4 TiB) as far as a contender's state fits into a 
 """
 
 import pytest
-from conftest import all_free, all_merges, make, pages, rounds
+from contenders import all_free, all_merges, make, pages, rounds
 
 from fastonline.geometry import format_size
 

@@ -1,7 +1,7 @@
 """Whole sections go from waiting to free, a call a section, in the largest blocks there are."""
 
 import pytest
-from conftest import SECTION, all_free, make, rounds
+from contenders import SECTION, all_free, make, rounds
 
 SECTIONS = 8    # one section takes microseconds: a round is eight of them
 

@@ -1,14 +1,7 @@
-"""Fixtures of the benchmarks: the contenders, the pages, and the rates that go into extra_info."""
+"""Fixtures of the benchmarks: each contender in turn, and the measuring, whose rates go into extra_info."""
 
-import numpy as np
 import pytest
-from fastonline_engines import FastOnline
-from numpy_only import NumpyOnly
-from plain_python import PlainPython
-
-CONTENDERS = ("bitmap", "struct_page", "numpy_only", "plain_python")
-SECTION = (512 << 20) >> 12
-MAX_ORDER = 10
+from contenders import CONTENDERS, SECTION, make
 
 
 def pytest_addoption(parser):
@@ -24,15 +17,6 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("large"):
                 item.add_marker(pytest.mark.skip(reason="needs --large"))
-
-
-def make(name, nr_pages):
-    """A contender by name, with so many pages waiting."""
-    if name == "numpy_only":
-        return NumpyOnly(nr_pages)
-    if name == "plain_python":
-        return PlainPython(nr_pages)
-    return FastOnline(name, nr_pages)
 
 
 @pytest.fixture(params=CONTENDERS)
@@ -53,24 +37,6 @@ def order(request):
     return request.param
 
 
-def pages(contender, order="ascending"):
-    """Every pfn of the contender's range, in order."""
-    pfns = contender.first + np.arange(contender.nr_pages)
-    if order == "random":
-        pfns = np.random.default_rng(2008).permutation(pfns)
-    return contender.pfns(pfns)
-
-
-def all_free(nr_pages):
-    """nr_free by order when all pages are free."""
-    return [0] * MAX_ORDER + [nr_pages >> MAX_ORDER]
-
-
-def all_merges(nr_pages):
-    """Merges by order when all pages were freed one by one."""
-    return [nr_pages >> order + 1 for order in range(MAX_ORDER)] + [0]
-
-
 @pytest.fixture
 def measure(benchmark):
     """``measure(run, nr_pages, reset, rounds)``: each round is reset(), untimed, then run(); per-page rates go to extra_info."""
@@ -83,8 +49,3 @@ def measure(benchmark):
             benchmark.extra_info["pages_per_second"] = nr_pages / stats.min
         return result
     return measured
-
-
-def rounds(name, fast=30):
-    """Rounds that keep the whole run short: the slow contenders get fewer."""
-    return {"numpy_only": 5, "plain_python": 3}.get(name, fast)
