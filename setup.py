@@ -10,6 +10,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext as _build_ext
 
 CHECKED = os.environ.get("FASTONLINE_CHECKED", "") not in ("", "0")
+# CFLAGS with an -O of its own wins.
+OPTIMIZE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O1" if CHECKED else "-O3"]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -43,6 +45,7 @@ class build_ext(_build_ext):
         cythonized = {ext.name: ext for ext in cythonize(self.extensions, compiler_directives=DIRECTIVES)}
         for ext in self.extensions:
             ext.sources, ext.depends = cythonized[ext.name].sources, cythonized[ext.name].depends
+        self.parallel = self.parallel or os.cpu_count()
         super().run()
 
 
@@ -51,7 +54,7 @@ setup(
         Extension(
             name,
             [name.replace(".", "/") + ".pyx"],
-            extra_compile_args=["-O1" if CHECKED else "-O3"],
+            extra_compile_args=OPTIMIZE,
             undef_macros=["NDEBUG"] if CHECKED else [],
         )
         for name in MODULES
