@@ -1491,10 +1491,12 @@ cdef class Memory:
             if not test_bit(self.sections.online.words, section):
                 self.section_online(section)
             self.pages_onlined += 1
-            if self.watermarks_at_mark:
-                self.zones.table.stale = True
         elif done < 0:
-            return 0 if test_bit(self.sections.present.words, section) and self.outside_prepared(pfn, 1) < 0 else -EINVAL
+            if not test_bit(self.sections.present.words, section) or self.outside_prepared(pfn, 1) >= 0:
+                return -EINVAL
+            done = 0
+        if self.watermarks_at_mark:
+            self.zones.table.stale = True
         return done
 
     cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil:
