@@ -71,7 +71,7 @@ def _human(size):
 
 def lsmem(mem):
     """What ``lsmem`` of util-linux prints: ranges of blocks alike in state and node."""
-    size = mem.geometry.section_size
+    size = mem.pages_per_block * mem.geometry.page_size
     rows, online, offline = [], 0, 0
     for nr, block in mem.blocks.items():
         state = block.state
