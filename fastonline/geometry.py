@@ -3,22 +3,28 @@
 Facts: include/linux/mmzone.h, include/linux/page-flags-layout.h and each architecture's sparsemem.h, 2.6.25 to 6.18.
 """
 
+import re
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 _SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 
 
 def parse_size(size):
-    """Bytes from an int or from text such as ``"512M"``, ``"1G"``, ``"4096"`` (K, M, G, T, P are powers of 1024).
+    """Bytes from an int or from text such as ``"512M"``, ``"1.5G"``, ``"4096"`` (K, M, G, T, P are powers of 1024; a fraction
+    must come to whole bytes).
 
     Raises TypeError for what is neither, ValueError for text that is no size or a negative one.
     """
     if isinstance(size, str):
         text = size.strip().upper().removesuffix("IB").removesuffix("B")
         number, suffix = (text[:-1], text[-1]) if text and text[-1].isalpha() else (text, "")
-        if not (number.isascii() and number.isdigit()) or suffix not in _SUFFIXES:
+        if suffix not in _SUFFIXES or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
             raise ValueError(f"{size!r} is not a size: give bytes, or a number with K, M, G, T or P, such as '512M'")
-        return int(number) << _SUFFIXES[suffix]
+        nr_bytes = Fraction(number) * (1 << _SUFFIXES[suffix])
+        if nr_bytes.denominator != 1:
+            raise ValueError(f"{size!r} is not a whole number of bytes")
+        return int(nr_bytes)
     if isinstance(size, bool) or not hasattr(size, "__index__"):
         raise TypeError(f"a size is an int (bytes) or text such as '512M', not {size!r}")
     size = size.__index__()

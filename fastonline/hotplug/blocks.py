@@ -184,6 +184,16 @@ class Blocks:
         """(number, Block) pairs, ascending."""
         return [(nr, self[nr]) for nr in self]
 
+    def add(self, start_pfn, nr_pages, nid=0):
+        """Memory.add_memory as firmware calls it: a range outside of what can be plugged gives HotplugError E2BIG under today's
+        rules (register_memory_resource, 6.1), before anything else is looked at."""
+        mem = self._mem
+        if mem.rules.aligned and nr_pages > 0 and start_pfn + nr_pages > mem.max_pfn:
+            raise HotplugError.of(
+                errno.E2BIG, f"{nr_pages} pages at pfn {start_pfn:#x} cannot be plugged: memory ends at pfn {mem.max_pfn:#x}"
+            )
+        mem.add_memory(start_pfn, nr_pages, nid)
+
     def remove(self, start_pfn, nr_pages):
         """Take a range of whole blocks away as ACPI does on an eject: offline those that are online, then remove_memory.
 

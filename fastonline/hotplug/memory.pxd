@@ -4,6 +4,7 @@ Every function here is noexcept nogil and touches no Python object: it returns a
 nothing when it returns one. No notifier and no online_page_callback is called from here: who embeds is the driver.
 """
 
+from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport int16_t, int64_t, pfn_t, uint64_t
@@ -34,6 +35,7 @@ cdef class Memory:
     cdef int policy_zone                 # the highest kernel zone there has been
     cdef list listeners                  # the events' own list, to see at once whether anybody listens
     cdef Engine pages
+    cdef BitmapEngine planes             # the same, when it is the bitmap engine; else None
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
     cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
@@ -56,13 +58,16 @@ cdef class Memory:
     cdef int check_range(self, uint64_t start, uint64_t nr, str what) except -1
     cdef int check_present(self, uint64_t start, uint64_t nr, str what) except -1
     cdef int64_t outside_prepared(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef bint untouched(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef void note_prepared(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef void note_whole(self, uint64_t start, uint64_t nr, bint prepared) noexcept nogil
     cdef int room_for(self, uint64_t end_pfn) except -1
     cdef int zone_for_range(self, uint64_t start, uint64_t nr, int nid, int online_type) except -1
     cdef int own_nids(self, object array) except -1
+    cdef list prepare(self, uint64_t start, uint64_t nr, int online_type)
+    cdef list unprepared(self, uint64_t start, uint64_t nr)
+    cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef int recompute(self) except -1
-    cdef int prepare(self, uint64_t start, uint64_t nr, int online_type) except -1
-    cdef void prepare_unprepared(self, uint64_t start, uint64_t nr) noexcept nogil
-    cdef int undo_prepare(self, uint64_t start, uint64_t nr) except -1
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
     cdef int changed_nid(self, uint64_t start) noexcept
@@ -70,6 +75,7 @@ cdef class Memory:
     cdef void sections_went_online(self, uint64_t start, uint64_t nr) noexcept nogil
     cdef void section_online(self, uint64_t section) noexcept nogil
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1
+    cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1
     cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil
     cdef uint64_t node_present(self, int nid) noexcept nogil
     cdef list zonelist(self, object zone)

@@ -5,8 +5,8 @@ import numpy as np
 from cpython.long cimport PyLong_CheckExact
 from libc.errno cimport EINVAL, ENOMEM
 
-from fastonline.core.bitmap cimport bitmap_full, bitmap_set, test_bit
-from fastonline.core.bitmap_engine cimport BitmapEngine
+from fastonline.core.bitmap cimport bitmap_clear, bitmap_full, bitmap_set, clear_bit, find_next_zero_bit, set_bit, test_bit
+from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_page
 from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, pfn_batch
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
@@ -15,7 +15,7 @@ from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, 
 from fastonline.core.sections cimport early_section_nr
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.types cimport NO_AREA, int16_t, uint8_t, uint32_t
-from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present
+from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks
 
 from fastonline.errors import HotplugError, pfn_range
@@ -78,8 +78,8 @@ cdef object as_pfn_array(object pfns):
         return np.empty(0, np.uint64)
     if array.dtype.kind not in "iu":
         if array.dtype == object and all(isinstance(pfn, int) for pfn in array):
-            wide = next(pfn for pfn in array if not -(1 << 63) <= pfn < 1 << 64)
-            raise OverflowError(f"pfn {wide:#x} does not fit into 64 bits")
+            for pfn in array:
+                as_uint64(pfn, "a pfn")
         raise TypeError(f"pfns are integers, not {array.dtype}: {array[:3].tolist()!r}...")
     if array.dtype == np.uint32:
         return np.ascontiguousarray(array)
@@ -101,6 +101,14 @@ cdef int set_batch(pfn_batch *batch, object array) except -1:
         batch.pfns64 = &wide[0]
     batch.nr = array.size
     return 0
+
+
+cdef uint64_t run_of(const pfn_batch *batch, uint64_t i) noexcept nogil:
+    """Pages from the i-th on that follow one upon the other."""
+    cdef uint64_t j = i + 1
+    while j < batch.nr and pfn_at(batch, j) == pfn_at(batch, j - 1) + 1:
+        j += 1
+    return j - i
 
 
 class Flags:
@@ -204,7 +212,7 @@ cdef class Memory:
         cdef uint64_t nr_pages = self._rounded(room)
         geometry, rules = self.geometry, self.rules
         if self.engine == "bitmap":
-            self.pages = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
+            self.pages = self.planes = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
         else:
             self.pages = StructPageEngine(
                 nr_pages, geometry.max_page_order, nr_areas, rules.struct_page_bytes[geometry.bits == 64], rules.lifo
@@ -253,11 +261,12 @@ cdef class Memory:
 
     def _boot(self, uint64_t nr_pages):
         """Memory from pfn 0 on, online as after a boot: early sections, zones by the geometry's limits, every page free."""
-        cdef uint64_t start = 0, end, shift = self.geometry.page_shift
+        cdef uint64_t start = 0, end, shift = self.geometry.page_shift, pfn, nr
         cdef int i
         self.sections.add(0, nr_pages, early=True)
         self.resources.register(0, nr_pages)
-        self.pages.init_pages(0, self._rounded(nr_pages))
+        for pfn, nr in self.sections.spans():
+            self.pages.init_pages(pfn, nr)
         for i, (_, limit) in enumerate(self.geometry.zone_limits):
             end = nr_pages if limit is None else min(nr_pages, <uint64_t>limit >> shift)
             if end > start:
@@ -275,7 +284,97 @@ cdef class Memory:
         self.zones.table.zones[z].present_early += nr
         self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
         self.pages.prepare_pages(start, nr)
-        self.pages.online_range(start, nr, self.geometry.max_page_order)
+        self.note_whole(start, nr, True)
+        self.pages.online_range(start, nr, self.geometry.max_page_order, True)
+
+    @classmethod
+    def from_page_map(cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap"):
+        """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's).
+
+        sections: (start_pfn, nr_pages, nid, early) of the memory that has sections; early ones are online. ram: (start_pfn,
+        nr_pages) of what is System RAM. zones: objects with nid, name, start_pfn, spanned_pages, min, low, high, protection
+        ({zone name: pages}) and runs, which are the pages that were ever prepared: arrays of their first pfns and lengths
+        (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
+        Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
+
+        ValueError for maps that no machine can be in: overlapping, outside a section or the span, in a zone there is not.
+        """
+        cdef Memory mem = cls(geometry, rules=rules, engine=engine)
+        cdef zone_table *table = &mem.zones.table
+        cdef uint64_t end = max([start + nr for start, nr, _, _ in sections], default=0)
+        cdef int shift = geometry.pfn_section_shift, z, i
+        if end > mem.max_pfn:
+            raise ValueError(f"a page map of {end:#x} pages: {geometry.name} ends at pfn {mem.max_pfn:#x}")
+        mem.room_for(end)
+        for start, nr, nid, early in sections:
+            mem.zones.need_node(nid)
+            table.nodes[<int>nid].online = True
+            mem.sections.add(start, nr, early)
+            mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
+        for start, nr in mem.sections.spans():
+            mem.pages.init_pages(start, nr)
+        for start, nr in ram:
+            mem.resources.register(start, nr)
+        for known in zones:
+            if (known.nid, known.name) not in mem.zones:
+                raise ValueError(f"there is no zone {known.name} on node {known.nid} with rules {rules.name}")
+            mem._map_zone(known, mem.zones[known.nid, known.name].nr)
+        for start, nr in mem.sections.spans():
+            mem.note_prepared(start, nr)
+        if np.any(mem.sections.online.array & ~mem.sections.prepared.array):
+            raise ValueError("a section is online, and none of its pages is in the page map of a zone")
+        mem._reset_counters()
+        init_per_zone_wmark_min(table)
+        if min_free_kbytes > table.min_free_kbytes:
+            # above what a kernel computes: the user's, or khugepaged's, and kept either way
+            table.user_min_free_kbytes = min_free_kbytes
+        table.min_free_kbytes = min_free_kbytes
+        for known in zones:
+            z = mem.zones[known.nid, known.name].nr
+            table.zones[z].min, table.zones[z].low, table.zones[z].high = known.min, known.low, known.high
+            for i, name in enumerate(mem.zones.names):
+                table.zones[z].protection[i] = known.protection.get(name, 0)
+        return mem
+
+    def _map_zone(self, known, int z):
+        """Bring the added pages of a zone into the states of its page map."""
+        cdef const uint64_t[::1] starts, lengths
+        cdef const uint8_t[::1] states
+        cdef Py_ssize_t i, nr
+        cdef uint64_t block
+        cdef int shift = self.pages.max_order
+        starts, lengths, states = known.runs
+        nr = starts.shape[0]
+        if nr == 0:
+            return
+        ends = np.asarray(starts) + np.asarray(lengths)
+        if np.any(ends <= starts) or np.any(ends[: nr - 1] > starts[1:]) \
+                or not known.start_pfn <= starts[0] or not ends[nr - 1] <= known.start_pfn + known.spanned_pages:
+            raise ValueError(f"the page map of zone {known.name} is not in order, or leaves the zone's span")
+        if not np.isin(states, [PG_prepared | flag for flag in (PG_reserved, PG_buddy, 0, PG_offline)]).all():
+            raise ValueError(f"the page map of zone {known.name} has pages that are neither waiting, free, in use nor offline")
+        for i in range(nr):
+            if self.sections.missing(starts[i], lengths[i]) != <uint64_t>-1 \
+                    or self.pages.weigh(PG_prepared, starts[i], lengths[i]):
+                raise ValueError(f"{pfn_range(starts[i], lengths[i])} of zone {known.name} has no section, or is in two zones")
+            for block in range(starts[i] >> shift, ((starts[i] + lengths[i] - 1) >> shift) + 1):
+                if self.pages.area_of[block] not in (NO_AREA, zone_area(z)):
+                    raise ValueError(f"{pfn_range(block << shift, 1 << shift)} is in two zones, one of them {known.name}")
+            self.pages.assign_area(starts[i], lengths[i], zone_area(z))
+            self.pages.prepare_pages(starts[i], lengths[i])
+            if states[i] & (PG_reserved | PG_buddy) == 0:
+                self.pages.online_range(starts[i], lengths[i], shift, True)
+                self.pages.claim_range(starts[i], lengths[i])
+                if states[i] & PG_offline:
+                    self.pages.set_offline(starts[i], lengths[i])
+        # last, so that the free lists are in the order of these alone
+        for i in range(nr):
+            if states[i] & PG_buddy:
+                self.pages.online_range(starts[i], lengths[i], shift, True)
+        self.zones.grow_span(z, known.start_pfn, known.spanned_pages)
+        self.zones.table.zones[z].present_pages += np.sum(lengths)
+        self.zones.table.zones[z].present_early += np.sum(lengths)
+        self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
 
     def boot_layout(self, ranges, zones):
         """Make an empty machine one that has booted: online memory with some of its pages free, in use and Reserved.
@@ -306,15 +405,17 @@ cdef class Memory:
             self.zones.table.nodes[nid].has_memory = True
             self.pages.prepare_pages(start, nr)
             of_zone.setdefault(z, []).append((start, nr))
+        for start, nr in self.sections.spans():
+            self.note_prepared(start, nr)
         for (nid, name), (managed, nr_free, first, span) in zones.items():
             z = self.zones[nid, name].nr
             if span:
                 self.zones.grow_span(z, first, span)
             free, used = lay_out(of_zone.get(z, []), managed, nr_free, self.pages.max_order)
             for start, nr in free:
-                self.pages.online_range(start, nr, self.pages.max_order)
+                self.pages.online_range(start, nr, self.pages.max_order, True)
             for start, nr in used:
-                self.pages.online_range(start, nr, self.pages.max_order)
+                self.pages.online_range(start, nr, self.pages.max_order, True)
                 self.pages.claim_range(start, nr)
         self._reset_counters()
         self.policy_zone = self._highest_kernel_zone()
@@ -372,7 +473,7 @@ cdef class Memory:
     cdef int check_range(self, uint64_t start, uint64_t nr, str what) except -1:
         if nr == 0:
             raise HotplugError.of(errno.EINVAL, f"{what} of zero pages at pfn {start:#x}")
-        if start + nr < start or start + nr > self.max_pfn:
+        if nr > self.max_pfn or start > self.max_pfn - nr:
             raise HotplugError.of(
                 errno.EINVAL, f"{what} of {pfn_range(int(start), int(nr))}: memory ends at pfn {self.max_pfn:#x}"
             )
@@ -389,14 +490,44 @@ cdef class Memory:
         return 0
 
     cdef int64_t outside_prepared(self, uint64_t start, uint64_t nr) noexcept nogil:
-        """The first page of the range whose section has no prepared page at all, or -1."""
-        cdef uint64_t pfn = start, end = start + nr, base, pages = <uint64_t>1 << self.sections.pfn_section_shift
-        while pfn < end:
-            base = pfn & ~(pages - 1)
-            if not self.pages.state(pfn) & PG_prepared and self.pages.weigh(PG_prepared, base, pages) == 0:
-                return pfn
-            pfn = base + pages
-        return -1
+        """The first section of the range with no prepared page in it, or -1."""
+        cdef uint64_t shift = self.sections.pfn_section_shift, end = ((start + nr - 1) >> shift) + 1
+        cdef uint64_t section = find_next_zero_bit(self.sections.prepared.words, end, start >> shift)
+        return section if section < end else -1
+
+    cdef bint untouched(self, uint64_t start, uint64_t nr) noexcept nogil:
+        """Is all of the range waiting, because its sections were prepared as a whole and none has had a page online?"""
+        return self.sections.none_in(self.sections.online, start, nr) and self.sections.all_in(self.sections.whole, start, nr)
+
+    cdef void note_prepared(self, uint64_t start, uint64_t nr) noexcept nogil:
+        """Pages of the range were prepared, or are no longer: which sections are so now in whole, in part, or not at all?"""
+        cdef uint64_t shift = self.sections.pfn_section_shift, section, pages = <uint64_t>1 << shift, weight
+        for section in range(start >> shift, ((start + nr - 1) >> shift) + 1):
+            weight = self.pages.weigh(PG_prepared, section << shift, pages)
+            if weight:
+                set_bit(self.sections.prepared.words, section)
+            else:
+                clear_bit(self.sections.prepared.words, section)
+            if weight == pages:
+                set_bit(self.sections.whole.words, section)
+            else:
+                clear_bit(self.sections.whole.words, section)
+
+    cdef void note_whole(self, uint64_t start, uint64_t nr, bint prepared) noexcept nogil:
+        """note_prepared for a range all of whose pages are alike: only the sections at its ends need be looked at."""
+        cdef uint64_t shift = self.sections.pfn_section_shift, end = (start + nr) >> shift
+        cdef uint64_t first = (start + (<uint64_t>1 << shift) - 1) >> shift
+        if first < end:
+            if prepared:
+                bitmap_set(self.sections.prepared.words, first, end - first)
+                bitmap_set(self.sections.whole.words, first, end - first)
+            else:
+                bitmap_clear(self.sections.prepared.words, first, end - first)
+                bitmap_clear(self.sections.whole.words, first, end - first)
+        if first << shift != start:
+            self.note_prepared(start, 1)
+        if end << shift != start + nr:
+            self.note_prepared(start + nr - 1, 1)
 
     cdef int zone_for_range(self, uint64_t start, uint64_t nr, int nid, int online_type) except -1:
         """zone_for_pfn_range: the zone number. The words name the kernel zones or Movable; plain `online` asks the policy:
@@ -437,16 +568,13 @@ cdef class Memory:
         merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE).
         The memmap costs what the machine's `memmap` says, and the new blocks go online as auto_online_blocks says.
 
-        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned or empty, E2BIG past the end.
+        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end (`blocks.add` tells
+        that one as today's kernels do, E2BIG).
         MemoryError when there is no room for the memmap. Mirrors add_memory (2.6.25, 6.1: KERNEL.md 1.2, 3.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t node = as_uint64(nid, "nid"), unit = self.geometry.pages_per_section, first, end, section
         self._not_changing("add_memory")
-        if nr and self.rules.aligned and (start + nr < start or start + nr > self.max_pfn):
-            raise HotplugError.of(
-                errno.E2BIG, f"add_memory of {pfn_range(int(start), int(nr))}: memory ends at pfn {self.max_pfn:#x}"
-            )
         self.check_range(start, nr, "add_memory")
         if node >= MAX_NUMNODES:
             raise ValueError(f"nid {nid} is past the last node, {MAX_NUMNODES - 1}")
@@ -585,7 +713,7 @@ cdef class Memory:
         self.check_present(start, nr, "remove_memory")
         if start % unit or nr % unit:
             raise HotplugError.of(errno.EINVAL, f"remove_memory of {pfn_range(start, nr)}: not whole sections of {unit:#x} pages")
-        if self.pages.weigh(PG_prepared, start, nr):
+        if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
         for section in range(start // unit, (start + nr) // unit):
             pfn, count = self.memmaps.pop(section, (0, 0))
@@ -621,8 +749,10 @@ cdef class Memory:
         """
         self.prepare(as_uint64(start_pfn, "start_pfn"), as_uint64(nr_pages, "nr_pages"), online_type)
 
-    cdef int prepare(self, uint64_t start, uint64_t nr, int online_type) except -1:
+    cdef list prepare(self, uint64_t start, uint64_t nr, int online_type):
+        """prepare_online_pages: the runs (start_pfn, nr_pages) that are prepared now and were not before."""
         cdef uint64_t unit = self.geometry.pages_per_section, pfn, run
+        cdef list fresh = [(start, nr)]
         cdef int nid, z
         cdef bint assigned = False
         self._not_changing("prepare_online_pages")
@@ -634,16 +764,23 @@ cdef class Memory:
                     f"prepare_online_pages of {pfn_range(start, nr)}: it must begin at a pageblock (2^{self.geometry.pageblock_order} "
                     f"pages) and end with a section ({unit:#x} pages)",
                 )
-            if self.pages.weigh(PG_prepared, start, nr):
+            if not self.sections.none_in(self.sections.prepared, start, nr) and self.pages.weigh(PG_prepared, start, nr):
                 raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: prepared or online already")
+            if sum([part for _, part in self.resources.within(start, nr)]) != nr:
+                raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: some of it is not memory")
         nid = self.nids[start // unit]
         z = self.zone_for_range(start, nr, nid, online_type)
+        if self.rules.aligned and self.pages.area_of[start >> self.pages.max_order] not in (NO_AREA, zone_area(z)):
+            raise HotplugError.of(
+                errno.EINVAL,
+                f"prepare_online_pages of {pfn_range(start, nr)}: the buddy block at its start lies in zone "
+                f"{self.zone_of(start).name} already, and a block lies in one zone",
+            )
         notice = None
         if self.chain:
             notice = MemoryNotify(start, nr, 0, self.changed_nid(start))
         if self.rules.grow_before_notify:
-            self.pages.assign_area(start, nr, zone_area(z))
-            self.zones.grow_span(z, start, nr)
+            self.enter_area(start, nr, z)
             assigned = True
         if notice is not None:
             try:
@@ -653,16 +790,18 @@ cdef class Memory:
                     self.release_area(start, nr, z)
                 raise
         if not assigned:
-            self.pages.assign_area(start, nr, zone_area(z))
-            self.zones.grow_span(z, start, nr)
+            self.enter_area(start, nr, z)
         if self.rules.aligned:
-            self.pages.prepare_pages(start, nr)
             self.zones.table.zones[z].present_pages += nr
+            if early_section_nr(self.sections, start // unit):
+                self.zones.table.zones[z].present_early += nr
         else:
             # 2.6.25 walks System RAM only, and what is online stays as it is
-            for pfn, run in self.resources.within(start, nr):
-                self.prepare_unprepared(pfn, run)
-        return 0
+            fresh = [part for pfn, run in self.resources.within(start, nr) for part in self.unprepared(pfn, run)]
+        for pfn, run in fresh:
+            self.pages.prepare_pages(pfn, run)
+            self.note_whole(pfn, run, True)
+        return fresh
 
     def _ask(self, going, cancel, notice, what):
         """Ask the chain; a veto or an exception is followed by the cancelling event to all, and raised."""
@@ -687,20 +826,29 @@ cdef class Memory:
 
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept:
         """The range leaves its zone: blocks with nothing else prepared in them lose their area, the span shrinks."""
-        cdef uint64_t size = <uint64_t>1 << self.pages.max_order, block
-        for block in range(start // size, (start + nr + size - 1) // size):
-            if self.pages.weigh(PG_prepared, block * size, size) == 0:
-                self.pages.assign_area(block * size, size, NO_AREA)
+        cdef int order = self.pages.max_order
+        cdef uint64_t size = <uint64_t>1 << order, first = (start + size - 1) >> order, end = (start + nr) >> order, block
+        if first < end:
+            self.pages.assign_area(first << order, (end - first) << order, NO_AREA)
+        for block in (start >> order, (start + nr - 1) >> order):
+            if not first <= block < end and self.pages.weigh(PG_prepared, block << order, size) == 0:
+                self.pages.assign_area(block << order, size, NO_AREA)
         self.zones.shrink_span(z, start, nr)
 
-    cdef void prepare_unprepared(self, uint64_t start, uint64_t nr) noexcept nogil:
-        cdef uint64_t pfn
+    cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept:
+        """The range joins a zone: the span grows; blocks that are in a zone already stay in it, as pages do in 2.6.25."""
+        cdef uint64_t block
+        for block in range(start >> self.pages.max_order, ((start + nr - 1) >> self.pages.max_order) + 1):
+            if self.pages.area_of[block] == NO_AREA:
+                self.pages.area_of[block] = zone_area(z)
+        self.zones.grow_span(z, start, nr)
+
+    cdef list unprepared(self, uint64_t start, uint64_t nr):
+        """The runs (start_pfn, nr_pages) of the range that are not prepared."""
         if self.pages.weigh(PG_prepared, start, nr) == 0:
-            self.pages.prepare_pages(start, nr)
-            return
-        for pfn in range(start, start + nr):
-            if not self.pages.state(pfn) & PG_prepared:
-                self.pages.prepare_pages(pfn, 1)
+            return [(start, nr)]
+        edges = np.flatnonzero(np.diff(self.page_states(start, nr) & PG_prepared == 0, prepend=False, append=False))
+        return [(start + first, end - first) for first, end in edges.reshape(-1, 2).tolist()]
 
     def mark_pages_onlined(self, start_pfn, nr_pages=1, order=None):
         """Phase 2: the Reserved pages of a prepared range go online, Reserved -> free, merged as the buddy allocator merges.
@@ -727,21 +875,21 @@ cdef class Memory:
         cdef int nid
         self._not_changing("mark_pages_onlined")
         self.check_present(start, nr, "mark_pages_onlined")
-        outside = self.outside_prepared(start, nr)
+        outside = -1 if whole else self.outside_prepared(start, nr)
         if outside >= 0:
             raise HotplugError.of(
                 errno.EINVAL,
-                f"mark_pages_onlined of {pfn_range(start, nr)}: the section of pfn {outside:#x} is not prepared; "
+                f"mark_pages_onlined of {pfn_range(start, nr)}: section {outside} is not prepared; "
                 "prepare_online_pages it first",
             )
         nid = self.changed_nid(start)
         if self.online_page_callback is not None:
-            done = self._mark_by_callback(start, nr, order)
+            done = self._mark_by_callback([(start, nr)], order)
         else:
             self.pages.need_batch()
             with nogil:
-                done = self.pages.online_range(start, nr, order)
-        self.count_onlined(start, nr, done)
+                done = self.pages.online_range(start, nr, order, self.untouched(start, nr))
+            self.count_onlined(start, nr, done)
         if done and self.chain and not whole:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
@@ -769,38 +917,46 @@ cdef class Memory:
         return -1 if self.zones.table.nodes[nid].has_memory else nid
 
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil:
-        """What follows when pages of a range went online: sections, counters, and watermarks where every mark asks for them."""
+        """What follows when a range was marked: sections, counters, and watermarks where every mark asks for them."""
         if onlined:
             self.sections_went_online(start, nr)
             self.pages_onlined += onlined
-            self.zones.table.stale |= self.watermarks_at_mark
+        self.zones.table.stale |= self.watermarks_at_mark
         return 0
 
-    def _mark_by_callback(self, uint64_t start, uint64_t nr, int order):
-        """Hand every aligned chunk of waiting pages to the online_page_callback; how many pages went online. When the callback
-        raises, the chunks it had are waiting again and the exception goes on."""
-        cdef uint64_t pfn = start, end = start + nr, size
+    def _mark_by_callback(self, ranges, int order):
+        """Hand every aligned chunk of waiting pages of the (start_pfn, nr_pages) ranges to the online_page_callback; how many
+        pages went online, which generic_online_page has counted. When the callback raises, all is as it was before (but for
+        the counts of frees and merges that had been made) and the exception goes on."""
+        cdef uint64_t pfn, nr, end, size, onlined = self.pages_onlined
         cdef int64_t done = 0
         cdef int chunk
         callback, given = self.online_page_callback, []
+        zones, online = self.zones.__getstate__(), self.sections.online.array.copy()
         try:
-            while pfn < end:
-                if self.pages.state(pfn) != (PG_reserved | PG_prepared):
-                    pfn += 1
-                    continue
-                chunk = 0
-                while chunk < order and not pfn & ((<uint64_t>2 << chunk) - 1) and pfn + (<uint64_t>2 << chunk) <= end and \
-                        self.pages.all_waiting(pfn, <uint64_t>2 << chunk):
-                    chunk += 1
-                size = <uint64_t>1 << chunk
-                given.append((pfn, size))
-                callback(pfn, chunk)
-                done += size - self.pages.weigh(PG_reserved, pfn, size) - self.pages.weigh(PG_offline, pfn, size)
-                pfn += size
+            for pfn, nr in ranges:
+                end = pfn + nr
+                while pfn < end:
+                    if self.pages.state(pfn) != (PG_reserved | PG_prepared):
+                        pfn += 1
+                        continue
+                    chunk = 0
+                    while chunk < order and not pfn & ((<uint64_t>2 << chunk) - 1) and pfn + (<uint64_t>2 << chunk) <= end and \
+                            self.pages.all_waiting(pfn, <uint64_t>2 << chunk):
+                        chunk += 1
+                    size = <uint64_t>1 << chunk
+                    given.append((pfn, size))
+                    callback(pfn, chunk)
+                    done += size - self.pages.weigh(PG_reserved, pfn, size) - self.pages.weigh(PG_offline, pfn, size)
+                    pfn += size
         except BaseException:
             for pfn, size in given:
                 self.pages.reserve_range(pfn, size)
+            self.zones.__setstate__(zones)
+            self.sections.online.array[: online.size] = online
+            self.pages_onlined = onlined
             raise
+        self.zones.table.stale |= self.watermarks_at_mark
         return done
 
     def mark_pfns_onlined(self, pfns):
@@ -812,38 +968,38 @@ cdef class Memory:
         """
         cdef pfn_batch batch
         cdef int64_t pfn = -1, done = 0
-        cdef uint64_t shift = self.sections.pfn_section_shift, base, i
+        cdef uint64_t shift = self.sections.pfn_section_shift
         cdef int nid
         self._not_changing("mark_pfns_onlined")
         array = as_pfn_array(pfns)
         if array.size == 0:
             return 0
         self.gather(&batch, array, pfns)
-        while True:
-            pfn = self.pages.find_unprepared(&batch, pfn + 1)
-            if pfn < 0:
-                break
-            base = <uint64_t>pfn >> shift << shift
-            if self.pages.weigh(PG_prepared, base, <uint64_t>1 << shift) == 0:
-                self.pages.ungather(&batch)
-                raise HotplugError.of(
-                    errno.EINVAL, f"mark_pfns_onlined: the section of pfn {pfn:#x} is not present or not prepared"
-                )
-            pfn = base + (<uint64_t>1 << shift) - 1
+        if not self.sections.all_in(self.sections.whole, batch.first, batch.end - batch.first):
+            while True:
+                pfn = self.pages.find_unprepared(&batch, pfn + 1)
+                if pfn < 0:
+                    break
+                if self.outside_prepared(pfn, 1) >= 0:
+                    self.pages.ungather(&batch)
+                    self._check_pfn(pfn, "a pfn")
+                    raise HotplugError.of(
+                        errno.EINVAL, f"mark_pfns_onlined: the section of pfn {pfn:#x} is not present or not prepared"
+                    )
+                pfn |= (<int64_t>1 << shift) - 1
         nid = self.changed_nid(batch.first)
         if self.online_page_callback is not None:
             self.pages.ungather(&batch)
-            for i in range(batch.nr):
-                done += self._mark_by_callback(pfn_at(&batch, i), 1, 0)
+            done = self._mark_by_callback([(pfn, 1) for pfn in array.tolist()], 0)
         else:
             with nogil:
                 done = self.pages.online_batch(&batch)
-        if done:
-            self.batch_went_online(&batch)
+                if done:
+                    self.batch_went_online(&batch)
             self.pages_onlined += done
             self.zones.table.stale |= self.watermarks_at_mark
-            if self.chain:
-                self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
+        if done and self.chain:
+            self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
         return done
 
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1:
@@ -858,11 +1014,15 @@ cdef class Memory:
             return 0
         pfn = int(np.asarray(pfns)[bad])
         if why == BATCH_OUT_OF_RANGE:
-            if 0 <= pfn < self.max_pfn:
-                # past the room made so far, where no section has been added
-                raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: there is no section")
-            raise ValueError(f"pfns[{bad}] = {pfn:#x} is out of range: memory ends at pfn {self.max_pfn:#x}")
+            self._check_pfn(pfn, f"pfns[{bad}]")
+            # past the room made so far, where no section has been added
+            raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: there is no section")
         raise ValueError(f"pfns[{bad}] = {pfn:#x} is there twice")
+
+    def _check_pfn(self, pfn, str what):
+        """ValueError for a pfn that is negative or past the end of memory."""
+        if not 0 <= pfn < self.max_pfn:
+            raise ValueError(f"{what} = {pfn if pfn < 0 else hex(pfn)} is out of range: memory ends at pfn {self.max_pfn:#x}")
 
     cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil:
         cdef uint64_t i, shift = self.sections.pfn_section_shift, first = batch.first >> shift
@@ -883,7 +1043,11 @@ cdef class Memory:
         cdef int64_t done
         cdef int nid
         cdef bint was_empty
-        self.prepare(start, nr, online_type)
+        self.pages.need_batch()
+        # only a callback can still refuse the second phase
+        zones = None if self.online_page_callback is None else self.zones.__getstate__()
+        areas = None if zones is None else self.pages.area_array.copy()
+        fresh = self.prepare(start, nr, online_type)
         nid = self.changed_nid(start)
         if self.memmap is not None:
             first, own = self.memmaps.get(start >> shift, (0, 0))
@@ -893,7 +1057,11 @@ cdef class Memory:
         try:
             done = self.mark(start + own, nr - own, self.online_order, True)
         except BaseException:
-            self.undo_prepare(start, nr)
+            for pfn, run in fresh:
+                self.pages.unprepare_pages(pfn, run)
+                self.note_whole(pfn, run, False)
+            self.pages.area_array[: areas.size] = areas
+            self.zones.__setstate__(zones)
             if self.chain:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
             raise
@@ -910,15 +1078,6 @@ cdef class Memory:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
 
-    cdef int undo_prepare(self, uint64_t start, uint64_t nr) except -1:
-        """A prepared range of which nothing is online is no longer prepared."""
-        cdef int z = self.pages.area_of[start >> self.pages.max_order] - 1
-        self.pages.unprepare_pages(start, nr)
-        if self.rules.aligned:
-            self.zones.table.zones[z].present_pages -= nr
-            self.release_area(start, nr, z)
-        return 0
-
     def generic_online_page(self, pfn, order=0):
         """What an online_page_callback, or the driver behind it later, calls to let a block of waiting pages go online; how
         many did. No notifier is told (generic_online_page, 6.1; __online_page_free, 3.1)."""
@@ -930,7 +1089,7 @@ cdef class Memory:
             raise ValueError(f"pfn {start:#x} is not aligned to a block of order {block}")
         self.check_present(start, size, "generic_online_page")
         self.pages.need_batch()
-        done = self.pages.online_range(start, size, block)
+        done = self.pages.online_range(start, size, block, False)
         self.count_onlined(start, size, done)
         return done
 
@@ -976,7 +1135,7 @@ cdef class Memory:
         where = pfn_range(start, nr)
         if start & (block - 1) or (start + nr) % (unit if self.rules.aligned else block):
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: not whole pageblocks (or, today, sections)")
-        if self.pages.weigh(PG_prepared, start, nr) != nr:
+        if not self.sections.all_in(self.sections.whole, start, nr) and self.pages.weigh(PG_prepared, start, nr) != nr:
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: some of it is not online")
         if self.pages.area_run(start, start + nr) != nr:
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: it lies in several zones")
@@ -1013,8 +1172,9 @@ cdef class Memory:
             self.zones.table.zones[z].present_pages -= nr
             if early_section_nr(self.sections, start // unit):
                 self.zones.table.zones[z].present_early -= nr
+        self.note_whole(start, nr, False)
         for section in range(start // unit, (start + nr + unit - 1) // unit):
-            if self.pages.weigh(PG_prepared, section * unit, unit) == 0:
+            if not test_bit(self.sections.prepared.words, section):
                 self.sections.set_online(section, 1, False)
         if self.rules.watermarks_at_offline:
             self.recompute()
@@ -1062,6 +1222,7 @@ cdef class Memory:
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         self._not_changing("set_page_reserved")
         self.check_present(start, nr, "set_page_reserved")
+        refresh(&self.zones.table)
         return self.pages.reserve_range(start, nr)
 
     def set_page_offline(self, start_pfn, nr_pages=1):
@@ -1075,12 +1236,114 @@ cdef class Memory:
         self._check_states("clear_page_offline", start_pfn, nr_pages, PG_prepared | PG_offline, "PG_offline")
         self.pages.clear_offline(start_pfn, nr_pages)
 
+    # the same for arrays of pfns: what a driver that keeps pages back does batch by batch
+
+    def set_pfns_reserved(self, pfns):
+        """set_page_reserved for any one-dimensional integer array of pfns; how many were not Reserved before. All or nothing:
+        HotplugError EINVAL for one where no section is, else as free_pfns."""
+        cdef pfn_batch batch
+        cdef uint64_t i = 0, run, reserved = 0
+        self._not_changing("set_pfns_reserved")
+        array = as_pfn_array(pfns)
+        if array.size == 0:
+            return 0
+        self.gather(&batch, array, pfns)
+        self.pages.ungather(&batch)
+        while i < batch.nr:
+            run = run_of(&batch, i)
+            self.check_present(pfn_at(&batch, i), run, "set_pfns_reserved")
+            i += run
+        i = 0
+        with nogil:
+            while i < batch.nr:
+                run = run_of(&batch, i)
+                reserved += self.pages.reserve_range(pfn_at(&batch, i), run)
+                i += run
+        return reserved
+
+    def set_pfns_offline(self, pfns):
+        """set_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is not
+        in use, or is there twice."""
+        cdef pfn_batch batch
+        cdef uint64_t i = 0, run
+        array = as_pfn_array(pfns)      # the batch points into it
+        if self.gather_states(&batch, "set_pfns_offline", array, PG_prepared, PG_prepared, "in use"):
+            self.pages.ungather(&batch)
+            with nogil:
+                while i < batch.nr:
+                    run = run_of(&batch, i)
+                    self.pages.set_offline(pfn_at(&batch, i), run)
+                    i += run
+
+    def clear_pfns_offline(self, pfns):
+        """clear_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is
+        not PG_offline, or is there twice."""
+        cdef pfn_batch batch
+        cdef uint64_t i = 0, run
+        cdef int offline = PG_prepared | PG_offline
+        array = as_pfn_array(pfns)
+        if self.gather_states(&batch, "clear_pfns_offline", array, offline, offline, "PG_offline"):
+            self.pages.ungather(&batch)
+            with nogil:
+                while i < batch.nr:
+                    run = run_of(&batch, i)
+                    self.pages.clear_offline(pfn_at(&batch, i), run)
+                    i += run
+
+    def free_reserved_pfns(self, pfns):
+        """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave back
+        to the host (PG_offline), once they are backed: they are free and managed, no callback and no notifier is called.
+
+        pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is neither, or is there twice.
+        Mirrors free_reserved_page (6.1) over the array.
+        """
+        cdef pfn_batch batch
+        cdef uint64_t i = 0, run, done = 0
+        self._not_changing("free_reserved_pfns")
+        array = as_pfn_array(pfns)
+        if self.gather_states(&batch, "free_reserved_pfns", array, PG_prepared | PG_reserved, PG_prepared | PG_offline,
+                               "Reserved in a prepared range, or PG_offline"):
+            with nogil:
+                while i < batch.nr:
+                    run = run_of(&batch, i)
+                    self.pages.reserve_range(pfn_at(&batch, i), run)
+                    i += run
+                done = self.pages.online_batch(&batch)
+            self.batch_went_online(&batch)
+            self.pages_onlined += done
+            self.zones.table.stale |= self.watermarks_at_mark
+
+    cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1:
+        """Gather an array of pages each of which has one of two states; 0: it is empty, nothing is gathered. An error leaves
+        nothing gathered."""
+        cdef uint64_t i
+        cdef int64_t bad = -1
+        cdef int state
+        if array.size == 0:
+            return 0
+        try:
+            self.gather(batch, array, array)
+        except HotplugError as e:
+            raise ValueError(e.strerror) from None
+        with nogil:
+            for i in range(batch.nr):
+                state = self.pages.state(pfn_at(batch, i)) & ~PG_tail
+                if state != want and state != other:
+                    bad = i
+                    break
+        if bad >= 0:
+            self.pages.ungather(batch)
+            pfn = int(array[bad])
+            raise ValueError(f"{what}: pfns[{bad}] = {pfn:#x} is not {name}: {self.page_flags(pfn)}")
+        return 1
+
     def _check_states(self, what, start_pfn, nr_pages, int want, name):
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), pfn
         self.check_present(start, nr, what)
         for pfn in range(start, start + nr):
             if self.pages.state(pfn) & ~PG_tail != want:
                 raise ValueError(f"page {int(pfn):#x} is not {name}: {self.page_flags(pfn)}")
+        refresh(&self.zones.table)
 
     # -- the allocator
 
@@ -1225,23 +1488,26 @@ cdef class Memory:
         cdef int done
         if pfn >= self.pages.nr_pages:
             return -EINVAL
-        done = self.pages.online_page(pfn)
+        done = bitmap_online_page(self.planes, pfn) if self.planes is not None else self.pages.online_page(pfn)
         if done == 1:
             if not test_bit(self.sections.online.words, section):
                 self.section_online(section)
             self.pages_onlined += 1
-            self.zones.table.stale |= self.watermarks_at_mark
+            if self.watermarks_at_mark:
+                self.zones.table.stale = True
         elif done < 0:
             return 0 if test_bit(self.sections.present.words, section) and self.outside_prepared(pfn, 1) < 0 else -EINVAL
         return done
 
     cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil:
         cdef int64_t done
-        if nr_pages == 0 or start_pfn + nr_pages < start_pfn or start_pfn + nr_pages > self.pages.nr_pages \
+        if nr_pages == 0 or nr_pages > self.pages.nr_pages or start_pfn > self.pages.nr_pages - nr_pages \
                 or self.sections.missing(start_pfn, nr_pages) != <uint64_t>-1 or self.outside_prepared(start_pfn, nr_pages) >= 0 \
                 or order > self.pages.max_order or self.pages.batch_words == NULL:
             return -EINVAL
-        done = self.pages.online_range(start_pfn, nr_pages, self.online_order if order < 0 else order)
+        done = self.pages.online_range(
+            start_pfn, nr_pages, self.online_order if order < 0 else order, self.untouched(start_pfn, nr_pages)
+        )
         self.count_onlined(start_pfn, nr_pages, done)
         return done
 
@@ -1341,6 +1607,8 @@ cdef class Memory:
     @min_free_kbytes.setter
     def min_free_kbytes(self, kbytes):
         cdef uint64_t value = as_uint64(kbytes, "min_free_kbytes")
+        if value > 0x7FFFFFFF:
+            raise OverflowError(f"min_free_kbytes does not fit into an int: {kbytes}")
         self.zones.table.min_free_kbytes = value
         self.zones.table.user_min_free_kbytes = value
         setup_per_zone_wmarks(&self.zones.table)
@@ -1545,6 +1813,8 @@ cdef class Memory:
                 mem.sections.set_flags(first + i, online[i], early[i])
         spans = mem.sections.spans()
         mem.pages.set_planes(spans, state["planes"])
+        for start, nr in spans:
+            mem.note_prepared(start, nr)
         shift = mem.pages.max_order
         for (start, nr), areas in zip(spans, state["area_of"], strict=True):
             mem.pages.area_array[start >> shift : start + nr >> shift] = areas

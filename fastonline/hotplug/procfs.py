@@ -86,12 +86,12 @@ def lsmem(mem):
             f"0x{first * size:016x}-0x{(last + 1) * size - 1:016x}",
             _human((last - first + 1) * size),
             state,
-            "yes" if state == "online" else "",
+            "yes" if state == "online" else "",     # lsmem 2.38 says it of online blocks only
             f"{first}-{last}" if last > first else f"{first}",
         ))
     widths = [max(len(row[i]) for row in table) for i in range(5)]
-    if widths[1] == 4 and len(table) > 1 and max(len(row[1]) for row in table[1:]) == 4:
-        widths[1] = 5      # libsmartcols widens SIZE to its hint when its cells are as wide as its header
+    if max((len(row[1]) for row in table[1:]), default=0) == 4:
+        widths[1] = 5      # libsmartcols widens SIZE to its hint where a cell is as wide as its header
     right = (False, True, True, True, True)
     text = "".join(
         " ".join(cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(row, widths, right)) + "\n"

@@ -126,7 +126,8 @@ cdef int64_t init_per_zone_wmark_min(zone_table *t) noexcept nogil:
 
 
 cdef void refresh(zone_table *t) noexcept nogil:
-    """2.6.25 recomputes at every mark, from present_pages alone: once for many marks, when somebody looks, comes to the same."""
+    """2.6.25 recomputes at every mark, from present_pages alone: once for many marks, when somebody looks or something else
+    is about to change present_pages, comes to the same."""
     if t.stale:
         setup_per_zone_wmarks(t)
         t.stale = False

@@ -1,0 +1,359 @@
+"""Collaborative memory management of s390, the "check with the hypervisor on the way out of the allocator" of the 2008 thread.
+
+CMM2, guest page hinting: each page has a state that the guest sets (S stable, U unused, V volatile, P potentially volatile) and one
+that the host gives it (r resident, p preserved in the host's swap, z zero: nothing there). Of the twelve pairs eight are valid
+(Schwidefsky, "Guest page hinting: full s390 support", 2006; KERNEL.md 5.5):
+
+    Sr Sp Sz    Ur Uz    Vr Vz    Pr
+
+CMM1 (arch/s390/mm/cmm.c, 2.6.25): two pools of pages that the guest lends to z/VM, one of them for a time.
+"""
+
+import errno
+
+import numpy as np
+
+from fastonline.drivers.driver import NEVER, PG_BUDDY, Driver, PageList, alloc_highuser
+from fastonline.drivers.hypervisor import ResidentDomain, all_different
+from fastonline.errors import HotplugError
+
+STABLE, UNUSED, VOLATILE, POTENTIALLY_VOLATILE = range(4)
+RESIDENT, PRESERVED, ZERO = range(3)
+
+VALID_STATES = ("Sr", "Sp", "Sz", "Ur", "Uz", "Vr", "Vz", "Pr")
+
+
+def page_can_be_volatile(reserved=False, dirty=False, writeback=False, locked=False, anonymous=False, mapping=True, uptodate=True,
+                         private=False, discarded=False, lru=True, mapcount=0, refcount=1):
+    """May a page be made volatile? Bools (or bool arrays), as struct page has them: one that the guest can read again from where it came,
+    that nobody works on, and that only the page cache and its mappings hold."""
+    refused = np.logical_or.reduce(np.broadcast_arrays(reserved, dirty, writeback, locked, anonymous, private, discarded))
+    needed = np.logical_and.reduce(np.broadcast_arrays(mapping, uptodate, lru, np.equal(mapcount, np.subtract(refcount, 1))))
+    return needed & ~refused
+
+
+class HintedDomain(ResidentDomain):
+    """A guest whose pages have states. What is unused or volatile the host takes first, and without writing it anywhere.
+
+    A page that nothing was said of is stable. pfns: one-dimensional int64 arrays without repetition. Every change counts as one
+    ESSA instruction a page.
+    """
+
+    def __init__(self, host, limit=None, name=None):
+        super().__init__(host, limit, name)
+        self._usage = np.zeros(0, np.uint8)
+        self._dirty = np.zeros(0, bool)
+        self.discarded = 0
+        """Volatile pages that the host threw away, ever."""
+        self.dropped = 0
+        """Unused pages whose frames it took, ever."""
+
+    def need_p2m(self, end_pfn):
+        """Make the tables reach up to end_pfn."""
+        super().need_p2m(end_pfn)
+        more = self._p2m.size - self._usage.size
+        if more > 0:
+            self._usage = np.append(self._usage, np.zeros(more, np.uint8))
+            self._dirty = np.append(self._dirty, np.zeros(more, bool))
+
+    def _pfns(self, pfns):
+        pfns = np.asarray(pfns, np.int64)
+        if pfns.size:
+            if pfns.min() < 0:
+                raise ValueError(f"page {int(pfns.min())} is no page")
+            self.need_p2m(int(pfns.max()) + 1)
+        return pfns
+
+    def states(self, pfns):
+        """The state of each page as it is written: list of "Sr", "Uz"... (ESSA 0, get)."""
+        pfns = self._pfns(pfns)
+        return ["SUVP"[usage] + "rpz"[content] for usage, content in zip(self._usage[pfns], self.content(pfns), strict=True)]
+
+    def content(self, pfns):
+        """uint8 array: RESIDENT, PRESERVED or ZERO."""
+        return np.where(self.backed(pfns), RESIDENT, np.where(self.swapped(pfns), PRESERVED, ZERO)).astype(np.uint8)
+
+    def are(self, pfns, usage):
+        """Is this what the guest said of every one of these pages?"""
+        return bool(np.all(self._usage[self._pfns(pfns)] == usage))
+
+    # -- the guest sets states
+
+    def _essa(self, pfns):
+        pfns = self._pfns(pfns)
+        self.count("essa", pfns.size)
+        return pfns
+
+    def set_stable(self, pfns):
+        """X r -> Sr, X z -> Sz: what is in the page is the guest's from now on. A discarded page (Vz) is zero then; who wants
+        to know calls set_stable_if_present."""
+        self._usage[self._essa(pfns)] = STABLE
+
+    def set_unused(self, pfns):
+        """X r -> Ur, X z and Sp -> Uz: what is in the page is nobody's."""
+        pfns = self._essa(pfns)
+        self._usage[pfns] = UNUSED
+        self._swapped[pfns] = False
+
+    def set_volatile(self, pfns):
+        """X r -> Vr, X z and Sp -> Vz: the host may discard the page at any time."""
+        pfns = self._essa(pfns)
+        self._usage[pfns] = VOLATILE
+        self._swapped[pfns] = False
+
+    def set_potentially_volatile(self, pfns):
+        """X r -> Pr, X z -> Vz: the host may discard the page as long as it is clean. A preserved page cannot be that: dirty it stays
+        Sp, clean it is discarded, Vz."""
+        pfns = self._essa(pfns)
+        content = self.content(pfns)
+        stays = (content == PRESERVED) & self._dirty[pfns]
+        self._usage[pfns[content == RESIDENT]] = POTENTIALLY_VOLATILE
+        gone = pfns[(content != RESIDENT) & ~stays]
+        self._usage[gone] = VOLATILE
+        self._swapped[gone] = False
+
+    def set_stable_if_present(self, pfns):
+        """Vr, Pr -> Sr: bool array, False where it cannot be, for the page was discarded; that one stays Vz. A page that is not
+        volatile is made stable and is there."""
+        pfns = self._essa(pfns)
+        present = (self._usage[pfns] != VOLATILE) | self.backed(pfns)
+        self._usage[pfns[present]] = STABLE
+        return present
+
+    # -- accesses
+
+    def touch(self, pfns, write=False):
+        """The guest reads (or writes) pages: Sp, Sz -> Sr; Vr and Pr stay. Returns the int64 array of the pages whose access gave a
+        discard fault (Vz): they were not accessed.
+
+        HotplugError EFAULT naming an unused page, the addressing exception, before any page is accessed; ENOMEM as
+        ResidentDomain.touch.
+        """
+        pfns = self._pfns(pfns)
+        unused = pfns[self._usage[pfns] == UNUSED]
+        if unused.size:
+            raise HotplugError.of(errno.EFAULT, f"{self.name} touches page {int(unused[0]):#x}, which is unused: addressing exception")
+        discarded = (self._usage[pfns] == VOLATILE) & ~self.backed(pfns)
+        there = pfns[~discarded]
+        super().touch(there)
+        self._dirty[there] |= write
+        return pfns[discarded]
+
+    def clean(self, pfns):
+        """The guest wrote pages to where they come from: they are not dirty."""
+        self._dirty[self._pfns(pfns)] = False
+
+    # -- the host takes frames
+
+    def victims(self, nr):
+        """Unused pages first, then volatile ones and clean potentially volatile ones, then what must be swapped out; among equals
+        the longest resident."""
+        resident = self.backed_pfns()
+        usage = self._usage[resident]
+        cost = np.select([usage == UNUSED, self._discardable(resident)], [0, 1], 2)
+        return resident[np.lexsort((self._since[resident], cost))[:nr]]
+
+    def _discardable(self, pfns):
+        usage = self._usage[pfns]
+        return (usage == VOLATILE) | ((usage == POTENTIALLY_VOLATILE) & ~self._dirty[pfns])
+
+    def reclaim(self, nr):
+        """Ur -> Uz; Vr -> Vz; clean Pr -> Vz; Sr and dirty Pr -> Sp: up to `nr` frames. Returns how many."""
+        pfns = self.victims(nr)
+        unused, discarded = pfns[self._usage[pfns] == UNUSED], pfns[self._discardable(pfns)]
+        kept = pfns[(self._usage[pfns] != UNUSED) & ~self._discardable(pfns)]
+        self._usage[discarded] = VOLATILE
+        self._usage[kept] = STABLE
+        self._swapped[kept] = True
+        self.dropped += unused.size
+        self.discarded += discarded.size
+        self.swapped_out += kept.size
+        self._dirty[unused] = self._dirty[discarded] = False
+        self._release(pfns)
+        return pfns.size
+
+    def validate(self):
+        """As ResidentDomain.validate, and: every page is in a valid state."""
+        super().validate()
+        swapped = self._swapped & (self._usage != STABLE)
+        assert not swapped.any(), f"{self.name}: page {int(np.flatnonzero(swapped)[0]):#x} is preserved and not stable"
+        gone = (self._usage == POTENTIALLY_VOLATILE) & (self._p2m < 0)
+        assert not gone.any(), f"{self.name}: page {int(np.flatnonzero(gone)[0]):#x} is potentially volatile and not resident"
+
+
+class Cmm2(Driver):
+    """Guest page hinting in the guest: the "light" part that went into the kernel (arch_free_page, arch_alloc_page, 2.6.26), the page
+    cache's volatile pages, and the thread's own idea for a page that the host cannot back.
+
+    mem: Memory. domain: HintedDomain. Pages that are free are unused; who allocates and frees does it here. The target is the
+    limit of what may be resident, which the host enforces at once.
+    """
+
+    def __init__(self, mem, domain):
+        super().__init__(mem, domain)
+        self._list = PageList()      # pages without backing that the allocator gave out
+        self._cached = PageList()
+        for start, end in mem.resources:
+            domain.set_unused(np.flatnonzero(mem.page_states(start, end - start) & PG_BUDDY) + start)
+
+    def counts(self):
+        """{"balloon", "discarded", "dropped", "swapped_out": pages}."""
+        domain = self.domain
+        return {"balloon": len(self._list), "discarded": domain.discarded, "dropped": domain.dropped,
+                "swapped_out": domain.swapped_out}
+
+    def alloc_pages_bulk(self, nr, zone=None):
+        """Pages on their way out of the allocator are made stable, and touched: those the host has a frame for, int64 array. The
+        others are "tossed over to the balloon driver" (Dave Hansen): PG_offline and on its list. MemoryError as Memory's."""
+        pfns = self.mem.alloc_pages_bulk(nr, 0, zone)
+        self.domain.set_stable(pfns)
+        try:
+            self.domain.touch(pfns, write=True)
+        except HotplugError:
+            backed = self.domain.backed(pfns) | self.domain.swapped(pfns)
+            self.domain.set_unused(pfns[~backed])
+            self.mem.set_pfns_offline(pfns[~backed])
+            self._list.add_tail(pfns[~backed])
+            pfns = pfns[backed]
+        return pfns
+
+    def free_pfns(self, pfns):
+        """Pages back to the allocator are unused; errors as Memory.free_pfns."""
+        self.mem.free_pfns(pfns)
+        self.domain.set_unused(pfns)
+
+    def cache_pages(self, nr):
+        """Read so many pages of files into the page cache: clean, and volatile. Returns their pfns."""
+        pfns = self.alloc_pages_bulk(nr)
+        self.domain.clean(pfns)
+        self.domain.set_volatile(pfns)
+        self._cached.add_tail(pfns)
+        return pfns
+
+    def use_cache(self):
+        """Use every page of the page cache: those that give a discard fault leave it and are freed. Returns how many."""
+        pfns = self._cached.head(len(self._cached))
+        gone = self.domain.touch(pfns)
+        self._cached.drop_head(pfns.size)
+        self._cached.add_tail(np.setdiff1d(pfns, gone, assume_unique=True))
+        if gone.size:
+            self.free_pfns(gone)
+        return gone.size
+
+    def work(self, now):
+        """The host sets the limit; pages in the balloon that it could back now are the allocator's again."""
+        self.due = NEVER
+        self.domain.set_limit(self.target_pages * self.mem.geometry.page_size)
+        room = min(self.domain.room(len(self._list)), self.domain.host.free_frames)
+        pfns = self._list.head(room)
+        self._list.drop_head(pfns.size)
+        self.mem.free_reserved_pfns(pfns)
+
+    def validate(self):
+        """As Driver.validate, and: free pages and those of the balloon are unused."""
+        super().validate()
+        for start, end in self.mem.resources:
+            free = np.flatnonzero(self.mem.page_states(start, end - start) & PG_BUDDY) + start
+            assert self.domain.are(free, UNUSED), "a free page is not unused"
+        assert self.domain.are(self._list.view(), UNUSED), "a page in the balloon is not unused"
+
+
+class Cmm1(Driver):
+    """The first CMM: pages that the guest allocates and tells z/VM of (diagnose 0x10), in a static and a timed pool.
+
+    mem: Memory. domain: ResidentDomain. The target is the guest's size less the static pool (cmm_pages). When an allocation fails
+    the pool stays as it is: the target becomes what there is. timed_pages go back timeout_pages every timeout_seconds.
+    """
+
+    PER_ARRAY_WORDS = 2      # of a page of addresses that are no addresses: its link and its count
+
+    def __init__(self, mem, domain, timeout_pages=0, timeout_seconds=0.0):
+        self._static, self._timed = PageList(), PageList()
+        self._size = mem.totalram_pages
+        super().__init__(mem, domain)
+        if timeout_pages < 0 or timeout_seconds < 0:
+            raise ValueError(f"cmm_timeout is pages and seconds, not {timeout_pages} {timeout_seconds}")
+        self.timed_target = 0
+        self.timeout_pages = timeout_pages
+        self.timeout_seconds = timeout_seconds
+        self._timeout = NEVER
+
+    @property
+    def current_pages(self):
+        """Pages of the guest that are in no pool."""
+        return self._size - len(self._static) - len(self._timed)
+
+    @property
+    def pages(self):
+        """Pages in the static pool (cmm_pages)."""
+        return len(self._static)
+
+    @property
+    def timed_pages(self):
+        """Pages in the timed pool (cmm_timed_pages)."""
+        return len(self._timed)
+
+    def counts(self):
+        """{"balloon": pages in both pools, "arrays": pages of addresses}."""
+        return {"balloon": self.pages + self.timed_pages, "arrays": self.arrays}
+
+    @property
+    def arrays(self):
+        """Pages of addresses that the pools take (cmm_page_array: a page of 8-byte words, two of them its own)."""
+        per_array = self.mem.geometry.page_size // 8 - self.PER_ARRAY_WORDS
+        return -(-self.pages // per_array) + -(-self.timed_pages // per_array)
+
+    def set_timed_target(self, nr_pages, now=0.0):
+        """Add so many pages to the timed pool's goal (cmm_timed_pages)."""
+        self.timed_target += nr_pages
+        self.due = now
+
+    def work(self, now):
+        """The cmm thread: the pools go to their targets; when its time is up the timed one shrinks."""
+        if now >= self._timeout:
+            self.timed_target = max(0, self.timed_target - self.timeout_pages)
+            self._timeout = NEVER
+        reached = self._move(self._static, max(0, self._size - self.target_pages))
+        self.target_pages = max(self.target_pages, self._size - reached)
+        self.timed_target = self._move(self._timed, self.timed_target)
+        if self.timed_target and self.timeout_pages and self.timeout_seconds and self._timeout == NEVER:
+            self._timeout = now + self.timeout_seconds
+        self.due = self._timeout
+
+    def _move(self, pool, target):
+        """Allocate or free pages until the pool has its target: how many it has."""
+        missing = target - len(pool)
+        if missing > 0:
+            pfns = alloc_highuser(self.mem, missing)
+            pool.add_head(pfns)
+            self.domain.discard(pfns, calls=pfns.size)
+        elif missing < 0:
+            self._free(pool, -missing)
+        return len(pool)
+
+    def _free(self, pool, nr):
+        pfns = pool.head(nr)
+        pool.drop_head(pfns.size)
+        self.mem.free_pfns(pfns)
+        return pfns.size
+
+    def oom_notify(self, nr=256):
+        """The guest is out of memory: up to `nr` pages come back, of the timed pool first; the pools stay smaller. How many."""
+        freed = self._free(self._timed, nr)
+        self.timed_target = len(self._timed)
+        freed += self._free(self._static, nr - freed)
+        self.target_pages = self._size - len(self._static)
+        return freed
+
+    def close(self):
+        """cmm_exit: every page goes back to the guest."""
+        self._free(self._static, len(self._static))
+        self._free(self._timed, len(self._timed))
+        self.target_pages = self._size
+        self.due = self._timeout = NEVER
+
+    def validate(self):
+        """As Driver.validate, and: the pools' pages are there once."""
+        super().validate()
+        pages = np.concatenate([self._static.view(), self._timed.view()])
+        assert all_different(pages), "a page is in the pools twice"

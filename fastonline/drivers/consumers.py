@@ -1,0 +1,168 @@
+"""Who else listens when memory comes: a network driver that registers it with its adapter, the user space that onlines it, and the
+container of a whole node. All three speak up in the 2008 thread."""
+
+from dataclasses import dataclass
+
+from fastonline.drivers.driver import NEVER
+from fastonline.errors import HotplugError
+from fastonline.hotplug.blocks import MMOP_ONLINE
+from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLINE, NOTIFY_BAD, NOTIFY_OK
+
+
+class Ehea:
+    """A driver like ehea: its adapter must know all memory that may hold a packet, so it is a memory notifier, and its map has
+    room for so many sections (None: for all).
+
+    It counts pages by MemoryNotify.onlined, the member that Kamezawa asked for in the thread; `announced` is what nr_pages alone
+    would have made it believe. A section too many is vetoed with NOTIFY_BAD.
+    """
+
+    def __init__(self, mem, max_sections=None, priority=0):
+        self._mem = mem
+        self.max_sections = max_sections
+        self.sections = set()
+        """Sections in the adapter's map."""
+        self.onlined = 0
+        """Pages that were told of as online, each as often as it came online."""
+        self.announced = 0
+        self.vetoes = 0
+        mem.notifiers.register(self._notifier, priority)
+
+    def _notifier(self, action, notice):
+        unit = self._mem.geometry.pages_per_section
+        sections = set(range(notice.start_pfn // unit, -(-(notice.start_pfn + notice.nr_pages) // unit)))
+        if action == MEM_GOING_ONLINE:
+            if self.max_sections is not None and len(self.sections | sections) > self.max_sections:
+                self.vetoes += 1
+                return NOTIFY_BAD
+        elif action == MEM_ONLINE:
+            self.sections |= sections
+            self.onlined += notice.onlined
+            self.announced += notice.nr_pages
+        elif action == MEM_OFFLINE:
+            self.sections -= {nr for nr in sections if not self._mem.sections.online_section_nr(nr)}
+        return NOTIFY_OK
+
+    def close(self):
+        """Listen no more."""
+        self._mem.notifiers.unregister(self._notifier)
+
+
+@dataclass(frozen=True)
+class Uevent:
+    """One event as udev sees it."""
+
+    time: float
+    action: str
+    """"add", "remove", "online" or "failed"."""
+    device: str
+    """"memory12", or "container0"."""
+
+
+class Udev:
+    """User space that gets a uevent for each memory block that appears and writes "online" to its state file some time later
+    (the delay that auto_online_blocks was made to spare, 31bc3858ea3e).
+
+    An actor of driver.run. delay: s from the event to the write. period: s between two looks at the queue. online_type: MMOP_ONLINE,
+    MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. check: a script's own test, ``check(block) -> bool``, asked before a block is
+    onlined (the "user level check" of the thread); a block that it refuses is left offline.
+    """
+
+    def __init__(self, mem, delay=0.1, period=0.1, online_type=MMOP_ONLINE, check=None):
+        if delay < 0 or period <= 0:
+            raise ValueError(f"a delay of {delay} s and a period of {period} s: neither can be negative, the period not 0")
+        self.mem = mem
+        self.delay = delay
+        self.period = period
+        self.online_type = online_type
+        self.check = check
+        self.events = []
+        """Uevents, oldest first."""
+        self.due = 0.0
+        self._known = set(mem.blocks)
+        self._waiting = {}      # block: when it is to be onlined
+
+    def tell(self, now, action, device):
+        """An event arrives."""
+        self.events.append(Uevent(now, action, device))
+
+    def work(self, now):
+        """Look at the queue, and online what is due."""
+        blocks = set(self.mem.blocks)
+        for nr in sorted(self._known - blocks):
+            self.tell(now, "remove", f"memory{nr}")
+            self._waiting.pop(nr, None)
+        for nr in sorted(blocks - self._known):
+            self.tell(now, "add", f"memory{nr}")
+            self._waiting[nr] = now + self.delay
+        self._known = blocks
+        for nr in [nr for nr, time in self._waiting.items() if time <= now]:
+            del self._waiting[nr]
+            self._online(nr, now)
+        self.due = min([now + self.period, *self._waiting.values()])
+
+    def _online(self, nr, now):
+        block = self.mem.blocks[nr]
+        if block.state == "online" or (self.check is not None and not self.check(block)):
+            return
+        try:
+            self.mem.online_pages(block.start_pfn, self.mem.geometry.pages_per_section, self.online_type)
+        except HotplugError:
+            self.tell(now, "failed", f"memory{nr}")
+        else:
+            self.tell(now, "online", f"memory{nr}")
+
+    def close(self):
+        """Look no more."""
+        self.due = NEVER
+
+
+class Container:
+    """A box of DIMMs that is a node of its own, hot-added as a whole (ACPI's container device, Goto in the thread): one event for
+    user space beside those of its memory blocks.
+
+    mem: Memory. nid: the node. dimms: (start_pfn, nr_pages) of each.
+    """
+
+    def __init__(self, mem, nid, dimms):
+        if not dimms:
+            raise ValueError(f"container{nid} has no DIMM")
+        self.mem = mem
+        self.nid = nid
+        self.dimms = list(dimms)
+
+    def add(self, udev=None, now=0.0):
+        """Add every DIMM, and tell user space of the node. All or nothing, HotplugError as add_memory."""
+        done = []
+        try:
+            for start_pfn, nr_pages in self.dimms:
+                self.mem.add_memory(start_pfn, nr_pages, self.nid)
+                done.append((start_pfn, nr_pages))
+        except BaseException:
+            for start_pfn, nr_pages in done:
+                self.mem.remove_memory(start_pfn, nr_pages)
+            raise
+        if udev is not None:
+            udev.tell(now, "add", f"container{self.nid}")
+
+    def remove(self, udev=None, now=0.0):
+        """Offline what is online of it and take it out. All or nothing: HotplugError EBUSY while a page is in use."""
+        unit = self.mem.geometry.pages_per_section
+        sections = [nr for start, pages in self.dimms for nr in range(start // unit, (start + pages) // unit)]
+        online = [nr for nr in sections if self.mem.sections.online_section_nr(nr)]
+        for done, nr in enumerate(online):
+            try:
+                self.mem.offline_pages(nr * unit, unit)
+            except HotplugError as e:
+                for back in online[:done]:
+                    self.mem.online_pages(back * unit, unit)
+                raise HotplugError.of(e.errno, f"container{self.nid} stays: {e.strerror}") from None
+        for start_pfn, nr_pages in self.dimms:
+            self.mem.remove_memory(start_pfn, nr_pages)
+        if udev is not None:
+            udev.tell(now, "remove", f"container{self.nid}")
+
+    def online_pages(self):
+        """Pages of the node that are with the allocator."""
+        node = self.mem.nodes.get(self.nid)
+        return 0 if node is None else node.managed_pages

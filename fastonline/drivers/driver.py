@@ -1,0 +1,177 @@
+"""What the drivers share: a clock in virtual seconds, the balloon's list of pages, and what an allocation may take."""
+
+import numpy as np
+
+from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.drivers.hypervisor import pages_of_size
+
+NEVER = float("inf")
+
+PG_PREPARED = 1 << FLAG_NAMES.index("PG_prepared")
+PG_BUDDY = 1 << FLAG_NAMES.index("PG_buddy")
+PG_RESERVED = 1 << FLAG_NAMES.index("PG_reserved")
+
+
+def run(actors, until, now=0.0):
+    """Let every actor work at the times it is due from `now` on, earliest first (in the order given among equals), up to `until`
+    (seconds).
+
+    An actor has `due`, when it is next to run (a time that has passed: at once; NEVER: not by itself), and `work(now)`, which
+    sets it anew.
+    """
+    while True:
+        actor = min(actors, key=lambda actor: actor.due)
+        if actor.due > until:
+            return
+        now = max(now, actor.due)
+        actor.work(now)
+
+
+class Driver:
+    """A driver of one guest: mem is its Memory, domain what the host knows of it, target_pages what it is asked to have."""
+
+    due = NEVER
+
+    def __init__(self, mem, domain):
+        if mem.geometry.page_size != domain.host.page_size:
+            raise ValueError(
+                f"the guest's pages are {mem.geometry.page_size} bytes, the host's frames {domain.host.page_size}: they must agree"
+            )
+        self.mem = mem
+        self.domain = domain
+        self.target_pages = self.current_pages
+
+    @property
+    def current_pages(self):
+        """Pages of the guest that the host backs."""
+        return self.domain.tot_pages
+
+    def set_target(self, size, now=0.0):
+        """From now on the guest is to have so much memory (bytes, or text such as "1.5G"); the worker is due at once.
+
+        ValueError or TypeError for what is no size, or no whole number of pages.
+        """
+        self.target_pages = pages_of_size(size, self.mem.geometry.page_size, "target")
+        self.due = now
+
+    def counts(self):
+        """What a run of targets shows of the driver beside its pages: {name: number}."""
+        return {}
+
+    def validate(self):
+        """Check the guest, the host and what is between them from scratch; AssertionError with the first that is broken."""
+        self.mem.validate()
+        self.domain.host.validate()
+
+
+class PageList:
+    """A list of pages as struct list_head gives drivers: pages enter and leave at either end, by the batch.
+
+    An int64 array with room at both ends; nothing is moved but when it must grow.
+    """
+
+    def __init__(self):
+        self._room = np.empty(1024, np.int64)
+        self._first = self._end = 512
+
+    def __len__(self):
+        return self._end - self._first
+
+    def view(self):
+        """Read-only int64 array of what is on the list, head first."""
+        view = self._room[self._first : self._end]
+        view.flags.writeable = False
+        return view
+
+    def add_head(self, pfns):
+        """list_add of one page after the other: the last of them is the head."""
+        self._need(pfns.size, 0)
+        self._room[self._first - pfns.size : self._first] = pfns[::-1]
+        self._first -= pfns.size
+
+    def add_tail(self, pfns):
+        """list_add_tail of one page after the other."""
+        self._need(0, pfns.size)
+        self._room[self._end : self._end + pfns.size] = pfns
+        self._end += pfns.size
+
+    def head(self, nr):
+        """Up to `nr` pages from the head on, left where they are."""
+        return self._room[self._first : min(self._end, self._first + nr)].copy()
+
+    def drop_head(self, nr):
+        """Take `nr` pages off the head."""
+        self._first += nr
+
+    def _need(self, before, behind):
+        if self._first >= before and self._end + behind <= self._room.size:
+            return
+        spare = len(self) + before + behind
+        room = np.empty(before + len(self) + behind + 2 * spare, np.int64)
+        first = spare + before
+        room[first : first + len(self)] = self._room[self._first : self._end]
+        self._first, self._end, self._room = first, first + len(self), room
+
+
+def online_pfns(mem):
+    """int64 array: the pages that are free, in use or PG_offline, ascending."""
+    pfns = [np.empty(0, np.int64)]
+    for start, end in mem.resources:
+        states = mem.page_states(start, end - start)
+        pfns.append(np.flatnonzero(states & (PG_PREPARED | PG_RESERVED) == PG_PREPARED) + start)
+    return np.concatenate(pfns)
+
+
+def highmem_pfn(geometry):
+    """The pfn from which on pages are highmem (PageHighMem), or None where there is none."""
+    limit = 0
+    for name, end in geometry.zone_limits:
+        if name == "HighMem":
+            return limit >> geometry.page_shift
+        limit = end
+    return None
+
+
+def alloc_highuser(mem, nr, order=0):
+    """Up to `nr` blocks for a balloon, as alloc_page(GFP_HIGHUSER | __GFP_NORETRY) one by one would give them: (got,) int64.
+
+    Zones from the highest kernel zone down (not Movable), each down to its min watermark and the lowmem_reserve it keeps from
+    such an allocation (zone_watermark_ok of order 0, KERNEL.md 2.4).
+    """
+    names = [name for name, _ in mem.geometry.zone_limits]
+    highest = mem.zones.names.index(names[-1])
+    got = []
+    for nid in mem.nodes:
+        for name in reversed(names):
+            if nr == 0:
+                break
+            zone = mem.zones[nid, name]
+            spare = (zone.free_pages - zone.min - zone.protection[highest]) >> order
+            if order:
+                spare = min(spare, sum(count << k - order for k, count in enumerate(zone.nr_free) if k >= order))
+            if spare > 0:
+                blocks = mem.alloc_pages_bulk(min(nr, spare), order, zone)
+                got.append(blocks)
+                nr -= blocks.size
+    return np.concatenate(got) if got else np.empty(0, np.int64)
+
+
+def si_mem_available(mem):
+    """Pages that can be had without driving the machine under its reserves: free pages less totalreserve_pages (6.1, which adds
+    what the page cache would give; there is none here)."""
+    free = reserve = 0
+    for zone in mem.zones.values():
+        free += zone.free_pages
+        reserve += min(max(zone.protection) + zone.high, zone.managed_pages)
+    return max(0, free - reserve)
+
+
+def allocate_resource(mem, nr_pages, align):
+    """The lowest `align`-aligned pfn of a range of so many pages that no resource has (allocate_resource over iomem), or None."""
+    start = 0
+    for first, end in mem.resources:
+        if start + nr_pages <= first:
+            break
+        if end > start:
+            start = -(-end // align) * align
+    return start if start + nr_pages <= mem.max_pfn else None

@@ -1,0 +1,209 @@
+"""A driver taken through a series of targets: what `fastonline balloon` runs."""
+
+import csv
+import time
+from dataclasses import asdict, dataclass
+
+from fastonline.drivers.cmm import Cmm1, Cmm2, HintedDomain
+from fastonline.drivers.consumers import Udev
+from fastonline.drivers.driver import run
+from fastonline.drivers.hyperv import HvBalloon
+from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
+from fastonline.geometry import format_size, parse_size
+from fastonline.hotplug.memory import Memory
+
+INTERVAL = 60.0     # s between targets that come without times
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What there was when a target's time was up. Sizes in bytes."""
+
+    time: float
+    """s, virtual: when the next target came."""
+    target: int
+    actual: int
+    total: int
+    """What the guest could use at most without adding memory: its totalram and what is in the balloon."""
+    host_free: int
+    calls: int
+    """Calls to the host for this target."""
+    call_ns: float
+    """What they cost, ns."""
+    wall_ms: float
+    """What simulating it took."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A run: its samples, every change of `actual` as (s, bytes), and the driver's own counts at the end."""
+
+    driver: str
+    samples: tuple
+    steps: tuple
+    counts: dict
+    calls: dict
+    """Calls to the host by name, in all."""
+
+    def as_dict(self):
+        """Plain values, for json."""
+        return asdict(self)
+
+    def __str__(self):
+        """A table, one line a target."""
+        lines = [f"{'time s':>8} {'target':>10} {'actual':>10} {'host free':>10} {'calls':>9} {'call ms':>9} {'wall ms':>9}"]
+        for s in self.samples:
+            lines.append(
+                f"{s.time:8.1f} {format_size(s.target):>10} {format_size(s.actual):>10} {format_size(s.host_free):>10} "
+                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}"
+            )
+        lines.append("  ".join(f"{name} {number}" for name, number in {**self.counts, **self.calls}.items() if number))
+        return "\n".join(lines)
+
+    def plot(self, path):
+        """Write a figure of target against actual over time to a file; its suffix says which format. Needs matplotlib."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        begin = [0.0, *(s.time for s in self.samples[:-1])]
+        axes.step([*begin, self.samples[-1].time], [*(s.target / 2**20 for s in self.samples), self.samples[-1].target / 2**20],
+                  where="post", linestyle="--", label="target")
+        axes.step([at for at, _ in self.steps], [size / 2**20 for _, size in self.steps], where="post", label="actual")
+        axes.set(title=self.driver, xlabel="time, s", ylabel="MiB")
+        axes.set_ylim(bottom=0)
+        axes.legend()
+        figure.savefig(path)
+
+
+def parse_targets(text):
+    """[(s, bytes)] of ``"1G,1.5G,768M"``, one target a minute. ValueError for what is no size."""
+    parts = [part.strip() for part in text.split(",")]
+    if not any(parts):
+        raise ValueError("there is no target: give some, such as 1G,1.5G,768M")
+    return [(at * INTERVAL, parse_size(part)) for at, part in enumerate(parts)]
+
+
+def read_targets(path):
+    """[(s, bytes)] of a CSV file with lines of time,target; a first line that says so is skipped. OSError when it cannot be read,
+    ValueError naming the line that is wrong."""
+    targets = []
+    with open(path, newline="", encoding="utf-8") as file:
+        for nr, row in enumerate(csv.reader(file), 1):
+            if not row or (nr == 1 and [cell.strip() for cell in row] == ["time", "target"]):
+                continue
+            try:
+                at, size = row
+                targets.append((float(at), parse_size(size)))
+            except ValueError as e:
+                raise ValueError(f"{path}, line {nr}: {','.join(row)!r} is no time,target: {e}") from None
+            if not 0 <= targets[-1][0] < float("inf") or len(targets) > 1 and targets[-1][0] < targets[-2][0]:
+                raise ValueError(f"{path}, line {nr}: the times are s from 0 on, ascending, and {at} is not")
+    if not targets:
+        raise ValueError(f"{path}: there is no target in it")
+    return targets
+
+
+DRIVERS = {}
+"""{name: function(mem, host, boot, max_memory, **options) -> Driver} of the drivers that a series can be run through."""
+
+
+def _xen(mem, host, boot, max_memory, behaviour="today", order=0, batch=None, auto_online=True):
+    if behaviour not in BEHAVIOURS:
+        raise ValueError(f"there is no Xen balloon {behaviour!r}: {', '.join(BEHAVIOURS)}")
+    return XenBalloon(mem, Domain(host, boot, max_memory), BEHAVIOURS[behaviour], order, batch, auto_online)
+
+
+def _hyperv(mem, host, boot, max_memory, auto_online=True):
+    return HvBalloon(mem, Domain(host, boot, max_memory), auto_online)
+
+
+def _cmm(mem, host, boot, max_memory, behaviour="cmm1"):
+    if behaviour not in ("cmm1", "cmm2"):
+        raise ValueError(f"there is no CMM {behaviour!r}: cmm1, cmm2")
+    domain = (ResidentDomain if behaviour == "cmm1" else HintedDomain)(host, max_memory)
+    if behaviour == "cmm1":
+        return _touched(Cmm1(mem, domain))
+    return _touched(Cmm2(mem, domain))
+
+
+def _touched(driver):
+    """A guest that has used its memory once, as after a while: cmm2's as page cache."""
+    nr = min(driver.mem.totalram_pages, driver.domain.host.free_frames) // 4 * 3
+    if isinstance(driver, Cmm2):
+        driver.cache_pages(nr)
+    else:
+        pfns = driver.mem.alloc_pages_bulk(nr)
+        driver.domain.touch(pfns)
+        driver.mem.free_pfns(pfns)
+    return driver
+
+
+DRIVERS.update(xen=_xen, hyperv=_hyperv, cmm=_cmm)
+
+
+def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bitmap", max_memory=None, scattered=False, seed=0,
+               call_ns=0, udev_delay=None, progress=None, **options):
+    """Take a driver through targets.
+
+    name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules, engine,
+    boot: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory: what the host allows the guest.
+    udev_delay: s after which user space onlines added memory, None: the kernel does at once. progress: wraps the list of targets,
+    as tqdm does. options: the driver's own (xen: behaviour, order, batch; cmm: behaviour). Returns a Series.
+
+    ValueError, TypeError for arguments that make no sense, HotplugError ENOMEM for a guest that the host cannot build.
+    """
+    if name not in DRIVERS:
+        raise ValueError(f"there is no driver {name!r}: {', '.join(DRIVERS)}")
+    for _, size in targets:
+        if size % geometry.page_size:
+            raise ValueError(f"target {size} is not a whole number of pages of {geometry.page_size} bytes")
+    mem = Memory(geometry, boot=boot, rules=rules, engine=engine)
+    host = Host(host_memory, geometry.page_size, scattered, seed, call_ns)
+    actors = []
+    if udev_delay is not None:
+        options["auto_online"] = False
+        actors.append(Udev(mem, udev_delay))
+    driver = DRIVERS[name](mem, host, boot, max_memory, **options)
+    recorder = _Recorder(driver)
+    actors.append(recorder)
+    page_size, samples, domain = geometry.page_size, [], driver.domain
+    ends = [at for at, _ in targets[1:]] + [targets[-1][0] + INTERVAL]
+    for (at, size), end in zip(targets if progress is None else progress(targets), ends, strict=True):
+        calls, ns, wall = sum(domain.calls.values()), domain.ns, time.perf_counter()
+        driver.set_target(size, at)
+        run(actors, end, at)
+        samples.append(Sample(
+            time=end,
+            target=size,
+            actual=driver.current_pages * page_size,
+            total=(mem.totalram_pages + driver.counts().get("balloon", 0)) * page_size,
+            host_free=host.free_frames * page_size,
+            calls=sum(domain.calls.values()) - calls,
+            call_ns=domain.ns - ns,
+            wall_ms=(time.perf_counter() - wall) * 1e3,
+        ))
+    recorder.note(ends[-1])
+    driver.validate()
+    return Series(name, tuple(samples), tuple(recorder.steps), driver.counts(), dict(domain.calls))
+
+
+class _Recorder:
+    """A driver as an actor, with what it has after each time it worked."""
+
+    def __init__(self, driver):
+        self._driver = driver
+        self.steps = []
+        self.note(0.0)
+
+    @property
+    def due(self):
+        return self._driver.due
+
+    def work(self, now):
+        self._driver.work(now)
+        self.note(now)
+
+    def note(self, now):
+        self.steps.append((now, self._driver.current_pages * self._driver.mem.geometry.page_size))

@@ -1,0 +1,453 @@
+"""The Xen balloon: the driver for which the 2008 thread wanted onlining in two phases, as it was, as it was then proposed, and as it
+became (drivers/xen/balloon.c of 2.6.26, 3.1 and 6.18; KERNEL.md 5.1 to 5.3 and THREAD.txt).
+
+A page that the guest has and the host does not back is on the balloon list. To grow, the driver asks the host for frames, takes pages
+off the list, enters the frames into its p2m table and frees the pages. To shrink it allocates pages, makes their p2m entries
+INVALID_P2M_ENTRY, puts them on the list and gives the frames back. When the list is empty and the target is higher, memory must be
+added: in the thread's way by balloon_expand over prepare_online_pages, since 3.1 by add_memory and an online_page_callback.
+"""
+
+import errno
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastonline.drivers.driver import (
+    NEVER, PG_PREPARED, Driver, PageList, alloc_highuser, allocate_resource, highmem_pfn, online_pfns, si_mem_available,
+)
+from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, all_different, pages_of_extents
+from fastonline.errors import HotplugError, pfn_range
+from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
+
+BP_DONE = "BP_DONE"
+BP_WAIT = "BP_WAIT"              # memory was added, user space has not onlined it yet
+BP_EAGAIN = "BP_EAGAIN"
+BP_ECANCELED = "BP_ECANCELED"    # given up until there is a new target
+
+RETRY_UNLIMITED = 0
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What differs from one version of the driver to another."""
+
+    name: str
+    all_or_nothing: bool
+    """Frames the host gave are given back when they are fewer than asked for, and the reservation is taken to be limited
+    to that (hard_limit); since 3.1 they are used."""
+    expands: bool
+    """balloon_expand of the thread: add, prepare, and put every page on the list."""
+    callback: bool
+    """Memory is added and onlined as any other; an online_page_callback puts the pages on the list."""
+    promises: bool
+    """Pages added and not onlined yet are counted in hotplug_pages and balloon_hotplug (3.1); later total_pages says it all."""
+    schedule: bool
+    """Retries come after 1, 2, 4... seconds and end after max_retry_count (3.1); before, every second for ever."""
+    reserves: bool
+    """Shrinking stops at si_mem_available."""
+
+
+XEN_2_6_26 = Behaviour("2.6.26", all_or_nothing=True, expands=False, callback=False, promises=False, schedule=False, reserves=False)
+XEN_THREAD = Behaviour("thread", all_or_nothing=True, expands=True, callback=False, promises=False, schedule=False, reserves=False)
+XEN_3_1 = Behaviour("3.1", all_or_nothing=False, expands=False, callback=True, promises=True, schedule=True, reserves=False)
+XEN_TODAY = Behaviour("today", all_or_nothing=False, expands=False, callback=True, promises=False, schedule=True, reserves=True)
+
+BEHAVIOURS = {behaviour.name: behaviour for behaviour in (XEN_2_6_26, XEN_THREAD, XEN_3_1, XEN_TODAY)}
+
+
+class XenBalloon(Driver):
+    """The balloon of one guest.
+
+    mem: Memory, every page of which at the time of the call is free or in use; pages beyond what the domain was built with start
+    in the balloon (they must be free). domain: hypervisor.Domain. behaviour: one of XEN_2_6_26, XEN_THREAD, XEN_3_1, XEN_TODAY.
+    order: 9 balloons in large pages, the thread's wish; the guest is then within one of them of its target. batch: extents a
+    hypercall, None: a page of them, 1024 on 32-bit and 512 on 64-bit (frame_list); 1: one at a time. auto_online: added memory is
+    onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s.
+
+    set_target sets the goal; the worker runs when it is due (driver.run, or work). Beyond the cap or the host's memory the guest
+    stays where it got (2.6.26: at hard_limit until there is a new target; 3.1 on: BP_ECANCELED after the retries); below what
+    it can give up it stays at its watermarks and tries again.
+
+    HotplugError EINVAL when another online_page_callback is set; nothing has changed then.
+    """
+
+    def __init__(self, mem, domain, behaviour=XEN_TODAY, order=0, batch=None, auto_online=True, max_retry_count=4,
+                 max_schedule_delay=32):
+        frame_list = mem.geometry.page_size // (mem.geometry.bits // 8)
+        if not 0 <= order <= mem.geometry.max_page_order:
+            raise ValueError(f"order {order} is not between 0 and MAX_PAGE_ORDER = {mem.geometry.max_page_order}")
+        if order and behaviour.callback and mem.rules.online_order is not None and mem.rules.online_order < order:
+            raise ValueError(f"{mem.rules.name} hands pages to the callback with order {mem.rules.online_order}, not {order}")
+        if batch is not None and not 1 <= batch <= frame_list:
+            raise ValueError(f"a batch of {batch} extents: a page holds 1 to {frame_list} of them")
+        super().__init__(mem, domain)
+        self.behaviour = behaviour
+        self.order = order
+        self.batch = frame_list if batch is None else batch
+        self.auto_online = auto_online
+        self.max_retry_count = max_retry_count
+        self.max_schedule_delay = max_schedule_delay
+        self.schedule_delay = 1
+        self.retry_count = 1
+        self.state = BP_DONE
+        self.hard_limit = None
+        """Pages that the host turned out to allow (2.6.26), None: not known."""
+        self.hotplug_pages = 0
+        """Pages promised by memory that is added and not onlined yet (3.1)."""
+        self.balloon_hotplug = 0
+        """Pages of it beyond the promise: a balloon that cannot be used yet (3.1)."""
+        self.expansions = 0
+        """Times that memory was added."""
+        self.gave_up = 0
+        """Times that the retries ended in BP_ECANCELED."""
+        self._list = PageList()     # of extents: their first pfns
+        self._highmem_pfn = highmem_pfn(mem.geometry)
+        self._high = 0
+        start, nr = self._not_backed()
+        if behaviour.callback:
+            mem.set_online_page_callback(self._online_page)
+        if nr:
+            try:
+                mem.alloc_contig_range(start, nr)
+            except HotplugError:
+                if behaviour.callback:
+                    mem.restore_online_page_callback(self._online_page)
+                raise
+            self._set_reserved_or_offline(np.arange(start, start + nr))
+            self._put_on_list(start, nr)
+        if behaviour.callback:
+            mem.notifiers.register(self._notifier)
+        self._total_pages = self.current_pages + self.balloon_pages
+
+    def _not_backed(self):
+        """(start_pfn, nr_pages) of what the guest has online and the domain was built without."""
+        pfns = online_pfns(self.mem)
+        pfns = pfns[~self.domain.backed(pfns)]
+        if pfns.size == 0:
+            return 0, 0
+        start, nr = int(pfns[0]), int(pfns[-1]) + 1 - int(pfns[0])
+        if nr != pfns.size or (start | nr) & (1 << self.order) - 1:
+            raise ValueError(f"pages {pfn_range(start, nr)} without a frame are not one range of whole extents of order {self.order}")
+        return start, nr
+
+    def __repr__(self):
+        return f"<XenBalloon {self.behaviour.name} current={self.current_pages} target={self.target_pages} balloon={self.balloon_pages}>"
+
+    # -- what there is
+
+    @property
+    def balloon_low(self):
+        """Lowmem pages on the list."""
+        return (len(self._list) - self._high) << self.order
+
+    @property
+    def balloon_high(self):
+        """Highmem pages on the list."""
+        return self._high << self.order
+
+    @property
+    def balloon_pages(self):
+        """Pages on the list."""
+        return len(self._list) << self.order
+
+    @property
+    def total_pages(self):
+        """Pages the guest has, backed or not, with those added and not onlined yet (6.18)."""
+        return self._total_pages
+
+    def balloon_list(self):
+        """Read-only int64 array of the list, head first: the first pfn of each extent."""
+        return self._list.view()
+
+    def counts(self):
+        """{"balloon": pages on the list, "expansions", "gave_up"}."""
+        return {"balloon": self.balloon_pages, "expansions": self.expansions, "gave_up": self.gave_up}
+
+    # -- the target
+
+    def set_target(self, size, now=0.0):
+        """balloon_set_new_target, which forgets the hard limit; as Driver.set_target."""
+        super().set_target(size, now)
+        self.hard_limit = None
+
+    def _credit(self):
+        """Extents to grow (or, negative, shrink) by."""
+        target = self.target_pages
+        if self.behaviour.all_or_nothing:
+            if self.hard_limit is not None:
+                target = min(target, self.hard_limit)
+            target = min(target, self.current_pages + self.balloon_pages)
+        credit = target - self.current_pages - self.hotplug_pages
+        return credit >> self.order if credit > 0 else -(-credit >> self.order)
+
+    def work(self, now):
+        """The worker: balloon_process up to 3.1, balloon_thread today. Runs batch after batch until the target is reached or
+        something is in the way, and says in `due` when it wants to run again."""
+        self.due = NEVER
+        if self.behaviour.schedule:
+            self._work_by_schedule(now)
+        else:
+            self._work_by_timer(now)
+
+    def _work_by_timer(self, now):
+        if self.behaviour.expands:
+            wanted = self.target_pages if self.hard_limit is None else min(self.target_pages, self.hard_limit)
+            missing = wanted - self.current_pages - self.balloon_pages
+            if missing > 0:
+                self._try_expand(-(-missing // self.mem.geometry.pages_per_section) * self.mem.geometry.pages_per_section)
+        sleeps = False
+        while not sleeps and (credit := self._credit()):
+            if credit > 0:
+                self._increase(credit)
+            else:
+                sleeps = self._decrease(-credit) == BP_EAGAIN
+        if self._credit():
+            self.due = min(self.due, now + 1)
+
+    def _try_expand(self, nr_pages):
+        # the thread's driver has no error checking here: what cannot be added is not there to grow into
+        try:
+            self.balloon_expand(nr_pages)
+        except HotplugError:
+            pass
+
+    def _work_by_schedule(self, now):
+        while True:
+            credit, state = self._credit(), BP_DONE
+            if credit > 0:
+                state = self._increase(credit) if self._inflated() else self._reserve_additional_memory()
+            elif credit < 0:
+                state = self._shrink_within_reserves(-credit)
+            self.state = state = self._update_schedule(state)
+            if state != BP_DONE or not self._credit():
+                break
+        if state == BP_EAGAIN:
+            self.due = min(self.due, now + self.schedule_delay)
+        elif state == BP_WAIT:
+            self.due = min(self.due, now + 1)
+
+    def _update_schedule(self, state):
+        if state in (BP_WAIT, BP_ECANCELED):
+            return state
+        if state == BP_DONE:
+            self.schedule_delay = self.retry_count = 1
+            return state
+        self.retry_count += 1
+        if self.max_retry_count != RETRY_UNLIMITED and self.retry_count > self.max_retry_count:
+            self.schedule_delay = self.retry_count = 1
+            self.gave_up += 1
+            return BP_ECANCELED
+        self.schedule_delay = min(self.schedule_delay * 2, self.max_schedule_delay)
+        return BP_EAGAIN
+
+    def _inflated(self):
+        return len(self._list) > 0 or self.balloon_hotplug > 0
+
+    def _shrink_within_reserves(self, extents):
+        if not self.behaviour.reserves:
+            return self._decrease(extents)
+        allowed = min(extents, si_mem_available(self.mem) >> self.order)
+        state = self._decrease(allowed)
+        return BP_EAGAIN if state == BP_DONE and allowed < extents and allowed < self.batch else state
+
+    # -- the list
+
+    def _append(self, extents):
+        """balloon_append of each: lowmem is used again first, so highmem goes to the tail."""
+        if self._highmem_pfn is None:
+            self._list.add_head(extents)
+            return
+        high = extents >= self._highmem_pfn
+        nr_high = int(np.count_nonzero(high))
+        self._list.add_head(extents[~high])
+        self._list.add_tail(extents[high])
+        self._high += nr_high
+
+    def _retrieve(self, extents):
+        """Extents seen at the head leave the list."""
+        self._list.drop_head(extents.size)
+        if self._highmem_pfn is not None:
+            self._high -= int(np.count_nonzero(extents >= self._highmem_pfn))
+
+    # -- growing and shrinking by one batch
+
+    def _increase(self, extents):
+        """increase_reservation: back pages of the list and free them. BP_EAGAIN when the host gives nothing."""
+        if len(self._list) == 0:
+            # 3.1: what is added and not onlined yet is promised, no more can be done
+            nr = min(extents << self.order, self.balloon_hotplug)
+            self.hotplug_pages += nr
+            self.balloon_hotplug -= nr
+            return BP_DONE
+        heads = self._list.head(min(extents, self.batch))
+        mfns = self.domain.populate_physmap(heads, self.order)
+        if mfns.size < heads.size and self.behaviour.all_or_nothing:
+            if mfns.size:
+                self.domain.decrease_reservation(mfns, self.order)
+            self.hard_limit = self.current_pages + (mfns.size << self.order)
+            return BP_DONE
+        if mfns.size == 0:
+            return BP_EAGAIN
+        heads = heads[: mfns.size]
+        self._retrieve(heads)
+        pfns, mfns = pages_of_extents(heads, self.order), pages_of_extents(mfns, self.order)
+        self.domain.set_phys_to_machine(pfns, mfns)
+        self._link_lowmem(pfns, mfns)
+        if self.behaviour.callback:
+            self.mem.free_reserved_pfns(pfns)
+        else:
+            self.mem.mark_pfns_onlined(pfns)
+        return BP_DONE
+
+    def _decrease(self, extents):
+        """decrease_reservation: allocate pages and give their frames back. BP_EAGAIN when there were not so many."""
+        if self.hotplug_pages:
+            nr = min(extents << self.order, self.hotplug_pages)
+            self.hotplug_pages -= nr
+            self.balloon_hotplug += nr
+            return BP_DONE
+        want = min(extents, self.batch)
+        heads = alloc_highuser(self.mem, want, self.order)
+        if heads.size:
+            pfns = pages_of_extents(heads, self.order)
+            mfns = self.domain.p2m_frames(pfns)
+            self._link_lowmem(pfns, None)
+            self.domain.set_phys_to_machine(pfns, INVALID_P2M_ENTRY)
+            self._set_reserved_or_offline(pfns)
+            self._append(heads)
+            self._give_back(mfns)
+        return BP_EAGAIN if heads.size < want else BP_DONE
+
+    def _give_back(self, mfns):
+        """Frames of whole extents go back, as large ones where they are, else one by one."""
+        if self.order:
+            extents = mfns.reshape(-1, 1 << self.order)
+            heads = extents[:, 0]
+            large = (extents == heads[:, None] + np.arange(1 << self.order)).all(axis=1) & (heads & (1 << self.order) - 1 == 0)
+            if large.any():
+                self.domain.decrease_reservation(heads[large], self.order)
+            mfns = extents[~large].ravel()
+        for at in range(0, mfns.size, self.batch):
+            self.domain.decrease_reservation(mfns[at : at + self.batch])
+
+    def _set_reserved_or_offline(self, pfns):
+        """Pages in use are the balloon's: Reserved for the thread's mark_pages_onlined, PageOffline since."""
+        if self.behaviour.callback:
+            self.mem.set_pfns_offline(pfns)
+        else:
+            self.mem.set_pfns_reserved(pfns)
+
+    def _link_lowmem(self, pfns, mfns):
+        """Lowmem is mapped by the kernel, so its page tables must follow (mfns None: unmapped)."""
+        if self._highmem_pfn is not None:
+            low = pfns < self._highmem_pfn
+            if not low.any():
+                return
+            pfns, mfns = pfns[low], None if mfns is None else mfns[low]
+        self.domain.update_va_mapping(pfns, mfns)
+
+    # -- adding memory
+
+    def balloon_expand(self, nr_pages):
+        """The thread's balloon_expand: room for so many pages more, none of them backed. Returns the first pfn.
+
+        A free range of iomem, aligned to a section; add_memory, prepare_online_pages; every page Reserved, without a frame, and on
+        the list. Today's rules take whole sections only.
+
+        HotplugError: ENOSPC when there is no such range, and as add_memory and prepare_online_pages: nothing is added then.
+        """
+        mem = self.mem
+        start = allocate_resource(mem, nr_pages, mem.geometry.pages_per_section)
+        if start is None:
+            raise HotplugError.of(errno.ENOSPC, f"balloon_expand by {nr_pages} pages: there is no free range of iomem")
+        mem.add_memory(start, nr_pages)
+        try:
+            mem.prepare_online_pages(start, nr_pages)
+        except BaseException:
+            unit = mem.geometry.pages_per_section
+            mem.remove_memory(start, -(-nr_pages // unit) * unit)
+            raise
+        mem.set_page_reserved(start, nr_pages)
+        self._put_on_list(start, nr_pages)
+        self._total_pages += nr_pages
+        self.expansions += 1
+        return start
+
+    def _put_on_list(self, start_pfn, nr_pages):
+        if nr_pages & (1 << self.order) - 1 or start_pfn & (1 << self.order) - 1:
+            raise ValueError(f"{pfn_range(start_pfn, nr_pages)} is not whole extents of order {self.order}")
+        self.domain.need_p2m(start_pfn + nr_pages)
+        self._append(np.arange(start_pfn, start_pfn + nr_pages, 1 << self.order))
+
+    def _reserve_additional_memory(self):
+        """reserve_additional_memory: add whole sections for what the list cannot give; somebody onlines them."""
+        mem, unit = self.mem, self.mem.geometry.pages_per_section
+        if self.behaviour.promises:
+            credit = self.target_pages - self.current_pages - self.hotplug_pages
+        else:
+            credit = self.target_pages - self.total_pages
+            if credit <= 0:
+                return BP_WAIT      # enough is added, not onlined yet
+        nr = -(-credit // unit) * unit
+        start = allocate_resource(mem, nr, unit)
+        try:
+            if start is None:
+                raise HotplugError.of(errno.ENOSPC, f"no free range of {nr} pages of iomem")
+            mem.add_memory(start, nr)
+        except HotplugError:
+            return BP_EAGAIN if self.behaviour.promises else BP_ECANCELED
+        self._total_pages += nr
+        self.expansions += 1
+        if self.behaviour.promises:
+            self.hotplug_pages += credit
+            self.balloon_hotplug = nr - credit
+        if self.auto_online:
+            for pfn in range(start, start + nr, unit):
+                mem.online_pages(pfn, unit)
+        return BP_DONE if self.behaviour.promises else BP_WAIT
+
+    def _online_page(self, pfn, order):
+        """xen_online_page: the pages of memory that is being onlined go on the list, no total changes."""
+        nr = 1 << order
+        self._put_on_list(pfn, nr)
+        if self.behaviour.promises:
+            promised = min(nr, self.hotplug_pages)
+            self.hotplug_pages -= promised
+            self.balloon_hotplug -= nr - promised
+
+    def _notifier(self, action, notice):
+        """Memory came online: the worker can go on at once."""
+        if action == MEM_ONLINE:
+            self.due = 0.0
+        return NOTIFY_OK
+
+    # -- the end
+
+    def close(self):
+        """Let go of the callback. HotplugError EBUSY while pages are out: nobody else could ever back them; inflate to the guest's
+        whole size first (the kernel's driver cannot be unloaded at all)."""
+        if self.balloon_pages or self.hotplug_pages or self.balloon_hotplug:
+            raise HotplugError.of(errno.EBUSY, f"the balloon cannot be closed: {self.balloon_pages} pages are out")
+        if self.behaviour.callback:
+            self.mem.restore_online_page_callback(self._online_page)
+            self.mem.notifiers.unregister(self._notifier)
+        self.due = NEVER
+
+    def validate(self):
+        """As Driver.validate, and: no page of the list has a frame or is with the allocator, every other page has one."""
+        super().validate()
+        heads = self._list.view()
+        listed = pages_of_extents(heads, self.order)
+        assert all_different(listed), "a page is on the balloon list twice"
+        assert not self.domain.backed(listed).any(), "a page on the balloon list has a frame"
+        high = 0 if self._highmem_pfn is None else int(np.count_nonzero(heads >= self._highmem_pfn))
+        assert high == self._high, f"{self._high} highmem extents are counted, {high} are on the list"
+        managed = self.mem.totalram_pages
+        assert managed == self.current_pages, f"the guest manages {managed} pages, the host backs {self.current_pages}"
+        assert self.hotplug_pages >= 0 and self.balloon_hotplug >= 0, "more pages were onlined than added"
+        prepared = sum(
+            int(np.count_nonzero(self.mem.page_states(start, end - start) & PG_PREPARED)) for start, end in self.mem.resources
+        )
+        assert prepared == self.current_pages + self.balloon_pages, (
+            f"{self.current_pages} backed pages and {self.balloon_pages} in the balloon make not the {prepared} of the guest"
+        )

@@ -1,0 +1,14 @@
+"""Small guests for the tests of the drivers: 16 MiB sections, so that a step of a state machine is cheap."""
+
+from dataclasses import replace
+
+from fastonline import LINUX_2_6_25, LINUX_6_1, X86_32_PAE, X86_64
+
+SMALL_64 = replace(X86_64, name="SMALL_64", section_size_bits=24)
+SMALL_32 = replace(
+    X86_32_PAE, name="SMALL_32", section_size_bits=24, sections_in_flags=False, flags_reserved=32,
+    zone_limits=(("DMA", 4 << 20), ("Normal", 16 << 20), ("HighMem", None)),
+)
+UNIT = SMALL_64.pages_per_section
+ENGINES = ("bitmap", "struct_page")
+OLD, NEW = (SMALL_32, LINUX_2_6_25), (SMALL_64, LINUX_6_1)

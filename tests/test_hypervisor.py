@@ -1,0 +1,186 @@
+"""The host's frames and the domains that have them."""
+
+import errno
+
+import numpy as np
+import pytest
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from fastonline import HotplugError
+from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, Host, ResidentDomain
+
+
+def test_contiguous_and_scattered_frames():
+    host = Host("1M")
+    domain = Domain(host, "64K")
+    assert domain.p2m.tolist() == list(range(16))
+    assert Host("1M", scattered=True, seed=3).free_list().tolist() == Host("1M", scattered=True, seed=3).free_list().tolist()
+    assert Host("1M", scattered=True, seed=3).free_list().tolist() != Host("1M", scattered=True, seed=4).free_list().tolist()
+    scattered = Domain(Host("1M", scattered=True, seed=3), "64K")
+    assert scattered.p2m.tolist() != list(range(16))
+    assert scattered.p2m.dtype == np.uint64 and not scattered.p2m.flags.writeable
+
+
+def test_populate_and_decrease_with_p2m():
+    host = Host("1M")
+    domain = Domain(host, "64K")
+    pfns = np.arange(100, 110)
+    mfns = domain.populate_physmap(pfns)
+    assert mfns.size == 10 and domain.tot_pages == 26 and host.free_frames == 256 - 26
+    with pytest.raises(AssertionError, match="26 frames and 16 pages"):
+        host.validate()     # the guest has not entered them yet
+    domain.set_phys_to_machine(pfns, mfns)
+    host.validate()
+    assert domain.p2m[105] == mfns[5] and domain.p2m[50] == INVALID_P2M_ENTRY
+    domain.set_phys_to_machine(pfns, INVALID_P2M_ENTRY)
+    assert domain.decrease_reservation(mfns) == 10
+    host.validate()
+    assert host.free_frames == 240
+    assert np.array_equal(domain.populate_physmap(pfns[:1]), mfns[-1:])    # what came back last goes first
+
+
+def test_partial_success_at_cap_and_host():
+    host = Host("1M")
+    capped = Domain(host, "64K", max_memory="96K", name="capped")
+    assert capped.populate_physmap(np.arange(16, 32)).size == 8
+    assert capped.refused == {"cap": 8, "host": 0}
+    other = Domain(host)
+    assert other.populate_physmap(np.arange(300)).size == 256 - 24
+    assert other.refused == {"cap": 0, "host": 300 - 232}
+    assert other.populate_physmap(np.arange(1)).size == 0
+    assert other.tot_pages + capped.tot_pages == host.nr_frames
+
+
+def test_decrease_stops_at_a_frame_of_somebody_else():
+    host = Host("1M")
+    one, two = Domain(host, "64K"), Domain(host, "64K")
+    mfns = np.array([0, 1, 16, 2])      # the third is two's
+    one.set_phys_to_machine(np.arange(3), INVALID_P2M_ENTRY)
+    assert one.decrease_reservation(mfns) == 2
+    assert one.tot_pages == 14 and two.tot_pages == 16
+    assert one.decrease_reservation(np.array([-1])) == one.decrease_reservation(np.array([10**6])) == 0
+    with pytest.raises(HotplugError) as e:
+        one.update_va_mapping(np.array([5]), np.array([16]))
+    assert e.value.errno == errno.EINVAL and "not its own" in str(e.value)
+
+
+def test_large_extents_are_aligned_and_leave_the_pool_whole():
+    host = Host("4M", scattered=True, seed=1)
+    domain = Domain(host, "4K")
+    heads = domain.populate_physmap(np.array([512, 1024, 1536]), order=9)
+    assert heads.size == 1 and int(heads[0]) % 512 == 0      # the other half holds the boot page
+    assert domain.tot_pages == 513 and domain.refused["host"] == 1024
+    domain.set_phys_to_machine(np.arange(512, 1024), heads[0] + np.arange(512))
+    host.validate()
+    assert domain.decrease_reservation(heads, order=9) == 1
+    assert host.free_frames == 1023
+
+
+def test_calls_cost():
+    host = Host("1M", call_ns={"populate_physmap": 700, "update_va_mapping": 50})
+    domain = Domain(host)
+    mfns = domain.populate_physmap(np.arange(10))
+    domain.update_va_mapping(np.arange(10), mfns)
+    domain.decrease_reservation(mfns)
+    assert domain.ns == 700 + 10 * 50
+    assert (domain.calls["populate_physmap"], domain.calls["update_va_mapping"], domain.calls["decrease_reservation"]) == (1, 10, 1)
+
+
+def test_a_destroyed_domain_gives_all_back():
+    host = Host("1M", scattered=True)
+    one, two = Domain(host, "512K"), Domain(host, "512K")
+    assert host.free_frames == 0
+    one.destroy()
+    host.validate()
+    assert host.free_frames == 128 and list(host.domains) == [two.domid]
+    assert Domain(host).domid == 2
+
+
+@pytest.mark.parametrize("make, error, match", [
+    (lambda: Host("0"), ValueError, "at least one frame"),
+    (lambda: Host("5000"), ValueError, "whole number of pages"),
+    (lambda: Host("no size"), ValueError, "no size"),
+    (lambda: Host("1M", call_ns=-1), ValueError, "cost"),
+    (lambda: Host("1M", call_ns={"hypercall": 1}), ValueError, "no call"),
+    (lambda: Domain(Host("1M"), "1M", max_memory="512K"), ValueError, "more than the domain may have"),
+    (lambda: Domain(Host("1M"), "2M"), HotplugError, "cannot be built"),
+    (lambda: Domain(Host("1M"), 1.5), TypeError, "size"),
+])
+def test_bad_input(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_resident_pages_and_the_limit():
+    host = Host("1M")
+    guest = ResidentDomain(host, limit="64K")
+    assert guest.touch(np.arange(16)) == 16 and guest.tot_pages == 16
+    assert guest.touch(np.arange(16)) == 0
+    assert guest.touch(np.arange(16, 20)) == 4      # the four longest resident are swapped out
+    assert guest.swapped(np.arange(6)).tolist() == [True] * 4 + [False] * 2
+    assert guest.touch(np.array([0])) == 1 and guest.swapped_in == 1
+    guest.set_limit("32K")
+    assert guest.tot_pages == 8
+    assert guest.discard(np.arange(40)) == 8 and guest.tot_pages == 0
+    assert not guest.swapped(np.arange(20)).any()
+    host.validate()
+    guest.set_limit(0)
+    with pytest.raises(HotplugError) as e:
+        guest.touch(np.array([1]))
+    assert e.value.errno == errno.ENOMEM
+    host.validate()
+
+
+class HostMachine(RuleBasedStateMachine):
+    """Two Xen domains and a KVM guest on a host that is too small for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.host = Host("256K", scattered=True, seed=5)
+        self.xen = [Domain(self.host, "32K"), Domain(self.host, max_memory="100K")]
+        self.kvm = ResidentDomain(self.host, limit="80K")
+
+    @rule(which=st.integers(0, 1), start=st.integers(0, 90), nr=st.integers(0, 60), order=st.sampled_from([0, 0, 2]))
+    def populate(self, which, start, nr, order):
+        domain = self.xen[which]
+        heads = np.arange(start, start + nr) << order
+        free = heads[~np.array([domain.backed(np.arange(h, h + (1 << order))).any() for h in heads], bool)]
+        before = domain.tot_pages
+        mfns = domain.populate_physmap(free, order)
+        assert domain.tot_pages == before + (mfns.size << order)
+        assert mfns.size == free.size or order or self.host.free_frames == 0 or domain.room(1) == 0
+        for head, mfn in zip(free, mfns):
+            domain.set_phys_to_machine(head + np.arange(1 << order), mfn + np.arange(1 << order))
+
+    @rule(which=st.integers(0, 1), seed=st.integers(0, 99), nr=st.integers(0, 60))
+    def decrease(self, which, seed, nr):
+        domain = self.xen[which]
+        pfns = np.random.default_rng(seed).permutation(domain.backed_pfns())[:nr]
+        domain.unback(pfns)
+        assert not domain.backed(pfns).any()
+
+    @rule(seed=st.integers(0, 99), nr=st.integers(0, 60))
+    def touch(self, seed, nr):
+        pfns = np.random.default_rng(seed).permutation(60)[:nr]
+        try:
+            self.kvm.touch(pfns)
+        except HotplugError as e:
+            assert e.errno == errno.ENOMEM and (self.host.free_frames == 0 or self.kvm.max_pages == 0)
+
+    @rule(start=st.integers(0, 60), nr=st.integers(0, 20))
+    def discard(self, start, nr):
+        self.kvm.discard(np.arange(start, start + nr))
+
+    @rule(pages=st.integers(0, 40))
+    def limit(self, pages):
+        self.kvm.set_limit(pages * 4096)
+        assert self.kvm.tot_pages <= pages
+
+    @invariant()
+    def books_balance(self):
+        self.host.validate()
+
+
+TestHostMachine = HostMachine.TestCase
+TestHostMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

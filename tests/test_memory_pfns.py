@@ -1,0 +1,98 @@
+"""The batch calls of Memory for drivers: arrays of pfns given back to the host and taken again."""
+
+import numpy as np
+import pytest
+
+from fastonline import ARM64_4K, LINUX_2_6_25, LINUX_6_1, X86_32_PAE, X86_64, HotplugError, Memory
+
+ENGINES = ("bitmap", "struct_page")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
+
+
+def machine(engine, geometry=X86_64, rules=LINUX_6_1):
+    return Memory(geometry, boot="512M", rules=rules, engine=engine)
+
+
+def test_offline_and_back_is_the_state_before(engine):
+    mem = machine(engine)
+    before = (mem.totalram_pages, list(mem.zones["DMA32"].nr_free))
+    pfns = np.random.default_rng(1).permutation(mem.alloc_pages_bulk(1000))
+    mem.set_pfns_offline(pfns)
+    mem.validate()
+    assert mem.totalram_pages == before[0] - 1000
+    assert all(mem.page_flags(int(pfn)) == "PG_offline|PG_prepared" for pfn in pfns[:10])
+    mem.clear_pfns_offline(pfns[:400])
+    mem.free_pfns(pfns[:400])
+    mem.free_reserved_pfns(pfns[400:])
+    mem.validate()
+    assert (mem.totalram_pages, list(mem.zones["DMA32"].nr_free)) == before
+
+
+def test_batches_equal_the_page_calls(engine):
+    batch, single = machine(engine), machine(engine)
+    pfns = batch.alloc_pages_bulk(200)
+    assert np.array_equal(pfns, single.alloc_pages_bulk(200))
+    batch.set_pfns_offline(pfns[::3])
+    assert batch.set_pfns_reserved(pfns[1::3]) == len(pfns[1::3])
+    for pfn in pfns[::3]:
+        single.set_page_offline(int(pfn))
+    for pfn in pfns[1::3]:
+        single.set_page_reserved(int(pfn))
+    end = int(pfns.max()) + 10
+    assert np.array_equal(batch.page_states(0, end), single.page_states(0, end))
+    assert batch.totalram_pages == single.totalram_pages
+    batch.validate()
+
+
+def test_pages_of_a_large_allocation_become_single(engine):
+    mem = machine(engine)
+    head = mem.alloc_pages(9)
+    mem.set_pfns_offline(np.arange(head, head + 512))
+    mem.free_reserved_pfns(np.arange(head, head + 512)[::-1])
+    mem.validate()
+    assert mem.totalram_pages == 1 << 17
+
+
+def test_free_reserved_calls_nobody_and_takes_both_kinds(engine):
+    mem = machine(engine, X86_32_PAE, LINUX_2_6_25)
+    start, nr = 1 << 17, X86_32_PAE.pages_per_section
+    mem.add_memory(start, nr)
+    mem.set_online_page_callback(lambda pfn, order: None)
+    assert mem.online_pages(start, nr) == 0
+    events = []
+    mem.notifiers.register(lambda action, notice: events.append(action))
+    taken = mem.alloc_pages_bulk(10)
+    mem.set_pfns_offline(taken)
+    waiting = np.arange(start, start + 100)
+    mem.free_reserved_pfns(np.concatenate([waiting, taken]))
+    assert events == []
+    assert mem.totalram_pages == (1 << 17) + 100
+    mem.validate()
+
+
+@pytest.mark.parametrize("call", ["set_pfns_offline", "clear_pfns_offline", "free_reserved_pfns", "set_pfns_reserved"])
+def test_a_refused_batch_changes_nothing(engine, call):
+    mem = machine(engine, ARM64_4K)
+    pfns = mem.alloc_pages_bulk(20)
+    states = mem.page_states(0, 1 << 17).copy()
+    bad = {
+        "free page": np.append(pfns, int(pfns.max()) + 5),
+        "twice": np.append(pfns, pfns[0]),
+        "past the end": np.append(pfns, 1 << 50),
+        "no section": np.append(pfns, 1 << 20),
+        "negative": np.append(pfns, -1),
+    }
+    if call == "set_pfns_reserved":
+        del bad["free page"]    # which that call takes
+    for why, array in bad.items():
+        with pytest.raises((ValueError, HotplugError)):
+            getattr(mem, call)(array)
+        assert np.array_equal(mem.page_states(0, 1 << 17), states), why
+        mem.validate()
+    with pytest.raises(TypeError):
+        getattr(mem, call)([1.5])
+    getattr(mem, call)([])

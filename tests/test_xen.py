@@ -1,0 +1,372 @@
+"""The Xen balloon: as of 2.6.26, the thread's, 3.1's and today's, against a host that may run dry or break off half-way."""
+
+import errno
+import time
+
+import numpy as np
+import pytest
+from drivers_common import ENGINES, NEW, OLD, SMALL_32, SMALL_64, UNIT
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from fastonline import LINUX_2_6_25, LINUX_6_1, NOTIFY_BAD, X86_32_PAE, HotplugError, Memory
+from fastonline.drivers.consumers import Udev
+from fastonline.drivers.driver import NEVER, run
+from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, Host
+from fastonline.drivers.xen import (
+    BEHAVIOURS, BP_DONE, BP_ECANCELED, BP_WAIT, XEN_2_6_26, XEN_3_1, XEN_THREAD, XEN_TODAY, XenBalloon,
+)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
+
+
+class HalfWay(Domain):
+    """A domain whose next populate breaks off after so many extents, or raises before any."""
+
+    stop_at = None
+    dies = False
+
+    def populate_physmap(self, pfns, order=0):
+        if self.dies:
+            self.dies = False
+            raise KeyboardInterrupt
+        if self.stop_at is not None:
+            pfns, self.stop_at = pfns[: self.stop_at], None
+        return super().populate_physmap(pfns, order)
+
+
+def guest(behaviour, engine="bitmap", kind=NEW, boot="32M", built=None, host="128M", **options):
+    geometry, rules = kind
+    mem = Memory(geometry, boot=boot, rules=rules, engine=engine)
+    domain = HalfWay(Host(host, scattered=options.get("order", 0) == 0, seed=7), boot if built is None else built)
+    return XenBalloon(mem, domain, behaviour, **options)
+
+
+def settle(balloon, size, at=0.0):
+    balloon.set_target(size, at)
+    run([balloon], at + 1000, at)
+    balloon.validate()
+
+
+@pytest.mark.parametrize("kind", [OLD, NEW], ids=["2.6.25", "6.1"])
+@pytest.mark.parametrize("behaviour", BEHAVIOURS.values(), ids=BEHAVIOURS)
+def test_targets_are_reached(engine, kind, behaviour):
+    balloon = guest(behaviour, engine, kind, boot="32M", built="24M")
+    balloon.validate()
+    assert balloon.balloon_pages == 2048 and balloon.mem.totalram_pages == 6144
+    for at, size in enumerate([32, 20, 40, 24, 56]):
+        settle(balloon, f"{size}M", at * 2000.0)
+        reached = size if behaviour.expands or behaviour.callback else min(size, 32)
+        assert balloon.current_pages == balloon.mem.totalram_pages == reached * 256
+    assert balloon.domain.calls["populate_physmap"] > 0 and balloon.domain.calls["decrease_reservation"] > 0
+
+
+def test_balloon_expand_as_in_the_thread(engine):
+    balloon = guest(XEN_THREAD, engine, OLD)
+    mem, domain = balloon.mem, balloon.domain
+    start = balloon.balloon_expand(UNIT)
+    assert start == 8192 and mem.totalram_pages == 8192
+    assert mem.page_flags(start) == "PG_reserved|PG_prepared"
+    assert mem.zones["HighMem"].spanned_pages == start + UNIT - 4096
+    assert balloon.balloon_list()[:5].tolist() == [start, start + 1, start + 2, start + 3, start + 4]    # highmem: appended
+    assert balloon.balloon_high == UNIT and balloon.balloon_low == 0
+    assert not domain.backed(np.arange(start, start + UNIT)).any()
+    told = []
+    mem.notifiers.register(lambda action, notice: told.append((action, notice.onlined)))
+    balloon.set_target((8192 + 100) * 4096)
+    balloon.work(0.0)
+    assert mem.totalram_pages == 8292 and told == [(1, 100)]
+    assert domain.calls["update_va_mapping"] == 0      # all highmem
+    assert int(domain.p2m[start + 99]) != INVALID_P2M_ENTRY == int(domain.p2m[start + 100])
+    balloon.validate()
+
+
+def test_lowmem_at_the_head_highmem_at_the_tail():
+    balloon = guest(XEN_2_6_26, kind=OLD)
+    zone = balloon.mem.zones["HighMem"]
+    settle(balloon, (8192 - zone.free_pages - 500) * 4096)
+    pfns = balloon.balloon_list()
+    high = pfns >= 4096
+    assert balloon.balloon_low == int((~high).sum()) > 0 and balloon.balloon_high == int(high.sum()) > 0
+    assert not high[: balloon.balloon_low].any() and high[balloon.balloon_low :].all()
+    assert balloon.domain.calls["update_va_mapping"] == balloon.balloon_low      # unmapped
+    first = pfns[:10].copy()
+    balloon.set_target((balloon.current_pages + 10) * 4096, 2000.0)
+    balloon.work(2000.0)
+    assert all(balloon.mem.page_flags(int(pfn)) == "PG_buddy|PG_prepared" for pfn in first)
+
+
+@pytest.mark.parametrize("geometry, rules, batch", [(SMALL_32, LINUX_2_6_25, 1024), (SMALL_64, LINUX_6_1, 512)])
+def test_batches_are_a_page_of_longs(geometry, rules, batch):
+    balloon = guest(XEN_3_1, kind=(geometry, rules), built="16M")
+    settle(balloon, "32M")
+    assert balloon.domain.calls["populate_physmap"] == 4096 // batch
+    single = guest(XEN_3_1, kind=(geometry, rules), built="16M", batch=1)
+    settle(single, 4196 * 4096)
+    assert single.domain.calls["populate_physmap"] == 100
+
+
+def test_2_6_26_gives_a_partial_batch_back():
+    balloon = guest(XEN_2_6_26, built="16M")
+    balloon.domain.stop_at = 100
+    balloon.set_target("32M")
+    balloon.work(0.0)
+    assert balloon.hard_limit == 4096 + 100
+    assert balloon.current_pages == 4196 and balloon.due == NEVER     # the limit is reached, no timer
+    assert balloon.domain.calls["decrease_reservation"] == 1
+    balloon.validate()
+    settle(balloon, "32M", 10.0)      # a new target forgets the limit
+    assert balloon.hard_limit is None and balloon.current_pages == 8192
+
+
+def test_3_1_keeps_what_it_got():
+    balloon = guest(XEN_3_1, built="16M")
+    balloon.domain.stop_at = 100
+    settle(balloon, "32M")
+    assert balloon.current_pages == 8192 and balloon.domain.calls["decrease_reservation"] == 0
+
+
+def test_retries_back_off_and_end():
+    balloon = guest(XEN_TODAY, built="16M", host="20M", max_retry_count=4)
+    times = []
+    balloon.set_target("32M")
+    now = 0.0
+    while balloon.due < NEVER:
+        now = max(now, balloon.due)
+        balloon.work(now)
+        times.append(now)
+    assert times == [0.0, 2.0, 6.0, 14.0] and balloon.state == BP_ECANCELED and balloon.gave_up == 1
+    assert balloon.current_pages == 5120 and balloon.domain.host.free_frames == 0
+    assert balloon.domain.refused["host"] > 0
+    balloon.validate()
+    endless = guest(XEN_TODAY, built="16M", host="20M", max_retry_count=0, max_schedule_delay=8)
+    endless.set_target("32M")
+    endless.work(0.0)
+    delays = []
+    for _ in range(6):
+        now = endless.due
+        endless.work(now)
+        delays.append(endless.due - now)
+    assert delays == [4, 8, 8, 8, 8, 8]
+
+
+def test_2_6_26_tries_every_second_when_it_cannot_shrink():
+    balloon = guest(XEN_2_6_26)
+    balloon.set_target(0)
+    balloon.work(5.0)
+    assert balloon.due == 6.0
+    free = sum(zone.free_pages for zone in balloon.mem.zones.values())
+    assert 0 < free == balloon.current_pages       # nothing in use here: what is left are the watermarks
+    assert all(zone.free_pages >= zone.min for zone in balloon.mem.zones.values())
+    balloon.validate()
+
+
+def test_today_waits_for_user_space(engine):
+    balloon = guest(XEN_TODAY, engine, auto_online=False)
+    udev = Udev(balloon.mem, delay=3.0, period=0.5)
+    balloon.set_target("40M")
+    run([udev, balloon], 2.0)
+    assert balloon.state == BP_WAIT and balloon.current_pages == 8192 and balloon.total_pages == 8192 + UNIT
+    run([udev, balloon], 10.0, 2.0)
+    assert balloon.state == BP_DONE and balloon.current_pages == 10240 and balloon.expansions == 1
+    assert [(e.action, e.device) for e in udev.events] == [("add", "memory2"), ("online", "memory2")]
+    balloon.validate()
+
+
+def test_3_1_promises_what_is_added_and_not_online():
+    balloon = guest(XEN_3_1, auto_online=False)
+    balloon.set_target((8192 + 1000) * 4096)
+    balloon.work(0.0)
+    assert (balloon.hotplug_pages, balloon.balloon_hotplug) == (1000, UNIT - 1000)
+    balloon.set_target((8192 + 1500) * 4096, 1.0)
+    balloon.work(1.0)
+    assert (balloon.hotplug_pages, balloon.balloon_hotplug) == (1500, UNIT - 1500)
+    balloon.set_target((8192 + 200) * 4096, 2.0)
+    balloon.work(2.0)
+    assert (balloon.hotplug_pages, balloon.balloon_hotplug) == (200, UNIT - 200)
+    balloon.mem.online_pages(8192, UNIT)
+    assert (balloon.hotplug_pages, balloon.balloon_hotplug) == (0, 0) and balloon.due == 0.0
+    run([balloon], 3.0, 2.0)
+    assert balloon.current_pages == 8392
+    balloon.validate()
+
+
+def test_large_pages(engine):
+    balloon = guest(XEN_THREAD, engine, built="16M", order=9)
+    settle(balloon, "25M")
+    assert balloon.current_pages == 24 * 256        # whole extents only
+    extents = balloon.domain.p2m[:8192].view(np.int64).reshape(-1, 512)
+    backed = extents[extents[:, 0] >= 0]
+    assert len(backed) == 12 and np.array_equal(backed, backed[:, :1] + np.arange(512)) and not np.any(backed[:, 0] % 512)
+    settle(balloon, "8M", 2000.0)
+    assert balloon.current_pages == 8 * 256
+    settle(balloon, "60M", 4000.0)
+    assert balloon.current_pages == 60 * 256
+    # a boot domain of scattered frames shrinks by large pages, and gives small ones back
+    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    scattered = XenBalloon(mem, Domain(Host("64M", scattered=True), "32M"), XEN_TODAY, order=9)
+    settle(scattered, "20M")
+    assert scattered.current_pages == 5120
+
+
+def test_two_guests_on_a_dry_host():
+    host = Host("48M", scattered=True)
+    one, two = (XenBalloon(Memory(SMALL_64, boot="32M"), Domain(host, "20M"), XEN_TODAY) for _ in range(2))
+    for balloon in (one, two):
+        settle(balloon, "32M")
+    assert host.free_frames == 0 and one.current_pages == 28 * 256 and two.current_pages == 20 * 256
+    settle(one, "18M", 3000.0)
+    settle(two, "30M", 5000.0)
+    assert two.current_pages == 30 * 256
+
+
+def test_beyond_the_cap():
+    mem = Memory(SMALL_64, boot="32M")
+    domain = Domain(Host("128M"), "32M", max_memory="36M")
+    balloon = XenBalloon(mem, domain, XEN_TODAY)
+    settle(balloon, "64M")
+    assert balloon.current_pages == 36 * 256 and balloon.state == BP_ECANCELED and domain.refused["cap"] > 0
+
+
+@pytest.mark.parametrize("size, error", [("no size", ValueError), ("-1G", ValueError), (4097, ValueError), (None, TypeError), (1.5, TypeError)])
+def test_what_is_no_target(size, error):
+    balloon = guest(XEN_TODAY)
+    with pytest.raises(error):
+        balloon.set_target(size)
+    assert balloon.target_pages == 8192 and balloon.due == NEVER
+
+
+def test_a_callback_already_taken():
+    mem = Memory(SMALL_64, boot="32M")
+    mem.set_online_page_callback(print)
+    domain = Domain(Host("64M"), "16M")
+    with pytest.raises(HotplugError) as e:
+        XenBalloon(mem, domain, XEN_TODAY)
+    assert e.value.errno == errno.EINVAL
+    mem.validate()
+    assert mem.totalram_pages == 8192 and len(mem.notifiers) == 0
+
+
+def test_unbacked_pages_in_use_leave_the_callback_free():
+    mem = Memory(SMALL_64, boot="32M")
+    mem.alloc_contig_range(8000, 1)
+    with pytest.raises(HotplugError) as e:
+        XenBalloon(mem, Domain(Host("64M"), "16M"), XEN_TODAY)
+    assert e.value.errno == errno.EBUSY and mem.online_page_callback is None
+    mem.validate()
+
+
+def test_close_with_pages_out():
+    balloon = guest(XEN_TODAY, built="16M")
+    with pytest.raises(HotplugError, match="4096 pages are out") as e:
+        balloon.close()
+    assert e.value.errno == errno.EBUSY
+    settle(balloon, "32M")
+    balloon.close()
+    assert balloon.mem.online_page_callback is None and len(balloon.mem.notifiers) == 0
+
+
+@pytest.mark.parametrize("options, match", [
+    ({"order": 11}, "order 11"), ({"batch": 0}, "batch of 0"), ({"batch": 513}, "batch of 513"),
+])
+def test_bad_options(options, match):
+    with pytest.raises(ValueError, match=match):
+        guest(XEN_TODAY, **options)
+    with pytest.raises(ValueError, match="whole extents"):
+        guest(XEN_2_6_26, built=4100 * 4096, order=9)
+    with pytest.raises(ValueError, match="with order 0, not 9"):
+        guest(XEN_TODAY, kind=OLD, order=9)
+    with pytest.raises(ValueError, match="must agree"):
+        XenBalloon(Memory(SMALL_64, boot="32M"), Domain(Host("64M", page_size=65536), "32M"))
+
+
+def test_a_vetoed_expansion_adds_nothing(engine):
+    balloon = guest(XEN_THREAD, engine, OLD)
+    veto = balloon.mem.notifiers.register(lambda action, notice: NOTIFY_BAD)
+    settle(balloon, "40M")
+    assert balloon.current_pages == 8192 and list(balloon.mem.blocks) == [0, 1] and balloon.expansions == 0
+    with pytest.raises(HotplugError) as e:
+        balloon.balloon_expand(UNIT)
+    assert e.value.errno == errno.EPERM
+    balloon.mem.notifiers.unregister(veto)
+    settle(balloon, "40M", 2000.0)
+    assert balloon.current_pages == 10240
+
+
+def test_a_whole_section_page_by_page_takes_milliseconds():
+    """512 MiB, order 0, in the driver's own batches. The goal is 5 ms; the bound leaves room for a loaded machine."""
+    best = float("inf")
+    for _ in range(5):
+        mem = Memory(X86_32_PAE, boot="1G", rules=LINUX_2_6_25, max_memory="2G")
+        balloon = XenBalloon(mem, Domain(Host("2G", scattered=True), "1G"), XEN_THREAD)
+        balloon.balloon_expand(1 << 17)
+        balloon.set_target("1.5G")
+        begin = time.perf_counter()
+        balloon.work(0.0)
+        best = min(best, time.perf_counter() - begin)
+        assert balloon.current_pages == mem.totalram_pages == 3 << 17
+    assert best < 0.02
+
+
+class BalloonMachine(RuleBasedStateMachine):
+    """Two guests of one host that is too small: targets move at random, populates break off or die, others take the frames."""
+
+    @initialize(engine=st.sampled_from(ENGINES), kind=st.sampled_from([OLD, NEW]), data=st.data())
+    def boot(self, engine, kind, data):
+        self.host = Host("80M", scattered=True, seed=11)
+        self.balloons, self.udevs, self.now = [], [], 0.0
+        for name in (data.draw(st.sampled_from(list(BEHAVIOURS))), data.draw(st.sampled_from(list(BEHAVIOURS)))):
+            auto_online = data.draw(st.booleans())
+            mem = Memory(kind[0], boot="32M", rules=kind[1], engine=engine)
+            domain = HalfWay(self.host, "20M", max_memory="60M")
+            self.balloons.append(XenBalloon(mem, domain, BEHAVIOURS[name], auto_online=auto_online))
+            self.udevs.append(Udev(mem, delay=2.5, period=1.0))
+        self.neighbour = Domain(self.host)
+        self.used = [np.empty(0, np.int64) for _ in self.balloons]
+
+    def advance(self, seconds):
+        try:
+            run([*self.balloons, *self.udevs], self.now + seconds, self.now)
+        except KeyboardInterrupt:
+            for balloon in self.balloons:      # the worker is started again
+                balloon.due = min(balloon.due, self.now)
+        self.now += seconds
+
+    @rule(which=st.integers(0, 1), pages=st.integers(0, 70 * 256), seconds=st.sampled_from([0.0, 1.0, 10.0, 100.0]))
+    def target(self, which, pages, seconds):
+        self.balloons[which].set_target(pages * 4096, self.now)
+        self.advance(seconds)
+
+    @rule(which=st.integers(0, 1), stop_at=st.integers(0, 600))
+    def populate_breaks_off(self, which, stop_at):
+        self.balloons[which].domain.stop_at = stop_at
+        self.advance(1.0)
+
+    @rule(which=st.integers(0, 1))
+    def populate_dies(self, which):
+        self.balloons[which].domain.dies = True
+        self.advance(1.0)
+
+    @rule(nr=st.integers(0, 60 * 256))
+    def host_runs_dry(self, nr):
+        self.neighbour.unback(self.neighbour.backed_pfns())
+        self.neighbour.back(np.arange(nr))
+
+    @rule(which=st.integers(0, 1), share=st.floats(0, 1))
+    def guest_uses_memory(self, which, share):
+        mem = self.balloons[which].mem
+        mem.free_pfns(self.used[which])
+        free = sum(zone.free_pages for zone in mem.zones.values())
+        self.used[which] = mem.alloc_pages_bulk(int(free * share))
+
+    @invariant()
+    def books_balance(self):
+        for balloon in getattr(self, "balloons", []):
+            balloon.validate()
+
+
+TestBalloonMachine = BalloonMachine.TestCase
+TestBalloonMachine.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
