@@ -8,7 +8,7 @@ import errno
 import numpy as np
 
 from fastonline.errors import HotplugError
-from fastonline.hotplug.migrate import migrate_range
+from fastonline.hotplug.migrate import free_movable, isolate, migrate_range
 
 RAM = "System RAM (virtio_mem)"
 
@@ -73,8 +73,12 @@ class VirtioMem:
                 self._online(pfn + int(i) * self.sub_block_pages, self.sub_block_pages)
 
     def _online(self, pfn, nr_pages):
-        """virtio_mem_fake_online: in the largest aligned blocks."""
+        """virtio_mem_fake_online: what never was online in the largest aligned blocks, what was unplugged page by page."""
         end = pfn + nr_pages
+        if "PG_offline" in self._mem.page_flags(pfn):
+            self._mem.clear_page_offline(pfn, nr_pages)
+            free_movable(self._mem, np.arange(pfn, end))
+            return
         while pfn < end:
             order = min((pfn & -pfn).bit_length() - 1, (end - pfn).bit_length() - 1, self._mem.geometry.max_page_order)
             self._mem.generic_online_page(pfn, order)
@@ -168,7 +172,8 @@ class VirtioMem:
             if e.errno not in (errno.EBUSY, errno.EINTR):
                 raise
             return False
-        mem.set_page_reserved(start, pages)
+        isolate(mem, start, pages)
+        mem.set_page_offline(start, pages)
         return True
 
 

@@ -441,6 +441,8 @@ cdef class Memory:
         cdef zone *zone = &self.zones.table.zones[z]
         zone.min, zone.low, zone.high = wmarks
         zone.pcp_batch, zone.pcp_high = pcp
+        if zone_present(&self.zones.table, z):
+            zone.pageset_batch, zone.pageset_high = pcp
         for i, pages in enumerate(protection[: self.zones.table.nr_types]):
             zone.protection[i] = pages
 

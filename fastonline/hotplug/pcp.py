@@ -9,6 +9,7 @@ import numpy as np
 
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.hotplug.invariants import count_free_blocks
+from fastonline.hotplug.migrate import runs
 
 _IN_USE = 1 << FLAG_NAMES.index("PG_prepared")
 _HUGE = 9    # THP's order: the only one beyond PAGE_ALLOC_COSTLY_ORDER that is kept on per-CPU lists
@@ -17,11 +18,14 @@ _HUGE = 9    # THP's order: the only one beyond PAGE_ALLOC_COSTLY_ORDER that is 
 class _Zone:
     """The lists of one zone. A list has its head, where pages are taken, at the end."""
 
-    __slots__ = ("movable", "unmovable", "huge", "free_factor", "diff", "disabled", "pool")
+    __slots__ = ("movable", "unmovable", "huge", "free_factor", "alloc_factor", "high", "boost", "diff", "disabled", "pool")
 
     def __init__(self):
         self.movable, self.unmovable, self.huge = [], [], []
         self.free_factor = 0
+        self.alloc_factor = 0
+        self.high = 0            # since 6.7 it grows with allocations
+        self.boost = 0           # watermark_boost, until kswapd has run
         self.diff = 0            # vm_stat_diff of NR_FREE_PAGES: what the counter does not show yet
         self.disabled = False
         self.pool = {}           # first pfn of a pageblock made Unmovable -> bool array, True where free
@@ -33,6 +37,19 @@ class PerCpuPages:
     def __init__(self, mem):
         self._mem = mem
         self._zones = {}
+        self._order = []         # memory blocks in the order in which they went online
+        self._from = {}          # zone number -> index there and page from which on there may be free ones
+        mem.events.listen(self._heard)
+
+    def _heard(self, kind, text):
+        action, _, device = text.partition("@memory")
+        if kind == "uevent" and device:
+            block = int(device)
+            if block in self._order:
+                self._order.remove(block)
+            if action == "online":
+                self._order.append(block)
+            self._from.clear()
 
     def _zone(self, z):
         return self._zones.setdefault(z, _Zone())
@@ -90,7 +107,7 @@ class PerCpuPages:
         for mark in ("low", "min"):
             for z in zonelist:
                 zone = self._mem.zones[self._key(z)]
-                pfns = self._take(z, zone, left, getattr(zone, mark) + zone.protection[top])
+                pfns = self._take(z, zone, left, getattr(zone, mark) + self._zone(z).boost + zone.protection[top])
                 got += pfns
                 left -= len(pfns)
                 if not left:
@@ -101,20 +118,24 @@ class PerCpuPages:
         """Up to `nr` pages from one zone, as long as its free pages are more than `mark`."""
         pcp = self._zone(z)
         got = []
-        batch = 1 if pcp.disabled else zone.pcp_batch
         free = self.free_pages(z)
         buddy = zone.free_pages
         while len(got) < nr and free - pcp.diff > mark:
             pcp.free_factor >>= 1
             if not pcp.movable:
                 if not buddy:
-                    break
+                    # whole pageblocks of the unmovable ones are taken back (steal_suitable_fallback)
+                    self.release(zone.start_pfn, zone.spanned_pages, z)
+                    buddy = zone.free_pages
+                    if not buddy:
+                        break
+                batch = self._nr_pcp_alloc(pcp, zone)
                 # as many batches as can be taken before the mark is looked at with another answer
                 many = 1
-                if batch > self._threshold(zone):
+                if batch > self._threshold(zone) and not self._mem.rules.movable_has_min:
                     many = max(1, min(-(-(nr - len(got)) // batch), -(-(free - pcp.diff - mark) // batch), buddy // batch))
                 size = min(many * batch, buddy)
-                pages = self._mem.alloc_pages_bulk(size, 0, zone)
+                pages = self._from_buddy(zone, size)
                 free -= size
                 buddy -= size
                 self._count(pcp, zone, -size)
@@ -130,6 +151,48 @@ class PerCpuPages:
             got += pcp.movable[len(pcp.movable) - use :][::-1]
             del pcp.movable[len(pcp.movable) - use :]
         return got
+
+    def _nr_pcp_alloc(self, pcp, zone):
+        """How many pages a list that is empty gets: a batch; since 6.7 twice as many each time, up to 32 batches
+        (nr_pcp_alloc), as long as pcp_high allows."""
+        if pcp.disabled or zone.pcp_high < zone.pcp_batch:
+            return 1
+        if not self._mem.rules.movable_has_min:
+            return zone.pcp_batch
+        batch = zone.pcp_batch << pcp.alloc_factor
+        high_max = max(zone.managed_pages // 8 // self._mem.nr_cpus, zone.pcp_high)
+        pcp.high = min(max(pcp.high, zone.pcp_high), high_max)
+        if self.free_pages(zone.nr) > zone.high:
+            pcp.high = min(pcp.high + batch, high_max)
+        most = max(pcp.high - self.count(zone.nr) - zone.pcp_batch, zone.pcp_batch)
+        if batch <= most and pcp.alloc_factor < 5:
+            pcp.alloc_factor += 1
+        return min(batch, most)
+
+    def _from_buddy(self, zone, size):
+        """`size` free single pages of a zone, in the kernel's order: memory that went online first goes first."""
+        if self._mem.engine != "bitmap" or len(self._order) < 2:
+            return self._mem.alloc_pages_bulk(size, 0, zone)
+        got = [np.empty(0, np.int64)]
+        per_block = self._mem.pages_per_block
+        index, offset = self._from.get(zone.nr, (0, 0))
+        while size and index < len(self._order):
+            start = self._order[index] * per_block
+            if offset == per_block or self._mem.zone_of(start).nr != zone.nr:
+                index, offset = index + 1, 0
+                continue
+            window = min(per_block - offset, 1024)
+            pfns = self._mem.free_pages_within(start + offset, window)
+            offset = offset + window if len(pfns) <= size else int(pfns[size]) - start
+            pfns = pfns[:size]
+            for pfn, nr in runs(pfns):
+                self._mem.alloc_contig_range(pfn, nr)
+            got.append(pfns)
+            size -= len(pfns)
+        self._from[zone.nr] = index, offset
+        if size:
+            got.append(self._mem.alloc_pages_bulk(size, 0, zone))
+        return np.concatenate(got)
 
     def free(self, pfns):
         """Free movable pages, in this order."""
@@ -150,6 +213,7 @@ class PerCpuPages:
         if pcp.disabled:
             self._mem.free_pfns(pages)
             return
+        pcp.alloc_factor >>= 1
         at = 0
         while at < len(pages):
             # free_unref_page_commit looks after every page; nothing happens below pcp_high
@@ -165,7 +229,7 @@ class PerCpuPages:
             return 1
         most = zone.pcp_high - zone.pcp_batch
         batch = zone.pcp_batch << pcp.free_factor
-        if batch < most:
+        if batch < most and pcp.free_factor < 5:      # CONFIG_PCP_BATCH_SCALE_MAX, also in 6.1.y
             pcp.free_factor += 1
         return max(zone.pcp_batch, min(batch, most))
 
@@ -183,6 +247,7 @@ class PerCpuPages:
     def _to_buddy(self, z, pcp, zone, pages, order):
         if not pages:
             return
+        self._from.clear()
         if order:
             pages = np.concatenate([np.arange(pfn, pfn + (1 << order)) for pfn in pages])
         pages = np.asarray(pages, np.int64)
@@ -193,6 +258,12 @@ class PerCpuPages:
             pooled |= own
         if not pooled.all():
             self._mem.free_pfns(pages[~pooled])
+            # what was freed last is used first
+            blocks, counts = np.unique(pages[~pooled] // self._mem.pages_per_block, return_counts=True)
+            for block in blocks[counts >= 1 << self._mem.geometry.max_page_order].tolist():
+                if block in self._order:
+                    self._order.remove(block)
+                    self._order.insert(0, block)
         if order:
             self._count(pcp, zone, len(pages))
             return
@@ -208,7 +279,8 @@ class PerCpuPages:
         for mark in ("low", "min"):
             for z in zonelist:
                 zone = self._mem.zones[self._key(z)]
-                if self.free_pages(z) - (1 << order) + 1 <= getattr(zone, mark) + zone.protection[names.index("Normal")]:
+                reserve = self._zone(z).boost + zone.protection[names.index("Normal")]
+                if self.free_pages(z) - (1 << order) + 1 <= getattr(zone, mark) + reserve:
                     continue
                 pfn = self._alloc_unmovable(z, zone, order)
                 if pfn is not None:
@@ -249,6 +321,7 @@ class PerCpuPages:
             return None
         base = self._mem.alloc_pages(largest, zone)
         size = 1 << largest
+        self._boost(self._zone(z), zone)
         # single pages from here on, so that any part can be given back
         self._mem.free_pages(base, largest)
         self._mem.alloc_contig_range(base, size)
@@ -257,6 +330,17 @@ class PerCpuPages:
             pool[at] = np.ones(step, bool)
         pool[base][: 1 << order] = False
         return base
+
+    def _boost(self, pcp, zone):
+        """boost_watermark: mixing pageblocks raises the watermarks until kswapd has run."""
+        pages = 1 << self._mem.geometry.pageblock_order
+        if 4 * pages <= zone.managed_pages:
+            pcp.boost = min(pcp.boost + pages, max(pages, zone.high * 3 // 2))
+
+    def kswapd(self):
+        """kswapd has run: no watermark is boosted."""
+        for pcp in self._zones.values():
+            pcp.boost = 0
 
     def free_kernel(self, pfn, order=0):
         """Give back what alloc_kernel gave."""
@@ -296,8 +380,9 @@ class PerCpuPages:
         """zone_pcp_enable."""
         self._zone(z).disabled = False
 
-    def release(self, start_pfn, nr_pages):
-        """Pageblocks of a range in which nothing unmovable is left are ordinary again."""
-        for pcp in self._zones.values():
+    def release(self, start_pfn, nr_pages, z=None):
+        """Pageblocks of a range (of zone number z) in which nothing unmovable is left are ordinary again."""
+        for pcp in self._zones.values() if z is None else [self._zone(z)]:
             for base in [b for b, free in pcp.pool.items() if start_pfn <= b < start_pfn + nr_pages and free.all()]:
                 self._mem.free_pfns(np.arange(base, base + len(pcp.pool.pop(base))))
+                self._from.clear()

@@ -71,7 +71,7 @@ def _human(size):
 
 def lsmem(mem):
     """What ``lsmem`` of util-linux prints: ranges of blocks alike in state and node."""
-    size = mem.geometry.section_size
+    size = mem.pages_per_block * mem.geometry.page_size
     rows, online, offline = [], 0, 0
     for nr, block in mem.blocks.items():
         state = block.state
@@ -90,7 +90,8 @@ def lsmem(mem):
             f"{first}-{last}" if last > first else f"{first}",
         ))
     widths = [max(len(row[i]) for row in table) for i in range(5)]
-    widths[1] = max(widths[1], 5)
+    if max((len(row[1]) for row in table[1:]), default=0) == 4:
+        widths[1] = 5      # libsmartcols widens SIZE to its hint where a cell is as wide as its header
     right = (False, True, True, True, True)
     text = "".join(
         " ".join(cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(row, widths, right)) + "\n"

@@ -13,7 +13,8 @@ cdef struct zone:
     uint64_t present_pages       # KERNEL.md 3.2: by the core, whole ranges today; in 2.6.25 what went online
     uint64_t present_early       # of them, there at boot
     int64_t min, low, high       # watermarks, in pages
-    int64_t pcp_batch, pcp_high  # of the zone's per-CPU lists, as of the last time the watermarks were computed
+    int64_t pcp_batch, pcp_high  # of the zone's per-CPU lists
+    int64_t pageset_batch, pageset_high      # as of the last time the watermarks were computed, of an empty zone too
     int64_t protection[MAX_NR_ZONES]     # lowmem_reserve
 
 cdef struct pgdat:

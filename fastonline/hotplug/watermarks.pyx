@@ -50,6 +50,25 @@ cdef int64_t batchsize(int64_t pages, int64_t cap) noexcept nogil:
     return power - 1
 
 
+cdef void pcp_update(zone_table *t, int z, int64_t pages) noexcept nogil:
+    """zone_set_pageset_high_and_batch (6.1): high is the low watermark shared among the CPUs, before 5.14 six batches. A zone
+    that has just got memory has the lists of boot, batch 1 and high 0, and they stay where nothing is different from before."""
+    cdef zone *zone = &t.zones[z]
+    cdef int64_t batch = max(<int64_t>1, batchsize(pages, t.batch_cap)), high
+    high = max(zone.low / t.nr_cpus, batch << 2) if t.scale_factor else 6 * batchsize(pages, t.batch_cap)
+    if zone_present(t, z) == 0:
+        zone.pcp_batch = 0
+        zone.pcp_high = 0
+    elif zone.pcp_batch == 0:
+        zone.pcp_batch = 1
+    if batch != zone.pageset_batch or high != zone.pageset_high:
+        zone.pageset_batch = batch
+        zone.pageset_high = high
+        if zone_present(t, z):
+            zone.pcp_batch = batch
+            zone.pcp_high = high
+
+
 cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
     """__setup_per_zone_wmarks (6.1, 6.12), setup_per_zone_pages_min (2.6.25)."""
     cdef int64_t pages_min = t.min_free_kbytes / t.page_kb, lowmem = 0, pages, share, delta
@@ -77,12 +96,7 @@ cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
         else:
             zone.low = zone.min + (share >> 2)
             zone.high = zone.min + (share >> 1)
-        # zone_pcp_update: batch, and (since 5.14) the low watermark shared among the CPUs
-        zone.pcp_batch = 0
-        zone.pcp_high = 0
-        if zone_present(t, z):
-            zone.pcp_batch = max(<int64_t>1, batchsize(pages, t.batch_cap))
-            zone.pcp_high = max(zone.low / t.nr_cpus, zone.pcp_batch << 2) if t.scale_factor else 6 * batchsize(pages, t.batch_cap)
+        pcp_update(t, z, pages)
 
 
 cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil:

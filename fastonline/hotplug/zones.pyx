@@ -326,6 +326,7 @@ cdef class Zones:
                 self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
                 self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
                 self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high,
+                self.table.zones[z].pageset_batch, self.table.zones[z].pageset_high,
                 [self.table.zones[z].protection[i] for i in range(self.table.nr_types)],
             ))
         nodes = [
@@ -349,7 +350,8 @@ cdef class Zones:
         for z, values in enumerate(state["zones"]):
             (self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
              self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
-             self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high, protection) = values
+             self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high, self.table.zones[z].pageset_batch,
+             self.table.zones[z].pageset_high, protection) = values
             for i in range(self.table.nr_types):
                 self.table.zones[z].protection[i] = protection[i]
         for n, (online, has_memory, start, spanned) in enumerate(state["nodes"]):

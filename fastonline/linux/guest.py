@@ -6,6 +6,12 @@ from fastonline.hotplug.migrate import MovablePages
 from fastonline.hotplug.pcp import PerCpuPages
 
 
+BLOCK_DEVICE_PAGES = 1
+"""Pages of slabs that a memory block's device and its files in sysfs take, and as many its first uevent, rounded."""
+NODE_PAGES = 32
+"""Pages that a node takes: its pg_data_t, its threads' stacks, its files, rounded."""
+
+
 class Region:
     """Anonymous memory of a program, all of it touched, and the page tables that map it."""
 
@@ -31,9 +37,26 @@ class Guest:
         self.balloon = VirtioBalloon(mem)
         self.virtio_mem = VirtioMemBus(mem)
         self.regions = {}
-        self.refused = []
-        """(start, size, nid) of the DIMMs that the kernel refused, in bytes."""
+        self.cache = MovablePages(mem)
+        self.unknown = False
+        """Something took kernel pages that was not recorded: how many are free there cannot be told any more."""
         self._kernel_zone = self._preferred()
+        self._devices = {}       # memory block or node -> pages of the slabs that its device takes
+        self._uevents = []       # blocks that went online since the kernel had time for anything else
+        mem.events.listen(self._heard)
+
+    def _heard(self, kind, text):
+        action, _, device = text.partition("@")
+        if kind != "uevent" or not device.startswith(("memory", "node")):
+            return
+        if action == "add" and device not in self._devices:
+            nr = BLOCK_DEVICE_PAGES if device.startswith("memory") else NODE_PAGES
+            self._devices[device] = [self.mem.pcp.alloc_kernel(0) for _ in range(nr)]
+        elif action == "online" and device in self._devices:
+            self._uevents.append(device)
+        elif action == "remove":
+            for pfn in self._devices.pop(device, ()):
+                self.mem.pcp.free_kernel(pfn)
 
     def add_virtio_mem(self, device, start, max_size, block_size, nid=0):
         """Probe a virtio-mem device."""
@@ -49,6 +72,14 @@ class Guest:
         """A program frees a region."""
         self.regions.pop(region).free()
 
+    def page_cache(self, nr_pages):
+        """A program reads a file: so many movable pages stay in the page cache."""
+        self.cache.alloc(nr_pages)
+
+    def drop_caches(self):
+        """The page cache is given back."""
+        self.cache.free()
+
     def _preferred(self):
         zones = self.mem.kernel_zonelist(0)
         return zones[0] if zones else None
@@ -56,8 +87,13 @@ class Guest:
     def settle(self):
         """The kernel works on: when another zone has become the one it prefers, its next slab page and per-CPU refill come from
         there (RECORDED.md 3), and a block onlined into it stays."""
+        self.mem.pcp.kswapd()
+        for device in self._uevents:
+            if device in self._devices:
+                self._devices[device] += [self.mem.pcp.alloc_kernel(0) for _ in range(BLOCK_DEVICE_PAGES)]
+        self._uevents.clear()
         zone = self._preferred()
         if zone is not None and zone != self._kernel_zone:
-            self.mem.pcp.alloc_kernel(3)
-            self.mem.pcp.alloc_kernel(0)
+            for order in (3, 0, 0, 0, 0, 0, 0, 0, 0):
+                self.mem.pcp.alloc_kernel(order)
         self._kernel_zone = zone

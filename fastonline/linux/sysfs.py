@@ -1,0 +1,43 @@
+"""The tree below /sys that util-linux reads: ``lsmem --sysroot DIR`` shows a machine that `export_sysfs` has written."""
+
+import os
+
+
+def export_sysfs(mem, directory):
+    """Write DIR/sys/devices/system/memory and .../node of a machine, in the kernel's own formats (drivers/base/memory.c).
+
+    mem: Memory. directory: made when it is not there. FileExistsError when it has a `sys` already, so that no tree is mixed
+    with another; OSError for what cannot be written. Returns the directory.
+    """
+    root = os.path.join(directory, "sys")
+    if os.path.lexists(root):
+        raise FileExistsError(f"{root} is there already: give another directory, or remove it first")
+    system = os.path.join(root, "devices", "system")
+    memory, node = os.path.join(system, "memory"), os.path.join(system, "node")
+    os.makedirs(memory)
+    os.makedirs(node)
+    _write(memory, "block_size_bytes", f"{mem.pages_per_block * mem.geometry.page_size:x}")
+    _write(memory, "auto_online_blocks", mem.auto_online_blocks)
+    nodes = list(mem.nodes)
+    for name, nids in (("online", nodes), ("has_memory", [nid for nid in nodes if mem.zones.has_memory(nid)])):
+        _write(node, name, ",".join(map(str, nids)))
+    for nid in nodes:
+        os.mkdir(os.path.join(node, f"node{nid}"))
+    for nr, block in mem.blocks.items():
+        path = os.path.join(memory, f"memory{nr}")
+        os.mkdir(path)
+        for name, text in (
+            ("state", block.state), ("online", "1" if block.state == "online" else "0"), ("phys_index", block.phys_index),
+            ("phys_device", "0"), ("removable", str(block.removable)), ("valid_zones", block.valid_zones),
+        ):
+            _write(path, name, text)
+        os.symlink(os.path.join("..", "..", "node", f"node{block.node}"), os.path.join(path, f"node{block.node}"))
+        os.symlink(
+            os.path.join("..", "..", "memory", f"memory{nr}"), os.path.join(node, f"node{block.node}", f"memory{nr}")
+        )
+    return directory
+
+
+def _write(directory, name, text):
+    with open(os.path.join(directory, name), "w") as file:
+        file.write(text + "\n")
