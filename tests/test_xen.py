@@ -231,7 +231,9 @@ def test_beyond_the_cap():
     assert balloon.current_pages == 36 * 256 and balloon.state == BP_ECANCELED and domain.refused["cap"] > 0
 
 
-@pytest.mark.parametrize("size, error", [("no size", ValueError), ("-1G", ValueError), (4097, ValueError), (None, TypeError), (1.5, TypeError)])
+@pytest.mark.parametrize("size, error", [
+    ("no size", ValueError), ("-1G", ValueError), (4097, ValueError), (None, TypeError), (1.5, TypeError),
+])
 def test_what_is_no_target(size, error):
     balloon = guest(XEN_TODAY)
     with pytest.raises(error):

@@ -86,8 +86,8 @@ def parse_targets(text):
 
 
 def read_targets(path):
-    """[(s, bytes)] of a CSV file with lines of time,target; a first line that says so is skipped. OSError when it cannot be read,
-    ValueError naming the line that is wrong."""
+    """[(s, bytes)] of a CSV file with lines of time,target; a first line that says so is skipped. OSError when it cannot be
+    read, ValueError naming the line that is wrong."""
     targets = []
     with open(path, newline="", encoding="utf-8") as file:
         for nr, row in enumerate(csv.reader(file), 1):
@@ -147,10 +147,10 @@ def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bit
                call_ns=0, udev_delay=None, progress=None, **options):
     """Take a driver through targets.
 
-    name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules, engine,
-    boot: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory: what the host allows the guest.
-    udev_delay: s after which user space onlines added memory, None: the kernel does at once. progress: wraps the list of targets,
-    as tqdm does. options: the driver's own (xen: behaviour, order, batch; cmm: behaviour). Returns a Series.
+    name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules,
+    engine, boot: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory: what the host allows the
+    guest. udev_delay: s after which user space onlines added memory, None: the kernel does at once. progress: wraps the list of
+    targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; cmm: behaviour). Returns a Series.
 
     ValueError, TypeError for arguments that make no sense, HotplugError ENOMEM for a guest that the host cannot build.
     """
