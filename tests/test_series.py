@@ -1,12 +1,13 @@
 """Drivers taken through targets, as the balloon command does."""
 
+import argparse
 import json
 
 import pytest
 from drivers_common import NEW, OLD
 
-from fastonline import S390X, LINUX_6_12, HotplugError
-from fastonline.drivers.series import parse_targets, read_targets, run_series
+from fastonline import LINUX_6_12, S390X, HotplugError
+from fastonline.drivers.series import add_arguments, from_arguments, parse_targets, read_targets, run_series
 
 RUNS = [
     ("xen", OLD, {"behaviour": "2.6.26"}, [32, 32, 24]),
@@ -43,7 +44,8 @@ def test_a_csv_of_time_and_target(tmp_path):
     path.write_text("time,target\n0,1G\n2.5,1.5G\n\n10,805306368\n")
     assert read_targets(path) == [(0.0, 1 << 30), (2.5, 3 << 29), (10.0, 768 << 20)]
     for text, why in (("1,2,3\n", "line 1"), ("0,1G\nx,1G\n", "line 2"), ("0,1G\n1,lots\n", "line 2"),
-                      ("5,1G\n1,1G\n", "ascending"), ("nan,1G\n", "ascending"), ("", "no target"), ("time,target\n", "no target")):
+                      ("5,1G\n1,1G\n", "ascending"), ("nan,1G\n", "ascending"), ("", "no target"),
+                      ("time,target\n", "no target")):
         path.write_text(text)
         with pytest.raises(ValueError, match=why):
             read_targets(path)
@@ -76,3 +78,33 @@ def test_plot(tmp_path):
     series = run_series("cmm", parse_targets("256M,192M"), S390X, LINUX_6_12, "256M", "512M")
     series.plot(tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("line, actual", [
+    ("xen 1G,1.25G --behaviour thread --call-ns 800", [1024, 1280]),
+    ("xen 1G,1.25G --udev-delay 2 --scattered --seed 4", [1024, 1280]),
+    ("hyperv 1.25G,768M --max-memory 1152M", [1152, 768]),
+    ("cmm 768M,1G", [768, 1024]),
+])
+def test_the_command_line(line, actual, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(line.split())
+    assert [s.actual >> 20 for s in from_arguments(args).samples] == actual
+    path = tmp_path / "targets.csv"
+    path.write_text("".join(f"{at * 60},{size}\n" for at, size in enumerate(args.targets.split(","))))
+    args.targets = str(path)
+    assert [s.actual >> 20 for s in from_arguments(args).samples] == actual
+
+
+@pytest.mark.parametrize("line, match", [
+    ("hyperv 1G --order 9", "no option order"), ("cmm 1G --udev-delay 1", "no option udev_delay"),
+    ("xen 1G,big", "'big' is not a size"), ("xen 1G --boot 5", "whole number of pages"), ("xen 1G --call-ns -1", "cost"),
+    ("hyperv 1G --behaviour today", "no option behaviour"),
+    ("xen 1G --order 77", "order 77"), ("xen 1G --udev-delay -1", "delay"),
+])
+def test_a_wrong_command_line(line, match):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(ValueError, match=match):
+        from_arguments(parser.parse_args(line.split()))

@@ -121,7 +121,7 @@ class HvBalloon(Driver):
                 if pg_start < region.covered_start_pfn and region.covered_start_pfn < region.covered_end_pfn:
                     raise HotplugError.of(
                         errno.EINVAL,
-                        f"hot-add of {pfn_range(pg_start, cnt)}: its region is covered from pfn {region.covered_start_pfn:#x} on",
+                        f"hot-add of {pfn_range(pg_start, cnt)}: its region begins at pfn {region.covered_start_pfn:#x}",
                     )
                 beyond = pg_start + cnt - region.end_pfn
                 if beyond > 0:
