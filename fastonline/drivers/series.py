@@ -251,5 +251,6 @@ def from_arguments(args, progress=None):
     return run_series(
         args.driver, (read_targets if is_file else parse_targets)(args.targets), GEOMETRIES[geometry],
         RULES[args.rules or ("2.6.25" if old else "6.12")], args.boot, args.host, engine=args.engine,
-        max_memory=args.max_memory, scattered=args.scattered, seed=args.seed, call_ns=args.call_ns, udev_delay=args.udev_delay, progress=progress, **given,
+        max_memory=args.max_memory, scattered=args.scattered, seed=args.seed, call_ns=args.call_ns,
+        udev_delay=args.udev_delay, progress=progress, **given,
     )
