@@ -241,6 +241,12 @@ def test_what_is_no_target(size, error):
     assert balloon.target_pages == 8192 and balloon.due == NEVER
 
 
+def test_xenstore_speaks_kib():
+    balloon = guest(XEN_TODAY)
+    balloon.watch_target(20 * 1024 + 3, 5.0)
+    assert balloon.target_pages == 20 * 256 and balloon.due == 5.0
+
+
 def test_a_callback_already_taken():
     mem = Memory(SMALL_64, boot="32M")
     mem.set_online_page_callback(print)

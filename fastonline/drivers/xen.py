@@ -178,6 +178,10 @@ class XenBalloon(Driver):
         super().set_target(size, now)
         self.hard_limit = None
 
+    def watch_target(self, kib, now=0.0):
+        """xenstore's memory/target changed: whole pages of so many KiB (int)."""
+        self.set_target(kib >> self.mem.geometry.page_shift - 10 << self.mem.geometry.page_shift, now)
+
     def _credit(self):
         """Extents to grow (or, negative, shrink) by."""
         target = self.target_pages
