@@ -366,12 +366,14 @@ class XenBalloon(Driver):
         A free range of iomem, aligned to a section; add_memory, prepare_online_pages; every page Reserved, without a frame, and
         on the list. Today's rules take whole sections only.
 
-        HotplugError: ENOSPC when there is no such range, and as add_memory and prepare_online_pages: nothing is added then.
+        HotplugError: ENOSPC when there is no such range, and as add_memory and prepare_online_pages; ValueError when the pages
+        are not whole extents of the balloon's order. Nothing is added then.
         """
         mem = self.mem
         start = allocate_resource(mem, nr_pages, mem.geometry.pages_per_section)
         if start is None:
             raise HotplugError.of(errno.ENOSPC, f"balloon_expand by {nr_pages} pages: there is no free range of iomem")
+        self._check_extents(start, nr_pages)
         mem.add_memory(start, nr_pages)
         try:
             mem.prepare_online_pages(start, nr_pages)
@@ -385,9 +387,12 @@ class XenBalloon(Driver):
         self.expansions += 1
         return start
 
-    def _put_on_list(self, start_pfn, nr_pages):
+    def _check_extents(self, start_pfn, nr_pages):
         if nr_pages & (1 << self.order) - 1 or start_pfn & (1 << self.order) - 1:
             raise ValueError(f"{pfn_range(start_pfn, nr_pages)} is not whole extents of order {self.order}")
+
+    def _put_on_list(self, start_pfn, nr_pages):
+        self._check_extents(start_pfn, nr_pages)
         self.domain.need_p2m(start_pfn + nr_pages)
         self._append(np.arange(start_pfn, start_pfn + nr_pages, 1 << self.order))
 
