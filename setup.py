@@ -7,6 +7,7 @@ import os
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 CHECKED = os.environ.get("FASTONLINE_CHECKED", "") not in ("", "0")
 
@@ -32,19 +33,28 @@ MODULES = [
     "fastonline.hotplug.zones",
     "fastonline.hotplug.watermarks",
     "fastonline.hotplug.memory",
+    "fastonline.cost.phases",
 ]
 
+
+
+class cython_build_ext(build_ext):
+    """Cythonize when extensions are built and not before: an sdist then carries the .pyx and not the generated C."""
+
+    def finalize_options(self):
+        self.distribution.ext_modules = cythonize(self.distribution.ext_modules, compiler_directives=DIRECTIVES)
+        super().finalize_options()
+
+
 setup(
-    ext_modules=cythonize(
-        [
-            Extension(
-                name,
-                [name.replace(".", "/") + ".pyx"],
-                extra_compile_args=["-O1" if CHECKED else "-O3"],
-                undef_macros=["NDEBUG"] if CHECKED else [],
-            )
-            for name in MODULES
-        ],
-        compiler_directives=DIRECTIVES,
-    )
+    cmdclass={"build_ext": cython_build_ext},
+    ext_modules=[
+        Extension(
+            name,
+            [name.replace(".", "/") + ".pyx"],
+            extra_compile_args=["-O1" if CHECKED else "-O3"],
+            undef_macros=["NDEBUG"] if CHECKED else [],
+        )
+        for name in MODULES
+    ],
 )

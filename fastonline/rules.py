@@ -44,6 +44,10 @@ class Rules:
     """Freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail."""
     struct_page_bytes: tuple[int, int]
     """sizeof(struct page) on 32-bit and 64-bit kernels."""
+    memmap_per_block: bool
+    """memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6)."""
+    exact_words: bool
+    """The words of sysfs are compared whole, with at most one newline behind (today), not by their first letters (2.6.25)."""
     chain_status_nid: str
     """status_change_nid is the node's number when it has no present pages ("present", 2.6.25) or is not in N_MEMORY."""
 
@@ -71,6 +75,8 @@ LINUX_2_6_25 = Rules(
     zone_device=False,
     lifo=True,
     struct_page_bytes=(32, 56),
+    memmap_per_block=False,
+    exact_words=False,
     chain_status_nid="present",
 )
 
@@ -94,9 +100,11 @@ LINUX_6_1 = Rules(
     zone_device=True,
     lifo=False,
     struct_page_bytes=(32, 64),
+    memmap_per_block=False,
+    exact_words=True,
     chain_status_nid="memory",
 )
 
-LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True})
+LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True, "memmap_per_block": True})
 
 PRESETS = {rules.name: rules for rules in (LINUX_2_6_25, LINUX_6_1, LINUX_6_12)}

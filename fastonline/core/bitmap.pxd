@@ -1,5 +1,7 @@
 """Words of bits: the arithmetic that every plane and every section map is made of."""
 
+cimport cython
+
 from fastonline.core.types cimport ALL_ONES, int64_t, uint64_t, word_t
 
 cdef extern from *:
@@ -26,9 +28,11 @@ cdef inline int msb(word_t x) noexcept nogil:            # position of the highe
 cdef inline int hweight64(word_t x) noexcept nogil:      # number of ones
     return __builtin_popcountll(x)
 
+@cython.overflowcheck(False)
 cdef inline word_t ones_from(uint64_t bit) noexcept nogil:      # ones at bit..63 of a word
     return ALL_ONES << (bit & 63)
 
+@cython.overflowcheck(False)
 cdef inline word_t ones_below(uint64_t end) noexcept nogil:     # ones at 0..end-1, end in 1..64 (taken modulo 64, 0 = 64)
     return ALL_ONES >> ((64 - end) & 63)
 

@@ -62,9 +62,10 @@ cdef uint64_t weigh_words "fo_weigh_words"(const word_t *words, uint64_t n) noex
 
 
 cdef void bitmap_set(word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
-    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6
+    cdef uint64_t first = start >> 6, last
     if nr == 0:
         return
+    last = (start + nr - 1) >> 6
     if first == last:
         words[first] |= range_mask(first, start, start + nr)
         return
@@ -74,9 +75,10 @@ cdef void bitmap_set(word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
 
 
 cdef void bitmap_clear(word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
-    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6
+    cdef uint64_t first = start >> 6, last
     if nr == 0:
         return
+    last = (start + nr - 1) >> 6
     if first == last:
         words[first] &= ~range_mask(first, start, start + nr)
         return
@@ -86,10 +88,11 @@ cdef void bitmap_clear(word_t *words, uint64_t start, uint64_t nr) noexcept nogi
 
 
 cdef bint bitmap_full(const word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
-    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6, w, step
+    cdef uint64_t first = start >> 6, last, w, step
     cdef word_t m
     if nr == 0:
         return True
+    last = (start + nr - 1) >> 6
     m = range_mask(first, start, start + nr)
     if (words[first] & m) != m:
         return False
@@ -106,9 +109,10 @@ cdef bint bitmap_full(const word_t *words, uint64_t start, uint64_t nr) noexcept
 
 
 cdef bint bitmap_empty(const word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
-    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6, w, step
+    cdef uint64_t first = start >> 6, last, w, step
     if nr == 0:
         return True
+    last = (start + nr - 1) >> 6
     if words[first] & range_mask(first, start, start + nr):
         return False
     if words[last] & range_mask(last, start, start + nr):
@@ -123,9 +127,10 @@ cdef bint bitmap_empty(const word_t *words, uint64_t start, uint64_t nr) noexcep
 
 
 cdef uint64_t bitmap_weight(const word_t *words, uint64_t start, uint64_t nr) noexcept nogil:
-    cdef uint64_t first = start >> 6, last = (start + nr - 1) >> 6
+    cdef uint64_t first = start >> 6, last
     if nr == 0:
         return 0
+    last = (start + nr - 1) >> 6
     if first == last:
         return hweight64(words[first] & range_mask(first, start, start + nr))
     return (hweight64(words[first] & ones_from(start)) + weigh_words(&words[first + 1], last - first - 1)

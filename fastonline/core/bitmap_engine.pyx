@@ -1,3 +1,4 @@
+cimport cython
 from libc.string cimport memset
 
 import numpy as np
@@ -74,6 +75,15 @@ cdef class BitmapEngine(Engine):
         for name in PLANES:
             for (start, nr), words in zip(spans, planes[name], strict=True):
                 getattr(self, name).array[_words(name, start) : _words(name, start + nr - 1) + 1] = words
+
+    def bytes_touched(self):
+        """Bytes of page state written since the engine was made."""
+        return self.touched + self.singles * 2 * sizeof(word_t)
+
+    def set_touched(self, uint64_t nr_bytes):
+        """Go on counting from so many bytes."""
+        self.touched = nr_bytes
+        self.singles = 0
 
     def check(self):
         """Does `full` say which words of `free` are all ones, and is no batch left over?"""
@@ -158,10 +168,10 @@ cdef class BitmapEngine(Engine):
         self.touched += (nr >> 3) + (nr >> 9)
         buddy_free_range(&self.buddy, start, nr, order)
 
-    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
+    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order, bint known) noexcept nogil:
         cdef pfn_t pfn = start, end = start + nr
         cdef uint64_t w, run
-        if not self.all_waiting(start, nr):
+        if not known and not self.all_waiting(start, nr):
             # what is waiting becomes a batch
             for w in range(start >> 6, ((end - 1) >> 6) + 1):
                 self.batch_words[w] = self.flags.reserved[w] & self.flags.prepared[w] & range_mask(w, start, end)
@@ -213,7 +223,7 @@ cdef class BitmapEngine(Engine):
             while pfn < end:
                 run = self.area_run(pfn, end)
                 buddy_take_range(&self.buddy, pfn, run)
-                self.account(pfn, -run)
+                self.account(pfn, -<int64_t>run)
                 taken += run
                 pfn += run
             pfn = find_next_bit(self.buddy.free, start + nr, end)
@@ -237,7 +247,7 @@ cdef class BitmapEngine(Engine):
             gone = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w]) & range_mask(w, start, end)
             if gone:
                 used = gone & ~self.flags.offline[w]
-                self.account(w << 6, -<uint64_t>hweight64(used))     # the pages of one word are of one area
+                self.account(w << 6, -hweight64(used))     # the pages of one word are of one area
                 self.flags.offline[w] &= ~gone
                 reserved += hweight64(gone)
         reserved += self.take_free(start, nr)
@@ -271,23 +281,13 @@ cdef class BitmapEngine(Engine):
         cdef uint64_t run
         while pfn < start + nr:
             run = self.area_run(pfn, start + nr)
-            self.account(pfn, run if sign > 0 else -run)
+            self.account(pfn, sign * <int64_t>run)
             pfn += run
 
     # -- single pages
 
     cdef int online_page(self, pfn_t pfn) noexcept nogil:
-        cdef uint64_t w = pfn >> 6
-        cdef word_t bit = (<word_t>1) << (pfn & 63)
-        if not self.flags.prepared[w] & bit:
-            return -1
-        if not self.flags.reserved[w] & bit:
-            return 0
-        self.flags.reserved[w] &= ~bit
-        buddy_free_page(&self.buddy, pfn)
-        self.touched += 2 * sizeof(word_t)
-        self.areas[self.area_of[pfn >> self.max_order]].managed += 1
-        return 1
+        return bitmap_online_page(self, pfn)
 
     # -- batches
 
@@ -302,6 +302,7 @@ cdef class BitmapEngine(Engine):
                 return (w << 6) + ctz(x)
         return -1
 
+    @cython.overflowcheck(False)    # bits are shifted out on purpose
     cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil:
         cdef uint64_t w
         cdef word_t x, next_is_tail
@@ -346,8 +347,10 @@ cdef class BitmapEngine(Engine):
 
     cdef int64_t alloc_block(self, area_t area, int order) noexcept nogil:
         cdef int64_t pfn = buddy_alloc_block(&self.buddy, area, order)
+        if pfn < 0:
+            return pfn
         self.touched += sizeof(word_t)
-        if order > 0 and pfn >= 0:
+        if order > 0:
             bitmap_set(self.flags.tail, pfn + 1, (<uint64_t>1 << order) - 1)
         return pfn
 

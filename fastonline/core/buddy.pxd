@@ -20,7 +20,8 @@ cdef struct free_area:
     uint64_t splits[NR_ORDERS]   # splits[k]: one block of order k became two of k - 1
     uint64_t frees[NR_ORDERS]    # blocks handed to the allocator
     uint64_t allocs[NR_ORDERS]   # blocks handed out
-    uint64_t managed             # pages given to the allocator, free or in use
+    int64_t managed              # pages given to the allocator, free or in use
+    uint64_t number              # its index in the engine's areas
 
 cdef struct buddy:
     word_t *free                 # one bit a page: free
@@ -53,8 +54,20 @@ cdef inline void lower_hint(free_area *a, int order, uint64_t block) noexcept no
         a.hint[order] = block
 
 
-cdef inline void buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
-    """Free one page that is not free (__free_one_page, order 0)."""
+cdef inline int fill_word(buddy *b, uint64_t w) noexcept nogil:
+    """Word w of `free` has become all ones: the order of the block that it lies in."""
+    cdef word_t y = b.full[w >> 6] | (<word_t>1) << (w & 63)
+    cdef int order
+    b.full[w >> 6] = y
+    if y != ALL_ONES:
+        order = 6 + order_in_word(y, w & 63)
+    else:
+        order = 13 if b.full[(w >> 6) ^ 1] == ALL_ONES else 12
+    return order if order < b.max_order else b.max_order
+
+
+cdef inline free_area *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
+    """Free one page that is not free (__free_one_page, order 0); returns its area."""
     cdef uint64_t w = pfn >> 6
     cdef unsigned int bit = pfn & 63
     cdef uint64_t block = pfn >> b.max_order
@@ -69,11 +82,11 @@ cdef inline void buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
     a.ended[m] += 1
     if block < a.hint[m]:
         a.hint[m] = block
+    return a
 
 
-cdef int fill_word(buddy *b, uint64_t w) noexcept nogil                # word w became all ones: order of its block
 cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil               # order of the free block that holds the free page pfn
-cdef void free_area_init(free_area *a) noexcept nogil
+cdef void free_area_init(free_area *a, uint64_t number) noexcept nogil
 cdef void free_area_fold(free_area *a) noexcept nogil                  # bring the counts up to date with `ended`
 cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil
 # Free a range of one area, none of it free, handed over in aligned blocks of at most `order`.

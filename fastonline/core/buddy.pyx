@@ -36,30 +36,16 @@ cdef inline word_t blocks_of(word_t x, int order, int max_order) noexcept nogil:
     return r & ~(up | up << (<word_t>1 << order))
 
 
-cdef int fill_word(buddy *b, uint64_t w) noexcept nogil:
-    b.full[w >> 6] |= (<word_t>1) << (w & 63)
-    return order_of_full_word(b, w)
-
-
-cdef int order_of_full_word(buddy *b, uint64_t w) noexcept nogil:
-    cdef uint64_t f = w >> 6
-    cdef int order
-    if b.full[f] != ALL_ONES:
-        order = 6 + order_in_word(b.full[f], w & 63)
-    else:
-        order = 12 if b.max_order == 12 or b.full[f ^ 1] != ALL_ONES else 13
-    return min(order, b.max_order)
-
-
 cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil:
     cdef word_t x = b.free[pfn >> 6]
     if x != ALL_ONES:
         return order_in_word(x, pfn & 63)
-    return order_of_full_word(b, pfn >> 6)
+    return fill_word(b, pfn >> 6)      # which it is
 
 
-cdef void free_area_init(free_area *a) noexcept nogil:
+cdef void free_area_init(free_area *a, uint64_t number) noexcept nogil:
     memset(a, 0, sizeof(free_area))
+    a.number = number
     memset(a.hint, 0xFF, sizeof(a.hint))
 
 
@@ -86,7 +72,7 @@ cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil:
         nr_words = <uint64_t>1 << (order - 6)
         memset(&b.free[w], 0xFF, nr_words * 8)
         bitmap_set(b.full, w, nr_words)
-        m = order_of_full_word(b, w)
+        m = fill_word(b, w)
     for k in range(order, m):
         a.nr_free[k] -= 1
         a.merges[k] += 1

@@ -63,7 +63,8 @@ cdef class Engine:
     cdef void prepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil   # added -> waiting
     cdef void unprepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil # waiting -> added
     cdef bint all_waiting(self, pfn_t start, uint64_t nr) noexcept nogil
-    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil   # waiting -> free: how many
+    # waiting -> free: how many; known: the caller knows that all of the range is waiting, nobody need look
+    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order, bint known) noexcept nogil
     cdef uint64_t take_range(self, pfn_t start, uint64_t nr) noexcept nogil  # all but in use -> added: how many were free
     cdef uint64_t reserve_range(self, pfn_t start, uint64_t nr) noexcept nogil     # free, in use, offline -> waiting: how many
     cdef void claim_range(self, pfn_t start, uint64_t nr) noexcept nogil     # free -> in use, as single pages
@@ -72,7 +73,7 @@ cdef class Engine:
     # online_range of waiting pages of one area is these three, one after the other
     cdef void clear_reserved(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void free_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil
-    cdef void account(self, pfn_t start, uint64_t nr) noexcept nogil
+    cdef void account(self, pfn_t start, int64_t nr) noexcept nogil  # nr pages given to the allocator, or taken away
     # transitions of single pages
     cdef int online_page(self, pfn_t pfn) noexcept nogil                     # waiting -> free: 1; -1 unprepared, else 0
     # transitions of gathered batches, in the order of the array where order matters

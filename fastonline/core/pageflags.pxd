@@ -5,11 +5,11 @@ from fastonline.core.types cimport pfn_t, uint64_t, word_t
 
 # The flags of one page as a mask, the same in both engines.
 cdef enum:
-    PG_reserved = 1 << 0     # not the allocator's: added, not onlined
-    PG_buddy = 1 << 1        # inside a free block (on every page of it, as /proc/kpageflags has it)
-    PG_offline = 1 << 2      # handed back to the host: online, in use by nobody
-    PG_tail = 1 << 3         # in use, not the first page of its allocation
-    PG_prepared = 1 << 4     # inside a range that prepare_online_pages has been over
+    PG_reserved = 1          # not the allocator's: added, not onlined
+    PG_buddy = 2             # inside a free block (on every page of it, as /proc/kpageflags has it)
+    PG_offline = 4           # handed back to the host: online, in use by nobody
+    PG_tail = 8              # in use, not the first page of its allocation
+    PG_prepared = 16         # inside a range that prepare_online_pages has been over
 
 cdef struct page_flags:
     word_t *reserved

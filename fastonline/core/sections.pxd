@@ -10,10 +10,14 @@ cdef class Sections:
     cdef readonly Bitmap present             # SECTION_MARKED_PRESENT
     cdef readonly Bitmap online              # SECTION_IS_ONLINE
     cdef readonly Bitmap early               # SECTION_IS_EARLY: there at boot
+    cdef readonly Bitmap prepared            # some of its pages are prepared
+    cdef readonly Bitmap whole               # all of its pages are prepared
     cdef readonly object subsection_map      # (nr_sections,) uint64: bit i = the i-th 64th of the section has memory
     cdef word_t *subsections                 # cached from subsection_map
 
     cdef int grow(self, uint64_t nr_sections) except -1
+    cdef bint all_in(self, Bitmap plane, pfn_t start, uint64_t nr) noexcept nogil   # every section of the range set there?
+    cdef bint none_in(self, Bitmap plane, pfn_t start, uint64_t nr) noexcept nogil  # no section of the range?
     cdef uint64_t missing(self, pfn_t start, uint64_t nr) noexcept nogil     # first section of the range not present, or -1
 
 

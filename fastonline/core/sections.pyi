@@ -9,6 +9,8 @@ class Sections:
     present: Bitmap
     online: Bitmap
     early: Bitmap
+    prepared: Bitmap
+    whole: Bitmap
     subsection_map: NDArray[np.uint64]
     pages_per_section: int
     def __init__(self, pfn_section_shift: int, nr_sections: int) -> None: ...

@@ -1,4 +1,4 @@
-from fastonline.core.bitmap cimport bitmap_clear, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from
+from fastonline.core.bitmap cimport bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from
 from fastonline.core.bitmap import zeroed
 
 
@@ -9,13 +9,15 @@ cdef class Sections:
         self.present = Bitmap(0)
         self.online = Bitmap(0)
         self.early = Bitmap(0)
+        self.prepared = Bitmap(0)
+        self.whole = Bitmap(0)
         self.subsection_map = zeroed(0)
         self.grow(nr_sections)
 
     cdef int grow(self, uint64_t nr_sections) except -1:
         cdef word_t[::1] view
         cdef list all = [(0, self.nr_sections)] if self.nr_sections else []
-        for plane in (self.present, self.online, self.early):
+        for plane in (self.present, self.online, self.early, self.prepared, self.whole):
             (<Bitmap>plane).grow(nr_sections, all)
         array = zeroed(nr_sections)
         array[: self.nr_sections] = self.subsection_map
@@ -29,6 +31,14 @@ cdef class Sections:
         cdef uint64_t section = start >> self.pfn_section_shift, end = ((start + nr - 1) >> self.pfn_section_shift) + 1
         section = find_next_zero_bit(self.present.words, min(end, self.nr_sections), section)
         return section if section < end else <uint64_t>-1
+
+    cdef bint all_in(self, Bitmap plane, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t first = start >> self.pfn_section_shift
+        return bitmap_full(plane.words, first, ((start + nr - 1) >> self.pfn_section_shift) + 1 - first)
+
+    cdef bint none_in(self, Bitmap plane, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t first = start >> self.pfn_section_shift
+        return bitmap_empty(plane.words, first, ((start + nr - 1) >> self.pfn_section_shift) + 1 - first)
 
     @property
     def pages_per_section(self):

@@ -10,7 +10,7 @@ from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.types cimport area_t, int32_t, int64_t, pfn_t, uint32_t, uint64_t
 
 cdef enum:
-    NR_HEADS = 16 * 512          # list heads: NR_ORDERS for each area
+    NR_HEADS = 8192              # list heads: NR_ORDERS for each of 512 areas
 
 cdef struct page32:
     uint32_t flags               # PG_* mask; PG_buddy on the first page of a free block only
@@ -53,7 +53,6 @@ cdef struct mem_map:             # what the kernels need of an engine
     area_t *area_of
     int max_order
     bint lifo
-    uint64_t list_bytes          # bytes written to put blocks on lists and take them off
 
 
 cdef class StructPageEngine(Engine):
@@ -62,6 +61,7 @@ cdef class StructPageEngine(Engine):
     cdef readonly object array           # (NR_HEADS + nr_pages, page_bytes) uint8: owns the descriptors
     cdef mem_map map
 
+    cdef void init(self, pfn_t start, uint64_t nr, int flags) noexcept nogil
     cdef void mark(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil

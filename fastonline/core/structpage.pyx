@@ -21,35 +21,36 @@ cdef inline void link_between(page_t *heads, uint64_t node, uint64_t prev, uint6
     heads[next].prev = node
 
 
-cdef inline void add_to_list(mem_map *m, page_t *pages, pfn_t pfn, int order, bint tail) noexcept nogil:
+cdef inline void add_to_list(mem_map *m, page_t *pages, free_area *area, pfn_t pfn, int order, bint tail) noexcept nogil:
     """Make the block free, at one end of its list (add_to_free_list, add_to_free_list_tail)."""
-    cdef page_t *heads = <page_t *>m.heads
-    cdef area_t area = m.area_of[pfn >> m.max_order]
-    cdef uint64_t head = <uint64_t>area * NR_ORDERS + order
+    cdef page_t *heads = pages - NR_HEADS
+    cdef uint64_t head = area.number * NR_ORDERS + order
     pages[pfn].flags |= PG_buddy
     pages[pfn].order = order
     if tail:
         link_between(heads, NR_HEADS + pfn, heads[head].prev, head)
     else:
         link_between(heads, NR_HEADS + pfn, head, heads[head].next)
-    m.areas[area].nr_free[order] += 1
-    m.list_bytes += sizeof(page_t) + 2 * sizeof(pages[pfn].next)     # the page, and a link of each neighbour
+    area.nr_free[order] += 1
 
 
-cdef inline void del_from_list(mem_map *m, page_t *pages, pfn_t pfn, int order) noexcept nogil:
+cdef inline void del_from_list(page_t *pages, free_area *area, pfn_t pfn, int order) noexcept nogil:
     """The block is no longer free (del_page_from_free_list)."""
-    cdef page_t *heads = <page_t *>m.heads
+    cdef page_t *heads = pages - NR_HEADS
     cdef page_t *page = &pages[pfn]
     heads[page.prev].next = page.next
     heads[page.next].prev = page.prev
     page.flags &= ~PG_buddy
     page.order = 0
-    m.areas[m.area_of[pfn >> m.max_order]].nr_free[order] -= 1
-    m.list_bytes += sizeof(page_t) + 2 * sizeof(page.next)
+    area.nr_free[order] -= 1
 
 
 cdef inline bint page_is_buddy(page_t *pages, pfn_t pfn, int order) noexcept nogil:
     return pages[pfn].flags & PG_buddy and pages[pfn].order == <uint32_t>order
+
+
+cdef inline free_area *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
+    return &m.areas[m.area_of[pfn >> m.max_order]]
 
 
 # -- the allocator
@@ -57,48 +58,48 @@ cdef inline bint page_is_buddy(page_t *pages, pfn_t pfn, int order) noexcept nog
 cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint tail) noexcept nogil:
     """__free_one_page: merge while the buddy is free, then list the block; `tail` is FPI_TO_TAIL, without which today's
     kernels decide by buddy_merge_likely and 2.6.25 takes the head."""
-    cdef free_area *area = &m.areas[m.area_of[pfn >> m.max_order]]
+    cdef free_area *area = area_of_page(m, pfn)
     cdef pfn_t buddy_pfn
+    cdef int max_order = m.max_order
     area.frees[order] += 1
-    while order < m.max_order:
+    while order < max_order:
         buddy_pfn = pfn ^ (<pfn_t>1 << order)
         if not page_is_buddy(pages, buddy_pfn, order):
             break
-        del_from_list(m, pages, buddy_pfn, order)
+        del_from_list(pages, area, buddy_pfn, order)
         area.merges[order] += 1
         pfn &= buddy_pfn
         order += 1
-    if not tail and not m.lifo and order < m.max_order - 1:
+    if not tail and not m.lifo and order < max_order - 1:
         tail = page_is_buddy(pages, (pfn & ~(<pfn_t>1 << order)) ^ (<pfn_t>2 << order), order + 1)
-    add_to_list(m, pages, pfn, order, tail)
+    add_to_list(m, pages, area, pfn, order, tail)
 
 
-cdef int64_t rmqueue(mem_map *m, page_t *pages, area_t area, int order) noexcept nogil:
+cdef inline int64_t rmqueue(mem_map *m, page_t *pages, free_area *area, int order) noexcept nogil:
     """__rmqueue_smallest and expand: the head of the smallest list that fits; upper halves go to the heads of theirs."""
-    cdef page_t *heads = <page_t *>m.heads
-    cdef free_area *a = &m.areas[area]
+    cdef page_t *heads = pages - NR_HEADS
     cdef pfn_t pfn
-    cdef int k = order
-    while a.nr_free[k] == 0:
+    cdef int k = order, i
+    while area.nr_free[k] == 0:
         k += 1
         if k > m.max_order:
             return -1
-    pfn = <uint64_t>heads[<uint64_t>area * NR_ORDERS + k].next - NR_HEADS
-    del_from_list(m, pages, pfn, k)
+    pfn = <uint64_t>heads[area.number * NR_ORDERS + k].next - NR_HEADS
+    del_from_list(pages, area, pfn, k)
     while k > order:
-        a.splits[k] += 1
+        area.splits[k] += 1
         k -= 1
-        add_to_list(m, pages, pfn + (<pfn_t>1 << k), k, False)
-    a.allocs[order] += 1
+        add_to_list(m, pages, area, pfn + (<pfn_t>1 << k), k, False)
+    area.allocs[order] += 1
     pages[pfn].refcount = 1
-    for k in range(1, 1 << order):
-        pages[pfn + k].flags |= PG_tail
+    for i in range(1, 1 << order):
+        pages[pfn + i].flags |= PG_tail
     return pfn
 
 
 cdef void split_at(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
     """Split the free block that reaches over `pfn`, if there is one, until a block begins there."""
-    cdef free_area *a = &m.areas[m.area_of[pfn >> m.max_order]]
+    cdef free_area *a = area_of_page(m, pfn)
     cdef pfn_t head = pfn
     cdef int k = 0
     if pfn & ((<pfn_t>1 << m.max_order) - 1) == 0:
@@ -110,32 +111,34 @@ cdef void split_at(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
         head = pfn & ~((<pfn_t>1 << k) - 1)
     if head == pfn:
         return
-    del_from_list(m, pages, head, k)
+    del_from_list(pages, a, head, k)
     while True:
         a.splits[k] += 1
         k -= 1
         if pfn >= head + (<pfn_t>1 << k):
-            add_to_list(m, pages, head, k, False)
+            add_to_list(m, pages, a, head, k, False)
             head += <pfn_t>1 << k
             if pfn == head:
-                add_to_list(m, pages, head, k, False)
+                add_to_list(m, pages, a, head, k, False)
                 return
         else:
-            add_to_list(m, pages, head + (<pfn_t>1 << k), k, False)
+            add_to_list(m, pages, a, head + (<pfn_t>1 << k), k, False)
 
 
 cdef uint64_t take_blocks(mem_map *m, page_t *pages, pfn_t start, uint64_t nr) noexcept nogil:
     """Take every free page of the range off its list."""
     cdef pfn_t pfn = start
     cdef uint64_t taken = 0
+    cdef free_area *area
     cdef int order
     split_at(m, pages, start)
     split_at(m, pages, start + nr)
     while pfn < start + nr:
         if pages[pfn].flags & PG_buddy:
             order = pages[pfn].order
-            del_from_list(m, pages, pfn, order)
-            m.areas[m.area_of[pfn >> m.max_order]].managed -= <uint64_t>1 << order
+            area = area_of_page(m, pfn)
+            del_from_list(pages, area, pfn, order)
+            area.managed -= <int64_t>1 << order
             taken += <uint64_t>1 << order
             pfn += <pfn_t>1 << order
         else:
@@ -145,12 +148,12 @@ cdef uint64_t take_blocks(mem_map *m, page_t *pages, pfn_t start, uint64_t nr) n
 
 # -- descriptors
 
-cdef void init_descriptors(page_t *pages, pfn_t start, uint64_t nr) noexcept nogil:
-    """memmap_init_zone: zeroed, Reserved, count 1, mapcount -1, an empty lru."""
+cdef void init_descriptors(page_t *pages, pfn_t start, uint64_t nr, int flags) noexcept nogil:
+    """memmap_init_zone, memmap_init_range: zeroed, flags set, count 1, mapcount -1, an empty lru."""
     cdef pfn_t pfn
     for pfn in range(start, start + nr):
         memset(&pages[pfn], 0, sizeof(page_t))
-        pages[pfn].flags = PG_reserved
+        pages[pfn].flags = flags
         pages[pfn].refcount = 1
         pages[pfn].mapcount = -1
         pages[pfn].next = NR_HEADS + pfn
@@ -207,7 +210,7 @@ cdef inline int online_one(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
     page.flags = PG_prepared
     page.refcount = 0
     free_one(m, pages, pfn, 0, not m.lifo)
-    m.areas[m.area_of[pfn >> m.max_order]].managed += 1
+    area_of_page(m, pfn).managed += 1
     return 1
 
 
@@ -225,7 +228,21 @@ cdef void free_pfns(mem_map *m, page_t *pages, const pfn_batch *batch) noexcept 
         free_one(m, pages, pfn_at(batch, i), 0, False)
 
 
-cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, area_t area, uint64_t nr, int64_t *out) noexcept nogil:
+cdef inline bint is_single(page_t *pages, pfn_t pfn, uint64_t nr_pages) noexcept nogil:
+    """In use, and all of its allocation?"""
+    return state_of(&pages[pfn]) == PG_prepared and (pfn + 1 == nr_pages or not pages[pfn + 1].flags & PG_tail)
+
+
+cdef int64_t lowest_not_single(page_t *pages, const pfn_batch *batch, uint64_t nr_pages) noexcept nogil:
+    cdef pfn_t lowest = nr_pages
+    cdef uint64_t i
+    for i in range(batch.nr):
+        if not is_single(pages, pfn_at(batch, i), nr_pages):
+            lowest = min(lowest, pfn_at(batch, i))
+    return lowest if lowest < nr_pages else -1
+
+
+cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, free_area *area, uint64_t nr, int64_t *out) noexcept nogil:
     cdef uint64_t got = 0
     while got < nr:
         out[got] = rmqueue(m, pages, area, 0)
@@ -355,12 +372,19 @@ cdef class StructPageEngine(Engine):
 
     def bytes_touched(self):
         """Bytes of descriptors and list heads written since the engine was made."""
-        return self.touched + self.map.list_bytes
+        # every block put on a list or taken off one writes its first descriptor and a link of each neighbour
+        cdef uint64_t moves = 0
+        cdef int area, k
+        for area in range(1, self.nr_areas):
+            for k in range(self.max_order + 1):
+                moves += self.areas[area].frees[k] + self.areas[area].merges[k]
+                moves += self.areas[area].allocs[k] + self.areas[area].splits[k]
+        return self.touched + moves * (self.page_bytes + 2 * (4 if self.page_bytes == 32 else 8))
 
     def set_touched(self, uint64_t nr_bytes):
         """Go on counting from so many bytes."""
         self.touched = nr_bytes
-        self.map.list_bytes = 0
+        self.touched -= self.bytes_touched() - self.touched
 
     # -- state
 
@@ -411,20 +435,27 @@ cdef class StructPageEngine(Engine):
         else:
             mark_descriptors(<page64 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
 
-    cdef void init_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+    cdef void init(self, pfn_t start, uint64_t nr, int flags) noexcept nogil:
         self.touched += nr * self.page_bytes
         if self.page_bytes == 32:
-            init_descriptors(<page32 *>self.map.pages, start, nr)
+            init_descriptors(<page32 *>self.map.pages, start, nr, flags)
         elif self.page_bytes == 56:
-            init_descriptors(<page56 *>self.map.pages, start, nr)
+            init_descriptors(<page56 *>self.map.pages, start, nr, flags)
         else:
-            init_descriptors(<page64 *>self.map.pages, start, nr)
+            init_descriptors(<page64 *>self.map.pages, start, nr, flags)
+
+    cdef void init_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
+        self.init(start, nr, PG_reserved)
 
     cdef void forget_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
         self.mark(start, nr, 0, PG_reserved, 0)
 
     cdef void prepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
-        self.mark(start, nr, PG_prepared, 0, 1)
+        if self.lifo:
+            self.mark(start, nr, PG_prepared, 0, 1)
+        else:
+            # today's kernels initialise the memmap here and not when memory is added (move_pfn_range_to_zone, 4.13)
+            self.init(start, nr, PG_reserved | PG_prepared)
 
     cdef void unprepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
         self.mark(start, nr, 0, PG_prepared, 1)
@@ -440,11 +471,13 @@ cdef class StructPageEngine(Engine):
         else:
             free_blocks(&self.map, <page64 *>self.map.pages, start, nr, order)
 
-    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
+    cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order, bint known) noexcept nogil:
         cdef pfn_t pfn = start, end = start + nr, stop
         cdef uint64_t onlined = 0, run, chunk
         while pfn < end:
-            if self.page_bytes == 32:
+            if known:
+                stop = end
+            elif self.page_bytes == 32:
                 stop = first_not_waiting(<page32 *>self.map.pages, pfn, end)
             elif self.page_bytes == 56:
                 stop = first_not_waiting(<page56 *>self.map.pages, pfn, end)
@@ -544,14 +577,11 @@ cdef class StructPageEngine(Engine):
         return lowest
 
     cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil:
-        cdef int64_t lowest = -1
-        cdef uint64_t i
-        cdef pfn_t pfn
-        for i in range(batch.nr):
-            pfn = pfn_at(batch, i)
-            if (lowest < 0 or pfn < <pfn_t>lowest) and not self.freeable(pfn, 0):
-                lowest = pfn
-        return lowest
+        if self.page_bytes == 32:
+            return lowest_not_single(<page32 *>self.map.pages, batch, self.nr_pages)
+        if self.page_bytes == 56:
+            return lowest_not_single(<page56 *>self.map.pages, batch, self.nr_pages)
+        return lowest_not_single(<page64 *>self.map.pages, batch, self.nr_pages)
 
     cdef uint64_t online_batch(self, const pfn_batch *batch) noexcept nogil:
         self.ungather(batch)
@@ -574,17 +604,17 @@ cdef class StructPageEngine(Engine):
 
     cdef int64_t alloc_block(self, area_t area, int order) noexcept nogil:
         if self.page_bytes == 32:
-            return rmqueue(&self.map, <page32 *>self.map.pages, area, order)
+            return rmqueue(&self.map, <page32 *>self.map.pages, &self.areas[area], order)
         if self.page_bytes == 56:
-            return rmqueue(&self.map, <page56 *>self.map.pages, area, order)
-        return rmqueue(&self.map, <page64 *>self.map.pages, area, order)
+            return rmqueue(&self.map, <page56 *>self.map.pages, &self.areas[area], order)
+        return rmqueue(&self.map, <page64 *>self.map.pages, &self.areas[area], order)
 
     cdef uint64_t alloc_pages(self, area_t area, uint64_t nr, int64_t *out) noexcept nogil:
         if self.page_bytes == 32:
-            return rmqueue_bulk(&self.map, <page32 *>self.map.pages, area, nr, out)
+            return rmqueue_bulk(&self.map, <page32 *>self.map.pages, &self.areas[area], nr, out)
         if self.page_bytes == 56:
-            return rmqueue_bulk(&self.map, <page56 *>self.map.pages, area, nr, out)
-        return rmqueue_bulk(&self.map, <page64 *>self.map.pages, area, nr, out)
+            return rmqueue_bulk(&self.map, <page56 *>self.map.pages, &self.areas[area], nr, out)
+        return rmqueue_bulk(&self.map, <page64 *>self.map.pages, &self.areas[area], nr, out)
 
     cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil:
         cdef uint64_t nr = <uint64_t>1 << order, i

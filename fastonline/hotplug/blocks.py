@@ -1,13 +1,49 @@
-"""Memory blocks: the units in which sysfs shows memory (drivers/base/memory.c)."""
+"""Memory blocks: the units in which sysfs shows memory, and the words written to them (drivers/base/memory.c)."""
+
+import errno
+
+from fastonline.errors import HotplugError
 
 MMOP_OFFLINE = 0
 MMOP_ONLINE = 1
 MMOP_ONLINE_KERNEL = 2
 MMOP_ONLINE_MOVABLE = 3
 
+WORDS = ("offline", "online", "online_kernel", "online_movable")
+_TRUE = ("y", "Y", "t", "T", "1", "on", "oN", "On", "ON")
+_FALSE = ("n", "N", "f", "F", "0", "of", "oF", "Of", "OF")
+
+
+def word_to_type(word, rules):
+    """MMOP_* of a word as it is written to a file of sysfs: HotplugError EINVAL for what is none.
+
+    Today the whole word, with at most one newline behind (sysfs_streq); 2.6.25 compares as many letters as it was given with
+    "online", then with "offline", and not beyond their ends, so that "o" and "onlineXYZ" are online (KERNEL.md 1.5).
+    """
+    if not isinstance(word, str):
+        raise TypeError(f"a word of sysfs is text, not {word!r}")
+    if rules.exact_words:
+        bare = word[:-1] if word.endswith("\n") else word
+        if bare in WORDS:
+            return WORDS.index(bare)
+    else:
+        for kind in ("online", "offline"):
+            letters = min(len(word), len(kind))
+            if letters and word[:letters] == kind[:letters]:
+                return WORDS.index(kind)
+    raise HotplugError.of(errno.EINVAL, f"{word!r} is none of {', '.join(WORDS)}")
+
+
+def text_to_bool(text):
+    """kstrtobool: y, t, 1, on, n, f, 0, off by their first letters; HotplugError EINVAL for anything else."""
+    for value, starts in ((True, _TRUE), (False, _FALSE)):
+        if text.startswith(starts):
+            return value
+    raise HotplugError.of(errno.EINVAL, f"{text!r} is neither yes (1, y, t, on) nor no (0, n, f, off)")
+
 
 class Block:
-    """One memory block, live; here a block is one section."""
+    """One memory block, live."""
 
     __slots__ = ("_mem", "nr")
 
@@ -21,7 +57,12 @@ class Block:
     @property
     def start_pfn(self):
         """The block's first page frame."""
-        return self.nr * self._mem.geometry.pages_per_section
+        return self.nr * self._mem.pages_per_block
+
+    @property
+    def nr_pages(self):
+        """Its pages."""
+        return self._mem.pages_per_block
 
     @property
     def phys_index(self):
@@ -31,12 +72,12 @@ class Block:
     @property
     def state(self):
         """``"online"`` or ``"offline"``."""
-        return "online" if self._mem.sections.online_section_nr(self.nr) else "offline"
+        return "online" if self._mem.sections.online_section_nr(self._section) else "offline"
 
     @property
     def node(self):
         """The number of the block's node."""
-        return self._mem.section_nid(self.nr)
+        return self._mem.section_nid(self._section)
 
     @property
     def removable(self):
@@ -48,6 +89,58 @@ class Block:
         """An online block's zone, "none" when it lies in several or has holes; an offline one's possible zones, default first."""
         return self._mem.valid_zones(self.nr)
 
+    @property
+    def _section(self):
+        return self.start_pfn // self._mem.geometry.pages_per_section
+
+    def _check_state(self, want):
+        if self.state != want:
+            raise HotplugError.of(errno.EINVAL, f"memory{self.nr} is {self.state}")
+
+    def online(self, word="online"):
+        """device_online: "online", "online_kernel" or "online_movable"; the number of pages that went online.
+        HotplugError: EINVAL when the block is online or the word is another; what Memory.online_pages answers."""
+        online_type = word_to_type(word, self._mem.rules)
+        if online_type == MMOP_OFFLINE:
+            raise HotplugError.of(errno.EINVAL, f"{word!r} onlines no block")
+        self._check_state("offline")
+        onlined = self._mem.online_pages(self.start_pfn, self.nr_pages, online_type)
+        self._mem.events.uevent(f"online@memory{self.nr}")
+        return onlined
+
+    def auto_online(self, online_type):
+        """What add_memory does when auto_online_blocks says so: failures are ignored (online_memory_block)."""
+        try:
+            self.online(WORDS[online_type])
+        except HotplugError:
+            pass
+
+    def offline(self):
+        """device_offline. HotplugError: EINVAL when the block is offline, EBUSY, EINTR as Memory.offline_pages."""
+        self._check_state("online")
+        self._mem.offline_pages(self.start_pfn, self.nr_pages)
+        self._mem.events.uevent(f"offline@memory{self.nr}")
+
+    def write_state(self, word):
+        """write(2) to memoryN/state: the number of bytes taken. HotplugError EINVAL for a word that is none, and for the
+        state that the block has already; nothing is asked of an empty write."""
+        if not word:
+            return 0
+        if word_to_type(word, self._mem.rules) == MMOP_OFFLINE:
+            self.offline()
+        else:
+            self.online(word if self._mem.rules.exact_words else "online")
+        return len(word)
+
+    def write_online(self, text):
+        """write(2) to memoryN/online: 1 onlines into the default zone, 0 offlines, the state that it has is no error."""
+        if not text:
+            return 0
+        want = "online" if text_to_bool(text) else "offline"
+        if self.state != want:
+            self.online() if want == "online" else self.offline()
+        return len(text)
+
 
 class Blocks:
     """The memory blocks of a machine by number, live: a mapping of int to Block."""
@@ -57,20 +150,27 @@ class Blocks:
     def __init__(self, mem):
         self._mem = mem
 
+    @property
+    def _sections(self):
+        return self._mem.pages_per_block // self._mem.geometry.pages_per_section
+
     def __getitem__(self, nr):
         if nr not in self:
             raise KeyError(nr)
         return Block(self._mem, nr)
 
     def __contains__(self, nr):
-        return self._mem.sections.present_section_nr(nr)
+        return isinstance(nr, int) and self._mem.sections.present_section_nr(nr * self._sections)
 
     def __iter__(self):
+        last = -1
         for first, count in self._mem.sections.runs():
-            yield from range(first, first + count)
+            for nr in range(max(last + 1, first // self._sections), (first + count - 1) // self._sections + 1):
+                yield nr
+                last = nr
 
     def __len__(self):
-        return self._mem.sections.present.weight()
+        return sum(1 for _ in self)
 
     def keys(self):
         """The numbers of the blocks, ascending."""
@@ -83,3 +183,49 @@ class Blocks:
     def items(self):
         """(number, Block) pairs, ascending."""
         return [(nr, self[nr]) for nr in self]
+
+    def add(self, start_pfn, nr_pages, nid=0):
+        """Memory.add_memory as firmware calls it: a range outside of what can be plugged gives HotplugError E2BIG under today's
+        rules (register_memory_resource, 6.1), before anything else is looked at."""
+        mem = self._mem
+        if mem.rules.aligned and nr_pages > 0 and start_pfn + nr_pages > mem.max_pfn:
+            raise HotplugError.of(
+                errno.E2BIG, f"{nr_pages} pages at pfn {start_pfn:#x} cannot be plugged: memory ends at pfn {mem.max_pfn:#x}"
+            )
+        mem.add_memory(start_pfn, nr_pages, nid)
+
+    def remove(self, start_pfn, nr_pages):
+        """Take a range of whole blocks away as ACPI does on an eject: offline those that are online, then remove_memory.
+
+        HotplugError: EBUSY when one does not go offline even when asked twice; those that did are onlined again with plain
+        `online`, so that they may come back in another zone (acpi_scan_try_to_offline; RECORDED.md 7). EINVAL for what is not
+        there, or no whole blocks.
+        """
+        mem = self._mem
+        if nr_pages <= 0 or start_pfn % mem.pages_per_block or nr_pages % mem.pages_per_block:
+            raise HotplugError.of(errno.EINVAL, f"{nr_pages} pages at pfn {start_pfn:#x} are not whole memory blocks")
+        numbers = range(start_pfn // mem.pages_per_block, (start_pfn + nr_pages) // mem.pages_per_block)
+        missing = [nr for nr in numbers if nr not in self]
+        if missing:
+            raise HotplugError.of(errno.EINVAL, f"memory{missing[0]} is not there")
+        went = []
+        for second_pass in (False, True):
+            failed = []
+            for nr in numbers:
+                if self[nr].state == "offline":
+                    continue
+                try:
+                    self[nr].offline()
+                    went.append(nr)
+                except HotplugError:
+                    failed.append(nr)
+                    if second_pass:
+                        break
+            if not failed:
+                break
+        if failed:
+            mem.events.log(f"memory memory{failed[0]}: Offline failed.")
+            for nr in went:
+                self[nr].auto_online(MMOP_ONLINE)
+            raise HotplugError.of(errno.EBUSY, f"memory{failed[0]} does not go offline")
+        mem.remove_memory(start_pfn, nr_pages)

@@ -4,6 +4,7 @@ Every function here is noexcept nogil and touches no Python object: it returns a
 nothing when it returns one. No notifier and no online_page_callback is called from here: who embeds is the driver.
 """
 
+from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport int16_t, int64_t, pfn_t, uint64_t
@@ -20,7 +21,21 @@ cdef class Memory:
     cdef readonly object notifiers       # NotifierChain
     cdef readonly object resources       # Resources: what is System RAM
     cdef readonly object online_page_callback    # callable, or None: generic_online_page
+    cdef readonly object events          # Events: who is told of uevents and of the kernel's log
+    cdef readonly list page_owners       # whose pages offline_pages may move
+    cdef readonly uint64_t pages_per_block       # pages of a memory block, the unit of sysfs
+    cdef readonly str memmap             # None: it costs nothing; "kernel" or "on_memory"
+    cdef readonly dict memmaps           # first section of a memmap -> its first pfn and pages
+    cdef readonly list groups            # (start_pfn, nr_pages) as added at a time: static memory groups
+    cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
+    cdef bint auto_movable               # the online policy is auto-movable, not contig-zones
+    cdef public int64_t auto_movable_ratio       # memory_hotplug.auto_movable_ratio, in percent
+    cdef public bint auto_movable_numa_aware
+    cdef int auto_online                 # MMOP_*: what add_memory does with new blocks
+    cdef int policy_zone                 # the highest kernel zone there has been
+    cdef list listeners                  # the events' own list, to see at once whether anybody listens
     cdef Engine pages
+    cdef BitmapEngine planes             # the same, when it is the bitmap engine; else None
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
     cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
@@ -28,7 +43,7 @@ cdef class Memory:
     cdef bint fixed_room                 # planes were made for all of max_memory
     cdef bint changing                   # a notifier is being asked: no hot-plug call may begin
     cdef int online_order                # what order=None means
-    cdef uint64_t pages_onlined, pages_offlined
+    cdef uint64_t pages_onlined, pages_offlined, pages_migrated, balloon_migrated
     cdef object __weakref__
 
     # 1: went online; 0: was not Reserved; -EINVAL: not there or not prepared (online_page, 2.6.25)
@@ -43,12 +58,16 @@ cdef class Memory:
     cdef int check_range(self, uint64_t start, uint64_t nr, str what) except -1
     cdef int check_present(self, uint64_t start, uint64_t nr, str what) except -1
     cdef int64_t outside_prepared(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef bint untouched(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef void note_prepared(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef void note_whole(self, uint64_t start, uint64_t nr, bint prepared) noexcept nogil
     cdef int room_for(self, uint64_t end_pfn) except -1
     cdef int zone_for_range(self, uint64_t start, uint64_t nr, int nid, int online_type) except -1
     cdef int own_nids(self, object array) except -1
-    cdef int prepare(self, uint64_t start, uint64_t nr, int online_type) except -1
-    cdef void prepare_unprepared(self, uint64_t start, uint64_t nr) noexcept nogil
-    cdef int undo_prepare(self, uint64_t start, uint64_t nr) except -1
+    cdef list prepare(self, uint64_t start, uint64_t nr, int online_type)
+    cdef list unprepared(self, uint64_t start, uint64_t nr)
+    cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept
+    cdef int recompute(self) except -1
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
     cdef int changed_nid(self, uint64_t start) noexcept

@@ -5,8 +5,8 @@ import numpy as np
 from cpython.long cimport PyLong_CheckExact
 from libc.errno cimport EINVAL, ENOMEM
 
-from fastonline.core.bitmap cimport bitmap_full, bitmap_set, test_bit
-from fastonline.core.bitmap_engine cimport BitmapEngine
+from fastonline.core.bitmap cimport bitmap_clear, bitmap_full, bitmap_set, clear_bit, find_next_zero_bit, set_bit, test_bit
+from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_page
 from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, pfn_batch
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
@@ -15,26 +15,33 @@ from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, 
 from fastonline.core.sections cimport early_section_nr
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.types cimport NO_AREA, int16_t, uint8_t, uint32_t
-from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present
-from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, refresh, setup_per_zone_wmarks
+from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
+from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks
 
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug import procfs, savefile
-from fastonline.hotplug.blocks import MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, Blocks
+from fastonline.hotplug.blocks import MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, WORDS, Blocks, word_to_type
+from fastonline.hotplug.events import Events
 from fastonline.hotplug.invariants import check_machine
+from fastonline.hotplug.migrate import migrate_range, movable_pages
 from fastonline.hotplug.notifier import (
     MEM_CANCEL_OFFLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLINE, NO_NODE,
     MemoryNotify, NotifierChain, notifier_to_errno,
 )
+from fastonline.hotplug.layout import lay_out
+from fastonline.hotplug.policy import ONLINE_POLICIES, auto_movable_can_online_movable
 from fastonline.hotplug.resources import Resources
 from fastonline.hotplug.zones import Node
 from fastonline.rules import LINUX_6_12, Rules
 
 ENGINES = ("bitmap", "struct_page")
+MEMMAPS = ("kernel", "on_memory")
 
+cdef int _ONLINE = MMOP_ONLINE
 cdef int _KERNEL = MMOP_ONLINE_KERNEL
 cdef int _MOVABLE = MMOP_ONLINE_MOVABLE
+
 
 
 # -- arguments: TypeError, ValueError and OverflowError are for what is no pfn, count or order at all
@@ -71,8 +78,8 @@ cdef object as_pfn_array(object pfns):
         return np.empty(0, np.uint64)
     if array.dtype.kind not in "iu":
         if array.dtype == object and all(isinstance(pfn, int) for pfn in array):
-            wide = next(pfn for pfn in array if not -(1 << 63) <= pfn < 1 << 64)
-            raise OverflowError(f"pfn {wide:#x} does not fit into 64 bits")
+            for pfn in array:
+                as_uint64(pfn, "a pfn")
         raise TypeError(f"pfns are integers, not {array.dtype}: {array[:3].tolist()!r}...")
     if array.dtype == np.uint32:
         return np.ascontiguousarray(array)
@@ -144,13 +151,18 @@ cdef class Memory:
     boot. rules: which kernel is mirrored. engine: "bitmap" (fast) or "struct_page" (laid out as the kernel is, and the one
     whose allocations come in the kernel's order). max_memory: size beyond which memory can never be added; when it is given,
     room for all of it is made at once, untouched, so that views of the flags follow the machine for good.
+    memory_block_size: size of the blocks of sysfs, one section or 2, 4, 8... of them (None: one). memmap: None, the memmap of
+    what is added costs nothing; "kernel", its pages are allocated from the kernel zones (one pageblock for 128 MiB, KERNEL.md
+    6.2); "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as "kernel".
 
     All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
     errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
     nothing. Per-CPU lists and migrate types are not modelled: a freed page is in the buddy allocator at once.
     """
 
-    def __init__(self, geometry, boot=None, rules=LINUX_6_12, engine="bitmap", max_memory=None):
+    def __init__(
+        self, geometry, boot=None, rules=LINUX_6_12, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None
+    ):
         cdef uint64_t boot_pages, room
         if not isinstance(geometry, Geometry):
             raise TypeError(f"geometry is a Geometry such as fastonline.X86_64, not {geometry!r}")
@@ -172,6 +184,17 @@ cdef class Memory:
         boot_pages = 0 if boot is None else self._pages_of_size(boot, "boot")
         if boot_pages > self.max_pfn:
             raise ValueError(f"boot memory of {boot!r} is more than the {format_size(self.max_pfn * geometry.page_size)} there can be")
+        self.pages_per_block = geometry.pages_per_section
+        if memory_block_size is not None:
+            self.pages_per_block = self._pages_of_size(memory_block_size, "memory_block_size")
+            sections = self.pages_per_block // geometry.pages_per_section
+            if self.pages_per_block % geometry.pages_per_section or not sections or sections & (sections - 1):
+                raise ValueError(
+                    f"memory_block_size {memory_block_size!r} is not 1, 2, 4, 8... sections of {format_size(geometry.section_size)}"
+                )
+        if memmap is not None and memmap not in MEMMAPS:
+            raise ValueError(f"memmap {memmap!r} is none of None, 'kernel', 'on_memory'")
+        self.memmap = memmap
         self.fixed_room = max_memory is not None
         self._make(self.max_pfn if self.fixed_room else boot_pages)
         if boot_pages:
@@ -189,7 +212,7 @@ cdef class Memory:
         cdef uint64_t nr_pages = self._rounded(room)
         geometry, rules = self.geometry, self.rules
         if self.engine == "bitmap":
-            self.pages = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
+            self.pages = self.planes = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
         else:
             self.pages = StructPageEngine(
                 nr_pages, geometry.max_page_order, nr_areas, rules.struct_page_bytes[geometry.bits == 64], rules.lifo
@@ -198,9 +221,17 @@ cdef class Memory:
         self.own_nids(np.zeros(self.sections.nr_sections, np.int16))
         self.zones = Zones(geometry, rules, self.pages, 1)
         self.zones.table.nodes[0].online = True
-        self.resources = Resources()
+        self.resources = Resources(geometry.page_shift)
         self.notifiers = NotifierChain()
         self.chain = self.notifiers.chain
+        self.events = Events()
+        self.listeners = self.events.listeners
+        self.page_owners = []
+        self.memmaps = {}
+        self.groups = []
+        self.auto_movable_ratio = 301
+        self.auto_movable_numa_aware = True
+        self.auto_online = MMOP_OFFLINE
         self.watermarks_at_mark = rules.watermarks_at_mark
         self.online_order = geometry.max_page_order if rules.online_order is None else rules.online_order
 
@@ -230,17 +261,19 @@ cdef class Memory:
 
     def _boot(self, uint64_t nr_pages):
         """Memory from pfn 0 on, online as after a boot: early sections, zones by the geometry's limits, every page free."""
-        cdef uint64_t start = 0, end, shift = self.geometry.page_shift
+        cdef uint64_t start = 0, end, shift = self.geometry.page_shift, pfn, nr
         cdef int i
         self.sections.add(0, nr_pages, early=True)
         self.resources.register(0, nr_pages)
-        self.pages.init_pages(0, self._rounded(nr_pages))
+        for pfn, nr in self.sections.spans():
+            self.pages.init_pages(pfn, nr)
         for i, (_, limit) in enumerate(self.geometry.zone_limits):
             end = nr_pages if limit is None else min(nr_pages, <uint64_t>limit >> shift)
             if end > start:
                 self._boot_range(start, end - start, i)
                 start = end
         self._reset_counters()
+        self.policy_zone = self._highest_kernel_zone()
         init_per_zone_wmark_min(&self.zones.table)
 
     def _boot_range(self, uint64_t start, uint64_t nr, int z):
@@ -251,7 +284,169 @@ cdef class Memory:
         self.zones.table.zones[z].present_early += nr
         self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
         self.pages.prepare_pages(start, nr)
-        self.pages.online_range(start, nr, self.geometry.max_page_order)
+        self.note_whole(start, nr, True)
+        self.pages.online_range(start, nr, self.geometry.max_page_order, True)
+
+    @classmethod
+    def from_page_map(cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap"):
+        """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's).
+
+        sections: (start_pfn, nr_pages, nid, early) of the memory that has sections; early ones are online. ram: (start_pfn,
+        nr_pages) of what is System RAM. zones: objects with nid, name, start_pfn, spanned_pages, min, low, high, protection
+        ({zone name: pages}) and runs, which are the pages that were ever prepared: arrays of their first pfns and lengths
+        (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
+        Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
+
+        ValueError for maps that no machine can be in: overlapping, outside a section or the span, in a zone there is not.
+        """
+        cdef Memory mem = cls(geometry, rules=rules, engine=engine)
+        cdef zone_table *table = &mem.zones.table
+        cdef uint64_t end = max([start + nr for start, nr, _, _ in sections], default=0)
+        cdef int shift = geometry.pfn_section_shift, z, i
+        if end > mem.max_pfn:
+            raise ValueError(f"a page map of {end:#x} pages: {geometry.name} ends at pfn {mem.max_pfn:#x}")
+        mem.room_for(end)
+        for start, nr, nid, early in sections:
+            mem.zones.need_node(nid)
+            table.nodes[<int>nid].online = True
+            mem.sections.add(start, nr, early)
+            mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
+        for start, nr in mem.sections.spans():
+            mem.pages.init_pages(start, nr)
+        for start, nr in ram:
+            mem.resources.register(start, nr)
+        for known in zones:
+            if (known.nid, known.name) not in mem.zones:
+                raise ValueError(f"there is no zone {known.name} on node {known.nid} with rules {rules.name}")
+            mem._map_zone(known, mem.zones[known.nid, known.name].nr)
+        for start, nr in mem.sections.spans():
+            mem.note_prepared(start, nr)
+        if np.any(mem.sections.online.array & ~mem.sections.prepared.array):
+            raise ValueError("a section is online, and none of its pages is in the page map of a zone")
+        mem._reset_counters()
+        init_per_zone_wmark_min(table)
+        if min_free_kbytes > table.min_free_kbytes:
+            # above what a kernel computes: the user's, or khugepaged's, and kept either way
+            table.user_min_free_kbytes = min_free_kbytes
+        table.min_free_kbytes = min_free_kbytes
+        for known in zones:
+            z = mem.zones[known.nid, known.name].nr
+            table.zones[z].min, table.zones[z].low, table.zones[z].high = known.min, known.low, known.high
+            for i, name in enumerate(mem.zones.names):
+                table.zones[z].protection[i] = known.protection.get(name, 0)
+        return mem
+
+    def _map_zone(self, known, int z):
+        """Bring the added pages of a zone into the states of its page map."""
+        cdef const uint64_t[::1] starts, lengths
+        cdef const uint8_t[::1] states
+        cdef Py_ssize_t i, nr
+        cdef uint64_t block
+        cdef int shift = self.pages.max_order
+        starts, lengths, states = known.runs
+        nr = starts.shape[0]
+        if nr == 0:
+            return
+        ends = np.asarray(starts) + np.asarray(lengths)
+        if np.any(ends <= starts) or np.any(ends[: nr - 1] > starts[1:]) \
+                or not known.start_pfn <= starts[0] or not ends[nr - 1] <= known.start_pfn + known.spanned_pages:
+            raise ValueError(f"the page map of zone {known.name} is not in order, or leaves the zone's span")
+        if not np.isin(states, [PG_prepared | flag for flag in (PG_reserved, PG_buddy, 0, PG_offline)]).all():
+            raise ValueError(f"the page map of zone {known.name} has pages that are neither waiting, free, in use nor offline")
+        for i in range(nr):
+            if self.sections.missing(starts[i], lengths[i]) != <uint64_t>-1 \
+                    or self.pages.weigh(PG_prepared, starts[i], lengths[i]):
+                raise ValueError(f"{pfn_range(starts[i], lengths[i])} of zone {known.name} has no section, or is in two zones")
+            for block in range(starts[i] >> shift, ((starts[i] + lengths[i] - 1) >> shift) + 1):
+                if self.pages.area_of[block] not in (NO_AREA, zone_area(z)):
+                    raise ValueError(f"{pfn_range(block << shift, 1 << shift)} is in two zones, one of them {known.name}")
+            self.pages.assign_area(starts[i], lengths[i], zone_area(z))
+            self.pages.prepare_pages(starts[i], lengths[i])
+            if states[i] & (PG_reserved | PG_buddy) == 0:
+                self.pages.online_range(starts[i], lengths[i], shift, True)
+                self.pages.claim_range(starts[i], lengths[i])
+                if states[i] & PG_offline:
+                    self.pages.set_offline(starts[i], lengths[i])
+        # last, so that the free lists are in the order of these alone
+        for i in range(nr):
+            if states[i] & PG_buddy:
+                self.pages.online_range(starts[i], lengths[i], shift, True)
+        self.zones.grow_span(z, known.start_pfn, known.spanned_pages)
+        self.zones.table.zones[z].present_pages += np.sum(lengths)
+        self.zones.table.zones[z].present_early += np.sum(lengths)
+        self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
+
+    def boot_layout(self, ranges, zones):
+        """Make an empty machine one that has booted: online memory with some of its pages free, in use and Reserved.
+
+        ranges: (start_pfn, nr_pages, nid, zone name) of the RAM that is online, ascending. zones: {(nid, name): (managed pages,
+        free blocks by order, start_pfn, spanned pages)}; which pages are free is not known of a running machine, so the largest free blocks are laid
+        around the middle of the zone, what the kernel holds at its ends. ValueError where they do not fit.
+        """
+        cdef uint64_t start, nr, unit = self.geometry.pages_per_section, first, section
+        cdef int z
+        of_zone = {}
+        for nid, _ in zones:
+            self.zones.need_node(nid)
+            self.zones.table.nodes[nid].online = True
+        for start, nr, nid, name in ranges:
+            first = start // unit * unit
+            self.room_for((start + nr + unit - 1) // unit * unit)
+            for section in range(first // unit, (start + nr + unit - 1) // unit):
+                if not test_bit(self.sections.present.words, section):
+                    self.pages.init_pages(section * unit, unit)
+            self.sections.add(start, nr, early=True)
+            self.nids[first // unit : (start + nr + unit - 1) // unit] = nid
+            z = self.zones[nid, name].nr
+            self.pages.assign_area(start, nr, zone_area(z))
+            self.zones.grow_span(z, start, nr)
+            self.zones.table.zones[z].present_pages += nr
+            self.zones.table.zones[z].present_early += nr
+            self.zones.table.nodes[nid].has_memory = True
+            self.pages.prepare_pages(start, nr)
+            of_zone.setdefault(z, []).append((start, nr))
+        for start, nr in self.sections.spans():
+            self.note_prepared(start, nr)
+        for (nid, name), (managed, nr_free, first, span) in zones.items():
+            z = self.zones[nid, name].nr
+            if span:
+                self.zones.grow_span(z, first, span)
+            free, used = lay_out(of_zone.get(z, []), managed, nr_free, self.pages.max_order)
+            for start, nr in free:
+                self.pages.online_range(start, nr, self.pages.max_order, True)
+            for start, nr in used:
+                self.pages.online_range(start, nr, self.pages.max_order, True)
+                self.pages.claim_range(start, nr)
+        self._reset_counters()
+        self.policy_zone = self._highest_kernel_zone()
+        init_per_zone_wmark_min(&self.zones.table)
+
+    def boot_offline(self, start_pfn, nr_pages, nid):
+        """Make memory present and offline, as boot_layout makes it online; its memmap is nobody's."""
+        cdef uint64_t start = start_pfn, nr = nr_pages, unit = self.geometry.pages_per_section
+        self.room_for(start + nr)
+        self.sections.add(start, nr)
+        self.nids[start // unit : (start + nr) // unit] = nid
+        self.pages.init_pages(start, nr)
+        self.groups.append((start, nr))
+
+    def set_recorded(self, min_free_kbytes, user_min_free_kbytes=-1):
+        """min_free_kbytes as it was when a machine was recorded, and what the user wrote (-1: nothing); recomputes nothing."""
+        self.zones.table.min_free_kbytes = min_free_kbytes
+        self.zones.table.user_min_free_kbytes = user_min_free_kbytes
+
+    def set_watermarks(self, nid, name, wmarks, protection, pcp):
+        """Give a zone the watermarks (min, low, high), the protection and the pcp (batch, high) that were recorded."""
+        cdef int z = self.zones[nid, name].nr, i
+        cdef zone *zone = &self.zones.table.zones[z]
+        zone.min, zone.low, zone.high = wmarks
+        zone.pcp_batch, zone.pcp_high = pcp
+        for i, pages in enumerate(protection[: self.zones.table.nr_types]):
+            zone.protection[i] = pages
+
+    def _highest_kernel_zone(self):
+        return max([i for zone in self.zones.values() if zone.populated
+                    for i in [self.zones.names.index(zone.name)] if i <= self.zones.table.normal + self.zones.table.is_highmem[i]], default=0)
 
     def _reset_counters(self):
         """What boot did is not counted."""
@@ -276,7 +471,7 @@ cdef class Memory:
     cdef int check_range(self, uint64_t start, uint64_t nr, str what) except -1:
         if nr == 0:
             raise HotplugError.of(errno.EINVAL, f"{what} of zero pages at pfn {start:#x}")
-        if start + nr < start or start + nr > self.max_pfn:
+        if nr > self.max_pfn or start > self.max_pfn - nr:
             raise HotplugError.of(
                 errno.EINVAL, f"{what} of {pfn_range(int(start), int(nr))}: memory ends at pfn {self.max_pfn:#x}"
             )
@@ -293,18 +488,50 @@ cdef class Memory:
         return 0
 
     cdef int64_t outside_prepared(self, uint64_t start, uint64_t nr) noexcept nogil:
-        """The first page of the range whose section has no prepared page at all, or -1."""
-        cdef uint64_t pfn = start, end = start + nr, base, pages = <uint64_t>1 << self.sections.pfn_section_shift
-        while pfn < end:
-            base = pfn & ~(pages - 1)
-            if not self.pages.state(pfn) & PG_prepared and self.pages.weigh(PG_prepared, base, pages) == 0:
-                return pfn
-            pfn = base + pages
-        return -1
+        """The first section of the range with no prepared page in it, or -1."""
+        cdef uint64_t shift = self.sections.pfn_section_shift, end = ((start + nr - 1) >> shift) + 1
+        cdef uint64_t section = find_next_zero_bit(self.sections.prepared.words, end, start >> shift)
+        return section if section < end else -1
+
+    cdef bint untouched(self, uint64_t start, uint64_t nr) noexcept nogil:
+        """Is all of the range waiting, because its sections were prepared as a whole and none has had a page online?"""
+        return self.sections.none_in(self.sections.online, start, nr) and self.sections.all_in(self.sections.whole, start, nr)
+
+    cdef void note_prepared(self, uint64_t start, uint64_t nr) noexcept nogil:
+        """Pages of the range were prepared, or are no longer: which sections are so now in whole, in part, or not at all?"""
+        cdef uint64_t shift = self.sections.pfn_section_shift, section, pages = <uint64_t>1 << shift, weight
+        for section in range(start >> shift, ((start + nr - 1) >> shift) + 1):
+            weight = self.pages.weigh(PG_prepared, section << shift, pages)
+            if weight:
+                set_bit(self.sections.prepared.words, section)
+            else:
+                clear_bit(self.sections.prepared.words, section)
+            if weight == pages:
+                set_bit(self.sections.whole.words, section)
+            else:
+                clear_bit(self.sections.whole.words, section)
+
+    cdef void note_whole(self, uint64_t start, uint64_t nr, bint prepared) noexcept nogil:
+        """note_prepared for a range all of whose pages are alike: only the sections at its ends need be looked at."""
+        cdef uint64_t shift = self.sections.pfn_section_shift, end = (start + nr) >> shift
+        cdef uint64_t first = (start + (<uint64_t>1 << shift) - 1) >> shift
+        if first < end:
+            if prepared:
+                bitmap_set(self.sections.prepared.words, first, end - first)
+                bitmap_set(self.sections.whole.words, first, end - first)
+            else:
+                bitmap_clear(self.sections.prepared.words, first, end - first)
+                bitmap_clear(self.sections.whole.words, first, end - first)
+        if first << shift != start:
+            self.note_prepared(start, 1)
+        if end << shift != start + nr:
+            self.note_prepared(start + nr - 1, 1)
 
     cdef int zone_for_range(self, uint64_t start, uint64_t nr, int nid, int online_type) except -1:
-        """zone_for_pfn_range, contig-zones policy: the zone number (KERNEL.md 3.4, RECORDED.md 5). Under 2.6.25 pages keep the
-        zone they were given, which for added memory is the geometry's hotplug_zone."""
+        """zone_for_pfn_range: the zone number. The words name the kernel zones or Movable; plain `online` asks the policy:
+        contig-zones takes the first kernel zone whose span meets the range, else Movable when its span does, else the
+        hotplug_zone; auto-movable (hotplug/policy.py) weighs (KERNEL.md 3.4, RECORDED.md 5 and 14). Under 2.6.25 pages keep
+        the zone they were given, which for added memory is the geometry's hotplug_zone."""
         cdef int base = nid * self.zones.table.nr_types, i, kernel = -1, movable
         cdef zone *zones = &self.zones.table.zones[base]
         cdef bint kernel_meets, movable_meets
@@ -313,7 +540,8 @@ cdef class Memory:
                 return self.pages.area_of[start >> self.pages.max_order] - 1
             return base + self.zones.names.index(self.geometry.hotplug_zone)
         movable = self.zones.names.index("Movable")
-        if online_type == _MOVABLE:
+        if online_type == _MOVABLE or online_type == _ONLINE and self.auto_movable \
+                and auto_movable_can_online_movable(self, start, nr, nid):
             return base + movable
         for i in range(self.zones.table.normal + 1):
             if start < zones[i].start_pfn + zones[i].spanned_pages and zones[i].start_pfn < start + nr:
@@ -324,19 +552,22 @@ cdef class Memory:
             kernel = self.zones.names.index(self.geometry.hotplug_zone)
             kernel_meets = zones_meet(&zones[kernel], start, nr)
         movable_meets = zones_meet(&zones[movable], start, nr)
-        if online_type != _KERNEL and movable_meets and not kernel_meets:
+        if online_type == _ONLINE and not self.auto_movable and movable_meets and not kernel_meets:
             return base + movable
         return base + kernel
 
     # -- adding and removing
 
-    def add_memory(self, start_pfn, nr_pages, nid=0):
+    def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False):
         """Sections appear: their memmap is there, every page Reserved, nothing online; no zone changes.
 
         start_pfn, nr_pages: unsigned long, pages. Today's rules take whole memory blocks, 2.6.25 widens the range to whole
-        sections. nid: the node, which comes online with its first memory.
+        sections. nid: the node, which comes online with its first memory. name: of the resource in /proc/iomem,
+        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE).
+        The memmap costs what the machine's `memmap` says, and the new blocks go online as auto_online_blocks says.
 
-        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end.
+        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end (`blocks.add` tells
+        that one as today's kernels do, E2BIG).
         MemoryError when there is no room for the memmap. Mirrors add_memory (2.6.25, 6.1: KERNEL.md 1.2, 3.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
@@ -350,23 +581,123 @@ cdef class Memory:
             raise HotplugError.of(
                 errno.EEXIST, f"add_memory of {pfn_range(start, nr)}: {pfn_range(taken[0], taken[1] - taken[0])} is there"
             )
-        if self.rules.aligned and (start % unit or nr % unit):
+        if self.rules.aligned and (start % self.pages_per_block or nr % self.pages_per_block):
             raise HotplugError.of(
                 errno.EINVAL,
-                f"add_memory of {pfn_range(start, nr)}: not whole memory blocks of {unit:#x} pages",
+                f"add_memory of {pfn_range(start, nr)}: not whole memory blocks of {self.pages_per_block:#x} pages",
             )
         first = start // unit
         end = (start + nr + unit - 1) // unit
         self.zones.need_node(node)
         self.room_for(end * unit)
+        new_node = not self.zones.table.nodes[node].online
+        if self.memmap is not None:
+            self._alloc_memmap(start, nr, node)
         for section in range(first, end):
             # a section that an earlier, narrower range brought is there already (2.6.25 swallows its EEXIST)
             if not test_bit(self.sections.present.words, section):
                 self.sections.add(section * unit, unit)
                 self.nids[section] = node
                 self.pages.init_pages(section * unit, unit)
-        self.resources.register(start, nr)
+        self.resources.register(start, nr, name, merge)
+        if self.listeners and new_node:
+            self._built_zonelists([node])
         self.zones.table.nodes[node].online = True
+        self.groups.append((start, nr))
+        if self.listeners:
+            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+                self.events.uevent(f"add@memory{block}")
+            if new_node:
+                self.events.uevent(f"add@node{node}")
+        if self.auto_online != MMOP_OFFLINE:
+            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+                self.blocks[block].auto_online(self.auto_online)
+
+    def _alloc_memmap(self, uint64_t start, uint64_t nr, int nid):
+        """Page descriptors of an added range: its own first pages, or pages of the kernel (sparse_add_section, mhp_supports_
+        memmap_on_memory). ENOMEM when there is no room; nothing is kept then."""
+        cdef uint64_t unit = self.geometry.pages_per_section, at
+        cdef uint64_t size = self.rules.struct_page_bytes[self.geometry.bits == 64]
+        cdef uint64_t pages = (unit * size + self.geometry.page_size - 1) // self.geometry.page_size
+        cdef uint64_t in_block = self.pages_per_block * size // self.geometry.page_size
+        if self.memmap == "on_memory" and (nr == self.pages_per_block or self.rules.memmap_per_block) \
+                and in_block % (1 << <int>self.geometry.pageblock_order) == 0 and in_block < self.pages_per_block:
+            for at in range(start, start + nr, self.pages_per_block):
+                self.memmaps[at // unit] = (at, in_block)
+            return
+        order = (pages - 1).bit_length()
+        taken = []
+        try:
+            for at in range(start, start + nr, unit):
+                taken.append((at // unit, (self._alloc_kernel(order, nid), 1 << order)))
+        except MemoryError:
+            for _, (pfn, _) in taken:
+                self._free_kernel(pfn, order)
+            raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
+        self.memmaps.update(taken)
+
+    def _alloc_kernel(self, order, nid):
+        """An unmovable block: from the node's kernel zones, highest first, then from the other nodes'."""
+        if self.pcp is not None:
+            return self.pcp.alloc_kernel(order, nid)
+        for z in self.kernel_zonelist(nid):
+            pfn = self.pages.alloc_block(zone_area(z), order)
+            if pfn >= 0:
+                return pfn
+        raise MemoryError(f"no free block of order {order} in a kernel zone")
+
+    def _free_kernel(self, pfn, order):
+        if self.pcp is not None:
+            self.pcp.free_kernel(pfn, order)
+        else:
+            self.free_pages(pfn, order)
+
+    def node_order(self, nid):
+        """Nodes in the order in which one of them falls back to the others: itself, then upwards and around."""
+        nodes = self.zones.online_nodes()
+        if nid not in nodes:
+            nodes = sorted([*nodes, nid])
+        at = nodes.index(nid)
+        return nodes[at:] + nodes[:at]
+
+    def kernel_zonelist(self, nid):
+        """Zone numbers that GFP_KERNEL may use, in its order."""
+        cdef int types = self.zones.table.nr_types
+        return [n * types + i for n in self.node_order(nid) for i in range(self.zones.table.normal, -1, -1)
+                if zone_present(&self.zones.table, n * types + i)]
+
+    def movable_zonelist(self, nid, nodes=None, highest=None):
+        """Zone numbers that GFP_HIGHUSER_MOVABLE may use, in its order; of `nodes` only, from zone type `highest` down."""
+        cdef int types = self.zones.table.nr_types
+        top = self.zones.names.index(highest or "Movable")
+        return [n * types + i for n in self.node_order(nid) if nodes is None or n in nodes for i in range(top, -1, -1)
+                if zone_present(&self.zones.table, n * types + i)]
+
+    def _built_zonelists(self, nids):
+        """What build_all_zonelists writes to the log, for these nodes."""
+        cdef int z, top = max(self.policy_zone, self._highest_kernel_zone())
+        cdef int64_t total = 0
+        cdef int kinds = 6 if self.rules.shrink_spans else 5
+        self.policy_zone = top
+        for nid in nids:
+            self.events.log(f"Fallback order for Node {nid}: {' '.join(map(str, self.node_order(nid)))}")
+        for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
+            total += max(<int64_t>0, <int64_t>zone_managed(&self.zones.table, z) - self.zones.table.zones[z].high)
+        grouping = "off" if total < (kinds << <int>self.geometry.pageblock_order) else "on"
+        self.events.log(
+            f"Built {len(self.zones.online_nodes())} zonelists, mobility grouping {grouping}.  Total pages: {total}"
+        )
+        self.events.log(f"Policy zone: {self.zones.names[top]}")
+
+    cdef int recompute(self) except -1:
+        """init_per_zone_wmark_min, and what it says when the user's min_free_kbytes is kept."""
+        cdef int64_t refused = init_per_zone_wmark_min(&self.zones.table)
+        if refused >= 0 and self.listeners:
+            self.events.log(
+                f"min_free_kbytes is not updated to {refused} because user defined value "
+                f"{self.zones.table.user_min_free_kbytes} is preferred"
+            )
+        return 0
 
     def remove_memory(self, start_pfn, nr_pages):
         """The sections of an offline range are gone, with the node when that was its last memory.
@@ -380,16 +711,26 @@ cdef class Memory:
         self.check_present(start, nr, "remove_memory")
         if start % unit or nr % unit:
             raise HotplugError.of(errno.EINVAL, f"remove_memory of {pfn_range(start, nr)}: not whole sections of {unit:#x} pages")
-        if self.pages.weigh(PG_prepared, start, nr):
+        if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
+        for section in range(start // unit, (start + nr) // unit):
+            pfn, count = self.memmaps.pop(section, (0, 0))
+            if count and not start <= pfn < start + nr:
+                self._free_kernel(pfn, count.bit_length() - 1)
+        self.groups[:] = [(s, n) for s, n in self.groups if s < start or s >= start + nr]
         self.pages.forget_pages(start, nr)
         self.pages.assign_area(start, nr, NO_AREA)
         self.sections.remove(start // unit, nr // unit)
         self.resources.release(start, nr)
         present = {int(self.nids[n]) for first, count in self.sections.runs() for n in range(first, first + count)}
+        if self.listeners:
+            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+                self.events.uevent(f"remove@memory{block}")
         for nid in self.zones.online_nodes():
             if nid and nid not in present:
                 self.zones.table.nodes[nid].online = False
+                if self.listeners:
+                    self.events.uevent(f"remove@node{nid}")
 
     # -- onlining
 
@@ -406,8 +747,10 @@ cdef class Memory:
         """
         self.prepare(as_uint64(start_pfn, "start_pfn"), as_uint64(nr_pages, "nr_pages"), online_type)
 
-    cdef int prepare(self, uint64_t start, uint64_t nr, int online_type) except -1:
+    cdef list prepare(self, uint64_t start, uint64_t nr, int online_type):
+        """prepare_online_pages: the runs (start_pfn, nr_pages) that are prepared now and were not before."""
         cdef uint64_t unit = self.geometry.pages_per_section, pfn, run
+        cdef list fresh = [(start, nr)]
         cdef int nid, z
         cdef bint assigned = False
         self._not_changing("prepare_online_pages")
@@ -419,16 +762,23 @@ cdef class Memory:
                     f"prepare_online_pages of {pfn_range(start, nr)}: it must begin at a pageblock (2^{self.geometry.pageblock_order} "
                     f"pages) and end with a section ({unit:#x} pages)",
                 )
-            if self.pages.weigh(PG_prepared, start, nr):
+            if not self.sections.none_in(self.sections.prepared, start, nr) and self.pages.weigh(PG_prepared, start, nr):
                 raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: prepared or online already")
+            if sum([part for _, part in self.resources.within(start, nr)]) != nr:
+                raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: some of it is not memory")
         nid = self.nids[start // unit]
         z = self.zone_for_range(start, nr, nid, online_type)
+        if self.rules.aligned and self.pages.area_of[start >> self.pages.max_order] not in (NO_AREA, zone_area(z)):
+            raise HotplugError.of(
+                errno.EINVAL,
+                f"prepare_online_pages of {pfn_range(start, nr)}: the buddy block at its start lies in zone "
+                f"{self.zone_of(start).name} already, and a block lies in one zone",
+            )
         notice = None
         if self.chain:
             notice = MemoryNotify(start, nr, 0, self.changed_nid(start))
         if self.rules.grow_before_notify:
-            self.pages.assign_area(start, nr, zone_area(z))
-            self.zones.grow_span(z, start, nr)
+            self.enter_area(start, nr, z)
             assigned = True
         if notice is not None:
             try:
@@ -438,16 +788,18 @@ cdef class Memory:
                     self.release_area(start, nr, z)
                 raise
         if not assigned:
-            self.pages.assign_area(start, nr, zone_area(z))
-            self.zones.grow_span(z, start, nr)
+            self.enter_area(start, nr, z)
         if self.rules.aligned:
-            self.pages.prepare_pages(start, nr)
             self.zones.table.zones[z].present_pages += nr
+            if early_section_nr(self.sections, start // unit):
+                self.zones.table.zones[z].present_early += nr
         else:
             # 2.6.25 walks System RAM only, and what is online stays as it is
-            for pfn, run in self.resources.within(start, nr):
-                self.prepare_unprepared(pfn, run)
-        return 0
+            fresh = [part for pfn, run in self.resources.within(start, nr) for part in self.unprepared(pfn, run)]
+        for pfn, run in fresh:
+            self.pages.prepare_pages(pfn, run)
+            self.note_whole(pfn, run, True)
+        return fresh
 
     def _ask(self, going, cancel, notice, what):
         """Ask the chain; a veto or an exception is followed by the cancelling event to all, and raised."""
@@ -472,20 +824,29 @@ cdef class Memory:
 
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept:
         """The range leaves its zone: blocks with nothing else prepared in them lose their area, the span shrinks."""
-        cdef uint64_t size = <uint64_t>1 << self.pages.max_order, block
-        for block in range(start // size, (start + nr + size - 1) // size):
-            if self.pages.weigh(PG_prepared, block * size, size) == 0:
-                self.pages.assign_area(block * size, size, NO_AREA)
+        cdef int order = self.pages.max_order
+        cdef uint64_t size = <uint64_t>1 << order, first = (start + size - 1) >> order, end = (start + nr) >> order, block
+        if first < end:
+            self.pages.assign_area(first << order, (end - first) << order, NO_AREA)
+        for block in (start >> order, (start + nr - 1) >> order):
+            if not first <= block < end and self.pages.weigh(PG_prepared, block << order, size) == 0:
+                self.pages.assign_area(block << order, size, NO_AREA)
         self.zones.shrink_span(z, start, nr)
 
-    cdef void prepare_unprepared(self, uint64_t start, uint64_t nr) noexcept nogil:
-        cdef uint64_t pfn
+    cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept:
+        """The range joins a zone: the span grows; blocks that are in a zone already stay in it, as pages do in 2.6.25."""
+        cdef uint64_t block
+        for block in range(start >> self.pages.max_order, ((start + nr - 1) >> self.pages.max_order) + 1):
+            if self.pages.area_of[block] == NO_AREA:
+                self.pages.area_of[block] = zone_area(z)
+        self.zones.grow_span(z, start, nr)
+
+    cdef list unprepared(self, uint64_t start, uint64_t nr):
+        """The runs (start_pfn, nr_pages) of the range that are not prepared."""
         if self.pages.weigh(PG_prepared, start, nr) == 0:
-            self.pages.prepare_pages(start, nr)
-            return
-        for pfn in range(start, start + nr):
-            if not self.pages.state(pfn) & PG_prepared:
-                self.pages.prepare_pages(pfn, 1)
+            return [(start, nr)]
+        edges = np.flatnonzero(np.diff(self.page_states(start, nr) & PG_prepared == 0, prepend=False, append=False))
+        return [(start + first, end - first) for first, end in edges.reshape(-1, 2).tolist()]
 
     def mark_pages_onlined(self, start_pfn, nr_pages=1, order=None):
         """Phase 2: the Reserved pages of a prepared range go online, Reserved -> free, merged as the buddy allocator merges.
@@ -512,21 +873,21 @@ cdef class Memory:
         cdef int nid
         self._not_changing("mark_pages_onlined")
         self.check_present(start, nr, "mark_pages_onlined")
-        outside = self.outside_prepared(start, nr)
+        outside = -1 if whole else self.outside_prepared(start, nr)
         if outside >= 0:
             raise HotplugError.of(
                 errno.EINVAL,
-                f"mark_pages_onlined of {pfn_range(start, nr)}: the section of pfn {outside:#x} is not prepared; "
+                f"mark_pages_onlined of {pfn_range(start, nr)}: section {outside} is not prepared; "
                 "prepare_online_pages it first",
             )
         nid = self.changed_nid(start)
         if self.online_page_callback is not None:
-            done = self._mark_by_callback(start, nr, order)
+            done = self._mark_by_callback([(start, nr)], order)
         else:
             self.pages.need_batch()
             with nogil:
-                done = self.pages.online_range(start, nr, order)
-        self.count_onlined(start, nr, done)
+                done = self.pages.online_range(start, nr, order, self.untouched(start, nr))
+            self.count_onlined(start, nr, done)
         if done and self.chain and not whole:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
@@ -554,38 +915,46 @@ cdef class Memory:
         return -1 if self.zones.table.nodes[nid].has_memory else nid
 
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil:
-        """What follows when pages of a range went online: sections, counters, and watermarks where every mark asks for them."""
+        """What follows when a range was marked: sections, counters, and watermarks where every mark asks for them."""
         if onlined:
             self.sections_went_online(start, nr)
             self.pages_onlined += onlined
-            self.zones.table.stale |= self.watermarks_at_mark
+        self.zones.table.stale |= self.watermarks_at_mark
         return 0
 
-    def _mark_by_callback(self, uint64_t start, uint64_t nr, int order):
-        """Hand every aligned chunk of waiting pages to the online_page_callback; how many pages went online. When the callback
-        raises, the chunks it had are waiting again and the exception goes on."""
-        cdef uint64_t pfn = start, end = start + nr, size
+    def _mark_by_callback(self, ranges, int order):
+        """Hand every aligned chunk of waiting pages of the (start_pfn, nr_pages) ranges to the online_page_callback; how many
+        pages went online, which generic_online_page has counted. When the callback raises, all is as it was before (but for
+        the counts of frees and merges that had been made) and the exception goes on."""
+        cdef uint64_t pfn, nr, end, size, onlined = self.pages_onlined
         cdef int64_t done = 0
         cdef int chunk
         callback, given = self.online_page_callback, []
+        zones, online = self.zones.__getstate__(), self.sections.online.array.copy()
         try:
-            while pfn < end:
-                if self.pages.state(pfn) != (PG_reserved | PG_prepared):
-                    pfn += 1
-                    continue
-                chunk = 0
-                while chunk < order and not pfn & ((<uint64_t>2 << chunk) - 1) and pfn + (<uint64_t>2 << chunk) <= end and \
-                        self.pages.all_waiting(pfn, <uint64_t>2 << chunk):
-                    chunk += 1
-                size = <uint64_t>1 << chunk
-                given.append((pfn, size))
-                callback(pfn, chunk)
-                done += size - self.pages.weigh(PG_reserved, pfn, size) - self.pages.weigh(PG_offline, pfn, size)
-                pfn += size
+            for pfn, nr in ranges:
+                end = pfn + nr
+                while pfn < end:
+                    if self.pages.state(pfn) != (PG_reserved | PG_prepared):
+                        pfn += 1
+                        continue
+                    chunk = 0
+                    while chunk < order and not pfn & ((<uint64_t>2 << chunk) - 1) and pfn + (<uint64_t>2 << chunk) <= end and \
+                            self.pages.all_waiting(pfn, <uint64_t>2 << chunk):
+                        chunk += 1
+                    size = <uint64_t>1 << chunk
+                    given.append((pfn, size))
+                    callback(pfn, chunk)
+                    done += size - self.pages.weigh(PG_reserved, pfn, size) - self.pages.weigh(PG_offline, pfn, size)
+                    pfn += size
         except BaseException:
             for pfn, size in given:
                 self.pages.reserve_range(pfn, size)
+            self.zones.__setstate__(zones)
+            self.sections.online.array[: online.size] = online
+            self.pages_onlined = onlined
             raise
+        self.zones.table.stale |= self.watermarks_at_mark
         return done
 
     def mark_pfns_onlined(self, pfns):
@@ -597,38 +966,38 @@ cdef class Memory:
         """
         cdef pfn_batch batch
         cdef int64_t pfn = -1, done = 0
-        cdef uint64_t shift = self.sections.pfn_section_shift, base, i
+        cdef uint64_t shift = self.sections.pfn_section_shift
         cdef int nid
         self._not_changing("mark_pfns_onlined")
         array = as_pfn_array(pfns)
         if array.size == 0:
             return 0
         self.gather(&batch, array, pfns)
-        while True:
-            pfn = self.pages.find_unprepared(&batch, pfn + 1)
-            if pfn < 0:
-                break
-            base = <uint64_t>pfn >> shift << shift
-            if self.pages.weigh(PG_prepared, base, <uint64_t>1 << shift) == 0:
-                self.pages.ungather(&batch)
-                raise HotplugError.of(
-                    errno.EINVAL, f"mark_pfns_onlined: the section of pfn {pfn:#x} is not present or not prepared"
-                )
-            pfn = base + (<uint64_t>1 << shift) - 1
+        if not self.sections.all_in(self.sections.whole, batch.first, batch.end - batch.first):
+            while True:
+                pfn = self.pages.find_unprepared(&batch, pfn + 1)
+                if pfn < 0:
+                    break
+                if self.outside_prepared(pfn, 1) >= 0:
+                    self.pages.ungather(&batch)
+                    self._check_pfn(pfn, "a pfn")
+                    raise HotplugError.of(
+                        errno.EINVAL, f"mark_pfns_onlined: the section of pfn {pfn:#x} is not present or not prepared"
+                    )
+                pfn |= (<int64_t>1 << shift) - 1
         nid = self.changed_nid(batch.first)
         if self.online_page_callback is not None:
             self.pages.ungather(&batch)
-            for i in range(batch.nr):
-                done += self._mark_by_callback(pfn_at(&batch, i), 1, 0)
+            done = self._mark_by_callback([(pfn, 1) for pfn in array.tolist()], 0)
         else:
             with nogil:
                 done = self.pages.online_batch(&batch)
-        if done:
-            self.batch_went_online(&batch)
+                if done:
+                    self.batch_went_online(&batch)
             self.pages_onlined += done
             self.zones.table.stale |= self.watermarks_at_mark
-            if self.chain:
-                self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
+        if done and self.chain:
+            self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
         return done
 
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1:
@@ -643,11 +1012,15 @@ cdef class Memory:
             return 0
         pfn = int(np.asarray(pfns)[bad])
         if why == BATCH_OUT_OF_RANGE:
-            if 0 <= pfn < self.max_pfn:
-                # past the room made so far, where no section has been added
-                raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: there is no section")
-            raise ValueError(f"pfns[{bad}] = {pfn:#x} is out of range: memory ends at pfn {self.max_pfn:#x}")
+            self._check_pfn(pfn, f"pfns[{bad}]")
+            # past the room made so far, where no section has been added
+            raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: there is no section")
         raise ValueError(f"pfns[{bad}] = {pfn:#x} is there twice")
+
+    def _check_pfn(self, pfn, str what):
+        """ValueError for a pfn that is negative or past the end of memory."""
+        if not 0 <= pfn < self.max_pfn:
+            raise ValueError(f"{what} = {pfn if pfn < 0 else hex(pfn)} is out of range: memory ends at pfn {self.max_pfn:#x}")
 
     cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil:
         cdef uint64_t i, shift = self.sections.pfn_section_shift, first = batch.first >> shift
@@ -664,37 +1037,44 @@ cdef class Memory:
         a range that is online already gives 0, today EINVAL. Mirrors online_pages (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        cdef uint64_t shift = self.sections.pfn_section_shift, section
+        cdef uint64_t shift = self.sections.pfn_section_shift, section, own = 0
         cdef int64_t done
         cdef int nid
-        self.prepare(start, nr, online_type)
+        cdef bint was_empty
+        self.pages.need_batch()
+        # only a callback can still refuse the second phase
+        zones = None if self.online_page_callback is None else self.zones.__getstate__()
+        areas = None if zones is None else self.pages.area_array.copy()
+        fresh = self.prepare(start, nr, online_type)
         nid = self.changed_nid(start)
+        if self.memmap is not None:
+            first, own = self.memmaps.get(start >> shift, (0, 0))
+            own = own if first == start else 0      # its memmap stays Reserved
+        was_empty = self.listeners and zone_present(&self.zones.table, self.pages.area_of[start >> self.pages.max_order] - 1) == \
+            (0 if self.rules.present_at_online else nr)
         try:
-            done = self.mark(start, nr, self.online_order, True)
+            done = self.mark(start + own, nr - own, self.online_order, True)
         except BaseException:
-            self.undo_prepare(start, nr)
+            for pfn, run in fresh:
+                self.pages.unprepare_pages(pfn, run)
+                self.note_whole(pfn, run, False)
+            self.pages.area_array[: areas.size] = areas
+            self.zones.__setstate__(zones)
             if self.chain:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
             raise
         if self.rules.always_notify_online:
             for section in range(start >> shift, (start + nr) >> shift):
                 self.section_online(section)
+        if was_empty:
+            self._built_zonelists(self.zones.online_nodes())
         if self.rules.min_free_kbytes_follows:
-            init_per_zone_wmark_min(&self.zones.table)
+            self.recompute()
         else:
             self.zones.table.stale = True
         if self.chain and (done or self.rules.always_notify_online):
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
-
-    cdef int undo_prepare(self, uint64_t start, uint64_t nr) except -1:
-        """A prepared range of which nothing is online is no longer prepared."""
-        cdef int z = self.pages.area_of[start >> self.pages.max_order] - 1
-        self.pages.unprepare_pages(start, nr)
-        if self.rules.aligned:
-            self.zones.table.zones[z].present_pages -= nr
-            self.release_area(start, nr, z)
-        return 0
 
     def generic_online_page(self, pfn, order=0):
         """What an online_page_callback, or the driver behind it later, calls to let a block of waiting pages go online; how
@@ -707,7 +1087,7 @@ cdef class Memory:
             raise ValueError(f"pfn {start:#x} is not aligned to a block of order {block}")
         self.check_present(start, size, "generic_online_page")
         self.pages.need_batch()
-        done = self.pages.online_range(start, size, block)
+        done = self.pages.online_range(start, size, block, False)
         self.count_onlined(start, size, done)
         return done
 
@@ -734,61 +1114,93 @@ cdef class Memory:
     # -- offlining and reserving
 
     def offline_pages(self, start_pfn, nr_pages):
-        """Take an online range of one zone, none of whose pages is in use, out of the allocator: free -> Reserved, not prepared.
-        Pages that were prepared and never marked, and those given back to the host (PG_offline), go with it.
+        """Take an online range of one zone out of the allocator: free -> Reserved, not prepared. Pages in use that an owner of
+        movable pages (hotplug/migrate.py) holds move elsewhere first; pages that were prepared and never marked, and those
+        given back to the host (PG_offline), go with the range.
 
         HotplugError: EINVAL for what is not online as a whole, misaligned (pageblock; today the end a section) or in several
-        zones; EBUSY naming the first page in use; what a notifier vetoes with, MEM_CANCEL_OFFLINE told.
+        zones; EBUSY naming the first page in use that cannot move; what a notifier vetoes with, MEM_CANCEL_OFFLINE told; EINTR
+        where there is no room to move to (the kernel would try until a signal): pages that moved stay moved.
         Mirrors offline_pages (2.6.25: KERNEL.md 1.7, 6.1: 3.6).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t block = <uint64_t>1 << <int>self.geometry.pageblock_order, unit = self.geometry.pages_per_section
         cdef uint64_t section
-        cdef int64_t used
         cdef int z, nid
+        cdef bint moved = False
         self._not_changing("offline_pages")
         self.check_present(start, nr, "offline_pages")
         where = pfn_range(start, nr)
         if start & (block - 1) or (start + nr) % (unit if self.rules.aligned else block):
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: not whole pageblocks (or, today, sections)")
-        if self.pages.weigh(PG_prepared, start, nr) != nr:
+        if not self.sections.all_in(self.sections.whole, start, nr) and self.pages.weigh(PG_prepared, start, nr) != nr:
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: some of it is not online")
         if self.pages.area_run(start, start + nr) != nr:
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: it lies in several zones")
-        self._not_used(start, nr, where)
         z = self.pages.area_of[start >> self.pages.max_order] - 1
         nid = z // self.zones.table.nr_types
-        notice = None
-        if self.chain:
-            notice = MemoryNotify(start, nr, 0, nid if nr >= self.node_present(nid) else NO_NODE)
-            self._ask(MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
+        if self.pcp is not None:
+            self.pcp.disable(z)
+        try:
+            if self.pcp is not None:
+                self.pcp.release(start, nr)
+            self._not_used(start, nr, where)
+            notice = None
+            if self.chain:
+                notice = MemoryNotify(start, nr, 0, nid if nr >= self.node_present(nid) else NO_NODE)
+                self._ask(MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
             try:
-                self._not_used(start, nr, where)    # a notifier may have allocated
+                if notice is not None:
+                    self._not_used(start, nr, where)    # a notifier may have allocated
+                if self.page_owners:
+                    moved = migrate_range(self, start, nr)
             except HotplugError:
-                self.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
+                if notice is not None:
+                    self.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
                 raise
+        finally:
+            if self.pcp is not None:
+                self.pcp.enable(z)
         refresh(&self.zones.table)     # 2.6.25 leaves the watermarks as the last mark made them
+        if moved:
+            self.pages_offlined += nr - self.pages.weigh(PG_reserved, start, nr) - self.pages.weigh(PG_offline, start, nr)
+            self.pages.reserve_range(start, nr)
         self.pages_offlined += self.pages.take_range(start, nr)
         if self.rules.aligned:
             self.zones.table.zones[z].present_pages -= nr
             if early_section_nr(self.sections, start // unit):
                 self.zones.table.zones[z].present_early -= nr
+        self.note_whole(start, nr, False)
         for section in range(start // unit, (start + nr + unit - 1) // unit):
-            if self.pages.weigh(PG_prepared, section * unit, unit) == 0:
+            if not test_bit(self.sections.prepared.words, section):
                 self.sections.set_online(section, 1, False)
-        if self.rules.shrink_spans:
-            self.release_area(start, nr, z)
+        if self.rules.watermarks_at_offline:
+            self.recompute()
         if self.node_present(nid) == 0:
             self.zones.table.nodes[nid].has_memory = False
-        if self.rules.watermarks_at_offline:
-            init_per_zone_wmark_min(&self.zones.table)
+        if self.listeners and zone_present(&self.zones.table, z) == 0:
+            self._built_zonelists(self.zones.online_nodes())
+        if self.rules.shrink_spans:
+            self.release_area(start, nr, z)
         if notice is not None:
             self.notifiers.tell(MEM_OFFLINE, notice)
 
     def _not_used(self, uint64_t start, uint64_t nr, where):
+        """EBUSY naming the first page in use that nobody can move."""
         cdef int64_t used = self.pages.find_used(start, nr)
-        if used >= 0:
-            raise HotplugError.of(errno.EBUSY, f"offline_pages of {where}: page {used:#x} is in use")
+        if used < 0:
+            return
+        if self.page_owners:
+            states = self.page_states(start, nr)
+            in_use = (states & (0xFF ^ PG_tail)) == PG_prepared
+            in_use[movable_pages(self, start, nr) - start] = False
+            if not in_use.any():
+                return
+            used = start + int(in_use.argmax())
+        if self.listeners:
+            self.events.log(f"page: refcount:1 mapcount:0 pfn:{used:#x}")
+            self.events.log("page dumped because: unmovable page")
+        raise HotplugError.of(errno.EBUSY, f"{where}: page {used:#x} is in use")
 
     cdef uint64_t node_present(self, int nid) noexcept nogil:
         """node_present_pages."""
@@ -808,6 +1220,7 @@ cdef class Memory:
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         self._not_changing("set_page_reserved")
         self.check_present(start, nr, "set_page_reserved")
+        refresh(&self.zones.table)
         return self.pages.reserve_range(start, nr)
 
     def set_page_offline(self, start_pfn, nr_pages=1):
@@ -929,6 +1342,7 @@ cdef class Memory:
         for pfn in range(start, start + nr):
             if self.pages.state(pfn) & ~PG_tail != want:
                 raise ValueError(f"page {int(pfn):#x} is not {name}: {self.page_flags(pfn)}")
+        refresh(&self.zones.table)
 
     # -- the allocator
 
@@ -1009,6 +1423,19 @@ cdef class Memory:
                     )
         self.pages.claim_range(start, nr)
 
+    def free_pages_within(self, start_pfn, nr_pages):
+        """The pfns of a range's free pages: int64 array, ascending."""
+        return np.flatnonzero(self.page_states(start_pfn, nr_pages) & PG_buddy).astype(np.int64) + start_pfn
+
+    def check_movable(self, start_pfn, nr_pages):
+        """HotplugError EBUSY naming the first page in use of the range that nobody can move."""
+        self._not_used(start_pfn, nr_pages, pfn_range(start_pfn, nr_pages))
+
+    def count_migrated(self, uint64_t nr, bint balloon):
+        """Pages that moved, and of them a balloon's (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
+        self.pages_migrated += nr
+        self.balloon_migrated += nr if balloon else 0
+
     def free_pages(self, pfn, order=0):
         """Free one allocation, given its first page and its order. ValueError naming the page when it is free, Reserved,
         unaligned, or not the first page of an allocation of that order; nothing changes then (__free_pages)."""
@@ -1060,23 +1487,26 @@ cdef class Memory:
         cdef int done
         if pfn >= self.pages.nr_pages:
             return -EINVAL
-        done = self.pages.online_page(pfn)
+        done = bitmap_online_page(self.planes, pfn) if self.planes is not None else self.pages.online_page(pfn)
         if done == 1:
             if not test_bit(self.sections.online.words, section):
                 self.section_online(section)
             self.pages_onlined += 1
-            self.zones.table.stale |= self.watermarks_at_mark
+            if self.watermarks_at_mark:
+                self.zones.table.stale = True
         elif done < 0:
             return 0 if test_bit(self.sections.present.words, section) and self.outside_prepared(pfn, 1) < 0 else -EINVAL
         return done
 
     cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil:
         cdef int64_t done
-        if nr_pages == 0 or start_pfn + nr_pages < start_pfn or start_pfn + nr_pages > self.pages.nr_pages \
+        if nr_pages == 0 or nr_pages > self.pages.nr_pages or start_pfn > self.pages.nr_pages - nr_pages \
                 or self.sections.missing(start_pfn, nr_pages) != <uint64_t>-1 or self.outside_prepared(start_pfn, nr_pages) >= 0 \
                 or order > self.pages.max_order or self.pages.batch_words == NULL:
             return -EINVAL
-        done = self.pages.online_range(start_pfn, nr_pages, self.online_order if order < 0 else order)
+        done = self.pages.online_range(
+            start_pfn, nr_pages, self.online_order if order < 0 else order, self.untouched(start_pfn, nr_pages)
+        )
         self.count_onlined(start_pfn, nr_pages, done)
         return done
 
@@ -1176,6 +1606,8 @@ cdef class Memory:
     @min_free_kbytes.setter
     def min_free_kbytes(self, kbytes):
         cdef uint64_t value = as_uint64(kbytes, "min_free_kbytes")
+        if value > 0x7FFFFFFF:
+            raise OverflowError(f"min_free_kbytes does not fit into an int: {kbytes}")
         self.zones.table.min_free_kbytes = value
         self.zones.table.user_min_free_kbytes = value
         setup_per_zone_wmarks(&self.zones.table)
@@ -1196,19 +1628,82 @@ cdef class Memory:
         return self.zones[z // self.zones.nr_types, self.zones.names[z % self.zones.nr_types]]
 
     def valid_zones(self, block_nr):
-        """The text of a memory block's valid_zones file."""
-        cdef uint64_t unit = self.geometry.pages_per_section, start = block_nr * unit
-        if self.sections.online_section_nr(block_nr):
-            if self.pages.weigh(PG_prepared, start, unit) < unit or self.pages.area_run(start, start + unit) < unit:
-                return "none"
-            return self.zone_of(start).name
-        nid = self.section_nid(block_nr)
+        """The text of a memory block's valid_zones file: an online one's zone, "none" when it has several."""
+        cdef uint64_t unit = self.pages_per_block, start = block_nr * unit
+        if self.sections.online_section_nr(start // self.geometry.pages_per_section):
+            areas = np.unique(self.pages.area_array[start >> self.pages.max_order : start + unit >> self.pages.max_order])
+            areas = areas[areas != NO_AREA]
+            return self.zones.names[(int(areas[0]) - 1) % self.zones.nr_types] if len(areas) == 1 else "none"
+        nid = self.section_nid(start // self.geometry.pages_per_section)
         words = []
         for online_type in (MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE):
             name = self.zones.names[self.zone_for_range(start, unit, nid, online_type) % self.zones.nr_types]
             if name not in words:
                 words.append(name)
         return " ".join(words)
+
+    @property
+    def auto_online_blocks(self):
+        """What add_memory does with new blocks: "offline", "online", "online_kernel" or "online_movable". Writing another word
+        gives HotplugError EINVAL."""
+        return WORDS[self.auto_online]
+
+    @auto_online_blocks.setter
+    def auto_online_blocks(self, word):
+        self.auto_online = word_to_type(word, self.rules)
+
+    @property
+    def policy(self):
+        """memory_hotplug.online_policy, what plain `online` means: "contig-zones" or "auto-movable"."""
+        return ONLINE_POLICIES[self.auto_movable]
+
+    @policy.setter
+    def policy(self, name):
+        if name not in ONLINE_POLICIES:
+            raise HotplugError.of(errno.EINVAL, f"online_policy {name!r} is none of {', '.join(ONLINE_POLICIES)}")
+        self.auto_movable = ONLINE_POLICIES.index(name)
+
+    @property
+    def lowmem_reserve_ratio(self):
+        """vm.lowmem_reserve_ratio by zone type, without recomputing anything; read_lowmem_reserve_ratio is what a read does."""
+        cdef int i
+        return tuple([self.zones.table.ratio[i] for i in range(self.zones.table.nr_types)])
+
+    @lowmem_reserve_ratio.setter
+    def lowmem_reserve_ratio(self, ratios):
+        values = [as_uint64(ratio, "a lowmem_reserve_ratio") for ratio in ratios]
+        if len(values) > self.zones.table.nr_types:
+            raise HotplugError.of(errno.EINVAL, f"lowmem_reserve_ratio has {self.zones.table.nr_types} values, not {len(values)}")
+        for i, ratio in enumerate(values):
+            self.zones.table.ratio[i] = ratio
+        setup_per_zone_lowmem_reserve(&self.zones.table)
+
+    def read_lowmem_reserve_ratio(self):
+        """Read the sysctl: its handler recomputes the protection of every zone (RECORDED.md 4). Returns the ratios."""
+        setup_per_zone_lowmem_reserve(&self.zones.table)
+        return self.lowmem_reserve_ratio
+
+    @property
+    def watermark_scale_factor(self):
+        """vm.watermark_scale_factor; writing it, 1 to 3000, sets the watermarks anew, else HotplugError EINVAL."""
+        return self.zones.table.scale_factor
+
+    @watermark_scale_factor.setter
+    def watermark_scale_factor(self, factor):
+        cdef uint64_t value = as_uint64(factor, "watermark_scale_factor")
+        if not 1 <= value <= 3000 or not self.rules.watermark_scale_factor:
+            raise HotplugError.of(errno.EINVAL, f"watermark_scale_factor {value} is not between 1 and 3000, or not known")
+        self.zones.table.scale_factor = value
+        setup_per_zone_wmarks(&self.zones.table)
+
+    @property
+    def nr_cpus(self):
+        """CPUs that share a zone's pcp_high."""
+        return self.zones.table.nr_cpus
+
+    @nr_cpus.setter
+    def nr_cpus(self, nr):
+        self.zones.table.nr_cpus = max(1, as_uint64(nr, "nr_cpus"))
 
     def check_engine(self):
         """validate()'s part that only the engine can see. AssertionError with what is wrong."""
@@ -1233,7 +1728,7 @@ cdef class Memory:
     def stats(self):
         """Exact counts since the machine was made, boot memory not counted: "frees", "allocations", "merges", "splits" (lists
         by order: blocks freed and allocated, pairs merged out of the order, blocks of the order split), "pages_onlined",
-        "pages_offlined", "notifications" (callbacks called), "bytes_touched" (bytes of page state written)."""
+        "pages_offlined", "pages_migrated" and of them "balloon_migrated", "notifications" (callbacks called), "bytes_touched" (bytes of page state written)."""
         cdef int area
         counts = [self.pages.area_counters(area) for area in range(1, self.pages.nr_areas)]
         by_order = {name: sum([c[name] for c in counts])[: self.pages.max_order + 1].tolist()
@@ -1245,6 +1740,8 @@ cdef class Memory:
             "splits": by_order["splits"],
             "pages_onlined": self.pages_onlined,
             "pages_offlined": self.pages_offlined,
+            "pages_migrated": self.pages_migrated,
+            "balloon_migrated": self.balloon_migrated,
             "notifications": self.notifiers.calls,
             "bytes_touched": self.pages.bytes_touched(),
         }
@@ -1276,8 +1773,15 @@ cdef class Memory:
             "online": [[self.sections.online_section_nr(n) for n in range(first, first + nr)] for first, nr in runs],
             "early": [[self.sections.early_section_nr(n) for n in range(first, first + nr)] for first, nr in runs],
             "zones": self.zones.__getstate__(),
-            "resources": list(self.resources),
-            "counters": [self.pages_onlined, self.pages_offlined, self.notifiers.calls, self.pages.bytes_touched()],
+            "resources": self.resources.tree(),
+            "pages_per_block": self.pages_per_block,
+            "memmap": self.memmap,
+            "memmaps": [[section, *own] for section, own in self.memmaps.items()],
+            "groups": list(self.groups),
+            "hotplug": [self.auto_online, self.auto_movable, self.auto_movable_ratio, self.auto_movable_numa_aware,
+                        self.policy_zone],
+            "counters": [self.pages_onlined, self.pages_offlined, self.notifiers.calls, self.pages.bytes_touched(),
+                         self.pages_migrated, self.balloon_migrated],
         }
 
     @classmethod
@@ -1290,7 +1794,12 @@ cdef class Memory:
         mem.engine = state["engine"]
         mem.max_pfn = state["max_pfn"]
         mem.fixed_room = state["fixed_room"]
+        mem.pages_per_block = state["pages_per_block"]
+        mem.memmap = state["memmap"]
         mem._make(state["nr_pages"])
+        mem.memmaps.update((section, (pfn, nr)) for section, pfn, nr in state["memmaps"])
+        mem.groups.extend(map(tuple, state["groups"]))
+        mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
         mem.zones.__setstate__(state["zones"])
         shift = mem.sections.pfn_section_shift
         for (first, nr), nids, subsections, online, early in zip(
@@ -1303,14 +1812,16 @@ cdef class Memory:
                 mem.sections.set_flags(first + i, online[i], early[i])
         spans = mem.sections.spans()
         mem.pages.set_planes(spans, state["planes"])
+        for start, nr in spans:
+            mem.note_prepared(start, nr)
         shift = mem.pages.max_order
         for (start, nr), areas in zip(spans, state["area_of"], strict=True):
             mem.pages.area_array[start >> shift : start + nr >> shift] = areas
         for area, counts in enumerate(state["areas"]):
             mem.pages.set_area_counters(area, counts)
-        for start, end in state["resources"]:
-            mem.resources.register(start, end - start)
-        mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, touched = state["counters"]
+        mem.resources = Resources(mem.geometry.page_shift, state["resources"])
+        mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, touched, mem.pages_migrated, \
+            mem.balloon_migrated = state["counters"]
         mem.pages.set_touched(touched)
         return mem
 

@@ -1,7 +1,5 @@
 """The kernel's own texts of a machine (mm/vmstat.c, mm/page_alloc.c) and util-linux's lsmem."""
 
-from fastonline.hotplug.watermarks import zone_batchsize
-
 MIGRATE_TYPES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
 
 
@@ -62,13 +60,6 @@ def pagetypeinfo(mem):
     return "".join(line + "\n" for line in lines)
 
 
-def pcp_batch(mem, zone):
-    """The batch of a zone's per-CPU lists."""
-    rules = mem.rules
-    pages = zone.present_pages if rules.watermark_pages == "present" else zone.managed_pages
-    return max(1, zone_batchsize(pages, mem.geometry.page_size, rules.batch_cap_bytes))
-
-
 def _human(size):
     """util-linux's size_to_human_string with one suffix letter and at most one decimal."""
     for shift, letter in ((60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K")):
@@ -95,10 +86,11 @@ def lsmem(mem):
             f"0x{first * size:016x}-0x{(last + 1) * size - 1:016x}",
             _human((last - first + 1) * size),
             state,
-            "yes",
+            "yes" if state == "online" else "",     # lsmem 2.38 says it of online blocks only
             f"{first}-{last}" if last > first else f"{first}",
         ))
     widths = [max(len(row[i]) for row in table) for i in range(5)]
+    widths[1] = max(widths[1], 5)
     right = (False, True, True, True, True)
     text = "".join(
         " ".join(cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(row, widths, right)) + "\n"

@@ -1,64 +1,162 @@
-"""The tree of /proc/iomem, as far as RAM goes: which physical ranges are System RAM (kernel/resource.c)."""
+"""The tree of /proc/iomem: which physical ranges are System RAM, and what else is taken (kernel/resource.c)."""
 
 import errno
 from bisect import bisect_right
 
 from fastonline.errors import HotplugError
 
+RAM = "System RAM"
 
-class Resources:
-    """Ranges of page frames, disjoint and ascending."""
 
-    def __init__(self):
-        self._ranges = []    # (start_pfn, end_pfn)
+class Resource:
+    """One range of addresses, bytes, end exclusive, with those inside it, ascending."""
 
-    def __iter__(self):
-        return iter(self._ranges)
+    __slots__ = ("start", "end", "name", "children")
 
-    def __len__(self):
-        return len(self._ranges)
+    def __init__(self, start, end, name, children=()):
+        self.start, self.end, self.name = start, end, name
+        self.children = [Resource(*child) for child in children]
 
-    def conflict(self, start_pfn, nr_pages):
-        """The range that meets this one, or None."""
-        end_pfn = start_pfn + nr_pages
-        at = bisect_right(self._ranges, (end_pfn - 1, float("inf")))
-        if at and self._ranges[at - 1][1] > start_pfn:
-            return self._ranges[at - 1]
+    def __repr__(self):
+        return f"<Resource {self.start:#x}-{self.end - 1:#x} {self.name}>"
+
+    @property
+    def is_ram(self):
+        """Can the kernel online it? ``System RAM``, or ``System RAM (driver)``."""
+        return self.name == RAM or self.name.startswith(RAM + " (")
+
+    def tree(self):
+        """(start, end, name, children), plain values."""
+        return [self.start, self.end, self.name, [child.tree() for child in self.children]]
+
+    def walk(self, depth=0):
+        """(depth, resource) of every resource inside, as they are printed."""
+        for child in self.children:
+            yield depth, child
+            yield from child.walk(depth + 1)
+
+    def conflict(self, start, end):
+        """The first child that meets [start, end), or None."""
+        at = bisect_right(self.children, start, key=lambda child: child.start)
+        for child in self.children[max(0, at - 1) : at + 1]:
+            if child.start < end and start < child.end:
+                return child
         return None
 
-    def register(self, start_pfn, nr_pages):
-        """register_memory_resource: EEXIST when the range is taken."""
-        taken = self.conflict(start_pfn, nr_pages)
-        if taken:
-            raise HotplugError.of(
-                errno.EEXIST,
-                f"System RAM [pfn {start_pfn:#x}-{start_pfn + nr_pages - 1:#x}] cannot be added: "
-                f"[pfn {taken[0]:#x}-{taken[1] - 1:#x}] is there",
-            )
-        self._ranges.insert(bisect_right(self._ranges, (start_pfn, 0)), (start_pfn, start_pfn + nr_pages))
+
+class Resources:
+    """iomem_resource and what is in it. Addresses are bytes where a method says so; RAM is asked for in page frames."""
+
+    def __init__(self, page_shift, tree=()):
+        self._shift = page_shift
+        self._root = Resource(0, 1 << 64, "PCI mem", tree)
+
+    def tree(self):
+        """Plain values that the constructor takes."""
+        return self._root.tree()[3]
+
+    def _ram(self):
+        return [resource for _, resource in self._root.walk() if resource.is_ram]
+
+    def __iter__(self):
+        """(start_pfn, end_pfn) of each range of RAM; of a page that is RAM only in part, nothing."""
+        up = (1 << self._shift) - 1
+        return iter([(r.start + up >> self._shift, r.end >> self._shift) for r in self._ram()])
+
+    def __len__(self):
+        return len(self._ram())
+
+    def request(self, start, size, name, merge=False):
+        """request_resource, in bytes: inside what reserves the range for a driver, else at the top. HotplugError EEXIST when
+        some of it is taken. merge: join it with neighbours of that name (MHP_MERGE_RESOURCE)."""
+        end = start + size
+        if size <= 0 or start < 0 or end > self._root.end:
+            raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is no range of addresses")
+        parent = self._root
+        while (taken := parent.conflict(start, end)) is not None:
+            if taken.is_ram or not taken.start <= start < end <= taken.end:
+                raise HotplugError.of(
+                    errno.EEXIST, f"{name} [{start:#x}-{end - 1:#x}] cannot be added: {taken.name} "
+                    f"[{taken.start:#x}-{taken.end - 1:#x}] is there"
+                )
+            parent = taken
+        at = bisect_right(parent.children, start, key=lambda child: child.start)
+        made = Resource(start, end, name)
+        if merge and at < len(parent.children) and (after := parent.children[at]).start == end and after.name == name:
+            made.end = after.end
+            del parent.children[at]
+        if merge and at and (before := parent.children[at - 1]).end == start and before.name == name:
+            before.end = made.end
+            return before
+        parent.children.insert(at, made)
+        return made
+
+    def allocate_resource(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
+        """allocate_resource: request the lowest free range of `size` bytes between the addresses `first` and `last`, aligned
+        to `align` (a power of two), at the top of the tree; its first address. HotplugError EBUSY where none is (find_resource;
+        what the Xen balloon driver of the thread places its memory with), EINVAL for an align or size that is none."""
+        if size <= 0 or align <= 0 or align & (align - 1):
+            raise HotplugError.of(errno.EINVAL, f"allocate_resource of {size} bytes aligned to {align}")
+        at = -(-first // align) * align
+        for child in self._root.children:
+            if child.start >= at + size:
+                break
+            if child.end > at:
+                at = -(-child.end // align) * align
+        if at + size - 1 > last:
+            raise HotplugError.of(errno.EBUSY, f"allocate_resource: no {size:#x} free bytes in [{first:#x}-{last:#x}]")
+        self.request(at, size, name)
+        return at
+
+    def conflict(self, start_pfn, nr_pages):
+        """(start_pfn, end_pfn) of RAM that meets these pages, or None."""
+        start, end = start_pfn << self._shift, start_pfn + nr_pages << self._shift
+        taken = self._root.conflict(start, end)
+        while taken is not None and not taken.is_ram:
+            taken = taken.conflict(start, end)
+        return None if taken is None else (taken.start >> self._shift, -(-taken.end >> self._shift))
+
+    def register(self, start_pfn, nr_pages, name=RAM, merge=False):
+        """register_memory_resource: request the range of pages."""
+        self.request(start_pfn << self._shift, nr_pages << self._shift, name, merge)
 
     def release(self, start_pfn, nr_pages):
-        """release_mem_region_adjustable: the range is gone; what it is cut out of stays."""
-        end_pfn = start_pfn + nr_pages
+        """release_mem_region_adjustable: that RAM is gone; what it is cut out of stays."""
+        self._cut(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift)
+
+    def _cut(self, parent, start, end):
         kept = []
-        for start, end in self._ranges:
-            if end <= start_pfn or start >= end_pfn:
-                kept.append((start, end))
-                continue
-            if start < start_pfn:
-                kept.append((start, start_pfn))
-            if end > end_pfn:
-                kept.append((end_pfn, end))
-        self._ranges = kept
+        for child in parent.children:
+            if child.end <= start or child.start >= end:
+                kept.append(child)
+            elif not child.is_ram:
+                self._cut(child, start, end)
+                kept.append(child)
+            else:
+                kept += [Resource(*span, child.name) for span in ((child.start, start), (end, child.end)) if span[0] < span[1]]
+        parent.children = kept
+
+    def release_resource(self, start, size):
+        """Give back what was requested with this start and size (bytes). HotplugError EINVAL when nothing was."""
+        for _, parent in [(0, self._root), *self._root.walk()]:
+            for child in parent.children:
+                if child.start == start and child.end == start + size and not child.children:
+                    parent.children.remove(child)
+                    return
+        raise HotplugError.of(errno.EINVAL, f"no resource [{start:#x}-{start + size - 1:#x}] without others inside")
 
     def within(self, start_pfn, nr_pages):
         """The parts of the range that are RAM, as a list of (start_pfn, nr_pages) (walk_memory_resource)."""
         end_pfn = start_pfn + nr_pages
-        first = max(0, bisect_right(self._ranges, (start_pfn, float("inf"))) - 1)
-        parts = []
-        for start, end in self._ranges[first:]:
-            if start >= end_pfn:
-                break
-            if end > start_pfn:
-                parts.append((max(start, start_pfn), min(end, end_pfn) - max(start, start_pfn)))
-        return parts
+        return [
+            (max(start, start_pfn), min(end, end_pfn) - max(start, start_pfn))
+            for start, end in self if start < end_pfn and end > start_pfn
+        ]
+
+    def walk(self):
+        """(depth, Resource) of everything, as /proc/iomem shows it."""
+        return self._root.walk()
+
+    def text(self):
+        """The text of /proc/iomem."""
+        return "".join(f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk())

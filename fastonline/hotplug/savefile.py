@@ -1,4 +1,4 @@
-"""A machine in one file: a magic line, a JSON header, the raw arrays, and a SHA-256 of all that."""
+"""One file with a machine or a capture: a magic line, a JSON header, the raw arrays, and a SHA-256 of all that."""
 
 import hashlib
 import json
@@ -11,12 +11,23 @@ import numpy as np
 from fastonline.geometry import Geometry
 from fastonline.rules import Rules
 
-MAGIC = b"fastonline-machine/1\n"
-_DTYPES = ("|u1", "<u2", "<u8", "<i2", "<i8")
+_DTYPES = ("|u1", "<u2", "<u4", "<u8", "<i2", "<i8")
 
 
-def save(path, state):
-    """Write the state (Memory._state) to path: first beside it, then renamed over it."""
+def _magic(kind):
+    return f"fastonline-{kind}/1\n".encode()
+
+
+def kind_of(path):
+    """The kind of file that save wrote, or None for another file. OSError when it cannot be read."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    return next((kind for kind in ("machine", "capture") if head.startswith(_magic(kind))), None)
+
+
+def save(path, state, kind="machine"):
+    """Write the state (Memory._state, or what else is of dicts, lists, numbers, text and arrays) to path: first beside it, then
+    renamed over it. kind: what the file is, one word."""
     arrays = []
 
     def plain(value):
@@ -37,7 +48,7 @@ def save(path, state):
     try:
         with os.fdopen(handle, "wb") as file:
             digest = hashlib.sha256()
-            for part in (MAGIC, len(header).to_bytes(8, "little"), header, *(array.data.cast("B") for array in arrays if array.size)):
+            for part in (_magic(kind), len(header).to_bytes(8, "little"), header, *(array.data.cast("B") for array in arrays if array.size)):
                 digest.update(part)
                 file.write(part)
             file.write(digest.digest())
@@ -54,16 +65,17 @@ def _umask():
     return mask
 
 
-def load(path):
+def load(path, kind="machine"):
     """The state that save wrote. ValueError naming the file for one that is something else, truncated or altered."""
+    magic = _magic(kind)
     with open(path, "rb") as file:
         data = file.read()
-    if not data.startswith(MAGIC):
-        raise ValueError(f"{path}: not a machine that fastonline saved")
+    if not data.startswith(magic):
+        raise ValueError(f"{path}: not a {kind} that fastonline saved")
     if hashlib.sha256(memoryview(data)[:-32]).digest() != data[-32:]:
         raise ValueError(f"{path}: truncated or altered, its checksum is wrong")
-    start = len(MAGIC) + 8
-    length = int.from_bytes(data[len(MAGIC) : start], "little")
+    start = len(magic) + 8
+    length = int.from_bytes(data[len(magic) : start], "little")
     at = start + length
 
     def revive(value):
@@ -93,4 +105,4 @@ def load(path):
     try:
         return revive(json.loads(data[start:at]))
     except (KeyError, TypeError, ValueError, RecursionError) as e:
-        raise ValueError(f"{path}: not a machine that fastonline saved: {e}") from None
+        raise ValueError(f"{path}: not a {kind} that fastonline saved: {e}") from None

@@ -13,6 +13,7 @@ cdef struct zone:
     uint64_t present_pages       # KERNEL.md 3.2: by the core, whole ranges today; in 2.6.25 what went online
     uint64_t present_early       # of them, there at boot
     int64_t min, low, high       # watermarks, in pages
+    int64_t pcp_batch, pcp_high  # of the zone's per-CPU lists, as of the last time the watermarks were computed
     int64_t protection[MAX_NR_ZONES]     # lowmem_reserve
 
 cdef struct pgdat:
@@ -36,6 +37,8 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     bint movable_has_min
     int64_t scale_factor
     int64_t min_free_max
+    int64_t batch_cap            # pages: where zone_batchsize stops growing
+    int64_t nr_cpus              # that share a zone's pcp_high
     int64_t page_kb
     int64_t min_free_kbytes
     int64_t user_min_free_kbytes # as written to the sysctl; -1: never

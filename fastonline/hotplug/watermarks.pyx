@@ -30,14 +30,24 @@ cdef uint64_t nr_free_buffer_pages(zone_table *t) noexcept nogil:
     return total
 
 
-cdef bint calculate_min_free_kbytes(zone_table *t) noexcept nogil:
+cdef int64_t calculate_min_free_kbytes(zone_table *t) noexcept nogil:
     """calculate_min_free_kbytes (6.1; init_per_zone_pages_min in 2.6.25): isqrt(lowmem_kbytes * 16), clamped, unless the
-    value the user wrote is larger. The high watermarks it subtracts are those of before, hence the hysteresis."""
+    value the user wrote is larger: then what it would have become, else -1. The high watermarks it subtracts are those of
+    before, hence the hysteresis."""
     cdef int64_t new = int_sqrt(nr_free_buffer_pages(t) * t.page_kb * 16)
     if new <= t.user_min_free_kbytes:
-        return False
+        return new
     t.min_free_kbytes = max(<int64_t>128, min(new, t.min_free_max))
-    return True
+    return -1
+
+
+cdef int64_t batchsize(int64_t pages, int64_t cap) noexcept nogil:
+    """zone_batchsize(): pages moved between a per-CPU list and the zone at a time; 0 is used as 1 (6.1; 2.6.25 alike)."""
+    cdef int64_t batch = max(<int64_t>1, min(pages / 1024, cap) / 4), power = 1
+    batch += batch / 2
+    while 2 * power <= batch:
+        power *= 2
+    return power - 1
 
 
 cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
@@ -67,6 +77,12 @@ cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
         else:
             zone.low = zone.min + (share >> 2)
             zone.high = zone.min + (share >> 1)
+        # zone_pcp_update: batch, and (since 5.14) the low watermark shared among the CPUs
+        zone.pcp_batch = 0
+        zone.pcp_high = 0
+        if zone_present(t, z):
+            zone.pcp_batch = max(<int64_t>1, batchsize(pages, t.batch_cap))
+            zone.pcp_high = max(zone.low / t.nr_cpus, zone.pcp_batch << 2) if t.scale_factor else 6 * batchsize(pages, t.batch_cap)
 
 
 cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil:
@@ -87,21 +103,19 @@ cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil:
                     t.zones[base + i].protection[j] = above / t.ratio[i]
 
 
-cdef bint init_per_zone_wmark_min(zone_table *t) noexcept nogil:
-    cdef bint followed = calculate_min_free_kbytes(t)
+cdef int64_t init_per_zone_wmark_min(zone_table *t) noexcept nogil:
+    """All of them; what min_free_kbytes was not updated to because the user's value is preferred, or -1."""
+    cdef int64_t refused = calculate_min_free_kbytes(t)
     setup_per_zone_wmarks(t)
     setup_per_zone_lowmem_reserve(t)
-    return followed
+    return refused
 
 
 cdef void refresh(zone_table *t) noexcept nogil:
-    """2.6.25 recomputes at every mark, from present_pages alone: once for many marks, when somebody looks, comes to the same."""
+    """2.6.25 recomputes at every mark, from present_pages alone: once for many marks, when somebody looks or something else
+    is about to change present_pages, comes to the same."""
     if t.stale:
         setup_per_zone_wmarks(t)
         t.stale = False
 
 
-def zone_batchsize(pages, page_size, batch_cap_bytes):
-    """zone_batchsize(): pages moved between a per-CPU list and the zone at a time; 0 is used as 1 (6.1; 2.6.25 alike)."""
-    batch = max(1, min(pages // 1024, batch_cap_bytes // page_size) // 4)
-    return (1 << (batch + batch // 2).bit_length() - 1) - 1

@@ -74,6 +74,21 @@ class Zone:
         return self._zones._watermarks(self.nr)[3]
 
     @property
+    def pcp_batch(self):
+        """Pages that the zone's per-CPU lists take and give at a time; 0 for an empty zone."""
+        return self._zones._pcp(self.nr)[0]
+
+    @property
+    def pcp_high(self):
+        """Pages beyond which a per-CPU list gives back; 0 for an empty zone."""
+        return self._zones._pcp(self.nr)[1]
+
+    @property
+    def present_early_pages(self):
+        """Of the present pages, those that were there at boot."""
+        return self._zones._pcp(self.nr)[2]
+
+    @property
     def populated(self):
         """populated_zone()."""
         return self.present_pages > 0
@@ -142,6 +157,8 @@ cdef class Zones:
         self.table.scale_factor = rules.watermark_scale_factor
         self.table.min_free_max = rules.min_free_kbytes_max
         self.table.page_kb = geometry.page_size >> 10
+        self.table.batch_cap = rules.batch_cap_bytes // geometry.page_size
+        self.table.nr_cpus = 1
         self.table.min_free_kbytes = 0
         self.table.user_min_free_kbytes = -1
         self.need_node(nr_nodes - 1)
@@ -258,6 +275,14 @@ cdef class Zones:
         refresh(&self.table)
         return zone.min, zone.low, zone.high, tuple([zone.protection[i] for i in range(self.table.nr_types)])
 
+    def _pcp(self, int nr):
+        refresh(&self.table)
+        return self.table.zones[nr].pcp_batch, self.table.zones[nr].pcp_high, self.table.zones[nr].present_early
+
+    def has_memory(self, int nid):
+        """Is the node in N_MEMORY: has some of its memory gone online?"""
+        return nid < self.table.nr_nodes and bool(self.table.nodes[nid].has_memory)
+
     def _node(self, int nid):
         return self.table.nodes[nid].start_pfn, self.table.nodes[nid].spanned_pages
 
@@ -300,6 +325,7 @@ cdef class Zones:
             zones.append((
                 self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
                 self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
+                self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high,
                 [self.table.zones[z].protection[i] for i in range(self.table.nr_types)],
             ))
         nodes = [
@@ -311,6 +337,9 @@ cdef class Zones:
             "zones": zones,
             "nodes": nodes,
             "min_free_kbytes": self.table.min_free_kbytes,
+            "watermark_scale_factor": self.table.scale_factor,
+            "lowmem_reserve_ratio": [self.table.ratio[i] for i in range(self.table.nr_types)],
+            "nr_cpus": self.table.nr_cpus,
             "user_min_free_kbytes": self.table.user_min_free_kbytes,
         }
 
@@ -319,7 +348,8 @@ cdef class Zones:
         self.need_node(len(state["nodes"]) - 1)
         for z, values in enumerate(state["zones"]):
             (self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
-             self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high, protection) = values
+             self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
+             self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high, protection) = values
             for i in range(self.table.nr_types):
                 self.table.zones[z].protection[i] = protection[i]
         for n, (online, has_memory, start, spanned) in enumerate(state["nodes"]):
@@ -328,5 +358,9 @@ cdef class Zones:
             self.table.nodes[n].start_pfn = start
             self.table.nodes[n].spanned_pages = spanned
         self.table.min_free_kbytes = state["min_free_kbytes"]
+        self.table.scale_factor = state["watermark_scale_factor"]
+        self.table.nr_cpus = state["nr_cpus"]
+        for i, ratio in enumerate(state["lowmem_reserve_ratio"]):
+            self.table.ratio[i] = ratio
         self.table.user_min_free_kbytes = state["user_min_free_kbytes"]
         self.table.stale = False

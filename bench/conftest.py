@@ -1,0 +1,51 @@
+"""Fixtures of the benchmarks: each contender in turn, and the measuring, whose rates go into extra_info."""
+
+import pytest
+from contenders import CONTENDERS, SECTION, make
+
+
+def pytest_addoption(parser):
+    parser.addoption("--large", action="store_true", help="run the large sizes too: 16 Mi pages and more (some GiB of memory)")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "large: a size that runs only with --large")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--large"):
+        for item in items:
+            if item.get_closest_marker("large"):
+                item.add_marker(pytest.mark.skip(reason="needs --large"))
+
+
+@pytest.fixture(params=CONTENDERS)
+def name(request):
+    """The name of each contender in turn."""
+    return request.param
+
+
+@pytest.fixture
+def section(name):
+    """A contender with one 512 MiB section waiting."""
+    return make(name, SECTION)
+
+
+@pytest.fixture(params=["ascending", "random"])
+def order(request):
+    """The order in which single pages come."""
+    return request.param
+
+
+@pytest.fixture
+def measure(benchmark):
+    """``measure(run, nr_pages, reset, rounds)``: each round is reset(), untimed, then run(); per-page rates go to extra_info."""
+    def measured(run, nr_pages, reset=None, rounds=20):
+        result = benchmark.pedantic(run, setup=reset, rounds=rounds, warmup_rounds=1)
+        benchmark.extra_info["pages"] = nr_pages
+        if benchmark.stats is not None:
+            stats = benchmark.stats.stats
+            benchmark.extra_info["ns_per_page"] = {"min": stats.min / nr_pages * 1e9, "median": stats.median / nr_pages * 1e9}
+            benchmark.extra_info["pages_per_second"] = nr_pages / stats.min
+        return result
+    return measured

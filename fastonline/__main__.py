@@ -1,0 +1,5 @@
+import sys
+
+from fastonline.cli import main
+
+sys.exit(main())

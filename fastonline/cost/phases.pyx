@@ -1,0 +1,191 @@
+from libc.stdint cimport uint32_t
+
+import numpy as np
+
+from fastonline.core.engine cimport Engine
+from fastonline.core.pageflags cimport PG_prepared, PG_reserved
+from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min
+
+from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_OK, MemoryNotify, NotifierChain
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    enum:
+        CLOCK_MONOTONIC_RAW
+    int clock_gettime(int clock, timespec *out)
+
+# The phases of onlining, in the order in which they happen but for the notifications, which come before and after the rest.
+PHASES = ("prepare", "flags", "buddy", "accounting", "notify")
+
+cdef int64_t clock_cost = 0
+
+
+cdef int64_t now() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC_RAW, &t)
+    return <int64_t>t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef int64_t since(int64_t start) noexcept nogil:
+    cdef int64_t passed = now() - start - clock_cost
+    return passed if passed > 0 else 0
+
+
+def calibrate(uint32_t readings=10000):
+    """Measure what one reading of the clock costs, to be taken off from now on: the least of so many, in ns (int64_t)."""
+    global clock_cost
+    cdef int64_t least = 1 << 40, start, passed
+    cdef uint32_t i
+    with nogil:
+        for i in range(readings):
+            start = now()
+            passed = now() - start
+            if passed < least:
+                least = passed
+    clock_cost = least
+    return least
+
+
+calibrate()
+
+
+# -- whole calls
+
+def time_call(function, tuple args):
+    """(ns, result) of one call of a Python function."""
+    cdef int64_t start = now()
+    result = function(*args)
+    return since(start), result
+
+
+def time_calls(function, list arguments):
+    """(ns, sum of the results) of a series of calls with one argument each."""
+    cdef int64_t start = now()
+    total = 0
+    for argument in arguments:
+        total += function(argument)
+    return since(start), total
+
+
+cdef int64_t ascending(Memory mem, pfn_t start_pfn, uint64_t nr_pages, uint64_t *onlined) noexcept nogil:
+    cdef int64_t start = now()
+    cdef uint64_t done = 0
+    cdef pfn_t pfn
+    for pfn in range(start_pfn, start_pfn + nr_pages):
+        done += mem.online_page(pfn) == 1
+    onlined[0] = done
+    return since(start)
+
+
+cdef int64_t in_order(Memory mem, const uint64_t *pfns, uint64_t nr_pages, uint64_t *onlined) noexcept nogil:
+    cdef int64_t start = now()
+    cdef uint64_t done = 0, i
+    for i in range(nr_pages):
+        done += mem.online_page(pfns[i]) == 1
+    onlined[0] = done
+    return since(start)
+
+
+def time_ascending(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages):
+    """(ns, pages that went online) of one Memory.online_page after the other, at C level and without the GIL."""
+    cdef uint64_t onlined = 0
+    cdef int64_t passed
+    with nogil:
+        passed = ascending(mem, start_pfn, nr_pages, &onlined)
+    return passed, onlined
+
+
+def time_in_order(Memory mem not None, const uint64_t[::1] pfns):
+    """As time_ascending, for an array of pfns (uint64, contiguous, not empty) in its order."""
+    cdef uint64_t onlined = 0, nr = pfns.shape[0]
+    cdef int64_t passed
+    with nogil:
+        passed = in_order(mem, &pfns[0], nr, &onlined)
+    return passed, onlined
+
+
+# -- phases
+
+def time_notify(uint64_t start_pfn, uint64_t nr_pages):
+    """ns of what one listener adds to an online_pages: both notices made, and the chain called for GOING_ONLINE and ONLINE."""
+    cdef int64_t start
+    chain = NotifierChain()
+    chain.register(_listen)
+    start = now()
+    chain.call(MEM_GOING_ONLINE, MemoryNotify(start_pfn, nr_pages, 0, -1))
+    chain.tell(MEM_ONLINE, MemoryNotify(start_pfn, nr_pages, nr_pages, -1))
+    return since(start)
+
+
+def _listen(action, notice):
+    return NOTIFY_OK
+
+
+cdef int check_added(Memory mem, uint64_t start_pfn, uint64_t nr_pages) except -1:
+    """The engine checks nothing, so that what is not wholly added and unprepared must not reach it."""
+    mem.check_present(start_pfn, nr_pages, "timing")
+    if mem.pages.weigh(PG_prepared, start_pfn, nr_pages) or mem.pages.weigh(PG_reserved, start_pfn, nr_pages) != nr_pages:
+        raise ValueError(f"the {nr_pages} pages from {start_pfn:#x} on are not all added and unprepared")
+    return 0
+
+
+def time_range(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, int order):
+    """dict of PHASES -> ns of onlining a whole added range: online_pages in its pieces, one after the other.
+
+    The range is added and not prepared (else ValueError, HotplugError); it is online afterwards as online_pages leaves it.
+    `order`: the largest block handed to the allocator at a time. "accounting" is managed_pages, the sections' state, and the watermarks as
+    far as the rules recompute them.
+    """
+    cdef Engine pages = mem.pages
+    cdef int64_t prepare, flags, buddy, accounting, start
+    cdef bint watermarks = mem.rules.min_free_kbytes_follows
+    check_added(mem, start_pfn, nr_pages)
+    if not 0 <= order <= pages.max_order:
+        raise ValueError(f"order {order} is not between 0 and {pages.max_order}")
+    prepare, _ = time_call(mem.prepare_online_pages, (start_pfn, nr_pages))
+    with nogil:
+        start = now()
+        pages.clear_reserved(start_pfn, nr_pages)
+        flags = since(start)
+        start = now()
+        pages.free_range(start_pfn, nr_pages, order)
+        buddy = since(start)
+        start = now()
+        pages.account(start_pfn, nr_pages)
+        mem.count_onlined(start_pfn, nr_pages, nr_pages)
+        if watermarks:
+            init_per_zone_wmark_min(&mem.zones.table)
+        accounting = since(start)
+    return dict(zip(PHASES, (prepare, flags, buddy, accounting, time_notify(start_pfn, nr_pages))))
+
+
+def time_pages(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, const uint64_t[::1] pfns):
+    """dict of PHASES -> ns of preparing an added range and onlining it page by page, each phase a pass of its own over the
+    pfns (uint64, contiguous: those of the range, each once). "notify" is None: who onlines page by page at C level tells nobody.
+
+    Each pass calls the engine once a page, so that their sum is more than Memory.online_page, which does all three in one.
+    """
+    cdef Engine pages = mem.pages
+    cdef int64_t prepare, flags, buddy, accounting, start
+    cdef uint64_t i
+    check_added(mem, start_pfn, nr_pages)
+    if not np.array_equal(np.sort(pfns), np.arange(start_pfn, start_pfn + nr_pages, dtype=np.uint64)):
+        raise ValueError(f"the pfns are not those of the {nr_pages} pages from {start_pfn:#x} on, each once")
+    prepare, _ = time_call(mem.prepare_online_pages, (start_pfn, nr_pages))
+    with nogil:
+        start = now()
+        for i in range(nr_pages):
+            pages.clear_reserved(pfns[i], 1)
+        flags = since(start)
+        start = now()
+        for i in range(nr_pages):
+            pages.free_range(pfns[i], 1, 0)
+        buddy = since(start)
+        start = now()
+        for i in range(nr_pages):
+            pages.account(pfns[i], 1)
+            mem.count_onlined(pfns[i], 1, 1)
+        accounting = since(start)
+    return dict(zip(PHASES, (prepare, flags, buddy, accounting, None)))

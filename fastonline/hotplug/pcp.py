@@ -1,0 +1,303 @@
+"""What stands between the users of pages and the buddy allocator: per-CPU page lists, watermarks, and the pageblocks that
+unmovable pages are kept together in (mm/page_alloc.c of 6.1: rmqueue_pcplist, free_unref_page_commit, __rmqueue_fallback).
+
+One CPU. Pages on a per-CPU list, and the free rest of pageblocks that were made Unmovable, are in use as the engine sees them:
+`free_pages` here is what the kernel would call free.
+"""
+
+import numpy as np
+
+from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.hotplug.invariants import count_free_blocks
+
+_IN_USE = 1 << FLAG_NAMES.index("PG_prepared")
+_HUGE = 9    # THP's order: the only one beyond PAGE_ALLOC_COSTLY_ORDER that is kept on per-CPU lists
+
+
+class _Zone:
+    """The lists of one zone. A list has its head, where pages are taken, at the end."""
+
+    __slots__ = ("movable", "unmovable", "huge", "free_factor", "diff", "disabled", "pool")
+
+    def __init__(self):
+        self.movable, self.unmovable, self.huge = [], [], []
+        self.free_factor = 0
+        self.diff = 0            # vm_stat_diff of NR_FREE_PAGES: what the counter does not show yet
+        self.disabled = False
+        self.pool = {}           # first pfn of a pageblock made Unmovable -> bool array, True where free
+
+
+class PerCpuPages:
+    """The per-CPU lists of a machine; ``mem.pcp = PerCpuPages(mem)`` makes its movable pages and memmaps go through them."""
+
+    def __init__(self, mem):
+        self._mem = mem
+        self._zones = {}
+
+    def _zone(self, z):
+        return self._zones.setdefault(z, _Zone())
+
+    def _key(self, z):
+        nid, i = divmod(z, self._mem.zones.nr_types)
+        return nid, self._mem.zones.names[i]
+
+    # -- what there is to see
+
+    def count(self, z):
+        """Pages on the lists of zone number z."""
+        pcp = self._zones.get(z)
+        return 0 if pcp is None else len(pcp.movable) + len(pcp.unmovable) + (len(pcp.huge) << _HUGE)
+
+    def free_pages(self, z):
+        """NR_FREE_PAGES of zone number z."""
+        pcp = self._zones.get(z)
+        pool = 0 if pcp is None else sum(int(free.sum()) for free in pcp.pool.values())
+        return self._mem.zones[self._key(z)].free_pages + pool
+
+    def nr_free(self, z):
+        """Free blocks of each order of zone number z."""
+        counts = list(self._mem.zones[self._key(z)].nr_free)
+        pcp = self._zones.get(z)
+        for free in () if pcp is None else pcp.pool.values():
+            order = len(free).bit_length() - 1
+            for k, count in enumerate(count_free_blocks(free, order)):
+                counts[k] += count
+        return counts
+
+    # -- the counter that watermarks are checked against
+
+    def _threshold(self, zone):
+        """calculate_normal_threshold, pages."""
+        units = zone.managed_pages >> 27 - self._mem.geometry.page_shift
+        return min(125, 2 * self._mem.nr_cpus.bit_length() * (1 + units.bit_length()))
+
+    def _count(self, pcp, zone, delta):
+        """__mod_zone_page_state: NR_FREE_PAGES changed by delta; small changes show later."""
+        pcp.diff += delta
+        if abs(pcp.diff) > self._threshold(zone):
+            pcp.diff = 0
+
+    # -- movable pages
+
+    def alloc(self, nr, zonelist):
+        """Up to `nr` movable pages from these zones: int64 array. Each zone gives until its free pages are down to the low
+        watermark and what it keeps from requests for the first zone's type; then each until min (get_page_from_freelist)."""
+        names = self._mem.zones.names
+        top = len(names) - 2 if "Device" in names else len(names) - 1      # GFP_HIGHUSER_MOVABLE
+        if zonelist and "Movable" not in {self._key(z)[1] for z in zonelist}:
+            top = max(z % self._mem.zones.nr_types for z in zonelist)
+        got, left = [], nr
+        for mark in ("low", "min"):
+            for z in zonelist:
+                zone = self._mem.zones[self._key(z)]
+                pfns = self._take(z, zone, left, getattr(zone, mark) + zone.protection[top])
+                got += pfns
+                left -= len(pfns)
+                if not left:
+                    return np.array(got, np.int64)
+        return np.array(got, np.int64)
+
+    def _take(self, z, zone, nr, mark):
+        """Up to `nr` pages from one zone, as long as its free pages are more than `mark`."""
+        pcp = self._zone(z)
+        got = []
+        batch = 1 if pcp.disabled else zone.pcp_batch
+        free = self.free_pages(z)
+        buddy = zone.free_pages
+        while len(got) < nr and free - pcp.diff > mark:
+            pcp.free_factor >>= 1
+            if not pcp.movable:
+                if not buddy:
+                    break
+                # as many batches as can be taken before the mark is looked at with another answer
+                many = 1
+                if batch > self._threshold(zone):
+                    many = max(1, min(-(-(nr - len(got)) // batch), -(-(free - pcp.diff - mark) // batch), buddy // batch))
+                size = min(many * batch, buddy)
+                pages = self._mem.alloc_pages_bulk(size, 0, zone)
+                free -= size
+                buddy -= size
+                self._count(pcp, zone, -size)
+                if many > 1:
+                    last = (many - 1) * batch
+                    got += pages[:last].tolist()
+                    pages = pages[last:]
+                pcp.movable = pages[::-1].tolist()
+                # the page that the batch was fetched for
+                got.append(pcp.movable.pop())
+                continue
+            use = min(nr - len(got), len(pcp.movable))
+            got += pcp.movable[len(pcp.movable) - use :][::-1]
+            del pcp.movable[len(pcp.movable) - use :]
+        return got
+
+    def free(self, pfns):
+        """Free movable pages, in this order."""
+        pfns = np.asarray(pfns, np.int64)
+        zones = self._zone_numbers(pfns)
+        cuts = np.flatnonzero(np.diff(zones)) + 1
+        for part in np.split(np.arange(len(pfns)), cuts):
+            self._give(int(zones[part[0]]), pfns[part].tolist())
+
+    def _zone_numbers(self, pfns):
+        shift = self._mem.geometry.max_page_order
+        blocks, of_page = np.unique(pfns >> shift, return_inverse=True)
+        return np.array([self._mem.zone_of(int(block) << shift).nr for block in blocks])[of_page]
+
+    def _give(self, z, pages):
+        pcp = self._zone(z)
+        zone = self._mem.zones[self._key(z)]
+        if pcp.disabled:
+            self._mem.free_pfns(pages)
+            return
+        at = 0
+        while at < len(pages):
+            # free_unref_page_commit looks after every page; nothing happens below pcp_high
+            take = min(len(pages) - at, max(1, zone.pcp_high - self.count(z)))
+            pcp.movable += pages[at : at + take]
+            at += take
+            if self.count(z) >= zone.pcp_high:
+                self._free_bulk(z, pcp, zone, pcp.movable, self._nr_pcp_free(pcp, zone))
+
+    def _nr_pcp_free(self, pcp, zone):
+        """nr_pcp_free: doubled each time that pages are freed without one being allocated."""
+        if zone.pcp_high < zone.pcp_batch:
+            return 1
+        most = zone.pcp_high - zone.pcp_batch
+        batch = zone.pcp_batch << pcp.free_factor
+        if batch < most:
+            pcp.free_factor += 1
+        return max(zone.pcp_batch, min(batch, most))
+
+    def _free_bulk(self, z, pcp, zone, first, nr):
+        """free_pcppages_bulk: the oldest pages of the list just used, then of the others."""
+        for pages in (first, pcp.movable, pcp.unmovable, pcp.huge):
+            order = _HUGE if pages is pcp.huge else 0
+            take = min(len(pages), -(-nr // (1 << order)))
+            if take <= 0:
+                continue
+            oldest, pages[:take] = pages[:take], []
+            nr -= take << order
+            self._to_buddy(z, pcp, zone, oldest, order)
+
+    def _to_buddy(self, z, pcp, zone, pages, order):
+        if not pages:
+            return
+        if order:
+            pages = np.concatenate([np.arange(pfn, pfn + (1 << order)) for pfn in pages])
+        pages = np.asarray(pages, np.int64)
+        pooled = np.zeros(len(pages), bool)
+        for base, free in pcp.pool.items():
+            own = (pages >= base) & (pages < base + len(free))
+            free[pages[own] - base] = True
+            pooled |= own
+        if not pooled.all():
+            self._mem.free_pfns(pages[~pooled])
+        if order:
+            self._count(pcp, zone, len(pages))
+            return
+        for _ in range(len(pages)):
+            self._count(pcp, zone, 1)
+
+    # -- unmovable pages
+
+    def alloc_kernel(self, order, nid=0):
+        """The first pfn of 2^order unmovable pages: from the node's kernel zones, highest first. MemoryError when none fits."""
+        names = self._mem.zones.names
+        zonelist = self._mem.kernel_zonelist(nid)
+        for mark in ("low", "min"):
+            for z in zonelist:
+                zone = self._mem.zones[self._key(z)]
+                if self.free_pages(z) - (1 << order) + 1 <= getattr(zone, mark) + zone.protection[names.index("Normal")]:
+                    continue
+                pfn = self._alloc_unmovable(z, zone, order)
+                if pfn is not None:
+                    return pfn
+        raise MemoryError(f"no free block of order {order} in a kernel zone")
+
+    def _alloc_unmovable(self, z, zone, order):
+        pcp = self._zone(z)
+        pages = pcp.huge if order == _HUGE else pcp.unmovable if order == 0 else None
+        if pages is None:
+            pfn = self._from_pool(z, zone, order)
+            if pfn is not None:
+                self._count(pcp, zone, -(1 << order))
+            return pfn
+        pcp.free_factor >>= 1
+        if not pages:
+            for _ in range(max(zone.pcp_batch >> order, 2) if order else 1 if pcp.disabled else zone.pcp_batch):
+                pfn = self._from_pool(z, zone, order)
+                if pfn is None:
+                    break
+                pages.insert(0, pfn)
+                self._count(pcp, zone, -(1 << order))
+        return pages.pop() if pages else None
+
+    def _from_pool(self, z, zone, order):
+        """A free block of the pageblocks that are Unmovable; when there is none, the largest free block of the zone becomes
+        Unmovable as a whole (steal_suitable_fallback)."""
+        pool = self._zone(z).pool
+        for base, free in pool.items():
+            if len(free) >> order:
+                fits = np.flatnonzero(free.reshape(-1, 1 << order).all(axis=1))
+                if len(fits):
+                    pfn = base + (int(fits[0]) << order)
+                    free[pfn - base : pfn - base + (1 << order)] = False
+                    return pfn
+        largest = max((k for k, n in enumerate(zone.nr_free) if n), default=-1)
+        if largest < order:
+            return None
+        base = self._mem.alloc_pages(largest, zone)
+        size = 1 << largest
+        # single pages from here on, so that any part can be given back
+        self._mem.free_pages(base, largest)
+        self._mem.alloc_contig_range(base, size)
+        step = min(size, 1 << max(order, self._mem.geometry.pageblock_order))
+        for at in range(base, base + size, step):
+            pool[at] = np.ones(step, bool)
+        pool[base][: 1 << order] = False
+        return base
+
+    def free_kernel(self, pfn, order=0):
+        """Give back what alloc_kernel gave."""
+        zone = self._mem.zone_of(pfn)
+        z, pcp = zone.nr, self._zone(zone.nr)
+        pages = pcp.huge if order == _HUGE else pcp.unmovable if order == 0 else None
+        if pages is None or pcp.disabled:
+            self._to_buddy(z, pcp, zone, list(range(pfn, pfn + (1 << order))), 0)
+            return
+        pages.append(pfn)
+        if self.count(z) >= zone.pcp_high:
+            self._free_bulk(z, pcp, zone, pages, self._nr_pcp_free(pcp, zone))
+
+    def put(self, zone, nr):
+        """So many of the pages that are in use in a zone are on its lists, as in a machine that was recorded: its last ones."""
+        states = self._mem.page_states(zone.start_pfn, zone.spanned_pages)
+        used = np.flatnonzero(states == _IN_USE)[-nr:] + zone.start_pfn
+        self._zone(zone.nr).unmovable = used.tolist()
+
+    # -- offlining
+
+    def disable(self, z):
+        """zone_pcp_disable: the lists are emptied and no page stays on them."""
+        pcp = self._zone(z)
+        zone = self._mem.zones[self._key(z)]
+        self.drain(z)
+        pcp.disabled = zone.populated
+
+    def drain(self, z):
+        """drain_pages_zone: every page on the lists of zone number z is free."""
+        pcp = self._zones.get(z)
+        if pcp is None:
+            return
+        self._free_bulk(z, pcp, self._mem.zones[self._key(z)], pcp.movable, self.count(z))
+
+    def enable(self, z):
+        """zone_pcp_enable."""
+        self._zone(z).disabled = False
+
+    def release(self, start_pfn, nr_pages):
+        """Pageblocks of a range in which nothing unmovable is left are ordinary again."""
+        for pcp in self._zones.values():
+            for base in [b for b, free in pcp.pool.items() if start_pfn <= b < start_pfn + nr_pages and free.all()]:
+                self._mem.free_pfns(np.arange(base, base + len(pcp.pool.pop(base))))

@@ -1,0 +1,365 @@
+"""The page map and the zones of a real kernel at one moment: read, kept in a file, and made into a Memory.
+
+What /proc/kpageflags and zoneinfo say of a page decides its state: BUDDY is free, RESERVED waiting, OFFLINE given to the host,
+all else in use, as single pages. Of what a hypervisor's balloon holds the kernel may say nothing but that the zone manages less
+than is present and neither reserved nor offline; so many pages of the longest runs without any flag are taken to be those, so
+that managed_pages is the kernel's. The free blocks then follow from which pages are free, and must be buddyinfo's.
+"""
+
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
+from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry, parse_size
+from fastonline.hotplug import savefile
+from fastonline.hotplug.memory import Memory
+from fastonline.linux.live import read_kernel
+from fastonline.linux.proctext import ZoneInfo, ZoneKey, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
+from fastonline.rules import LINUX_6_12, Rules
+
+_GEOMETRIES = {
+    ("x86_64", 4096): X86_64, ("i686", 4096): X86_32_PAE, ("aarch64", 4096): ARM64_4K, ("aarch64", 65536): ARM64_64K,
+    ("s390x", 4096): S390X,
+}
+
+_BIT = {name: 1 << i for i, name in enumerate(FLAG_NAMES)}
+_IN_USE = _BIT["PG_prepared"]
+_WAITING = _IN_USE | _BIT["PG_reserved"]
+_FREE = _IN_USE | _BIT["PG_buddy"]
+_OFFLINE = _IN_USE | _BIT["PG_offline"]
+_FLAGLESS = 0xFF        # in use or with the host, until managed_pages has decided
+
+_KINDS: dict[str, type] = {
+    "start": np.ndarray, "length": np.ndarray, "flags": np.ndarray,
+    "buddyinfo": str, "zoneinfo": str, "iomem": str, "blocks": str, "block_size_bytes": int, "page_size": int, "arch": str,
+    "release": str, "min_free_kbytes": int, "quiet": dict,
+}
+
+Ranges = list[tuple[int, int]]
+Runs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
+"""First pfns, ends and states of runs of pages, ascending."""
+
+
+@dataclass(eq=False)
+class Capture:
+    """One kernel at one moment: its page map, and its own texts.
+
+    The map is run-length encoded, from pfn 0 on without gaps.
+    """
+
+    start: NDArray[np.uint64]
+    """(n,) first pfn of each run."""
+    length: NDArray[np.uint64]
+    """(n,) pages of each run."""
+    flags: NDArray[np.uint64]
+    """(n,) what /proc/kpageflags has for each page of the run: KPF_* bits."""
+    buddyinfo: str
+    """The text of /proc/buddyinfo; each zone's line is of the moment its part of the map was read."""
+    zoneinfo: str
+    """The text of /proc/zoneinfo."""
+    iomem: str
+    """The System RAM lines of /proc/iomem."""
+    blocks: str
+    """Memory blocks as proctext.parse_blocks reads them; "" in a kernel without memory hot-plug."""
+    block_size_bytes: int
+    page_size: int
+    arch: str
+    """uname -m."""
+    release: str
+    """uname -r; "" when it was not captured."""
+    min_free_kbytes: int
+    """vm.min_free_kbytes."""
+    quiet: dict[ZoneKey, bool]
+    """Was the zone's line in buddyinfo the same before and after its part of the map was read? Only of such zones are the free
+    blocks that follow from the map sure to be those of buddyinfo; and a zone may change and change back in between."""
+
+    def __repr__(self) -> str:
+        kernel = f"{self.release} {self.arch}".strip()
+        return f"<Capture {kernel} pages={self.nr_pages:#x} runs={len(self.start)} quiet={self.all_quiet}>"
+
+    @property
+    def nr_pages(self) -> int:
+        """Where the map ends."""
+        return int(self.start[-1] + self.length[-1])
+
+    @property
+    def all_quiet(self) -> bool:
+        """Were all zones quiet?"""
+        return all(self.quiet.values())
+
+    @property
+    def geometry(self) -> Geometry:
+        """The preset of the machine's architecture and page size, with as many orders as buddyinfo has columns."""
+        try:
+            geometry = _GEOMETRIES[self.arch, self.page_size]
+        except KeyError:
+            raise ValueError(
+                f"no geometry for {self.arch} with pages of {self.page_size} bytes; there are "
+                + ", ".join(f"{arch}/{size}" for arch, size in _GEOMETRIES)
+            ) from None
+        orders = len(next(iter(parse_buddyinfo(self.buddyinfo).values())))
+        return replace(geometry, max_page_order=orders - 1)
+
+    # -- from where, to where
+
+    @classmethod
+    def live(cls, attempts: int = 5, root: str | os.PathLike[str] = "/") -> "Capture":
+        """The running kernel. Each zone is read up to `attempts` times, until it was quiet; `quiet` says whether it was.
+
+        PermissionError saying which right is missing; OSError when the kernel does not show what is needed. root: where /proc
+        and /sys are.
+        """
+        return cls(**read_kernel(Path(root), attempts))._checked("the running kernel")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Capture":
+        """A capture from the file that save wrote, or from a directory with pages.npz (start, length, flags) and the kernel's
+        texts each in a file of its name: buddyinfo, zoneinfo, iomem, blocks, block_size_bytes, of a quiet moment; arch,
+        release and page_size may be there, else it is an x86_64 with pages of 4096 bytes.
+
+        ValueError naming the path for one that is something else, truncated or altered; OSError when it cannot be read.
+        """
+        known = _read_directory(Path(path)) if os.path.isdir(path) else _read_file(path)
+        return cls(**known)._checked(path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all of it to one file, atomically and with a checksum."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        state["quiet"] = [[nid, name, quiet] for (nid, name), quiet in self.quiet.items()]
+        if self.nr_pages < 1 << 32:
+            state |= {"start": self.start.astype(np.uint32), "length": self.length.astype(np.uint32)}
+        savefile.save(path, state, "capture")
+
+    def _checked(self, path: object) -> "Capture":
+        """Itself, if its parts are what they should be and fit together."""
+        try:
+            for name, kind in _KINDS.items():
+                if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
+                    raise ValueError(f"{name} is {type(getattr(self, name)).__name__}")
+            runs = (self.start, self.length, self.flags)
+            if any(array.ndim != 1 or array.dtype.kind != "u" or array.shape != self.start.shape for array in runs):
+                raise ValueError("the page map is not three arrays of unsigned integers, equally long")
+            self.start, self.length, self.flags = (array.astype(np.uint64) for array in runs)
+            geometry, ends = self.geometry, self.start + self.length
+            if not len(ends) or self.start[0] != 0 or np.any(ends <= self.start) or np.any(ends[:-1] != self.start[1:]):
+                raise ValueError("the page map does not go on from run to run")
+            buddy, zones = parse_buddyinfo(self.buddyinfo), parse_zoneinfo(self.zoneinfo)
+            if set(buddy) != set(self.quiet) or set(buddy) != {key for key, zone in zones.items() if zone.present_pages}:
+                raise ValueError("buddyinfo and zoneinfo have different zones")
+            if not 0 <= self.min_free_kbytes < 1 << 40:
+                raise ValueError(f"min_free_kbytes is {self.min_free_kbytes}")
+            if not 0 <= self.block_size_bytes < 1 << 40 or self.block_size_bytes % geometry.section_size \
+                    or (self.blocks and not self.block_size_bytes):
+                raise ValueError(f"a block of {self.block_size_bytes} bytes is not whole sections of {geometry.section_size}")
+            self._parts()
+        except ValueError as e:
+            raise ValueError(f"{path}: not a capture: {e}") from None
+        return self
+
+    # -- what it becomes
+
+    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+        """A Memory in the state of the kernel: its zones, spans, watermarks and reserves, its free blocks, its managed_pages.
+
+        present_pages is the zone's System RAM in iomem, which is what the kernel counts. Memory that was there is early, as at
+        boot; that of offline blocks is added. ValueError when map and texts cannot be of one kernel.
+        """
+        return Memory.from_page_map(self.geometry, *self._parts(), self.min_free_kbytes, rules, engine)
+
+    def _parts(self) -> tuple[list[tuple[int, int, int, bool]], Ranges, list["_MappedZone"]]:
+        """sections, ram and zones as Memory.from_page_map takes them."""
+        ram = parse_iomem(self.iomem, self.page_size)
+        memory = self._memory(ram)
+        runs = self._states()
+        zones = []
+        for zone in parse_zoneinfo(self.zoneinfo).values():
+            if zone.present_pages:
+                parts = [(start, end) for start, end, nid, names in memory if nid == zone.nid and names & {zone.name, "none"}]
+                inside = _meet(_meet([(zone.start_pfn, zone.end_pfn)], parts), [(start, start + nr) for start, nr in ram])
+                zones.append(_MappedZone(**vars(zone), runs=_managed(_clipped(runs, inside), zone)))
+        sections = [
+            (start, end - start, nid, bool(names))
+            for first, last, nid, names in memory
+            for start, end in (_meet([(first, last)], [(pfn, pfn + nr) for pfn, nr in ram]) if names else [(first, last)])
+        ]
+        return sections, ram, zones
+
+    @property
+    def hotplug_pfn(self) -> int:
+        """The first pfn behind all memory at which a memory block may begin."""
+        ends = [end for _, end, _, _ in self._memory(parse_iomem(self.iomem, self.page_size))]
+        unit = max(self.block_size_bytes, self.geometry.section_size) // self.page_size
+        return -(-max(ends, default=0) // unit) * unit
+
+    def _memory(self, ram: Ranges) -> list[tuple[int, int, int, frozenset[str]]]:
+        """(first pfn, end pfn, nid, zones) of memory blocks, neighbours alike in one; no zones: they are offline. Without
+        blocks, the RAM."""
+        if not self.blocks:
+            return [(start, start + nr, 0, frozenset({"none"})) for start, nr in ram]
+        found: list[tuple[int, int, int, frozenset[str]]] = []
+        unit = self.block_size_bytes // self.page_size
+        for block in parse_blocks(self.blocks):
+            names = frozenset(block.valid_zones if block.state != "offline" else ())
+            start = block.nr * unit
+            if found and found[-1][1:] == (start, block.nid, names):
+                found[-1] = (found[-1][0], start + unit, block.nid, names)
+            else:
+                found.append((start, start + unit, block.nid, names))
+        return found
+
+    def _states(self) -> Runs:
+        """The runs of the map that have page frames, with their states."""
+        state = np.full(len(self.flags), _IN_USE, np.uint8)
+        state[self.flags == 0] = _FLAGLESS
+        for bit, becomes in ((KPF_OFFLINE, _OFFLINE), (KPF_RESERVED, _WAITING), (KPF_BUDDY, _FREE)):
+            state[(self.flags & np.uint64(bit)) != 0] = becomes
+        there = (self.flags & np.uint64(KPF_NOPAGE)) == 0
+        start = self.start.astype(np.int64)
+        return start[there], (start + self.length.astype(np.int64))[there], state[there]
+
+
+@dataclass(frozen=True)
+class _MappedZone(ZoneInfo):
+    """A zone with its pages, as Memory.from_page_map takes it."""
+
+    runs: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]] = ()     # type: ignore[assignment]
+
+
+def matches_kernel(mem: Memory, capture: Capture) -> dict[ZoneKey, bool]:
+    """For each zone of the capture, whether the machine's free blocks are those of the kernel's buddyinfo."""
+    kernel = parse_buddyinfo(capture.buddyinfo)
+    return {key: key in mem.zones and mem.zones[key].nr_free == counts for key, counts in kernel.items()}
+
+
+def predict_online(capture: Capture, size: int | str = "512M", engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+    """The captured machine after so much memory was added behind its end and onlined.
+
+    The memmap that a kernel takes from a zone when memory is added (2 MiB for 128 MiB, RECORDED.md 2) is not taken here, and
+    nobody allocates from the new pages at once. HotplugError EINVAL for what is no whole memory blocks.
+    """
+    mem = capture.machine(engine, rules)
+    start, nr_pages = capture.hotplug_pfn, parse_size(size) // capture.page_size
+    mem.add_memory(start, nr_pages)
+    mem.online_pages(start, nr_pages)
+    return mem
+
+
+# -- files
+
+def _read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    state = savefile.load(path, "capture")
+    try:
+        if set(state) != set(_KINDS):
+            raise ValueError("it has other parts")
+        return state | {"quiet": {(int(nid), str(name)): bool(quiet) for nid, name, quiet in state["quiet"]}}
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"{path}: not a capture that fastonline saved: {e}") from None
+
+
+def _read_directory(path: Path) -> dict[str, Any]:
+    def text(name: str, default: str | None = None) -> str:
+        if not (path / name).exists():
+            if default is None:
+                raise ValueError(f"{path}: not a capture: there is no {name} in it")
+            return default
+        return (path / name).read_text()
+
+    archive = io.BytesIO((path / "pages.npz").read_bytes()) if (path / "pages.npz").exists() else io.BytesIO()
+    try:
+        with np.load(archive, allow_pickle=False) as pages:
+            runs = {name: pages[name] for name in ("start", "length", "flags")}
+    except Exception as e:      # zipfile, zlib and NumPy each raise what they like for a file that is damaged
+        raise ValueError(f"{path}: not a capture: pages.npz: {e}") from None
+    try:
+        page_size = int(text("page_size", "4096"))
+        zones, buddyinfo = parse_zoneinfo(text("zoneinfo")), text("buddyinfo")
+        return {
+            **runs,
+            "buddyinfo": buddyinfo,
+            "zoneinfo": text("zoneinfo"),
+            "iomem": text("iomem"),
+            "blocks": text("blocks"),
+            "block_size_bytes": int(text("block_size_bytes"), 16),
+            "page_size": page_size,
+            "arch": text("arch", "x86_64").strip(),
+            "release": text("release", "").strip(),
+            "min_free_kbytes": _least_min_free_kbytes(zones.values(), page_size),
+            "quiet": dict.fromkeys(parse_buddyinfo(buddyinfo), True),
+        }
+    except ValueError as e:
+        raise ValueError(str(e) if str(e).startswith(f"{path}: ") else f"{path}: not a capture: {e}") from None
+
+
+def _least_min_free_kbytes(zones: Iterable[ZoneInfo], page_size: int) -> int:
+    """The least vm.min_free_kbytes that gives the zones their min watermarks (__setup_per_zone_wmarks, 6.12)."""
+    lowmem = [zone for zone in zones if zone.managed_pages and zone.name not in ("HighMem", "Movable")]
+    total = sum(zone.managed_pages for zone in lowmem)
+    return max((-(-zone.min * total // zone.managed_pages) for zone in lowmem), default=0) * page_size >> 10
+
+
+# -- runs of pages
+
+def _meet(a: Ranges, b: Ranges) -> Ranges:
+    """What two lists of ascending (start, end) have in common."""
+    return [(max(p, r), min(q, s)) for p, q in a for r, s in b if max(p, r) < min(q, s)]
+
+
+def _clipped(runs: Runs, ranges: Ranges) -> Runs:
+    """The parts of the runs that lie in ascending ranges."""
+    start, end, state = runs
+    parts = [(slice(np.searchsorted(end, lo, "right"), np.searchsorted(start, hi, "left")), lo, hi) for lo, hi in ranges]
+    none = np.empty(0, np.int64)
+    return (
+        np.concatenate([none, *(np.maximum(start[part], lo) for part, lo, hi in parts)]),
+        np.concatenate([none, *(np.minimum(end[part], hi) for part, lo, hi in parts)]),
+        np.concatenate([none.astype(np.uint8), *(state[part] for part, lo, hi in parts)]),
+    )
+
+
+def _managed(runs: Runs, zone: ZoneInfo) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]:
+    """The runs as from_page_map takes them, with as many pages given to the allocator as the zone manages.
+
+    Fewer than neither reserved nor offline: a balloon has them, on the longest runs without a flag (or else in use). More: a
+    driver marked pages offline, or reserved, and left them managed.
+    """
+    start, end, state = runs
+    given = int((end - start)[(state != _WAITING) & (state != _OFFLINE)].sum())
+    missing = given - zone.managed_pages
+    sources, becomes = ((_FLAGLESS, _IN_USE), _OFFLINE) if missing > 0 else ((_OFFLINE, _WAITING), _IN_USE)
+    left = abs(missing)
+    for source in sources:
+        runs, left = _turn(runs, source, becomes, left)
+    if left:
+        raise ValueError(
+            f"zone {zone.name} of node {zone.nid} manages {zone.managed_pages} pages by zoneinfo; the page map and iomem have "
+            f"{given}, and no {left} of them could be otherwise"
+        )
+    start, end, state = runs
+    state = np.where(state == _FLAGLESS, _IN_USE, state).astype(np.uint8)
+    first = np.flatnonzero(np.append(True, (state[1:] != state[:-1]) | (start[1:] != end[:-1])))
+    last = np.append(first[1:], len(state)) - 1
+    return start[first].astype(np.uint64), (end[last] - start[first]).astype(np.uint64), state[first]
+
+
+def _turn(runs: Runs, source: int, becomes: int, pages: int) -> tuple[Runs, int]:
+    """Change the state of exactly `pages` pages, on the longest runs of pages in another; and how many there were not."""
+    start, end, state = runs
+    found = np.flatnonzero(state == source)
+    found = found[np.argsort(-(end - start)[found], kind="stable")]
+    total = np.append(0, np.cumsum((end - start)[found]))
+    whole = int(np.searchsorted(total, pages, "right")) - 1
+    left = pages - int(total[whole])
+    state = state.copy()
+    state[found[:whole]] = becomes
+    if left and whole < len(found):
+        at = int(found[whole])
+        middle = start[at] + left
+        return (np.insert(start, at + 1, middle), np.insert(end, at, middle), np.insert(state, at, becomes)), 0
+    return (start, end, state), left

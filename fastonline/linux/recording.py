@@ -1,0 +1,550 @@
+"""Recordings of real kernels (memory-hotplug-recording/1) and their replay against a Memory.
+
+A recording is the state of a machine, then steps: what was done, and what the kernel showed afterwards. `Recording.machine`
+makes the machine of the start, `Recording.replay` does every step to it and compares. What is predicted comes from the machine
+alone; a recorded state is only looked at to compare.
+"""
+
+import errno
+import json
+
+import re
+from dataclasses import dataclass, field, replace
+
+from fastonline.errors import HotplugError
+from fastonline.geometry import X86_64
+from fastonline.hotplug.memory import Memory
+from fastonline.linux.guest import Guest
+from fastonline.rules import LINUX_6_1, LINUX_6_12
+
+FORMAT = "memory-hotplug-recording/1"
+NOISE = 64
+"""Pages that a kernel zone's free pages may be off by: the guest's own allocations."""
+NOISE_MOVABLE_6_12 = 10
+"""Pages that Movable's free and per-CPU pages together may be off by on 6.12."""
+LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ", "Block size [",
+       "memory memory")
+"""Beginnings of the lines of the log that are compared."""
+
+_ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch")
+_COUNTERS = {"pgmigrate_success": "pages_migrated", "balloon_migrate": "balloon_migrated"}
+_READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
+
+
+class RecordingError(ValueError):
+    """A file that is no recording: one line that names the file, and the step where it is a step's fault."""
+
+
+class CannotReplay(Exception):
+    """A step that there is no model for: why."""
+
+
+@dataclass
+class Step:
+    """One step, replayed. `recorded` is the recording's own dict of it, `predicted` a state in the recording's schema."""
+
+    index: int
+    op: str
+    errno: str | int | None
+    """0 or the name of the predicted error; None for what the kernel never saw."""
+    uevents: list
+    kmsg: list
+    predicted: dict
+    recorded: dict
+    differences: list = field(default_factory=list)
+    """(what, predicted, recorded) of everything that is compared and not alike."""
+    compared: int = 0
+    """Values compared."""
+    replayed: bool = True
+    reason: str = ""
+    """Why it could not be replayed."""
+
+
+def _rules(kernel):
+    """The preset of a version such as 6.1.192."""
+    numbers = re.match(r"(\d+)\.(\d+)", kernel)
+    if not numbers or tuple(map(int, numbers.groups())) < (6, 1):
+        raise RecordingError(f"there are no rules for kernel {kernel!r}")
+    return LINUX_6_12 if tuple(map(int, numbers.groups())) >= (6, 8) else LINUX_6_1
+
+
+def _span(line):
+    """(depth, first byte, size, name) of a line of iomem."""
+    found = re.fullmatch(r"((?:  )*)0x([0-9a-f]+)-0x([0-9a-f]+) (.+)", line)
+    if not found:
+        raise RecordingError(f"{line!r} is no line of iomem")
+    first, last = int(found[2], 16), int(found[3], 16)
+    return len(found[1]) // 2, first, last + 1 - first, found[4]
+
+
+class Recording:
+    """One run of a real kernel."""
+
+    def __init__(self, data, path="recording"):
+        self.path = str(path)
+        self.data = data
+        self.name = data["name"]
+        self.kernel = data["kernel"]
+        self.steps = data["steps"]
+
+    @classmethod
+    def load(cls, path):
+        """Read a recording. RecordingError, one line naming the file (and the step), for what is none; OSError."""
+        with open(path, "rb") as file:
+            raw = file.read()
+        try:
+            data = json.loads(raw)
+        except (ValueError, RecursionError) as e:
+            raise RecordingError(f"{path}: no recording, or a truncated one: {e}") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise RecordingError(f"{path}: not a recording of format {FORMAT}")
+        wanted = {"name": str, "kernel": str, "machine": dict, "page_size": int, "params": dict, "initial": dict, "steps": list}
+        for key, kind in wanted.items():
+            if not isinstance(data.get(key), kind):
+                raise RecordingError(f"{path}: a recording has {key!r}, {'text' if kind is str else f'a {kind.__name__}'}")
+        for index, step in enumerate(data["steps"]):
+            where = f"{path}: step {index}"
+            if not isinstance(step, dict) or not isinstance(step.get("ops", [{}]), list):
+                raise RecordingError(f"{where}: not a step")
+            for key in ("errno", "uevents", "kmsg", "state"):
+                if key not in step:
+                    raise RecordingError(f"{where}: it has no {key!r}")
+            for op in step.get("ops", [step]):
+                if not isinstance(op, dict) or op.get("op") not in _OPS:
+                    raise RecordingError(f"{where}: unknown op {op.get('op') if isinstance(op, dict) else op!r}")
+                for key, kind in _OPS[op["op"]].items():
+                    if isinstance(op.get(key), bool) or not isinstance(op.get(key), kind):
+                        raise RecordingError(f"{where}: op {op['op']} needs {key!r}, not {op.get(key)!r}")
+        return cls(data, path)
+
+    def _error(self, where, e):
+        return RecordingError(f"{self.path}: {where}: {type(e).__name__}: {e}")
+
+    def machine(self, engine="bitmap"):
+        """The Memory of the recording's start."""
+        try:
+            return self._machine(engine)
+        except RecordingError as e:
+            raise RecordingError(f"{self.path}: {e}") from None
+        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as e:
+            raise self._error("initial", e) from None
+
+    def _machine(self, engine):
+        data, initial, params = self.data, self.data["initial"], self.data["params"]
+        if not data.get("block_size"):
+            raise RecordingError(f"kernel {self.kernel} on {data.get('arch')} has no memory blocks to replay")
+        if data["page_size"] != X86_64.page_size:
+            raise RecordingError(f"pages of {data['page_size']} bytes are not replayed")
+        rules = replace(_rules(self.kernel), watermark_scale_factor=params.get("watermark_scale_factor", 10))
+        mem = Memory(
+            X86_64, rules=rules, engine=engine, memory_block_size=data["block_size"],
+            memmap="on_memory" if params.get("memmap_on_memory") else "kernel",
+        )
+        mem.nr_cpus = data["machine"].get("cpus", 1)
+        if params.get("online_policy"):
+            mem.policy = params["online_policy"]
+        mem.auto_movable_ratio = params.get("auto_movable_ratio", mem.auto_movable_ratio)
+        mem.auto_movable_numa_aware = bool(params.get("auto_movable_numa_aware", mem.auto_movable_numa_aware))
+        page, per_block = data["page_size"], mem.pages_per_block
+        zones = {(int(key.split("/")[0]), key.split("/")[1]): zone for key, zone in initial["zones"].items()}
+        blocks = {int(nr): block for nr, block in initial["blocks"].items()}
+        ranges, offline = [], []
+        for line in initial["iomem"]:
+            depth, first, size, name = _span(line)
+            mem.resources.request(first, size, name)
+            if not name.startswith("System RAM"):
+                continue
+            start, end = -(-first // page), (first + size) // page
+            while start < end:
+                stop = min(end, (start // per_block + 1) * per_block)
+                block = blocks[start // per_block]
+                if block["state"] == "offline":
+                    offline.append((start, stop - start, block["node"]))
+                else:
+                    ranges += self._by_zone(start, stop, block, zones)
+                start = stop
+        mem.boot_layout(ranges, {
+            key: (zone["managed"], zone["nr_free"], zone["start_pfn"], zone["spanned"]) for key, zone in zones.items()
+        })
+        for start, nr, nid in offline:
+            mem.boot_offline(start, nr, nid)
+        mem.lowmem_reserve_ratio = initial["lowmem_reserve_ratio"]
+        mem.auto_online_blocks = initial["auto_online_blocks"]
+        for (nid, name), zone in zones.items():
+            if (nid, name) in mem.zones:
+                boost = zone.get("boost", 0)
+                mem.set_watermarks(nid, name, [zone[mark] - boost for mark in ("min", "low", "high")], zone["protection"],
+                                   (zone["pcp_batch"], zone["pcp_high"]))
+        mem.set_recorded(initial["min_free_kbytes"], params.get("min_free_kbytes", -1))
+        return mem
+
+    @staticmethod
+    def _by_zone(start, stop, block, zones):
+        """(start, pages, nid, zone) of the parts of a block: one zone, or as the zones' spans have it."""
+        nid, name = block["node"], block["valid_zones"]
+        if (nid, name) in zones:
+            return [(start, stop - start, nid, name)]
+        parts = []
+        for (node, zone), state in zones.items():
+            first, end = max(start, state["start_pfn"]), min(stop, state["start_pfn"] + state["spanned"])
+            if node == nid and first < end:
+                parts.append((first, end - first, nid, zone))
+        return sorted(parts)
+
+    def guest(self, engine="bitmap"):
+        """A running machine of the recording's start."""
+        guest = Guest(self.machine(engine))
+        for key, zone in self.data["initial"]["zones"].items():
+            if zone["pcp_count"]:
+                guest.mem.pcp.put(guest.mem.zones[int(key.split("/")[0]), key.split("/")[1]], zone["pcp_count"])
+        for device in self.data["machine"].get("virtio_mem", []):
+            guest.add_virtio_mem(
+                device["device"], device["start"], device["max_size"], device["block_size"], device.get("nid", 0)
+            )
+        return guest
+
+    def replay(self, engine="bitmap"):
+        """Do every step, yielding a Step each. RecordingError where a step is not as the format has it."""
+        guest = self.guest(engine)
+        mem = guest.mem
+        mem.read_lowmem_reserve_ratio()      # every complete capture ends with a read of it
+        seen = []
+        mem.events.listen(lambda kind, text: seen.append((kind, text)))
+        heard = {}
+        before = mem.stats()
+        for index, recorded in enumerate(self.steps):
+            del seen[:]
+            reason, code = "", 0
+            found = []
+            for op in recorded.get("ops", [recorded]):
+                try:
+                    answer = _run(guest, op)
+                except CannotReplay as e:
+                    reason, answer = reason or str(e), 0
+                except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
+                    raise self._error(f"step {index}", e) from None
+                if "ops" in recorded:
+                    found.append(answer)
+                code = code or answer
+            guest.settle()
+            heard[index] = ([text for kind, text in seen if kind == "uevent"], [text for kind, text in seen if kind == "kmsg"])
+            step = Step(
+                index, "+".join(op["op"] for op in recorded.get("ops", [recorded])), code, *heard[index], predict(guest), recorded,
+                replayed=not reason, reason=reason,
+            )
+            after = mem.stats()
+            counters = {name: after[key] - before[key] for name, key in _COUNTERS.items()}
+            before = after
+            try:
+                self._compare(step, heard, found, counters, guest)
+            except (AttributeError, LookupError, TypeError, ValueError) as e:
+                raise self._error(f"step {index}", e) from None
+            state = recorded["state"]
+            if state is not None and not state.get("partial"):
+                mem.read_lowmem_reserve_ratio()
+            yield step
+
+    def _compare(self, step, heard, found, counters, guest):
+        recorded = step.recorded
+
+        def check(what, predicted, real, noise=0):
+            step.compared += 1
+            if predicted != real if not noise else abs(predicted - real) > noise:
+                step.differences.append((what, predicted, real))
+
+        if recorded["errno"] is not None and step.replayed:
+            check("errno", step.errno, recorded["errno"])
+        for i, answer in enumerate(found):
+            if step.replayed and recorded["ops"][i].get("errno") is not None:
+                check(f"errno of op {i}", answer, recorded["ops"][i]["errno"])
+        first = recorded.get("covers_from", step.index)
+        if recorded["uevents"] is not None:
+            check("uevents", [text for i in range(first, step.index + 1) for text in heard[i][0]], recorded["uevents"])
+        if recorded["kmsg"] is not None:
+            real = [line for line in recorded["kmsg"] if line.startswith(LOG)]
+            ours = [line for i in range(first, step.index + 1) for line in heard[i][1] if line.startswith(LOG)]
+            check("kmsg", ours[: len(real)] if recorded.get("kmsg_cut") else ours, real)
+        for name in _COUNTERS:
+            if name in recorded.get("counters", {}):
+                check(name, counters[name], recorded["counters"][name])
+        for op in recorded.get("ops", [recorded]):
+            if "plugged_size" in op and step.replayed:
+                check("plugged_size", guest.virtio_mem.devices[op["device"]].plugged_size, op["plugged_size"])
+        if recorded["state"] is not None:
+            _compare_states(check, step.predicted, recorded["state"], guest.mem.rules)
+
+
+def _compare_states(check, predicted, real, rules):
+    for key in ("min_free_kbytes", "mem_total_kb", "lowmem_reserve_ratio", "auto_online_blocks", "nodes", "iomem"):
+        if key in real:
+            check(key, predicted[key], real[key])
+    if "zones" in real:
+        if not real.get("partial"):
+            check("zones", sorted(predicted["zones"]), sorted(real["zones"]))
+        for name, zone in real["zones"].items():
+            ours = predicted["zones"].get(name)
+            if ours is None:
+                continue
+            for key in _ZONE_FIELDS:
+                if key in zone:
+                    value = zone[key] - zone.get("boost", 0) if key in ("min", "low", "high") else zone[key]
+                    check(f"{name} {key}", ours[key], value)
+            if "pcp_high" in zone and not rules.movable_has_min:
+                check(f"{name} pcp_high", ours["pcp_high"], zone["pcp_high"])
+            if "free" not in zone:
+                continue
+            if not name.endswith("/Movable"):
+                check(f"{name} free + pcp_count", ours["free"] + ours["pcp_count"], zone["free"] + zone["pcp_count"], NOISE)
+            elif rules.movable_has_min:
+                check(f"{name} free + pcp_count", ours["free"] + ours["pcp_count"], zone["free"] + zone["pcp_count"],
+                      NOISE_MOVABLE_6_12)
+            else:
+                check(f"{name} free", ours["free"], zone["free"])
+    if "blocks" in real:
+        first, last = real.get("blocks_range", (0, float("inf")))
+        ours = {nr: block for nr, block in predicted["blocks"].items() if first <= int(nr) <= last}
+        check("blocks", sorted(ours, key=int), sorted(real["blocks"], key=int))
+        for nr, block in real["blocks"].items():
+            if nr in ours:
+                check(f"memory{nr}", ours[nr], {key: block[key] for key in ("state", "valid_zones", "node")})
+
+
+def predict(guest):
+    """The state of a machine in the schema of a recording."""
+    mem = guest.mem
+    nodes = list(mem.nodes)
+    with_memory = [nid for nid in nodes if mem.zones.has_memory(nid)]
+    kernel = [nid for nid in with_memory if any(z.populated for z in mem.nodes[nid].zones if z.name in ("DMA", "DMA32", "Normal"))]
+    zones = {}
+    for zone in mem.zones.values():
+        zones[f"{zone.nid}/{zone.name}"] = {
+            "start_pfn": zone.start_pfn, "spanned": zone.spanned_pages, "present": zone.present_pages,
+            "managed": zone.managed_pages, "free": mem.pcp.free_pages(zone.nr), "min": zone.min, "low": zone.low, "high": zone.high,
+            "protection": list(zone.protection), "nr_free": mem.pcp.nr_free(zone.nr), "pcp_count": mem.pcp.count(zone.nr),
+            "pcp_batch": zone.pcp_batch, "pcp_high": zone.pcp_high,
+        }
+    return {
+        "min_free_kbytes": mem.min_free_kbytes,
+        "mem_total_kb": mem.totalram_pages * mem.geometry.page_size // 1024,
+        "lowmem_reserve_ratio": list(mem.lowmem_reserve_ratio),
+        "auto_online_blocks": mem.auto_online_blocks,
+        "nodes": {"online": _list(nodes), "has_memory": _list(with_memory), "has_normal_memory": _list(kernel)},
+        "zones": zones,
+        "blocks": {str(nr): {"state": b.state, "valid_zones": b.valid_zones, "node": b.node} for nr, b in mem.blocks.items()},
+        "iomem": [f"{'  ' * depth}{r.start:#x}-{r.end - 1:#x} {r.name}" for depth, r in mem.resources.walk()],
+    }
+
+
+def _list(numbers):
+    """0-1,3: as the kernel prints a set of nodes."""
+    parts = []
+    for nr in numbers:
+        if parts and parts[-1][1] == nr - 1:
+            parts[-1][1] = nr
+        else:
+            parts.append([nr, nr])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in parts)
+
+
+# -- the ops
+
+def _run(guest, op):
+    """Do one op: 0 or the name of the error."""
+    try:
+        return _OP[op["op"]](guest, op)
+    except HotplugError as e:
+        return errno.errorcode[e.errno]
+
+
+def _add_memory(guest, op):
+    if op.get("rejected"):
+        return None        # the machine refused: the kernel never saw it
+    mem = guest.mem
+    if op["start"] is None:
+        raise CannotReplay("the address of the memory was not recorded")
+    page = mem.geometry.page_size
+    try:
+        if op["start"] % (mem.pages_per_block * page) or op["size"] % (mem.pages_per_block * page):
+            mem.events.log(
+                f"Block size [{mem.pages_per_block * page:#x}] unaligned hotplug range: start {op['start']:#x}, size {op['size']:#x}"
+            )
+            raise HotplugError.of(errno.EINVAL, f"add_memory of {op['size']:#x} bytes at {op['start']:#x}")
+        mem.add_memory(op["start"] // page, op["size"] // page, op["nid"])
+    finally:
+        if mem.rules.movable_has_min:      # 6.12
+            mem.events.uevent("online@container/PNP0A06:04")
+    return 0
+
+
+def _remove_memory(guest, op):
+    page = guest.mem.geometry.page_size
+    guest.mem.blocks.remove(op["start"] // page, op["size"] // page)
+    return 0
+
+
+def _block(guest, op):
+    if op["block"] not in guest.mem.blocks:
+        raise HotplugError.of(errno.ENOENT, f"memory{op['block']}")
+    return guest.mem.blocks[op["block"]]
+
+
+def _write_state(guest, op):
+    _block(guest, op).write_state(op["word"])
+    return 0
+
+
+def _write_online(guest, op):
+    _block(guest, op).write_online(op["value"])
+    return 0
+
+
+def _auto_online_blocks(guest, op):
+    guest.mem.auto_online_blocks = op["word"]
+    return 0
+
+
+def _write_file(guest, op):
+    """Writing to a file below /sys/devices/system/memory."""
+    directory, _, name = op["path"].rpartition("/")
+    if directory:
+        found = re.fullmatch(r"memory(\d+)", directory)
+        if not found or int(found[1]) not in guest.mem.blocks:
+            return "ENOENT"
+        block = {"block": int(found[1])}
+        if name == "state":
+            return _write_state(guest, block | {"word": op["text"]})
+        if name == "online":
+            return _write_online(guest, block | {"value": op["text"]})
+        if name == "uevent":
+            action = op["text"].removesuffix("\n")
+            if action not in ("add", "remove", "change", "move", "online", "offline", "bind", "unbind"):
+                return "EINVAL"
+            guest.mem.events.uevent(f"{action}@{directory}")
+            return 0
+    elif name == "auto_online_blocks":
+        return _auto_online_blocks(guest, {"word": op["text"]})
+    if name in _READ_ONLY:
+        return "EACCES"
+    if name == "probe":
+        return "ENOENT"
+    raise CannotReplay(f"there is no model of the file {op['path']}")
+
+
+def _sysctl(guest, op):
+    mem, name, value = guest.mem, op["name"].removeprefix("vm."), op["value"]
+    try:
+        numbers = [int(part) for part in value.split()]
+    except ValueError:
+        return "EINVAL"
+    if not numbers or min(numbers) < 0:
+        return "EINVAL"
+    if name == "min_free_kbytes":
+        mem.min_free_kbytes = numbers[0]
+    elif name == "lowmem_reserve_ratio":
+        mem.lowmem_reserve_ratio = numbers
+    elif name == "watermark_scale_factor":
+        mem.watermark_scale_factor = numbers[0]
+    else:
+        raise CannotReplay(f"there is no model of the sysctl {op['name']}")
+    return 0
+
+
+def _balloon(guest, op):
+    nr = op["inflate_pages"]
+    done = guest.balloon.inflate(nr) if nr >= 0 else guest.balloon.deflate(-nr)
+    if done != abs(nr):
+        raise CannotReplay(f"{done} of {abs(nr)} pages could be had")
+    return 0
+
+
+def _virtio_mem(guest, op):
+    if op["device"] not in guest.virtio_mem.devices:
+        raise CannotReplay(f"there is no device {op['device']}")
+    guest.virtio_mem.devices[op["device"]].request(op["requested_size"])
+    return 0
+
+
+def _alloc(guest, op):
+    page = guest.mem.geometry.page_size
+    try:
+        guest.alloc(op["region"], -(-op["bytes"] // page))
+    except MemoryError as e:
+        raise CannotReplay(str(e)) from None
+    return 0
+
+
+def _free(guest, op):
+    if op["region"] not in guest.regions:
+        raise CannotReplay(f"region {op['region']} was not allocated")
+    guest.free(op["region"])
+    return 0
+
+
+def _pin(guest, op):
+    if op["region"] not in guest.regions:
+        raise CannotReplay(f"region {op['region']} was not allocated")
+    pages = guest.regions[op["region"]].pages
+    pages.pinned = 0 if op["op"] == "unpin" else min(op.get("pages") or len(pages), len(pages))
+    return 0
+
+
+def _nothing(guest, op):
+    return 0
+
+
+def _load(guest, op):
+    raise CannotReplay("what the load allocated was not recorded")
+
+
+def _other(guest, op):
+    raise CannotReplay(op["text"])
+
+
+_OP = {
+    "add_memory": _add_memory, "remove_memory": _remove_memory, "write_state": _write_state, "write_online": _write_online,
+    "auto_online_blocks": _auto_online_blocks, "write_file": _write_file, "sysctl": _sysctl, "balloon": _balloon,
+    "virtio_mem": _virtio_mem, "alloc": _alloc, "mlock": _nothing, "free": _free, "pin": _pin, "unpin": _pin, "load": _load,
+    "drop_caches": _nothing, "idle": _nothing, "read": _nothing, "other": _other,
+}
+_OPS = {
+    "add_memory": {"start": (int, type(None)), "size": int, "nid": int}, "remove_memory": {"start": int, "size": int},
+    "write_state": {"block": int, "word": str}, "write_online": {"block": int, "value": str}, "auto_online_blocks": {"word": str},
+    "write_file": {"path": str, "text": str}, "sysctl": {"name": str, "value": str}, "balloon": {"inflate_pages": int},
+    "virtio_mem": {"device": str, "requested_size": int}, "alloc": {"region": (int, str), "bytes": int},
+    "mlock": {"region": (int, str)}, "free": {"region": (int, str)}, "pin": {"region": (int, str)}, "unpin": {"region": (int, str)},
+    "load": {}, "drop_caches": {}, "idle": {}, "read": {}, "other": {"text": str},
+}
+
+
+# -- for the command line
+
+def replay_files(paths, engine="bitmap", as_json=False):
+    """What `fastonline replay FILE...` prints: yields (line, differences) a step, and a last line of totals.
+
+    RecordingError (exit status 2) for a file that is no recording, OSError for one that cannot be read."""
+    recordings = [Recording.load(path) for path in paths]
+    total, values, unreplayed, steps = 0, 0, 0, 0
+    for recording in recordings:
+        for step in recording.replay(engine):
+            total += len(step.differences)
+            values += step.compared
+            unreplayed += not step.replayed
+            steps += 1
+            if as_json:
+                line = json.dumps({
+                    "recording": recording.name, "step": step.index, "op": step.op, "errno": step.errno,
+                    "uevents": step.uevents, "kmsg": step.kmsg, "replayed": step.replayed, "reason": step.reason,
+                    "compared": step.compared, "differences": step.differences, "predicted": step.predicted,
+                })
+            else:
+                verdict = "ok" if not step.differences else "; ".join(
+                    f"{what}: predicted {ours}, recorded {real}" for what, ours, real in step.differences
+                )
+                note = "" if step.replayed else f" (not replayed: {step.reason})"
+                line = f"{recording.name} step {step.index} {step.op}: {verdict}{note}"
+            yield line, len(step.differences)
+    if not as_json:
+        yield (f"{len(recordings)} recordings, {steps} steps, {values} values compared, {total} differences, "
+               f"{unreplayed} steps not replayed"), 0
+
+

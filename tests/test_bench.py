@@ -1,0 +1,92 @@
+"""The benchmarks run, each contender does the whole work, and the rates are there. No time is looked at."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pytest_benchmark")
+
+BENCH = Path(__file__).parent.parent / "bench"
+GROUPS = {"section", "section, both phases", "page", "batch", "call", "alloc", "scale, whole", "scale, random", "scale, page by page"}
+CONTENDERS = {"bitmap", "struct_page", "numpy_only", "plain_python"}
+
+
+def run_bench(*args):
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *args, str(BENCH)],
+        capture_output=True, text=True, cwd=BENCH.parent, env=os.environ | {"PYTEST_ADDOPTS": ""},
+    )
+
+
+def test_every_file_runs():
+    done = run_bench("--benchmark-disable", "-k", "not 1Mi and not 4Mi")
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+    assert " failed" not in done.stdout
+
+
+def test_groups_contenders_and_rates(tmp_path):
+    """One workload in every group's place: the JSON holds the rates, and each group its contenders."""
+    done = run_bench(
+        "--benchmark-json", str(tmp_path / "b.json"), "-k", "(section or call or alloc or batch) and not random and not scale"
+    )
+    assert done.returncode == 0, done.stdout
+    found = json.loads((tmp_path / "b.json").read_text())["benchmarks"]
+    for group in ("section", "batch", "call", "alloc"):
+        names = {name for item in found if item["group"] == group for name in CONTENDERS if name in item["name"]}
+        assert names == CONTENDERS, group
+    for item in found:
+        info = item["extra_info"]
+        assert info["ns_per_page"]["min"] == pytest.approx(item["stats"]["min"] * 1e9 / info["pages"])
+        assert info["ns_per_page"]["median"] == pytest.approx(item["stats"]["median"] * 1e9 / info["pages"])
+        assert info["pages_per_second"] == pytest.approx(info["pages"] / item["stats"]["min"])
+
+
+def test_large_sizes_are_asked_for():
+    done = run_bench("--collect-only", "--large")
+    assert done.returncode == 0, done.stdout
+    assert "1Gi" in done.stdout
+    default = run_bench("--benchmark-disable", "-k", "16Mi or 64Mi or 128Mi or 1Gi")
+    assert default.returncode in (0, 5), default.stdout
+    assert "passed" not in default.stdout
+    assert "skipped" in default.stdout
+
+
+@pytest.mark.parametrize("module", ["numpy_only", "plain_python"])
+def test_comparisons_agree_with_the_engine(module, monkeypatch):
+    """The other contenders give the counts that Memory gives, for pages in any order and allocation in between."""
+    import numpy as np
+
+    monkeypatch.syspath_prepend(BENCH)
+    from fastonline_engines import FastOnline
+    from numpy_only import NumpyOnly
+    from plain_python import PlainPython
+
+    nr_pages = 1 << 15
+    other = {"numpy_only": NumpyOnly, "plain_python": PlainPython}[module](nr_pages)
+    engine = FastOnline("bitmap", nr_pages)
+    order = np.random.default_rng(7).permutation(nr_pages)
+    for part in np.split(order, [100, 4000, 20000]):
+        assert other.online_pfns(other.pfns(part)) == engine.online_pfns(engine.pfns(part + engine.first)) == part.size
+        assert other.nr_free() == engine.nr_free()
+        assert other.nr_merges() == engine.nr_merges()
+    again = order[:10]
+    assert other.online_pfns(other.pfns(again)) == engine.online_pfns(engine.pfns(again + engine.first)) == 0
+    for contender in (other, engine):
+        contender.reset()
+        assert contender.nr_free() == [0] * 11
+        for pfn in order[:500].tolist():
+            assert contender.online_page(contender.first + pfn) == 1
+    assert other.nr_free() == engine.nr_free()
+    assert other.nr_merges() == engine.nr_merges()
+    for contender in (other, engine):
+        contender.reset()
+        assert contender.online_range(contender.first, nr_pages) == nr_pages
+        taken = contender.alloc(1000)
+        assert len(set(map(int, taken))) == 1000
+        contender.free(taken)
+        assert contender.nr_free() == [0] * 10 + [nr_pages >> 10]

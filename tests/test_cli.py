@@ -1,0 +1,284 @@
+"""The command line: what it prints, where, and with which exit status."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import fastonline as fo
+from fastonline import cli
+
+CAPTURED = Path(__file__).parent / "data" / "linux-6.18-24g"
+SECTION = 1 << 17
+
+# the first in sys.path is not the current directory: the package that is installed, or named by PYTHONPATH, is run
+COMMAND = [sys.executable, "-P", "-m", "fastonline"]
+QUICK = ["profile", "--engine", "bitmap", "--repeat", "1"]
+
+
+@pytest.fixture
+def run(capfd):
+    """``run(*args)`` -> (exit status, standard output, standard error), as a shell would see them."""
+    def run(*args):
+        try:
+            status = cli.main([str(arg) for arg in args])
+        except SystemExit as e:     # argparse
+            status = e.code
+        out, err = capfd.readouterr()
+        return status, out, err
+    return run
+
+
+@pytest.fixture(scope="module")
+def mem():
+    mem = fo.Memory(fo.X86_64, boot="1G")
+    mem.add_memory(0x40000, 0x10000)
+    mem.online_pages(0x40000, 0x8000)
+    return mem
+
+
+@pytest.fixture
+def saved(mem, tmp_path):
+    path = tmp_path / "machine"
+    mem.save(path)
+    return path
+
+
+def altered(tmp_path):
+    """A captured directory whose kernel said something else of one zone than its page map."""
+    path = tmp_path / "altered"
+    shutil.copytree(CAPTURED, path, copy_function=shutil.copyfile)
+    text = (path / "buddyinfo").read_text()
+    line = next(line for line in text.splitlines() if "DMA32" in line)
+    words = line.rsplit(None, 1)
+    (path / "buddyinfo").write_text(text.replace(line, f"{words[0]} {int(words[1]) + 1} "))
+    return path
+
+
+# -- profile
+
+def test_profile_prints_both_engines_side_by_side(run):
+    status, out, err = run("profile", "--repeat", "1")
+    assert (status, err) == (0, "")
+    assert "bitmap" in out
+    assert "struct_page" in out
+    rows = {line[:16].strip(): line.split() for line in out.splitlines()}
+    for name in ("ascending", "random", "batches of 512", "one batch"):
+        assert rows[name][-1] == "130944"
+    assert rows["whole, order 10"][-1] == rows["online_pages"][-1] == "0"
+    for phase in ("prepare", "flags", "buddy", "accounting", "notify"):
+        assert len(rows[phase]) == 7
+
+
+def test_profile_of_the_threads_case(run):
+    status, out, err = run(*QUICK, "--geometry", "X86_32_PAE", "--rules", "2.6.25", "--order", "0", "--order", "10", "--json", "-")
+    assert (status, err) == (0, "")
+    result = json.loads(out)
+    assert (result["geometry"], result["rules"], result["nr_pages"], result["start_pfn"]) == ("X86_32_PAE", "2.6.25", SECTION, 0x40000)
+    merges = {row["workload"]: sum(row["merges"]) for row in result["rows"]}
+    assert merges == {
+        "whole, order 0": 130944, "whole, order 10": 0, "ascending": 130944, "random": 130944, "batches of 512": 130944,
+        "one batch": 130944, "online_pages": 130944,
+    }
+
+
+def test_profile_sizes(run):
+    status, out, _ = run(*QUICK, "--section", "256M", "--json", "-")
+    assert (status, json.loads(out)["nr_pages"]) == (0, SECTION // 2)
+
+
+def test_profile_json_file_comes_beside_the_text(run, tmp_path):
+    status, out, _ = run(*QUICK, "--json", tmp_path / "p.json")
+    assert status == 0
+    assert out.startswith("onlining 512M at pfn 0x40000")
+    assert json.loads((tmp_path / "p.json").read_text())["section"] == "512M"
+
+
+def test_profile_plot(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert run(*QUICK, "--plot", tmp_path / "p.png")[0] == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_profile_plot_without_matplotlib(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "fastonline.cost.plots", raising=False)
+    assert run(*QUICK, "--plot", tmp_path / "p.png") == (
+        2, "", "fastonline: drawing needs matplotlib: pip install 'fastonline[plot]'\n"
+    )
+
+
+def test_profile_from_a_capture(run):
+    status, out, err = run("profile", "--repeat", "1", "--capture", CAPTURED)
+    assert (status, err) == (0, "")
+    assert "onlining 512M at pfn 0x640000" in out
+    for zone in ("DMA", "DMA32", "Normal"):
+        assert f"Node 0, zone {zone:>8}: predicted buddyinfo matches the kernel's\n" in out
+
+
+def test_profile_says_where_the_prediction_differs(run, tmp_path):
+    status, out, err = run(*QUICK, "--capture", altered(tmp_path))
+    assert (status, err) == (1, "")
+    assert "zone    DMA32: predicted buddyinfo differs from the kernel's\n" in out
+    assert "zone   Normal: predicted buddyinfo matches the kernel's\n" in out
+    assert out.count("Node 0, zone    DMA32") == 3     # the verdict, the kernel's line, the predicted one
+
+
+def test_profile_of_a_busy_zone_is_no_failed_check(run, tmp_path):
+    capture = fo.Capture.load(altered(tmp_path))
+    replace(capture, quiet=capture.quiet | {(0, "DMA32"): False}).save(tmp_path / "busy")
+    status, out, _ = run(*QUICK, "--capture", tmp_path / "busy")
+    assert status == 0
+    assert "zone    DMA32: predicted buddyinfo differs from the kernel's; pages came and went while it was captured\n" in out
+
+
+# -- show and capture
+
+@pytest.mark.parametrize("what", ["buddyinfo", "zoneinfo", "pagetypeinfo", "lsmem"])
+def test_show_of_a_saved_machine(run, mem, saved, what):
+    assert run("show", what, saved) == (0, getattr(mem, what)(), "")
+
+
+def test_show_of_a_capture_is_the_kernels_text(run, tmp_path):
+    text = (CAPTURED / "buddyinfo").read_text()
+    assert run("show", "buddyinfo", CAPTURED) == (0, text, "")
+    fo.Capture.load(CAPTURED).save(tmp_path / "file")
+    assert run("show", "buddyinfo", tmp_path / "file") == (0, text, "")
+
+
+def test_capture_and_show_of_the_running_kernel(run, tmp_path):
+    path = tmp_path / "here"
+    status, out, err = run("capture", path)
+    assert out == ""
+    if status == 2:
+        assert err.count("\n") == 1
+        assert err.startswith("fastonline: /proc/")
+        assert not path.exists()
+        assert run("show", "buddyinfo", "--live")[0] == 2
+        pytest.skip(f"the running kernel cannot be read: {err}")
+    assert status == 0
+    status, out, _ = run("show", "zoneinfo", path)
+    assert status == 0
+    assert out == fo.Capture.load(path).machine().zoneinfo()
+
+
+def test_capture_of_a_busy_kernel_says_so(run, tmp_path, monkeypatch):
+    capture = fo.Capture.load(CAPTURED)
+    busy = replace(capture, quiet=capture.quiet | {(0, "Normal"): False})
+    monkeypatch.setattr(fo.Capture, "live", lambda: busy)
+    status, out, err = run("capture", tmp_path / "busy")
+    assert (status, out) == (0, "")
+    assert err.endswith("may differ in node 0 zone Normal: pages came and went meanwhile\n")
+
+
+# -- wrong use
+
+@pytest.mark.parametrize(("args", "says"), [
+    ([], "required: COMMAND"),
+    (["melt"], "'melt'"),
+    (["profile", "--section", "half"], "'half' is not a size"),
+    (["profile", "--section", "100M"], "100M is not whole sections of X86_64, of 128M each"),
+    (["profile", "--section", "9999999T"], "memory ends at pfn 0x400000000"),
+    (["profile", "--geometry", "VAX"], "'VAX' is none of X86_32_PAE"),
+    (["profile", "--rules", "2.4"], "'2.4' is none of 2.6.25"),
+    (["profile", "--engine", "slab"], "'slab'"),
+    (["profile", "--order", "11"], "order 11"),
+    (["profile", "--order", "x"], "'x'"),
+    (["profile", "--repeat", "0"], "'0' is not a whole number of at least 1"),
+    (["profile", "--repeat", "-3"], "'-3'"),
+    (["profile", "--live", "--capture", "x"], "not allowed with"),
+    (["profile", "--geometry", "X86_64", "--capture", CAPTURED], "it has its own"),
+    (["profile", "--capture", "/nonexistent"], "/nonexistent: No such file or directory"),
+    ([*QUICK, "--json", "/nonexistent/p.json"], "/nonexistent/p.json: No such file or directory"),
+    (["show", "buddyinfo"], "FILE --live is required"),
+    (["show", "slabinfo", "x"], "'slabinfo'"),
+    (["show", "buddyinfo", "/nonexistent"], "/nonexistent: No such file or directory"),
+    (["show", "buddyinfo", __file__], "neither a saved machine nor a capture"),
+    (["show", "buddyinfo", os.path.dirname(__file__)], "not a capture"),
+    (["capture"], "required: FILE"),
+], ids=str)
+def test_one_line_and_status_2(run, args, says):
+    status, _, err = run(*args)
+    assert status == 2
+    assert says in err
+    assert err.count("\n") == 1
+    assert err.startswith("fastonline")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 100, -1])
+def test_truncated_files(run, saved, keep):
+    capture = saved.with_name("capture")
+    fo.Capture.load(CAPTURED).save(capture)
+    for path in (saved, capture):
+        path.write_bytes(path.read_bytes()[:keep])
+        status, out, err = run("show", "lsmem", path)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert str(path) in err
+    assert run(*QUICK, "--capture", capture)[0] == 2
+
+
+def test_altered_file(run, saved):
+    data = bytearray(saved.read_bytes())
+    data[len(data) // 2] ^= 1
+    saved.write_bytes(data)
+    status, out, err = run("show", "lsmem", saved)
+    assert (status, out) == (2, "")
+    assert "altered" in err
+
+
+def test_unreadable_kernel_says_which_right_is_missing(run, monkeypatch):
+    def refused():
+        raise PermissionError(1, "reading it takes the capability CAP_SYS_ADMIN", "/proc/kpageflags")
+    monkeypatch.setattr(fo.Capture, "live", refused)
+    for args in (["profile", "--live"], ["show", "buddyinfo", "--live"], ["capture", "x"]):
+        assert run(*args) == (2, "", "fastonline: /proc/kpageflags: reading it takes the capability CAP_SYS_ADMIN\n")
+
+
+# -- pipes, signals, terminals
+
+def test_installed_program_and_module_are_the_same():
+    by_module = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True)
+    assert by_module.returncode == 0
+    assert all(command in by_module.stdout for command in ("profile", "show", "capture"))
+
+
+def test_silent_in_a_pipe():
+    done = subprocess.run([*COMMAND, *QUICK], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("args", "statuses"), [
+    (["show", "zoneinfo", CAPTURED], {141}),
+    (["--help"], {0, 141}),     # argparse hides it when output is not buffered
+], ids=["show", "help"])
+def test_broken_pipe(args, statuses):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, *args], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode in statuses
+
+
+def test_ctrl_c(run, monkeypatch):
+    def interrupted(**arguments):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(cli, "profile", interrupted)
+    assert run("profile") == (130, "", "")
+
+
+def test_progress_on_a_terminal_only(monkeypatch):
+    pytest.importorskip("tqdm")
+    steps = [1, 2, 3]
+    assert cli.progress(steps) is steps
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    shown = cli.progress(steps)
+    assert shown is not steps
+    assert list(shown) == steps
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert cli.progress(steps) is steps

@@ -1,0 +1,22 @@
+"""errors.py: the kernel's errno, with the range in hex."""
+
+import errno
+import pickle
+
+import pytest
+
+from fastonline.errors import HotplugError, pfn_range
+
+
+def test_hotplug_error_is_an_oserror_with_the_kernels_errno():
+    error = HotplugError.of(errno.EBUSY, "offline_pages of [pfn 0x100-0x1ff]: page 0x17f is in use")
+    assert isinstance(error, OSError)
+    assert error.errno == errno.EBUSY
+    assert str(error) == "EBUSY: offline_pages of [pfn 0x100-0x1ff]: page 0x17f is in use (Device or resource busy)"
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.errno, str(again)) == (HotplugError, error.errno, str(error))
+
+
+@pytest.mark.parametrize("start, nr, text", [(0, 1, "[pfn 0x0-0x0]"), (0x40000, 0x20000, "[pfn 0x40000-0x5ffff]")])
+def test_pfn_range(start, nr, text):
+    assert pfn_range(start, nr) == text

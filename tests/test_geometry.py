@@ -1,0 +1,90 @@
+"""geometry.py: the thread's figures, and illegal geometries refused with the kernel's reason (4.2, 4.3, 4.4)."""
+
+from dataclasses import replace
+
+import pytest
+
+import fastonline as fo
+from fastonline.geometry import PRESETS, format_size
+
+
+def test_the_threads_figures():
+    """Dave Hansen's "~500k of overhead with 1MB sections" is exact for a flat table under PAE. Expect 512 KiB."""
+    pae = fo.X86_32_PAE
+    assert pae.section_table_bytes("1M") == 512 << 10
+    assert pae.section_table_bytes("4M") == 128 << 10
+    assert pae.section_table_bytes() == 128 * 8
+    assert replace(fo.X86_64, max_physmem_bits=40).section_table_bytes("1M") == 16 << 20
+    assert pae.smallest_section_size_bits == 29
+    assert (pae.sections_width, pae.zones_width, pae.flags_reserved) == (7, 2, 9)
+    assert pae.pages_per_section == 131072
+    assert pae.memmap_bytes(32) == 4 << 20
+    assert pae.usemap_bytes() == 96
+    assert fo.X86_64.memmap_bytes(56) == 1792 << 10
+    assert fo.X86_64.memmap_bytes(64) == 2 << 20
+    assert fo.X86_64.usemap_bytes() == 24
+    assert fo.X86_64.nr_mem_sections == 1 << 19
+    assert fo.X86_64.pages_per_subsection == 512
+    assert replace(fo.X86_64, section_size_bits=22).smallest_section_size_bits == 22     # 4 MiB: MAX_PAGE_ORDER + PAGE_SHIFT
+
+
+@pytest.mark.parametrize("geometry, section, order, pageblock", [
+    (fo.X86_32_PAE, "512M", 10, 9), (fo.X86_64, "128M", 10, 9), (fo.ARM64_4K, "128M", 10, 9), (fo.ARM64_64K, "512M", 13, 13),
+    (fo.S390X, "256M", 8, 8),
+], ids=lambda value: getattr(value, "name", None))
+def test_presets(geometry, section, order, pageblock):
+    assert PRESETS[geometry.name] is geometry
+    assert format_size(geometry.section_size) == section
+    assert (geometry.max_page_order, geometry.pageblock_order) == (order, pageblock)
+    assert geometry.page_size * geometry.pages_per_section == geometry.section_size
+    assert geometry.max_pfn == geometry.nr_mem_sections * geometry.pages_per_section
+
+
+ILLEGAL = [
+    (fo.X86_32_PAE, {"section_size_bits": 28}, "8 section bits .* FLAGS_RESERVED|FLAGS_RESERVED.*8 section bits", "PAE below 512 MiB"),
+    (fo.X86_32_PAE, {"section_size_bits": 20}, "MAX_ORDER exceeds SECTION_SIZE", "1 MiB sections"),
+    (fo.X86_64, {"section_size_bits": 21}, "Allocator MAX_ORDER exceeds SECTION_SIZE", "2 MiB sections"),
+    (fo.X86_64, {"section_size_bits": 21}, "at least 22", "the minimum is 4 MiB"),
+    (fo.X86_64, {"max_page_order": 16}, "max_page_order 16", "a buddy order past 13"),
+    (fo.X86_64, {"max_page_order": 5}, "max_page_order 5", "a buddy order below a word"),
+    (fo.X86_64, {"section_size_bits": 22, "pageblock_order": 11}, "pageblock", "a pageblock larger than a section"),
+    (fo.X86_64, {"section_size_bits": 47}, "larger than memory", "a section larger than memory"),
+    (fo.X86_64, {"zone_limits": (("DMA", 12345), ("Normal", None))}, "0x3039", "a zone that ends inside a block"),
+    (fo.X86_64, {"hotplug_zone": "HighMem"}, "HighMem", "no such hotplug zone"),
+]
+
+
+@pytest.mark.parametrize("geometry, change, reason, what", ILLEGAL, ids=[case[3] for case in ILLEGAL])
+def test_illegal_geometries(geometry, change, reason, what):
+    with pytest.raises(ValueError, match=reason):
+        replace(geometry, **change)
+
+
+def test_29_bits_is_the_limit_and_compiles():
+    assert replace(fo.X86_32_PAE, section_size_bits=29).sections_width == 7
+    with pytest.raises(ValueError, match="at least 29"):
+        replace(fo.X86_32_PAE, section_size_bits=28)
+
+
+@pytest.mark.parametrize("size, expected", [
+    ("512M", 512 << 20), ("1G", 1 << 30), ("4096", 4096), (4096, 4096), ("8k", 8192), (" 2 T".replace(" ", ""), 2 << 40), ("1GiB", 1 << 30),
+    ("64MB", 64 << 20), ("0", 0), ("3P", 3 << 50),
+])
+def test_sizes(size, expected):
+    assert fo.parse_size(size) == expected
+    assert fo.parse_size(format_size(expected)) == expected
+
+
+@pytest.mark.parametrize("size, expected", [
+    ("", ValueError), ("M", ValueError), ("1.5G", ValueError), ("-1", ValueError), ("1X", ValueError), ("١", ValueError), (-1, ValueError),
+    (1.0, TypeError), (True, TypeError), (None, TypeError),
+])
+def test_sizes_that_are_none(size, expected):
+    with pytest.raises(expected):
+        fo.parse_size(size)
+
+
+@pytest.mark.parametrize("size", [0, 3, "3M", 1 << 37, -1])
+def test_section_tables_that_are_none(size):
+    with pytest.raises(ValueError):
+        fo.X86_32_PAE.section_table_bytes(size)

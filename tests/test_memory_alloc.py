@@ -1,0 +1,132 @@
+"""hotplug/memory: the allocator's calls (2.2), whichever engine."""
+
+import numpy as np
+import pytest
+from conftest import SMALL_64, SMALL_64K
+
+import fastonline as fo
+
+S = 256
+
+
+@pytest.fixture
+def mem(make_machine):
+    mem = make_machine(boot=None)
+    mem.add_memory(0, 2 * S)
+    mem.online_pages(0, 2 * S)
+    return mem
+
+
+def test_smallest_block_that_fits(mem):
+    """
+        free:   one block of order 2 (4-7), the rest of order 6
+    Expect order 2 and below from it while it lasts, higher orders from a large block.
+    """
+    mem.alloc_contig_range(0, 64)
+    mem.free_pfns([4, 5, 6, 7])
+    assert mem.zones["Normal"].nr_free == (0, 0, 1, 0, 0, 0, 7)
+    assert mem.alloc_pages(3) >= 64
+    assert mem.alloc_pages(1) == 4
+    assert mem.alloc_pages(0) == 6
+    assert mem.stats()["allocations"] == [65, 1, 0, 1, 0, 0, 0]
+
+
+def test_expand_counts(mem):
+    """One page from a block of order 6. Expect six splits, one a order, and one free block of each order below."""
+    mem.alloc_pages()
+    assert mem.stats()["splits"] == [0, 1, 1, 1, 1, 1, 1]
+    assert mem.zones["Normal"].nr_free == (1, 1, 1, 1, 1, 1, 7)
+    mem.validate()
+
+
+@pytest.mark.parametrize("order", range(7))
+def test_alloc_and_free_gives_it_all_back(mem, order):
+    before = mem.zones["Normal"].nr_free
+    pfns = mem.alloc_pages_bulk(2 * S >> order, order)
+    assert len(set(pfns.tolist())) == 2 * S >> order and not np.any(pfns & (1 << order) - 1)
+    assert pfns.dtype == np.int64
+    assert mem.zones["Normal"].free_pages == 0 and mem.zones["Normal"].managed_pages == 2 * S
+    with pytest.raises(MemoryError):
+        mem.alloc_pages()
+    mem.validate()
+    for pfn in np.random.default_rng(order).permutation(pfns):
+        mem.free_pages(pfn, order)
+    assert mem.zones["Normal"].nr_free == before
+    assert mem.stats()["merges"][order:] == [2 * S >> k + 1 for k in range(order, 6)] + [0]
+    mem.validate()
+
+
+def test_bulk_is_the_same_calls_one_by_one(mem):
+    for order, nr in ((0, 300), (2, 17), (0, 0)):
+        other = mem.copy()
+        assert mem.alloc_pages_bulk(nr, order).tolist() == [other.alloc_pages(order) for _ in range(nr)]
+        assert mem.stats()["splits"] == other.stats()["splits"] and mem.buddyinfo() == other.buddyinfo()
+
+
+def test_bulk_is_all_or_nothing(mem):
+    before = mem.buddyinfo(), mem.stats()
+    with pytest.raises(MemoryError, match="513 blocks of order 0 were asked for, 512 are free"):
+        mem.alloc_pages_bulk(513)
+    assert (mem.buddyinfo(), mem.stats()) == before
+
+
+def test_zonelist_goes_from_the_highest_down(make_machine):
+    """Expect Normal first, then DMA32, then DMA; a zone that is named is the only one."""
+    mem = make_machine(boot="4M")
+    assert [mem.zone_of(int(p)).name for p in mem.alloc_pages_bulk(1024, 0)[[0, 767, 768, 959, 960, 1023]]] == [
+        "Normal", "Normal", "DMA32", "DMA32", "DMA", "DMA"]
+    with pytest.raises(MemoryError, match="DMA32"):
+        mem.alloc_pages(0, "DMA32")
+    with pytest.raises(MemoryError):
+        mem.alloc_pages(0, mem.zones["Movable"])
+
+
+def test_blocks_never_merge_over_zones(make_machine):
+    """
+        DMA | 0 ... 63 |  DMA32 | 64 ... 255 |     boot, blocks of order 6
+    Expect a zone's border to keep its blocks apart even where both are free and aligned (2.1: same page_zone_id).
+    """
+    mem = make_machine(boot="1M")
+    assert [mem.zones[name].nr_free[6] for name in ("DMA", "DMA32")] == [1, 3]
+    pfns = mem.alloc_pages_bulk(256)
+    mem.free_pfns(np.random.default_rng(0).permutation(pfns))
+    assert [mem.zones[name].nr_free[6] for name in ("DMA", "DMA32")] == [1, 3]
+
+
+def test_order_13(engine):
+    """64 KiB pages: one section is one block of 8192 pages. Expect 8191 merges one way and 13 splits the other."""
+    mem = fo.Memory(SMALL_64K, engine=engine)
+    mem.add_memory(0, 16384)
+    mem.prepare_online_pages(0, 16384)
+    assert mem.mark_pfns_onlined(np.random.default_rng(1).permutation(16384)) == 16384
+    assert mem.zones["Normal"].nr_free == (0,) * 13 + (2,)
+    assert sum(mem.stats()["merges"]) == 2 * 8191
+    assert mem.alloc_pages(0) % 8192 == 0
+    assert mem.zones["Normal"].nr_free == (1,) * 14
+    assert mem.alloc_pages(13) % 8192 == 0
+    mem.validate()
+
+
+def test_host_pages_are_not_managed(mem):
+    """RECORDED 9: inflating and deflating changes managed and totals page for page, present and spans never."""
+    zone = mem.zones["Normal"]
+    pfns = mem.alloc_pages_bulk(100).tolist()
+    for pfn in pfns:
+        mem.set_page_offline(pfn)
+    assert (zone.present_pages, zone.managed_pages, zone.free_pages, mem.totalram_pages) == (512, 412, 412, 412)
+    for pfn in pfns:
+        mem.clear_page_offline(pfn)
+        mem.free_pages(pfn)
+    assert (zone.managed_pages, zone.nr_free[6]) == (512, 8)
+    mem.validate()
+
+
+def test_contiguous_range(mem):
+    mem.alloc_contig_range(10, 100)
+    assert mem.stats()["allocations"][0] == 100
+    assert mem.zones["Normal"].nr_free == (0, 2, 0, 1, 1, 0, 6)
+    mem.free_pfns(range(10, 110))
+    assert mem.zones["Normal"].nr_free[6] == 8
+    with pytest.raises(fo.HotplugError, match="0x1ff"):
+        mem.alloc_pages_bulk(512), mem.free_pfns(range(511)), mem.alloc_contig_range(0, 512)
+    assert SMALL_64.max_page_order == 6

@@ -1,0 +1,246 @@
+"""hotplug/memory: adding, preparing and marking; a scenario for each row of the kernel's behaviour that the two phases mirror."""
+
+import errno
+
+import numpy as np
+import pytest
+from conftest import SMALL_PAE, by_zone
+
+import fastonline as fo
+
+S = 256
+ALL_RULES = pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+
+
+def counters(zone):
+    return zone.start_pfn, zone.spanned_pages, zone.present_pages, zone.managed_pages
+
+
+@ALL_RULES
+def test_add_changes_no_zone(make_machine, rules):
+    """
+        0        1024   1280
+        | boot  |  add  |
+    Expect a present section of Reserved pages and nothing else: no span, no present, no free page (1.2, 3.1).
+    """
+    mem = make_machine(boot="4M", rules=rules)
+    before = mem.zoneinfo(), mem.buddyinfo(), mem.totalram_pages
+    mem.add_memory(1024, S)
+    assert (mem.zoneinfo(), mem.buddyinfo(), mem.totalram_pages) == before
+    assert set(mem.page_states(1024, S).tolist()) == {1}
+    assert mem.sections.present_section_nr(4) and not mem.sections.online_section_nr(4)
+
+
+def test_2_6_25_widens_the_range_and_swallows_what_is_there(make_machine):
+    """
+        section   4            5            6
+                  |   [#######|####]       |        add 1100..1399
+    Expect sections 4 and 5 present; the rest of 4 can be added later, the same range cannot (1.2).
+    """
+    mem = make_machine(boot=None, rules=fo.LINUX_2_6_25)
+    mem.add_memory(1100, 300)
+    assert mem.sections.runs() == [(4, 2)]
+    mem.add_memory(1024, 76)
+    assert list(mem.resources) == [(1024, 1100), (1100, 1400)]
+    with pytest.raises(fo.HotplugError) as caught:
+        mem.add_memory(1399, 10)
+    assert caught.value.errno == errno.EEXIST
+
+
+def test_2_6_25_onlines_ram_only(make_machine):
+    """7.1: pages that no System RAM resource holds are skipped; a range of none of them gives 0, and still grows the span.
+
+        section 4      | 1024 .... 1100 RAM 1200 .... 1280 |
+    Expect the 100 pages of RAM from an online of the whole section, and 0 from one of what lies behind.
+    """
+    mem = make_machine(boot=None, rules=fo.LINUX_2_6_25)
+    mem.add_memory(1100, 100)
+    assert mem.online_pages(1200, 80) == 0
+    assert counters(mem.zones["Normal"]) == (1200, 80, 0, 0)
+    assert mem.online_pages(1024, S) == 100
+    assert counters(mem.zones["Normal"]) == (1024, S, 100, 100)
+    assert mem.online_pages(1024, S) == 0
+    mem.validate()
+
+
+@ALL_RULES
+def test_prepare_grows_spans_and_onlines_nothing(make_machine, rules):
+    """
+        zone Normal          empty  ->  [1024, 1280)
+    Expect the whole range spanned; present by the whole range today, not at all under 2.6.25; nothing managed or free (1.3, 3.2).
+    """
+    mem = make_machine(boot=None, rules=rules)
+    mem.add_memory(1024, S)
+    mem.prepare_online_pages(1024, S)
+    zone = mem.zones["Normal"]
+    assert counters(zone) == (1024, S, 0 if rules is fo.LINUX_2_6_25 else S, 0)
+    assert (mem.nodes[0].start_pfn, mem.nodes[0].spanned_pages) == (1024, S)
+    assert zone.free_pages == 0 and mem.totalram_pages == 0
+    assert set(mem.page_states(1024, S).tolist()) == {0b10001}
+
+
+@ALL_RULES
+def test_marks_onlines_what_is_reserved_and_once(make_machine, rules):
+    """
+        prepared    | 1024 ............................ 1280 |
+        mark            [1030-1039]   [1035-1044]
+    Expect 10, then the 5 that are new, then 0; managed and totals follow, "prepared but unbacked" is present - managed today.
+    """
+    mem = make_machine(boot=None, rules=rules)
+    mem.add_memory(1024, S)
+    mem.prepare_online_pages(1024, S)
+    assert [mem.mark_pages_onlined(1030, 10), mem.mark_pages_onlined(1035, 10), mem.mark_pages_onlined(1035, 10)] == [10, 5, 0]
+    zone = mem.zones["Normal"]
+    assert zone.managed_pages == zone.free_pages == mem.totalram_pages == mem.stats()["pages_onlined"] == 15
+    assert zone.present_pages - zone.managed_pages == (0 if rules is fo.LINUX_2_6_25 else S - 15)
+    assert mem.mark_pages_onlined(1024) == 1
+    assert mem.mark_pages_onlined(1024, S) == S - 16
+    assert zone.nr_free == (0, 0, 0, 0, 0, 0, 4)
+
+
+def test_512m_under_pae_page_by_page_and_whole(engine):
+    """The thread's section: 131072 pages of HighMem.
+
+    Expect 128 blocks of order 10 either way, 130944 merges page by page, none for blocks of order 10; managed and totalhigh alike.
+    """
+    results = []
+    for order in (0, 10):
+        mem = fo.Memory(fo.X86_32_PAE, boot="512M", rules=fo.LINUX_2_6_25, engine=engine)
+        mem.add_memory(1 << 17, 1 << 17)
+        mem.prepare_online_pages(1 << 17, 1 << 17)
+        assert mem.mark_pages_onlined(1 << 17, 1 << 17, order=order) == 1 << 17
+        zone = mem.zones["HighMem"]
+        results.append((sum(mem.stats()["merges"]), mem.stats()["frees"][order]))
+        assert zone.nr_free == (0,) * 10 + (128,) and counters(zone) == (1 << 17, 1 << 17, 1 << 17, 1 << 17)
+        assert mem.totalhigh_pages == 1 << 17
+        mem.validate()
+    assert results == [(131072 - 128, 131072), (0, 128)]
+
+
+def test_merges_an_order_are_halves(engine):
+    """2.1: 64 pages one by one. Expect 32 merges of order 0, 16 of order 1 ... 1 of order 5, whatever the order of the pages."""
+    for pfns in (np.arange(64), np.arange(64)[::-1], np.random.default_rng(3).permutation(64)):
+        mem = fo.Memory(SMALL_PAE, rules=fo.LINUX_2_6_25, engine=engine)
+        mem.add_memory(0, S)
+        mem.prepare_online_pages(0, S)
+        assert mem.mark_pfns_onlined(pfns) == 64
+        assert mem.stats()["merges"] == [32, 16, 8, 4, 2, 1, 0]
+        assert mem.zones["HighMem"].nr_free == (0, 0, 0, 0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.uint64, np.int16, ">u4", list, range])
+def test_arrays_of_every_width(make_machine, dtype):
+    mem = make_machine(boot=None)
+    mem.add_memory(0, S)
+    mem.prepare_online_pages(0, S)
+    pfns = range(3, 200, 2)
+    given = pfns if dtype is range else list(pfns) if dtype is list else np.array(pfns, dtype)
+    assert mem.mark_pfns_onlined(given) == 99
+    assert np.flatnonzero(mem.page_states(0, S) == 0b10010).tolist() == list(pfns)
+    assert mem.mark_pfns_onlined([]) == 0
+    assert mem.mark_pfns_onlined(np.arange(0, 2 * S, 2)[:100][::-1]) == 100
+
+
+def test_spans_as_recorded(engine):
+    """RECORDED 3: blocks 35,32,39,33,38,34,36,37 to Movable, one after the other. Expect the recorded (start, spanned, present)."""
+    block = 32768
+    mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
+    mem.add_memory(32 * block, 8 * block)
+    seen = []
+    for nr in (35, 32, 39, 33, 38, 34, 36, 37):
+        mem.online_pages(nr * block, block, fo.MMOP_ONLINE_MOVABLE)
+        seen.append(counters(by_zone(mem)["Movable"])[:3])
+        assert by_zone(mem)["Movable"].nr_free == (0,) * 10 + (32 * len(seen),)
+    assert seen == [(0x118000, 32768, 32768), (0x100000, 131072, 65536)] + [
+        (0x100000, 262144, present) for present in (98304, 131072, 163840, 196608, 229376, 262144)]
+
+
+def test_zones_may_overlap_and_never_share_a_block(make_machine):
+    """RECORDED 5: no placement is refused. Movable inside Normal, Normal inside Movable; a 2.6.25 range over boot zones keeps them."""
+    mem = make_machine(boot=None)
+    mem.add_memory(0, 8 * S)
+    for nr, kind in ((0, 2), (4, 2), (1, 3), (6, 3), (5, 2)):
+        mem.online_pages(nr * S, S, kind)
+    assert counters(by_zone(mem)["Normal"]) == (0, 6 * S, 3 * S, 3 * S)
+    assert counters(by_zone(mem)["Movable"]) == (S, 6 * S, 2 * S, 2 * S)
+    mem.validate()
+    old = make_machine(boot="4M", rules=fo.LINUX_2_6_25)
+    zones = [counters(zone)[2:] for zone in old.zones.values()]
+    assert old.online_pages(0, 1024) == 0
+    assert [counters(zone)[2:] for zone in old.zones.values()] == zones
+    old.validate()
+
+
+def test_half_of_a_block_cannot_change_its_zone(make_machine):
+    """A pageblock may be offlined out of a buddy block, and comes back to the same zone only. Expect EINVAL for Movable."""
+    mem = make_machine(boot=None)
+    mem.add_memory(0, S)
+    mem.online_pages(0, S)
+    mem.offline_pages(32, S - 32)
+    with pytest.raises(fo.HotplugError, match="Normal") as caught:
+        mem.online_pages(32, S - 32, fo.MMOP_ONLINE_MOVABLE)
+    assert caught.value.errno == errno.EINVAL
+    assert mem.online_pages(32, S - 32) == S - 32
+    mem.validate()
+
+
+# -- online_page_callback, 3.3
+
+def test_callback_slot(make_machine):
+    """One slot for all: EINVAL for a second callback, and for restoring one that is not set; generic_online_page is the default."""
+    mem = make_machine()
+    def mine(pfn, order):
+        raise AssertionError
+    with mem.set_online_page_callback(mine) as given:
+        assert given is mine and mem.online_page_callback is mine
+        for refused in (lambda: mem.set_online_page_callback(print), lambda: mem.restore_online_page_callback(print)):
+            with pytest.raises(fo.HotplugError) as caught:
+                refused()
+            assert caught.value.errno == errno.EINVAL
+    assert mem.online_page_callback is None
+    mem.restore_online_page_callback(mem.generic_online_page)
+    with pytest.raises(TypeError):
+        mem.set_online_page_callback(None)
+
+
+@ALL_RULES
+def test_callback_keeps_pages_back(make_machine, rules):
+    """
+        blocks of a section      0   1   2   3          (order 0 under 2.6.25: 256 pages)
+        the callback gives          yes     yes
+    Expect half of the pages online, counted once; the rest Reserved, given later by generic_online_page alone.
+    """
+    mem = make_machine(boot=None, rules=rules)
+    mem.add_memory(0, S)
+    orders = set()
+    def odd(pfn, order):
+        orders.add(order)
+        if pfn // 64 % 2:
+            assert mem.generic_online_page(pfn, order) == 1 << order
+    mem.set_online_page_callback(odd)
+    assert mem.online_pages(0, S) == 128
+    assert orders == ({0} if rules is fo.LINUX_2_6_25 else {6})
+    zone = mem.zones["Normal"]
+    assert zone.managed_pages == mem.stats()["pages_onlined"] == 128
+    assert zone.present_pages == (128 if rules is fo.LINUX_2_6_25 else S)
+    assert mem.mark_pfns_onlined([0, 70]) == 0
+    assert mem.generic_online_page(0, 6) == 64 and mem.generic_online_page(0, 6) == 0
+    assert mem.stats()["pages_onlined"] == 192
+    mem.validate()
+
+
+# -- nodes
+
+def test_nodes_come_and_go(make_machine):
+    """RECORDED 6 (S10): a node is there with its first memory, has zones of its own, and goes with its last section."""
+    mem = make_machine(boot="1M", rules=fo.LINUX_6_1)
+    mem.add_memory(1024, 2 * S, 1)
+    assert list(mem.nodes) == [0, 1] and (1, "Normal") in mem.zones and mem.section_nid(4) == 1
+    mem.online_pages(1024, S)
+    assert mem.zones[1, "Normal"].managed_pages == S and mem.nodes[1].managed_pages == S and mem.zones["Normal"].managed_pages == 0
+    assert mem.alloc_pages(0, (1, "Normal")) in range(1024, 1024 + S)
+    mem.free_pages(int(np.flatnonzero(mem.page_states(1024, S) == 0b10000)[0]) + 1024)
+    mem.offline_pages(1024, S)
+    mem.remove_memory(1024, 2 * S)
+    assert list(mem.nodes) == [0] and (1, "Normal") not in mem.zones
+    mem.validate()

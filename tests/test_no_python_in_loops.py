@@ -1,0 +1,91 @@
+"""No Python in hot loops: Cython's own annotation gives every line of a nogil function score 0, and no performance hint is printed."""
+
+import os
+import re
+import shutil
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+import fastonline
+
+PACKAGE = Path(fastonline.__file__).parent
+SOURCES = [*sorted((PACKAGE / "core").glob("*.pyx")), PACKAGE / "hotplug" / "watermarks.pyx", PACKAGE / "hotplug" / "memory.pyx"]
+LINE = re.compile(r'<pre class="cython line score-(\d+)".*?>.*?(\d+)</span>: (.*)</pre>')
+FUNCTION = re.compile(r"^(?P<indent> *)cdef (?!class|struct|extern|enum).*\(.*\).* nogil:")
+OPEN = re.compile(r"^ *cdef [^()]*\([^()]*$")      # a signature that goes on in the next line
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory):
+    """{path in the package: its annotation as HTML}, and what cythonize printed."""
+    build = pytest.importorskip("Cython.Build", reason="Cython is not installed")
+    if not all(source.exists() for source in SOURCES):
+        pytest.skip("an installed package carries no .pyx to look at")
+    tree = tmp_path_factory.mktemp("annotated")
+    shutil.copytree(PACKAGE, tree / "fastonline", ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
+    names = [source.relative_to(PACKAGE) for source in SOURCES]
+    printed = tree / "printed"
+    here, stderr, stdout = os.getcwd(), os.dup(2), os.dup(1)
+    sys.stdout.flush(), sys.stderr.flush()
+    with open(printed, "w") as file:
+        os.dup2(file.fileno(), 2), os.dup2(file.fileno(), 1)
+        os.chdir(tree)
+        old, sys.stdout, sys.stderr = (sys.stdout, sys.stderr), file, file
+        try:
+            build.cythonize(
+                [str(Path("fastonline") / name) for name in names], annotate=True, force=True, quiet=False, show_all_warnings=False,
+                compiler_directives={"language_level": 3, "boundscheck": False, "initializedcheck": False, "wraparound": False,
+                                     "cdivision": True, "embedsignature": True, "binding": True},
+            )
+        finally:
+            sys.stdout, sys.stderr = old
+            os.chdir(here)
+            os.dup2(stderr, 2), os.dup2(stdout, 1)
+            os.close(stderr), os.close(stdout)
+    return {str(name): (tree / "fastonline" / name).with_suffix(".html").read_text() for name in names}, printed.read_text()
+
+
+def slow_lines(html):
+    """(line number, score, text) of the lines inside nogil functions that touch Python, and how many functions there are."""
+    slow, functions, inside, signature = [], 0, None, ""
+    for match in LINE.finditer(html):
+        score, number, text = int(match[1]), int(match[2]), unescape(re.sub("<[^>]*>", "", match[3]))
+        if signature or OPEN.match(text):
+            signature += text if not signature else " " + text.strip()
+            if not signature.rstrip().endswith(":"):
+                continue
+            text, signature = signature, ""
+        start = FUNCTION.match(text)
+        if start:
+            functions, inside = functions + 1, len(start["indent"])
+            continue
+        if inside is not None and text.strip() and len(text) - len(text.lstrip()) <= inside:
+            inside = None
+        if inside is not None and score:
+            slow.append((number, score, text))
+    return slow, functions
+
+
+@pytest.mark.parametrize("name, at_least", [
+    ("core/bitmap.pyx", 8), ("core/buddy.pyx", 12), ("core/bitmap_engine.pyx", 25), ("core/structpage.pyx", 30), ("core/engine.pyx", 25),
+    ("core/sections.pyx", 1), ("hotplug/watermarks.pyx", 6), ("hotplug/memory.pyx", 8),
+])
+def test_nogil_functions_touch_no_python(annotated, name, at_least):
+    slow, functions = slow_lines(annotated[0][name])
+    assert functions >= at_least, "the annotation is not read as it was"
+    assert not slow
+
+
+@pytest.mark.parametrize("name", ["online_page", "online_range", "alloc_page", "free_page"])
+def test_the_c_door_is_among_them(annotated, name):
+    text = re.sub("<[^>]*>", "", annotated[0]["hotplug/memory.pyx"])
+    assert any(int(match[1]) for match in LINE.finditer(annotated[0]["hotplug/memory.pyx"])), "no line has a score at all"
+    assert re.search(rf"cdef int(64_t)? {name}\(self.*noexcept nogil:", text)
+
+
+def test_no_performance_hint(annotated):
+    assert "Cythonizing" in annotated[1] or "Compiling" in annotated[1], annotated[1][:500]
+    assert "performance hint" not in annotated[1].lower()

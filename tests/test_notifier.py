@@ -1,0 +1,117 @@
+"""hotplug/notifier.py: who is told, in which order, and who may refuse (1.6, 7.3-7.5); vetoes of whole calls: test_bad_input.py."""
+
+import errno
+
+import pytest
+
+import fastonline as fo
+from fastonline.hotplug.notifier import NOTIFY_STOP, NotifierChain, notifier_from_errno, notifier_to_errno
+
+
+def test_values():
+    """1.1"""
+    assert (fo.NOTIFY_DONE, fo.NOTIFY_OK, fo.NOTIFY_BAD, fo.NOTIFY_STOP) == (0, 1, 0x8002, 0x8001)
+    assert [fo.MEM_ONLINE, fo.MEM_GOING_OFFLINE, fo.MEM_OFFLINE, fo.MEM_GOING_ONLINE, fo.MEM_CANCEL_ONLINE, fo.MEM_CANCEL_OFFLINE] == [
+        1, 2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("value, code", [(0, 0), (1, 0), (0x8001, 0), (0x8002, errno.EPERM), (2, errno.EPERM), (0x800D, errno.ENOMEM)])
+def test_notifier_to_errno(value, code):
+    assert notifier_to_errno(value) == code
+
+
+def test_notifier_from_errno_and_back():
+    assert all(notifier_to_errno(notifier_from_errno(code)) == code for code in range(100))
+    assert notifier_from_errno(0) == fo.NOTIFY_OK
+
+
+def chain_of(*callbacks):
+    chain, called = NotifierChain(), []
+    for name, priority, answer in callbacks:
+        chain.register(lambda action, notice, name=name, answer=answer: (called.append(name), answer)[1], priority)
+    return chain, called
+
+
+def test_descending_priority_and_fifo_among_equals():
+    chain, called = chain_of(("a", 0, None), ("b", 5, None), ("c", 0, None), ("d", -1, None), ("e", 5, None))
+    assert chain.call(fo.MEM_GOING_ONLINE, None) == fo.NOTIFY_OK
+    assert called == ["b", "e", "a", "c", "d"] and chain.calls == 5 and len(chain) == 5
+
+
+def test_the_last_value_counts_unless_one_stops():
+    """7.5: a veto without the stop bit can be lost."""
+    assert chain_of(("a", 1, 2), ("b", 0, fo.NOTIFY_OK))[0].call(8, None) == fo.NOTIFY_OK
+    chain, called = chain_of(("a", 1, NOTIFY_STOP), ("b", 0, fo.NOTIFY_BAD))
+    assert chain.call(8, None) == NOTIFY_STOP and called == ["a"]
+    assert NotifierChain().call(8, None) == fo.NOTIFY_DONE
+
+
+def test_unregister():
+    chain, called = chain_of(("a", 0, None))
+    def other(action, notice):
+        called.append("other")
+    assert chain.register(other, 3) is other
+    chain.unregister(other)
+    chain.call(8, None)
+    assert called == ["a"]
+    with pytest.raises(ValueError, match="not registered"):
+        chain.unregister(other)
+    with pytest.raises(TypeError):
+        chain.register("no callback")
+
+
+BLOCK = 256
+
+
+@pytest.fixture
+def heard(make_machine):
+    def make(rules, boot="1M"):
+        mem, events = make_machine(boot=boot, rules=rules), []
+        mem.notifiers.register(lambda action, n: events.append((action, n.start_pfn, n.nr_pages, n.onlined, n.status_change_nid)))
+        return mem, events
+    return make
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1], ids=lambda rules: rules.name)
+def test_events_of_both_phases(heard, rules):
+    """A new node's first section, marked in two parts, then offlined.
+
+    Expect GOING_ONLINE for the range, ONLINE for each mark with the exact count (the thread's "onlined" member), the node's number
+    only until its first page is online, and again when it loses its last.
+    """
+    mem, events = heard(rules)
+    mem.add_memory(1024, BLOCK, 1)
+    mem.prepare_online_pages(1024, BLOCK)
+    assert mem.mark_pages_onlined(1024, 100) == 100
+    assert mem.mark_pages_onlined(1000 + 24, 256) == 156
+    assert mem.mark_pages_onlined(1024, BLOCK) == 0
+    mem.offline_pages(1024, BLOCK)
+    assert events == [
+        (fo.MEM_GOING_ONLINE, 1024, BLOCK, 0, 1), (fo.MEM_ONLINE, 1024, 100, 100, 1), (fo.MEM_ONLINE, 1024, BLOCK, 156, -1),
+        (fo.MEM_GOING_OFFLINE, 1024, BLOCK, 0, 1), (fo.MEM_OFFLINE, 1024, BLOCK, 0, 1),
+    ]
+    assert mem.stats()["notifications"] == 5
+
+
+@pytest.mark.parametrize("rules, told", [(fo.LINUX_2_6_25, []), (fo.LINUX_6_1, [fo.MEM_ONLINE])], ids=["2.6.25", "6.1"])
+def test_online_of_no_page(heard, rules, told):
+    """7.1: 2.6.25 sends no MEM_ONLINE when nothing went online, today's kernels always do (a callback that keeps all pages)."""
+    mem, events = heard(rules)
+    mem.add_memory(1024, BLOCK)
+    with mem.set_online_page_callback(lambda pfn, order: None):
+        assert mem.online_pages(1024, BLOCK) == 0
+    assert [action for action, *_ in events] == [fo.MEM_GOING_ONLINE, *told]
+
+
+def test_a_callback_may_allocate_but_offlining_then_stops(make_machine):
+    """Expect EBUSY and MEM_CANCEL_OFFLINE when a notifier takes a page of the range between the two checks."""
+    mem, actions = make_machine(boot="2M"), []
+    @mem.notifiers.register
+    def take(action, notice):
+        actions.append(action)
+        if action == fo.MEM_GOING_OFFLINE:
+            mem.alloc_contig_range(notice.start_pfn, 1)
+    with pytest.raises(fo.HotplugError) as caught:
+        mem.offline_pages(256, 256)
+    assert caught.value.errno == errno.EBUSY
+    assert actions == [fo.MEM_GOING_OFFLINE, fo.MEM_CANCEL_OFFLINE]

@@ -1,0 +1,122 @@
+"""What an sdist and a wheel carry, and that an installed package can be cimported."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROBE = """
+from fastonline.hotplug.memory cimport Memory
+from fastonline.core.buddy cimport free_area, order_in_word
+def probe(Memory mem, unsigned long pfn):
+    return mem.online_page(pfn), mem.online_page(pfn), order_in_word(0xFF00, 8), sizeof(free_area) > 0
+"""
+USE = """
+import fastonline as fo, probe
+mem = fo.Memory(fo.X86_64, engine={engine!r})
+mem.add_memory(0, 32768); mem.prepare_online_pages(0, 32768)
+print(*probe.probe(mem, 7), mem.totalram_pages)
+"""
+
+
+def run(*command, cwd, path=None):
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    if path:
+        environ["PYTHONPATH"] = str(path)
+    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A copy of what a clean checkout has; what is compiled already is taken along so that only the packing is done anew."""
+    pytest.importorskip("Cython", reason="Cython is not installed")
+    pytest.importorskip("setuptools", reason="setuptools is not installed")
+    if not (ROOT / "setup.py").exists():
+        pytest.skip("the tests are run without the sources")
+    tree = tmp_path_factory.mktemp("sources")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, tree)
+    shutil.copytree(ROOT / "fastonline", tree / "fastonline", ignore=shutil.ignore_patterns("*.so", "*.c", "*.html", "__pycache__"))
+    return tree
+
+
+@pytest.fixture(scope="module")
+def sdist(sources):
+    """The sdist, as setuptools' own backend makes it."""
+    run(sys.executable, "-c", "import setuptools.build_meta as b; b.build_sdist('dist')", cwd=sources)
+    (archive,) = (sources / "dist").glob("*.tar.gz")
+    return archive
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory):
+    """The wheel, built from the unpacked sdist, so that the sdist is shown to build."""
+    tree = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tree, filter="data")
+    (unpacked,) = tree.iterdir()
+    run(sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", str(tree / "wheels"), cwd=unpacked)
+    (archive,) = (tree / "wheels").glob("*.whl")
+    return archive
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    target = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel), cwd=target)
+    return target
+
+
+def names(*suffixes):
+    return {str(p.relative_to(ROOT)) for p in (ROOT / "fastonline").rglob("*") if p.suffix in suffixes and "__pycache__" not in p.parts}
+
+
+def test_sdist_carries_what_is_needed_to_build(sdist):
+    with tarfile.open(sdist) as archive:
+        carried = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert names(".py", ".pyx", ".pxd", ".pyi") | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "fastonline/py.typed"} <= carried
+    assert not [name for name in carried if name.endswith((".so", ".html"))]
+
+
+def test_wheel_carries_extensions_and_contracts_but_no_sources(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        carried = {name for name in archive.namelist() if name.startswith("fastonline/")}
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    extensions = {name.removesuffix(".pyx") + suffix for name in names(".pyx")}
+    assert carried == names(".py", ".pxd", ".pyi") | extensions | {"fastonline/py.typed"}
+
+
+def compile_and_use(tree, path, engine):
+    (tree / "probe.pyx").write_text(PROBE)
+    (tree / "setup.py").write_text(
+        "from setuptools import setup\nfrom Cython.Build import cythonize\nsetup(ext_modules=cythonize('probe.pyx', language_level=3))\n"
+    )
+    run(sys.executable, "setup.py", "build_ext", "-i", cwd=tree, path=path)
+    return run(sys.executable, "-c", USE.format(engine=engine), cwd=tree, path=path).split()
+
+
+def test_cimport_from_an_installed_wheel(installed, engine, tmp_path):
+    assert compile_and_use(tmp_path, installed, engine) == ["1", "0", "3", "True", "1"]
+
+
+def test_cimport_from_an_editable_tree(engine, tmp_path):
+    """An editable install with package-dir "." is the source directory on the path (STYLE's checked fact)."""
+    if not list((ROOT / "fastonline" / "core").glob("*.so")):
+        pytest.skip("the sources here are not built in place")
+    assert compile_and_use(tmp_path, ROOT, engine) == ["1", "0", "3", "True", "1"]
+
+
+def test_an_editable_install_is_a_plain_path():
+    import tomllib
+
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        setuptools = tomllib.load(file)["tool"]["setuptools"]
+    assert setuptools["package-dir"] == {"": "."} and setuptools["include-package-data"] is False

@@ -1,0 +1,290 @@
+"""cost.profile: counts are asserted, never times."""
+
+import json
+
+import numpy as np
+import pytest
+
+import fastonline as fo
+from fastonline.cost import phases
+from fastonline.cost.profile import BATCH, WORKLOADS, profile, ratios, summary
+from fastonline.cost.report import number, profile_text, si, size
+
+SECTION = 1 << 17       # pages
+START = 0x40000
+ENGINES = ("bitmap", "struct_page")
+
+# freeing 2^17 pages one by one: every pair of every order merges once
+MERGES = [SECTION >> order + 1 for order in range(10)] + [0]
+
+
+@pytest.fixture(scope="module")
+def result():
+    return profile(repeat=2, orders=(10, 3, 0))
+
+
+@pytest.fixture(params=[(engine, rules) for engine in ENGINES for rules in (fo.LINUX_2_6_25, fo.LINUX_6_12)],
+                ids=lambda param: f"{param[0]}-{param[1].name}")
+def added(request):
+    """A machine with an added, unprepared section, and its online twin."""
+    engine, rules = request.param
+
+    def machine():
+        mem = fo.Memory(fo.X86_32_PAE, boot="1G", rules=rules, engine=engine)
+        mem.add_memory(START, SECTION)
+        return mem
+    twin = machine()
+    twin.online_pages(START, SECTION)
+    return machine(), twin
+
+
+def rows(result, workload):
+    return [row for row in result["rows"] if row["workload"] == workload]
+
+
+def same_machine(mem, twin):
+    """Equal in all but what the callers counted: touched bytes and merges depend on the path."""
+    mem.validate()
+    assert mem.buddyinfo() == twin.buddyinfo()
+    assert mem.zoneinfo() == twin.zoneinfo()
+    assert mem.lsmem() == twin.lsmem()
+    assert mem.totalram_pages == twin.totalram_pages
+    assert mem.stats()["pages_onlined"] == twin.stats()["pages_onlined"]
+    assert np.array_equal(mem.page_states(START, SECTION), twin.page_states(START, SECTION))
+
+
+# -- what a profile says
+
+def test_rows_of_every_engine_and_workload(result):
+    want = {(engine, name) for engine in ENGINES for name in ("whole, order 10", "whole, order 3", "whole, order 0", *WORKLOADS)}
+    assert {(row["engine"], row["workload"]) for row in result["rows"]} == want
+    assert len(result["rows"]) == len(want)
+
+
+@pytest.mark.parametrize(("workload", "merges"), [
+    ("whole, order 10", [0] * 11),
+    ("whole, order 3", [0, 0, 0, *MERGES[3:]]),
+    ("whole, order 0", MERGES),
+    ("ascending", MERGES),
+    ("random", MERGES),
+    (f"batches of {BATCH}", MERGES),
+    ("one batch", MERGES),
+    ("online_pages", [0] * 11),
+])
+def test_merges_are_exact_and_the_same_for_both_engines(result, workload, merges):
+    assert [row["merges"] for row in rows(result, workload)] == [merges, merges]
+
+
+def test_times_are_consistent(result):
+    for row in result["rows"]:
+        ns, per_page = row["ns"], row["ns_per_page"]
+        assert 0 <= ns["min"] <= ns["median"]
+        assert ns["spread"] >= 0
+        assert per_page["min"] * SECTION == pytest.approx(ns["min"])
+        assert row["pages_per_second"] == pytest.approx(SECTION * 1e9 / max(ns["min"], 1))
+
+
+def test_bytes_touched_follow_from_the_layout(result):
+    """Whole: a bit in the reserved and in the free plane, one in 64 in the plane of full words; or each 64-byte descriptor."""
+    bitmap, struct_page = rows(result, "whole, order 10")
+    assert bitmap["bytes_touched"] == SECTION // 8 * 2 + SECTION // 512
+    assert struct_page["bytes_touched"] >= SECTION * 64
+    bitmap, struct_page = rows(result, "ascending")
+    assert bitmap["bytes_touched"] == SECTION * 16
+    assert struct_page["bytes_touched"] > SECTION * 64
+
+
+def test_phases_of_every_path(result):
+    assert {(item["engine"], item["path"]) for item in result["phases"]} == {
+        (engine, path) for engine in ENGINES for path in ("whole", "ascending", "random")
+    }
+    for item in result["phases"]:
+        assert tuple(item["ns"]) == phases.PHASES == ("prepare", "flags", "buddy", "accounting", "notify")
+        assert (item["ns"]["notify"] is None) == (item["path"] != "whole")
+
+
+def test_result_goes_through_json(result):
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_default_order_is_the_rules():
+    for rules, name in ((fo.LINUX_2_6_25, "whole, order 0"), (fo.LINUX_6_1, "whole, order 10")):
+        names = [row["workload"] for row in profile(fo.X86_32_PAE, rules=rules, engines=["bitmap"], repeat=1)["rows"]]
+        assert names == [name, *WORKLOADS]
+
+
+@pytest.mark.parametrize("geometry", [fo.X86_32_PAE, fo.ARM64_64K, fo.S390X], ids=lambda geometry: geometry.name)
+def test_other_geometries(geometry):
+    result = profile(geometry, repeat=1)
+    nr_pages = (512 << 20) // geometry.page_size
+    assert result["nr_pages"] == nr_pages
+    top = geometry.max_page_order
+    assert all(row["merges"] == [nr_pages >> k + 1 for k in range(top)] + [0] for row in rows(result, "random"))
+
+
+def test_engine_given_twice_is_measured_once():
+    result = profile(engines=["bitmap", "bitmap"], orders=[10, 10], repeat=1)
+    assert len(result["rows"]) == 1 + len(WORKLOADS)
+    assert result["ratios"] == {}
+
+
+def test_progress_gets_every_step(result):
+    seen = []
+
+    def progress(steps):
+        for step in steps:
+            seen.append(step)
+            yield step
+
+    profile(engines=["bitmap"], repeat=1, progress=progress)
+    assert len(seen) == 1 + len(WORKLOADS) + 3
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"section": "100M"}, "100M is not whole sections of X86_64, of 128M each"),
+    ({"section": 0}, "whole sections"),
+    ({"orders": [11]}, "order 11 is not between 0 and X86_64's MAX_PAGE_ORDER = 10"),
+    ({"orders": [-1]}, "order -1"),
+    ({"repeat": 0}, "repeat is at least 1, not 0"),
+    ({"engines": ["slab"]}, "engine 'slab' is none of bitmap, struct_page"),
+])
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message.replace("'", ".")):
+        profile(**arguments)
+
+
+def test_summary():
+    assert summary([5]) == {"min": 5, "median": 5, "spread": 0}
+    assert summary([4, 1, 3, 2, 5]) == {"min": 1, "median": 3, "spread": 2}
+
+
+def test_ratios_of_least_times():
+    row = {"ns": {"min": 10, "median": 99}}
+    both = [{"engine": "bitmap", "workload": "w", **row}, {"engine": "struct_page", "workload": "w", "ns": {"min": 45, "median": 50}}]
+    assert ratios(both) == {"w": 4.5}
+    assert ratios(both[:1]) == {}
+
+
+# -- the stopwatch: each measured piece leaves the machine as the real call does
+
+def test_time_range_is_online_pages(added):
+    mem, twin = added
+    ns = phases.time_range(mem, START, SECTION, mem.rules.online_order if mem.rules.online_order is not None else 10)
+    assert list(ns) == list(phases.PHASES)
+    assert all(value >= 0 for value in ns.values())
+    same_machine(mem, twin)
+    assert mem.stats()["merges"] == twin.stats()["merges"]
+
+
+def test_time_range_by_order(added):
+    mem, twin = added
+    phases.time_range(mem, START, SECTION, 0)
+    same_machine(mem, twin)
+    assert mem.stats()["merges"] == MERGES
+
+
+@pytest.mark.parametrize("order", ["ascending", "random"])
+def test_time_pages_ends_where_page_by_page_ends(added, order):
+    mem, _ = added
+    twin = mem.copy()
+    pfns = np.arange(START, START + SECTION, dtype=np.uint64)
+    if order == "random":
+        pfns = np.random.default_rng(5).permutation(pfns)
+    phases.time_pages(mem, START, SECTION, pfns)
+    twin.prepare_online_pages(START, SECTION)
+    assert phases.time_in_order(twin, pfns)[1] == SECTION
+    same_machine(mem, twin)
+    assert mem.stats()["merges"] == twin.stats()["merges"] == MERGES
+
+
+def test_c_door_loops_count_what_went_online(added):
+    mem, _ = added
+    assert phases.time_ascending(mem, START, 4)[1] == 0     # not prepared
+    mem.prepare_online_pages(START, SECTION)
+    assert phases.time_ascending(mem, START, 4)[1] == 4
+    assert phases.time_in_order(mem, np.array([START + 9, START + 3, START + 4], np.uint64))[1] == 2
+    assert mem.zones["HighMem"].nr_free[:3] == (2, 0, 1)
+
+
+def test_the_engine_is_not_reached_with_a_wrong_range(added):
+    mem, twin = added
+    upward = np.arange(START, START + SECTION, dtype=np.uint64)
+    twice = upward.copy()
+    twice[1] = START
+    before = mem.zoneinfo(), mem.lsmem()
+    for call in (
+        lambda: phases.time_range(mem, START + SECTION, SECTION, 10),
+        lambda: phases.time_range(mem, START, 0, 10),
+        lambda: phases.time_range(mem, START, SECTION, 11),
+        lambda: phases.time_range(mem, START, SECTION, -1),
+        lambda: phases.time_pages(mem, START, SECTION, twice),
+        lambda: phases.time_pages(mem, START, SECTION, upward[1:]),
+        lambda: phases.time_pages(mem, START, SECTION, upward + np.uint64(1)),
+        lambda: phases.time_range(twin, START, SECTION, 10),
+        lambda: phases.time_pages(twin, START, SECTION, upward),
+    ):
+        with pytest.raises((ValueError, fo.HotplugError)):
+            call()
+    assert (mem.zoneinfo(), mem.lsmem()) == before
+    mem.validate()
+    twin.validate()
+
+
+def test_time_call_and_time_calls_give_the_results():
+    ns, value = phases.time_call(divmod, (17, 5))
+    assert ns >= 0
+    assert value == (3, 2)
+    ns, total = phases.time_calls(len, ["a", "bcd", ""])
+    assert ns >= 0
+    assert total == 4
+
+
+def test_clock_cost_is_taken_off():
+    assert 0 <= phases.calibrate(100) < 1_000_000
+
+
+# -- text and picture
+
+def test_text_has_every_workload_once_and_fits(result):
+    text = profile_text(result)
+    assert max(map(len, text.splitlines())) <= 120
+    for name in WORKLOADS:
+        assert sum(line.startswith(f"{name:<16}") for line in text.splitlines()) == 1
+    table = next(line for line in text.splitlines() if line.startswith("random"))
+    assert table.endswith(f" {sum(MERGES)}")
+    assert "131072 pages of 4096 bytes; X86_64, rules of Linux 6.12, 1G there at boot" in text
+
+
+def test_text_of_one_engine_has_no_ratio():
+    text = profile_text(profile(engines=["struct_page"], repeat=1))
+    assert "ratio" not in text
+    assert "bitmap" not in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.004321, "0.00432"), (0.0123, "0.0123"), (1.268, "1.27"), (24.54, "24.5"), (1893.2, "1893")])
+def test_number(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(12, "12"), (1500, "1.5k"), (1.37e8, "137M"), (9.996e8, "1000M"), (1.4e11, "140G"), (2e12, "2T")])
+def test_si(value, text):
+    assert si(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (1023, "1023"), (33024, "32.2K"), (8 << 20, "8.0M"), (3 << 30, "3.0G")])
+def test_size(value, text):
+    assert size(value) == text
+
+
+def test_plot(result, tmp_path):
+    pytest.importorskip("matplotlib")
+    from fastonline.cost import plots
+
+    plots.plot_profile(result, tmp_path / "p.svg")
+    svg = (tmp_path / "p.svg").read_text()
+    assert "<svg" in svg
+    for name in (*WORKLOADS, *phases.PHASES, *ENGINES):
+        assert name in svg      # matplotlib leaves each text as a comment beside its outlines
+    with pytest.raises(ValueError, match="foo"):
+        plots.plot_profile(result, tmp_path / "p.foo")

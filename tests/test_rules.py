@@ -1,0 +1,39 @@
+"""rules.py: each preset is data, and differs where the kernels differ."""
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+from conftest import SMALL_64, SMALL_PAE
+
+import fastonline as fo
+from fastonline.rules import PRESETS
+
+
+def test_presets_by_name():
+    assert PRESETS == {"2.6.25": fo.LINUX_2_6_25, "6.1": fo.LINUX_6_1, "6.12": fo.LINUX_6_12}
+    with pytest.raises(FrozenInstanceError):
+        fo.LINUX_6_1.lifo = True
+
+
+def test_6_12_differs_from_6_1_in_movables_watermarks_only():
+    assert replace(fo.LINUX_6_12, name="6.1", movable_has_min=False) == fo.LINUX_6_1
+
+
+def test_struct_page_sizes(engine):
+    """4.3: 32 bytes on 32-bit kernels, 56 on 64-bit ones in 2008, 64 today. Expect one section's prepare to write as many."""
+    for geometry, rules, size in [(SMALL_PAE, fo.LINUX_2_6_25, 32), (SMALL_64, fo.LINUX_2_6_25, 56), (SMALL_64, fo.LINUX_6_1, 64)]:
+        mem = fo.Memory(geometry, rules=rules, engine=engine)
+        mem.add_memory(0, 256)
+        assert mem.stats()["bytes_touched"] == (256 * size if engine == "struct_page" else 256 // 8)
+
+
+def test_a_changed_preset_is_taken(make_machine):
+    """Pages one by one under today's rules. Expect 256 order-0 frees and 255 merges instead of 4 frees of order 6."""
+    merges = []
+    for rules in (fo.LINUX_6_12, replace(fo.LINUX_6_12, name="by page", online_order=0)):
+        mem = make_machine(boot=None, rules=rules)
+        mem.add_memory(0, 256)
+        mem.online_pages(0, 256)
+        merges.append((sum(mem.stats()["merges"]), mem.stats()["frees"][0], mem.stats()["frees"][6]))
+        assert mem.zones["Normal"].nr_free[6] == 4
+    assert merges == [(0, 0, 4), (252, 256, 0)]

@@ -1,0 +1,187 @@
+"""hotplug/watermarks: min_free_kbytes, min/low/high and lowmem_reserve; figures from real kernels where there are any."""
+
+from dataclasses import replace
+from math import isqrt
+
+import pytest
+from conftest import by_zone
+
+import fastonline as fo
+from fastonline.hotplug.watermarks import zone_batchsize
+
+BLOCK = 32768                    # pages of 128 MiB
+FIRST = 1 << 20                  # pfn of 4 GiB: the recordings' first hot-plug block
+# The recorded guest: DMA had 3840 and DMA32 99908 managed pages; what the kernel itself holds is Reserved here.
+RECORDED_DMA, RECORDED_DMA32 = 3840, 99908
+
+
+def recorded_guest(engine, rules):
+    """-m 512M as recorded: 131072 pages at boot, of which DMA manages 3840 and DMA32 99908."""
+    mem = fo.Memory(fo.X86_64, boot="512M", rules=rules, engine=engine)
+    mem.set_page_reserved(0, 4096 - RECORDED_DMA)
+    mem.set_page_reserved(4096, 131072 - 4096 - RECORDED_DMA32)
+    return mem
+
+
+def marks(zone):
+    return zone.min, zone.low, zone.high
+
+
+@pytest.mark.parametrize("size, kbytes", [
+    ("16M", 512), ("64M", 1024), ("256M", 2048), ("1G", 4096), ("4G", 8192), ("16G", 16384), ("64G", 32768), ("256G", 65536), ("512G", 65536),
+])
+def test_min_free_kbytes_2_6_25(size, kbytes):
+    """2.4: isqrt(lowmem kbytes * 16), at most 65536."""
+    assert fo.Memory(fo.X86_64, boot=size, rules=fo.LINUX_2_6_25).min_free_kbytes == kbytes
+
+
+def test_min_free_kbytes_is_larger_today():
+    """2.6: the clamp went from 65536 to 262144. Expect isqrt(512 GiB in kbytes * 16) = 92681."""
+    assert fo.Memory(fo.X86_64, boot="512G", rules=fo.LINUX_6_1).min_free_kbytes == isqrt((512 << 20) * 16) == 92681
+    assert fo.Memory(fo.X86_64, boot="8T", rules=fo.LINUX_6_1).min_free_kbytes == 262144
+
+
+def test_min_free_kbytes_has_a_floor(engine):
+    mem = fo.Memory(replace(fo.X86_64, zone_limits=(("DMA", 16 << 20), ("Normal", None))), boot="512K", rules=fo.LINUX_2_6_25, engine=engine)
+    assert mem.min_free_kbytes == 128
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_first_normal_block_as_recorded(engine, rules):
+    """The first hot-plugged 128 MiB on the recorded guest (RECORDED 4).
+
+        DMA 3840 | DMA32 99908 managed | ... | Normal + 32768
+    Expect min_free_kbytes 2945, DMA32 611/763/915 -> 538/672/806, Normal 176/220/264 and the recorded protections.
+    """
+    mem = recorded_guest(engine, rules)
+    mem.add_memory(FIRST, BLOCK)
+    # the kernel's watermarks before: computed from what it managed; an online and offline elsewhere recomputes them
+    mem.online_pages(FIRST, BLOCK, fo.MMOP_ONLINE_MOVABLE)
+    mem.offline_pages(FIRST, BLOCK)
+    assert marks(by_zone(mem)["DMA32"]) == (617, 771, 925)      # 2564 kbytes: the kernel's own 611/763/915 are of 2545
+    mem.min_free_kbytes = 2545
+    assert marks(by_zone(mem)["DMA32"]) == (612, 765, 918)
+    mem = recorded_guest(engine, rules)
+    mem.min_free_kbytes = 2541
+    assert marks(by_zone(mem)["DMA32"]) == (611, 763, 915)
+    mem.add_memory(FIRST, BLOCK)
+    mem.online_pages(FIRST, BLOCK)
+    zones = by_zone(mem)
+    assert mem.min_free_kbytes == 2945
+    assert marks(zones["DMA32"]) == (538, 672, 806)
+    assert marks(zones["Normal"]) == (176, 220, 264)
+    assert zones["DMA"].protection == (0, 390, 518, 518, 518)
+    assert zones["DMA32"].protection == (0, 0, 128, 128, 128)
+    assert zones["Normal"].protection == (0, 0, 0, 0, 0)
+    mem.add_memory(FIRST + BLOCK, BLOCK)
+    mem.online_pages(FIRST + BLOCK, BLOCK, fo.MMOP_ONLINE_MOVABLE)
+    assert by_zone(mem)["Normal"].protection == (0, 0, 0, 1024, 1024)
+
+
+def test_series_of_sixteen_normal_blocks_as_recorded(engine):
+    """S7b: sixteen blocks to Normal, one after the other. Expect every min_free_kbytes and every min of Normal."""
+    mem = recorded_guest(engine, fo.LINUX_6_1)
+    # the watermarks the recorded kernel had before the first block: 24/30/36 and 611/763/915
+    mem.min_free_kbytes = 2541
+    mem.zones.__setstate__(mem.zones.__getstate__() | {"user_min_free_kbytes": -1, "min_free_kbytes": 2545})
+    mem.add_memory(FIRST, 16 * BLOCK)
+    kbytes, mins = [], []
+    for i in range(16):
+        mem.online_pages(FIRST + i * BLOCK, BLOCK, fo.MMOP_ONLINE_KERNEL)
+        kbytes.append(mem.min_free_kbytes)
+        mins.append(by_zone(mem)["Normal"].min)
+    assert kbytes == [2945, 3280, 3585, 3865, 4127, 4372, 4605, 4827, 5038, 5242, 5437, 5626, 5809, 5986, 6158, 6326]
+    assert mins == [176, 317, 435, 539, 631, 715, 792, 864, 931, 994, 1055, 1112, 1167, 1220, 1270, 1319]
+
+
+@pytest.mark.parametrize("rules, movable", [(fo.LINUX_6_1, None), (fo.LINUX_6_12, 32)], ids=["6.1", "6.12"])
+def test_movable_zone(engine, rules, movable):
+    """Movable is part of lowmem in 6.1; in 6.12 it has a min of its own, managed/1024 between 32 and 128, 32 even when empty."""
+    mem = recorded_guest(engine, rules)
+    mem.add_memory(FIRST, BLOCK)
+    mem.online_pages(FIRST, BLOCK)
+    mem.offline_pages(FIRST, BLOCK)
+    assert by_zone(mem)["Movable"].min == (movable or 0)
+    mem.online_pages(FIRST, BLOCK, fo.MMOP_ONLINE_MOVABLE)
+    zone = by_zone(mem)["Movable"]
+    pages_min = mem.min_free_kbytes // 4
+    lowmem = RECORDED_DMA + RECORDED_DMA32 + (0 if movable else BLOCK)
+    share = pages_min * BLOCK // lowmem
+    assert zone.min == (32 if movable else share)
+    assert zone.low - zone.min == zone.high - zone.low == max(share // 4, BLOCK * 10 // 10000)
+
+
+def test_highmem_2_6_25(engine):
+    """2.4: highmem's min is present/1024 between 32 and 128, its deltas use the uncapped share.
+
+        X86_32_PAE, 1 GiB: DMA 4096 | Normal 225280 | HighMem 32768 present
+    """
+    mem = fo.Memory(fo.X86_32_PAE, boot="1G", rules=fo.LINUX_2_6_25, engine=engine)
+    lowmem = 4096 + 225280
+    assert mem.min_free_kbytes == isqrt(lowmem * 4 * 16)
+    share = mem.min_free_kbytes // 4 * 32768 // lowmem
+    assert marks(mem.zones["HighMem"]) == (32, 32 + share // 4, 32 + share // 2)
+    assert mem.zones["DMA"].protection == (0, 225280 // 256, (225280 + 32768) // 256, (225280 + 32768) // 256)
+    assert mem.zones["Normal"].protection == (0, 0, 32768 // 32, 32768 // 32)
+
+
+def test_2_6_25_computes_at_marks_and_only_some_of_it(engine):
+    """1.7, 2.4: marks recompute the watermarks, not min_free_kbytes or the reserves; offlining recomputes nothing."""
+    mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_2_6_25, engine=engine)
+    kbytes, reserve, before = mem.min_free_kbytes, mem.zones["DMA"].protection, marks(mem.zones["DMA32"])
+    mem.add_memory(FIRST, BLOCK)
+    mem.prepare_online_pages(FIRST, BLOCK)
+    assert marks(mem.zones["DMA32"]) == before
+    mem.mark_pages_onlined(FIRST, BLOCK)
+    after = marks(mem.zones["DMA32"])
+    assert after < before and mem.zones["Normal"].min == kbytes // 4 * BLOCK // (131072 + BLOCK)
+    assert (mem.min_free_kbytes, mem.zones["DMA"].protection) == (kbytes, reserve)
+    mem.offline_pages(FIRST, BLOCK)
+    assert marks(mem.zones["DMA32"]) == after
+
+
+def test_2_6_25_settles_before_present_changes_otherwise(engine):
+    """Expect the watermarks of the mark, also when nobody looked before pages were reserved again."""
+    def marked(look):
+        mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_2_6_25, engine=engine)
+        mem.add_memory(FIRST, BLOCK)
+        mem.prepare_online_pages(FIRST, BLOCK)
+        mem.mark_pages_onlined(FIRST, BLOCK)
+        if look:
+            marks(mem.zones["Normal"])
+        mem.set_page_reserved(FIRST, BLOCK // 2)
+        return [marks(zone) for zone in mem.zones.values()]
+
+    assert marked(False) == marked(True)
+
+
+def test_today_a_partial_mark_computes_nothing(engine):
+    """RECORDED 8: what virtio-mem plugs into an online block changes managed, not the watermarks."""
+    mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
+    mem.add_memory(FIRST, BLOCK)
+    before = [(marks(zone), zone.protection) for zone in mem.zones.values()]
+    mem.prepare_online_pages(FIRST, BLOCK)
+    mem.mark_pages_onlined(FIRST, 512)
+    mem.mark_pfns_onlined(range(FIRST + 512, FIRST + 600))
+    assert [(marks(zone), zone.protection) for zone in mem.zones.values()] == before
+    assert mem.zones["Normal"].managed_pages == 600
+
+
+@pytest.mark.parametrize("written, kept", [(20000, True), (1000, False)])
+def test_a_written_min_free_kbytes(engine, written, kept):
+    """RECORDED 4: a larger value written by the user is kept at every online, a smaller one is overwritten."""
+    mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
+    mem.min_free_kbytes = written
+    assert by_zone(mem)["DMA32"].min == written // 4 * (131072 - 4096) // 131072
+    mem.add_memory(FIRST, BLOCK)
+    mem.online_pages(FIRST, BLOCK)
+    assert (mem.min_free_kbytes == written) is kept
+
+
+@pytest.mark.parametrize("pages, cap, batch", [
+    (0, 512 << 10, 0), (4096, 512 << 10, 0), (32768, 512 << 10, 7), (131072, 512 << 10, 31), (1 << 30, 512 << 10, 31),
+    (32768, 1 << 20, 7), (65536, 1 << 20, 15), (98304, 1 << 20, 31), (196608, 1 << 20, 63), (1 << 30, 1 << 20, 63),
+])
+def test_zone_batchsize(pages, cap, batch):
+    """2.3, 2.5, RECORDED 4."""
+    assert zone_batchsize(pages, 4096, cap) == batch

@@ -1,0 +1,53 @@
+"""hotplug/zones: zones and nodes as a user sees them."""
+
+import pytest
+from conftest import SMALL_PAE
+
+import fastonline as fo
+
+
+def test_boot_zones(make_machine):
+    """Zones by the geometry's limits, 64 | 192 | the rest; the zones' names are the kernel's, Movable and Device last."""
+    mem = make_machine(boot="3M")
+    shape = {zone.name: (zone.start_pfn, zone.spanned_pages, zone.present_pages, zone.managed_pages) for zone in mem.zones.values()}
+    assert shape == {"DMA": (0, 64, 64, 64), "DMA32": (64, 192, 192, 192), "Normal": (256, 512, 512, 512), "Movable": (0,) * 4, "Device": (0,) * 4}
+    assert [zone.populated for zone in mem.nodes[0].zones] == [True, True, True, False, False]
+    assert (mem.nodes[0].start_pfn, mem.nodes[0].spanned_pages, mem.nodes[0].present_pages) == (0, 768, 768)
+    old = fo.Memory(SMALL_PAE, boot="4M", rules=fo.LINUX_2_6_25)
+    assert [zone.name for zone in old.zones.values()] == ["DMA", "Normal", "HighMem", "Movable"]
+    assert old.totalhigh_pages == old.zones["HighMem"].managed_pages == 1024 - 192 and old.totalram_pages == 1024
+
+
+def test_zones_are_a_mapping(make_machine):
+    mem = make_machine()
+    assert mem.zones["DMA"].nr == mem.zones[0, "DMA"].nr == 0
+    assert list(mem.zones) == mem.zones.keys() == [(0, name) for name in ("DMA", "DMA32", "Normal", "Movable", "Device")]
+    assert len(mem.zones) == 5 and "Normal" in mem.zones and (1, "Normal") not in mem.zones and "HighMem" not in mem.zones and 7 not in mem.zones
+    assert [key for key, zone in mem.zones.items() if zone.populated] == [(0, "DMA"), (0, "DMA32")]
+    for key in ("HighMem", (3, "Normal"), (-1, "DMA")):
+        with pytest.raises(KeyError):
+            mem.zones[key]
+
+
+def test_a_zone_is_live(make_machine):
+    mem = make_machine()
+    zone = mem.zones["Normal"]
+    mem.add_memory(1024, 256)
+    mem.online_pages(1024, 256)
+    assert (zone.start_pfn, zone.free_pages, zone.nr_free) == (1024, 256, (0, 0, 0, 0, 0, 0, 4))
+    assert "Normal" in repr(zone) and "spanned=256" in repr(zone) and "present=512" in repr(mem.nodes[0])
+
+
+@pytest.mark.parametrize("pfn, name", [(0, "DMA"), (63, "DMA"), (64, "DMA32"), (255, "DMA32"), (300, None), (4095, None)])
+def test_zone_of(make_machine, pfn, name):
+    zone = make_machine().zone_of(pfn)
+    assert (zone.name if zone else None) == name
+
+
+def test_sixty_four_nodes(engine):
+    mem = fo.Memory(SMALL_PAE, rules=fo.LINUX_6_1, engine=engine)
+    for nid in (15, 63, 1):
+        mem.add_memory(nid % 16 * 256, 256, nid) if nid != 63 else mem.add_memory(0, 256, 63)
+    mem.online_pages(0, 256)
+    assert list(mem.nodes) == [0, 1, 15, 63] and mem.zones[63, "HighMem"].managed_pages == 256
+    mem.copy().validate()
