@@ -1306,7 +1306,8 @@ cdef class Memory:
             with nogil:
                 while i < batch.nr:
                     run = run_of(&batch, i)
-                    self.pages.reserve_range(pfn_at(&batch, i), run)
+                    if self.pages.weigh(PG_offline, pfn_at(&batch, i), run):
+                        self.pages.reserve_range(pfn_at(&batch, i), run)
                     i += run
                 done = self.pages.online_batch(&batch)
             self.batch_went_online(&batch)
