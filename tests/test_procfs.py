@@ -7,7 +7,6 @@ import subprocess
 import pytest
 
 import fastonline as fo
-from fastonline.hotplug.procfs import pcp_batch
 
 BLOCK = 32768
 
@@ -93,4 +92,4 @@ def test_lsmem_is_what_util_linux_prints(engine, tmp_path):
 
 def test_pcp_batch(engine):
     mem = machine(engine)
-    assert [pcp_batch(mem, mem.zones[name]) for name in ("DMA", "DMA32", "Normal", "Movable")] == [1, 31, 7, 1]
+    assert [mem.zones[name].pcp_batch for name in ("DMA", "DMA32", "Normal", "Movable")] == [1, 31, 7, 0]

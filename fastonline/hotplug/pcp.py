@@ -38,6 +38,7 @@ class PerCpuPages:
         self._mem = mem
         self._zones = {}
         self._order = []         # memory blocks in the order in which they went online
+        self._freed = {}         # memory block -> pages freed to it since pages were last taken
         self._from = {}          # zone number -> index there and page from which on there may be free ones
         mem.events.listen(self._heard)
 
@@ -173,6 +174,7 @@ class PerCpuPages:
         """`size` free single pages of a zone, in the kernel's order: memory that went online first goes first."""
         if self._mem.engine != "bitmap" or len(self._order) < 2:
             return self._mem.alloc_pages_bulk(size, 0, zone)
+        self._freed.clear()
         got = [np.empty(0, np.int64)]
         per_block = self._mem.pages_per_block
         index, offset = self._from.get(zone.nr, (0, 0))
@@ -260,10 +262,12 @@ class PerCpuPages:
             self._mem.free_pfns(pages[~pooled])
             # what was freed last is used first
             blocks, counts = np.unique(pages[~pooled] // self._mem.pages_per_block, return_counts=True)
-            for block in blocks[counts >= 1 << self._mem.geometry.max_page_order].tolist():
-                if block in self._order:
+            for block, count in zip(blocks.tolist(), counts.tolist()):
+                self._freed[block] = self._freed.get(block, 0) + count
+                if block in self._order and self._freed[block] >= 1 << self._mem.geometry.max_page_order:
                     self._order.remove(block)
                     self._order.insert(0, block)
+                    self._freed[block] = 0
         if order:
             self._count(pcp, zone, len(pages))
             return

@@ -1,0 +1,178 @@
+"""hotplug/blocks.py: words written to sysfs, and what they are answered (RECORDED.md 7, KERNEL.md 1.5 and 3.5)."""
+
+import errno
+
+import pytest
+
+import fastonline as fo
+
+BLOCK = 32768
+
+
+def machine(engine, rules=fo.LINUX_6_1, **more):
+    mem = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, **more)
+    mem.add_memory(32 * BLOCK, 4 * BLOCK)
+    return mem
+
+
+@pytest.fixture
+def heard():
+    return []
+
+
+def refused(code, call, *args):
+    with pytest.raises(fo.HotplugError) as error:
+        call(*args)
+    assert errno.errorcode[error.value.errno] == code
+
+
+@pytest.mark.parametrize("word", ["bogus", "ONLINE", "online ", "onlin", "on", "1", "online_movable2", "online\n\n", "\n", " online"])
+def test_words_that_are_none(engine, word):
+    mem = machine(engine)
+    refused("EINVAL", mem.blocks[32].write_state, word)
+    assert mem.blocks[32].state == "offline"
+
+
+def test_words(engine):
+    mem = machine(engine)
+    assert mem.blocks[32].write_state("") == 0
+    assert mem.blocks[32].write_state("online_movable\n") == 15
+    for word in ("online", "online_kernel", "online_movable"):
+        refused("EINVAL", mem.blocks[32].write_state, word)
+    assert mem.blocks[32].valid_zones == "Movable"
+    assert mem.blocks[32].write_state("offline") == 7
+    refused("EINVAL", mem.blocks[32].write_state, "offline\n")
+    with pytest.raises(TypeError):
+        mem.blocks[32].write_state(b"online")
+
+
+@pytest.mark.parametrize(("word", "answer"), [
+    ("o", 1), ("on", 1), ("onlineXYZ", 1), ("online_movable", 1), ("off", 0), ("offline!", 0), ("on\n", None), ("foo", None),
+])
+def test_words_of_2_6_25(engine, word, answer):
+    """Prefixes count, in both directions."""
+    mem = machine(engine, fo.LINUX_2_6_25)
+    block = mem.blocks[32]
+    if answer is None:
+        refused("EINVAL", block.write_state, word)
+        return
+    if not answer:
+        block.online()
+    block.write_state(word)
+    assert block.state == ("online" if answer else "offline")
+
+
+def test_write_online(engine, heard):
+    mem = machine(engine)
+    mem.events.listen(lambda kind, text: heard.append(text) if kind == "uevent" else None)
+    block = mem.blocks[33]
+    assert block.write_online("1") == 1 and block.state == "online"
+    assert block.write_online("1\n") == 2 and heard == ["online@memory33"]
+    refused("EINVAL", block.write_online, "2")
+    assert block.write_online("0") == 1 and heard == ["online@memory33", "offline@memory33"]
+    assert block.write_online("0") == 1 and len(heard) == 2
+
+
+def test_boot_blocks_that_refuse(engine):
+    """Block 0 lies in two zones."""
+    mem = machine(engine)
+    refused("EINVAL", mem.blocks[0].offline)
+    mem.blocks[1].offline()
+    assert mem.blocks[1].valid_zones == "DMA32 Movable"
+
+
+def test_auto_online_blocks(engine, heard):
+    mem = machine(engine)
+    mem.events.listen(lambda kind, text: heard.append(text) if kind == "uevent" else None)
+    refused("EINVAL", setattr, mem, "auto_online_blocks", "bogus")
+    assert mem.auto_online_blocks == "offline"
+    mem.auto_online_blocks = "online_movable"
+    mem.add_memory(40 * BLOCK, 2 * BLOCK)
+    assert heard == ["add@memory40", "add@memory41", "online@memory40", "online@memory41"]
+    assert mem.blocks[41].valid_zones == "Movable"
+
+
+def test_remove_offlines_first(engine, heard):
+    mem = machine(engine)
+    mem.blocks[32].online("online_movable")
+    mem.events.listen(lambda kind, text: heard.append(text) if kind == "uevent" else None)
+    mem.blocks.remove(32 * BLOCK, 2 * BLOCK)
+    assert heard == ["offline@memory32", "remove@memory32", "remove@memory33"]
+    assert list(mem.blocks) == [0, 1, 2, 3, 34, 35]
+    refused("EINVAL", mem.blocks.remove, 32 * BLOCK, BLOCK)
+    refused("EINVAL", mem.blocks.remove, 34 * BLOCK, 1)
+
+
+def test_remove_rolls_back_into_another_zone(engine, heard):
+    """RECORDED.md 7: 32 in Movable, 33 in Normal and in use. Expect EBUSY, and 32 back with plain `online`, in Normal."""
+    mem = machine(engine)
+    mem.blocks[32].online("online_movable")
+    mem.blocks[33].online("online_kernel")
+    mem.alloc_pages(zone="Normal")
+    mem.events.listen(lambda kind, text: heard.append(text))
+    refused("EBUSY", mem.blocks.remove, 32 * BLOCK, 3 * BLOCK)
+    assert [text for text in heard if "@" in text] == ["offline@memory32", "online@memory32"]
+    assert "memory memory33: Offline failed." in heard
+    assert mem.blocks[32].valid_zones == "Normal"
+    mem.validate()
+
+
+def test_a_failure_sends_no_uevent(engine, heard):
+    mem = machine(engine)
+    mem.events.listen(lambda kind, text: heard.append(text) if kind == "uevent" else None)
+    mem.notifiers.register(lambda action, notice: fo.NOTIFY_BAD)
+    refused("EPERM", mem.blocks[32].online)
+    assert heard == [] and mem.blocks[32].state == "offline"
+
+
+def test_blocks_of_several_sections(engine):
+    mem = fo.Memory(fo.X86_64, "1G", engine=engine, memory_block_size="512M")
+    refused("EINVAL", mem.add_memory, 33 * BLOCK, BLOCK)
+    mem.add_memory(32 * BLOCK, 8 * BLOCK)
+    assert list(mem.blocks) == [0, 1, 8, 9] and mem.blocks[9].start_pfn == 36 * BLOCK
+    mem.blocks[8].online("online_movable")
+    assert mem.zones["Movable"].present_pages == 4 * BLOCK and mem.blocks[8].valid_zones == "Movable"
+    mem.blocks[8].offline()
+    mem.validate()
+    for size in ("64M", "384M", 0, "1M"):
+        with pytest.raises(ValueError):
+            fo.Memory(fo.X86_64, memory_block_size=size)
+
+
+def test_auto_movable_policy(engine):
+    """RECORDED.md 5: at 301 %, 512 MiB at boot take one DIMM of 1 GiB into Movable, and no second."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    mem.policy = "auto-movable"
+    for dimm, zone in ((32, "Movable"), (40, "Normal"), (48, "Normal")):
+        mem.add_memory(dimm * BLOCK, 8 * BLOCK)
+        for nr in range(dimm, dimm + 8):
+            mem.blocks[nr].online()
+            assert mem.blocks[nr].valid_zones == zone
+    refused("EINVAL", setattr, mem, "policy", "bogus")
+
+
+def test_memmap(engine):
+    """RECORDED.md 2: 512 pages a block from the highest kernel zone, or the block's own first ones."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine, memmap="kernel")
+    free = mem.zones["DMA32"].free_pages
+    mem.add_memory(32 * BLOCK, 8 * BLOCK)
+    assert mem.zones["DMA32"].free_pages == free - 8 * 512
+    mem.remove_memory(32 * BLOCK, 8 * BLOCK)
+    assert mem.zones["DMA32"].free_pages == free
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine, memmap="on_memory")
+    mem.add_memory(32 * BLOCK, BLOCK)
+    assert mem.zones["DMA32"].free_pages == free
+    mem.blocks[32].online()
+    zone = mem.zones["Normal"]
+    assert (zone.present_pages, zone.managed_pages, zone.nr_free) == (BLOCK, BLOCK - 512, (0,) * 9 + (1, 31))
+    mem.validate()
+    mem.blocks[32].offline()
+    assert not zone.populated
+
+
+def test_no_room_for_a_memmap(engine):
+    mem = fo.Memory(fo.X86_64, "128M", engine=engine, memmap="kernel")
+    mem.alloc_pages_bulk(mem.zones["DMA32"].free_pages + mem.zones["DMA"].free_pages - 600)
+    before = mem.buddyinfo()
+    refused("ENOMEM", mem.add_memory, 32 * BLOCK, 2 * BLOCK)
+    assert mem.buddyinfo() == before and list(mem.blocks) == [0]

@@ -1,0 +1,138 @@
+"""hotplug/migrate.py: pages that move out of a block that goes offline, and where they may go."""
+
+import errno
+
+import numpy as np
+import pytest
+
+import fastonline as fo
+from fastonline.drivers.virtio_balloon import VirtioBalloon
+
+BLOCK = 32768
+
+
+@pytest.fixture
+def mem(engine):
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine)
+    mem.add_memory(32 * BLOCK, 3 * BLOCK)
+    for nr in (32, 33):
+        mem.blocks[nr].online("online_movable")
+    return mem
+
+
+def within(pfns, block):
+    return int(np.count_nonzero(pfns // BLOCK == block))
+
+
+def refused(code, call, *args):
+    with pytest.raises(fo.HotplugError) as error:
+        call(*args)
+    assert errno.errorcode[error.value.errno] == code
+
+
+def test_pages_move_and_the_owner_is_told(mem):
+    told = []
+    owner = fo.MovablePages(mem, lambda old, new: told.append((old.copy(), new.copy())))
+    owner.alloc(1000)
+    block = int(owner.pfns[0]) // BLOCK
+    before = owner.pfns.copy()
+    mem.blocks[block].offline()
+    (old, new), = told
+    assert sorted(old) == sorted(before) and len(set(new.tolist())) == 1000
+    assert within(owner.pfns, block) == 0 and mem.stats()["pages_migrated"] == 1000
+    assert mem.zones["Movable"].managed_pages == BLOCK and mem.zones["Movable"].free_pages == BLOCK - 1000
+    mem.validate()
+    owner.free()
+    assert mem.zones["Movable"].free_pages == BLOCK and not mem.page_owners
+
+
+def test_a_page_that_nobody_moves_is_busy(mem):
+    """Expect EBUSY, nothing moved, everything online."""
+    owner = fo.MovablePages(mem)
+    owner.alloc(500)
+    block = int(owner.pfns[0]) // BLOCK
+    before, text = owner.pfns.copy(), mem.buddyinfo()
+    mem.alloc_contig_range(block * BLOCK + BLOCK - 1, 1)
+    refused("EBUSY", mem.blocks[block].offline)
+    assert (owner.pfns == before).all() and mem.blocks[block].state == "online"
+    mem.free_pages(block * BLOCK + BLOCK - 1)
+    assert mem.buddyinfo() == text
+    mem.validate()
+
+
+def test_no_room_to_move_to(mem):
+    """Both blocks and all else are full but for 100 pages. Expect EINTR: 100 moved stay moved, each page owned once."""
+    owner = fo.MovablePages(mem)
+    owner.alloc(2 * BLOCK)
+    free = sum(zone.free_pages for zone in mem.zones.values())
+    mem.alloc_pages_bulk(free - 100)
+    refused("EINTR", mem.blocks[32].offline)
+    assert mem.blocks[32].state == "online" and mem.stats()["pages_migrated"] == 100
+    assert len(set(owner.pfns.tolist())) == 2 * BLOCK and within(owner.pfns, 32) == BLOCK - 100
+    mem.validate()
+
+
+def test_a_veto_moves_nothing(mem):
+    owner = fo.MovablePages(mem)
+    owner.alloc(10)
+    before = owner.pfns.copy()
+    mem.notifiers.register(lambda action, notice: fo.NOTIFY_BAD if action == fo.MEM_GOING_OFFLINE else None)
+    refused("EPERM", mem.blocks[int(before[0]) // BLOCK].offline)
+    assert (owner.pfns == before).all()
+    mem.validate()
+
+
+def test_pinned_pages_stay(mem):
+    owner = fo.MovablePages(mem)
+    owner.alloc(10)
+    owner.pinned = 3
+    block = int(owner.pfns[0]) // BLOCK
+    refused("EINTR", mem.blocks[block].offline)
+    assert within(owner.pfns, block) == 3
+    owner.pinned = 0
+    mem.blocks[block].offline()
+    mem.validate()
+
+
+def test_balloon_pages_take_managed_along(mem):
+    """RECORDED.md 14: one page for one page between the zones; the total does not change by moving."""
+    mem.blocks[34].online("online_kernel")
+    balloon = VirtioBalloon(mem)
+    assert balloon.set_target(16384) == 16384
+    total = mem.totalram_pages
+    movable = mem.zones["Movable"]
+    assert movable.managed_pages == 2 * BLOCK - 16384 and movable.present_pages == 2 * BLOCK
+    block = int(balloon.pages.pfns[0]) // BLOCK
+    mem.blocks[block].offline()
+    assert movable.managed_pages == BLOCK - 16384 and mem.totalram_pages == total - BLOCK
+    assert mem.stats()["balloon_migrated"] == 16384
+    mem.validate()
+    assert balloon.set_target(0) == 0
+    assert movable.managed_pages == BLOCK == movable.free_pages
+    for bad in (-1,):
+        with pytest.raises(ValueError):
+            balloon.set_target(bad)
+
+
+def test_numa_pages_leave_the_node(engine):
+    """RECORDED.md 14: where another node has memory, pages go there only."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine)
+    mem.add_memory(32 * BLOCK, 2 * BLOCK, nid=1)
+    for nr in (32, 33):
+        mem.blocks[nr].online("online_movable")
+    owner = fo.MovablePages(mem)
+    owner.alloc(100, nid=1)
+    block = int(owner.pfns[0]) // BLOCK
+    mem.blocks[block].offline()
+    assert all(mem.zone_of(pfn).nid == 0 for pfn in owner.pfns.tolist())
+    mem.validate()
+
+
+def test_alloc_is_all_or_nothing(mem):
+    owner = fo.MovablePages(mem)
+    text = mem.buddyinfo()
+    with pytest.raises(MemoryError):
+        owner.alloc(10**7)
+    assert len(owner) == 0 and mem.buddyinfo() == text
+    with pytest.raises(ValueError):
+        owner.give(1)

@@ -1,0 +1,151 @@
+"""linux/recording.py: nineteen runs of real kernels, replayed and compared, and files that are no recordings."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+import fastonline as fo
+from fastonline.linux.recording import Recording, RecordingError, replay_files
+
+DIRECTORY = Path(__file__).parent / "data" / "recordings"
+FILES = sorted(DIRECTORY.glob("*.json"))
+
+# What is not predicted: pages that depend on where free blocks of the kernel's own zones lie, in runs of thirty and more steps.
+_POSITIONS = ("free + pcp_count", "pgmigrate_success", "balloon_migrate")
+KNOWN = {
+    "R61_seed1": {26, 27, 28, 29},
+    "R61_vmem": {28, 38},
+    "S6m_movable": {21},
+}
+
+
+@pytest.fixture(scope="module", params=["bitmap", "struct_page"])
+def engine(request):
+    return request.param
+
+
+def test_there_are_nineteen():
+    assert len(FILES) == 19
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_replay(path, engine):
+    """Expect every step replayed, or named as not, and what is predicted to be what the kernel showed."""
+    recording = Recording.load(path)
+    steps = list(recording.replay(engine))
+    assert [step.index for step in steps] == list(range(len(recording.steps)))
+    for step in steps:
+        assert step.replayed or step.reason
+        for what, predicted, real in step.differences:
+            assert step.index in KNOWN.get(path.stem, ()) and what.endswith(_POSITIONS), (step.index, what, predicted, real)
+    assert sum(step.compared for step in steps) > 30 * len(steps) or path.stem == "S4b_movable_errors"
+    assert sum(not step.replayed for step in steps) == (path.stem == "S3b_offline_in_use")
+
+
+def test_predictions_do_not_look_at_what_was_recorded(engine):
+    """Expect the same predictions from a recording whose states, uevents, log and errors are all false."""
+    recording = Recording.load(DIRECTORY / "S1m_movable_first.json")
+    false = copy.deepcopy(recording)
+    for step in false.steps:
+        step["uevents"], step["kmsg"], step["errno"] = ["nonsense"], [], "EIO"
+        for zone in (step["state"] or {}).get("zones", {}).values():
+            zone.update(min=1, managed=7, free=9)
+    true, other = list(recording.replay(engine)), list(false.replay(engine))
+    assert [(s.predicted, s.errno, s.uevents, s.kmsg) for s in true] == [(s.predicted, s.errno, s.uevents, s.kmsg) for s in other]
+    assert all(step.differences for step in other)
+
+
+def test_a_change_of_the_kernel_is_seen():
+    """Expect one watermark off by one to be one difference, named."""
+    recording = Recording.load(DIRECTORY / "S1.json")
+    recording.steps[1]["state"]["zones"]["0/Normal"]["min"] += 1
+    assert [step.differences for step in recording.replay()][1] == [("0/Normal min", 176, 177)]
+
+
+def test_machine_is_that_of_the_start(engine):
+    recording = Recording.load(DIRECTORY / "S1.json")
+    mem = recording.machine(engine)
+    mem.validate()
+    zone = recording.data["initial"]["zones"]["0/DMA32"]
+    assert list(mem.zones["DMA32"].nr_free) == zone["nr_free"]
+    assert mem.zones["DMA32"].managed_pages == zone["managed"] and mem.zones["DMA32"].present_pages == zone["present"]
+    assert mem.min_free_kbytes == recording.data["initial"]["min_free_kbytes"]
+
+
+def test_machine_stays_valid_all_the_way():
+    recording = Recording.load(DIRECTORY / "S6m_movable.json")
+    guest = recording.guest()
+    bus = guest.virtio_mem.devices["virtio0"]
+    guest.mem.auto_online_blocks = "online_movable"
+    for size in ("2M", "68M", "130M", "128M", "70M", "0"):
+        assert bus.request(fo.parse_size(size)) == fo.parse_size(size)
+        guest.mem.validate()
+
+
+def test_replay_files_lines():
+    lines = list(replay_files([DIRECTORY / "S1.json"]))
+    assert lines[0] == ("S1 step 0 add_memory: ok", 0)
+    assert lines[-1][0].startswith("1 recordings, 9 steps, ") and lines[-1][0].endswith(" 0 differences, 0 steps not replayed")
+    for line, _ in replay_files([DIRECTORY / "S1.json"], as_json=True):
+        assert json.loads(line)["differences"] == []
+
+
+def _changed(tmp_path, change):
+    data = json.loads((DIRECTORY / "S1.json").read_text())
+    change(data)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "1", '{"format": "memory-hotplug-recording/2"}', '{"format": "memory-hotplug-recording/1"}'])
+def test_no_recording(tmp_path, text):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(RecordingError, match="bad.json") as error:
+        Recording.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_truncated(tmp_path):
+    path = tmp_path / "short.json"
+    path.write_bytes((DIRECTORY / "S1.json").read_bytes()[:5000])
+    with pytest.raises(RecordingError, match="short.json"):
+        Recording.load(path)
+
+
+@pytest.mark.parametrize("op", [
+    {"op": "no_such_op"}, {"op": None}, {"op": "write_state"}, {"op": "write_state", "block": "32", "word": "online"},
+    {"op": "alloc", "region": 0, "bytes": "many"}, {"op": "add_memory", "start": 1.5, "size": 1, "nid": 0},
+])
+def test_bad_ops_are_named(tmp_path, op):
+    def change(data):
+        data["steps"][3] = {"errno": 0, "uevents": [], "kmsg": [], "state": None} | op
+    with pytest.raises(RecordingError, match=r"changed\.json: step 3: "):
+        Recording.load(_changed(tmp_path, change))
+
+
+@pytest.mark.parametrize("op", [
+    {"op": "alloc", "region": 0, "bytes": 1 << 50}, {"op": "free", "region": 9}, {"op": "other", "text": "a cosmic ray"},
+    {"op": "virtio_mem", "device": "virtio7", "requested_size": 0}, {"op": "load", "text": "something"},
+])
+def test_what_cannot_be_replayed_says_so(tmp_path, op):
+    def change(data):
+        data["steps"] = [{"errno": 0, "uevents": [], "kmsg": [], "state": None} | op]
+    step, = Recording.load(_changed(tmp_path, change)).replay()
+    assert not step.replayed and step.reason
+
+
+@pytest.mark.parametrize("change", [
+    lambda data: data["initial"].pop("zones"),
+    lambda data: data["initial"]["zones"]["0/DMA32"].update(managed=10**9),
+    lambda data: data["initial"]["zones"]["0/DMA32"].update(nr_free=[0] * 10 + [10**6]),
+    lambda data: data["initial"].update(iomem=["nonsense"]),
+    lambda data: data.update(kernel="2.4.18"),
+    lambda data: data.update(block_size=12345),
+])
+def test_bad_starts_are_named(tmp_path, change):
+    with pytest.raises(RecordingError, match=r"changed\.json"):
+        Recording.load(_changed(tmp_path, change)).machine()
