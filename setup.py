@@ -40,12 +40,14 @@ MODULES = [
 
 
 class cython_build_ext(build_ext):
-    """Cythonize when extensions are built and not before: an sdist then carries the .pyx and not the generated C."""
+    """Cython runs first, over all modules at once, and only when something is built: an sdist then lists .pyx, not .c."""
 
-    def finalize_options(self):
-        self.distribution.ext_modules = cythonize(self.distribution.ext_modules, compiler_directives=DIRECTIVES)
-        super().finalize_options()
+    def run(self):
+        cythonized = {ext.name: ext for ext in cythonize(self.extensions, compiler_directives=DIRECTIVES)}
+        for ext in self.extensions:
+            ext.sources, ext.depends = cythonized[ext.name].sources, cythonized[ext.name].depends
         self.parallel = self.parallel or os.cpu_count()
+        super().run()
 
 
 setup(

@@ -157,7 +157,9 @@ cdef class Memory:
 
     All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
     errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
-    nothing. Per-CPU lists and migrate types are not modelled: a freed page is in the buddy allocator at once.
+    nothing. Several threads may call one machine: each change of the pages' state and of its counters is made as a whole, with
+    the GIL held; of a call that runs callbacks, other threads may see the steps between them. A freed page is in the buddy
+    allocator at once: per-CPU lists are there only where a guest's own allocations are replayed (`pcp`).
     """
 
     def __init__(
@@ -887,8 +889,7 @@ cdef class Memory:
             done = self._mark_by_callback([(start, nr)], order)
         else:
             self.pages.need_batch()
-            with nogil:
-                done = self.pages.online_range(start, nr, order, self.untouched(start, nr))
+            done = self.pages.online_range(start, nr, order, self.untouched(start, nr))
             self.count_onlined(start, nr, done)
         if done and self.chain and not whole:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
@@ -992,10 +993,9 @@ cdef class Memory:
             self.pages.ungather(&batch)
             done = self._mark_by_callback([(pfn, 1) for pfn in array.tolist()], 0)
         else:
-            with nogil:
-                done = self.pages.online_batch(&batch)
-                if done:
-                    self.batch_went_online(&batch)
+            done = self.pages.online_batch(&batch)
+            if done:
+                self.batch_went_online(&batch)
             self.pages_onlined += done
             self.zones.table.stale |= self.watermarks_at_mark
         if done and self.chain:
@@ -1008,8 +1008,7 @@ cdef class Memory:
         cdef int why
         self.pages.need_batch()
         set_batch(batch, array)
-        with nogil:
-            why = self.pages.gather(batch, &bad)
+        why = self.pages.gather(batch, &bad)
         if why == BATCH_OK:
             return 0
         pfn = int(np.asarray(pfns)[bad])
@@ -1254,11 +1253,10 @@ cdef class Memory:
             self.check_present(pfn_at(&batch, i), run, "set_pfns_reserved")
             i += run
         i = 0
-        with nogil:
-            while i < batch.nr:
-                run = run_of(&batch, i)
-                reserved += self.pages.reserve_range(pfn_at(&batch, i), run)
-                i += run
+        while i < batch.nr:
+            run = run_of(&batch, i)
+            reserved += self.pages.reserve_range(pfn_at(&batch, i), run)
+            i += run
         return reserved
 
     def set_pfns_offline(self, pfns):
@@ -1269,11 +1267,10 @@ cdef class Memory:
         array = as_pfn_array(pfns)      # the batch points into it
         if self.gather_states(&batch, "set_pfns_offline", array, PG_prepared, PG_prepared, "in use"):
             self.pages.ungather(&batch)
-            with nogil:
-                while i < batch.nr:
-                    run = run_of(&batch, i)
-                    self.pages.set_offline(pfn_at(&batch, i), run)
-                    i += run
+            while i < batch.nr:
+                run = run_of(&batch, i)
+                self.pages.set_offline(pfn_at(&batch, i), run)
+                i += run
 
     def clear_pfns_offline(self, pfns):
         """clear_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is
@@ -1284,11 +1281,10 @@ cdef class Memory:
         array = as_pfn_array(pfns)
         if self.gather_states(&batch, "clear_pfns_offline", array, offline, offline, "PG_offline"):
             self.pages.ungather(&batch)
-            with nogil:
-                while i < batch.nr:
-                    run = run_of(&batch, i)
-                    self.pages.clear_offline(pfn_at(&batch, i), run)
-                    i += run
+            while i < batch.nr:
+                run = run_of(&batch, i)
+                self.pages.clear_offline(pfn_at(&batch, i), run)
+                i += run
 
     def free_reserved_pfns(self, pfns):
         """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave back
@@ -1303,13 +1299,12 @@ cdef class Memory:
         array = as_pfn_array(pfns)
         if self.gather_states(&batch, "free_reserved_pfns", array, PG_prepared | PG_reserved, PG_prepared | PG_offline,
                                "Reserved in a prepared range, or PG_offline"):
-            with nogil:
-                while i < batch.nr:
-                    run = run_of(&batch, i)
-                    if self.pages.weigh(PG_offline, pfn_at(&batch, i), run):
-                        self.pages.reserve_range(pfn_at(&batch, i), run)
-                    i += run
-                done = self.pages.online_batch(&batch)
+            while i < batch.nr:
+                run = run_of(&batch, i)
+                if self.pages.weigh(PG_offline, pfn_at(&batch, i), run):
+                    self.pages.reserve_range(pfn_at(&batch, i), run)
+                i += run
+            done = self.pages.online_batch(&batch)
             self.batch_went_online(&batch)
             self.pages_onlined += done
             self.zones.table.stale |= self.watermarks_at_mark
@@ -1326,12 +1321,11 @@ cdef class Memory:
             self.gather(batch, array, array)
         except HotplugError as e:
             raise ValueError(e.strerror) from None
-        with nogil:
-            for i in range(batch.nr):
-                state = self.pages.state(pfn_at(batch, i)) & ~PG_tail
-                if state != want and state != other:
-                    bad = i
-                    break
+        for i in range(batch.nr):
+            state = self.pages.state(pfn_at(batch, i)) & ~PG_tail
+            if state != want and state != other:
+                bad = i
+                break
         if bad >= 0:
             self.pages.ungather(batch)
             pfn = int(array[bad])
@@ -1393,8 +1387,7 @@ cdef class Memory:
         into = &out[0]
         for z in zones:
             if block == 0:
-                with nogil:
-                    got += self.pages.alloc_pages(zone_area(z), want - got, into + got)
+                got += self.pages.alloc_pages(zone_area(z), want - got, into + got)
             else:
                 for i in range(min(want - got, self.blocks_free(z, block))):
                     into[got] = self.pages.alloc_block(zone_area(z), block)
@@ -1474,10 +1467,9 @@ cdef class Memory:
             self.gather(&batch, array, pfns)
         except HotplugError as e:
             raise ValueError(e.strerror) from None
-        with nogil:
-            bad = self.pages.find_unfreeable(&batch)
-            if bad < 0:
-                self.pages.free_batch(&batch)
+        bad = self.pages.find_unfreeable(&batch)
+        if bad < 0:
+            self.pages.free_batch(&batch)
         if bad >= 0:
             self.pages.ungather(&batch)
             raise ValueError(f"page {bad:#x} is not an allocation of order 0: {self._why_not_freeable(bad)}")
