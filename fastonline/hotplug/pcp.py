@@ -18,7 +18,9 @@ _HUGE = 9    # THP's order: the only one beyond PAGE_ALLOC_COSTLY_ORDER that is 
 class _Zone:
     """The lists of one zone. A list has its head, where pages are taken, at the end."""
 
-    __slots__ = ("movable", "unmovable", "huge", "free_factor", "alloc_factor", "high", "boost", "diff", "disabled", "pool", "reclaimable")
+    __slots__ = (
+        "movable", "unmovable", "huge", "free_factor", "alloc_factor", "high", "boost", "diff", "disabled", "pool", "reclaimable",
+    )
 
     def __init__(self):
         self.movable, self.unmovable, self.huge = [], [], []
