@@ -10,6 +10,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CHECKED = os.environ.get("FASTONLINE_CHECKED", "") not in ("", "0")
+# CFLAGS with an -O of its own wins.
+OPTIMIZE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O1" if CHECKED else "-O3"]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -37,13 +39,13 @@ MODULES = [
 ]
 
 
-
 class cython_build_ext(build_ext):
     """Cythonize when extensions are built and not before: an sdist then carries the .pyx and not the generated C."""
 
     def finalize_options(self):
         self.distribution.ext_modules = cythonize(self.distribution.ext_modules, compiler_directives=DIRECTIVES)
         super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
 
 setup(
@@ -52,7 +54,7 @@ setup(
         Extension(
             name,
             [name.replace(".", "/") + ".pyx"],
-            extra_compile_args=["-O1" if CHECKED else "-O3"],
+            extra_compile_args=OPTIMIZE,
             undef_macros=["NDEBUG"] if CHECKED else [],
         )
         for name in MODULES

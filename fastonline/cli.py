@@ -12,9 +12,12 @@ import sys
 from fastonline import geometry, rules
 from fastonline.cost.profile import profile
 from fastonline.cost.report import profile_text
+from fastonline.drivers import series
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import ENGINES, load
 from fastonline.linux.capture import Capture
+from fastonline.linux.recording import replay_files
+from fastonline.linux.sysfs import export_sysfs
 
 INTERRUPTED, BROKEN_PIPE = 130, 141     # 128 + SIGINT, 128 + SIGPIPE, as a shell has it
 
@@ -184,7 +187,69 @@ def run_capture(args):
     return 0
 
 
-COMMANDS = (add_profile, add_show, add_capture)
+def add_replay(commands):
+    parser = commands.add_parser(
+        "replay",
+        help="replay recordings of real kernels and print where the prediction and the kernel differ",
+        description="Replay recordings of real kernels, a line a step. Exit status 1 when a prediction differs from what the "
+        "kernel did.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=f"({ENGINES[0]})")
+    parser.add_argument("--json", action="store_true", help="a JSON object a step instead of text")
+    parser.set_defaults(run=run_replay)
+
+
+def run_replay(args):
+    total = 0
+    for line, differences in replay_files(args.files, args.engine, args.json):
+        print(line)
+        total += differences
+    return 1 if total else 0
+
+
+def add_sysfs(commands):
+    parser = commands.add_parser(
+        "sysfs",
+        help="write the /sys tree of a machine that lsmem --sysroot reads",
+        description="Write below DIR the /sys tree of a saved machine, of a capture or of the running kernel's page map, as "
+        "util-linux reads it: lsmem --sysroot DIR.",
+    )
+    parser.add_argument("directory", metavar="DIR")
+    add_source(parser, "a machine that Memory.save wrote, or a capture")
+    parser.set_defaults(run=run_sysfs)
+
+
+def run_sysfs(args):
+    export_sysfs(read_machine(args), args.directory)
+    return 0
+
+
+def add_balloon(commands):
+    parser = commands.add_parser(
+        "balloon",
+        help="run one driver through a series of targets",
+        description="Run one driver of a guest through a series of targets, on a host with a finite pool of frames, and print "
+        "target against actual size, the host's pages, its calls and the time.",
+    )
+    series.add_arguments(parser)
+    add_json(parser)
+    parser.add_argument("--plot", metavar="FILE", help="draw target and actual size into FILE; needs matplotlib")
+    parser.set_defaults(run=run_balloon)
+
+
+def run_balloon(args):
+    result = series.from_arguments(args, progress)
+    if args.json != "-":
+        print(result)
+    if args.json is not None:
+        write_json(args.json, result.as_dict())
+    if args.plot is not None:
+        result.plot(args.plot)
+    return 0
+
+
+COMMANDS = (add_profile, add_show, add_capture, add_replay, add_sysfs, add_balloon)
 
 
 def make_parser():

@@ -26,7 +26,8 @@ print(*probe.probe(mem, 7), mem.totalram_pages)
 
 
 def run(*command, cwd, path=None):
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    # -O0: what is packed is looked at, not how fast it is
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": "-O0"}
     if path:
         environ["PYTHONPATH"] = str(path)
     done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)

@@ -1,8 +1,8 @@
 """Collaborative memory management of s390, the "check with the hypervisor on the way out of the allocator" of the 2008 thread.
 
-CMM2, guest page hinting: each page has a state that the guest sets (S stable, U unused, V volatile, P potentially volatile) and one
-that the host gives it (r resident, p preserved in the host's swap, z zero: nothing there). Of the twelve pairs eight are valid
-(Schwidefsky, "Guest page hinting: full s390 support", 2006; KERNEL.md 5.5):
+CMM2, guest page hinting: each page has a state that the guest sets (S stable, U unused, V volatile, P potentially volatile) and
+one that the host gives it (r resident, p preserved in the host's swap, z zero: nothing there). Of the twelve pairs eight are
+valid (Schwidefsky, "Guest page hinting: full s390 support", 2006; KERNEL.md 5.5):
 
     Sr Sp Sz    Ur Uz    Vr Vz    Pr
 
@@ -23,10 +23,10 @@ RESIDENT, PRESERVED, ZERO = range(3)
 VALID_STATES = ("Sr", "Sp", "Sz", "Ur", "Uz", "Vr", "Vz", "Pr")
 
 
-def page_can_be_volatile(reserved=False, dirty=False, writeback=False, locked=False, anonymous=False, mapping=True, uptodate=True,
-                         private=False, discarded=False, lru=True, mapcount=0, refcount=1):
-    """May a page be made volatile? Bools (or bool arrays), as struct page has them: one that the guest can read again from where it came,
-    that nobody works on, and that only the page cache and its mappings hold."""
+def page_can_be_volatile(reserved=False, dirty=False, writeback=False, locked=False, anonymous=False, mapping=True,
+                         uptodate=True, private=False, discarded=False, lru=True, mapcount=0, refcount=1):
+    """May a page be made volatile? Bools (or bool arrays), as struct page has them: one that the guest can read again from
+    where it came, that nobody works on, and that only the page cache and its mappings hold."""
     refused = np.logical_or.reduce(np.broadcast_arrays(reserved, dirty, writeback, locked, anonymous, private, discarded))
     needed = np.logical_and.reduce(np.broadcast_arrays(mapping, uptodate, lru, np.equal(mapcount, np.subtract(refcount, 1))))
     return needed & ~refused
@@ -102,8 +102,8 @@ class HintedDomain(ResidentDomain):
         self._swapped[pfns] = False
 
     def set_potentially_volatile(self, pfns):
-        """X r -> Pr, X z -> Vz: the host may discard the page as long as it is clean. A preserved page cannot be that: dirty it stays
-        Sp, clean it is discarded, Vz."""
+        """X r -> Pr, X z -> Vz: the host may discard the page as long as it is clean. A preserved page cannot be that: dirty it
+        stays Sp, clean it is discarded, Vz."""
         pfns = self._essa(pfns)
         content = self.content(pfns)
         stays = (content == PRESERVED) & self._dirty[pfns]
@@ -123,8 +123,8 @@ class HintedDomain(ResidentDomain):
     # -- accesses
 
     def touch(self, pfns, write=False):
-        """The guest reads (or writes) pages: Sp, Sz -> Sr; Vr and Pr stay. Returns the int64 array of the pages whose access gave a
-        discard fault (Vz): they were not accessed.
+        """The guest reads (or writes) pages: Sp, Sz -> Sr; Vr and Pr stay. Returns the int64 array of the pages whose access
+        gave a discard fault (Vz): they were not accessed.
 
         HotplugError EFAULT naming an unused page, the addressing exception, before any page is accessed; ENOMEM as
         ResidentDomain.touch.
@@ -132,7 +132,9 @@ class HintedDomain(ResidentDomain):
         pfns = self._pfns(pfns)
         unused = pfns[self._usage[pfns] == UNUSED]
         if unused.size:
-            raise HotplugError.of(errno.EFAULT, f"{self.name} touches page {int(unused[0]):#x}, which is unused: addressing exception")
+            raise HotplugError.of(
+                errno.EFAULT, f"{self.name} touches page {int(unused[0]):#x}, which is unused: addressing exception"
+            )
         discarded = (self._usage[pfns] == VOLATILE) & ~self.backed(pfns)
         there = pfns[~discarded]
         super().touch(there)
@@ -146,8 +148,8 @@ class HintedDomain(ResidentDomain):
     # -- the host takes frames
 
     def victims(self, nr):
-        """Unused pages first, then volatile ones and clean potentially volatile ones, then what must be swapped out; among equals
-        the longest resident."""
+        """Unused pages first, then volatile ones and clean potentially volatile ones, then what must be swapped out; among
+        equals the longest resident."""
         resident = self.backed_pfns()
         usage = self._usage[resident]
         cost = np.select([usage == UNUSED, self._discardable(resident)], [0, 1], 2)
@@ -182,8 +184,8 @@ class HintedDomain(ResidentDomain):
 
 
 class Cmm2(Driver):
-    """Guest page hinting in the guest: the "light" part that went into the kernel (arch_free_page, arch_alloc_page, 2.6.26), the page
-    cache's volatile pages, and the thread's own idea for a page that the host cannot back.
+    """Guest page hinting in the guest: the "light" part that went into the kernel (arch_free_page, arch_alloc_page, 2.6.26),
+    the page cache's volatile pages, and the thread's own idea for a page that the host cannot back.
 
     mem: Memory. domain: HintedDomain. Pages that are free are unused; who allocates and frees does it here. The target is the
     limit of what may be resident, which the host enforces at once.
@@ -203,8 +205,9 @@ class Cmm2(Driver):
                 "swapped_out": domain.swapped_out}
 
     def alloc_pages_bulk(self, nr, zone=None):
-        """Pages on their way out of the allocator are made stable, and touched: those the host has a frame for, int64 array. The
-        others are "tossed over to the balloon driver" (Dave Hansen): PG_offline and on its list. MemoryError as Memory's."""
+        """Pages on their way out of the allocator are made stable, and touched: those the host has a frame for, int64 array.
+        The others are "tossed over to the balloon driver" (Dave Hansen): PG_offline and on its list. MemoryError as
+        Memory's."""
         pfns = self.mem.alloc_pages_bulk(nr, 0, zone)
         self.domain.set_stable(pfns)
         try:
@@ -261,8 +264,8 @@ class Cmm2(Driver):
 class Cmm1(Driver):
     """The first CMM: pages that the guest allocates and tells z/VM of (diagnose 0x10), in a static and a timed pool.
 
-    mem: Memory. domain: ResidentDomain. The target is the guest's size less the static pool (cmm_pages). When an allocation fails
-    the pool stays as it is: the target becomes what there is. timed_pages go back timeout_pages every timeout_seconds.
+    mem: Memory. domain: ResidentDomain. The target is the guest's size less the static pool (cmm_pages). When an allocation
+    fails the pool stays as it is: the target becomes what there is. timed_pages go back timeout_pages every timeout_seconds.
     """
 
     PER_ARRAY_WORDS = 2      # of a page of addresses that are no addresses: its link and its count

@@ -1,5 +1,5 @@
-"""Who else listens when memory comes: a network driver that registers it with its adapter, the user space that onlines it, and the
-container of a whole node. All three speak up in the 2008 thread."""
+"""Who else listens when memory comes: a network driver that registers it with its adapter, the user space that onlines it, and
+the container of a whole node. All three speak up in the 2008 thread."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ class Ehea:
     """A driver like ehea: its adapter must know all memory that may hold a packet, so it is a memory notifier, and its map has
     room for so many sections (None: for all).
 
-    It counts pages by MemoryNotify.onlined, the member that Kamezawa asked for in the thread; `announced` is what nr_pages alone
-    would have made it believe. A section too many is vetoed with NOTIFY_BAD.
+    It counts pages by MemoryNotify.onlined, the member that Kamezawa asked for in the thread; `announced` is what nr_pages
+    alone would have made it believe. A section too many is vetoed with NOTIFY_BAD.
     """
 
     def __init__(self, mem, max_sections=None, priority=0):
@@ -63,9 +63,9 @@ class Udev:
     """User space that gets a uevent for each memory block that appears and writes "online" to its state file some time later
     (the delay that auto_online_blocks was made to spare, 31bc3858ea3e).
 
-    An actor of driver.run. delay: s from the event to the write. period: s between two looks at the queue. online_type: MMOP_ONLINE,
-    MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. check: a script's own test, ``check(block) -> bool``, asked before a block is
-    onlined (the "user level check" of the thread); a block that it refuses is left offline.
+    An actor of driver.run. delay: s from the event to the write. period: s between two looks at the queue. online_type:
+    MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. check: a script's own test, ``check(block) -> bool``, asked before a
+    block is onlined (the "user level check" of the thread); a block that it refuses is left offline.
     """
 
     def __init__(self, mem, delay=0.1, period=0.1, online_type=MMOP_ONLINE, check=None):
@@ -118,8 +118,8 @@ class Udev:
 
 
 class Container:
-    """A box of DIMMs that is a node of its own, hot-added as a whole (ACPI's container device, Goto in the thread): one event for
-    user space beside those of its memory blocks.
+    """A box of DIMMs that is a node of its own, hot-added as a whole (ACPI's container device, Goto in the thread): one event
+    for user space beside those of its memory blocks.
 
     mem: Memory. nid: the node. dimms: (start_pfn, nr_pages) of each.
     """

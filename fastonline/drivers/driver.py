@@ -13,8 +13,8 @@ PG_RESERVED = 1 << FLAG_NAMES.index("PG_reserved")
 
 
 def run(actors, until, now=0.0):
-    """Let every actor work at the times it is due from `now` on, earliest first (in the order given among equals), up to `until`
-    (seconds).
+    """Let every actor work at the times it is due from `now` on, earliest first (in the order given among equals), up to
+    `until` (seconds).
 
     An actor has `due`, when it is next to run (a time that has passed: at once; NEVER: not by itself), and `work(now)`, which
     sets it anew.
@@ -35,7 +35,8 @@ class Driver:
     def __init__(self, mem, domain):
         if mem.geometry.page_size != domain.host.page_size:
             raise ValueError(
-                f"the guest's pages are {mem.geometry.page_size} bytes, the host's frames {domain.host.page_size}: they must agree"
+                f"the guest's pages are {mem.geometry.page_size} bytes and the host's frames {domain.host.page_size}: "
+                "they must agree"
             )
         self.mem = mem
         self.domain = domain
@@ -167,7 +168,8 @@ def si_mem_available(mem):
 
 
 def allocate_resource(mem, nr_pages, align):
-    """The lowest `align`-aligned pfn of a range of so many pages that no resource has (allocate_resource over iomem), or None."""
+    """The lowest `align`-aligned pfn of a range of so many pages that no resource has (allocate_resource over
+    iomem), or None."""
     start = 0
     for first, end in mem.resources:
         if start + nr_pages <= first:

@@ -1,5 +1,6 @@
-"""Hyper-V's dynamic memory (drivers/hv/hv_balloon.c, 6.18; KERNEL.md 5.7): whole memory blocks are prepared, only the part that the host
-backs goes online, the rest when the host covers it. What the 2008 thread asked for, as it came to be in another hypervisor's driver.
+"""Hyper-V's dynamic memory (drivers/hv/hv_balloon.c, 6.18; KERNEL.md 5.7): whole memory blocks are prepared, only the part that
+the host backs goes online, the rest when the host covers it. What the 2008 thread asked for, as it came to be in another
+hypervisor's driver.
 """
 
 import errno
@@ -77,14 +78,15 @@ class HvBalloon(Driver):
     # -- hot-add
 
     def hot_add(self, pg_start, cnt, region=None):
-        """A hot-add request: `cnt` pages (int) from pg_start on are the guest's to use. Returns how many of them, from the first
-        on, it took (process_hot_add, handle_pg_range).
+        """A hot-add request: `cnt` pages (int) from pg_start on are the guest's to use. Returns how many of them, from the
+        first on, it took (process_hot_add, handle_pg_range).
 
-        region: (start_pfn, nr_pages) that the host says the pages are part of; without, it begins at the chunk that pg_start lies
-        in. A request inside a region that is known goes on with it, one that leaves pages out makes a gap of them.
+        region: (start_pfn, nr_pages) that the host says the pages are part of; without, it begins at the chunk that pg_start
+        lies in. A request inside a region that is known goes on with it, one that leaves pages out makes a gap of them.
 
-        HotplugError EINVAL for no pages, pages that are the guest's already, or that lie before what their region covers. Pages that the host has no frame for, or that could
-        not be added, are not taken: 0 then is a permanent answer when do_hot_add is False, else "not now".
+        HotplugError EINVAL for no pages, pages that are the guest's already, or that lie before what their region covers. Pages
+        that the host has no frame for, or that could not be added, are not taken: 0 then is a permanent answer when do_hot_add
+        is False, else "not now".
         """
         if cnt <= 0 or pg_start < 0 or pg_start + cnt > self.mem.max_pfn:
             raise HotplugError.of(errno.EINVAL, f"hot-add of {cnt} pages at pfn {pg_start:#x}: not pages that can be there")
@@ -118,7 +120,8 @@ class HvBalloon(Driver):
             if region.start_pfn <= pg_start < region.end_pfn:
                 if pg_start < region.covered_start_pfn and region.covered_start_pfn < region.covered_end_pfn:
                     raise HotplugError.of(
-                        errno.EINVAL, f"hot-add of {pfn_range(pg_start, cnt)}: covered from pfn {region.covered_start_pfn:#x} on before"
+                        errno.EINVAL,
+                        f"hot-add of {pfn_range(pg_start, cnt)}: its region begins at pfn {region.covered_start_pfn:#x}",
                     )
                 beyond = pg_start + cnt - region.end_pfn
                 if beyond > 0:
@@ -134,7 +137,8 @@ class HvBalloon(Driver):
             start, end = region[0], region[0] + region[1]
             if not start <= pg_start or pg_start + cnt > end or start % self.chunk or end % self.chunk:
                 raise HotplugError.of(
-                    errno.EINVAL, f"hot-add of {pfn_range(pg_start, cnt)}: not inside whole chunks {pfn_range(start, end - start)}"
+                    errno.EINVAL,
+                    f"hot-add of {pfn_range(pg_start, cnt)}: not inside whole chunks {pfn_range(start, end - start)}",
                 )
         where = Region(start, end, pg_start, pg_start, start)
         self.regions.append(where)
@@ -190,8 +194,8 @@ class HvBalloon(Driver):
     # -- the balloon
 
     def floor(self):
-        """Pages that the guest keeps for itself (compute_balloon_floor), by its size: 8 MiB + 1/2 below 128 MiB, 40 + 1/4 below 512,
-        104 + 1/8 below 2048, 232 + 1/16 below 8192, 488 + 1/32."""
+        """Pages that the guest keeps for itself (compute_balloon_floor), by its size: 8 MiB + 1/2 below 128 MiB, 40 + 1/4 below
+        512, 104 + 1/8 below 2048, 232 + 1/16 below 8192, 488 + 1/32."""
         mib = (1 << 20) // self.mem.geometry.page_size or 1
         size = self.mem.totalram_pages // mib
         for limit, base, shift in ((128, 8, 1), (512, 40, 2), (2048, 104, 3), (8192, 232, 4), (NEVER, 488, 5)):
@@ -199,7 +203,8 @@ class HvBalloon(Driver):
                 return (base + (size >> shift)) * mib
 
     def balloon_up(self, nr_pages):
-        """Give the host up to so many pages, in blocks of 2 MiB as long as there are any, not below the floor. Returns how many."""
+        """Give the host up to so many pages, in blocks of 2 MiB as long as there are any, not below the floor. Returns how
+        many."""
         want = min(nr_pages, max(0, si_mem_available(self.mem) - self.floor()))
         order = min(9, self.mem.geometry.max_page_order)
         heads = alloc_highuser(self.mem, want >> order, order)
@@ -261,8 +266,8 @@ class HvBalloon(Driver):
         self.due = NEVER
 
     def validate(self):
-        """As Driver.validate, and: ballooned pages have no frame, a region's pages have one exactly where covered, and every other page
-        of the guest has one. (Pages covered in blocks not online yet are backed and not managed.)"""
+        """As Driver.validate, and: ballooned pages have no frame, a region's pages have one exactly where covered, and every
+        other page of the guest has one. (Pages covered in blocks not online yet are backed and not managed.)"""
         super().validate()
         ballooned = self._list.view()
         assert all_different(ballooned), "a page is in the balloon twice"

@@ -1,8 +1,8 @@
 """The other side of the guest: a host with a finite pool of machine frames, and the domains that it lends them to.
 
 Two views of a guest's memory, the two of the 2008 thread. A `Domain` is Xen's: it has a reservation, asks for frames and gives
-frames back by hypercall, and keeps the table from its page frames (pfn) to the machine's (mfn). A `ResidentDomain` is KVM's: its
-memory is virtual, a page takes a frame when it is touched, and a memory cgroup limits how many it has at a time.
+frames back by hypercall, and keeps the table from its page frames (pfn) to the machine's (mfn). A `ResidentDomain` is KVM's:
+its memory is virtual, a page takes a frame when it is touched, and a memory cgroup limits how many it has at a time.
 
 Frames are counted in the pages of the guest. Everything is deterministic: the order of the pool depends on the seed alone.
 """
@@ -142,13 +142,14 @@ round trip over a bus."""
 
 
 class Domain:
-    """A guest as Xen has it: a reservation of frames up to a cap, and the guest's own table of which frame is behind which page.
+    """A guest as Xen has it: a reservation of frames up to a cap, and the guest's own table of which frame is behind which
+    page.
 
     host: Host. boot: size of the memory that the domain builder populates, from pfn 0 on. max_memory: the host-set cap on the
     reservation, None: none. name: for messages.
 
-    Hypercalls give partial success the way Xen does: they return how far they came, and what was done stays done. `calls` counts
-    them by name, `ns` adds up their cost, `refused` counts the frames not given, by reason ("cap" or "host").
+    Hypercalls give partial success the way Xen does: they return how far they came, and what was done stays done. `calls`
+    counts them by name, `ns` adds up their cost, `refused` counts the frames not given, by reason ("cap" or "host").
     """
 
     def __init__(self, host, boot=0, max_memory=None, name=None):
@@ -235,8 +236,8 @@ class Domain:
     def populate_physmap(self, pfns, order=0):
         """XENMEM_populate_physmap: frames for the extents of 2^order pages that begin at `pfns` (int64 array).
 
-        Returns the (got,) int64 array of their first mfns, for pfns[:got]: shorter than pfns when the cap is reached or the host
-        has no more. The guest enters them into its table itself.
+        Returns the (got,) int64 array of their first mfns, for pfns[:got]: shorter than pfns when the cap is reached or the
+        host has no more. The guest enters them into its table itself.
         """
         self.count("populate_physmap")
         want = pfns.size
@@ -302,8 +303,8 @@ class Domain:
 
 
 class ResidentDomain(Domain):
-    """A guest as KVM has it: its memory is virtual; a page takes a frame when it is touched and loses it when the guest discards
-    it, or when the host must reclaim, which swaps it out. The guest is not asked and need not tell.
+    """A guest as KVM has it: its memory is virtual; a page takes a frame when it is touched and loses it when the guest
+    discards it, or when the host must reclaim, which swaps it out. The guest is not asked and need not tell.
 
     host: Host. limit: size that may be resident at a time (the memory cgroup of the thread), None: no limit. The host reclaims
     from the guest itself, longest resident first, when the limit or the host's memory is reached.
@@ -367,7 +368,8 @@ class ResidentDomain(Domain):
 
     def discard(self, pfns, calls=1):
         """The guest does not need what is in these pages (madvise DONTNEED, a balloon's message, free page reporting): their
-        frames are the host's, they are zero when touched again. calls: how many the guest makes of it. Returns how many frames."""
+        frames are the host's, they are zero when touched again. calls: how many the guest makes of it. Returns how many
+        frames."""
         pfns = np.asarray(pfns, np.int64)
         self.count("discard", calls)
         pfns = pfns[pfns < self._p2m.size]

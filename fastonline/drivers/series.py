@@ -1,6 +1,8 @@
 """A driver taken through a series of targets: what `fastonline balloon` runs."""
 
 import csv
+import inspect
+import os
 import time
 from dataclasses import asdict, dataclass
 
@@ -10,8 +12,9 @@ from fastonline.drivers.driver import run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
-from fastonline.geometry import format_size, parse_size
-from fastonline.hotplug.memory import Memory
+from fastonline.geometry import PRESETS as GEOMETRIES, format_size, parse_size
+from fastonline.hotplug.memory import ENGINES, Memory
+from fastonline.rules import PRESETS as RULES
 
 INTERVAL = 60.0     # s between targets that come without times
 
@@ -62,8 +65,12 @@ class Series:
         return "\n".join(lines)
 
     def plot(self, path):
-        """Write a figure of target against actual over time to a file; its suffix says which format. Needs matplotlib."""
-        from matplotlib.figure import Figure
+        """Write a figure of target against actual over time to a file; its suffix says which format. ImportError without
+        matplotlib."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as e:
+            raise ImportError("drawing needs matplotlib: pip install 'fastonline[plot]'") from e
 
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.add_subplot()
@@ -86,8 +93,8 @@ def parse_targets(text):
 
 
 def read_targets(path):
-    """[(s, bytes)] of a CSV file with lines of time,target; a first line that says so is skipped. OSError when it cannot be read,
-    ValueError naming the line that is wrong."""
+    """[(s, bytes)] of a CSV file with lines of time,target; a first line that says so is skipped. OSError when it cannot be
+    read, ValueError naming the line that is wrong."""
     targets = []
     with open(path, newline="", encoding="utf-8") as file:
         for nr, row in enumerate(csv.reader(file), 1):
@@ -147,10 +154,10 @@ def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bit
                call_ns=0, udev_delay=None, progress=None, **options):
     """Take a driver through targets.
 
-    name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules, engine,
-    boot: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory: what the host allows the guest.
-    udev_delay: s after which user space onlines added memory, None: the kernel does at once. progress: wraps the list of targets,
-    as tqdm does. options: the driver's own (xen: behaviour, order, batch; cmm: behaviour). Returns a Series.
+    name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules,
+    engine, boot: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory: what the host allows the
+    guest. udev_delay: s after which user space onlines added memory, None: the kernel does at once. progress: wraps the list of
+    targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; cmm: behaviour). Returns a Series.
 
     ValueError, TypeError for arguments that make no sense, HotplugError ENOMEM for a guest that the host cannot build.
     """
@@ -165,6 +172,8 @@ def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bit
     if udev_delay is not None:
         options["auto_online"] = False
         actors.append(Udev(mem, udev_delay))
+    for option in options.keys() - inspect.signature(DRIVERS[name]).parameters:
+        raise ValueError(f"the driver {name} has no option {'udev_delay' if option == 'auto_online' else option}")
     driver = DRIVERS[name](mem, host, boot, max_memory, **options)
     recorder = _Recorder(driver)
     actors.append(recorder)
@@ -207,3 +216,41 @@ class _Recorder:
 
     def note(self, now):
         self.steps.append((now, self._driver.current_pages * self._driver.mem.geometry.page_size))
+
+
+# -- the command line's part: its arguments, and what they mean
+
+def add_arguments(parser):
+    """Give an argparse parser the arguments of `fastonline balloon`, which from_arguments understands."""
+    parser.add_argument("driver", choices=tuple(DRIVERS))
+    parser.add_argument("targets", metavar="TARGETS",
+                        help="sizes such as 1G,1.5G,768M, one a minute, or a CSV file of time,target")
+    parser.add_argument("--behaviour", metavar="NAME", help=f"xen: {', '.join(BEHAVIOURS)} (today); cmm: cmm1, cmm2 (cmm1)")
+    parser.add_argument("--order", type=int, metavar="N", help="xen: balloon in blocks of 2^N pages (0)")
+    parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks a hypercall (a page of longs)")
+    parser.add_argument("--geometry", choices=tuple(GEOMETRIES),
+                        help="the guest's (xen thread, 2.6.26: X86_32_PAE; cmm: S390X; else X86_64)")
+    parser.add_argument("--rules", choices=tuple(RULES), help="the guest's kernel (xen thread, 2.6.26: 2.6.25; else 6.12)")
+    parser.add_argument("--engine", choices=ENGINES, default="bitmap")
+    parser.add_argument("--boot", metavar="SIZE", default="1G", help="what the guest boots with (1G)")
+    parser.add_argument("--host", metavar="SIZE", default="4G", help="the host's memory (4G)")
+    parser.add_argument("--max-memory", metavar="SIZE", help="what the host allows the guest (no limit)")
+    parser.add_argument("--scattered", action="store_true", help="the host hands its frames out in random order")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of that order (0)")
+    parser.add_argument("--call-ns", type=float, default=0, metavar="NS", help="what each call to the host costs (0)")
+    parser.add_argument("--udev-delay", type=float, metavar="S",
+                        help="user space onlines added memory so late (the kernel does, at once)")
+
+
+def from_arguments(args, progress=None):
+    """The Series that add_arguments' arguments ask for. Errors as run_series, parse_targets and read_targets."""
+    old = args.driver == "xen" and args.behaviour in ("thread", "2.6.26")
+    geometry = args.geometry or ("X86_32_PAE" if old else "S390X" if args.driver == "cmm" else "X86_64")
+    given = {name: value for name in ("behaviour", "order", "batch") if (value := getattr(args, name)) is not None}
+    is_file = args.targets.endswith(".csv") or os.path.exists(args.targets)
+    return run_series(
+        args.driver, (read_targets if is_file else parse_targets)(args.targets), GEOMETRIES[geometry],
+        RULES[args.rules or ("2.6.25" if old else "6.12")], args.boot, args.host, engine=args.engine,
+        max_memory=args.max_memory, scattered=args.scattered, seed=args.seed, call_ns=args.call_ns,
+        udev_delay=args.udev_delay, progress=progress, **given,
+    )

@@ -1,14 +1,15 @@
-"""The Xen balloon: the driver for which the 2008 thread wanted onlining in two phases, as it was, as it was then proposed, and as it
-became (drivers/xen/balloon.c of 2.6.26, 3.1 and 6.18; KERNEL.md 5.1 to 5.3 and THREAD.txt).
+"""The Xen balloon: the driver for which the 2008 thread wanted onlining in two phases, as it was, as it was then proposed, and
+as it became (drivers/xen/balloon.c of 2.6.26, 3.1 and 6.18; KERNEL.md 5.1 to 5.3 and THREAD.txt).
 
-A page that the guest has and the host does not back is on the balloon list. To grow, the driver asks the host for frames, takes pages
-off the list, enters the frames into its p2m table and frees the pages. To shrink it allocates pages, makes their p2m entries
-INVALID_P2M_ENTRY, puts them on the list and gives the frames back. When the list is empty and the target is higher, memory must be
-added: in the thread's way by balloon_expand over prepare_online_pages, since 3.1 by add_memory and an online_page_callback.
+A page that the guest has and the host does not back is on the balloon list. To grow, the driver asks the host for frames, takes
+pages off the list, enters the frames into its p2m table and frees the pages. To shrink it allocates pages, makes their p2m
+entries INVALID_P2M_ENTRY, puts them on the list and gives the frames back. When the list is empty and the target is higher,
+memory must be added: in the thread's way by balloon_expand over prepare_online_pages, since 3.1 by add_memory and an
+online_page_callback.
 """
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,10 +48,12 @@ class Behaviour:
     """Shrinking stops at si_mem_available."""
 
 
-XEN_2_6_26 = Behaviour("2.6.26", all_or_nothing=True, expands=False, callback=False, promises=False, schedule=False, reserves=False)
-XEN_THREAD = Behaviour("thread", all_or_nothing=True, expands=True, callback=False, promises=False, schedule=False, reserves=False)
+XEN_2_6_26 = Behaviour(
+    "2.6.26", all_or_nothing=True, expands=False, callback=False, promises=False, schedule=False, reserves=False
+)
+XEN_THREAD = replace(XEN_2_6_26, name="thread", expands=True)
 XEN_3_1 = Behaviour("3.1", all_or_nothing=False, expands=False, callback=True, promises=True, schedule=True, reserves=False)
-XEN_TODAY = Behaviour("today", all_or_nothing=False, expands=False, callback=True, promises=False, schedule=True, reserves=True)
+XEN_TODAY = replace(XEN_3_1, name="today", promises=False, reserves=True)
 
 BEHAVIOURS = {behaviour.name: behaviour for behaviour in (XEN_2_6_26, XEN_THREAD, XEN_3_1, XEN_TODAY)}
 
@@ -58,15 +61,15 @@ BEHAVIOURS = {behaviour.name: behaviour for behaviour in (XEN_2_6_26, XEN_THREAD
 class XenBalloon(Driver):
     """The balloon of one guest.
 
-    mem: Memory, every page of which at the time of the call is free or in use; pages beyond what the domain was built with start
-    in the balloon (they must be free). domain: hypervisor.Domain. behaviour: one of XEN_2_6_26, XEN_THREAD, XEN_3_1, XEN_TODAY.
-    order: 9 balloons in large pages, the thread's wish; the guest is then within one of them of its target. batch: extents a
-    hypercall, None: a page of them, 1024 on 32-bit and 512 on 64-bit (frame_list); 1: one at a time. auto_online: added memory is
-    onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s.
+    mem: Memory, every page of which at the time of the call is free or in use; pages beyond what the domain was built with
+    start in the balloon (they must be free). domain: hypervisor.Domain. behaviour: one of XEN_2_6_26, XEN_THREAD, XEN_3_1,
+    XEN_TODAY. order: 9 balloons in large pages, the thread's wish; the guest is then within one of them of its target. batch:
+    extents a hypercall, None: a page of them, 1024 on 32-bit and 512 on 64-bit (frame_list); 1: one at a time. auto_online:
+    added memory is onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s.
 
-    set_target sets the goal; the worker runs when it is due (driver.run, or work). Beyond the cap or the host's memory the guest
-    stays where it got (2.6.26: at hard_limit until there is a new target; 3.1 on: BP_ECANCELED after the retries); below what
-    it can give up it stays at its watermarks and tries again.
+    set_target sets the goal; the worker runs when it is due (driver.run, or work). Beyond the cap or the host's memory the
+    guest stays where it got (2.6.26: at hard_limit until there is a new target; 3.1 on: BP_ECANCELED after the retries); below
+    what it can give up it stays at its watermarks and tries again.
 
     HotplugError EINVAL when another online_page_callback is set; nothing has changed then.
     """
@@ -127,11 +130,16 @@ class XenBalloon(Driver):
             return 0, 0
         start, nr = int(pfns[0]), int(pfns[-1]) + 1 - int(pfns[0])
         if nr != pfns.size or (start | nr) & (1 << self.order) - 1:
-            raise ValueError(f"pages {pfn_range(start, nr)} without a frame are not one range of whole extents of order {self.order}")
+            raise ValueError(
+                f"pages {pfn_range(start, nr)} without a frame are not one range of whole extents of order {self.order}"
+            )
         return start, nr
 
     def __repr__(self):
-        return f"<XenBalloon {self.behaviour.name} current={self.current_pages} target={self.target_pages} balloon={self.balloon_pages}>"
+        return (
+            f"<XenBalloon {self.behaviour.name} current={self.current_pages} target={self.target_pages} "
+            f"balloon={self.balloon_pages}>"
+        )
 
     # -- what there is
 
@@ -169,6 +177,10 @@ class XenBalloon(Driver):
         """balloon_set_new_target, which forgets the hard limit; as Driver.set_target."""
         super().set_target(size, now)
         self.hard_limit = None
+
+    def watch_target(self, kib, now=0.0):
+        """xenstore's memory/target changed: whole pages of so many KiB (int)."""
+        self.set_target(kib >> self.mem.geometry.page_shift - 10 << self.mem.geometry.page_shift, now)
 
     def _credit(self):
         """Extents to grow (or, negative, shrink) by."""
@@ -351,15 +363,17 @@ class XenBalloon(Driver):
     def balloon_expand(self, nr_pages):
         """The thread's balloon_expand: room for so many pages more, none of them backed. Returns the first pfn.
 
-        A free range of iomem, aligned to a section; add_memory, prepare_online_pages; every page Reserved, without a frame, and on
-        the list. Today's rules take whole sections only.
+        A free range of iomem, aligned to a section; add_memory, prepare_online_pages; every page Reserved, without a frame, and
+        on the list. Today's rules take whole sections only.
 
-        HotplugError: ENOSPC when there is no such range, and as add_memory and prepare_online_pages: nothing is added then.
+        HotplugError: ENOSPC when there is no such range, and as add_memory and prepare_online_pages; ValueError when the pages
+        are not whole extents of the balloon's order. Nothing is added then.
         """
         mem = self.mem
         start = allocate_resource(mem, nr_pages, mem.geometry.pages_per_section)
         if start is None:
             raise HotplugError.of(errno.ENOSPC, f"balloon_expand by {nr_pages} pages: there is no free range of iomem")
+        self._check_extents(start, nr_pages)
         mem.add_memory(start, nr_pages)
         try:
             mem.prepare_online_pages(start, nr_pages)
@@ -373,9 +387,12 @@ class XenBalloon(Driver):
         self.expansions += 1
         return start
 
-    def _put_on_list(self, start_pfn, nr_pages):
+    def _check_extents(self, start_pfn, nr_pages):
         if nr_pages & (1 << self.order) - 1 or start_pfn & (1 << self.order) - 1:
             raise ValueError(f"{pfn_range(start_pfn, nr_pages)} is not whole extents of order {self.order}")
+
+    def _put_on_list(self, start_pfn, nr_pages):
+        self._check_extents(start_pfn, nr_pages)
         self.domain.need_p2m(start_pfn + nr_pages)
         self._append(np.arange(start_pfn, start_pfn + nr_pages, 1 << self.order))
 
@@ -424,8 +441,8 @@ class XenBalloon(Driver):
     # -- the end
 
     def close(self):
-        """Let go of the callback. HotplugError EBUSY while pages are out: nobody else could ever back them; inflate to the guest's
-        whole size first (the kernel's driver cannot be unloaded at all)."""
+        """Let go of the callback. HotplugError EBUSY while pages are out: nobody else could ever back them; inflate to the
+        guest's whole size first (the kernel's driver cannot be unloaded at all)."""
         if self.balloon_pages or self.hotplug_pages or self.balloon_hotplug:
             raise HotplugError.of(errno.EBUSY, f"the balloon cannot be closed: {self.balloon_pages} pages are out")
         if self.behaviour.callback:

@@ -1306,7 +1306,8 @@ cdef class Memory:
             with nogil:
                 while i < batch.nr:
                     run = run_of(&batch, i)
-                    self.pages.reserve_range(pfn_at(&batch, i), run)
+                    if self.pages.weigh(PG_offline, pfn_at(&batch, i), run):
+                        self.pages.reserve_range(pfn_at(&batch, i), run)
                     i += run
                 done = self.pages.online_batch(&batch)
             self.batch_went_online(&batch)
@@ -1493,10 +1494,12 @@ cdef class Memory:
             if not test_bit(self.sections.online.words, section):
                 self.section_online(section)
             self.pages_onlined += 1
-            if self.watermarks_at_mark:
-                self.zones.table.stale = True
         elif done < 0:
-            return 0 if test_bit(self.sections.present.words, section) and self.outside_prepared(pfn, 1) < 0 else -EINVAL
+            if not test_bit(self.sections.present.words, section) or self.outside_prepared(pfn, 1) >= 0:
+                return -EINVAL
+            done = 0
+        if self.watermarks_at_mark:
+            self.zones.table.stale = True
         return done
 
     cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil:

@@ -1,0 +1,111 @@
+"""Who listens when memory comes: ehea, udev, and a container of a node."""
+
+import errno
+
+import pytest
+from drivers_common import ENGINES, NEW, OLD, SMALL_32, SMALL_64, UNIT
+
+from fastonline import LINUX_2_6_25, MMOP_ONLINE_MOVABLE, HotplugError, Memory
+from fastonline.drivers.consumers import Container, Ehea, Udev
+from fastonline.drivers.driver import NEVER, run
+from fastonline.drivers.hypervisor import Domain, Host
+from fastonline.drivers.xen import XEN_THREAD, XenBalloon
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
+
+
+def test_ehea_gets_the_precise_count(engine):
+    """A balloon onlines pages here and there: nr_pages spans them, onlined counts them."""
+    mem = Memory(SMALL_32, boot="32M", rules=LINUX_2_6_25, engine=engine)
+    ehea = Ehea(mem)
+    balloon = XenBalloon(mem, Domain(Host("64M"), "32M"), XEN_THREAD)
+    balloon.set_target("40M")
+    balloon.work(0.0)
+    assert ehea.onlined == mem.stats()["pages_onlined"] == 2048 and ehea.sections == {2}
+    spread = [8192 + 2048 + 10, 8192 + 2048 + 1000]
+    mem.mark_pfns_onlined(spread)
+    assert ehea.onlined == 2050 and ehea.announced == 2048 + 991
+
+
+def test_ehea_has_room_for_so_many_sections(engine):
+    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    ehea = Ehea(mem, max_sections=1)
+    mem.add_memory(2 * UNIT, 2 * UNIT)
+    mem.online_pages(2 * UNIT, UNIT)
+    with pytest.raises(HotplugError) as e:
+        mem.online_pages(3 * UNIT, UNIT)
+    assert e.value.errno == errno.EPERM and ehea.vetoes == 1 and mem.blocks[3].state == "offline"
+    mem.offline_pages(2 * UNIT, UNIT)
+    assert ehea.sections == set()
+    mem.online_pages(3 * UNIT, UNIT)
+    assert ehea.sections == {3}
+    ehea.close()
+    mem.validate()
+
+
+@pytest.mark.parametrize("geometry, rules", [OLD, NEW], ids=["2.6.25", "6.1"])
+def test_udev_onlines_later(engine, geometry, rules):
+    mem = Memory(geometry, boot="32M", rules=rules, engine=engine)
+    udev = Udev(mem, delay=2.0, period=0.5)
+    run([udev], 1.0)
+    mem.add_memory(2 * UNIT, 2 * UNIT)
+    run([udev], 2.9, 1.2)
+    assert [(e.action, e.device) for e in udev.events] == [("add", "memory2"), ("add", "memory3")]
+    assert mem.blocks[2].state == "offline"
+    run([udev], 4.0, 2.9)
+    assert mem.blocks[2].state == mem.blocks[3].state == "online"
+    assert [(e.time, e.action) for e in udev.events[2:]] == [(3.5, "online"), (3.5, "online")]
+    udev.close()
+    assert udev.due == NEVER
+    mem.validate()
+
+
+def test_udev_asks_a_script_and_lives_with_a_veto():
+    mem = Memory(SMALL_64, boot="32M")
+    udev = Udev(mem, delay=0.0, period=1.0, online_type=MMOP_ONLINE_MOVABLE, check=lambda block: block.nr != 3)
+    Ehea(mem, max_sections=1)
+    mem.add_memory(2 * UNIT, 3 * UNIT)
+    run([udev], 2.0)
+    assert [mem.blocks[nr].state for nr in (2, 3, 4)] == ["online", "offline", "offline"]
+    assert mem.blocks[2].valid_zones == "Movable"
+    assert [(e.action, e.device) for e in udev.events if e.action != "add"] == [("online", "memory2"), ("failed", "memory4")]
+    mem.offline_pages(2 * UNIT, UNIT)
+    mem.remove_memory(2 * UNIT, UNIT)
+    run([udev], 4.0, 3.0)
+    assert ("remove", "memory2") in [(e.action, e.device) for e in udev.events]
+    for bad in ({"delay": -1}, {"period": 0}):
+        with pytest.raises(ValueError):
+            Udev(mem, **bad)
+
+
+def test_a_container_is_a_node(engine):
+    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    udev = Udev(mem, delay=1.0, period=0.5)
+    box = Container(mem, 1, [(4 * UNIT, UNIT), (6 * UNIT, 2 * UNIT)])
+    changed = []
+    mem.notifiers.register(lambda action, notice: changed.append(notice.status_change_nid))
+    box.add(udev)
+    assert udev.events[0].device == "container1" and 1 in mem.nodes and box.online_pages() == 0
+    run([udev], 5.0)
+    assert box.online_pages() == 3 * UNIT == mem.nodes[1].managed_pages
+    assert changed[0] == 1 and changed[-1] == -1
+    pfn = mem.alloc_pages(0, (1, "Normal"))
+    with pytest.raises(HotplugError, match="container1 stays") as e:
+        box.remove(udev)
+    assert e.value.errno == errno.EBUSY and box.online_pages() == 3 * UNIT
+    mem.free_pages(pfn)
+    box.remove(udev, 6.0)
+    assert 1 not in mem.nodes and len(mem.blocks) == 2
+    mem.validate()
+
+
+def test_a_container_that_does_not_fit_adds_nothing(engine):
+    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    with pytest.raises(HotplugError) as e:
+        Container(mem, 1, [(4 * UNIT, UNIT), (UNIT, UNIT)]).add()
+    assert e.value.errno == errno.EEXIST and len(mem.blocks) == 2 and 1 not in mem.nodes
+    with pytest.raises(ValueError):
+        Container(mem, 1, [])

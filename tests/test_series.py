@@ -1,0 +1,110 @@
+"""Drivers taken through targets, as the balloon command does."""
+
+import argparse
+import json
+
+import pytest
+from drivers_common import NEW, OLD
+
+from fastonline import LINUX_6_12, S390X, HotplugError
+from fastonline.drivers.series import add_arguments, from_arguments, parse_targets, read_targets, run_series
+
+RUNS = [
+    ("xen", OLD, {"behaviour": "2.6.26"}, [32, 32, 24]),
+    ("xen", OLD, {"behaviour": "thread"}, [32, 48, 24]),
+    ("xen", NEW, {"behaviour": "3.1", "udev_delay": 1.0}, [32, 48, 24]),
+    ("xen", NEW, {"order": 9}, [32, 48, 24]),
+    ("hyperv", NEW, {}, [32, 48, 24]),
+    ("cmm", NEW, {}, [32, 32, 24]),
+    ("cmm", NEW, {"behaviour": "cmm2"}, [24, 24, 24]),
+]
+
+
+@pytest.mark.parametrize("name, kind, options, actual", RUNS, ids=lambda value: value if isinstance(value, str) else "")
+def test_runs(name, kind, options, actual):
+    scattered = "order" not in options
+    series = run_series(name, parse_targets("32M,48M,24M"), *kind, "32M", "64M", scattered=scattered, call_ns=500, **options)
+    assert [s.target >> 20 for s in series.samples] == [32, 48, 24]
+    assert [s.actual >> 20 for s in series.samples] == actual
+    assert [s.time for s in series.samples] == [60.0, 120.0, 180.0]
+    assert sum(s.calls for s in series.samples) * 500 == sum(s.call_ns for s in series.samples)
+    assert series.steps[-1] == (180.0, series.samples[-1].actual)
+    assert json.loads(json.dumps(series.as_dict()))["driver"] == name
+    lines = str(series).splitlines()
+    assert len(lines) == 5 and lines[1].split()[1:3] == ["32M", f"{actual[0]}M"]
+
+
+def test_it_is_deterministic():
+    runs = [run_series("xen", parse_targets("48M,20M,56M"), *NEW, "32M", "64M", scattered=True, seed=3) for _ in range(2)]
+    assert runs[0].steps == runs[1].steps and runs[0].calls == runs[1].calls
+
+
+def test_a_csv_of_time_and_target(tmp_path):
+    path = tmp_path / "targets.csv"
+    path.write_text("time,target\n0,1G\n2.5,1.5G\n\n10,805306368\n")
+    assert read_targets(path) == [(0.0, 1 << 30), (2.5, 3 << 29), (10.0, 768 << 20)]
+    for text, why in (("1,2,3\n", "line 1"), ("0,1G\nx,1G\n", "line 2"), ("0,1G\n1,lots\n", "line 2"),
+                      ("5,1G\n1,1G\n", "ascending"), ("nan,1G\n", "ascending"), ("", "no target"),
+                      ("time,target\n", "no target")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=why):
+            read_targets(path)
+    with pytest.raises(FileNotFoundError):
+        read_targets(tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize("text", ["", " , ", "1G,,2G", "1G;2G", "big"])
+def test_what_are_no_targets(text):
+    with pytest.raises(ValueError):
+        parse_targets(text)
+
+
+@pytest.mark.parametrize("change, error, match", [
+    ({"name": "vmware"}, ValueError, "no driver 'vmware'"),
+    ({"targets": [(0.0, 100)]}, ValueError, "whole number of pages"),
+    ({"behaviour": "4.0"}, ValueError, "no Xen balloon '4.0'"),
+    ({"name": "cmm", "behaviour": "cmm3"}, ValueError, "no CMM 'cmm3'"),
+    ({"host_memory": "16M"}, HotplugError, "cannot be built"),
+])
+def test_bad_arguments(change, error, match):
+    arguments = {"name": "xen", "targets": [(0.0, 1 << 25)], "geometry": NEW[0], "rules": NEW[1], "boot": "32M",
+                 "host_memory": "64M"} | change
+    with pytest.raises(error, match=match):
+        run_series(**arguments)
+
+
+def test_plot(tmp_path):
+    pytest.importorskip("matplotlib")
+    series = run_series("cmm", parse_targets("256M,192M"), S390X, LINUX_6_12, "256M", "512M")
+    series.plot(tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("line, actual", [
+    ("xen 1G,1.25G --behaviour thread --call-ns 800", [1024, 1280]),
+    ("xen 1G,1.25G --udev-delay 2 --scattered --seed 4", [1024, 1280]),
+    ("hyperv 1.25G,768M --max-memory 1152M", [1152, 768]),
+    ("cmm 768M,1G", [768, 1024]),
+])
+def test_the_command_line(line, actual, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(line.split())
+    assert [s.actual >> 20 for s in from_arguments(args).samples] == actual
+    path = tmp_path / "targets.csv"
+    path.write_text("".join(f"{at * 60},{size}\n" for at, size in enumerate(args.targets.split(","))))
+    args.targets = str(path)
+    assert [s.actual >> 20 for s in from_arguments(args).samples] == actual
+
+
+@pytest.mark.parametrize("line, match", [
+    ("hyperv 1G --order 9", "no option order"), ("cmm 1G --udev-delay 1", "no option udev_delay"),
+    ("xen 1G,big", "'big' is not a size"), ("xen 1G --boot 5", "whole number of pages"), ("xen 1G --call-ns -1", "cost"),
+    ("hyperv 1G --behaviour today", "no option behaviour"),
+    ("xen 1G --order 77", "order 77"), ("xen 1G --udev-delay -1", "delay"),
+])
+def test_a_wrong_command_line(line, match):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(ValueError, match=match):
+        from_arguments(parser.parse_args(line.split()))
