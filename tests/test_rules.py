@@ -15,8 +15,8 @@ def test_presets_by_name():
         fo.LINUX_6_1.lifo = True
 
 
-def test_6_12_differs_from_6_1_in_movables_watermarks_only():
-    assert replace(fo.LINUX_6_12, name="6.1", movable_has_min=False) == fo.LINUX_6_1
+def test_6_12_differs_from_6_1_in_movables_watermarks_and_memmaps_only():
+    assert replace(fo.LINUX_6_12, name="6.1", movable_has_min=False, memmap_per_block=False) == fo.LINUX_6_1
 
 
 def test_struct_page_sizes(engine):
