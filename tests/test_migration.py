@@ -82,6 +82,20 @@ def test_a_veto_moves_nothing(mem):
     mem.validate()
 
 
+def test_a_callback_that_raises(mem):
+    """Expect its exception, the block online, and each page owned once."""
+    def refuse(old, new):
+        raise RuntimeError("no")
+    owner = fo.MovablePages(mem, refuse)
+    owner.alloc(300)
+    block = int(owner.pfns[0]) // BLOCK
+    with pytest.raises(RuntimeError):
+        mem.blocks[block].offline()
+    assert mem.blocks[block].state == "online" and len(set(owner.pfns.tolist())) == 300
+    assert mem.zones["Movable"].free_pages == 2 * BLOCK - 300
+    mem.validate()
+
+
 def test_pinned_pages_stay(mem):
     owner = fo.MovablePages(mem)
     owner.alloc(10)

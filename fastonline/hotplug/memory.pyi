@@ -9,7 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from fastonline.core.sections import Sections
 from fastonline.geometry import Geometry
 from fastonline.hotplug.blocks import Blocks
+from fastonline.hotplug.events import Events
+from fastonline.hotplug.migrate import MovablePages
 from fastonline.hotplug.notifier import NotifierChain
+from fastonline.hotplug.pcp import PerCpuPages
 from fastonline.hotplug.resources import Resources
 from fastonline.hotplug.zones import Node, Zone, Zones
 from fastonline.rules import Rules
@@ -36,6 +39,20 @@ class Memory:
     notifiers: NotifierChain
     resources: Resources
     online_page_callback: _Callback | None
+    events: Events
+    page_owners: list[MovablePages]
+    pages_per_block: int
+    memmap: str | None
+    memmaps: dict[int, tuple[int, int]]
+    groups: list[tuple[int, int]]
+    pcp: PerCpuPages | None
+    policy: str
+    auto_movable_ratio: int
+    auto_movable_numa_aware: bool
+    auto_online_blocks: str
+    lowmem_reserve_ratio: tuple[int, ...]
+    watermark_scale_factor: int
+    nr_cpus: int
     min_free_kbytes: int
     def __init__(
         self,
@@ -44,6 +61,8 @@ class Memory:
         rules: Rules = ...,
         engine: str = "bitmap",
         max_memory: int | str | None = None,
+        memory_block_size: int | str | None = None,
+        memmap: str | None = None,
     ) -> None: ...
     @classmethod
     def from_page_map(
@@ -56,7 +75,22 @@ class Memory:
         rules: Rules = ...,
         engine: str = "bitmap",
     ) -> Memory: ...
-    def add_memory(self, start_pfn: int, nr_pages: int, nid: int = 0) -> None: ...
+    def add_memory(
+        self, start_pfn: int, nr_pages: int, nid: int = 0, name: str = "System RAM", merge: bool = False
+    ) -> None: ...
+    def boot_layout(self, ranges: Iterable[tuple[int, int, int, str]], zones: dict[tuple[int, str], Any]) -> None: ...
+    def boot_offline(self, start_pfn: int, nr_pages: int, nid: int) -> None: ...
+    def set_recorded(self, min_free_kbytes: int, user_min_free_kbytes: int = -1) -> None: ...
+    def set_watermarks(
+        self, nid: int, name: str, wmarks: Sequence[int], protection: Sequence[int], pcp: tuple[int, int]
+    ) -> None: ...
+    def node_order(self, nid: int) -> list[int]: ...
+    def kernel_zonelist(self, nid: int) -> list[int]: ...
+    def movable_zonelist(self, nid: int, nodes: Iterable[int] | None = None, highest: str | None = None) -> list[int]: ...
+    def check_movable(self, start_pfn: int, nr_pages: int) -> None: ...
+    def free_pages_within(self, start_pfn: int, nr_pages: int) -> NDArray[np.int64]: ...
+    def count_migrated(self, nr: int, balloon: bool) -> None: ...
+    def read_lowmem_reserve_ratio(self) -> tuple[int, ...]: ...
     def remove_memory(self, start_pfn: int, nr_pages: int) -> None: ...
     def prepare_online_pages(self, start_pfn: int, nr_pages: int, online_type: int = ...) -> None: ...
     def mark_pages_onlined(self, start_pfn: int, nr_pages: int = 1, order: int | None = None) -> int: ...

@@ -102,40 +102,44 @@ def migrate_range(mem, start_pfn, nr_pages, leave_node=True):
     """Move every page that has an owner out of the range; True when there was one. Meanwhile nothing is allocated from it.
 
     Pages of kernel zones go to kernel zones, those of Movable to any; on a machine with memory on other nodes they go there
-    only when leave_node is set (RECORDED.md 14). HotplugError EINTR where they do not all fit: those that moved stay moved, the range's free pages
-    are free again. Moved pages are in use in the range until the caller takes it, so that nobody gets them.
+    only when leave_node is set (RECORDED.md 14). HotplugError EINTR where they do not all fit: those that moved stay moved,
+    the range's free pages are free again; so too when an owner's callback raises. Moved pages are in use in the range until
+    the caller takes it, so that nobody gets them.
     """
     leaving = [(owner, owner.within(start_pfn, nr_pages)) for owner in mem.page_owners]
     leaving = [(owner, indices) for owner, indices in leaving if len(indices)]
     if not leaving:
         return False
-    isolated = isolate(mem, start_pfn, nr_pages)
     zone = mem.zone_of(start_pfn)
     others = [nid for nid in mem.nodes if nid != zone.nid and mem.zones.has_memory(nid)]
-    zonelist = mem.movable_zonelist(zone.nid, (others if leave_node else mem.nodes) or [zone.nid], "Movable" if zone.name in ("Movable", "HighMem") else zone.name)
-    emptied, missing = [isolated], 0
-    for owner, indices in leaving:
-        # in the order of their addresses, as scan_movable_pages finds them
-        indices = indices[np.argsort(owner.pfns[indices], kind="stable")]
-        missing += int(np.count_nonzero(indices < owner.pinned))
-        indices = indices[indices >= owner.pinned]
-        new = alloc_movable(mem, len(indices), zonelist)
-        moved = indices[: len(new)]
-        missing += len(indices) - len(new)
-        old = owner.pfns[moved]
-        if owner.offline:
-            for pfn, nr in runs(new):
-                mem.set_page_offline(pfn, nr)
-            for pfn, nr in runs(old):
-                mem.clear_page_offline(pfn, nr)
-        owner.moved(moved, new)
-        mem.count_migrated(len(new), owner.offline)
-        emptied.append(old)
-    if missing:
+    highest = "Movable" if zone.name in ("Movable", "HighMem") else zone.name
+    zonelist = mem.movable_zonelist(zone.nid, (others if leave_node else mem.nodes) or [zone.nid], highest)
+    emptied, missing = [isolate(mem, start_pfn, nr_pages)], 0
+    try:
+        for owner, indices in leaving:
+            # in the order of their addresses, as scan_movable_pages finds them
+            indices = indices[np.argsort(owner.pfns[indices], kind="stable")]
+            missing += int(np.count_nonzero(indices < owner.pinned))
+            indices = indices[indices >= owner.pinned]
+            new = alloc_movable(mem, len(indices), zonelist)
+            moved = indices[: len(new)]
+            missing += len(indices) - len(new)
+            old = owner.pfns[moved]
+            if owner.offline:
+                for pfn, nr in runs(new):
+                    mem.set_page_offline(pfn, nr)
+                for pfn, nr in runs(old):
+                    mem.clear_page_offline(pfn, nr)
+            emptied.append(old)
+            mem.count_migrated(len(new), owner.offline)
+            owner.moved(moved, new)
+        if missing:
+            raise HotplugError.of(
+                errno.EINTR, f"{missing} pages of {pfn_range(start_pfn, nr_pages)} have nowhere to move to: the kernel would try on"
+            )
+    except BaseException:
         mem.free_pfns(np.concatenate(emptied))
-        raise HotplugError.of(
-            errno.EINTR, f"{missing} pages of {pfn_range(start_pfn, nr_pages)} have nowhere to move to: the kernel would try on"
-        )
+        raise
     return True
 
 

@@ -18,7 +18,9 @@ _HUGE = 9    # THP's order: the only one beyond PAGE_ALLOC_COSTLY_ORDER that is 
 class _Zone:
     """The lists of one zone. A list has its head, where pages are taken, at the end."""
 
-    __slots__ = ("movable", "unmovable", "huge", "free_factor", "alloc_factor", "high", "boost", "diff", "disabled", "pool")
+    __slots__ = (
+        "movable", "unmovable", "huge", "free_factor", "alloc_factor", "high", "boost", "diff", "disabled", "pool", "reclaimable",
+    )
 
     def __init__(self):
         self.movable, self.unmovable, self.huge = [], [], []
@@ -28,6 +30,7 @@ class _Zone:
         self.boost = 0           # watermark_boost, until kswapd has run
         self.diff = 0            # vm_stat_diff of NR_FREE_PAGES: what the counter does not show yet
         self.disabled = False
+        self.reclaimable = set() # those of the pool that are Reclaimable
         self.pool = {}           # first pfn of a pageblock made Unmovable -> bool array, True where free
 
 
@@ -276,8 +279,9 @@ class PerCpuPages:
 
     # -- unmovable pages
 
-    def alloc_kernel(self, order, nid=0):
-        """The first pfn of 2^order unmovable pages: from the node's kernel zones, highest first. MemoryError when none fits."""
+    def alloc_kernel(self, order, nid=0, reclaimable=False):
+        """The first pfn of 2^order unmovable pages, or reclaimable ones (slabs of inodes and dentries): from the node's kernel
+        zones, highest first. MemoryError when none fits."""
         names = self._mem.zones.names
         zonelist = self._mem.kernel_zonelist(nid)
         for mark in ("low", "min"):
@@ -286,7 +290,7 @@ class PerCpuPages:
                 reserve = self._zone(z).boost + zone.protection[names.index("Normal")]
                 if self.free_pages(z) - (1 << order) + 1 <= getattr(zone, mark) + reserve:
                     continue
-                pfn = self._alloc_unmovable(z, zone, order)
+                pfn = self._from_pool(z, zone, order, True) if reclaimable else self._alloc_unmovable(z, zone, order)
                 if pfn is not None:
                     return pfn
         raise MemoryError(f"no free block of order {order} in a kernel zone")
@@ -309,12 +313,12 @@ class PerCpuPages:
                 self._count(pcp, zone, -(1 << order))
         return pages.pop() if pages else None
 
-    def _from_pool(self, z, zone, order):
-        """A free block of the pageblocks that are Unmovable; when there is none, the largest free block of the zone becomes
-        Unmovable as a whole (steal_suitable_fallback)."""
-        pool = self._zone(z).pool
+    def _from_pool(self, z, zone, order, reclaimable=False):
+        """A free block of the pageblocks that are Unmovable (or Reclaimable); when there is none, the largest free block of the
+        zone becomes that as a whole (steal_suitable_fallback)."""
+        pool, kind = self._zone(z).pool, self._zone(z).reclaimable
         for base, free in pool.items():
-            if len(free) >> order:
+            if len(free) >> order and (base in kind) == reclaimable:
                 fits = np.flatnonzero(free.reshape(-1, 1 << order).all(axis=1))
                 if len(fits):
                     pfn = base + (int(fits[0]) << order)
@@ -332,6 +336,8 @@ class PerCpuPages:
         step = min(size, 1 << max(order, self._mem.geometry.pageblock_order))
         for at in range(base, base + size, step):
             pool[at] = np.ones(step, bool)
+            if reclaimable:
+                kind.add(at)
         pool[base][: 1 << order] = False
         return base
 
@@ -389,4 +395,5 @@ class PerCpuPages:
         for pcp in self._zones.values() if z is None else [self._zone(z)]:
             for base in [b for b, free in pcp.pool.items() if start_pfn <= b < start_pfn + nr_pages and free.all()]:
                 self._mem.free_pfns(np.arange(base, base + len(pcp.pool.pop(base))))
+                pcp.reclaimable.discard(base)
                 self._from.clear()

@@ -43,6 +43,8 @@ class Guest:
         self._kernel_zone = self._preferred()
         self._devices = {}       # memory block or node -> pages of the slabs that its device takes
         self._uevents = []       # blocks that went online since the kernel had time for anything else
+        self._added = False      # has a block come since somebody looked?
+        self._inode_zones = {self._kernel_zone}      # zones that slabs of inodes have been taken from
         mem.events.listen(self._heard)
 
     def _heard(self, kind, text):
@@ -50,6 +52,7 @@ class Guest:
         if kind != "uevent" or not device.startswith(("memory", "node")):
             return
         if action == "add" and device not in self._devices:
+            self._added = True
             nr = BLOCK_DEVICE_PAGES if device.startswith("memory") else NODE_PAGES
             self._devices[device] = [self.mem.pcp.alloc_kernel(0) for _ in range(nr)]
         elif action == "online" and device in self._devices:
@@ -84,6 +87,15 @@ class Guest:
         zones = self.mem.kernel_zonelist(0)
         return zones[0] if zones else None
 
+    def look(self):
+        """Somebody looks at the files of the blocks that came last: their inodes and dentries need slabs, which a zone that was
+        preferred from boot on has."""
+        zone = self._preferred()
+        if self._added and zone not in self._inode_zones:
+            self.mem.pcp.alloc_kernel(2, reclaimable=True)
+            self._inode_zones.add(zone)
+        self._added = False
+
     def settle(self):
         """The kernel works on: when another zone has become the one it prefers, its next slab page and per-CPU refill come from
         there (RECORDED.md 3), and a block onlined into it stays."""
@@ -92,6 +104,7 @@ class Guest:
             if device in self._devices:
                 self._devices[device] += [self.mem.pcp.alloc_kernel(0) for _ in range(BLOCK_DEVICE_PAGES)]
         self._uevents.clear()
+        self.look()
         zone = self._preferred()
         if zone is not None and zone != self._kernel_zone:
             for order in (3, 0, 0, 0, 0, 0, 0, 0, 0):

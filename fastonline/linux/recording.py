@@ -387,6 +387,7 @@ def _remove_memory(guest, op):
 
 
 def _block(guest, op):
+    guest.look()
     if op["block"] not in guest.mem.blocks:
         raise HotplugError.of(errno.ENOENT, f"memory{op['block']}")
     return guest.mem.blocks[op["block"]]
