@@ -60,7 +60,7 @@ def test_console():
     """The command lines parse; those that need no right and no file run."""
     (text,) = blocks("console")
     lines = [shlex.split(line.removeprefix("$ "), comments=True) for line in text.splitlines()]
-    assert len(lines) == 5
+    assert len(lines) == 8
     for program, *args in lines:
         assert program == "fastonline"
         parsed = make_parser().parse_args(args)

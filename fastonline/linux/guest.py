@@ -7,9 +7,10 @@ from fastonline.hotplug.pcp import PerCpuPages
 
 
 BLOCK_DEVICE_PAGES = 1
-"""Pages of slabs that a memory block's device and its files in sysfs take, and as many its first uevent, rounded."""
+"""Pages of slabs that a memory block's device and its files in sysfs take, and as many its first uevent: an estimate, made from
+the recordings that are there; no source says it."""
 NODE_PAGES = 32
-"""Pages that a node takes: its pg_data_t, its threads' stacks, its files, rounded."""
+"""Pages that a node takes: its pg_data_t, its threads' stacks, its files: an estimate, as BLOCK_DEVICE_PAGES is."""
 
 
 class Region:
@@ -66,9 +67,11 @@ class Guest:
         self.virtio_mem.add(VirtioMem(self.mem, start, max_size, block_size, nid, device))
 
     def alloc(self, region, nr_pages):
-        """A program allocates and touches memory. MemoryError where there is none; KeyError for a region that is there."""
+        """A program allocates and touches memory. MemoryError where there is none; ValueError for a region that is there."""
         if region in self.regions:
-            raise KeyError(f"region {region} is there already")
+            raise ValueError(f"region {region} is there already")
+        if nr_pages > self.mem.totalram_pages:
+            raise MemoryError(f"{nr_pages} pages are more than the guest has")
         self.regions[region] = Region(self, nr_pages)
 
     def free(self, region):

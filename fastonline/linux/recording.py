@@ -473,7 +473,7 @@ def _alloc(guest, op):
     page = guest.mem.geometry.page_size
     try:
         guest.alloc(op["region"], -(-op["bytes"] // page))
-    except MemoryError as e:
+    except (MemoryError, ValueError) as e:
         raise CannotReplay(str(e)) from None
     return 0
 
