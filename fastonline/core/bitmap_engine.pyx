@@ -216,7 +216,7 @@ cdef class BitmapEngine(Engine):
 
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil:
         """Take the free pages of the range out of the allocator, and out of what is managed."""
-        cdef pfn_t pfn = find_next_bit(self.buddy.free, start + nr, start), end, stop
+        cdef pfn_t pfn = find_next_bit(self.buddy.free, start + nr, start), end
         cdef uint64_t taken = 0, run
         while pfn < start + nr:
             end = find_next_zero_bit(self.buddy.free, start + nr, pfn)

@@ -18,7 +18,6 @@ cdef extern from *:
     const word_t ALIGNED "fo_aligned"[7]
 
 
-
 cdef inline word_t runs(word_t x, int order) noexcept nogil:
     """Ones at the start of each aligned run of 2^order ones, order <= 6."""
     cdef int k

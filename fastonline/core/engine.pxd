@@ -73,7 +73,7 @@ cdef class Engine:
     # online_range of waiting pages of one area is these three, one after the other
     cdef void clear_reserved(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void free_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil
-    cdef void account(self, pfn_t start, int64_t nr) noexcept nogil  # nr pages given to the allocator, or taken away
+    cdef void account(self, pfn_t start, int64_t nr) noexcept nogil    # nr pages given to the allocator, or taken away
     # transitions of single pages
     cdef int online_page(self, pfn_t pfn) noexcept nogil                     # waiting -> free: 1; -1 unprepared, else 0
     # transitions of gathered batches, in the order of the array where order matters

@@ -43,7 +43,6 @@ cdef int _KERNEL = MMOP_ONLINE_KERNEL
 cdef int _MOVABLE = MMOP_ONLINE_MOVABLE
 
 
-
 # -- arguments: TypeError, ValueError and OverflowError are for what is no pfn, count or order at all
 
 cdef uint64_t as_uint64(object value, str what) except? 0xFFFFFFFFFFFFFFFF:
@@ -165,7 +164,7 @@ cdef class Memory:
     def __init__(
         self, geometry, boot=None, rules=LINUX_6_12, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None
     ):
-        cdef uint64_t boot_pages, room
+        cdef uint64_t boot_pages
         if not isinstance(geometry, Geometry):
             raise TypeError(f"geometry is a Geometry such as fastonline.X86_64, not {geometry!r}")
         if not isinstance(rules, Rules):

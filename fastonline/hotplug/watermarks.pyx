@@ -133,8 +133,6 @@ cdef void refresh(zone_table *t) noexcept nogil:
         t.stale = False
 
 
-
-
 def zone_batchsize(pages, page_size, batch_cap_bytes):
     """zone_batchsize() of a zone of so many pages: its growth stops at batch_cap_bytes."""
     return batchsize(pages, batch_cap_bytes // page_size)

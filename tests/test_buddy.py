@@ -1,0 +1,133 @@
+"""core/buddy: the arithmetic of one bit a page, against blocks counted from a plain set of free pages."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import SMALL_64, SMALL_64K, SMALL_ORDER_7
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastonline as fo
+
+START = 0x2000      # a multiple of every block there is
+GEOMETRIES = {
+    6: SMALL_64, 7: SMALL_ORDER_7, 13: SMALL_64K,
+    10: replace(fo.X86_64, name="SMALL_10", section_size_bits=25, max_physmem_bits=30),
+}
+PAGES = {6: 256, 7: 512, 10: 8192, 13: 8192}
+
+
+def full_blocks(free, order, nr):
+    """Aligned blocks of 2^order pages, all of them free."""
+    size = 1 << order
+    return sum(all(page in free for page in range(at, at + size)) for at in range(0, nr - size + 1, size))
+
+
+def blocks(free, max_order, nr):
+    """Free blocks by order of a fully merged buddy allocator."""
+    F = [full_blocks(free, order, nr) for order in range(max_order + 1)] + [0]
+    return tuple(F[k] - 2 * F[k + 1] for k in range(max_order)) + (F[max_order],)
+
+
+def prepared(max_order, engine="bitmap"):
+    """A machine with PAGES pages prepared from START on, none of them online."""
+    geometry = GEOMETRIES[max_order]
+    start = START if max_order in (10, 13) else 0
+    mem = fo.Memory(geometry, engine=engine)
+    mem.add_memory(start, PAGES[max_order])
+    mem.prepare_online_pages(start, PAGES[max_order])
+    zone = next(zone for zone in mem.zones.values() if zone.spanned_pages)
+    return mem, zone, start
+
+
+@pytest.mark.parametrize("max_order", GEOMETRIES)
+@given(data=st.data())
+def test_single_pages_in_any_order(max_order, data):
+    """Expect nr_free to be what the free pages imply after each page, and merges to be the growth of the full blocks."""
+    mem, zone, start = prepared(max_order)
+    nr = PAGES[max_order]
+    around = data.draw(st.integers(0, nr - 128))
+    order = data.draw(st.permutations(range(around, around + 128)))
+    free = set(range(nr)) - set(order)
+    for first, last in ((0, around), (around + 128, nr)):
+        if last > first:
+            mem.mark_pages_onlined(start + first, last - first)
+    before = mem.stats()["merges"]
+    F = [full_blocks(free, k, nr) for k in range(max_order + 1)]
+    for page in order:
+        mem.mark_pages_onlined(start + page)
+        free.add(page)
+    assert zone.nr_free == blocks(free, max_order, nr)
+    grown = [full_blocks(free, k, nr) - F[k] for k in range(max_order + 1)]
+    assert [a - b for a, b in zip(mem.stats()["merges"], before, strict=True)] == grown[1:] + [0]
+
+
+@pytest.mark.parametrize("max_order", GEOMETRIES)
+@given(data=st.data())
+def test_ranges_in_blocks_of_any_order(max_order, data):
+    """Expect the same blocks whatever block is handed over at a time, and merges only above it."""
+    mem, zone, start = prepared(max_order)
+    nr, free = PAGES[max_order], set()
+    for _ in range(4):
+        first = data.draw(st.integers(0, nr - 1))
+        count = data.draw(st.integers(1, min(nr - first, 700)))
+        order = data.draw(st.integers(0, max_order))
+        expected = len(set(range(first, first + count)) - free)
+        assert mem.mark_pages_onlined(start + first, count, order) == expected
+        free |= set(range(first, first + count))
+        assert zone.nr_free == blocks(free, max_order, nr)
+    mem.validate()
+
+
+@pytest.mark.parametrize("max_order", GEOMETRIES)
+@given(data=st.data())
+def test_batches_dense_and_sparse(max_order, data):
+    """Expect an array to leave what its pages one by one would, counts of merges included."""
+    one_by_one, zone, start = prepared(max_order)
+    batch = prepared(max_order)[0]
+    nr = PAGES[max_order]
+    seed, count = data.draw(st.integers(0, 1 << 32)), data.draw(st.sampled_from([1, 3, 40, nr // 2, nr]))
+    pfns = np.random.default_rng(seed).permutation(nr)[:count] + start
+    assert batch.mark_pfns_onlined(pfns) == count
+    for pfn in pfns.tolist():
+        one_by_one.mark_pages_onlined(pfn)
+    assert batch.buddyinfo() == one_by_one.buddyinfo()
+    assert batch.stats()["merges"] == one_by_one.stats()["merges"]
+    assert zone.nr_free == blocks(set((pfns - start).tolist()), max_order, nr)
+
+
+@pytest.mark.parametrize("max_order", GEOMETRIES)
+@given(data=st.data())
+def test_taking_a_range_out(max_order, data):
+    """
+        |----- free -----|== taken ==|----- free -----|
+    Expect the blocks of the rest, and one split for each block that reaches over an end, order by order.
+    """
+    mem, zone, start = prepared(max_order)
+    nr = PAGES[max_order]
+    mem.mark_pages_onlined(start, nr)
+    first = data.draw(st.integers(0, nr - 1))
+    count = data.draw(st.integers(1, min(nr - first, 700)))
+    mem.alloc_contig_range(start + first, count)
+    assert zone.nr_free == blocks(set(range(nr)) - set(range(first, first + count)), max_order, nr)
+    reach_over = [0] + [
+        len({end >> k for end in (first, first + count) if end & ((1 << k) - 1)}) for k in range(1, max_order + 1)
+    ]
+    assert mem.stats()["splits"] == reach_over
+    mem.validate()
+
+
+@pytest.mark.parametrize("max_order", GEOMETRIES)
+@given(data=st.data())
+def test_bulk_is_many_single_allocations(max_order, data):
+    """Expect alloc_pages_bulk to hand out the pages that so many alloc_pages would, in their order, with their splits."""
+    mem, zone, start = prepared(max_order)
+    pfns = np.random.default_rng(data.draw(st.integers(0, 1 << 32))).permutation(PAGES[max_order])[: 200] + start
+    mem.mark_pfns_onlined(pfns)
+    count = data.draw(st.integers(0, 200))
+    single = mem.copy()
+    assert mem.alloc_pages_bulk(count).tolist() == [single.alloc_pages() for _ in range(count)]
+    assert mem.stats()["splits"] == single.stats()["splits"]
+    assert mem.buddyinfo() == single.buddyinfo()
+    mem.validate()

@@ -1,0 +1,58 @@
+"""core/structpage: descriptors of the kernel's size, lists that hold together, and a check that finds where they do not."""
+
+import numpy as np
+import pytest
+from conftest import SMALL_64, SMALL_PAE
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastonline as fo
+from fastonline.core.structpage import StructPageEngine
+
+NR_HEADS = 8192
+
+
+@pytest.mark.parametrize("page_bytes", [32, 56, 64])
+def test_descriptors_of_the_kernels_sizes(page_bytes):
+    """KERNEL.md 4.3. Expect one row a page behind those of the list heads, and no check to complain of an empty engine."""
+    engine = StructPageEngine(8192, 10, 3, page_bytes)
+    assert engine.array.shape == (NR_HEADS + 8192, page_bytes)
+    engine.check()
+
+
+def test_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="48"):
+        StructPageEngine(8192, 10, 3, 48)
+
+
+@pytest.mark.parametrize("geometry, rules", [(SMALL_PAE, fo.LINUX_2_6_25), (SMALL_64, fo.LINUX_2_6_25), (SMALL_64, fo.LINUX_6_12)])
+@given(seed=st.integers(0, 1 << 32))
+def test_lists_hold_together(geometry, rules, seed):
+    """Free, allocate and free again at random, in each size of descriptor. Expect every list whole after each."""
+    mem = fo.Memory(geometry, boot="1M", rules=rules, engine="struct_page")
+    random = np.random.default_rng(seed)
+    held = []
+    for _ in range(40):
+        if held and random.random() < 0.5:
+            mem.free_pages(*held.pop(random.integers(len(held))))
+        else:
+            order = int(random.integers(4))
+            held.append((mem.alloc_pages(order), order))
+        mem.check_engine()
+    for pfn, order in held:
+        mem.free_pages(pfn, order)
+    mem.validate()
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_12])
+def test_a_broken_link_is_found(tmp_path, rules):
+    """Save a machine, break one link of a free block, load it. Expect the file to be refused, and no crash."""
+    mem = fo.Memory(SMALL_64, boot="1M", rules=rules, engine="struct_page")
+    mem.alloc_pages()
+    state = mem._state()
+    pages = state["planes"]["pages"][0]
+    linked = np.flatnonzero(pages.any(axis=1))
+    pages[linked[1:4]] = 0xFF
+    broken = fo.Memory._restore(state)
+    with pytest.raises(AssertionError):
+        broken.validate()
