@@ -39,7 +39,10 @@ cdef class Memory:
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
     cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
-    cdef bint watermarks_at_mark
+    # of the rules and the geometry, as C has them
+    cdef bint watermarks_at_mark, aligned, grow_before_notify, shrink_spans, always_notify_online, min_free_kbytes_follows
+    cdef int pageblock_order
+    cdef int movable_type, hotplug_type  # numbers of two zone types
     cdef bint fixed_room                 # planes were made for all of max_memory
     cdef bint changing                   # a notifier is being asked: no hot-plug call may begin
     cdef int online_order                # what order=None means

@@ -233,7 +233,16 @@ cdef class Memory:
         self.auto_movable_ratio = 301
         self.auto_movable_numa_aware = True
         self.auto_online = MMOP_OFFLINE
+        # what the paths of a few microseconds ask of the rules and the geometry
         self.watermarks_at_mark = rules.watermarks_at_mark
+        self.aligned = rules.aligned
+        self.grow_before_notify = rules.grow_before_notify
+        self.shrink_spans = rules.shrink_spans
+        self.always_notify_online = rules.always_notify_online
+        self.min_free_kbytes_follows = rules.min_free_kbytes_follows
+        self.pageblock_order = geometry.pageblock_order
+        self.movable_type = self.zones.names.index("Movable")
+        self.hotplug_type = self.zones.names.index(geometry.hotplug_zone)
         self.online_order = geometry.max_page_order if rules.online_order is None else rules.online_order
 
     def _rounded(self, uint64_t nr_pages):
@@ -538,11 +547,11 @@ cdef class Memory:
         cdef int base = nid * self.zones.table.nr_types, i, kernel = -1, movable
         cdef zone *zones = &self.zones.table.zones[base]
         cdef bint kernel_meets, movable_meets
-        if not self.rules.shrink_spans:
+        if not self.shrink_spans:
             if self.pages.area_of[start >> self.pages.max_order] != NO_AREA:
                 return self.pages.area_of[start >> self.pages.max_order] - 1
-            return base + self.zones.names.index(self.geometry.hotplug_zone)
-        movable = self.zones.names.index("Movable")
+            return base + self.hotplug_type
+        movable = self.movable_type
         if online_type == _MOVABLE or online_type == _ONLINE and self.auto_movable \
                 and auto_movable_can_online_movable(self, start, nr, nid):
             return base + movable
@@ -552,7 +561,7 @@ cdef class Memory:
                 break
         kernel_meets = kernel >= 0
         if not kernel_meets:
-            kernel = self.zones.names.index(self.geometry.hotplug_zone)
+            kernel = self.hotplug_type
             kernel_meets = zones_meet(&zones[kernel], start, nr)
         movable_meets = zones_meet(&zones[movable], start, nr)
         if online_type == _ONLINE and not self.auto_movable and movable_meets and not kernel_meets:
@@ -752,14 +761,14 @@ cdef class Memory:
 
     cdef list prepare(self, uint64_t start, uint64_t nr, int online_type):
         """prepare_online_pages: the runs (start_pfn, nr_pages) that are prepared now and were not before."""
-        cdef uint64_t unit = self.geometry.pages_per_section, pfn, run
+        cdef uint64_t unit = <uint64_t>1 << self.sections.pfn_section_shift, pfn, run
         cdef list fresh = [(start, nr)]
         cdef int nid, z
         cdef bint assigned = False
         self._not_changing("prepare_online_pages")
         self.check_present(start, nr, "prepare_online_pages")
-        if self.rules.aligned:
-            if start & ((<uint64_t>1 << <int>self.geometry.pageblock_order) - 1) or (start + nr) % unit:
+        if self.aligned:
+            if start & ((<uint64_t>1 << self.pageblock_order) - 1) or (start + nr) % unit:
                 raise HotplugError.of(
                     errno.EINVAL,
                     f"prepare_online_pages of {pfn_range(start, nr)}: it must begin at a pageblock (2^{self.geometry.pageblock_order} "
@@ -767,11 +776,14 @@ cdef class Memory:
                 )
             if not self.sections.none_in(self.sections.prepared, start, nr) and self.pages.weigh(PG_prepared, start, nr):
                 raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: prepared or online already")
-            if sum([part for _, part in self.resources.within(start, nr)]) != nr:
+            # only a section that was there at boot can have holes
+            if not self.sections.none_in(self.sections.early, start, nr) and \
+                    sum([part for _, part in self.resources.within(start, nr)]) != nr:
                 raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: some of it is not memory")
-        nid = self.nids[start // unit]
+        nid = self.nid_of[start >> self.sections.pfn_section_shift]
         z = self.zone_for_range(start, nr, nid, online_type)
-        if self.rules.aligned and self.pages.area_of[start >> self.pages.max_order] not in (NO_AREA, zone_area(z)):
+        if self.aligned and self.pages.area_of[start >> self.pages.max_order] != NO_AREA \
+                and self.pages.area_of[start >> self.pages.max_order] != zone_area(z):
             raise HotplugError.of(
                 errno.EINVAL,
                 f"prepare_online_pages of {pfn_range(start, nr)}: the buddy block at its start lies in zone "
@@ -780,7 +792,7 @@ cdef class Memory:
         notice = None
         if self.chain:
             notice = MemoryNotify(start, nr, 0, self.changed_nid(start))
-        if self.rules.grow_before_notify:
+        if self.grow_before_notify:
             self.enter_area(start, nr, z)
             assigned = True
         if notice is not None:
@@ -792,7 +804,7 @@ cdef class Memory:
                 raise
         if not assigned:
             self.enter_area(start, nr, z)
-        if self.rules.aligned:
+        if self.aligned:
             self.zones.table.zones[z].present_pages += nr
             if early_section_nr(self.sections, start // unit):
                 self.zones.table.zones[z].present_early += nr
@@ -1063,16 +1075,16 @@ cdef class Memory:
             if self.chain:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
             raise
-        if self.rules.always_notify_online:
+        if self.always_notify_online:
             for section in range(start >> shift, (start + nr) >> shift):
                 self.section_online(section)
         if was_empty:
             self._built_zonelists(self.zones.online_nodes())
-        if self.rules.min_free_kbytes_follows:
+        if self.min_free_kbytes_follows:
             self.recompute()
         else:
             self.zones.table.stale = True
-        if self.chain and (done or self.rules.always_notify_online):
+        if self.chain and (done or self.always_notify_online):
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
 
