@@ -342,6 +342,21 @@ def test_a_whole_section_page_by_page_takes_milliseconds():
     assert best < 0.01
 
 
+def test_user_space_cannot_online_what_the_thread_balloon_holds(engine):
+    """
+        section 2: |== prepared, on the balloon's list, not one page online ==|     its block: "offline"
+    A udev rule writes "online". Expect the balloon's veto, and no page without a frame with the allocator.
+    """
+    mem = Memory(OLD[0], boot="32M", rules=OLD[1], engine=engine)
+    balloon = XenBalloon(mem, Domain(Host("80M"), "32M"), BEHAVIOURS["thread"])
+    start = balloon.balloon_expand(4096)
+    with pytest.raises(HotplugError) as refused:
+        mem.online_pages(start, 4096)
+    assert refused.value.errno == errno.EPERM
+    balloon.validate()
+    assert mem.totalram_pages == 8192
+
+
 class BalloonMachine(RuleBasedStateMachine):
     """Two guests of one host that is too small: targets move at random, populates break off or die, others take the frames."""
 

@@ -18,7 +18,7 @@ from fastonline.drivers.driver import (
 )
 from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, all_different, pages_of_extents
 from fastonline.errors import HotplugError, pfn_range
-from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
+from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_BAD, NOTIFY_OK
 
 BP_DONE = "BP_DONE"
 BP_WAIT = "BP_WAIT"              # memory was added, user space has not onlined it yet
@@ -118,6 +118,8 @@ class XenBalloon(Driver):
                 raise
             self._set_reserved_or_offline(np.arange(start, start + nr))
             self._put_on_list(start, nr)
+        self._expanded = []          # (start_pfn, nr_pages) of each balloon_expand
+        self._expanding = False
         if behaviour.callback:
             mem.notifiers.register(self._notifier)
         self._total_pages = self.current_pages + self.balloon_pages
@@ -375,12 +377,18 @@ class XenBalloon(Driver):
             raise HotplugError.of(errno.ENOSPC, f"balloon_expand by {nr_pages} pages: there is no free range of iomem")
         self._check_extents(start, nr_pages)
         mem.add_memory(start, nr_pages)
+        self._expanding = True
         try:
             mem.prepare_online_pages(start, nr_pages)
         except BaseException:
             unit = mem.geometry.pages_per_section
             mem.remove_memory(start, -(-nr_pages // unit) * unit)
             raise
+        finally:
+            self._expanding = False
+        if not self._expanded:
+            mem.notifiers.register(self._guard)
+        self._expanded.append((start, nr_pages))
         mem.set_page_reserved(start, nr_pages)
         self._put_on_list(start, nr_pages)
         self._total_pages += nr_pages
@@ -438,6 +446,12 @@ class XenBalloon(Driver):
             self.due = 0.0
         return NOTIFY_OK
 
+    def _guard(self, action, notice):
+        """The pages of an expansion are Reserved and without a frame: user space that onlines their memory block, which sysfs
+        shows offline, would hand them to the allocator. The balloon vetoes that."""
+        ours = any(start < notice.start_pfn + notice.nr_pages and notice.start_pfn < start + nr for start, nr in self._expanded)
+        return NOTIFY_BAD if action == MEM_GOING_ONLINE and ours and not self._expanding else NOTIFY_OK
+
     # -- the end
 
     def close(self):
@@ -448,6 +462,8 @@ class XenBalloon(Driver):
         if self.behaviour.callback:
             self.mem.restore_online_page_callback(self._online_page)
             self.mem.notifiers.unregister(self._notifier)
+        if self._expanded:
+            self.mem.notifiers.unregister(self._guard)
         self.due = NEVER
 
     def validate(self):
