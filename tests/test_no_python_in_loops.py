@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import fastonline
 
-PACKAGE = Path(fastonline.__file__).parent
+PACKAGE = Path(__file__).resolve().parents[1] / "fastonline"
 SOURCES = [*sorted((PACKAGE / "core").glob("*.pyx")), PACKAGE / "hotplug" / "watermarks.pyx", PACKAGE / "hotplug" / "memory.pyx"]
 LINE = re.compile(r'<pre class="cython line score-(\d+)".*?>.*?(\d+)</span>: (.*)</pre>')
 FUNCTION = re.compile(r"^(?P<indent> *)cdef (?!class|struct|extern|enum).*\(.*\).* nogil:")
@@ -23,7 +22,7 @@ def annotated(tmp_path_factory):
     """{path in the package: its annotation as HTML}, and what cythonize printed."""
     build = pytest.importorskip("Cython.Build", reason="Cython is not installed")
     if not all(source.exists() for source in SOURCES):
-        pytest.skip("an installed package carries no .pyx to look at")
+        pytest.skip("the sources are not beside the tests")
     tree = tmp_path_factory.mktemp("annotated")
     shutil.copytree(PACKAGE, tree / "fastonline", ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
     names = [source.relative_to(PACKAGE) for source in SOURCES]
