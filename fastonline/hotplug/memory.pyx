@@ -16,12 +16,16 @@ from fastonline.core.sections cimport early_section_nr
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.types cimport NO_AREA, int16_t, uint8_t, uint32_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
-from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks
+from fastonline.hotplug.watermarks cimport (
+    init_per_zone_wmark_min, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
+)
 
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug import procfs, savefile
-from fastonline.hotplug.blocks import MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, WORDS, Blocks, word_to_type
+from fastonline.hotplug.blocks import (
+    MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, WORDS, Blocks, word_to_type,
+)
 from fastonline.hotplug.events import Events
 from fastonline.hotplug.invariants import check_machine
 from fastonline.hotplug.migrate import migrate_range, movable_pages
@@ -390,8 +394,8 @@ cdef class Memory:
         """Make an empty machine one that has booted: online memory with some of its pages free, in use and Reserved.
 
         ranges: (start_pfn, nr_pages, nid, zone name) of the RAM that is online, ascending. zones: {(nid, name): (managed pages,
-        free blocks by order, start_pfn, spanned pages)}; which pages are free is not known of a running machine, so the largest free blocks are laid
-        around the middle of the zone, what the kernel holds at its ends. ValueError where they do not fit.
+        free blocks by order, start_pfn, spanned pages)}; which pages are free is not known of a running machine, so the largest
+        free blocks are laid around the middle of the zone, what the kernel holds at its ends. ValueError where they do not fit.
         """
         cdef uint64_t start, nr, unit = self.geometry.pages_per_section, first, section
         cdef int z
@@ -457,8 +461,9 @@ cdef class Memory:
             zone.protection[i] = pages
 
     def _highest_kernel_zone(self):
-        return max([i for zone in self.zones.values() if zone.populated
-                    for i in [self.zones.names.index(zone.name)] if i <= self.zones.table.normal + self.zones.table.is_highmem[i]], default=0)
+        """The number of the highest zone type below Movable that is populated; 0 when none is."""
+        types = [self.zones.names.index(zone.name) for zone in self.zones.values() if zone.populated]
+        return max([i for i in types if i <= self.zones.table.normal + self.zones.table.is_highmem[<int>i]], default=0)
 
     def _reset_counters(self):
         """What boot did is not counted."""
@@ -1062,8 +1067,8 @@ cdef class Memory:
         if self.memmap is not None:
             first, own = self.memmaps.get(start >> shift, (0, 0))
             own = own if first == start else 0      # its memmap stays Reserved
-        was_empty = self.listeners and zone_present(&self.zones.table, self.pages.area_of[start >> self.pages.max_order] - 1) == \
-            (0 if self.rules.present_at_online else nr)
+        was_empty = self.listeners and (0 if self.rules.present_at_online else nr) == \
+            zone_present(&self.zones.table, self.pages.area_of[start >> self.pages.max_order] - 1)
         try:
             done = self.mark(start + own, nr - own, self.online_order, True)
         except BaseException:
@@ -1735,7 +1740,8 @@ cdef class Memory:
     def stats(self):
         """Exact counts since the machine was made, boot memory not counted: "frees", "allocations", "merges", "splits" (lists
         by order: blocks freed and allocated, pairs merged out of the order, blocks of the order split), "pages_onlined",
-        "pages_offlined", "pages_migrated" and of them "balloon_migrated", "notifications" (callbacks called), "bytes_touched" (bytes of page state written)."""
+        "pages_offlined", "pages_migrated" and of them "balloon_migrated", "notifications" (callbacks called), "bytes_touched"
+        (bytes of page state written)."""
         cdef int area
         counts = [self.pages.area_counters(area) for area in range(1, self.pages.nr_areas)]
         by_order = {name: sum([c[name] for c in counts])[: self.pages.max_order + 1].tolist()
@@ -1833,7 +1839,7 @@ cdef class Memory:
         return mem
 
     def copy(self):
-        """A second machine in the same state. Notifiers and the online_page_callback are not carried over."""
+        """A second machine in the same state. Whoever listens, owns pages or keeps per-CPU lists is not carried over."""
         return Memory._restore(self._state())
 
     def __copy__(self):
@@ -1846,7 +1852,7 @@ cdef class Memory:
         return Memory._restore, (self._state(),)
 
     def save(self, path):
-        """Write the machine to one file, atomically; fastonline.load reads it. Notifiers and callbacks are not saved."""
+        """Write the machine to one file, atomically; fastonline.load reads it. What copy does not carry over is not saved."""
         savefile.save(path, self._state())
 
 
