@@ -1040,12 +1040,14 @@ cdef class Memory:
             raise ValueError(f"{what} = {pfn if pfn < 0 else hex(pfn)} is out of range: memory ends at pfn {self.max_pfn:#x}")
 
     cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil:
-        cdef uint64_t i, shift = self.sections.pfn_section_shift, first = batch.first >> shift
-        if bitmap_full(self.sections.online.words, first, ((batch.end - 1) >> shift) + 1 - first):
-            return
-        for i in range(batch.nr):
-            if not test_bit(self.sections.online.words, pfn_at(batch, i) >> shift):
+        """sections_went_online for a batch: done as soon as no section that it spans is offline, mostly after a few pages."""
+        cdef uint64_t i = 0, span = batch.end - batch.first
+        while i < batch.nr and not self.sections.all_in(self.sections.online, batch.first, span):
+            while i < batch.nr and test_bit(self.sections.online.words, pfn_at(batch, i) >> self.sections.pfn_section_shift):
+                i += 1
+            if i < batch.nr:
                 self.sections_went_online(pfn_at(batch, i), 1)
+                i += 1
 
     def online_pages(self, start_pfn, nr_pages, online_type=MMOP_ONLINE):
         """Both phases: prepare the range, mark it, recompute the watermarks. Returns the number of pages that went online.
