@@ -1082,12 +1082,9 @@ cdef class Memory:
             if self.chain:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
             raise
-        # the block is online now whatever its callback kept back (memory_block_change_state), in 2.6.25 too
-        for section in range(start >> shift, (start + nr) >> shift):
-            if self.always_notify_online:
+        if self.always_notify_online:
+            for section in range(start >> shift, (start + nr) >> shift):
                 self.section_online(section)
-            elif self.online_page_callback is not None and test_bit(self.sections.prepared.words, section):
-                bitmap_set(self.sections.online.words, section, 1)
         if was_empty:
             self._built_zonelists(self.zones.online_nodes())
         if self.min_free_kbytes_follows:
