@@ -36,6 +36,7 @@ MODULES = [
     "fastonline.hotplug.watermarks",
     "fastonline.hotplug.memory",
     "fastonline.cost.phases",
+    "fastonline.cost.counters",
 ]
 
 
