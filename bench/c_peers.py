@@ -1,4 +1,4 @@
-"""Peers written in C: sources that lie outside of this tree, compiled with the few functions of peer_NAME.c that peers.py calls."""
+"""Peers in C: sources that lie outside of this tree, compiled with peer_NAME.c, the few functions that peers.py calls."""
 
 import ctypes
 import os

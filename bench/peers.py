@@ -18,6 +18,7 @@ from c_peers import PEERS, CPeer, Missing
 from contenders import CONTENDERS, SECTION, make, pages
 
 import fastonline as fo
+from fastonline.cli import count
 from fastonline.cost.phases import calibrate, time_call
 from fastonline.cost.report import number
 from fastonline.hotplug.memory import ENGINES
@@ -138,17 +139,18 @@ def table(rows, missing):
     """Least and median ns a page, and how many times as long as the bitmap engine each took, in least times."""
     lines = []
     for nr_pages in dict.fromkeys(row["pages"] for row in rows):
-        lines += [f"{nr_pages} pages, ns a page", f"{'':<14}{'min':>10}{'median':>10}{'/ bitmap':>10}{'/ struct_page':>15}{'rounds':>8}"]
+        titles = f"{'min':>10}{'median':>10}{'/ bitmap':>10}{'/ struct_page':>15}{'rounds':>8}"
+        lines += [f"{nr_pages} pages, ns a page", f"{'':<14}{titles}"]
         for workload in dict.fromkeys(row["workload"] for row in rows):
             some = [row for row in rows if (row["pages"], row["workload"]) == (nr_pages, workload)]
             least = {row["contender"]: row["ns_per_page_min"] for row in some}
             lines.append(f"{workload}: {WORKLOADS[workload].title}")
             for row in some:
-                ratios = (
-                    f"{number(row['ns_per_page_min'] / least[engine])}x" if least.get(engine) else "-" for engine in ENGINES
+                least_ns, median_ns = row["ns_per_page_min"], row["ns_per_page_median"]
+                fast, slow = (f"{number(least_ns / least[engine])}x" if least.get(engine) else "-" for engine in ENGINES)
+                lines.append(
+                    f"  {row['contender']:<12}{number(least_ns):>10}{number(median_ns):>10}{fast:>10}{slow:>15}{row['rounds']:>8}"
                 )
-                cells = (number(row["ns_per_page_min"]), number(row["ns_per_page_median"]), *ratios, row["rounds"])
-                lines.append(f"  {row['contender']:<12}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, (10, 10, 10, 15, 8), strict=True)))
         lines.append("")
     return "\n".join([*lines, *(f"not there: {name}: {why}" for name, why in missing.items())]).rstrip() + "\n"
 
@@ -164,11 +166,18 @@ def write(path, rows, missing):
             json.dump({"rows": rows, "missing": missing}, file, indent=1)
 
 
+def sections(text):
+    """An argparse type: pages that are whole sections of X86_64."""
+    if count(text) % fo.X86_64.pages_per_section:
+        raise argparse.ArgumentTypeError(f"{text} pages are not whole sections, of {fo.X86_64.pages_per_section} each")
+    return int(text)
+
+
 def arguments(description):
     """The options that every program here has."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--large", action="store_true", help="the large sizes too: some GiB of memory, some minutes")
-    parser.add_argument("--repeat", type=int, default=20, metavar="N", help="rounds of each workload (20)")
+    parser.add_argument("--repeat", type=count, default=20, metavar="N", help="rounds of each workload (20)")
     parser.add_argument("--cpu", type=int, metavar="N", help="stay on this processor, -1: on none (the last one)")
     parser.add_argument("--write", metavar="FILE", help="the figures as FILE.csv or FILE.json")
     return parser
@@ -179,7 +188,7 @@ def main(argv=None):
     names = [*CONTENDERS, *PEERS]
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"only these: {', '.join(names)}")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, metavar="W", help=f"only these: {', '.join(WORKLOADS)}")
-    parser.add_argument("--pages", type=int, action="append", metavar="N", help=f"sizes, multiples of 32768 ({SECTION})")
+    parser.add_argument("--pages", type=sections, action="append", metavar="N", help=f"sizes, multiples of 32768 ({SECTION})")
     args = parser.parse_args(argv)
     common = surroundings(pin(args.cpu))
     rows, missing = [], {}

@@ -7,6 +7,7 @@
 import sys
 from dataclasses import asdict, dataclass
 
+import numpy as np
 from contenders import SECTION, make, pages
 from fastonline_engines import FastOnline
 from peers import LARGE, arguments, measure, pin, surroundings, write
@@ -15,8 +16,6 @@ import fastonline as fo
 from fastonline.cost.phases import time_calls, time_memset, time_range_call
 from fastonline.cost.profile import summary
 from fastonline.cost.report import number
-
-import numpy as np
 
 GROWTH = (17, 20, 22)
 GROWTH_LARGE = (24, 27, 30)
@@ -57,7 +56,8 @@ def factor(what, most, target, rows, slow, fast, workload, missing=""):
     """A target of `slow` being so many times as slow as `fast`."""
     if of(rows, slow, workload) is None or of(rows, fast, workload) is None:
         return Figure(what, most, target, "x", note=missing or "not measured")
-    ratios = (of(rows, slow, workload, f"ns_per_page_{key}") / of(rows, fast, workload, f"ns_per_page_{key}") for key in ("min", "median"))
+    keys = ("ns_per_page_min", "ns_per_page_median")
+    ratios = (of(rows, slow, workload, key) / of(rows, fast, workload, key) for key in keys)
     return Figure(what, most, target, "x", *ratios)
 
 
@@ -101,7 +101,7 @@ def resident():
 
 
 def growth(exponents, repeat):
-    """Whole ranges of 2^n pages: [(pages, least and median ns a page, bytes of memory a page)]."""
+    """Whole ranges of 2^n pages: [(pages, least and median ns a page, those of a memset of what it writes, memory a page)]."""
     found = []
     for n in exponents:
         before = resident()
@@ -109,11 +109,17 @@ def growth(exponents, repeat):
         rounds = []
         for _ in range(repeat):
             who.reset()
+            written = -who.mem.stats()["bytes_touched"]
             ns, onlined = time_range_call(who.mem, who.first, 1 << n)
             assert onlined == 1 << n
             rounds.append(ns / (1 << n))
-        found.append((1 << n, summary(rounds), (resident() - before) / (1 << n)))
-        del who
+            written += who.mem.stats()["bytes_touched"]
+        memory = resident() - before
+        room = np.zeros(written, np.uint8)
+        time_memset(room)
+        memset = summary([time_memset(room)[0] / (1 << n) for _ in range(repeat)])
+        found.append((1 << n, summary(rounds), memset, memory / (1 << n)))
+        del who, room
     return found
 
 
@@ -147,21 +153,24 @@ def figures(large, repeat):
         rest = {
             "bitmap": times(rest["bitmap"].what, 2, "ns", rows, "bitmap", "W3"),
             **{
-                name: factor(rest[name].what, False, rest[name].target, rows, name, "bitmap", "W3", missing.get(f"{name}, {LARGE} pages", ""))
+                name: factor(rest[name].what, False, rest[name].target, rows, name, "bitmap", "W3",
+                             missing.get(f"{name}, {LARGE} pages", ""))
                 for name in ("struct_page", "llfree_c")
             },
         }
     grown = growth(GROWTH + (GROWTH_LARGE if large else ()), min(repeat, 5))
-    flat = [summary_["min"] for _, summary_, _ in grown]
+    flat = [ns["min"] for _, ns, _, _ in grown]
     lines += [
         *rest.values(),
         times("one page, C door, ascending", 5, "ns", small, "bitmap", "W2 C door"),
         times("one page, C door, random", 5, "ns", small, "bitmap", "W3 C door"),
         python_calls(repeat),
         times("allocate and free every page in bulk, a page", 1, "ns", small, "bitmap", "W4"),
-        Figure(f"growth to {grown[-1][0]} pages: most ns a page / least", True, 2, "x", max(flat) / min(flat), None, "no figure is given for flat"),
-        Figure(f"memory a page at {grown[-1][0]} pages", True, 0.6, "bytes", grown[-1][2]),
-        Figure("64 TiB of room, 128 MiB online: memory", True, 64, "MiB", untouched() / (1 << 20), None, "no figure is given for nothing"),
+        Figure(f"growth to {grown[-1][0]} pages: most ns a page / least", True, 2, "x", max(flat) / min(flat), None,
+               "flat is read as twice; see below how memset grows"),
+        Figure(f"memory a page at {grown[-1][0]} pages", True, 0.6, "bytes", grown[-1][3]),
+        Figure("64 TiB of room, 128 MiB online: memory", True, 64, "MiB", untouched() / (1 << 20), None,
+               "nothing is read as 64 MiB"),
         *(
             factor(f"struct_page / kernel-shaped C, {workload}", True, 1.3, small, "struct_page", "linux64", workload,
                    missing.get(f"linux64, {SECTION} pages", ""))
@@ -177,11 +186,15 @@ def table(lines, grown):
     for line in lines:
         target = f"{'<=' if line.most else '>='} {number(line.target)}"
         cells = ("-" if value is None else number(value) for value in (line.measured, line.median))
-        ratio = "-" if line.ratio is None else f"{number(line.ratio)}x"
-        out.append(f"{line.what:<58}{target:>9}" + "".join(f"{cell:>9}" for cell in cells) + f"  {line.unit:<6}{ratio:>8}  {line.note}".rstrip())
-    out += ["", f"{'bitmap, a whole range at C level':<34}{'ns a page':>10}{'median':>10}{'memory, bytes a page':>24}"]
-    for nr_pages, ns, memory in grown:
-        out.append(f"  {nr_pages:<32}{number(ns['min']):>10}{number(ns['median']):>10}{number(memory):>24}")
+        better = "-" if line.ratio is None else f"{number(line.ratio)}x"
+        measured = "".join(f"{cell:>9}" for cell in cells)
+        out.append(f"{line.what:<58}{target:>9}{measured}  {line.unit:<6}{better:>8}  {line.note}".rstrip())
+    titles = f"{'ns a page':>10}{'median':>10}{'memset':>10}{'memory, bytes a page':>24}"
+    out += ["", f"{'bitmap, a whole range at C level':<34}{titles}"]
+    for nr_pages, ns, memset, memory in grown:
+        cells = (ns["min"], ns["median"], memset["min"])
+        there = number(memory) if memory > 0 else "-"       # a small machine may live in what a former one left
+        out.append(f"  {nr_pages:<32}" + "".join(f"{number(cell):>10}" for cell in cells) + f"{there:>24}")
     return "\n".join(out) + "\n"
 
 
