@@ -58,6 +58,12 @@ def test_counting_goes_on_after_an_exception(group):
     assert group.read() == stopped
 
 
+def test_calibrate_takes_a_call_off(group):
+    group.calibrate(busy, (100_000,))
+    assert group.empty["task clock"] > 0
+    assert group.count(len, ((),))[1]["task clock"] == 0
+
+
 def test_closed():
     group = software()
     group.close()

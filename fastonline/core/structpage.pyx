@@ -46,7 +46,8 @@ cdef inline void del_from_list(page_t *pages, free_area *area, pfn_t pfn, int or
 
 
 cdef inline bint page_is_buddy(page_t *pages, pfn_t pfn, int order) noexcept nogil:
-    return pages[pfn].flags & PG_buddy and pages[pfn].order == <uint32_t>order
+    # one branch, not two: which of both fails is hard to foresee
+    return (pages[pfn].order ^ <uint32_t>order) | ((pages[pfn].flags & PG_buddy) ^ PG_buddy) == 0
 
 
 cdef inline free_area *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:

@@ -38,7 +38,8 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
     section: size of the range that is onlined, whole sections of the geometry. orders: largest blocks handed to the allocator,
     one "whole" for each; None: what the rules say. capture: a linux.capture.Capture to start from, whose geometry then counts;
     else BOOT memory is there. counters: the events to count in runs of their own after the timed ones, cost.counters.HARDWARE or
-    another dict of its kind; None: nothing is counted. progress: called with the list of steps, gives them back one by one (tqdm.tqdm does).
+    another dict of its kind; None: nothing is counted. progress: called with the list of steps, gives them back one by one
+    (tqdm.tqdm does).
 
     Every step is repeated `repeat` times on the same machine, put back by offline_pages outside of the timed part; caches are
     warm. All times are ns with the cost of reading the clock taken off. Keys:
@@ -119,6 +120,7 @@ def _open(events):
         counters = Counters(events)
     except OSError as e:
         return None, {"events": [], "missing": {}, "unavailable": e.strerror}
+    counters.calibrate(time_call, (len, ((),)))     # the stopwatch too is taken off
     return counters, {"events": counters.events, "missing": counters.missing, "unavailable": None}
 
 
