@@ -1,7 +1,6 @@
 """A profile as plain text."""
 
 from fastonline.cost.phases import PHASES
-from fastonline.cost.profile import C_DOOR
 
 
 def profile_text(result):
