@@ -628,7 +628,7 @@ cdef class Memory:
             )
         first = start // unit
         end = (start + nr + unit - 1) // unit
-        refresh(&self.zones.table)     # 2.6.25 leaves the watermarks as the last mark made them, a new node without any
+        refresh(&self.zones.table)     # what marks have asked for comes before a new node's zones are there
         self.zones.need_node(node)
         self.room_for(end * unit)
         new_node = not self.zones.table.nodes[node].online
@@ -910,11 +910,16 @@ cdef class Memory:
         self.zones.shrink_span(z, start, nr)
 
     cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept:
-        """The range joins a zone: the span grows; blocks that are in a zone already stay in it, as pages do in 2.6.25."""
-        cdef uint64_t block
-        for block in range(start >> self.pages.max_order, ((start + nr - 1) >> self.pages.max_order) + 1):
+        """The range joins a zone: the span grows; blocks that are in a zone already stay in it, as pages do in 2.6.25, and it is
+        that zone's span that reaches over them."""
+        cdef int order = self.pages.max_order
+        cdef uint64_t block, end = start + nr, first
+        for block in range(start >> order, ((end - 1) >> order) + 1):
             if self.pages.area_of[block] == NO_AREA:
                 self.pages.area_of[block] = zone_area(z)
+            elif self.pages.area_of[block] != zone_area(z):
+                first = max(start, block << order)
+                self.zones.grow_span(self.pages.area_of[block] - 1, first, min(end, (block + 1) << order) - first)
         self.zones.grow_span(z, start, nr)
 
     cdef list unprepared(self, uint64_t start, uint64_t nr):
@@ -1208,9 +1213,12 @@ cdef class Memory:
             if self.chain:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
             raise
+        # the block is online now, whatever a callback kept back of it (memory_block_change_state)
+        for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
+            if test_bit(self.sections.prepared.words, section):
+                bitmap_set(self.sections.online.words, section, 1)
         if self.always_notify_online:
-            for section in range(start >> shift, (start + nr) >> shift):
-                self.section_online(section)
+            self.zones.table.nodes[self.nid_of[start >> shift]].has_memory = True
         if was_empty:
             self._built_zonelists(self.zones.online_nodes())
         if self.min_free_kbytes_follows:
