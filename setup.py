@@ -25,6 +25,7 @@ DIRECTIVES = {
 }
 
 MODULES = [
+    "fastonline.core.lock",
     "fastonline.core.bitmap",
     "fastonline.core.pageflags",
     "fastonline.core.sections",

@@ -260,6 +260,7 @@ cdef class StructPageEngine(Engine):
         if nr_areas > NR_HEADS // NR_ORDERS:
             raise ValueError(f"the struct_page engine has list heads for {NR_HEADS // NR_ORDERS} free areas, not {nr_areas}")
         self.page_bytes = page_bytes
+        self.page_bits = 8 * page_bytes
         self.lifo = lifo
         self.own(zeroed((NR_HEADS + nr_pages, page_bytes), np.uint8))
         self.make_lists(0, nr_areas)
@@ -306,11 +307,11 @@ cdef class StructPageEngine(Engine):
         return 0
 
     def planes(self, list spans):
-        """The list heads, and the descriptors in the (start, nr) page ranges, copied."""
+        """The list heads, and the descriptors in the (start, nr) page ranges: the engine's own arrays."""
         heads = self.nr_areas * NR_ORDERS
         return {
-            "heads": [self.array[:heads].copy()],
-            "pages": [self.array[NR_HEADS + start : NR_HEADS + start + nr].copy() for start, nr in spans],
+            "heads": [self.array[:heads]],
+            "pages": [self.array[NR_HEADS + start : NR_HEADS + start + nr] for start, nr in spans],
         }
 
     def set_planes(self, list spans, dict planes):
