@@ -1,5 +1,8 @@
 """Pictures of what things cost; needs matplotlib."""
 
+from os import PathLike
+from typing import Any
+
 try:
     import matplotlib
 except ImportError as e:
@@ -12,7 +15,7 @@ from fastonline.cost.phases import PHASES
 COLORS = {"bitmap": "#1f77b4", "struct_page": "#ff7f0e"}
 
 
-def plot_profile(result, path):
+def plot_profile(result: dict[str, Any], path: str | PathLike[str]) -> None:
     """Draw cost.profile.profile's result into a file, whose suffix says how (.png, .svg, .pdf).
 
     Left: ns a page by workload, the least as a bar and a line up to the median, on a logarithmic scale; right: the phases.

@@ -1,9 +1,11 @@
 """A profile as plain text."""
 
+from typing import Any
+
 from fastonline.cost.phases import PHASES
 
 
-def profile_text(result):
+def profile_text(result: dict[str, Any]) -> str:
     """The tables of cost.profile.profile's result, at most 120 columns wide."""
     engines = list(dict.fromkeys(row["engine"] for row in result["rows"]))
     parts = [_header(result), _workloads(result, engines) + _memset(result), _merges(result), _phases(result, engines)]
@@ -13,7 +15,7 @@ def profile_text(result):
     return "\n".join(parts)
 
 
-def capture_text(compared):
+def capture_text(compared: dict[str, Any]) -> str:
     """Whether the machine made from a capture has the kernel's own free blocks, zone by zone, and where not."""
     lines = []
     for zone in compared["zones"]:
@@ -137,7 +139,7 @@ def _phases(result, engines):
     return "\n".join(lines) + "\n"
 
 
-def number(value):
+def number(value: float) -> str:
     """Three digits that count: 0.00695, 1.27, 24.5, 1893."""
     if value == 0:
         return "0"
@@ -147,7 +149,7 @@ def number(value):
     return f"{value:.5f}"
 
 
-def si(value):
+def si(value: float) -> str:
     """A rate with a suffix: 1.37e8 -> "137M"."""
     for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
@@ -155,7 +157,7 @@ def si(value):
     return f"{value:.3g}"
 
 
-def size(nr_bytes):
+def size(nr_bytes: int) -> str:
     """Bytes with a binary suffix: 33024 -> "32.2K"."""
     for shift, suffix in ((30, "G"), (20, "M"), (10, "K")):
         if nr_bytes >= 1 << shift:

@@ -1,6 +1,10 @@
 """The memory notifier chain (kernel/notifier.c, drivers/base/memory.c): who is told of onlining and may veto it."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 NOTIFY_DONE = 0x0000
 NOTIFY_OK = 0x0001
@@ -18,13 +22,13 @@ MEM_CANCEL_OFFLINE = 1 << 5
 NO_NODE = -1
 
 
-def notifier_to_errno(ret):
+def notifier_to_errno(ret: int) -> int:
     """The errno (positive) that a chain's value stands for: NOTIFY_BAD is 1, EPERM; DONE, OK and STOP are 0."""
     ret &= ~NOTIFY_STOP_MASK
     return ret - 1 if ret > NOTIFY_OK else 0
 
 
-def notifier_from_errno(errno):
+def notifier_from_errno(errno: int) -> int:
     """The value that stops the chain with this errno (positive); 0 gives NOTIFY_OK, as since 2.6.36."""
     return NOTIFY_STOP_MASK | (NOTIFY_OK + errno) if errno else NOTIFY_OK
 
@@ -42,19 +46,25 @@ class MemoryNotify:
     """The node that gets its first, or loses its last memory; -1: none."""
 
 
+NotifierCallback = Callable[[int, MemoryNotify], int | None]
+"""callback(action, notice): one of MEM_*, and the range; it returns None or NOTIFY_*."""
+
+C = TypeVar("C", bound=NotifierCallback)
+
+
 class NotifierChain:
     """Callbacks by descending priority, first come first served among equals (notifier_chain_register)."""
 
-    def __init__(self):
-        self.chain = []
+    def __init__(self) -> None:
+        self.chain: list[tuple[NotifierCallback, int]] = []
         """(callback, priority) in the order of their calling; the same list for good."""
         self.calls = 0
         """Callbacks called since the machine was made."""
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.chain)
 
-    def register(self, callback, priority=0):
+    def register(self, callback: C, priority: int = 0) -> C:
         """Call ``callback(action, notice)`` from now on; it returns None, NOTIFY_*, or raises, which is a veto too.
 
         Returns the callback, so that it serves as a decorator.
@@ -65,7 +75,7 @@ class NotifierChain:
         self.chain.insert(at, (callback, priority))
         return callback
 
-    def unregister(self, callback):
+    def unregister(self, callback: NotifierCallback) -> None:
         """Stop calling it; ValueError (the kernel: ENOENT) when it was not registered."""
         for i, (other, _) in enumerate(self.chain):
             if other == callback:
@@ -73,18 +83,18 @@ class NotifierChain:
                 return
         raise ValueError(f"{callback!r} is not registered with this chain")
 
-    def call(self, action, notice):
+    def call(self, action: int, notice: MemoryNotify) -> int:
         """Run the chain: the value of the last callback called; one with NOTIFY_STOP_MASK set is the last."""
         ret = NOTIFY_DONE
         for callback, _ in list(self.chain):
             self.calls += 1
-            ret = callback(action, notice)
-            ret = NOTIFY_OK if ret is None else ret
+            answer = callback(action, notice)
+            ret = NOTIFY_OK if answer is None else answer
             if ret & NOTIFY_STOP_MASK:
                 break
         return ret
 
-    def tell(self, action, notice):
+    def tell(self, action: int, notice: MemoryNotify) -> None:
         """Run the chain for an event that can no longer be refused: all callbacks are called whatever they answer or raise;
         the first exception is raised when all have been."""
         raised = None

@@ -5,11 +5,15 @@ makes the machine of the start, `Recording.replay` does every step to it and com
 alone; a recorded state is only looked at to compare.
 """
 
+from __future__ import annotations
+
 import errno
 import json
-
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import Any
 
 from fastonline.errors import HotplugError
 from fastonline.geometry import X86_64
@@ -47,11 +51,11 @@ class Step:
     op: str
     errno: str | int | None
     """0 or the name of the predicted error; None for what the kernel never saw."""
-    uevents: list
-    kmsg: list
-    predicted: dict
-    recorded: dict
-    differences: list = field(default_factory=list)
+    uevents: list[str]
+    kmsg: list[str]
+    predicted: dict[str, Any]
+    recorded: dict[str, Any]
+    differences: list[tuple[str, Any, Any]] = field(default_factory=list)
     """(what, predicted, recorded) of everything that is compared and not alike."""
     compared: int = 0
     """Values compared."""
@@ -80,7 +84,7 @@ def _span(line):
 class Recording:
     """One run of a real kernel."""
 
-    def __init__(self, data, path="recording"):
+    def __init__(self, data: dict[str, Any], path: object = "recording") -> None:
         self.path = str(path)
         self.data = data
         self.name = data["name"]
@@ -88,7 +92,7 @@ class Recording:
         self.steps = data["steps"]
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | PathLike[str]) -> Recording:
         """Read a recording. RecordingError, one line naming the file (and the step), for what is none; OSError."""
         with open(path, "rb") as file:
             raw = file.read()
@@ -120,7 +124,7 @@ class Recording:
     def _error(self, where, e):
         return RecordingError(f"{self.path}: {where}: {type(e).__name__}: {e}")
 
-    def machine(self, engine="bitmap"):
+    def machine(self, engine: str = "bitmap") -> Memory:
         """The Memory of the recording's start."""
         try:
             return self._machine(engine)
@@ -191,7 +195,7 @@ class Recording:
                 parts.append((first, end - first, nid, zone))
         return sorted(parts)
 
-    def guest(self, engine="bitmap"):
+    def guest(self, engine: str = "bitmap") -> Guest:
         """A running machine of the recording's start."""
         guest = Guest(self.machine(engine))
         for key, zone in self.data["initial"]["zones"].items():
@@ -203,7 +207,7 @@ class Recording:
             )
         return guest
 
-    def replay(self, engine="bitmap"):
+    def replay(self, engine: str = "bitmap") -> Iterator[Step]:
         """Do every step, yielding a Step each. RecordingError where a step is not as the format has it."""
         guest = self.guest(engine)
         mem = guest.mem
@@ -313,7 +317,7 @@ def _compare_states(check, predicted, real, guest):
                 check(f"memory{nr}", ours[nr], {key: block[key] for key in ("state", "valid_zones", "node")})
 
 
-def predict(guest):
+def predict(guest: Guest) -> dict[str, Any]:
     """The state of a machine in the schema of a recording."""
     mem = guest.mem
     nodes = list(mem.nodes)
@@ -520,7 +524,7 @@ _OP = {
     "virtio_mem": _virtio_mem, "alloc": _alloc, "mlock": _nothing, "free": _free, "pin": _pin, "unpin": _pin, "load": _load,
     "drop_caches": _drop_caches, "idle": _nothing, "read": _nothing, "other": _other,
 }
-_OPS = {
+_OPS: dict[str, dict[str, Any]] = {
     "add_memory": {"start": (int, type(None)), "size": int, "nid": int}, "remove_memory": {"start": int, "size": int},
     "write_state": {"block": int, "word": str}, "write_online": {"block": int, "value": str}, "auto_online_blocks": {"word": str},
     "write_file": {"path": str, "text": str}, "sysctl": {"name": str, "value": str}, "balloon": {"inflate_pages": int},
@@ -532,7 +536,9 @@ _OPS = {
 
 # -- for the command line
 
-def replay_files(paths, engine="bitmap", as_json=False):
+def replay_files(
+    paths: Iterable[str | PathLike[str]], engine: str = "bitmap", as_json: bool = False
+) -> Iterator[tuple[str, int]]:
     """What `fastonline replay FILE...` prints: yields (line, differences) a step, and a last line of totals.
 
     RecordingError (exit status 2) for a file that is no recording, OSError for one that cannot be read."""
