@@ -1,6 +1,8 @@
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from
 from fastonline.core.bitmap import zeroed
 
+__all__ = ["Sections"]
+
 
 cdef class Sections:
     def __cinit__(self, int pfn_section_shift, uint64_t nr_sections):

@@ -5,6 +5,8 @@ from libc.errno cimport errno as c_errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
+__all__ = ["ADVICE", "Counters", "HARDWARE", "SOFTWARE", "explain", "scaled"]
+
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
 cdef extern from "<sys/syscall.h>" nogil:

@@ -9,6 +9,11 @@ from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min
 
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_OK, MemoryNotify, NotifierChain
 
+__all__ = [
+    "PHASES", "calibrate", "time_ascending", "time_call", "time_calls", "time_in_order", "time_memset", "time_notify",
+    "time_pages", "time_range", "time_range_call",
+]
+
 cdef extern from "<time.h>" nogil:
     cdef struct timespec:
         long tv_sec

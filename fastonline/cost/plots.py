@@ -5,8 +5,8 @@ from typing import Any
 
 try:
     import matplotlib
-except ImportError as e:
-    raise ImportError("drawing needs matplotlib: pip install 'fastonline[plot]'") from e
+except ImportError as _missing:
+    raise ImportError("drawing needs matplotlib: pip install 'fastonline[plot]'") from _missing
 
 from matplotlib.figure import Figure
 

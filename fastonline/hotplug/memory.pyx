@@ -44,6 +44,8 @@ from fastonline.rules import LINUX_6_12, Rules
 ENGINES = ("bitmap", "struct_page")
 MEMMAPS = ("kernel", "on_memory")
 
+__all__ = ["ENGINES", "MEMMAPS", "Flags", "Memory", "load"]
+
 # the steps of Memory.walk, and the bits of state that it takes without looking at signals: 16 MiB
 cdef enum:
     INIT = 0

@@ -6,6 +6,8 @@ from fastonline.core.types cimport area_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, pgdat, zone, zone_area, zone_present
 from fastonline.hotplug.watermarks cimport refresh
 
+__all__ = ["Node", "Zone", "Zones"]
+
 
 class Zone:
     """One zone of one node, live: every attribute is read from the machine when asked for. All counts are pages."""

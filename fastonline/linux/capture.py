@@ -225,11 +225,11 @@ class Capture:
         return start[there], (start + self.length.astype(np.int64))[there], state[there]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _MappedZone(ZoneInfo):
     """A zone with its pages, as Memory.from_page_map takes it."""
 
-    runs: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]] = ()     # type: ignore[assignment]
+    runs: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]
 
 
 def matches_kernel(mem: Memory, capture: Capture) -> dict[ZoneKey, bool]:
