@@ -2,7 +2,7 @@
 
 FASTONLINE_CHECKED=1 builds the checked variant: bounds and overflow checks on, assertions kept.
 FASTONLINE_SANITIZE=address,undefined builds with gcc's sanitizers: the first finding ends the process. Python is then run with
-LD_PRELOAD="$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0.
+LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)" ASAN_OPTIONS=detect_leaks=0.
 """
 
 import os
