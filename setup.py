@@ -33,6 +33,7 @@ DIRECTIVES = {
 }
 
 MODULES = [
+    "fastonline.core.lock",
     "fastonline.core.bitmap",
     "fastonline.core.pageflags",
     "fastonline.core.sections",
@@ -44,6 +45,7 @@ MODULES = [
     "fastonline.hotplug.watermarks",
     "fastonline.hotplug.memory",
     "fastonline.cost.phases",
+    "fastonline.cost.counters",
 ]
 
 

@@ -28,6 +28,12 @@ class FastOnline:
         self.online_pfns = self.mem.mark_pfns_onlined
         self.free = self.mem.free_pfns
 
+    def take_range(self, start, nr):
+        """Out again, to pages that are not prepared; how many."""
+        self.mem.offline_pages(start, nr)
+        self.prepared = False
+        return nr
+
     def online_each(self, pfns):
         """Page by page through the C door, without the GIL."""
         return time_in_order(self.mem, pfns)[1]

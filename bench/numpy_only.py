@@ -36,6 +36,12 @@ class NumpyOnly:
         self.runs[:-1] += nr >> np.arange(self.max_order + 1)
         return nr
 
+    def take_range(self, start, nr):
+        """Whole blocks of the largest order, all of them free."""
+        self.is_free[start : start + nr] = False
+        self.runs[:-1] -= nr >> np.arange(self.max_order + 1)
+        return nr
+
     def online_pfns(self, pfns):
         pfns = pfns[self.waiting[pfns]]
         self.waiting[pfns] = False

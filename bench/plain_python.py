@@ -22,6 +22,11 @@ class PlainPython:
         self.free_blocks[self.max_order].update(range(start, start + nr, 1 << self.max_order))
         return nr
 
+    def take_range(self, start, nr):
+        """Whole blocks of the largest order, all of them free."""
+        self.free_blocks[self.max_order].difference_update(range(start, start + nr, 1 << self.max_order))
+        return nr
+
     def online_page(self, pfn):
         if not self.waiting[pfn]:
             return 0

@@ -10,6 +10,7 @@ import os
 import sys
 
 from fastonline import geometry, rules
+from fastonline.cost.counters import HARDWARE
 from fastonline.cost.profile import profile
 from fastonline.cost.report import profile_text
 from fastonline.drivers import series
@@ -121,6 +122,8 @@ def add_profile(commands):
                         help="largest block handed to the allocator at a time when the whole goes online; may be given again "
                         "(the rules': 0 in 2.6.25, MAX_PAGE_ORDER today)")
     parser.add_argument("--repeat", type=count, default=50, metavar="N", help="measure each workload so often (50)")
+    parser.add_argument("--counters", action="store_true", help="count cycles, instructions, cache and branch misses too (perf "
+                        "events), in further runs; says so where the machine has none")
     add_json(parser)
     parser.add_argument("--plot", metavar="FILE", help="draw the figures into FILE (.png, .svg, .pdf); needs matplotlib")
     start = parser.add_mutually_exclusive_group()
@@ -138,7 +141,7 @@ def run_profile(args):
         from fastonline.cost.plots import plot_profile    # complains now, not after the run, when matplotlib is missing
     result = profile(
         geometry=args.geometry or geometry.X86_64, section=args.section, rules=args.rules, engines=args.engine or ENGINES,
-        orders=args.order, repeat=args.repeat, capture=capture, progress=progress,
+        orders=args.order, repeat=args.repeat, capture=capture, counters=HARDWARE if args.counters else None, progress=progress,
     )
     if args.json != "-":
         sys.stdout.write(profile_text(result))

@@ -48,8 +48,6 @@ class Rules:
     """memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6)."""
     exact_words: bool
     """The words of sysfs are compared whole, with at most one newline behind (today), not by their first letters (2.6.25)."""
-    chain_status_nid: str
-    """status_change_nid is the node's number when it has no present pages ("present", 2.6.25) or is not in N_MEMORY."""
 
 
 _RATIOS_2_6_25 = (("DMA", 256), ("DMA32", 256), ("Normal", 32), ("HighMem", 32))
@@ -77,7 +75,6 @@ LINUX_2_6_25 = Rules(
     struct_page_bytes=(32, 56),
     memmap_per_block=False,
     exact_words=False,
-    chain_status_nid="present",
 )
 
 LINUX_6_1 = Rules(
@@ -102,7 +99,6 @@ LINUX_6_1 = Rules(
     struct_page_bytes=(32, 64),
     memmap_per_block=False,
     exact_words=True,
-    chain_status_nid="memory",
 )
 
 LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True, "memmap_per_block": True})

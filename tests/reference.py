@@ -179,7 +179,11 @@ class Reference:
         zone.start, zone.spanned = self._grown(zone.start, zone.spanned, start, nr)
         self.node_span[zone.nid] = self._grown(*self.node_span[zone.nid], start, nr)
         for block in range(start >> self.max_order, (start + nr - 1 >> self.max_order) + 1):
-            self.block_zone.setdefault(block, zone)
+            there = self.block_zone.setdefault(block, zone)
+            if there is not zone:
+                first, end = max(start, block << self.max_order), min(start + nr, (block + 1) << self.max_order)
+                there.start, there.spanned = self._grown(there.start, there.spanned, first, end - first)
+                self.node_span[there.nid] = self._grown(*self.node_span[there.nid], first, end - first)
 
     def _leave_zone(self, zone, start, nr):
         """remove_pfn_range_from_zone: at an edge the span goes back to the next page that is left."""
@@ -368,8 +372,11 @@ class Reference:
     def online_pages(self, start, nr, online_type=1):
         self.prepare_online_pages(start, nr, online_type)
         done = self._mark(start, nr)
-        if self.rules.always_notify_online:
-            self.online_sections.update(range(start // self.unit, (start + nr) // self.unit))
+        # memory_block_change_state: what went online is the block, whatever of it was kept back
+        self.online_sections.update(
+            section for section in range(-(-start // self.unit), (start + nr) // self.unit)
+            if any(self._prepared(p) for p in range(section * self.unit, (section + 1) * self.unit))
+        )
         if self.rules.min_free_kbytes_follows:
             self._init_per_zone_wmark_min()
         else:

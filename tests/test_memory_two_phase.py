@@ -244,3 +244,42 @@ def test_nodes_come_and_go(make_machine):
     mem.remove_memory(1024, 2 * S)
     assert list(mem.nodes) == [0] and (1, "Normal") not in mem.zones
     mem.validate()
+
+
+def test_a_range_over_two_nodes_reaches_into_both_spans(make_machine):
+    """
+        0       256     512
+        | node 0 | node 1 |      one page of node 1 is online, then all of both goes online in one call (2.6.25)
+    Expect each zone to span its own pages: blocks stay in the zone that they were given.
+    """
+    mem = make_machine(geometry=SMALL_PAE, boot=None, rules=fo.LINUX_2_6_25)
+    mem.add_memory(0, S)
+    mem.add_memory(S, S, 1)
+    assert mem.online_pages(S, 1) == 1
+    assert mem.online_pages(0, 2 * S) == 2 * S - 1
+    assert mem.zones[1, "HighMem"].spanned_pages == 64
+    mem.validate()
+
+
+def test_a_mark_recomputes_watermarks_before_a_later_node(make_machine):
+    """Under 2.6.25 a mark sets the watermarks there and then: a node that comes afterwards has none yet (1.3)."""
+    mem = make_machine(geometry=SMALL_PAE, boot="1M", rules=fo.LINUX_2_6_25)
+    mem.mark_pages_onlined(0, 1)
+    mem.add_memory(S, S, 1)
+    assert mem.zones[1, "HighMem"].min == 0
+
+
+@ALL_RULES
+def test_a_block_whose_callback_keeps_every_page_is_online(make_machine, rules):
+    """memory_block_change_state: the block is online, whatever its callback kept back, and is not onlined twice."""
+    mem = make_machine(boot="1M", rules=rules)
+    mem.add_memory(1024, S)
+    with mem.set_online_page_callback(lambda pfn, order: None):
+        assert mem.blocks[1024 // S].online() == 0
+    assert mem.blocks[1024 // S].state == "online"
+    with pytest.raises(fo.HotplugError):
+        mem.blocks[1024 // S].online()
+    assert mem.zones["Normal"].managed_pages == 0
+    mem.offline_pages(1024, S)
+    assert mem.blocks[1024 // S].state == "offline"
+    mem.validate()

@@ -1,5 +1,6 @@
 """cost.profile: counts are asserted, never times."""
 
+import errno
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import fastonline as fo
 from fastonline.cost import phases
-from fastonline.cost.profile import BATCH, WORKLOADS, profile, ratios, summary
+from fastonline.cost.profile import BATCH, C_DOOR, WORKLOADS, profile, ratios, summary
 from fastonline.cost.report import number, profile_text, si, size
 
 SECTION = 1 << 17       # pages
@@ -65,6 +66,7 @@ def test_rows_of_every_engine_and_workload(result):
     ("whole, order 10", [0] * 11),
     ("whole, order 3", [0, 0, 0, *MERGES[3:]]),
     ("whole, order 0", MERGES),
+    (C_DOOR, [0] * 11),
     ("ascending", MERGES),
     ("random", MERGES),
     (f"batches of {BATCH}", MERGES),
@@ -92,6 +94,13 @@ def test_bytes_touched_follow_from_the_layout(result):
     bitmap, struct_page = rows(result, "ascending")
     assert bitmap["bytes_touched"] == SECTION * 16
     assert struct_page["bytes_touched"] > SECTION * 64
+
+
+def test_memset_of_what_the_whole_writes(result):
+    for item, row in zip(result["memset"], rows(result, C_DOOR), strict=True):
+        assert item["engine"] == row["engine"]
+        assert item["bytes"] == row["bytes_touched"]
+        assert item["ratio"] == row["ns"]["min"] / max(item["ns"]["min"], 1)
 
 
 def test_phases_of_every_path(result):
@@ -228,6 +237,23 @@ def test_the_engine_is_not_reached_with_a_wrong_range(added):
     assert (mem.zoneinfo(), mem.lsmem()) == before
     mem.validate()
     twin.validate()
+
+
+def test_time_range_call_is_mark_pages_onlined(added):
+    mem, _ = added
+    mem.prepare_online_pages(START, SECTION)
+    twin = mem.copy()
+    order = mem.rules.online_order if mem.rules.online_order is not None else 10
+    assert phases.time_range_call(mem, START, SECTION, order)[1] == twin.mark_pages_onlined(START, SECTION) == SECTION
+    same_machine(mem, twin)
+    assert phases.time_range_call(mem, START, SECTION)[1] == 0
+    assert phases.time_range_call(mem, START + SECTION, SECTION)[1] == -errno.EINVAL
+
+
+def test_time_memset_writes():
+    room = np.zeros(1000, np.uint8)
+    assert phases.time_memset(room)[1] == 1000
+    assert (room == 0xFF).all()
 
 
 def test_time_call_and_time_calls_give_the_results():

@@ -1,5 +1,6 @@
 from libc.string cimport memset
 
+import math
 import mmap
 
 import numpy as np
@@ -22,8 +23,8 @@ def zeroed(shape, dtype=np.uint64):
 
     Raises MemoryError when the address space cannot be had.
     """
-    shape = shape if isinstance(shape, tuple) else (int(shape),)
-    nbytes = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
+    nbytes = math.prod(shape) if isinstance(shape, tuple) else int(shape)
+    nbytes *= dtype().itemsize
     if nbytes < _MAPPED_FROM_BYTES:
         return np.zeros(shape, dtype)
     try:
@@ -167,9 +168,10 @@ cdef uint64_t find_next_zero_bit(const word_t *words, uint64_t end, uint64_t sta
 
 cdef class Bitmap:
     def __cinit__(self, uint64_t nbits):
-        self._own(zeroed((nbits + 63) >> 6), nbits)
+        self.own(zeroed((nbits + 63) >> 6), nbits)
 
-    def _own(self, array, uint64_t nbits):
+    def own(self, array, uint64_t nbits):
+        """From now on these are the words."""
         cdef word_t[::1] view = array
         self.array = array
         self.words = &view[0] if view.shape[0] else NULL
@@ -178,13 +180,16 @@ cdef class Bitmap:
     cdef int grow(self, uint64_t nbits, list spans) except -1:
         """Make room for `nbits`. Only the (start, nr) bit ranges in `spans` are carried over, so that nothing else is
         touched. Views of the old array keep their own memory and no longer follow."""
-        old = self.array
+        self.own(self.grown(nbits, spans), nbits)
+        return 0
+
+    def grown(self, uint64_t nbits, list spans):
+        """The words that grow would make."""
         new = zeroed((nbits + 63) >> 6)
         for start, nr in spans:
             words = slice(start >> 6, (start + nr + 63) >> 6)
-            new[words] = old[words]
-        self._own(new, nbits)
-        return 0
+            new[words] = self.array[words]
+        return new
 
     def __len__(self):
         return self.nbits
@@ -208,6 +213,20 @@ cdef class Bitmap:
         """Clear `nr` bits from `start` on."""
         start, nr = self._checked(start, nr)
         bitmap_clear(self.words, start, nr)
+
+    def bits(self, start, nr):
+        """`nr` bits from `start` on, one a byte: (nr,) uint8."""
+        start, nr = self._checked(start, nr)
+        spread = np.unpackbits(self.array[start >> 6 : (start + nr + 63) >> 6].view(np.uint8), bitorder="little")
+        return spread[start & 63 : (start & 63) + nr].copy()
+
+    def set_bits(self, start, bits):
+        """The inverse of bits: one truth value for each bit from `start` on."""
+        for i, bit in enumerate(np.asarray(bits, bool).tolist()):
+            if bit:
+                self.set(start + i)
+            else:
+                self.clear(start + i)
 
     def weight(self, start=0, nr=None):
         """Number of ones among `nr` bits from `start` on (default: all)."""

@@ -48,10 +48,14 @@ cdef class BitmapEngine(Engine):
 
     cdef int grow(self, uint64_t nr_pages, list spans) except -1:
         cdef Bitmap plane
-        for plane in (self.free, self.reserved, self.offline, self.tail, self.prepared):
-            plane.grow(nr_pages, spans)
-        self.full.grow((nr_pages + 63) >> 6, [(start >> 6, (nr + 63) >> 6) for start, nr in spans])
+        # all room is made before any of it is used: a MemoryError changes nothing
+        planes = (self.free, self.reserved, self.offline, self.tail, self.prepared)
+        arrays = [plane.grown(nr_pages, spans) for plane in planes]
+        full = self.full.grown((nr_pages + 63) >> 6, [(start >> 6, (nr + 63) >> 6) for start, nr in spans])
         Engine.grow(self, nr_pages, spans)
+        for plane, array in zip(planes, arrays):
+            plane.own(array, nr_pages)
+        self.full.own(full, (nr_pages + 63) >> 6)
         self.cache_pointers()
         return 0
 
@@ -61,10 +65,10 @@ cdef class BitmapEngine(Engine):
         return 0
 
     def planes(self, list spans):
-        """The words of every plane in the (start, nr) page ranges: dict of name -> list of uint64 arrays, copied."""
+        """The words of every plane in the (start, nr) page ranges: dict of name -> list of uint64 arrays, the planes' own."""
         return {
             name: [
-                getattr(self, name).array[_words(name, start) : _words(name, start + nr - 1) + 1].copy()
+                getattr(self, name).array[_words(name, start) : _words(name, start + nr - 1) + 1]
                 for start, nr in spans
             ]
             for name in PLANES

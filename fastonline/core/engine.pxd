@@ -13,6 +13,7 @@ ranges; nothing here fails for its arguments. A page is in one of these states:
 
 from fastonline.core.bitmap cimport Bitmap
 from fastonline.core.buddy cimport free_area
+from fastonline.core.lock cimport MachineLock
 from fastonline.core.types cimport area_t, int64_t, pfn_t, uint8_t, uint32_t, uint64_t, word_t
 
 cdef enum:
@@ -41,6 +42,8 @@ cdef class Engine:
     cdef readonly object area_array      # owns area_of: (nr_pages >> max_order,) uint16
     cdef Bitmap batch                    # one bit a page, zero but inside a batch call; made when first needed
     cdef word_t *batch_words
+    cdef MachineLock lock                # of the machine that the engine is part of
+    cdef uint64_t page_bits              # bits of state that a step over a range touches for each page
 
     # room
     cdef int grow(self, uint64_t nr_pages, list spans) except -1

@@ -7,6 +7,7 @@ import numpy as np
 from fastonline.core.bitmap cimport bitmap_weight, set_bit, test_bit
 from fastonline.core.bitmap import zeroed
 from fastonline.core.buddy cimport free_area_fold, free_area_init
+from fastonline.core.lock cimport MachineLock, settle
 from fastonline.core.types cimport ALL_ONES, NR_ORDERS
 
 cdef extern from *:
@@ -28,6 +29,8 @@ COUNTERS = ("nr_free", "merges", "splits", "frees", "allocs")
 cdef class Engine:
     def __cinit__(self, uint64_t nr_pages, int max_order, int nr_areas, *args):
         self.max_order = max_order
+        self.lock = MachineLock()
+        self.page_bits = 4
         self.areas = NULL
         self.area_array = np.empty(0, np.uint16)
         self._grow_areas_of(nr_pages)
@@ -157,8 +160,10 @@ cdef class Engine:
 
     def area_counters(self, int area):
         """Exact counts of one free area: dict of COUNTERS -> (NR_ORDERS,) int64, and "managed" -> int."""
-        cdef free_area *a = &self.areas[area]
+        cdef free_area *a
         cdef int k
+        settle(self.lock)
+        a = &self.areas[area]
         free_area_fold(a)
         counts = {name: np.empty(NR_ORDERS, np.int64) for name in COUNTERS}
         for k in range(NR_ORDERS):

@@ -77,14 +77,6 @@ cdef class Sections:
         else:
             bitmap_clear(self.online.words, first, nr)
 
-    def set_flags(self, uint64_t nr, bint online, bint early):
-        """Set whether one section is online and early, as it was saved."""
-        for plane, value in ((self.online, online), (self.early, early)):
-            if value:
-                bitmap_set((<Bitmap>plane).words, nr, 1)
-            else:
-                bitmap_clear((<Bitmap>plane).words, nr, 1)
-
     def __len__(self):
         return self.nr_sections
 
@@ -107,6 +99,16 @@ cdef class Sections:
     def partial_section_nr(self, nr):
         """Is section `nr` there only in part?"""
         return self.present_section_nr(nr) and int(self.subsection_map[nr]) != (1 << 64) - 1
+
+    def missing_runs(self, uint64_t start, uint64_t end):
+        """The sections of [start, end) that are not there, as a list of (first number, end)."""
+        cdef uint64_t nr = find_next_zero_bit(self.present.words, end, start), after
+        cdef list found = []
+        while nr < end:
+            after = find_next_bit(self.present.words, end, nr)
+            found.append((nr, after))
+            nr = find_next_zero_bit(self.present.words, end, after)
+        return found
 
     def runs(self):
         """The present sections as a list of (first number, how many)."""

@@ -46,7 +46,8 @@ cdef inline void del_from_list(page_t *pages, free_area *area, pfn_t pfn, int or
 
 
 cdef inline bint page_is_buddy(page_t *pages, pfn_t pfn, int order) noexcept nogil:
-    return pages[pfn].flags & PG_buddy and pages[pfn].order == <uint32_t>order
+    # one branch, not two: which of both fails is hard to foresee
+    return (pages[pfn].order ^ <uint32_t>order) | ((pages[pfn].flags & PG_buddy) ^ PG_buddy) == 0
 
 
 cdef inline free_area *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
@@ -259,6 +260,7 @@ cdef class StructPageEngine(Engine):
         if nr_areas > NR_HEADS // NR_ORDERS:
             raise ValueError(f"the struct_page engine has list heads for {NR_HEADS // NR_ORDERS} free areas, not {nr_areas}")
         self.page_bytes = page_bytes
+        self.page_bits = 8 * page_bytes
         self.lifo = lifo
         self.own(zeroed((NR_HEADS + nr_pages, page_bytes), np.uint8))
         self.make_lists(0, nr_areas)
@@ -305,11 +307,11 @@ cdef class StructPageEngine(Engine):
         return 0
 
     def planes(self, list spans):
-        """The list heads, and the descriptors in the (start, nr) page ranges, copied."""
+        """The list heads, and the descriptors in the (start, nr) page ranges: the engine's own arrays."""
         heads = self.nr_areas * NR_ORDERS
         return {
-            "heads": [self.array[:heads].copy()],
-            "pages": [self.array[NR_HEADS + start : NR_HEADS + start + nr].copy() for start, nr in spans],
+            "heads": [self.array[:heads]],
+            "pages": [self.array[NR_HEADS + start : NR_HEADS + start + nr] for start, nr in spans],
         }
 
     def set_planes(self, list spans, dict planes):

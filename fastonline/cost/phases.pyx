@@ -1,4 +1,5 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memset
 
 import numpy as np
 
@@ -104,6 +105,27 @@ def time_in_order(Memory mem not None, const uint64_t[::1] pfns):
     with nogil:
         passed = in_order(mem, &pfns[0], nr, &onlined)
     return passed, onlined
+
+
+def time_range_call(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, int order=-1):
+    """(ns, pages that went online) of one Memory.online_range at C level and without the GIL: the kernel part of a whole range."""
+    cdef int64_t start, passed, onlined
+    mem.pages.need_batch()      # made by the first Python call that marks; without it the C door refuses
+    with nogil:
+        start = now()
+        onlined = mem.online_range(start_pfn, nr_pages, order)
+        passed = since(start)
+    return passed, onlined
+
+
+def time_memset(uint8_t[::1] room):
+    """(ns, bytes) of one memset over an array (uint8, contiguous, not empty): what merely writing so many bytes costs."""
+    cdef int64_t start, passed
+    with nogil:
+        start = now()
+        memset(&room[0], 0xff, room.shape[0])
+        passed = since(start)
+    return passed, room.shape[0]
 
 
 # -- phases

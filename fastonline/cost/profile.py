@@ -4,8 +4,9 @@ import statistics
 
 import numpy as np
 
+from fastonline.cost.counters import Counters
 from fastonline.cost.phases import (
-    PHASES, calibrate, time_ascending, time_call, time_calls, time_in_order, time_pages, time_range,
+    PHASES, calibrate, time_ascending, time_call, time_calls, time_in_order, time_memset, time_pages, time_range, time_range_call,
 )
 from fastonline.geometry import X86_64, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
@@ -20,20 +21,25 @@ BATCH = 512
 
 SEED = 2008
 
-WORKLOADS = ("ascending", "random", f"batches of {BATCH}", "one batch", "online_pages")
-"""Beside "whole, order N": page by page through the C door, upward and shuffled; shuffled through mark_pfns_onlined, BATCH or all
-pages a call; both phases in one call."""
+C_DOOR = "whole, C door"
+
+WORKLOADS = (C_DOOR, "ascending", "random", f"batches of {BATCH}", "one batch", "online_pages")
+"""Beside "whole, order N": the whole without Python (Memory.online_range); page by page through the C door, upward and shuffled;
+shuffled through mark_pfns_onlined, BATCH or all pages a call; both phases in one call."""
 
 PATHS = ("whole", "ascending", "random")
 """What is measured phase by phase."""
 
 
-def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, orders=None, repeat=50, capture=None, progress=iter):
+def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, orders=None, repeat=50, capture=None, counters=None,
+            progress=iter):
     """Measure what onlining one section costs; a plain dict that json.dumps takes.
 
     section: size of the range that is onlined, whole sections of the geometry. orders: largest blocks handed to the allocator,
     one "whole" for each; None: what the rules say. capture: a linux.capture.Capture to start from, whose geometry then counts;
-    else BOOT memory is there. progress: called with the list of steps, gives them back one by one (tqdm.tqdm does).
+    else BOOT memory is there. counters: the events to count in runs of their own after the timed ones, cost.counters.HARDWARE or
+    another dict of its kind; None: nothing is counted. progress: called with the list of steps, gives them back one by one
+    (tqdm.tqdm does).
 
     Every step is repeated `repeat` times on the same machine, put back by offline_pages outside of the timed part; caches are
     warm. All times are ns with the cost of reading the clock taken off. Keys:
@@ -41,7 +47,12 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
     - "geometry", "rules", "boot", "page_size", "section" (text), "start_pfn", "nr_pages", "repeat", "clock_ns", and "capture": None, or
       a dict "release", "kernel_buddyinfo", "predicted_buddyinfo", "zones": for each "nid", "zone", "quiet", "matches";
     - "rows": for each engine and workload "engine", "workload", "ns" and "ns_per_page" (see summary), "pages_per_second" (from
-      the least time), "merges" by order and "bytes_touched" of one run;
+      the least time), "merges" by order and "bytes_touched" of one run, "counts": {event: summary} and "counted", the least share
+      of a run that the events were being counted for (None when nothing is);
+    - "memset": for each engine "engine", "bytes", those that C_DOOR writes, "ns" (summary) of a memset of so many, and "ratio",
+      the least time of C_DOOR over that of the memset;
+    - "counters": None when nobody asked, or a dict "events", "missing": {event: why there is none} and "unavailable": None, or
+      why nothing could be counted;
     - "phases": for each engine and path "engine", "path", "ns": {phase: summary, or None where the path has no such phase};
     - "ratios": {workload: struct_page over bitmap, least times}, empty unless both engines ran.
     """
@@ -74,9 +85,13 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
         "repeat": repeat,
         "clock_ns": calibrate(),
         "capture": None,
+        "counters": None,
         "rows": [],
+        "memset": [],
         "phases": [],
     }
+    if counters is not None:
+        counters, result["counters"] = _open(counters)
     workloads = [f"whole, order {order}" for order in orders] + list(WORKLOADS)
     steps = [(engine, what, name) for engine in engines for what, names in (("row", workloads), ("phases", PATHS)) for name in names]
     bench = None
@@ -87,17 +102,40 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
             result["start_pfn"] = bench.start
             result["capture"] = bench.compared
         if what == "row":
-            result["rows"].append({"engine": engine, "workload": name, **bench.row(name, repeat)})
+            result["rows"].append({"engine": engine, "workload": name, **bench.row(name, repeat, counters)})
+            if name == C_DOOR:
+                row = result["rows"][-1]
+                result["memset"].append({"engine": engine, **memset(row["bytes_touched"], row["ns"]["min"], repeat)})
         else:
             result["phases"].append({"engine": engine, "path": name, "ns": bench.phases(name, orders[0], repeat)})
+    if counters is not None:
+        counters.close()
     result["ratios"] = ratios(result["rows"])
     return result
+
+
+def _open(events):
+    """The events' Counters, None where the machine has none, and what a profile says of it."""
+    try:
+        counters = Counters(events)
+    except OSError as e:
+        return None, {"events": [], "missing": {}, "unavailable": e.strerror}
+    counters.calibrate(time_call, (len, ((),)))     # the stopwatch too is taken off
+    return counters, {"events": counters.events, "missing": counters.missing, "unavailable": None}
 
 
 def summary(times):
     """{"min", "median", "spread"} of a list of times; spread is from the lower to the upper quartile."""
     low, _, high = statistics.quantiles(times, method="inclusive") if len(times) > 1 else (times[0],) * 3
     return {"min": min(times), "median": statistics.median(times), "spread": high - low}
+
+
+def memset(nr_bytes, least, repeat):
+    """What writing so many bytes costs by itself, and how many times as long `least` ns are."""
+    room = np.zeros(nr_bytes, np.uint8)
+    time_memset(room)
+    ns = summary([time_memset(room)[0] for _ in range(repeat)])
+    return {"bytes": nr_bytes, "ns": ns, "ratio": least / max(ns["min"], 1)}
 
 
 def ratios(rows):
@@ -142,42 +180,52 @@ class _Bench:
         self.shuffled = np.random.default_rng(SEED).permutation(self.upward)
         self.batches = [self.shuffled[i : i + BATCH] for i in range(0, self.nr, BATCH)]
 
-    def row(self, workload, repeat):
+    def row(self, workload, repeat, counters):
         """One workload's times and counts."""
-        times = []
-        for _ in range(repeat):
+        timer, args = self.timer(workload)
+        times, counts, shares = [], [], []
+        for run in range(repeat if counters is None else 2 * repeat):
             if workload != "online_pages":
                 self.mem.prepare_online_pages(self.start, self.nr)
             before = self.mem.stats()
-            ns, onlined = self.run(workload)
+            if run < repeat:
+                ns, onlined = timer(*args)
+                times.append(ns)
+            else:
+                (_, onlined), count, share = counters.count(timer, args)
+                counts.append(count)
+                shares.append(share)
             after = self.mem.stats()
             if onlined != self.nr:
                 raise AssertionError(f"{workload}: {onlined} of {self.nr} pages went online")
             self.mem.offline_pages(self.start, self.nr)
-            times.append(ns)
         return {
             "ns": summary(times),
             "ns_per_page": summary([ns / self.nr for ns in times]),
             "pages_per_second": self.nr * 1e9 / max(min(times), 1),
             "merges": [b - a for a, b in zip(before["merges"], after["merges"], strict=True)],
             "bytes_touched": after["bytes_touched"] - before["bytes_touched"],
+            "counts": {event: summary([count[event] for count in counts]) for event in (counts[0] if counts else ())},
+            "counted": min(shares, default=None),
         }
 
-    def run(self, workload):
-        """(ns, pages that went online) of one run."""
+    def timer(self, workload):
+        """The stopwatch of one run, which gives (ns, pages that went online), and its arguments."""
         mem, start, nr = self.mem, self.start, self.nr
         match workload.split(", order "):
             case ["whole", order]:
-                return time_call(mem.mark_pages_onlined, (start, nr, int(order)))
+                return time_call, (mem.mark_pages_onlined, (start, nr, int(order)))
+            case ["whole, C door"]:
+                return time_range_call, (mem, start, nr)
             case ["ascending"]:
-                return time_ascending(mem, start, nr)
+                return time_ascending, (mem, start, nr)
             case ["random"]:
-                return time_in_order(mem, self.shuffled)
+                return time_in_order, (mem, self.shuffled)
             case ["one batch"]:
-                return time_call(mem.mark_pfns_onlined, (self.shuffled,))
+                return time_call, (mem.mark_pfns_onlined, (self.shuffled,))
             case ["online_pages"]:
-                return time_call(mem.online_pages, (start, nr))
-        return time_calls(mem.mark_pfns_onlined, self.batches)
+                return time_call, (mem.online_pages, (start, nr))
+        return time_calls, (mem.mark_pfns_onlined, self.batches)
 
     def phases(self, path, order, repeat):
         """{phase: summary} of one path."""

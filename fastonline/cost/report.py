@@ -6,7 +6,8 @@ from fastonline.cost.phases import PHASES
 def profile_text(result):
     """The tables of cost.profile.profile's result, at most 120 columns wide."""
     engines = list(dict.fromkeys(row["engine"] for row in result["rows"]))
-    parts = [_header(result), _workloads(result, engines), _merges(result), _phases(result, engines)]
+    parts = [_header(result), _workloads(result, engines) + _memset(result), _merges(result), _phases(result, engines)]
+    parts += _counts(result, engines)
     if result["capture"] is not None:
         parts.insert(1, capture_text(result["capture"]))
     return "\n".join(parts)
@@ -57,6 +58,45 @@ def _workloads(result, engines):
             line += f"{number(result['ratios'][workload]):>7}x"
         lines.append(line + f"{sum(rows[0]['merges']):9}")
     return "\n".join(lines) + "\n"
+
+
+def _memset(result):
+    """How far the whole at C level is from a memset of the bytes that it writes."""
+    cells = (
+        f"{item['engine']} {number(item['ratio'])}x ({size(item['bytes'])} in {number(item['ns']['min'] / 1000)} us)"
+        for item in result["memset"]
+    )
+    return f"C door / memset   {', '.join(cells)}\n"
+
+
+def _counts(result, engines):
+    """What perf events counted, if somebody asked: a table, or one line that says why there is none."""
+    if result["counters"] is None:
+        return []
+    if result["counters"]["unavailable"] is not None:
+        return [f"no counters: {result['counters']['unavailable']}\n"]
+    events = result["counters"]["events"]
+    width = 10 * len(events)
+    lines = [
+        f"{'counted a page':<16}" + "".join(f"  {engine:^{width}}" for engine in engines).rstrip(),
+        f"{'median':<16}" + "".join("  " + "".join(f"{_short(event):>10}" for event in events) for _ in engines),
+    ]
+    for workload in dict.fromkeys(row["workload"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["workload"] == workload]
+        lines.append(f"{workload:<16}" + "".join(
+            "  " + "".join(f"{number(row['counts'][event]['median'] / result['nr_pages']):>10}" for event in events) for row in rows
+        ))
+    lines.append("this thread in user space, in runs of their own; what an empty call counts is taken off")
+    share = min(row["counted"] for row in result["rows"])
+    if share < 1:
+        lines.append(f"the events were counted for no less than {share:.0%} of a run and are scaled up from that")
+    lines += [f"no {event}: {why}" for event, why in result["counters"]["missing"].items()]
+    return ["\n".join(lines) + "\n"]
+
+
+def _short(event):
+    """The name of an event in nine letters."""
+    return {"instructions": "instr", "cache misses": "cache-mi", "branch misses": "branch-mi", "page faults": "faults"}.get(event, event)
 
 
 def _merges(result):

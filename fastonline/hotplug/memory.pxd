@@ -6,6 +6,7 @@ nothing when it returns one. No notifier and no online_page_callback is called f
 
 from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.engine cimport Engine, pfn_batch
+from fastonline.core.lock cimport MachineLock
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport int16_t, int64_t, pfn_t, uint64_t
 from fastonline.hotplug.zones cimport Zones
@@ -35,6 +36,7 @@ cdef class Memory:
     cdef int policy_zone                 # the highest kernel zone there has been
     cdef list listeners                  # the events' own list, to see at once whether anybody listens
     cdef Engine pages
+    cdef MachineLock lock                # the engine's own
     cdef BitmapEngine planes             # the same, when it is the bitmap engine; else None
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
@@ -72,6 +74,10 @@ cdef class Memory:
     cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef int recompute(self) except -1
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept
+    cdef uint64_t part_pages(self) noexcept nogil
+    cdef void step(self, int step, uint64_t start, uint64_t nr, int order) noexcept nogil
+    cdef void step_back(self, int step, uint64_t start, uint64_t nr) noexcept nogil
+    cdef int walk(self, int step, uint64_t start, uint64_t nr, int order) except -1
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
     cdef int changed_nid(self, uint64_t start) noexcept
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil
@@ -82,4 +88,5 @@ cdef class Memory:
     cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil
     cdef uint64_t node_present(self, int nid) noexcept nogil
     cdef list zonelist(self, object zone)
+    cdef uint64_t alloc_blocks(self, int z, int order, uint64_t nr, int64_t *out) noexcept nogil
     cdef uint64_t blocks_free(self, int z, int order) noexcept nogil

@@ -2,6 +2,7 @@ import errno
 
 import numpy as np
 
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_CheckExact
 from libc.errno cimport EINVAL, ENOMEM
 
@@ -9,12 +10,13 @@ from fastonline.core.bitmap cimport bitmap_clear, bitmap_full, bitmap_set, clear
 from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_page
 from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, pfn_batch
+from fastonline.core.lock cimport LASTING, PyThreadState, settle
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
 from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_NOPAGE, KPF_OFFLINE, \
     KPF_RESERVED, decode_page_flags
 from fastonline.core.sections cimport early_section_nr
 from fastonline.core.structpage cimport StructPageEngine
-from fastonline.core.types cimport NO_AREA, int16_t, uint8_t, uint32_t
+from fastonline.core.types cimport MAX_MAX_ORDER, NO_AREA, int16_t, uint8_t, uint32_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
 from fastonline.hotplug.watermarks cimport (
     init_per_zone_wmark_min, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
@@ -41,6 +43,13 @@ from fastonline.rules import LINUX_6_12, Rules
 
 ENGINES = ("bitmap", "struct_page")
 MEMMAPS = ("kernel", "on_memory")
+
+# the steps of Memory.walk, and the bits of state that it takes without looking at signals: 16 MiB
+cdef enum:
+    INIT = 0
+    PREPARE = 1
+    ONLINE = 2
+    PART = 134217728
 
 cdef int _ONLINE = MMOP_ONLINE
 cdef int _KERNEL = MMOP_ONLINE_KERNEL
@@ -160,9 +169,19 @@ cdef class Memory:
 
     All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
     errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
-    nothing. Several threads may call one machine: each change of the pages' state and of its counters is made as a whole, with
-    the GIL held; of a call that runs callbacks, other threads may see the steps between them. A freed page is in the buddy
+    nothing. A freed page is in the buddy
     allocator at once: per-CPU lists are there only where a guest's own allocations are replayed (`pcp`).
+
+    Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
+    (page_states, stats, validate, copy, save) exclude one another, each from its first step to its last, callbacks included
+    (mem_hotplug_begin); a callback may call its own machine again. alloc_pages, free_pages, a mark of one page nobody listens
+    to and the reading of one counter or page are one step each: other threads may take them between the steps of a call, so
+    while it is in a callback, and never see a step in part. A step over much state lets go of the GIL.
+
+    A signal whose handler raises (Ctrl-C) comes through add_memory, prepare_online_pages, mark_pages_onlined and online_pages
+    in the midst of a large range and takes them back whole, but for bytes_touched and the order of free lists at the range's ends; from the other
+    calls it comes when the step is done. A handler that calls the machine in the midst of a step gets HotplugError EBUSY. A
+    fork waits for steps that run without the GIL; in the child a machine is nobody's but the forking thread's.
     """
 
     def __init__(
@@ -222,6 +241,7 @@ cdef class Memory:
             self.pages = StructPageEngine(
                 nr_pages, geometry.max_page_order, nr_areas, rules.struct_page_bytes[geometry.bits == 64], rules.lifo
             )
+        self.lock = self.pages.lock
         self.sections = Sections(geometry.pfn_section_shift, nr_pages >> geometry.pfn_section_shift)
         self.own_nids(np.zeros(self.sections.nr_sections, np.int16))
         self.zones = Zones(geometry, rules, self.pages, 1)
@@ -262,9 +282,10 @@ cdef class Memory:
         nr_pages = self._rounded(min(self.max_pfn, max(end_pfn, 2 * self.pages.nr_pages)))
         nids = np.zeros(nr_pages >> self.sections.pfn_section_shift, np.int16)
         nids[: self.nids.size] = self.nids
-        self.pages.grow(nr_pages, self.sections.spans())
+        # the engine last: where that fails there is room for sections that nobody asks for, and nothing else has changed
         self.sections.grow(nr_pages >> self.sections.pfn_section_shift)
         self.own_nids(nids)
+        self.pages.grow(nr_pages, self.sections.spans())
         return 0
 
     cdef int own_nids(self, object array) except -1:
@@ -280,7 +301,7 @@ cdef class Memory:
         self.sections.add(0, nr_pages, early=True)
         self.resources.register(0, nr_pages)
         for pfn, nr in self.sections.spans():
-            self.pages.init_pages(pfn, nr)
+            self.walk(INIT, pfn, nr, 0)
         for i, (_, limit) in enumerate(self.geometry.zone_limits):
             end = nr_pages if limit is None else min(nr_pages, <uint64_t>limit >> shift)
             if end > start:
@@ -297,9 +318,9 @@ cdef class Memory:
         self.zones.table.zones[z].present_pages += nr
         self.zones.table.zones[z].present_early += nr
         self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
-        self.pages.prepare_pages(start, nr)
+        self.walk(PREPARE, start, nr, 0)
         self.note_whole(start, nr, True)
-        self.pages.online_range(start, nr, self.geometry.max_page_order, True)
+        self.walk(ONLINE, start, nr, self.geometry.max_page_order)
 
     @classmethod
     def from_page_map(cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap"):
@@ -588,7 +609,9 @@ cdef class Memory:
         MemoryError when there is no room for the memmap. Mirrors add_memory (2.6.25, 6.1: KERNEL.md 1.2, 3.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        cdef uint64_t node = as_uint64(nid, "nid"), unit = self.geometry.pages_per_section, first, end, section
+        cdef uint64_t node = as_uint64(nid, "nid"), unit = self.geometry.pages_per_section, first, end
+        cdef int done = 0
+        held = self.lock.hold()
         self._not_changing("add_memory")
         self.check_range(start, nr, "add_memory")
         if node >= MAX_NUMNODES:
@@ -605,18 +628,29 @@ cdef class Memory:
             )
         first = start // unit
         end = (start + nr + unit - 1) // unit
+        refresh(&self.zones.table)     # what marks have asked for comes before a new node's zones are there
         self.zones.need_node(node)
         self.room_for(end * unit)
         new_node = not self.zones.table.nodes[node].online
-        if self.memmap is not None:
-            self._alloc_memmap(start, nr, node)
-        for section in range(first, end):
-            # a section that an earlier, narrower range brought is there already (2.6.25 swallows its EEXIST)
-            if not test_bit(self.sections.present.words, section):
-                self.sections.add(section * unit, unit)
-                self.nids[section] = node
-                self.pages.init_pages(section * unit, unit)
-        self.resources.register(start, nr, name, merge)
+        # a section that an earlier, narrower range brought is there already (2.6.25 swallows its EEXIST)
+        runs = self.sections.missing_runs(first, end)
+        try:
+            for first, end in runs:
+                self.walk(INIT, first * unit, (end - first) * unit, 0)
+                done += 1
+            if self.memmap is not None:
+                self._alloc_memmap(start, nr, node)
+            self.resources.register(start, nr, name, merge)
+        except BaseException:
+            # no room for the memmap, or a signal: nothing of the range is there any more
+            for first, end in runs[:done]:
+                self.pages.forget_pages(first * unit, (end - first) * unit)
+            self._free_memmap(start, nr)
+            self.resources.release(start, nr)
+            raise
+        for first, end in runs:
+            self.sections.add(first * unit, (end - first) * unit)
+            self.nids[first:end] = node
         if self.listeners and new_node:
             self._built_zonelists([node])
         self.zones.table.nodes[node].online = True
@@ -653,11 +687,20 @@ cdef class Memory:
             raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
         self.memmaps.update(taken)
 
+    def _free_memmap(self, uint64_t start, uint64_t nr):
+        """The inverse of _alloc_memmap."""
+        cdef uint64_t unit = self.geometry.pages_per_section
+        for section in range(start // unit, (start + nr) // unit):
+            pfn, count = self.memmaps.pop(section, (0, 0))
+            if count and not start <= pfn < start + nr:
+                self._free_kernel(pfn, count.bit_length() - 1)
+
     def _alloc_kernel(self, order, nid):
         """An unmovable block: from the node's kernel zones, highest first, then from the other nodes'."""
         if self.pcp is not None:
             return self.pcp.alloc_kernel(order, nid)
         for z in self.kernel_zonelist(nid):
+            settle(self.lock)
             pfn = self.pages.alloc_block(zone_area(z), order)
             if pfn >= 0:
                 return pfn
@@ -724,18 +767,19 @@ cdef class Memory:
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t unit = self.geometry.pages_per_section
+        cdef PyThreadState *thread
+        held = self.lock.hold()
         self._not_changing("remove_memory")
         self.check_present(start, nr, "remove_memory")
         if start % unit or nr % unit:
             raise HotplugError.of(errno.EINVAL, f"remove_memory of {pfn_range(start, nr)}: not whole sections of {unit:#x} pages")
         if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
-        for section in range(start // unit, (start + nr) // unit):
-            pfn, count = self.memmaps.pop(section, (0, 0))
-            if count and not start <= pfn < start + nr:
-                self._free_kernel(pfn, count.bit_length() - 1)
+        self._free_memmap(start, nr)
         self.groups[:] = [(s, n) for s, n in self.groups if s < start or s >= start + nr]
+        thread = self.lock.let_go(nr * self.pages.page_bits)
         self.pages.forget_pages(start, nr)
+        self.lock.take_back(thread)
         self.pages.assign_area(start, nr, NO_AREA)
         self.sections.remove(start // unit, nr // unit)
         self.resources.release(start, nr)
@@ -768,8 +812,9 @@ cdef class Memory:
         """prepare_online_pages: the runs (start_pfn, nr_pages) that are prepared now and were not before."""
         cdef uint64_t unit = <uint64_t>1 << self.sections.pfn_section_shift, pfn, run
         cdef list fresh = [(start, nr)]
-        cdef int nid, z
+        cdef int nid, z, done = 0
         cdef bint assigned = False
+        held = self.lock.hold()
         self._not_changing("prepare_online_pages")
         self.check_present(start, nr, "prepare_online_pages")
         if self.aligned:
@@ -807,17 +852,28 @@ cdef class Memory:
                 if assigned:
                     self.release_area(start, nr, z)
                 raise
+        if not self.aligned:
+            # 2.6.25 walks System RAM only, and what is online stays as it is
+            fresh = [part for pfn, run in self.resources.within(start, nr) for part in self.unprepared(pfn, run)]
+        try:
+            for pfn, run in fresh:
+                self.walk(PREPARE, pfn, run, 0)
+                done += 1
+        except BaseException:
+            for pfn, run in fresh[:done]:
+                self.pages.unprepare_pages(pfn, run)
+            if assigned:
+                self.release_area(start, nr, z)
+            if notice is not None:
+                self.notifiers.tell(MEM_CANCEL_ONLINE, notice)
+            raise
         if not assigned:
             self.enter_area(start, nr, z)
         if self.aligned:
             self.zones.table.zones[z].present_pages += nr
             if early_section_nr(self.sections, start // unit):
                 self.zones.table.zones[z].present_early += nr
-        else:
-            # 2.6.25 walks System RAM only, and what is online stays as it is
-            fresh = [part for pfn, run in self.resources.within(start, nr) for part in self.unprepared(pfn, run)]
         for pfn, run in fresh:
-            self.pages.prepare_pages(pfn, run)
             self.note_whole(pfn, run, True)
         return fresh
 
@@ -854,11 +910,16 @@ cdef class Memory:
         self.zones.shrink_span(z, start, nr)
 
     cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept:
-        """The range joins a zone: the span grows; blocks that are in a zone already stay in it, as pages do in 2.6.25."""
-        cdef uint64_t block
-        for block in range(start >> self.pages.max_order, ((start + nr - 1) >> self.pages.max_order) + 1):
+        """The range joins a zone: the span grows; blocks that are in a zone already stay in it, as pages do in 2.6.25, and it is
+        that zone's span that reaches over them."""
+        cdef int order = self.pages.max_order
+        cdef uint64_t block, end = start + nr, first
+        for block in range(start >> order, ((end - 1) >> order) + 1):
             if self.pages.area_of[block] == NO_AREA:
                 self.pages.area_of[block] = zone_area(z)
+            elif self.pages.area_of[block] != zone_area(z):
+                first = max(start, block << order)
+                self.zones.grow_span(self.pages.area_of[block] - 1, first, min(end, (block + 1) << order) - first)
         self.zones.grow_span(z, start, nr)
 
     cdef list unprepared(self, uint64_t start, uint64_t nr):
@@ -882,6 +943,7 @@ cdef class Memory:
         cdef int64_t done
         if nr_pages is 1 and order is None and self.online_page_callback is None and not self.chain:
             # one page and nobody listening: the path that a driver takes a million times
+            settle(self.lock)
             done = self.online_page(start)
             if done >= 0:
                 return done
@@ -891,6 +953,8 @@ cdef class Memory:
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1:
         cdef int64_t done, outside
         cdef int nid
+        cdef PyThreadState *thread
+        held = self.lock.hold()
         self._not_changing("mark_pages_onlined")
         self.check_present(start, nr, "mark_pages_onlined")
         outside = -1 if whole else self.outside_prepared(start, nr)
@@ -905,11 +969,70 @@ cdef class Memory:
             done = self._mark_by_callback([(start, nr)], order)
         else:
             self.pages.need_batch()
-            done = self.pages.online_range(start, nr, order, self.untouched(start, nr))
+            if self.untouched(start, nr):
+                self.walk(ONLINE, start, nr, order)
+                done = nr
+            else:
+                thread = self.lock.let_go(nr * self.pages.page_bits)
+                done = self.pages.online_range(start, nr, order, False)
+                self.lock.take_back(thread)
             self.count_onlined(start, nr, done)
         if done and self.chain and not whole:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
+
+    cdef uint64_t part_pages(self) noexcept nogil:
+        """Pages that a range is walked in at a time: some milliseconds, whole blocks of every order."""
+        return (PART // self.pages.page_bits) >> MAX_MAX_ORDER << MAX_MAX_ORDER
+
+    cdef void step(self, int step, uint64_t start, uint64_t nr, int order) noexcept nogil:
+        if step == INIT:
+            self.pages.init_pages(start, nr)
+        elif step == PREPARE:
+            self.pages.prepare_pages(start, nr)
+        elif step == ONLINE:
+            self.pages.online_range(start, nr, order, True)
+
+    cdef void step_back(self, int step, uint64_t start, uint64_t nr) noexcept nogil:
+        if step == INIT:
+            self.pages.forget_pages(start, nr)
+        elif step == PREPARE:
+            self.pages.unprepare_pages(start, nr)
+        elif step == ONLINE:
+            self.pages.reserve_range(start, nr)
+
+    cdef int walk(self, int step, uint64_t start, uint64_t nr, int order) except -1:
+        """Take a range, all of whose pages are alike, one step further: added, prepared or online. Nobody sees a part of it.
+
+        A range that lasts is walked part by part without the GIL; in between signals are looked at. When a handler raises
+        (Ctrl-C), the parts are taken back, with their counters, and nothing has changed.
+        """
+        cdef uint64_t at = start, end = start + nr, part = self.part_pages()
+        cdef int area
+        cdef PyThreadState *thread
+        if nr * self.pages.page_bits < LASTING:
+            self.step(step, start, nr, order)
+            return 0
+        counts = [self.pages.area_counters(area) for area in range(self.pages.nr_areas)]
+        self.lock.busy += 1
+        try:
+            while at < end:
+                part = min(end, (at + part) >> MAX_MAX_ORDER << MAX_MAX_ORDER) - at
+                thread = self.lock.let_go(part * self.pages.page_bits)
+                self.step(step, at, part, order)
+                self.lock.take_back(thread)
+                at += part
+                part = self.part_pages()
+                if at < end:
+                    PyErr_CheckSignals()
+        except BaseException:
+            self.step_back(step, start, at - start)
+            for area in range(self.pages.nr_areas):
+                self.pages.set_area_counters(area, counts[area])
+            raise
+        finally:
+            self.lock.busy -= 1
+        return 0
 
     cdef void sections_went_online(self, uint64_t start, uint64_t nr) noexcept nogil:
         """online_mem_sections for what a mark has just been over: a section with a page online is online, its node has memory."""
@@ -987,6 +1110,8 @@ cdef class Memory:
         cdef int64_t pfn = -1, done = 0
         cdef uint64_t shift = self.sections.pfn_section_shift
         cdef int nid
+        cdef PyThreadState *thread
+        held = self.lock.hold()
         self._not_changing("mark_pfns_onlined")
         array = as_pfn_array(pfns)
         if array.size == 0:
@@ -1009,7 +1134,9 @@ cdef class Memory:
             self.pages.ungather(&batch)
             done = self._mark_by_callback([(pfn, 1) for pfn in array.tolist()], 0)
         else:
+            thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
             done = self.pages.online_batch(&batch)
+            self.lock.take_back(thread)
             if done:
                 self.batch_went_online(&batch)
             self.pages_onlined += done
@@ -1022,9 +1149,12 @@ cdef class Memory:
         """Set the bits of an array of pfns, or say which one is wrong; no bit is set then."""
         cdef uint64_t bad = 0
         cdef int why
+        cdef PyThreadState *thread
         self.pages.need_batch()
         set_batch(batch, array)
+        thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
         why = self.pages.gather(batch, &bad)
+        self.lock.take_back(thread)
         if why == BATCH_OK:
             return 0
         pfn = int(np.asarray(pfns)[bad])
@@ -1060,9 +1190,10 @@ cdef class Memory:
         cdef int64_t done
         cdef int nid
         cdef bint was_empty
+        held = self.lock.hold()
         self.pages.need_batch()
-        # only a callback can still refuse the second phase
-        zones = None if self.online_page_callback is None else self.zones.__getstate__()
+        # only a callback can still refuse the second phase, or a signal when it lasts
+        zones = None if self.online_page_callback is None and nr * self.pages.page_bits < LASTING else self.zones.__getstate__()
         areas = None if zones is None else self.pages.area_array.copy()
         fresh = self.prepare(start, nr, online_type)
         nid = self.changed_nid(start)
@@ -1082,9 +1213,12 @@ cdef class Memory:
             if self.chain:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
             raise
+        # the block is online now, whatever a callback kept back of it (memory_block_change_state)
+        for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
+            if test_bit(self.sections.prepared.words, section):
+                bitmap_set(self.sections.online.words, section, 1)
         if self.always_notify_online:
-            for section in range(start >> shift, (start + nr) >> shift):
-                self.section_online(section)
+            self.zones.table.nodes[self.nid_of[start >> shift]].has_memory = True
         if was_empty:
             self._built_zonelists(self.zones.online_nodes())
         if self.min_free_kbytes_follows:
@@ -1104,6 +1238,7 @@ cdef class Memory:
         size = <uint64_t>1 << block
         if start & (size - 1):
             raise ValueError(f"pfn {start:#x} is not aligned to a block of order {block}")
+        held = self.lock.hold()
         self.check_present(start, size, "generic_online_page")
         self.pages.need_batch()
         done = self.pages.online_range(start, size, block, False)
@@ -1146,7 +1281,10 @@ cdef class Memory:
         cdef uint64_t block = <uint64_t>1 << <int>self.geometry.pageblock_order, unit = self.geometry.pages_per_section
         cdef uint64_t section
         cdef int z, nid
-        cdef bint moved = False
+        cdef int64_t used
+        cdef PyThreadState *thread
+        cdef bint moved = False, alone
+        held = self.lock.hold()
         self._not_changing("offline_pages")
         self.check_present(start, nr, "offline_pages")
         where = pfn_range(start, nr)
@@ -1180,11 +1318,24 @@ cdef class Memory:
         finally:
             if self.pcp is not None:
                 self.pcp.enable(z)
-        refresh(&self.zones.table)     # 2.6.25 leaves the watermarks as the last mark made them
-        if moved:
-            self.pages_offlined += nr - self.pages.weigh(PG_reserved, start, nr) - self.pages.weigh(PG_offline, start, nr)
-            self.pages.reserve_range(start, nr)
-        self.pages_offlined += self.pages.take_range(start, nr)
+        # where Python ran, or the GIL was let go of, other threads may have allocated since the range was looked at
+        alone = notice is None and self.pcp is None
+        thread = self.lock.let_go(nr * self.pages.page_bits)
+        if moved or thread == NULL and alone:
+            used = -1
+        else:
+            used = self.pages.find_used(start, nr)
+        if used < 0:
+            refresh(&self.zones.table)     # 2.6.25 leaves the watermarks as the last mark made them
+            if moved:
+                self.pages_offlined += nr - self.pages.weigh(PG_reserved, start, nr) - self.pages.weigh(PG_offline, start, nr)
+                self.pages.reserve_range(start, nr)
+            self.pages_offlined += self.pages.take_range(start, nr)
+        self.lock.take_back(thread)
+        if used >= 0:
+            if notice is not None:
+                self.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
+            raise HotplugError.of(errno.EBUSY, f"{where}: page {used:#x} is in use")
         if self.rules.aligned:
             self.zones.table.zones[z].present_pages -= nr
             if early_section_nr(self.sections, start // unit):
@@ -1206,7 +1357,10 @@ cdef class Memory:
 
     def _not_used(self, uint64_t start, uint64_t nr, where):
         """EBUSY naming the first page in use that nobody can move."""
-        cdef int64_t used = self.pages.find_used(start, nr)
+        cdef int64_t used
+        cdef PyThreadState *thread = self.lock.let_go(nr * self.pages.page_bits)
+        used = self.pages.find_used(start, nr)
+        self.lock.take_back(thread)
         if used < 0:
             return
         if self.page_owners:
@@ -1237,6 +1391,7 @@ cdef class Memory:
         section is.
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+        held = self.lock.hold()
         self._not_changing("set_page_reserved")
         self.check_present(start, nr, "set_page_reserved")
         refresh(&self.zones.table)
@@ -1245,11 +1400,13 @@ cdef class Memory:
     def set_page_offline(self, start_pfn, nr_pages=1):
         """Pages in use go back to the host: PG_offline, no longer managed (__SetPageOffline and adjust_managed_page_count(-1),
         as a balloon does). ValueError naming the first page that is not in use."""
+        held = self.lock.hold()
         self._check_states("set_page_offline", start_pfn, nr_pages, PG_prepared, "in use")
         self.pages.set_offline(start_pfn, nr_pages)
 
     def clear_page_offline(self, start_pfn, nr_pages=1):
         """The inverse of set_page_offline: in use again, and managed. ValueError naming the first page not PG_offline."""
+        held = self.lock.hold()
         self._check_states("clear_page_offline", start_pfn, nr_pages, PG_prepared | PG_offline, "PG_offline")
         self.pages.clear_offline(start_pfn, nr_pages)
 
@@ -1260,6 +1417,7 @@ cdef class Memory:
         HotplugError EINVAL for one where no section is, else as free_pfns."""
         cdef pfn_batch batch
         cdef uint64_t i = 0, run, reserved = 0
+        held = self.lock.hold()
         self._not_changing("set_pfns_reserved")
         array = as_pfn_array(pfns)
         if array.size == 0:
@@ -1282,6 +1440,7 @@ cdef class Memory:
         in use, or is there twice."""
         cdef pfn_batch batch
         cdef uint64_t i = 0, run
+        held = self.lock.hold()
         array = as_pfn_array(pfns)      # the batch points into it
         if self.gather_states(&batch, "set_pfns_offline", array, PG_prepared, PG_prepared, "in use"):
             self.pages.ungather(&batch)
@@ -1296,6 +1455,7 @@ cdef class Memory:
         cdef pfn_batch batch
         cdef uint64_t i = 0, run
         cdef int offline = PG_prepared | PG_offline
+        held = self.lock.hold()
         array = as_pfn_array(pfns)
         if self.gather_states(&batch, "clear_pfns_offline", array, offline, offline, "PG_offline"):
             self.pages.ungather(&batch)
@@ -1313,6 +1473,7 @@ cdef class Memory:
         """
         cdef pfn_batch batch
         cdef uint64_t i = 0, run, done = 0
+        held = self.lock.hold()
         self._not_changing("free_reserved_pfns")
         array = as_pfn_array(pfns)
         if self.gather_states(&batch, "free_reserved_pfns", array, PG_prepared | PG_reserved, PG_prepared | PG_offline,
@@ -1382,6 +1543,7 @@ cdef class Memory:
         cdef int want = as_order(order, self.pages.max_order), z
         cdef int64_t pfn
         for z in self.zonelist(zone):
+            settle(self.lock)
             pfn = self.pages.alloc_block(zone_area(z), want)
             if pfn >= 0:
                 return pfn
@@ -1390,11 +1552,13 @@ cdef class Memory:
     def alloc_pages_bulk(self, nr, order=0, zone=None):
         """`nr` blocks of 2^order pages: (nr,) int64 array of their first pfns, as `nr` calls of alloc_pages would give them.
         All or nothing: MemoryError when there are not so many."""
-        cdef uint64_t want = as_uint64(nr, "nr"), got = 0, i
+        cdef uint64_t want = as_uint64(nr, "nr"), got = 0
         cdef int block = as_order(order, self.pages.max_order), z
         cdef int64_t[::1] out
         cdef int64_t *into
         cdef list zones = self.zonelist(zone)
+        cdef PyThreadState *thread
+        held = self.lock.hold()
         there = sum([self.blocks_free(z, block) for z in zones])
         if want > <uint64_t>there:
             raise MemoryError(f"{want} blocks of order {block} were asked for, {there} are free")
@@ -1404,15 +1568,22 @@ cdef class Memory:
         out = pfns
         into = &out[0]
         for z in zones:
-            if block == 0:
-                got += self.pages.alloc_pages(zone_area(z), want - got, into + got)
-            else:
-                for i in range(min(want - got, self.blocks_free(z, block))):
-                    into[got] = self.pages.alloc_block(zone_area(z), block)
-                    got += 1
+            thread = self.lock.let_go((want - got) * (self.pages.page_bits + 64))
+            got += self.alloc_blocks(z, block, want - got, into + got)
+            self.lock.take_back(thread)
             if got == want:
                 break
         return pfns
+
+    cdef uint64_t alloc_blocks(self, int z, int order, uint64_t nr, int64_t *out) noexcept nogil:
+        """At most `nr` blocks of one zone; how many there were."""
+        cdef uint64_t i
+        if order == 0:
+            return self.pages.alloc_pages(zone_area(z), nr, out)
+        nr = min(nr, self.blocks_free(z, order))
+        for i in range(nr):
+            out[i] = self.pages.alloc_block(zone_area(z), order)
+        return nr
 
     cdef uint64_t blocks_free(self, int z, int order) noexcept nogil:
         """Blocks of an order that a zone's free blocks would give."""
@@ -1427,6 +1598,7 @@ cdef class Memory:
         """Take exactly this range of free pages, as single pages in use. HotplugError EBUSY naming the first page that is not
         free (alloc_contig_range, 6.1, which would migrate)."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), pfn
+        held = self.lock.hold()
         self.check_present(start, nr, "alloc_contig_range")
         if self.pages.weigh(PG_buddy, start, nr) != nr:
             for pfn in range(start, start + nr):
@@ -1454,6 +1626,7 @@ cdef class Memory:
         unaligned, or not the first page of an allocation of that order; nothing changes then (__free_pages)."""
         cdef uint64_t start = as_uint64(pfn, "pfn")
         cdef int block = as_order(order, self.pages.max_order)
+        settle(self.lock)
         if self.free_page(start, block) == 0:
             return
         if start & ((<uint64_t>1 << block) - 1):
@@ -1478,16 +1651,20 @@ cdef class Memory:
         Reserved, no allocation of order 0, past the end of memory, or there twice."""
         cdef pfn_batch batch
         cdef int64_t bad
+        cdef PyThreadState *thread
         array = as_pfn_array(pfns)
         if array.size == 0:
             return
+        held = self.lock.hold()
         try:
             self.gather(&batch, array, pfns)
         except HotplugError as e:
             raise ValueError(e.strerror) from None
+        thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
         bad = self.pages.find_unfreeable(&batch)
         if bad < 0:
             self.pages.free_batch(&batch)
+        self.lock.take_back(thread)
         if bad >= 0:
             self.pages.ungather(&batch)
             raise ValueError(f"page {bad:#x} is not an allocation of order 0: {self._why_not_freeable(bad)}")
@@ -1549,24 +1726,35 @@ cdef class Memory:
         """The flags of one page, decoded: ``'PG_reserved|PG_prepared'``; ``'0'`` for a page without any."""
         cdef uint64_t nr = as_uint64(pfn, "pfn")
         self.check_range(nr, 1, "page_flags")
+        settle(self.lock)
         return decode_page_flags(self.pages.state(nr) if nr < self.pages.nr_pages else 0)
 
     def page_states(self, start_pfn, nr_pages):
         """(nr_pages,) uint8: the mask of each page's flags, bit i = FLAG_NAMES[i]; 0 where no page is."""
-        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), there
+        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), there, at = 0, part
         cdef uint8_t[::1] out
+        cdef PyThreadState *thread
+        held = self.lock.hold()
         self.check_range(start, nr, "page_states")
         states = np.zeros(nr, np.uint8)
         there = min(nr, self.pages.nr_pages - min(start, self.pages.nr_pages))
         if there:
             out = states
-            self.pages.states(start, there, &out[0])
+            while at < there:
+                part = min(there - at, self.part_pages())
+                thread = self.lock.let_go(part * (self.pages.page_bits + 8))
+                self.pages.states(start + at, part, &out[at])
+                self.lock.take_back(thread)
+                at += part
+                if at < there:
+                    PyErr_CheckSignals()
         return states
 
     def kpageflags(self, start_pfn, nr_pages):
         """(nr_pages,) uint64: what /proc/kpageflags would show, in the kernel's KPF_* bits. Pages of sections that are not
         online are KPF_NOPAGE, holes and waiting pages of online ones KPF_RESERVED (RECORDED.md 1)."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn")
+        held = self.lock.hold()
         states = self.page_states(start_pfn, nr_pages)
         has = {name: (states >> i & 1).astype(bool) for i, name in enumerate(FLAG_NAMES)}
         tail_follows = np.append(has["PG_tail"][1:], False)
@@ -1600,12 +1788,14 @@ cdef class Memory:
     def totalram_pages(self):
         """Pages given to the allocator, everywhere."""
         cdef int z
+        settle(self.lock)
         return sum([zone_managed(&self.zones.table, z) for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types)])
 
     @property
     def totalhigh_pages(self):
         """Of them, those in highmem."""
         cdef int z
+        settle(self.lock)
         return sum([
             zone_managed(&self.zones.table, z)
             for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types)
@@ -1622,6 +1812,7 @@ cdef class Memory:
         cdef uint64_t value = as_uint64(kbytes, "min_free_kbytes")
         if value > 0x7FFFFFFF:
             raise OverflowError(f"min_free_kbytes does not fit into an int: {kbytes}")
+        settle(self.lock)
         self.zones.table.min_free_kbytes = value
         self.zones.table.user_min_free_kbytes = value
         setup_per_zone_wmarks(&self.zones.table)
@@ -1688,12 +1879,14 @@ cdef class Memory:
         values = [as_uint64(ratio, "a lowmem_reserve_ratio") for ratio in ratios]
         if len(values) > self.zones.table.nr_types:
             raise HotplugError.of(errno.EINVAL, f"lowmem_reserve_ratio has {self.zones.table.nr_types} values, not {len(values)}")
+        settle(self.lock)
         for i, ratio in enumerate(values):
             self.zones.table.ratio[i] = ratio
         setup_per_zone_lowmem_reserve(&self.zones.table)
 
     def read_lowmem_reserve_ratio(self):
         """Read the sysctl: its handler recomputes the protection of every zone (RECORDED.md 4). Returns the ratios."""
+        settle(self.lock)
         setup_per_zone_lowmem_reserve(&self.zones.table)
         return self.lowmem_reserve_ratio
 
@@ -1707,6 +1900,7 @@ cdef class Memory:
         cdef uint64_t value = as_uint64(factor, "watermark_scale_factor")
         if not 1 <= value <= 3000 or not self.rules.watermark_scale_factor:
             raise HotplugError.of(errno.EINVAL, f"watermark_scale_factor {value} is not between 1 and 3000, or not known")
+        settle(self.lock)
         self.zones.table.scale_factor = value
         setup_per_zone_wmarks(&self.zones.table)
 
@@ -1721,6 +1915,7 @@ cdef class Memory:
 
     def check_engine(self):
         """validate()'s part that only the engine can see. AssertionError with what is wrong."""
+        held = self.lock.hold()
         self.pages.check()
 
     def buddyinfo(self):
@@ -1745,6 +1940,7 @@ cdef class Memory:
         "pages_offlined", "pages_migrated" and of them "balloon_migrated", "notifications" (callbacks called), "bytes_touched"
         (bytes of page state written)."""
         cdef int area
+        held = self.lock.hold()
         counts = [self.pages.area_counters(area) for area in range(1, self.pages.nr_areas)]
         by_order = {name: sum([c[name] for c in counts])[: self.pages.max_order + 1].tolist()
                     for name in ("frees", "allocs", "merges", "splits")}
@@ -1763,12 +1959,14 @@ cdef class Memory:
 
     def validate(self):
         """Check every invariant from scratch; AssertionError with the first that is broken."""
+        held = self.lock.hold()
         check_machine(self)
 
     # -- copies
 
     def _state(self):
-        """All there is, as plain values and arrays: what copy, pickle and save carry. Callbacks are not carried."""
+        """All there is, as plain values and arrays that are the machine's own: what copy, pickle and save carry, while they hold
+        the lock. Callbacks are not carried."""
         cdef int area, shift = self.pages.max_order
         spans = self.sections.spans()
         runs = self.sections.runs()
@@ -1782,11 +1980,11 @@ cdef class Memory:
             "runs": runs,
             "planes": self.pages.planes(spans),
             "areas": [self.pages.area_counters(area) for area in range(self.pages.nr_areas)],
-            "area_of": [self.pages.area_array[start >> shift : start + nr >> shift].copy() for start, nr in spans],
-            "nids": [self.nids[first : first + nr].copy() for first, nr in runs],
-            "subsections": [self.sections.subsection_map[first : first + nr].copy() for first, nr in runs],
-            "online": [[self.sections.online_section_nr(n) for n in range(first, first + nr)] for first, nr in runs],
-            "early": [[self.sections.early_section_nr(n) for n in range(first, first + nr)] for first, nr in runs],
+            "area_of": [self.pages.area_array[start >> shift : start + nr >> shift] for start, nr in spans],
+            "nids": [self.nids[first : first + nr] for first, nr in runs],
+            "subsections": [self.sections.subsection_map[first : first + nr] for first, nr in runs],
+            "online": [self.sections.online.bits(first, nr) for first, nr in runs],
+            "early": [self.sections.early.bits(first, nr) for first, nr in runs],
             "zones": self.zones.__getstate__(),
             "resources": self.resources.tree(),
             "pages_per_block": self.pages_per_block,
@@ -1823,8 +2021,8 @@ cdef class Memory:
             mem.sections.add(first << shift, nr << shift)
             mem.nids[first : first + nr] = nids
             mem.sections.subsection_map[first : first + nr] = subsections
-            for i in range(nr):
-                mem.sections.set_flags(first + i, online[i], early[i])
+            mem.sections.online.set_bits(first, online)
+            mem.sections.early.set_bits(first, early)
         spans = mem.sections.spans()
         mem.pages.set_planes(spans, state["planes"])
         for start, nr in spans:
@@ -1842,6 +2040,7 @@ cdef class Memory:
 
     def copy(self):
         """A second machine in the same state. Whoever listens, owns pages or keeps per-CPU lists is not carried over."""
+        held = self.lock.hold()
         return Memory._restore(self._state())
 
     def __copy__(self):
@@ -1851,15 +2050,27 @@ cdef class Memory:
         return self.copy()
 
     def __reduce__(self):
-        return Memory._restore, (self._state(),)
+        held = self.lock.hold()
+        return Memory._restore, (_owned(self._state()),)
 
     def save(self, path):
-        """Write the machine to one file, atomically; fastonline.load reads it. What copy does not carry over is not saved."""
+        """Write the machine to one file, atomically; fastonline.load reads it. What copy does not carry over is not saved.
+        Other threads' changes wait until it is written."""
+        held = self.lock.hold()
         savefile.save(path, self._state())
 
 
 cdef inline bint zones_meet(const zone *zone, uint64_t start, uint64_t nr) noexcept nogil:
     return zone.spanned_pages and start < zone.start_pfn + zone.spanned_pages and zone.start_pfn < start + nr
+
+
+def _owned(value):
+    """The state with copies of its arrays, which may go on living when the machine does not stand still any more."""
+    if isinstance(value, dict):
+        return {key: _owned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_owned(item) for item in value]
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 class _Restoring:

@@ -1,6 +1,7 @@
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
+from fastonline.core.lock cimport settle
 from fastonline.core.types cimport area_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, pgdat, zone, zone_area, zone_present
 from fastonline.hotplug.watermarks cimport refresh
@@ -265,17 +266,21 @@ cdef class Zones:
         return [nid for nid in range(self.table.nr_nodes) if self.table.nodes[nid].online]
 
     def _span(self, int nr):
+        settle(self.engine.lock)
         return self.table.zones[nr].start_pfn, self.table.zones[nr].spanned_pages, zone_present(&self.table, nr)
 
     def _counters(self, int nr):
         return self.engine.area_counters(zone_area(nr))
 
     def _watermarks(self, int nr):
-        cdef zone *zone = &self.table.zones[nr]
+        cdef zone *zone
+        settle(self.engine.lock)
+        zone = &self.table.zones[nr]
         refresh(&self.table)
         return zone.min, zone.low, zone.high, tuple([zone.protection[i] for i in range(self.table.nr_types)])
 
     def _pcp(self, int nr):
+        settle(self.engine.lock)
         refresh(&self.table)
         return self.table.zones[nr].pcp_batch, self.table.zones[nr].pcp_high, self.table.zones[nr].present_early
 
@@ -320,6 +325,7 @@ cdef class Zones:
     def __getstate__(self):
         cdef int z
         cdef list zones = []
+        settle(self.engine.lock)
         refresh(&self.table)
         for z in range(self.table.nr_nodes * self.table.nr_types):
             zones.append((
