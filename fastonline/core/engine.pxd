@@ -48,6 +48,7 @@ cdef class Engine:
     # room
     cdef int grow(self, uint64_t nr_pages, list spans) except -1
     cdef int add_areas(self, int nr_areas) except -1
+    cdef free_area *area_at(self, int area) except NULL                      # ValueError: there is none
     cdef void assign_area(self, pfn_t start, uint64_t nr, area_t area) noexcept nogil
     cdef uint64_t area_run(self, pfn_t start, pfn_t end) noexcept nogil      # pages from start on in one area
     # batches: gather sets the bits of a batch, or sets `bad` to the index of a culprit and leaves none set

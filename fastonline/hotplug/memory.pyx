@@ -1526,11 +1526,9 @@ cdef class Memory:
         cdef int types = self.zones.table.nr_types
         if zone is None:
             return [nid * types + i for nid in self.zones.online_nodes() for i in range(types - 1, -1, -1)]
-        if not isinstance(zone, (str, tuple)):
-            zone = (zone.nid, zone.name)
         try:
-            return [self.zones[zone].nr]
-        except (KeyError, TypeError, ValueError):
+            return [self.zones[zone if isinstance(zone, (str, tuple)) else (zone.nid, zone.name)].nr]
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise ValueError(f"there is no zone {zone!r}: {', '.join(self.zones.names)}") from None
 
     def alloc_pages(self, order=0, zone=None):
@@ -2009,6 +2007,9 @@ cdef class Memory:
         mem.fixed_room = state["fixed_room"]
         mem.pages_per_block = state["pages_per_block"]
         mem.memmap = state["memmap"]
+        if mem.engine not in ENGINES or not 0 < mem.max_pfn <= mem.geometry.max_pfn or not 0 < state["nr_pages"] <= mem._rounded(mem.max_pfn) \
+                or mem.pages_per_block <= 0 or mem.pages_per_block % mem.geometry.pages_per_section:
+            raise ValueError("the engine, the size or the blocks of the machine are none")
         mem._make(state["nr_pages"])
         mem.memmaps.update((section, (pfn, nr)) for section, pfn, nr in state["memmaps"])
         mem.groups.extend(map(tuple, state["groups"]))
@@ -2030,6 +2031,8 @@ cdef class Memory:
         shift = mem.pages.max_order
         for (start, nr), areas in zip(spans, state["area_of"], strict=True):
             mem.pages.area_array[start >> shift : start + nr >> shift] = areas
+        if np.any(mem.pages.area_array >= mem.pages.nr_areas):
+            raise ValueError("there are pages of a zone that there is not")
         for area, counts in enumerate(state["areas"]):
             mem.pages.set_area_counters(area, counts)
         mem.resources = Resources(mem.geometry.page_shift, state["resources"])
