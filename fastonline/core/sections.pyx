@@ -1,3 +1,5 @@
+from operator import index
+
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from
 from fastonline.core.bitmap import zeroed
 
@@ -88,9 +90,13 @@ cdef class Sections:
     def __len__(self):
         return self.nr_sections
 
+    def _has(self, Bitmap plane, nr):
+        nr = index(nr)
+        return 0 <= nr < self.nr_sections and plane[nr]
+
     def present_section_nr(self, nr):
         """Is section `nr` there?"""
-        return 0 <= nr < self.nr_sections and self.present[nr]
+        return self._has(self.present, nr)
 
     def valid_section_nr(self, nr):
         """Has section `nr` page descriptors? Here every present section has."""
@@ -98,11 +104,11 @@ cdef class Sections:
 
     def online_section_nr(self, nr):
         """Is section `nr` online?"""
-        return 0 <= nr < self.nr_sections and self.online[nr]
+        return self._has(self.online, nr)
 
     def early_section_nr(self, nr):
         """Was section `nr` there at boot?"""
-        return 0 <= nr < self.nr_sections and self.early[nr]
+        return self._has(self.early, nr)
 
     def partial_section_nr(self, nr):
         """Is section `nr` there only in part?"""

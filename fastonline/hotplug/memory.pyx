@@ -2099,6 +2099,6 @@ def load(path):
     try:
         mem = Memory._restore(state)
         mem.validate()
-    except (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+    except (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError, ValueError) as e:
         raise ValueError(f"{path}: not a machine that fastonline saved: {e}") from None
     return mem
