@@ -100,11 +100,12 @@ cdef inline int64_t rmqueue(mem_map *m, page_t *pages, free_area *area, int orde
 
 cdef void split_at(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
     """Split the free block that reaches over `pfn`, if there is one, until a block begins there."""
-    cdef free_area *a = area_of_page(m, pfn)
+    cdef free_area *a
     cdef pfn_t head = pfn
     cdef int k = 0
     if pfn & ((<pfn_t>1 << m.max_order) - 1) == 0:
-        return
+        return           # which holds for the end of memory, where there is no area to look up
+    a = area_of_page(m, pfn)
     while not page_is_buddy(pages, head, k):
         k += 1
         if k > m.max_order:
