@@ -34,6 +34,7 @@ DIRECTIVES = {
 
 MODULES = [
     "fastonline.core.lock",
+    "fastonline.core.threads",
     "fastonline.core.bitmap",
     "fastonline.core.pageflags",
     "fastonline.core.sections",

@@ -439,7 +439,7 @@ cdef class StructPageEngine(Engine):
             mark_descriptors(<page64 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
 
     cdef void init(self, pfn_t start, uint64_t nr, int flags) noexcept nogil:
-        self.touched += nr * self.page_bytes
+        self.count_touched(nr * self.page_bytes)
         if self.page_bytes == 32:
             init_descriptors(<page32 *>self.map.pages, start, nr, flags)
         elif self.page_bytes == 56:
