@@ -45,7 +45,7 @@ def onlining(directory: Path) -> fo.Memory:
     onlined += mem.mark_pfns_onlined(np.arange(0x40200, 0x40400)) + mem.mark_pfns_onlined([0x40400, 0x40401])
     onlined += mem.mark_pfns_onlined(range(0x40402, 0x40404))
     onlined += mem.mark_pages_onlined(0x40000, 0x20000)
-    mem.add_memory(0x60000, 0x20000, nid=0, name="System RAM", merge=True)
+    mem.add_memory(0x60000, 0x20000, nid=0, name="System RAM", merge=True, threads=2)
     try:
         onlined += mem.online_pages(0x60000, 0x20000, fo.MMOP_ONLINE)
     except fo.HotplugError as e:
