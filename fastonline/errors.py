@@ -21,7 +21,7 @@ class HotplugError(OSError):
 
     @classmethod
     def of(cls, code: int, message: str) -> HotplugError:
-        """A HotplugError with the errno's own text behind the message."""
+        """A HotplugError of errno `code` (int, positive) with that errno's own text behind the message."""
         return cls(code, f"{message} ({os.strerror(code)})")
 
 

@@ -42,28 +42,36 @@ def format_size(size: int) -> str:
     return str(size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Geometry:
     """One layout of physical memory. ``dataclasses.replace`` makes another; one the kernel would not compile is refused
-    with ValueError and the kernel's own reason."""
+    with ValueError and the kernel's own reason.
+
+    - name: for messages, and of the preset.
+    - bits: 32 or 64: the width of the kernel's long.
+    - page_shift: log2 of the bytes of a page (PAGE_SHIFT).
+    - section_size_bits: SECTION_SIZE_BITS: log2 of the bytes of a section.
+    - max_physmem_bits: MAX_PHYSMEM_BITS: log2 of the bytes that memory can have at most.
+    - max_page_order: MAX_PAGE_ORDER, inclusive: the largest buddy block has 2^max_page_order pages.
+    - pageblock_order: log2 of the pages of a pageblock.
+    - zone_limits: boot zones in ascending order with the address at which each ends; None: it goes on to the end.
+    - hotplug_zone: the kernel zone hot-added memory goes to (x86_32: HighMem, K25:arch/x86/mm/init_32.c; else Normal).
+    - flags_reserved: bits of page->flags for section, node and zone (2.6.25: 9 of 32, 32 of 64).
+    - sections_in_flags: Classic sparsemem keeps the section number in page->flags; vmemmap (308c05e35e3) does not.
+    - subsection_shift: SUBSECTION_SHIFT: log2 of the bytes of the granule in which early sections may be partial.
+    """
 
     name: str
     bits: int
-    """32 or 64: the width of the kernel's long."""
     page_shift: int
     section_size_bits: int
     max_physmem_bits: int
     max_page_order: int
-    """MAX_PAGE_ORDER, inclusive: the largest buddy block has 2^max_page_order pages."""
     pageblock_order: int
     zone_limits: tuple[tuple[str, int | None], ...]
-    """Boot zones in ascending order with the address at which each ends; None: it goes on to the end."""
     hotplug_zone: str
-    """The kernel zone hot-added memory goes to (x86_32: HighMem, K25:arch/x86/mm/init_32.c; else Normal)."""
     flags_reserved: int = 32
-    """Bits of page->flags for section, node and zone (2.6.25: 9 of 32, 32 of 64)."""
     sections_in_flags: bool = False
-    """Classic sparsemem keeps the section number in page->flags; vmemmap (308c05e35e3) does not."""
     subsection_shift: int = 21
 
     def __post_init__(self) -> None:
@@ -98,6 +106,10 @@ class Geometry:
                 raise ValueError(f"{self.name}: zone {zone} ends at {limit:#x}, inside a buddy block of {format_size(block)}")
         if self.hotplug_zone not in dict(self.zone_limits):
             raise ValueError(f"{self.name}: there is no zone {self.hotplug_zone} for hot-added memory")
+
+    def __repr__(self) -> str:
+        # short: it is the default of many an argument, and help() shows those
+        return f"<Geometry {self.name}>"
 
     @property
     def page_size(self) -> int:
@@ -162,7 +174,7 @@ class Geometry:
         return ((1 << self.max_physmem_bits) // size) * 2 * (self.bits // 8)
 
     def memmap_bytes(self, struct_page_bytes: int) -> int:
-        """Bytes of the page descriptors of one section."""
+        """Bytes of the page descriptors of one section. struct_page_bytes: of one, see Rules.struct_page_bytes."""
         return self.pages_per_section * struct_page_bytes
 
     def usemap_bytes(self) -> int:

@@ -51,7 +51,7 @@ def text_to_bool(text: str) -> bool:
 
 
 class Block:
-    """One memory block, live."""
+    """One memory block, live: every attribute is read from the machine when asked for. nr: its number, the N of memoryN."""
 
     __slots__ = ("_mem", "nr")
 
@@ -117,7 +117,8 @@ class Block:
         return onlined
 
     def auto_online(self, online_type: int) -> None:
-        """What add_memory does when auto_online_blocks says so: failures are ignored (online_memory_block)."""
+        """What add_memory does when auto_online_blocks says so: online with online_type (MMOP_*); failures are ignored
+        (online_memory_block)."""
         try:
             self.online(WORDS[online_type])
         except HotplugError:
@@ -130,8 +131,8 @@ class Block:
         self._mem.events.uevent(f"offline@memory{self.nr}")
 
     def write_state(self, word: str) -> int:
-        """write(2) to memoryN/state: the number of bytes taken. HotplugError EINVAL for a word that is none, and for the
-        state that the block has already; nothing is asked of an empty write."""
+        """write(2) of `word` to memoryN/state: the number of bytes taken. HotplugError EINVAL for a word that is none, and for
+        the state that the block has already; nothing is asked of an empty write."""
         if not word:
             return 0
         if word_to_type(word, self._mem.rules) == MMOP_OFFLINE:
@@ -141,7 +142,9 @@ class Block:
         return len(word)
 
     def write_online(self, text: str) -> int:
-        """write(2) to memoryN/online: 1 onlines into the default zone, 0 offlines, the state that it has is no error."""
+        """write(2) of `text` to memoryN/online, the number of bytes taken: 1 onlines into the default zone, 0 offlines, the
+        state that it has is no error. HotplugError EINVAL for text that is no bool to the kernel, else as online and
+        offline."""
         if not text:
             return 0
         want = "online" if text_to_bool(text) else "offline"
@@ -193,8 +196,8 @@ class Blocks:
         return [(nr, self[nr]) for nr in self]
 
     def add(self, start_pfn: int, nr_pages: int, nid: int = 0) -> None:
-        """Memory.add_memory as firmware calls it: a range outside of what can be plugged gives HotplugError E2BIG under today's
-        rules (register_memory_resource, 6.1), before anything else is looked at."""
+        """Memory.add_memory(start_pfn, nr_pages, nid) as firmware calls it: a range outside of what can be plugged gives
+        HotplugError E2BIG under today's rules (register_memory_resource, 6.1), before anything else is looked at."""
         mem = self._mem
         if mem.rules.aligned and nr_pages > 0 and start_pfn + nr_pages > mem.max_pfn:
             raise HotplugError.of(
@@ -203,7 +206,8 @@ class Blocks:
         mem.add_memory(start_pfn, nr_pages, nid)
 
     def remove(self, start_pfn: int, nr_pages: int) -> None:
-        """Take a range of whole blocks away as ACPI does on an eject: offline those that are online, then remove_memory.
+        """Take whole blocks (start_pfn, nr_pages) away as ACPI does on an eject: offline those that are online, then
+        remove_memory.
 
         HotplugError: EBUSY when one does not go offline even when asked twice; those that did are onlined again with plain
         `online`, so that they may come back in another zone (acpi_scan_try_to_offline; RECORDED.md 7). EINVAL for what is not

@@ -20,24 +20,24 @@ class Events:
         """The callbacks, in the order of their calling; the same list for good."""
 
     def listen(self, callback: C) -> C:
-        """Call it from now on. Returns it, so that it serves as a decorator."""
+        """Call `callback` from now on. Returns it, so that it serves as a decorator. TypeError when it cannot be called."""
         if not callable(callback):
             raise TypeError(f"a listener is called, and {callback!r} cannot be")
         self.listeners.append(callback)
         return callback
 
     def ignore(self, callback: Listener) -> None:
-        """Stop calling it; ValueError when it does not listen."""
+        """Stop calling `callback`; ValueError when it does not listen."""
         if callback not in self.listeners:
             raise ValueError(f"{callback!r} does not listen")
         self.listeners.remove(callback)
 
     def uevent(self, text: str) -> None:
-        """Tell of a uevent, ``action@device``."""
+        """Tell of a uevent, its `text` ``action@device``."""
         for callback in list(self.listeners):
             callback("uevent", text)
 
     def log(self, text: str) -> None:
-        """Tell of a line of the kernel's log."""
+        """Tell of a line of the kernel's log, its `text`."""
         for callback in list(self.listeners):
             callback("kmsg", text)

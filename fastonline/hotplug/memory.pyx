@@ -133,9 +133,10 @@ cdef uint64_t run_of(const pfn_batch *batch, uint64_t i) noexcept nogil:
 
 
 class Flags:
-    """The per-page flags of a machine by name: ``flags["PG_reserved"]`` is a read-only uint64 array, pfn i at word i/64,
-    bit i%64. With the bitmap engine it is the plane itself, no copy, and follows the machine until that grows beyond the room
-    it has (give ``max_memory`` to have all of it from the start); the struct_page engine has no planes and makes a copy."""
+    """The per-page flags of a machine by name: ``flags["PG_reserved"]`` is a read-only uint64 array, pfn i at word i/64, bit
+    i%64. With the bitmap engine it is the plane itself, no copy, and follows the machine until that grows beyond the room it
+    has (give ``max_memory`` to have all of it from the start); the struct_page engine has no planes and makes a copy. view: the
+    engine's function that gives the array."""
 
     __slots__ = ("_view",)
 
@@ -174,12 +175,20 @@ cdef class Memory:
     room for all of it is made at once, untouched, so that views of the flags follow the machine for good.
     memory_block_size: size of the blocks of sysfs, one section or 2, 4, 8... of them (None: one). memmap: None, the memmap of
     what is added costs nothing; "kernel", its pages are allocated from the kernel zones (one pageblock for 128 MiB, KERNEL.md
-    6.2); "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as "kernel".
+    6.2); "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as
+    "kernel".
 
     All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
     errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
-    nothing. A freed page is in the buddy
-    allocator at once: per-CPU lists are there only where a guest's own allocations are replayed (`pcp`).
+    nothing. A freed page is in the buddy allocator at once: per-CPU lists are there only where a guest's own allocations are
+    replayed.
+
+    What was given is there to read: geometry, rules, engine, memmap; max_pfn, the page frame at which memory ends;
+    pages_per_block, the pages of a memory block. So are the parts: sections (Sections), zones (Zones), resources (Resources,
+    /proc/iomem), notifiers (NotifierChain), events (Events: uevents and the log), online_page_callback (None:
+    generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: (first pfn, pages)} of
+    what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added). To be set: pcp (PerCpuPages, or None),
+    auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
 
     Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
     (page_states, stats, validate, copy, save) exclude one another, each from its first step to its last, callbacks included
@@ -188,9 +197,10 @@ cdef class Memory:
     while it is in a callback, and never see a step in part. A step over much state lets go of the GIL.
 
     A signal whose handler raises (Ctrl-C) comes through add_memory, prepare_online_pages, mark_pages_onlined and online_pages
-    in the midst of a large range and takes them back whole, but for bytes_touched and the order of free lists at the range's ends; from the other
-    calls it comes when the step is done. A handler that calls the machine in the midst of a step gets HotplugError EBUSY. A
-    fork waits for steps that run without the GIL; in the child a machine is nobody's but the forking thread's.
+    in the midst of a large range and takes them back whole, but for bytes_touched and the order of free lists at the range's
+    ends; from the other calls it comes when the step is done. A handler that calls the machine in the midst of a step gets
+    HotplugError EBUSY. A fork waits for steps that run without the GIL; in the child a machine is nobody's but the forking
+    thread's.
     """
 
     def __init__(
@@ -341,7 +351,8 @@ cdef class Memory:
         (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
         Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
 
-        ValueError for maps that no machine can be in: overlapping, outside a section or the span, in a zone there is not.
+        min_free_kbytes: as the kernel has it. ValueError for maps that no machine can be in: overlapping, outside a section or
+        the span, in a zone there is not.
         """
         cdef Memory mem = cls(geometry, rules=rules, engine=engine)
         cdef zone_table *table = &mem.zones.table
@@ -466,7 +477,8 @@ cdef class Memory:
         init_per_zone_wmark_min(&self.zones.table)
 
     def boot_offline(self, start_pfn, nr_pages, nid):
-        """Make memory present and offline, as boot_layout makes it online; its memmap is nobody's."""
+        """Make the range start_pfn, nr_pages of node `nid` present and offline, as boot_layout makes it online; its memmap is
+        nobody's."""
         cdef uint64_t start = start_pfn, nr = nr_pages, unit = self.geometry.pages_per_section
         self.room_for(start + nr)
         self.sections.add(start, nr)
@@ -475,12 +487,14 @@ cdef class Memory:
         self.groups.append((start, nr))
 
     def set_recorded(self, min_free_kbytes, user_min_free_kbytes=-1):
-        """min_free_kbytes as it was when a machine was recorded, and what the user wrote (-1: nothing); recomputes nothing."""
+        """min_free_kbytes as it was when a machine was recorded, and user_min_free_kbytes, what the user wrote (-1: nothing);
+        recomputes nothing."""
         self.zones.table.min_free_kbytes = min_free_kbytes
         self.zones.table.user_min_free_kbytes = user_min_free_kbytes
 
     def set_watermarks(self, nid, name, wmarks, protection, pcp):
-        """Give a zone the watermarks (min, low, high), the protection and the pcp (batch, high) that were recorded."""
+        """Give zone `name` of node `nid` what was recorded, in pages: wmarks (min, low, high), protection by zone type, and pcp
+        (batch, high)."""
         cdef int z = self.zones[nid, name].nr, i
         cdef zone *zone = &self.zones.table.zones[z]
         zone.min, zone.low, zone.high = wmarks
@@ -614,9 +628,9 @@ cdef class Memory:
         memmap, whose page faults are what adding many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9).
         The memmap costs what the machine's `memmap` says, and the new blocks go online as auto_online_blocks says.
 
-        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end (`blocks.add` tells
-        that one as today's kernels do, E2BIG).
-        MemoryError when there is no room for the memmap. Mirrors add_memory (2.6.25, 6.1: KERNEL.md 1.2, 3.1).
+        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end
+        (`blocks.add` tells that one as today's kernels do, E2BIG). MemoryError when there is no room for the memmap. Mirrors
+        add_memory (2.6.25, 6.1: KERNEL.md 1.2, 3.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t node = as_uint64(nid, "nid"), unit = self.geometry.pages_per_section, first, end
@@ -724,7 +738,7 @@ cdef class Memory:
             self.free_pages(pfn, order)
 
     def node_order(self, nid):
-        """Nodes in the order in which one of them falls back to the others: itself, then upwards and around."""
+        """Nodes in the order in which node `nid` falls back to the others: itself, then upwards and around; list of ints."""
         nodes = self.zones.online_nodes()
         if nid not in nodes:
             nodes = sorted([*nodes, nid])
@@ -732,13 +746,14 @@ cdef class Memory:
         return nodes[at:] + nodes[:at]
 
     def kernel_zonelist(self, nid):
-        """Zone numbers that GFP_KERNEL may use, in its order."""
+        """Zone numbers that GFP_KERNEL on node `nid` may use, in its order: list of ints."""
         cdef int types = self.zones.table.nr_types
         return [n * types + i for n in self.node_order(nid) for i in range(self.zones.table.normal, -1, -1)
                 if zone_present(&self.zones.table, n * types + i)]
 
     def movable_zonelist(self, nid, nodes=None, highest=None):
-        """Zone numbers that GFP_HIGHUSER_MOVABLE may use, in its order; of `nodes` only, from zone type `highest` down."""
+        """Zone numbers that GFP_HIGHUSER_MOVABLE on node `nid` may use, in its order: list of ints; of `nodes` only, from zone
+        type `highest` down."""
         cdef int types = self.zones.table.nr_types
         top = self.zones.names.index(highest or "Movable")
         return [n * types + i for n in self.node_order(nid) if nodes is None or n in nodes for i in range(top, -1, -1)
@@ -1199,8 +1214,9 @@ cdef class Memory:
     def online_pages(self, start_pfn, nr_pages, online_type=MMOP_ONLINE):
         """Both phases: prepare the range, mark it, recompute the watermarks. Returns the number of pages that went online.
 
-        As prepare_online_pages and mark_pages_onlined; all or nothing, also when the online_page_callback raises. Under 2.6.25
-        a range that is online already gives 0, today EINVAL. Mirrors online_pages (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
+        start_pfn, nr_pages, online_type, errors: as prepare_online_pages and mark_pages_onlined; all or nothing, also when the
+        online_page_callback raises. Under 2.6.25 a range that is online already gives 0, today EINVAL. Mirrors online_pages
+        (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t shift = self.sections.pfn_section_shift, section, own = 0
@@ -1565,7 +1581,8 @@ cdef class Memory:
         raise MemoryError(f"no free block of order {want}" + ("" if zone is None else f" in zone {zone}"))
 
     def alloc_pages_bulk(self, nr, order=0, zone=None):
-        """`nr` blocks of 2^order pages: (nr,) int64 array of their first pfns, as `nr` calls of alloc_pages would give them.
+        """`nr` blocks of 2^order pages: (nr,) int64 array of their first pfns, as `nr` calls of alloc_pages(order, zone) would
+        give them (__alloc_pages_bulk, 5.13, which is of order 0).
         All or nothing: MemoryError when there are not so many."""
         cdef uint64_t want = as_uint64(nr, "nr"), got = 0
         cdef int block = as_order(order, self.pages.max_order), z
@@ -1628,11 +1645,12 @@ cdef class Memory:
         return np.flatnonzero(self.page_states(start_pfn, nr_pages) & PG_buddy).astype(np.int64) + start_pfn
 
     def check_movable(self, start_pfn, nr_pages):
-        """HotplugError EBUSY naming the first page in use of the range that nobody can move."""
+        """HotplugError EBUSY naming the first page in use of the range start_pfn, nr_pages that nobody can move
+        (has_unmovable_pages, 6.1)."""
         self._not_used(start_pfn, nr_pages, pfn_range(start_pfn, nr_pages))
 
     def count_migrated(self, uint64_t nr, bint balloon):
-        """Pages that moved, and of them a balloon's (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
+        """`nr` pages have moved, a balloon's or not (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
         self.pages_migrated += nr
         self.balloon_migrated += nr if balloon else 0
 
@@ -1662,7 +1680,7 @@ cdef class Memory:
         return f"it was allocated with order {int(end - pfn).bit_length() - 1}"
 
     def free_pfns(self, pfns):
-        """Free single pages, given as a one-dimensional integer array. All or nothing: ValueError naming a page that is free,
+        """Free single pages. pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is free,
         Reserved, no allocation of order 0, past the end of memory, or there twice."""
         cdef pfn_batch batch
         cdef int64_t bad
@@ -1796,19 +1814,19 @@ cdef class Memory:
 
     @property
     def blocks(self):
-        """The memory blocks by number (hotplug/blocks.py)."""
+        """The memory blocks by number: Blocks, live."""
         return Blocks(self)
 
     @property
     def totalram_pages(self):
-        """Pages given to the allocator, everywhere."""
+        """totalram_pages: pages given to the allocator, everywhere, free or in use."""
         cdef int z
         settle(self.lock)
         return sum([zone_managed(&self.zones.table, z) for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types)])
 
     @property
     def totalhigh_pages(self):
-        """Of them, those in highmem."""
+        """totalhigh_pages: of totalram_pages, those in highmem."""
         cdef int z
         settle(self.lock)
         return sum([
@@ -1834,7 +1852,7 @@ cdef class Memory:
         self.zones.table.stale = False
 
     def section_nid(self, section_nr):
-        """The node that a present section belongs to."""
+        """The node that section number section_nr belongs to; ValueError when it is not present (pfn_to_nid)."""
         if not self.sections.present_section_nr(section_nr):
             raise ValueError(f"section {section_nr} is not present")
         return int(self.nids[section_nr])
@@ -1848,7 +1866,8 @@ cdef class Memory:
         return self.zones[z // self.zones.nr_types, self.zones.names[z % self.zones.nr_types]]
 
     def valid_zones(self, block_nr):
-        """The text of a memory block's valid_zones file: an online one's zone, "none" when it has several."""
+        """The text of the valid_zones file of memory block number block_nr: an online one's zone, "none" when it has
+        several."""
         cdef uint64_t unit = self.pages_per_block, start = block_nr * unit
         if self.sections.online_section_nr(start // self.geometry.pages_per_section):
             areas = np.unique(self.pages.area_array[start >> self.pages.max_order : start + unit >> self.pages.max_order])
@@ -2074,8 +2093,8 @@ cdef class Memory:
         return Memory._restore, (_owned(self._state()),)
 
     def save(self, path):
-        """Write the machine to one file, atomically; fastonline.load reads it. What copy does not carry over is not saved.
-        Other threads' changes wait until it is written."""
+        """Write the machine to one file `path`, atomically; fastonline.load reads it. OSError when it cannot be written. What
+        copy does not carry over is not saved. Other threads' changes wait until it is written."""
         held = self.lock.hold()
         savefile.save(path, self._state())
 
@@ -2114,8 +2133,8 @@ class _Restoring:
 
 
 def load(path):
-    """The machine that Memory.save wrote. ValueError naming the file and what is wrong for one that is truncated, altered or
-    something else; OSError when it cannot be read."""
+    """The machine that Memory.save wrote to `path`. ValueError naming the file and what is wrong for one that is truncated,
+    altered or something else; OSError when it cannot be read."""
     state = savefile.load(path)
     try:
         mem = Memory._restore(state)

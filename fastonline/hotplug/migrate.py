@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class MovablePages:
     """Single movable pages in use that belong together: the memory of a process, or of a balloon.
 
-    mem.page_owners holds it while it has pages. pfns: int64 array, in the order of their allocation. on_move: called with two
-    arrays, old and new pfns, whenever some of them have moved. offline: the pages are PG_offline, given back to the host.
+    mem: the Memory they are of, whose page_owners holds this while it has pages. pfns: int64 array, in the order of their
+    allocation. on_move: called with two arrays, old and new pfns, whenever some of them have moved. offline: the pages are
+    PG_offline, given back to the host.
     """
 
     offline = False
@@ -35,7 +36,7 @@ class MovablePages:
         return len(self.pfns)
 
     def alloc(self, nr: int, nid: int = 0) -> None:
-        """Take so many pages as a program on a CPU of that node gets them. All or nothing: MemoryError."""
+        """Take `nr` pages as a program on a CPU of node `nid` gets them. All or nothing: MemoryError."""
         pfns = alloc_movable(self._mem, nr, self._mem.movable_zonelist(nid))
         if len(pfns) < nr:
             free_movable(self._mem, pfns)
@@ -43,13 +44,14 @@ class MovablePages:
         self.adopt(pfns)
 
     def adopt(self, pfns: ArrayLike) -> None:
-        """Own pages that are in use already."""
+        """Own pages that are in use already. pfns: one-dimensional integer array."""
         self.pfns = np.concatenate((self.pfns, np.asarray(pfns, np.int64)))
         if len(self.pfns) and self not in self._mem.page_owners:
             self._mem.page_owners.append(self)
 
     def give(self, nr: int) -> NDArray[np.int64]:
-        """Stop owning the `nr` pages that came last, newest first; their pfns."""
+        """Stop owning the `nr` pages that came last, newest first; their pfns, (nr,) int64. ValueError when there are not so
+        many."""
         at = len(self.pfns) - nr
         if nr < 0 or at < 0:
             raise ValueError(f"{nr} pages of {len(self.pfns)}")
@@ -63,11 +65,11 @@ class MovablePages:
         free_movable(self._mem, self.give(len(self.pfns))[::-1])
 
     def within(self, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
-        """Indices of its pages in the range."""
+        """int64 array: indices into pfns of its pages in the range start_pfn, nr_pages."""
         return np.flatnonzero((self.pfns >= start_pfn) & (self.pfns < start_pfn + nr_pages))
 
     def moved(self, indices: NDArray[np.int64], new: NDArray[np.int64]) -> None:
-        """Pages have moved."""
+        """The pages at these indices into pfns have moved: to `new` (int64 array as long)."""
         old = self.pfns[indices]
         self.pfns[indices] = new
         if self._on_move is not None:

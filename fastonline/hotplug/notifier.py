@@ -35,15 +35,18 @@ def notifier_from_errno(errno: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MemoryNotify:
-    """struct memory_notify, with the precise count that the 2008 thread asked for."""
+    """struct memory_notify, with the precise count that the 2008 thread asked for.
+
+    - start_pfn: int, the first page frame of the range that the call was made for.
+    - nr_pages: the range the call was made for.
+    - onlined: pages that went online, in MEM_ONLINE; 0 before.
+    - status_change_nid: the node that gets its first, or loses its last memory; -1: none.
+    """
 
     start_pfn: int
     nr_pages: int
-    """The range the call was made for."""
     onlined: int
-    """Pages that went online, in MEM_ONLINE; 0 before."""
     status_change_nid: int
-    """The node that gets its first, or loses its last memory; -1: none."""
 
 
 NotifierCallback = Callable[[int, MemoryNotify], int | None]
@@ -53,7 +56,11 @@ C = TypeVar("C", bound=NotifierCallback)
 
 
 class NotifierChain:
-    """Callbacks by descending priority, first come first served among equals (notifier_chain_register)."""
+    """Callbacks by descending priority, first come first served among equals (notifier_chain_register, 2.6.25).
+
+    An action is one of MEM_GOING_ONLINE, MEM_ONLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, MEM_CANCEL_OFFLINE; a
+    notice is a MemoryNotify.
+    """
 
     def __init__(self) -> None:
         self.chain: list[tuple[NotifierCallback, int]] = []
@@ -67,7 +74,8 @@ class NotifierChain:
     def register(self, callback: C, priority: int = 0) -> C:
         """Call ``callback(action, notice)`` from now on; it returns None, NOTIFY_*, or raises, which is a veto too.
 
-        Returns the callback, so that it serves as a decorator.
+        priority: int, the higher the earlier. Returns the callback, so that it serves as a decorator. TypeError when it cannot
+        be called.
         """
         if not callable(callback):
             raise TypeError(f"a memory notifier is called, and {callback!r} cannot be")
@@ -76,7 +84,7 @@ class NotifierChain:
         return callback
 
     def unregister(self, callback: NotifierCallback) -> None:
-        """Stop calling it; ValueError (the kernel: ENOENT) when it was not registered."""
+        """Stop calling `callback`; ValueError (the kernel: ENOENT) when it was not registered."""
         for i, (other, _) in enumerate(self.chain):
             if other == callback:
                 del self.chain[i]
@@ -84,7 +92,8 @@ class NotifierChain:
         raise ValueError(f"{callback!r} is not registered with this chain")
 
     def call(self, action: int, notice: MemoryNotify) -> int:
-        """Run the chain: the value of the last callback called; one with NOTIFY_STOP_MASK set is the last."""
+        """Run the chain with action and notice: the value of the last callback called; one with NOTIFY_STOP_MASK set is the
+        last (notifier_call_chain, 2.6.25)."""
         ret = NOTIFY_DONE
         for callback, _ in list(self.chain):
             self.calls += 1
@@ -95,8 +104,8 @@ class NotifierChain:
         return ret
 
     def tell(self, action: int, notice: MemoryNotify) -> None:
-        """Run the chain for an event that can no longer be refused: all callbacks are called whatever they answer or raise;
-        the first exception is raised when all have been."""
+        """Run the chain for an action that can no longer be refused, told with its notice: all callbacks are called whatever
+        they answer or raise; the first exception is raised when all have been."""
         raised = None
         for callback, _ in list(self.chain):
             self.calls += 1

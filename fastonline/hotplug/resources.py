@@ -13,7 +13,8 @@ RAM = "System RAM"
 
 
 class Resource:
-    """One range of addresses, bytes, end exclusive, with those inside it, ascending."""
+    """One range of addresses: start and end in bytes, end exclusive, its name, and its children, the resources inside it,
+    ascending (struct resource)."""
 
     __slots__ = ("start", "end", "name", "children")
 
@@ -71,8 +72,9 @@ class Resources:
         return len(self._ram())
 
     def request(self, start: int, size: int, name: str, merge: bool = False) -> Resource:
-        """request_resource, in bytes: inside what reserves the range for a driver, else at the top. HotplugError EEXIST when
-        some of it is taken. merge: join it with neighbours of that name (MHP_MERGE_RESOURCE)."""
+        """request_resource of `size` bytes from the address `start` on: inside what reserves the range for a driver, else at
+        the top. HotplugError EEXIST when some of it is taken, EINVAL for no range of addresses. merge: join it with neighbours
+        of that name (MHP_MERGE_RESOURCE)."""
         end = start + size
         if size <= 0 or start < 0 or end > self._root.end:
             raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is no range of addresses")
@@ -96,9 +98,10 @@ class Resources:
         return made
 
     def allocate_resource(self, size: int, align: int, name: str = RAM, first: int = 0, last: int = (1 << 64) - 1) -> int:
-        """allocate_resource: request the lowest free range of `size` bytes between the addresses `first` and `last`, aligned
-        to `align` (a power of two), at the top of the tree; its first address. HotplugError EBUSY where none is (find_resource;
-        what the Xen balloon driver of the thread places its memory with), EINVAL for an align or size that is none."""
+        """allocate_resource: request the lowest free range of `size` bytes between the addresses `first` and `last`, aligned to
+        `align` (a power of two), at the top of the tree, under this name; its first address. HotplugError EBUSY where none is
+        (find_resource; what the Xen balloon driver of the thread places its memory with), EINVAL for an align or size that is
+        none."""
         if size <= 0 or align <= 0 or align & (align - 1):
             raise HotplugError.of(errno.EINVAL, f"allocate_resource of {size} bytes aligned to {align}")
         at = -(-first // align) * align
@@ -113,7 +116,7 @@ class Resources:
         return at
 
     def conflict(self, start_pfn: int, nr_pages: int) -> tuple[int, int] | None:
-        """(start_pfn, end_pfn) of RAM that meets these pages, or None."""
+        """(start_pfn, end_pfn) of RAM that meets the range start_pfn, nr_pages, or None."""
         start, end = start_pfn << self._shift, start_pfn + nr_pages << self._shift
         taken = self._root.conflict(start, end)
         while taken is not None and not taken.is_ram:
@@ -121,11 +124,11 @@ class Resources:
         return None if taken is None else (taken.start >> self._shift, -(-taken.end >> self._shift))
 
     def register(self, start_pfn: int, nr_pages: int, name: str = RAM, merge: bool = False) -> None:
-        """register_memory_resource: request the range of pages."""
+        """register_memory_resource: request the range start_pfn, nr_pages; name, merge and errors as `request`."""
         self.request(start_pfn << self._shift, nr_pages << self._shift, name, merge)
 
     def release(self, start_pfn: int, nr_pages: int) -> None:
-        """release_mem_region_adjustable: that RAM is gone; what it is cut out of stays."""
+        """release_mem_region_adjustable: the RAM of the range start_pfn, nr_pages is gone; what it is cut out of stays."""
         self._cut(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift)
 
     def _cut(self, parent, start, end):
@@ -141,7 +144,7 @@ class Resources:
         parent.children = kept
 
     def release_resource(self, start: int, size: int) -> None:
-        """Give back what was requested with this start and size (bytes). HotplugError EINVAL when nothing was."""
+        """Give back what was requested with this start and size (int, bytes). HotplugError EINVAL when nothing was."""
         for _, parent in [(0, self._root), *self._root.walk()]:
             for child in parent.children:
                 if child.start == start and child.end == start + size and not child.children:
@@ -150,7 +153,7 @@ class Resources:
         raise HotplugError.of(errno.EINVAL, f"no resource [{start:#x}-{start + size - 1:#x}] without others inside")
 
     def within(self, start_pfn: int, nr_pages: int) -> list[tuple[int, int]]:
-        """The parts of the range that are RAM, as a list of (start_pfn, nr_pages) (walk_memory_resource)."""
+        """The parts of the range start_pfn, nr_pages that are RAM, as a list of such pairs (walk_memory_resource, 2.6.25)."""
         end_pfn = start_pfn + nr_pages
         return [
             (max(start, start_pfn), min(end, end_pfn) - max(start, start_pfn))

@@ -82,7 +82,7 @@ def _span(line):
 
 
 class Recording:
-    """One run of a real kernel."""
+    """One run of a real kernel. data: the dict that its JSON file holds; path: of that file, for messages."""
 
     def __init__(self, data: dict[str, Any], path: object = "recording") -> None:
         self.path = str(path)
@@ -93,7 +93,8 @@ class Recording:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Recording:
-        """Read a recording. RecordingError, one line naming the file (and the step), for what is none; OSError."""
+        """Read the recording in the file `path`. RecordingError, one line naming the file (and the step), for what is none;
+        OSError."""
         with open(path, "rb") as file:
             raw = file.read()
         try:
@@ -125,7 +126,7 @@ class Recording:
         return RecordingError(f"{self.path}: {where}: {type(e).__name__}: {e}")
 
     def machine(self, engine: str = "bitmap") -> Memory:
-        """The Memory of the recording's start."""
+        """The Memory of the recording's start, on `engine`. RecordingError for a start that cannot be."""
         try:
             return self._machine(engine)
         except RecordingError as e:
@@ -196,7 +197,7 @@ class Recording:
         return sorted(parts)
 
     def guest(self, engine: str = "bitmap") -> Guest:
-        """A running machine of the recording's start."""
+        """A running machine of the recording's start, on `engine`: its Memory, drivers and programs."""
         guest = Guest(self.machine(engine))
         for key, zone in self.data["initial"]["zones"].items():
             if zone["pcp_count"]:
@@ -208,7 +209,8 @@ class Recording:
         return guest
 
     def replay(self, engine: str = "bitmap") -> Iterator[Step]:
-        """Do every step, yielding a Step each. RecordingError where a step is not as the format has it."""
+        """Do every step on a machine with `engine`, yielding a Step each. RecordingError where a step is not as the format has
+        it."""
         guest = self.guest(engine)
         mem = guest.mem
         mem.read_lowmem_reserve_ratio()      # every complete capture ends with a read of it
