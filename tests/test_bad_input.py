@@ -303,6 +303,16 @@ def test_min_free_kbytes_that_is_none(mem, value, expected):
     assert snapshot(mem) == before
 
 
+@pytest.mark.parametrize("value, expected", [
+    (0, ValueError), (-1, ValueError), (1.5, TypeError), (1 << 31, OverflowError), (1 << 63, OverflowError), (1 << 64, OverflowError),
+])
+def test_cpus_that_are_none(mem, value, expected):
+    mem.nr_cpus = 3
+    with pytest.raises(expected):
+        mem.nr_cpus = value
+    assert mem.nr_cpus == 3
+
+
 def test_save_files_that_are_none(mem, tmp_path):
     """Expect one line that names the file, and no Memory."""
     good = tmp_path / "good"

@@ -1169,10 +1169,7 @@ cdef class Memory:
             thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
             done = self.pages.online_batch(&batch)
             self.lock.take_back(thread)
-            if done:
-                self.batch_went_online(&batch)
-            self.pages_onlined += done
-            self.zones.table.stale |= self.watermarks_at_mark
+            self.count_batch_onlined(&batch, done)
         if done and self.chain:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
         return done
@@ -1201,9 +1198,11 @@ cdef class Memory:
         if not 0 <= pfn < self.max_pfn:
             raise ValueError(f"{what} = {pfn if pfn < 0 else hex(pfn)} is out of range: memory ends at pfn {self.max_pfn:#x}")
 
-    cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil:
-        """sections_went_online for a batch: done as soon as no section that it spans is offline, mostly after a few pages."""
-        cdef uint64_t i = 0, span = batch.end - batch.first
+    cdef void count_batch_onlined(self, const pfn_batch *batch, uint64_t onlined) noexcept nogil:
+        """count_onlined for a batch: its sections are done as soon as none that it spans is offline, mostly after a few pages."""
+        cdef uint64_t i = 0 if onlined else batch.nr, span = batch.end - batch.first
+        self.pages_onlined += onlined
+        self.zones.table.stale |= self.watermarks_at_mark
         while i < batch.nr and not self.sections.all_in(self.sections.online, batch.first, span):
             while i < batch.nr and test_bit(self.sections.online.words, pfn_at(batch, i) >> self.sections.pfn_section_shift):
                 i += 1
@@ -1471,31 +1470,29 @@ cdef class Memory:
     def set_pfns_offline(self, pfns):
         """set_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is not
         in use, or is there twice."""
-        cdef pfn_batch batch
-        cdef uint64_t i = 0, run
-        held = self.lock.hold()
-        array = as_pfn_array(pfns)      # the batch points into it
-        if self.gather_states(&batch, "set_pfns_offline", array, PG_prepared, PG_prepared, "in use"):
-            self.pages.ungather(&batch)
-            while i < batch.nr:
-                run = run_of(&batch, i)
-                self.pages.set_offline(pfn_at(&batch, i), run)
-                i += run
+        self.turn_pfns("set_pfns_offline", pfns, PG_prepared, "in use")
 
     def clear_pfns_offline(self, pfns):
         """clear_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is
         not PG_offline, or is there twice."""
+        self.turn_pfns("clear_pfns_offline", pfns, PG_prepared | PG_offline, "PG_offline")
+
+    cdef int turn_pfns(self, str what, object pfns, int state, str name) except -1:
+        """Pages that all have this state go from in use to PG_offline, or back."""
         cdef pfn_batch batch
         cdef uint64_t i = 0, run
-        cdef int offline = PG_prepared | PG_offline
         held = self.lock.hold()
-        array = as_pfn_array(pfns)
-        if self.gather_states(&batch, "clear_pfns_offline", array, offline, offline, "PG_offline"):
+        array = as_pfn_array(pfns)      # the batch points into it
+        if self.gather_states(&batch, what, array, state, state, name):
             self.pages.ungather(&batch)
             while i < batch.nr:
                 run = run_of(&batch, i)
-                self.pages.clear_offline(pfn_at(&batch, i), run)
+                if state & PG_offline:
+                    self.pages.clear_offline(pfn_at(&batch, i), run)
+                else:
+                    self.pages.set_offline(pfn_at(&batch, i), run)
                 i += run
+        return 0
 
     def free_reserved_pfns(self, pfns):
         """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave back
@@ -1505,7 +1502,7 @@ cdef class Memory:
         Mirrors free_reserved_page (6.1) over the array.
         """
         cdef pfn_batch batch
-        cdef uint64_t i = 0, run, done = 0
+        cdef uint64_t i = 0, run
         held = self.lock.hold()
         self._not_changing("free_reserved_pfns")
         array = as_pfn_array(pfns)
@@ -1516,10 +1513,7 @@ cdef class Memory:
                 if self.pages.weigh(PG_offline, pfn_at(&batch, i), run):
                     self.pages.reserve_range(pfn_at(&batch, i), run)
                 i += run
-            done = self.pages.online_batch(&batch)
-            self.batch_went_online(&batch)
-            self.pages_onlined += done
-            self.zones.table.stale |= self.watermarks_at_mark
+            self.count_batch_onlined(&batch, self.pages.online_batch(&batch))
 
     cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1:
         """Gather an array of pages each of which has one of two states; 0: it is empty, nothing is gathered. An error leaves
@@ -1940,12 +1934,17 @@ cdef class Memory:
 
     @property
     def nr_cpus(self):
-        """CPUs that share a zone's pcp_high."""
+        """CPUs that share a zone's pcp_high, at least 1: ValueError for 0, OverflowError for what fits into no int."""
         return self.zones.table.nr_cpus
 
     @nr_cpus.setter
     def nr_cpus(self, nr):
-        self.zones.table.nr_cpus = max(1, as_uint64(nr, "nr_cpus"))
+        cdef uint64_t value = as_uint64(nr, "nr_cpus")
+        if value == 0:
+            raise ValueError("a machine has at least one CPU")
+        if value > 0x7FFFFFFF:
+            raise OverflowError(f"nr_cpus does not fit into an int: {nr}")
+        self.zones.table.nr_cpus = value
 
     def check_engine(self):
         """validate()'s part that only the engine can see. AssertionError with what is wrong."""
