@@ -1518,6 +1518,8 @@ cdef class Memory:
     cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1:
         """Gather an array of pages each of which has one of two states; 0: it is empty, nothing is gathered. An error leaves
         nothing gathered."""
+        cdef Engine pages = self.pages
+        cdef pfn_batch given
         cdef uint64_t i
         cdef int64_t bad = -1
         cdef int state
@@ -1527,8 +1529,9 @@ cdef class Memory:
             self.gather(batch, array, array)
         except HotplugError as e:
             raise ValueError(e.strerror) from None
-        for i in range(batch.nr):
-            state = self.pages.state(pfn_at(batch, i)) & ~PG_tail
+        given = batch[0]        # what is local stays in registers
+        for i in range(given.nr):
+            state = pages.state(pfn_at(&given, i)) & ~PG_tail
             if state != want and state != other:
                 bad = i
                 break
