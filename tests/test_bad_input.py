@@ -330,6 +330,7 @@ def test_save_files_that_are_none(mem, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError):
         fo.load(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as caught:
         mem.save(tmp_path / "nowhere" / "file")
+    assert caught.value.filename == str(tmp_path / "nowhere" / "file")
     assert sorted(os.listdir(tmp_path)) == sorted(["good", "empty", "foreign", "text", "truncated", "half", "longer", "altered", "header"])

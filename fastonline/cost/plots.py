@@ -1,5 +1,6 @@
 """Pictures of what things cost; needs matplotlib."""
 
+import os
 from os import PathLike
 from typing import Any
 
@@ -13,6 +14,14 @@ from matplotlib.figure import Figure
 from fastonline.cost.phases import PHASES
 
 COLORS = {"bitmap": "#1f77b4", "struct_page": "#ff7f0e"}
+
+
+def check_format(path: str | PathLike[str]) -> None:
+    """ValueError when the suffix of `path` names no format that matplotlib can draw."""
+    suffix = os.path.splitext(path)[1].removeprefix(".").lower()
+    formats = Figure().canvas.get_supported_filetypes()
+    if suffix not in formats:
+        raise ValueError(f"{os.fspath(path)}: {suffix!r} is no format of a picture; there are {', '.join(formats)}")
 
 
 def plot_profile(result: dict[str, Any], path: str | PathLike[str]) -> None:

@@ -81,6 +81,8 @@ def profile(
         raise ValueError(
             f"a section of {format_size(size)} is not whole sections of {geometry.name}, of {format_size(geometry.section_size)} each"
         )
+    if size // geometry.page_size > geometry.max_pfn:
+        raise ValueError(f"a section of {format_size(size)} is too large for {geometry.name}: memory ends at pfn {geometry.max_pfn:#x}")
     result: dict[str, Any] = {
         "geometry": geometry.name,
         "rules": rules.name,

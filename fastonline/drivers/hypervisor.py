@@ -68,10 +68,12 @@ class Host:
         for name, ns in self.call_ns.items():
             if name not in CALLS:
                 raise ValueError(f"{name!r} is no call of a hypervisor; there are {', '.join(CALLS)}")
-            if ns < 0:
+            if not 0 <= ns < float("inf"):
                 raise ValueError(f"a call cannot cost {ns} ns")
         self.owner = np.full(self.nr_frames, FREE, np.int32)
         """(nr_frames,) int32: the domid that has each frame, FREE = -1."""
+        if seed < 0:
+            raise ValueError(f"a seed is a number from 0 on, not {seed}")
         order = np.random.default_rng(seed).permutation(self.nr_frames) if scattered else np.arange(self.nr_frames)
         self._pool = order[::-1].copy()       # a stack: the next frame is the last one
         self._nr_free = self.nr_frames

@@ -275,7 +275,9 @@ def _read_directory(path: Path) -> dict[str, Any]:
             return default
         return (path / name).read_text()
 
-    archive = io.BytesIO((path / "pages.npz").read_bytes()) if (path / "pages.npz").exists() else io.BytesIO()
+    if not (path / "pages.npz").exists():
+        raise ValueError(f"{path}: not a capture: there is no pages.npz in it")
+    archive = io.BytesIO((path / "pages.npz").read_bytes())
     try:
         with np.load(archive, allow_pickle=False) as pages:
             runs = {name: pages[name] for name in ("start", "length", "flags")}
