@@ -97,7 +97,7 @@ host = Host("4G")
 
 @pytest.fixture(scope="module")
 def checker(tmp_path_factory):
-    """checker(module, *arguments): run a part of mypy on the fastonline that this process has imported, away from its sources."""
+    """checker(module, *arguments): run a part of mypy on the fastonline that this process has imported."""
     pytest.importorskip("mypy", reason="mypy is not installed")
     path = os.pathsep.join(entry for entry in sys.path if entry)
     directory = tmp_path_factory.mktemp("mypy")

@@ -25,7 +25,7 @@ def check_format(path: str | PathLike[str]) -> None:
 
 
 def plot_profile(result: dict[str, Any], path: str | PathLike[str]) -> None:
-    """Draw cost.profile.profile's result into a file, whose suffix says how (.png, .svg, .pdf).
+    """Draw cost.profile.profile's result into the file `path`, whose suffix says how (.png, .svg, .pdf).
 
     Left: ns a page by workload, the least as a bar and a line up to the median, on a logarithmic scale; right: the phases.
     ValueError for a suffix that matplotlib does not know.

@@ -140,7 +140,7 @@ def summary(times: Sequence[float]) -> dict[str, float]:
 
 
 def memset(nr_bytes: int, least: float, repeat: int) -> dict[str, Any]:
-    """What writing so many bytes costs by itself, and how many times as long `least` ns are."""
+    """What writing nr_bytes costs by itself, measured `repeat` times, and how many times as long `least` ns are."""
     room = np.zeros(nr_bytes, np.uint8)
     time_memset(room)
     ns = summary([time_memset(room)[0] for _ in range(repeat)])
@@ -148,7 +148,8 @@ def memset(nr_bytes: int, least: float, repeat: int) -> dict[str, Any]:
 
 
 def ratios(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """{workload: least time of struct_page over that of bitmap} of the workloads that both engines ran."""
+    """{workload: least time of struct_page over that of bitmap} of the workloads that both engines ran; rows: a
+    profile's."""
     least = {(row["engine"], row["workload"]): row["ns"]["min"] for row in rows}
     return {
         workload: least["struct_page", workload] / max(ns, 1)

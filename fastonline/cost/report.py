@@ -16,7 +16,8 @@ def profile_text(result: dict[str, Any]) -> str:
 
 
 def capture_text(compared: dict[str, Any]) -> str:
-    """Whether the machine made from a capture has the kernel's own free blocks, zone by zone, and where not."""
+    """A profile's "capture" (`compared`) in words: whether the machine made from it has the kernel's own free blocks, zone by
+    zone, and where not."""
     lines = []
     for zone in compared["zones"]:
         verdict = "matches the kernel's" if zone["matches"] else "differs from the kernel's"
@@ -140,7 +141,7 @@ def _phases(result, engines):
 
 
 def number(value: float) -> str:
-    """Three digits that count: 0.00695, 1.27, 24.5, 1893."""
+    """Three digits of a value that count: 0.00695, 1.27, 24.5, 1893."""
     if value == 0:
         return "0"
     for digits, limit in ((0, 100), (1, 10), (2, 1), (3, 0.1), (4, 0.01)):
@@ -150,7 +151,7 @@ def number(value: float) -> str:
 
 
 def si(value: float) -> str:
-    """A rate with a suffix: 1.37e8 -> "137M"."""
+    """A value, a rate, with a suffix: 1.37e8 -> "137M"."""
     for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g}{suffix}" if value < 999.5 * factor else f"{value / factor:.0f}{suffix}"
@@ -158,7 +159,7 @@ def si(value: float) -> str:
 
 
 def size(nr_bytes: int) -> str:
-    """Bytes with a binary suffix: 33024 -> "32.2K"."""
+    """nr_bytes with a binary suffix: 33024 -> "32.2K"."""
     for shift, suffix in ((30, "G"), (20, "M"), (10, "K")):
         if nr_bytes >= 1 << shift:
             return f"{nr_bytes / (1 << shift):.1f}{suffix}"
