@@ -311,10 +311,14 @@ def test_json_for_another_program():
 
 def test_ctrl_c_in_the_midst_of_a_run():
     """Expect 130 and not a word."""
-    running = subprocess.Popen([*COMMAND, "profile", "--repeat", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = "import sys; from fastonline.cli import main; print('ready', flush=True); sys.exit(main())"
+    running = subprocess.Popen(
+        [sys.executable, "-P", "-c", program, "profile", "--repeat", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
+        assert running.stdout.readline() == b"ready\n"
         with pytest.raises(subprocess.TimeoutExpired):
-            running.wait(3)
+            running.wait(1)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
     finally:
