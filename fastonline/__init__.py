@@ -1,5 +1,6 @@
 """fastonline: memory onlined the way Linux does it, in user space, at the speed of the memory bus."""
 
+from fastonline.capi import get_include
 from fastonline.errors import HotplugError
 from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry, parse_size
 from fastonline.hotplug.blocks import MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE
@@ -28,7 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ARM64_4K", "ARM64_64K", "S390X", "X86_32_PAE", "X86_64", "Geometry", "parse_size",
     "LINUX_2_6_25", "LINUX_6_1", "LINUX_6_12", "Rules",
-    "Capture", "HotplugError", "Memory", "MovablePages", "Recording", "RecordingError", "export_sysfs", "load",
+    "Capture", "HotplugError", "Memory", "MovablePages", "Recording", "RecordingError", "export_sysfs", "get_include", "load",
     "MEM_CANCEL_OFFLINE", "MEM_CANCEL_ONLINE", "MEM_GOING_OFFLINE", "MEM_GOING_ONLINE", "MEM_OFFLINE", "MEM_ONLINE",
     "MMOP_OFFLINE", "MMOP_ONLINE", "MMOP_ONLINE_KERNEL", "MMOP_ONLINE_MOVABLE",
     "NOTIFY_BAD", "NOTIFY_DONE", "NOTIFY_OK", "NOTIFY_STOP", "MemoryNotify",

@@ -110,7 +110,6 @@ def time_in_order(Memory mem not None, const uint64_t[::1] pfns):
 def time_range_call(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, int order=-1):
     """(ns, pages that went online) of one Memory.online_range at C level and without the GIL: the kernel part of a whole range."""
     cdef int64_t start, passed, onlined
-    mem.pages.need_batch()      # made by the first Python call that marks; without it the C door refuses
     with nogil:
         start = now()
         onlined = mem.online_range(start_pfn, nr_pages, order)
