@@ -28,7 +28,9 @@ extern "C" {
 #define FASTONLINE_ABI 1
 #define FASTONLINE_CAPSULE "fastonline.capi._C_API"
 
-enum { FASTONLINE_ALL_ZONES = -1 };
+enum {
+    FASTONLINE_ALL_ZONES = -1           /* to counter(): the sum over the zones */
+};
 
 enum {                                  /* what counter() counts; of ALL_ZONES only: */
     FASTONLINE_COUNT_PAGES_ONLINED = 0,
