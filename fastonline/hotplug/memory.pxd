@@ -105,6 +105,7 @@ cdef class Memory:
     cdef Held own(self)
 
     # the rest is Memory's own
+    cdef int online_any_page(self, pfn_t pfn) noexcept nogil
     cdef bint no_such_zone(self, int zone_nr) noexcept nogil
     cdef int64_t zone_counter(self, int z, int which, int order) noexcept nogil
     cdef int64_t batch_outside_prepared(self, const pfn_batch *batch) noexcept nogil

@@ -7,7 +7,7 @@ from cpython.long cimport PyLong_CheckExact
 from libc.errno cimport EINVAL, ENOMEM
 
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_full, bitmap_set, clear_bit, find_next_zero_bit, set_bit, test_bit
-from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_page
+from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_quickly
 from fastonline.core.buddy cimport free_area, free_area_fold
 from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, pfn_batch
 from fastonline.core.lock cimport LASTING, Held, PyThreadState, settle
@@ -1691,11 +1691,24 @@ cdef class Memory:
         return self.lock.hold_alone()
 
     cdef int online_page(self, pfn_t pfn) noexcept nogil:
+        cdef uint64_t section
+        # what is rare is elsewhere: no call is left here, and so nothing to save on the stack
+        if self.planes is None or pfn >= self.planes.nr_pages or not bitmap_online_quickly(self.planes, pfn):
+            return self.online_any_page(pfn)
+        self.pages_onlined += 1
+        if self.watermarks_at_mark:
+            self.zones.table.stale = True
+        section = pfn >> self.sections.pfn_section_shift
+        if not test_bit(self.sections.online.words, section):
+            self.section_online(section)
+        return 1
+
+    cdef int online_any_page(self, pfn_t pfn) noexcept nogil:
         cdef uint64_t section = pfn >> self.sections.pfn_section_shift
         cdef int done
         if pfn >= self.pages.nr_pages:
             return -EINVAL
-        done = bitmap_online_page(self.planes, pfn) if self.planes is not None else self.pages.online_page(pfn)
+        done = self.pages.online_page(pfn)
         if done == 1:
             if not test_bit(self.sections.online.words, section):
                 self.section_online(section)
