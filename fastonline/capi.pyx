@@ -70,10 +70,20 @@ cdef int64_t counter(fastonline_memory *mem, int zone_nr, int which, int order) 
     return (<Memory>mem).counter(zone_nr, which, order)
 
 
-cdef fastonline_api api = fastonline_api(
-    FASTONLINE_ABI, memory, own, online_page, online_range, online_batch, alloc_page, alloc_bulk, free_page, free_batch, page_state,
-    page_zone, counter,
-)
+cdef fastonline_api api
+api.abi = FASTONLINE_ABI
+api.memory = memory
+api.own = own
+api.online_page = online_page
+api.online_range = online_range
+api.online_batch = online_batch
+api.alloc_page = alloc_page
+api.alloc_bulk = alloc_bulk
+api.free_page = free_page
+api.free_batch = free_batch
+api.page_state = page_state
+api.page_zone = page_zone
+api.counter = counter
 
 ABI = FASTONLINE_ABI
 _C_API = PyCapsule_New(&api, FASTONLINE_CAPSULE, NULL)

@@ -1,4 +1,4 @@
-"""The C door, called through its capsule with the types that fastonline.h gives; the struct, the header and memory.pxd are one list."""
+"""The C door, called through its capsule with the types that fastonline.h gives; struct, header and memory.pxd are one list."""
 
 import ctypes
 import errno
@@ -45,8 +45,8 @@ class Api(ctypes.Structure):
     ]
 
 
-get_pointer = ctypes.PYFUNCTYPE(ctypes.POINTER(Api), ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
-API = get_pointer(capi._C_API, b"fastonline.capi._C_API").contents
+GET = ctypes.PYFUNCTYPE(ctypes.POINTER(Api), ctypes.py_object, ctypes.c_char_p)
+API = GET(("PyCapsule_GetPointer", ctypes.pythonapi))(capi._C_API, b"fastonline.capi._C_API").contents
 COUNT = constants(HEADER, "FASTONLINE_COUNT_")
 
 
@@ -132,7 +132,8 @@ def test_batches(mem, door):
     assert API.online_batch(door, None, 0) == API.free_batch(door, None, 0) == 0
     zone = API.page_zone(door, 1024)
     out = (ctypes.c_int64 * S)()
-    assert API.alloc_bulk(door, zone, 1, 3, out) == 3 and list(out[:3]) == twin.alloc_pages_bulk(3, order=1, zone="Normal").tolist()
+    assert API.alloc_bulk(door, zone, 1, 3, out) == 3
+    assert list(out[:3]) == twin.alloc_pages_bulk(3, order=1, zone="Normal").tolist()
     assert API.alloc_bulk(door, zone, 0, S - 6, out) == S - 6
     assert list(out[: S - 6]) == twin.alloc_pages_bulk(S - 6, zone="Normal").tolist()
     before = snapshot(mem)

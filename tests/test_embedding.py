@@ -27,8 +27,8 @@ def test_simpy_guest(installed, tmp_path):
     shutil.copy2(EXAMPLES / "simpy_guest.py", tmp_path)
     lines = run(sys.executable, "simpy_guest.py", cwd=tmp_path, path=installed).splitlines()
     assert lines == [
-        "  1.70 ms  right has 1152 MiB", "  5.11 ms  left has 1408 MiB", " 12.22 ms  right has 1408 MiB", " 12.22 ms  left has 1024 MiB",
-        " 15.93 ms  left has 1152 MiB", " 19.34 ms  right has 1024 MiB",
+        "  1.70 ms  right has 1152 MiB", "  5.11 ms  left has 1408 MiB", " 12.22 ms  right has 1408 MiB",
+        " 12.22 ms  left has 1024 MiB", " 15.93 ms  left has 1152 MiB", " 19.34 ms  right has 1024 MiB",
     ]
 
 
@@ -78,13 +78,15 @@ def test_header_alone(installed, compiler, standard, tmp_path):
     done = subprocess.run(
         [compiler, f"-std={standard}", "-x", language, "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-fsyntax-only",
          "-isystem", sysconfig.get_path("include"), "-I", str(include), "-"],
-        input="#include <fastonline.h>\nfastonline_api *get(void) { return fastonline_import(); }\n", capture_output=True, text=True,
+        input="#include <fastonline.h>\nfastonline_api *get(void) { return fastonline_import(); }\n",
+        capture_output=True, text=True,
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_readme_shows_these_files():
-    shown = dict(re.findall(r"<summary><code>(.*?)</code>.*?</summary>\n\n```\w+\n(.*?)```\n", (ROOT / "README.md").read_text(), re.S))
+    readme = (ROOT / "README.md").read_text()
+    shown = dict(re.findall(r"<summary><code>(.*?)</code>.*?</summary>\n\n```\w+\n(.*?)```\n", readme, re.S))
     examples = ["cython/simulator.pyx", "cpp/simulator.cpp", "plain_python.py", "numpy_views.py", "simpy_guest.py"]
     assert sorted(shown) == sorted(f"tests/embedding/{name}" for name in examples)
     for path, text in shown.items():

@@ -86,7 +86,10 @@ cdef class MachineLock:
             self.owner = me
             self.forks = forks
         elif self.busy:
-            raise HotplugError.of(errno.EBUSY, "this thread is in the midst of work on this machine: a signal handler, or the owner at the C door, called it")
+            raise HotplugError.of(
+                errno.EBUSY,
+                "this thread is in the midst of work on this machine: a signal handler, or the owner at the C door, called it",
+            )
         held = Held.__new__(Held)
         held.lock = self
         self.depth += 1

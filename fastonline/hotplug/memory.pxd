@@ -85,7 +85,7 @@ cdef class Memory:
     cdef int online_page(self, pfn_t pfn) noexcept nogil
     # pages that went online, in blocks of at most `order` (-1: as the rules say), or -EINVAL
     cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil
-    # any pfns in any order, as mark_pfns_onlined: pages that went online, or -EINVAL: one is not there, not prepared, there twice
+    # any pfns in any order, as mark_pfns_onlined: pages that went online, or -EINVAL: one is not there, not prepared, or twice
     cdef int64_t online_batch(self, const uint64_t *pfns, uint64_t nr) noexcept nogil
     # zone_nr: Zone.nr, nid * zones.nr_types + type. A pfn, or -ENOMEM / -EINVAL
     cdef int64_t alloc_page(self, int zone_nr, int order) noexcept nogil
