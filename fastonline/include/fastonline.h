@@ -5,10 +5,11 @@
  *     fo->online_page(mem, pfn);                             with the GIL or without
  *
  * Compile with -I from fastonline.get_include(); nothing is linked. No function but memory() and own() needs the GIL
- * or touches a Python object; they return a count, a pfn or a negative errno, and change nothing then. No notifier is called.
+ * or touches a Python object; they return a count, a pfn, or a negative errno, having changed nothing. No notifier is called.
  *
  * Who holds what: one thread at a time may be at this door of one machine, and no other thread may call that machine from
- * Python meanwhile. Where there are other threads, take the machine first, and neither fork nor call it from Python until then:
+ * Python meanwhile. Where there are other threads, take the machine first, and until it is given back let the owner neither
+ * fork nor call it from Python:
  *
  *     PyObject *held = fo->own(object);                      with the GIL; waits for whoever works on it; NULL: exception
  *     Py_BEGIN_ALLOW_THREADS ... fo->online_range(mem, ...) ... Py_END_ALLOW_THREADS
