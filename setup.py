@@ -47,6 +47,7 @@ MODULES = [
     "fastonline.hotplug.memory",
     "fastonline.cost.phases",
     "fastonline.cost.counters",
+    "fastonline.capi",
 ]
 
 
@@ -67,6 +68,7 @@ setup(
         Extension(
             name,
             [name.replace(".", "/") + ".pyx"],
+            include_dirs=["fastonline/include"],
             extra_compile_args=OPTIMIZE + COMPILE,
             extra_link_args=LINK,
             undef_macros=["NDEBUG"] if CHECKED else [],

@@ -13,10 +13,11 @@ None or NOTIFY_OK, NOTIFY_DONE (not interested), NOTIFY_BAD (a veto), NOTIFY_STO
 MovablePages are pages in use that offline_pages may move. Capture is the state of a real kernel, Recording what one did, step
 by step, RecordingError a file that is none. export_sysfs writes the tree that lsmem --sysroot reads.
 
-Further: fastonline.drivers (balloons and their host), fastonline.cost.profile, and for cimport fastonline.hotplug.memory and
-fastonline.core.
+Further: fastonline.drivers (balloons and their host), fastonline.cost.profile, for cimport fastonline.hotplug.memory and
+fastonline.core, and for C and C++ fastonline.h in get_include().
 """
 
+from fastonline.capi import get_include
 from fastonline.errors import HotplugError
 from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry, parse_size
 from fastonline.hotplug.blocks import MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE
@@ -45,7 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ARM64_4K", "ARM64_64K", "S390X", "X86_32_PAE", "X86_64", "Geometry", "parse_size",
     "LINUX_2_6_25", "LINUX_6_1", "LINUX_6_12", "Rules",
-    "Capture", "HotplugError", "Memory", "MovablePages", "Recording", "RecordingError", "export_sysfs", "load",
+    "Capture", "HotplugError", "Memory", "MovablePages", "Recording", "RecordingError", "export_sysfs", "get_include", "load",
     "MEM_CANCEL_OFFLINE", "MEM_CANCEL_ONLINE", "MEM_GOING_OFFLINE", "MEM_GOING_ONLINE", "MEM_OFFLINE", "MEM_ONLINE",
     "MMOP_OFFLINE", "MMOP_ONLINE", "MMOP_ONLINE_KERNEL", "MMOP_ONLINE_MOVABLE",
     "NOTIFY_BAD", "NOTIFY_DONE", "NOTIFY_OK", "NOTIFY_STOP", "MemoryNotify",

@@ -1,5 +1,9 @@
 """What every test file needs: both engines, small machines, and the recordings that may or may not lie beside the project."""
 
+import shutil
+import subprocess
+import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +17,7 @@ settings.register_profile(
 )
 settings.load_profile("fastonline")
 
+ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("bitmap", "struct_page")
 
 # Sections of 256 pages and blocks of at most 64, so that a plain Python reference keeps up.
@@ -74,3 +79,59 @@ def shared(*parts):
 def by_zone(mem):
     """{name: Zone} of node 0."""
     return {zone.name: zone for zone in mem.nodes[0].zones}
+
+
+# -- the package as a user has it
+
+def run(*command, cwd, path=None):
+    """What a command prints, in an environment of its own but for `path`, where modules are found first."""
+    # -O0: what is packed is looked at, not how fast it is. The compiler compares capi.pyx with fastonline.h.
+    flags = "-O0 -Werror=incompatible-pointer-types"
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": flags}
+    if path:
+        environ["PYTHONPATH"] = str(path)
+    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """A copy of what a clean checkout has; what is compiled already is taken along so that only the packing is done anew."""
+    pytest.importorskip("Cython", reason="Cython is not installed")
+    pytest.importorskip("setuptools", reason="setuptools is not installed")
+    if not (ROOT / "setup.py").exists():
+        pytest.skip("the tests are run without the sources")
+    tree = tmp_path_factory.mktemp("sources")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, tree)
+    shutil.copytree(ROOT / "fastonline", tree / "fastonline", ignore=shutil.ignore_patterns("*.so", "*.c", "*.html", "__pycache__"))
+    return tree
+
+
+@pytest.fixture(scope="session")
+def sdist(sources):
+    """The sdist, as setuptools' own backend makes it."""
+    run(sys.executable, "-c", "import setuptools.build_meta as b; b.build_sdist('dist')", cwd=sources)
+    (archive,) = (sources / "dist").glob("*.tar.gz")
+    return archive
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist, tmp_path_factory):
+    """The wheel, built from the unpacked sdist, so that the sdist is shown to build."""
+    tree = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tree, filter="data")
+    (unpacked,) = tree.iterdir()
+    run(sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", str(tree / "wheels"), cwd=unpacked)
+    (archive,) = (tree / "wheels").glob("*.whl")
+    return archive
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """The directory that the wheel was installed into."""
+    target = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel), cwd=target)
+    return target

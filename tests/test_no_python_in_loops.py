@@ -78,7 +78,8 @@ def test_nogil_functions_touch_no_python(annotated, name, at_least):
     assert not slow
 
 
-@pytest.mark.parametrize("name", ["online_page", "online_range", "alloc_page", "free_page"])
+@pytest.mark.parametrize("name", ["online_page", "online_range", "online_batch", "alloc_page", "alloc_bulk", "free_page",
+                                  "free_batch", "page_state", "page_zone", "counter"])
 def test_the_c_door_is_among_them(annotated, name):
     text = re.sub("<[^>]*>", "", annotated[0]["hotplug/memory.pyx"])
     assert any(int(match[1]) for match in LINE.finditer(annotated[0]["hotplug/memory.pyx"])), "no line has a score at all"

@@ -1,16 +1,13 @@
 """What an sdist and a wheel carry, and that an installed package can be cimported."""
 
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tarfile
 import zipfile
-from pathlib import Path
 
-import pytest
+from conftest import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[1]
 PROBE = """
 from fastonline.hotplug.memory cimport Memory
 from fastonline.core.buddy cimport free_area, order_in_word
@@ -25,57 +22,6 @@ print(*probe.probe(mem, 7), mem.totalram_pages)
 """
 
 
-def run(*command, cwd, path=None):
-    # -O0: what is packed is looked at, not how fast it is
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": "-O0"}
-    if path:
-        environ["PYTHONPATH"] = str(path)
-    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """A copy of what a clean checkout has; what is compiled already is taken along so that only the packing is done anew."""
-    pytest.importorskip("Cython", reason="Cython is not installed")
-    pytest.importorskip("setuptools", reason="setuptools is not installed")
-    if not (ROOT / "setup.py").exists():
-        pytest.skip("the tests are run without the sources")
-    tree = tmp_path_factory.mktemp("sources")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy2(ROOT / name, tree)
-    shutil.copytree(ROOT / "fastonline", tree / "fastonline", ignore=shutil.ignore_patterns("*.so", "*.c", "*.html", "__pycache__"))
-    return tree
-
-
-@pytest.fixture(scope="module")
-def sdist(sources):
-    """The sdist, as setuptools' own backend makes it."""
-    run(sys.executable, "-c", "import setuptools.build_meta as b; b.build_sdist('dist')", cwd=sources)
-    (archive,) = (sources / "dist").glob("*.tar.gz")
-    return archive
-
-
-@pytest.fixture(scope="module")
-def wheel(sdist, tmp_path_factory):
-    """The wheel, built from the unpacked sdist, so that the sdist is shown to build."""
-    tree = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tree, filter="data")
-    (unpacked,) = tree.iterdir()
-    run(sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", str(tree / "wheels"), cwd=unpacked)
-    (archive,) = (tree / "wheels").glob("*.whl")
-    return archive
-
-
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    target = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel), cwd=target)
-    return target
-
-
 def names(*suffixes):
     return {str(p.relative_to(ROOT)) for p in (ROOT / "fastonline").rglob("*") if p.suffix in suffixes and "__pycache__" not in p.parts}
 
@@ -83,7 +29,7 @@ def names(*suffixes):
 def test_sdist_carries_what_is_needed_to_build(sdist):
     with tarfile.open(sdist) as archive:
         carried = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert names(".py", ".pyx", ".pxd", ".pyi") | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "fastonline/py.typed"} <= carried
+    assert names(".py", ".pyx", ".pxd", ".pyi", ".h") | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "fastonline/py.typed"} <= carried
     assert not [name for name in carried if name.endswith((".so", ".html"))]
 
 
@@ -92,7 +38,7 @@ def test_wheel_carries_extensions_and_contracts_but_no_sources(wheel):
         carried = {name for name in archive.namelist() if name.startswith("fastonline/")}
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     extensions = {name.removesuffix(".pyx") + suffix for name in names(".pyx")}
-    assert carried == names(".py", ".pxd", ".pyi") | extensions | {"fastonline/py.typed"}
+    assert carried == names(".py", ".pxd", ".pyi", ".h") | extensions | {"fastonline/py.typed"}
 
 
 def compile_and_use(tree, path, engine):

@@ -33,7 +33,7 @@ def test_python():
 
 def test_cimport(tmp_path):
     """The block compiles outside of the source tree against the package as it is found, and does what its comment says."""
-    (source,) = blocks("cython")
+    source = blocks("cython")[0]
     (tmp_path / "embedded.pyx").write_text(source)
     (tmp_path / "setup.py").write_text(
         "from Cython.Build import cythonize\nfrom setuptools import setup\n"

@@ -4,7 +4,7 @@ from fastonline.core.bitmap cimport Bitmap
 from fastonline.core.buddy cimport buddy, buddy_free_page
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.pageflags cimport page_flags
-from fastonline.core.types cimport pfn_t, uint64_t, word_t
+from fastonline.core.types cimport ALL_ONES, pfn_t, uint64_t, word_t
 
 
 cdef class BitmapEngine(Engine):
@@ -38,3 +38,16 @@ cdef inline int bitmap_online_page(BitmapEngine engine, pfn_t pfn) noexcept nogi
     buddy_free_page(&engine.buddy, pfn).managed += 1
     engine.singles += 1
     return 1
+
+
+cdef inline bint bitmap_online_quickly(BitmapEngine engine, pfn_t pfn) noexcept nogil:
+    """bitmap_online_page in few instructions and without a call, for most pages: those that are waiting and do not fill a word.
+    False: it is none of them, and nothing was done."""
+    cdef uint64_t w = pfn >> 6
+    cdef word_t bit = (<word_t>1) << (pfn & 63)
+    if not engine.flags.prepared[w] & engine.flags.reserved[w] & bit or engine.buddy.free[w] | bit == ALL_ONES:
+        return False
+    buddy_free_page(&engine.buddy, pfn).managed += 1
+    engine.flags.reserved[w] &= ~bit
+    engine.singles += 1
+    return True

@@ -95,7 +95,7 @@ cdef class BitmapEngine(Engine):
         """Does `full` say which words of `free` are all ones, and is no batch left over?"""
         full = np.packbits(self.free.array == np.uint64(0xFFFFFFFFFFFFFFFF), bitorder="little")
         assert full.tobytes() == self.full.array.view(np.uint8)[: full.size].tobytes(), "the plane of full words is wrong"
-        assert self.batch is None or not self.batch.array.any(), "a batch was left over"
+        assert not self.batch.array.any(), "a batch was left over"
 
     def view(self, str flag):
         """Read-only uint64 view of one flag's plane."""

@@ -45,7 +45,7 @@ cdef class Engine:
     cdef readonly uint64_t touched       # bytes of page state written since the engine was made
     cdef bint shared                     # several threads work on it, each on pages of its own
     cdef readonly object area_array      # owns area_of: (nr_pages >> max_order,) uint16
-    cdef Bitmap batch                    # one bit a page, zero but inside a batch call; made when first needed
+    cdef Bitmap batch                    # one bit a page, zero but inside a batch call
     cdef word_t *batch_words
     cdef MachineLock lock                # of the machine that the engine is part of
     cdef uint64_t page_bits              # bits of state that a step over a range touches for each page
@@ -63,7 +63,6 @@ cdef class Engine:
     cdef void assign_area(self, pfn_t start, uint64_t nr, area_t area) noexcept nogil
     cdef uint64_t area_run(self, pfn_t start, pfn_t end) noexcept nogil      # pages from start on in one area
     # batches: gather sets the bits of a batch, or sets `bad` to the index of a culprit and leaves none set
-    cdef int need_batch(self) except -1
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil
     cdef void ungather(self, const pfn_batch *batch) noexcept nogil
 

@@ -37,6 +37,8 @@ cdef class Engine:
         self.area_array = np.empty(0, np.uint16)
         self._grow_areas_of(nr_pages)
         self.add_areas(nr_areas)
+        self.batch = Bitmap(nr_pages)
+        self.batch_words = self.batch.words
 
     def __dealloc__(self):
         free(self.areas)
@@ -53,9 +55,8 @@ cdef class Engine:
 
     cdef int grow(self, uint64_t nr_pages, list spans) except -1:
         """Make room for `nr_pages`, carrying over the (start, nr) page ranges in `spans`."""
-        if self.batch is not None:
-            self.batch.grow(nr_pages, [])
-            self.batch_words = self.batch.words
+        self.batch.grow(nr_pages, [])
+        self.batch_words = self.batch.words
         self._grow_areas_of(nr_pages)
         return 0
 
@@ -81,12 +82,6 @@ cdef class Engine:
         while block < last and self.area_of[block + 1] == area:
             block += 1
         return min(end, (block + 1) << self.max_order) - start
-
-    cdef int need_batch(self) except -1:
-        if self.batch is None:
-            self.batch = Bitmap(self.nr_pages)
-            self.batch_words = self.batch.words
-        return 0
 
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil:
         cdef word_t *words = self.batch_words

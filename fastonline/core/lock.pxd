@@ -19,6 +19,7 @@ cdef enum:
 
 cdef class Held:                 # the lock is released when this goes
     cdef MachineLock lock
+    cdef bint alone              # of hold_alone
 
 
 cdef class MachineLock:
@@ -31,6 +32,7 @@ cdef class MachineLock:
     cdef PyThread_type_lock wake # what waiters block on, made for the first
 
     cdef Held hold(self)         # HotplugError EBUSY for a signal handler in the midst of the same machine's step
+    cdef Held hold_alone(self)   # hold, and busy all the while: the thread works on the machine without the GIL as it likes
     cdef int wait(self) except -1
     cdef PyThreadState *let_go(self, uint64_t nr_bits) noexcept      # NULL: not worth it, the GIL is kept
     cdef void take_back(self, PyThreadState *thread) noexcept

@@ -58,7 +58,11 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, 
 @cython.freelist(16)
 cdef class Held:
     def __dealloc__(self):
+        global lasting
         cdef MachineLock lock = self.lock
+        if self.alone:
+            lock.busy -= 1
+            lasting -= 1
         lock.depth -= 1
         if lock.depth == 0:
             lock.owner = 0
@@ -84,10 +88,21 @@ cdef class MachineLock:
             self.owner = me
             self.forks = forks
         elif self.busy:
-            raise HotplugError.of(errno.EBUSY, "a signal handler came in the midst of a call that works on this machine")
+            raise HotplugError.of(
+                errno.EBUSY,
+                "this thread is in the midst of work on this machine: a signal handler, or the owner at the C door, called it",
+            )
         held = Held.__new__(Held)
         held.lock = self
         self.depth += 1
+        return held
+
+    cdef Held hold_alone(self):
+        global lasting
+        cdef Held held = self.hold()
+        held.alone = True
+        self.busy += 1
+        lasting += 1
         return held
 
     cdef int wait(self) except -1:

@@ -118,7 +118,6 @@ def time_range_call(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, 
     """(ns, pages that went online) of one mem.online_range(start_pfn, nr_pages, order) at C level and without the GIL: the
     kernel part of a whole range."""
     cdef int64_t start, passed, onlined
-    mem.pages.need_batch()      # made by the first Python call that marks; without it the C door refuses
     with nogil:
         start = now()
         onlined = mem.online_range(start_pfn, nr_pages, order)

@@ -1,15 +1,45 @@
-"""The machine as an embedder sees it: the C-level door of Memory.
+"""The machine as an embedder sees it: the C-level door of Memory. include/fastonline.h has the same functions for C and C++.
 
-Every function here is noexcept nogil and touches no Python object: it returns a count, a pfn, or a negative errno, and changes
-nothing when it returns one. No notifier and no online_page_callback is called from here: who embeds is the driver.
+Every function of the door but own() is noexcept nogil, touches no Python object, and returns a count, a pfn, or a negative
+errno; it changes nothing when it returns one. No notifier and no online_page_callback is called, no watermark and no per-CPU
+list asked: who embeds is the driver.
+
+Who holds what: the door takes no lock, it costs nothing. One thread at a time may be at the door of one machine (of different
+machines, any number), and no other thread may call that machine from Python meanwhile. A program of one thread has that for
+free. In any other, take the machine first, with the GIL:
+
+    held = mem.own()        # waits for whoever works on it; whoever comes later from Python waits
+    with nogil:
+        mem.online_page(pfn)
+    held = None             # or when it goes out of scope: the machine is everybody's again, with the GIL
+
+Meanwhile the same thread must neither fork nor own() once more (HotplugError EBUSY, as for any Python call on that machine
+that holds its lock). A fork by another thread waits.
 """
 
 from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.engine cimport Engine, pfn_batch
-from fastonline.core.lock cimport MachineLock
+from fastonline.core.lock cimport Held, MachineLock
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport int16_t, int64_t, pfn_t, uint64_t
 from fastonline.hotplug.zones cimport Zones
+
+cdef enum:
+    FASTONLINE_ABI = 1           # what a client was compiled for; fastonline.capi.ABI is what is there
+    ALL_ZONES = -1               # to counter(): the sum over the zones
+
+cdef enum:                       # what counter() counts; of ALL_ZONES only:
+    COUNT_PAGES_ONLINED = 0
+    COUNT_PAGES_OFFLINED = 1
+    COUNT_FREE_PAGES = 2         # of a zone too:
+    COUNT_MANAGED_PAGES = 3
+    COUNT_PRESENT_PAGES = 4
+    COUNT_SPANNED_PAGES = 5
+    COUNT_NR_FREE = 6            # of an order: free blocks of it,
+    COUNT_MERGES = 7             # pairs merged out of it,
+    COUNT_SPLITS = 8             # blocks of it split,
+    COUNT_FREES = 9              # blocks freed
+    COUNT_ALLOCS = 10            # and allocated
 
 
 cdef class Memory:
@@ -55,10 +85,31 @@ cdef class Memory:
     cdef int online_page(self, pfn_t pfn) noexcept nogil
     # pages that went online, in blocks of at most `order` (-1: as the rules say), or -EINVAL
     cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil
-    # zone_nr: nid * zones.nr_types + type. A pfn, or -ENOMEM / -EINVAL
+    # any pfns in any order, as mark_pfns_onlined: pages that went online, or -EINVAL: one is not there, not prepared, or twice
+    cdef int64_t online_batch(self, const uint64_t *pfns, uint64_t nr) noexcept nogil
+    # zone_nr: Zone.nr, nid * zones.nr_types + type. A pfn, or -ENOMEM / -EINVAL
     cdef int64_t alloc_page(self, int zone_nr, int order) noexcept nogil
+    # nr blocks, their first pfns to `out` (room for nr): nr, or -ENOMEM: there are not so many / -EINVAL
+    cdef int64_t alloc_bulk(self, int zone_nr, int order, uint64_t nr, int64_t *out) noexcept nogil
     # 0, or -EINVAL: that is not one allocation of this order
     cdef int free_page(self, pfn_t pfn, int order) noexcept nogil
+    # single pages in any order: nr, or -EINVAL: one is no allocation of order 0, or there twice
+    cdef int64_t free_batch(self, const uint64_t *pfns, uint64_t nr) noexcept nogil
+    # mask of PG_* (core/pageflags.pxd), 0 where no page is
+    cdef int page_state(self, pfn_t pfn) noexcept nogil
+    # zone_nr of the zone a page is in, or -EINVAL: in none
+    cdef int page_zone(self, pfn_t pfn) noexcept nogil
+    # COUNT_*, exact, of a zone or of ALL_ZONES; order is looked at for those of an order, else 0. -EINVAL: there is none such
+    cdef int64_t counter(self, int zone_nr, int which, int order) noexcept nogil
+    # with the GIL: the machine is this thread's until the Held goes; see above
+    cdef Held own(self)
+
+    # the rest is Memory's own
+    cdef int online_any_page(self, pfn_t pfn) noexcept nogil
+    cdef bint no_such_zone(self, int zone_nr) noexcept nogil
+    cdef int64_t zone_counter(self, int z, int which, int order) noexcept nogil
+    cdef int64_t batch_outside_prepared(self, const pfn_batch *batch) noexcept nogil
+    cdef uint64_t mark_batch(self, const pfn_batch *batch) noexcept nogil
 
     cdef int check_range(self, uint64_t start, uint64_t nr, str what) except -1
     cdef int check_present(self, uint64_t start, uint64_t nr, str what) except -1

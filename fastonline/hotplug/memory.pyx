@@ -7,10 +7,10 @@ from cpython.long cimport PyLong_CheckExact
 from libc.errno cimport EINVAL, ENOMEM
 
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_full, bitmap_set, clear_bit, find_next_zero_bit, set_bit, test_bit
-from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_page
-from fastonline.core.buddy cimport free_area_fold
+from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_quickly
+from fastonline.core.buddy cimport free_area, free_area_fold
 from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, pfn_batch
-from fastonline.core.lock cimport LASTING, PyThreadState, settle
+from fastonline.core.lock cimport LASTING, Held, PyThreadState, settle
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
 from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_NOPAGE, KPF_OFFLINE, \
     KPF_RESERVED, decode_page_flags
@@ -994,7 +994,6 @@ cdef class Memory:
         if self.online_page_callback is not None:
             done = self._mark_by_callback([(start, nr)], order)
         else:
-            self.pages.need_batch()
             if self.untouched(start, nr):
                 self.walk(ONLINE, start, nr, order)
                 done = nr
@@ -1139,8 +1138,7 @@ cdef class Memory:
         page is in a section that was not prepared. uint32 and int64 or uint64 arrays are read in place.
         """
         cdef pfn_batch batch
-        cdef int64_t pfn = -1, done = 0
-        cdef uint64_t shift = self.sections.pfn_section_shift
+        cdef int64_t outside, done = 0
         cdef int nid
         cdef PyThreadState *thread
         held = self.lock.hold()
@@ -1149,27 +1147,21 @@ cdef class Memory:
         if array.size == 0:
             return 0
         self.gather(&batch, array, pfns)
-        if not self.sections.all_in(self.sections.whole, batch.first, batch.end - batch.first):
-            while True:
-                pfn = self.pages.find_unprepared(&batch, pfn + 1)
-                if pfn < 0:
-                    break
-                if self.outside_prepared(pfn, 1) >= 0:
-                    self.pages.ungather(&batch)
-                    self._check_pfn(pfn, "a pfn")
-                    raise HotplugError.of(
-                        errno.EINVAL, f"mark_pfns_onlined: the section of pfn {pfn:#x} is not present or not prepared"
-                    )
-                pfn |= (<int64_t>1 << shift) - 1
+        outside = self.batch_outside_prepared(&batch)
+        if outside >= 0:
+            self.pages.ungather(&batch)
+            self._check_pfn(outside, "a pfn")
+            raise HotplugError.of(
+                errno.EINVAL, f"mark_pfns_onlined: the section of pfn {outside:#x} is not present or not prepared"
+            )
         nid = self.changed_nid(batch.first)
         if self.online_page_callback is not None:
             self.pages.ungather(&batch)
             done = self._mark_by_callback([(pfn, 1) for pfn in array.tolist()], 0)
         else:
             thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
-            done = self.pages.online_batch(&batch)
+            done = self.mark_batch(&batch)
             self.lock.take_back(thread)
-            self.count_batch_onlined(&batch, done)
         if done and self.chain:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
         return done
@@ -1179,7 +1171,6 @@ cdef class Memory:
         cdef uint64_t bad = 0
         cdef int why
         cdef PyThreadState *thread
-        self.pages.need_batch()
         set_batch(batch, array)
         thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
         why = self.pages.gather(batch, &bad)
@@ -1197,6 +1188,23 @@ cdef class Memory:
         """ValueError for a pfn that is negative or past the end of memory."""
         if not 0 <= pfn < self.max_pfn:
             raise ValueError(f"{what} = {pfn if pfn < 0 else hex(pfn)} is out of range: memory ends at pfn {self.max_pfn:#x}")
+
+    cdef int64_t batch_outside_prepared(self, const pfn_batch *batch) noexcept nogil:
+        """The lowest pfn of a gathered batch in a section with no prepared page, or -1."""
+        cdef int64_t pfn = -1
+        if self.sections.all_in(self.sections.whole, batch.first, batch.end - batch.first):
+            return -1
+        while True:
+            pfn = self.pages.find_unprepared(batch, pfn + 1)
+            if pfn < 0 or self.outside_prepared(pfn, 1) >= 0:
+                return pfn
+            pfn |= (<int64_t>1 << self.sections.pfn_section_shift) - 1
+
+    cdef uint64_t mark_batch(self, const pfn_batch *batch) noexcept nogil:
+        """The waiting pages of a gathered batch go online, and all that counts them knows."""
+        cdef uint64_t done = self.pages.online_batch(batch)
+        self.count_batch_onlined(batch, done)
+        return done
 
     cdef void count_batch_onlined(self, const pfn_batch *batch, uint64_t onlined) noexcept nogil:
         """count_onlined for a batch: its sections are done as soon as none that it spans is offline, mostly after a few pages."""
@@ -1223,9 +1231,8 @@ cdef class Memory:
         cdef int nid
         cdef bint was_empty
         held = self.lock.hold()
-        self.pages.need_batch()
         # only a callback can still refuse the second phase, or a signal when it lasts
-        zones = None if self.online_page_callback is None and nr * self.pages.page_bits < LASTING else self.zones.__getstate__()
+        zones = None if self.online_page_callback is None and nr < LASTING // self.pages.page_bits else self.zones.__getstate__()
         areas = None if zones is None else self.pages.area_array.copy()
         fresh = self.prepare(start, nr, online_type)
         nid = self.changed_nid(start)
@@ -1272,7 +1279,6 @@ cdef class Memory:
             raise ValueError(f"pfn {start:#x} is not aligned to a block of order {block}")
         held = self.lock.hold()
         self.check_present(start, size, "generic_online_page")
-        self.pages.need_batch()
         done = self.pages.online_range(start, size, block, False)
         self.count_onlined(start, size, done)
         return done
@@ -1513,7 +1519,7 @@ cdef class Memory:
                 if self.pages.weigh(PG_offline, pfn_at(&batch, i), run):
                     self.pages.reserve_range(pfn_at(&batch, i), run)
                 i += run
-            self.count_batch_onlined(&batch, self.pages.online_batch(&batch))
+            self.mark_batch(&batch)
 
     cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1:
         """Gather an array of pages each of which has one of two states; 0: it is empty, nothing is gathered. An error leaves
@@ -1701,12 +1707,28 @@ cdef class Memory:
 
     # -- the C door
 
+    cdef Held own(self):
+        return self.lock.hold_alone()
+
     cdef int online_page(self, pfn_t pfn) noexcept nogil:
+        cdef uint64_t section
+        # what is rare is elsewhere: no call is left here, and so nothing to save on the stack
+        if self.planes is None or pfn >= self.planes.nr_pages or not bitmap_online_quickly(self.planes, pfn):
+            return self.online_any_page(pfn)
+        self.pages_onlined += 1
+        if self.watermarks_at_mark:
+            self.zones.table.stale = True
+        section = pfn >> self.sections.pfn_section_shift
+        if not test_bit(self.sections.online.words, section):
+            self.section_online(section)
+        return 1
+
+    cdef int online_any_page(self, pfn_t pfn) noexcept nogil:
         cdef uint64_t section = pfn >> self.sections.pfn_section_shift
         cdef int done
         if pfn >= self.pages.nr_pages:
             return -EINVAL
-        done = bitmap_online_page(self.planes, pfn) if self.planes is not None else self.pages.online_page(pfn)
+        done = self.pages.online_page(pfn)
         if done == 1:
             if not test_bit(self.sections.online.words, section):
                 self.section_online(section)
@@ -1723,7 +1745,7 @@ cdef class Memory:
         cdef int64_t done
         if nr_pages == 0 or nr_pages > self.pages.nr_pages or start_pfn > self.pages.nr_pages - nr_pages \
                 or self.sections.missing(start_pfn, nr_pages) != <uint64_t>-1 or self.outside_prepared(start_pfn, nr_pages) >= 0 \
-                or order > self.pages.max_order or self.pages.batch_words == NULL:
+                or order > self.pages.max_order:
             return -EINVAL
         done = self.pages.online_range(
             start_pfn, nr_pages, self.online_order if order < 0 else order, self.untouched(start_pfn, nr_pages)
@@ -1731,12 +1753,34 @@ cdef class Memory:
         self.count_onlined(start_pfn, nr_pages, done)
         return done
 
+    cdef int64_t online_batch(self, const uint64_t *pfns, uint64_t nr) noexcept nogil:
+        cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0)
+        cdef uint64_t bad
+        if nr == 0:
+            return 0
+        if self.pages.gather(&batch, &bad) != BATCH_OK:
+            return -EINVAL
+        if self.batch_outside_prepared(&batch) >= 0:
+            self.pages.ungather(&batch)
+            return -EINVAL
+        return self.mark_batch(&batch)
+
+    cdef bint no_such_zone(self, int zone_nr) noexcept nogil:
+        return not 0 <= zone_nr < self.zones.table.nr_nodes * self.zones.table.nr_types
+
     cdef int64_t alloc_page(self, int zone_nr, int order) noexcept nogil:
         cdef int64_t pfn
-        if not 0 <= zone_nr < self.zones.table.nr_nodes * self.zones.table.nr_types or not 0 <= order <= self.pages.max_order:
+        if self.no_such_zone(zone_nr) or not 0 <= order <= self.pages.max_order:
             return -EINVAL
         pfn = self.pages.alloc_block(zone_area(zone_nr), order)
         return pfn if pfn >= 0 else -ENOMEM
+
+    cdef int64_t alloc_bulk(self, int zone_nr, int order, uint64_t nr, int64_t *out) noexcept nogil:
+        if self.no_such_zone(zone_nr) or not 0 <= order <= self.pages.max_order:
+            return -EINVAL
+        if nr > self.blocks_free(zone_nr, order):
+            return -ENOMEM
+        return self.alloc_blocks(zone_nr, order, nr, out)
 
     cdef int free_page(self, pfn_t pfn, int order) noexcept nogil:
         if pfn >= self.pages.nr_pages or not 0 <= order <= self.pages.max_order or pfn & ((<uint64_t>1 << order) - 1) \
@@ -1744,6 +1788,61 @@ cdef class Memory:
             return -EINVAL
         self.pages.free_block(pfn, order)
         return 0
+
+    cdef int64_t free_batch(self, const uint64_t *pfns, uint64_t nr) noexcept nogil:
+        cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0)
+        cdef uint64_t bad
+        if nr == 0:
+            return 0
+        if self.pages.gather(&batch, &bad) != BATCH_OK:
+            return -EINVAL
+        if self.pages.find_unfreeable(&batch) >= 0:
+            self.pages.ungather(&batch)
+            return -EINVAL
+        self.pages.free_batch(&batch)
+        return nr
+
+    cdef int page_state(self, pfn_t pfn) noexcept nogil:
+        return self.pages.state(pfn) if pfn < self.pages.nr_pages else 0
+
+    cdef int page_zone(self, pfn_t pfn) noexcept nogil:
+        if pfn >= self.pages.nr_pages or self.pages.area_of[pfn >> self.pages.max_order] == NO_AREA:
+            return -EINVAL
+        return self.pages.area_of[pfn >> self.pages.max_order] - 1
+
+    cdef int64_t counter(self, int zone_nr, int which, int order) noexcept nogil:
+        cdef int64_t total = 0
+        cdef int z
+        if which == COUNT_PAGES_ONLINED and zone_nr == ALL_ZONES:
+            return self.pages_onlined
+        if which == COUNT_PAGES_OFFLINED and zone_nr == ALL_ZONES:
+            return self.pages_offlined
+        if not COUNT_FREE_PAGES <= which <= COUNT_ALLOCS or not 0 <= order <= self.pages.max_order:
+            return -EINVAL
+        if zone_nr == ALL_ZONES:
+            for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
+                total += self.zone_counter(z, which, order)
+            return total
+        return -EINVAL if self.no_such_zone(zone_nr) else self.zone_counter(zone_nr, which, order)
+
+    cdef int64_t zone_counter(self, int z, int which, int order) noexcept nogil:
+        cdef free_area *area = &self.pages.areas[zone_area(z)]
+        if which == COUNT_FREE_PAGES:
+            return self.blocks_free(z, 0)
+        if which == COUNT_MANAGED_PAGES:
+            return area.managed
+        if which == COUNT_PRESENT_PAGES:
+            return zone_present(&self.zones.table, z)
+        if which == COUNT_SPANNED_PAGES:
+            return self.zones.table.zones[z].spanned_pages
+        free_area_fold(area)
+        if which == COUNT_NR_FREE:
+            return area.nr_free[order]
+        if which == COUNT_MERGES:
+            return area.merges[order]
+        if which == COUNT_SPLITS:
+            return area.splits[order]
+        return area.frees[order] if which == COUNT_FREES else area.allocs[order]
 
     # -- what there is to see
 

@@ -1,0 +1,7 @@
+import fastonline
+from setuptools import Extension, setup
+
+setup(
+    name="simulator",
+    ext_modules=[Extension("simulator", ["simulator.cpp"], include_dirs=[fastonline.get_include()], language="c++")],
+)

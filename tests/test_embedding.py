@@ -1,0 +1,93 @@
+"""Every door's example, built and run against the installed wheel; README.md shows the same files."""
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+from conftest import ROOT, run
+
+EXAMPLES = ROOT / "tests" / "embedding"
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("plain_python.py", "[pfn 0x40000-0x47fff]: page 0x40000 is in use (Device or resource busy)\n262144 pages\n"),
+    ("numpy_views.py", "261144 pages free of 1048576\n"),
+])
+def test_script(installed, name, expected, tmp_path):
+    shutil.copy2(EXAMPLES / name, tmp_path)
+    assert run(sys.executable, name, cwd=tmp_path, path=installed) == expected
+
+
+def test_simpy_guest(installed, tmp_path):
+    """Expect right's third block at 12 ms: the host has four, and left gives its own back from 7.1 ms on."""
+    pytest.importorskip("simpy", reason="simpy is not installed")
+    shutil.copy2(EXAMPLES / "simpy_guest.py", tmp_path)
+    lines = run(sys.executable, "simpy_guest.py", cwd=tmp_path, path=installed).splitlines()
+    assert lines == [
+        "  1.70 ms  right has 1152 MiB", "  5.11 ms  left has 1408 MiB", " 12.22 ms  right has 1408 MiB",
+        " 12.22 ms  left has 1024 MiB", " 15.93 ms  left has 1152 MiB", " 19.34 ms  right has 1024 MiB",
+    ]
+
+
+def build(directory, installed):
+    if directory.name == "cpp" and shutil.which("g++") is None:
+        pytest.skip("there is no g++ here")
+    run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=directory, path=installed)
+
+
+@pytest.mark.parametrize("door, expected", [
+    ("cython", "32768 294912\n"),       # every page of the block, and 1 GiB beside it
+    ("cpp", "17408 16750 658\n"),       # 17 times 4 MiB
+])
+def test_compiled(installed, door, expected, tmp_path):
+    tree = tmp_path / door
+    shutil.copytree(EXAMPLES / door, tree)
+    build(tree, installed)
+    assert run(sys.executable, "use.py", cwd=tree, path=installed) == expected
+    where = run(sys.executable, "-c", "import fastonline; print(fastonline.get_include())", cwd=tree, path=installed)
+    assert where.strip() == str(installed / "fastonline" / "include")
+
+
+def test_client_of_another_abi(installed, tmp_path):
+    """Expect an ImportError that says what to do, from C++ and from Cython, and not a crash later."""
+    for door, file, new in [("cpp", "setup.py", "'.'"), ("cython", "simulator.pyx", "")]:
+        tree = tmp_path / door
+        shutil.copytree(EXAMPLES / door, tree)
+        if door == "cpp":
+            header = (installed / "fastonline" / "include" / "fastonline.h").read_text()
+            (tree / "fastonline.h").write_text(re.sub("(#define FASTONLINE_ABI) .*", r"\1 99", header))
+            (tree / file).write_text((tree / file).read_text().replace("fastonline.get_include()", new))
+        else:
+            source = (tree / file).read_text()
+            (tree / file).write_text(source.replace(", FASTONLINE_ABI, Memory\n", ", Memory\n").replace(
+                "\nif capi", "\nFASTONLINE_ABI = 99\nif capi"))
+        build(tree, installed)
+        said = run(sys.executable, "-c", "try: import simulator\nexcept ImportError as e: print(e)", cwd=tree, path=installed)
+        assert said.startswith("compiled for ABI 99 of fastonline, and the one installed has 1")
+
+
+@pytest.mark.parametrize("compiler, standard", [("gcc", "c99"), ("g++", "c++11")])
+def test_header_alone(installed, compiler, standard, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler} here")
+    include = installed / "fastonline" / "include"
+    language = "c" if standard == "c99" else "c++"
+    done = subprocess.run(
+        [compiler, f"-std={standard}", "-x", language, "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-fsyntax-only",
+         "-isystem", sysconfig.get_path("include"), "-I", str(include), "-"],
+        input="#include <fastonline.h>\nfastonline_api *get(void) { return fastonline_import(); }\n",
+        capture_output=True, text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_shows_these_files():
+    readme = (ROOT / "README.md").read_text()
+    shown = dict(re.findall(r"<summary><code>(.*?)</code>.*?</summary>\n\n```\w+\n(.*?)```\n", readme, re.S))
+    examples = ["cython/simulator.pyx", "cpp/simulator.cpp", "plain_python.py", "numpy_views.py", "simpy_guest.py"]
+    assert sorted(shown) == sorted(f"tests/embedding/{name}" for name in examples)
+    for path, text in shown.items():
+        assert text == (ROOT / path).read_text(), path
