@@ -87,15 +87,10 @@ class PerCpuPages:
 
     # -- the counter that watermarks are checked against
 
-    def _threshold(self, zone):
-        """calculate_normal_threshold, pages."""
-        units = zone.managed_pages >> 27 - self._mem.geometry.page_shift
-        return min(125, 2 * self._mem.nr_cpus.bit_length() * (1 + units.bit_length()))
-
     def _count(self, pcp, zone, delta):
         """__mod_zone_page_state: NR_FREE_PAGES changed by delta; small changes show later."""
         pcp.diff += delta
-        if abs(pcp.diff) > self._threshold(zone):
+        if abs(pcp.diff) > zone.stat_threshold:
             pcp.diff = 0
 
     # -- movable pages
@@ -136,7 +131,7 @@ class PerCpuPages:
                 batch = self._nr_pcp_alloc(pcp, zone)
                 # as many batches as can be taken before the mark is looked at with another answer
                 many = 1
-                if batch > self._threshold(zone) and not self._mem.rules.movable_has_min:
+                if batch > zone.stat_threshold and not self._mem.rules.movable_has_min:
                     many = max(1, min(-(-(nr - len(got)) // batch), -(-(free - pcp.diff - mark) // batch), buddy // batch))
                 size = min(many * batch, buddy)
                 pages = self._from_buddy(zone, size)
@@ -164,7 +159,7 @@ class PerCpuPages:
         if not self._mem.rules.movable_has_min:
             return zone.pcp_batch
         batch = zone.pcp_batch << pcp.alloc_factor
-        high_max = max(zone.managed_pages // 8 // self._mem.nr_cpus, zone.pcp_high)
+        high_max = max(zone.pcp_high_max, zone.pcp_high)
         pcp.high = min(max(pcp.high, zone.pcp_high), high_max)
         if self.free_pages(zone.nr) > zone.high:
             pcp.high = min(pcp.high + batch, high_max)

@@ -1,5 +1,7 @@
 """The rest of a guest around its Memory: the kernel's own pages, programs, drivers. What a recording's steps act on."""
 
+import numpy as np
+
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.migrate import MovablePages
@@ -21,6 +23,9 @@ class Region:
         self._tables = [guest.mem.pcp.alloc_kernel(0) for _ in range(-(-nr_pages // 512))]
         self.pages = MovablePages(guest.mem)
         self.pages.alloc(nr_pages)
+        blocks, counts = np.unique(self.pages.pfns // guest.mem.pages_per_block, return_counts=True)
+        self.landed = {"pages": nr_pages, "per_block": dict(zip(map(str, blocks.tolist()), counts.tolist(), strict=True))}
+        """Where its pages lay at first: how many in which memory block."""
 
     def free(self):
         """munmap: the pages in the order of their addresses, then the page tables."""

@@ -7,10 +7,12 @@ alone; a recorded state is only looked at to compare.
 
 import errno
 import json
-
 import re
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
 from fastonline.errors import HotplugError
 from fastonline.geometry import X86_64
 from fastonline.hotplug.memory import Memory
@@ -25,8 +27,11 @@ NOISE_MOVABLE = 10
 LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ", "Block size [",
        "memory memory")
 """Beginnings of the lines of the log that are compared."""
+KINDS = ("NOPAGE", "BUDDY", "OFFLINE", "RESERVED", "NONE")
+"""What a page is: not there, free, given back to the host, not the allocator's, in use."""
 
-_ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch")
+_ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
+                "pcp_high_max", "stat_threshold")
 _COUNTERS = {"pgmigrate_success": "pages_migrated", "balloon_migrate": "balloon_migrated"}
 _READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
 
@@ -250,7 +255,7 @@ class Recording:
         def check(what, predicted, real, noise=0):
             step.compared += 1
             if predicted != real if not noise else abs(predicted - real) > noise:
-                step.differences.append((what, predicted, real))
+                step.differences.append((f"{what} (within {noise})" if noise else what, predicted, real))
 
         if recorded["errno"] is not None and step.replayed:
             check("errno", step.errno, recorded["errno"])
@@ -270,12 +275,16 @@ class Recording:
         for op in recorded.get("ops", [recorded]):
             if "plugged_size" in op and step.replayed:
                 check("plugged_size", guest.virtio_mem.devices[op["device"]].plugged_size, op["plugged_size"])
+            if op.get("landed") and op["region"] in guest.regions:
+                _compare_landed(check, op["landed"], guest.regions[op["region"]], guest.mem)
+        if recorded.get("pages"):
+            _compare_pages(check, recorded, guest)
         if recorded["state"] is not None:
             _compare_states(check, step.predicted, recorded["state"], guest)
 
 
 def _compare_states(check, predicted, real, guest):
-    rules = guest.mem.rules
+    movable_noise = NOISE_MOVABLE if guest.mem.rules.movable_has_min else 0
     for key in ("min_free_kbytes", "mem_total_kb", "lowmem_reserve_ratio", "auto_online_blocks", "nodes", "iomem"):
         if key in real:
             check(key, predicted[key], real[key])
@@ -289,21 +298,18 @@ def _compare_states(check, predicted, real, guest):
             for key in _ZONE_FIELDS:
                 if key in zone:
                     value = zone[key] - zone.get("boost", 0) if key in ("min", "low", "high") else zone[key]
-                    check(f"{name} {key}", ours[key], value)
-            if "pcp_high" in zone and not rules.movable_has_min:
+                    check(f"{name} {key}", ours.get(key), value)
+            if "pcp_high" in zone and not guest.mem.rules.movable_has_min:      # 6.12 tunes it as it goes
                 check(f"{name} pcp_high", ours["pcp_high"], zone["pcp_high"])
             if "free" not in zone:
                 continue
-            if not name.endswith("/Movable"):
-                if not guest.unknown:
-                    check(f"{name} free + pcp_count", ours["free"] + ours["pcp_count"], zone["free"] + zone["pcp_count"],
-                          NOISE)
-            elif rules.movable_has_min:      # per-CPU lists may hold nearly all of it
-                check(f"{name} free + pcp_count", ours["free"] + ours["pcp_count"], zone["free"] + zone["pcp_count"],
-                      NOISE_MOVABLE)
-            else:
-                check(f"{name} free blocks", *(sum(n << order for order, n in enumerate(z["nr_free"])) for z in (ours, zone)))
-                check(f"{name} free + pcp_count", *(z["free"] + z["pcp_count"] for z in (ours, zone)), NOISE_MOVABLE)
+            if name.endswith("/Movable") and movable_noise:
+                check(f"{name} free + pcp_count", *(z["free"] + z["pcp_count"] for z in (ours, zone)), movable_noise)
+            elif name.endswith("/Movable"):
+                check(f"{name} free", ours["free"], zone["free"])
+                check(f"{name} nr_free", ours["nr_free"], zone["nr_free"])
+            elif not guest.unknown:
+                check(f"{name} free", ours["free"], zone["free"], NOISE)
     if "blocks" in real:
         first, last = real.get("blocks_range", (0, float("inf")))
         ours = {nr: block for nr, block in predicted["blocks"].items() if first <= int(nr) <= last}
@@ -311,6 +317,54 @@ def _compare_states(check, predicted, real, guest):
         for nr, block in real["blocks"].items():
             if nr in ours:
                 check(f"memory{nr}", ours[nr], {key: block[key] for key in ("state", "valid_zones", "node")})
+
+
+def _compare_pages(check, recorded, guest):
+    """The page map, block by block: which pages are there, free and given back to the host. In Movable and offline blocks each
+    page; in kernel zones, where the guest allocates too, how many of them are there."""
+    mem, per_block = guest.mem, guest.mem.pages_per_block
+    first, end = recorded["pages_range"]
+    real = np.repeat(
+        [KINDS.index(next((kind for kind in KINDS if kind in flags.split("|")), "NONE")) for _, _, flags in recorded["pages"]],
+        [nr for _, nr, _ in recorded["pages"]],
+    )
+    ours = page_kinds(guest, first, end - first)
+    for block in range(-(-first // per_block), end // per_block):
+        at = slice(block * per_block - first, (block + 1) * per_block - first)
+        zone = mem.zone_of(block * per_block)
+        exact = zone is None or zone.name == "Movable" and not mem.rules.movable_has_min
+        skipped = () if exact else ("BUDDY", "NONE")
+        counts = [
+            {KINDS[i]: int(n) for i, n in enumerate(np.bincount(kinds[at], minlength=len(KINDS))) if n and KINDS[i] not in skipped}
+            for kinds in (ours, real)
+        ]
+        check(f"memory{block} pages", *counts)
+        if exact and counts[0] == counts[1]:
+            check(f"memory{block} pages elsewhere", int(np.count_nonzero(ours[at] != real[at])), 0)
+
+
+def page_kinds(guest, start_pfn, nr_pages):
+    """(nr_pages,) int: which of KINDS each page is, as far as a Memory can tell."""
+    flags = guest.mem.kpageflags(start_pfn, nr_pages)
+    kinds = np.full(nr_pages, KINDS.index("NONE"))
+    for bit, kind in ((KPF_BUDDY, "BUDDY"), (KPF_RESERVED, "RESERVED"), (KPF_OFFLINE, "OFFLINE"), (KPF_NOPAGE, "NOPAGE")):
+        kinds[flags & np.uint64(bit) != 0] = KINDS.index(kind)
+    for device in guest.virtio_mem.devices.values():
+        for block in device.plugged:      # what never was plugged waits, as PageOffline pages do
+            at = slice(max(0, block * guest.mem.pages_per_block - start_pfn),
+                       max(0, (block + 1) * guest.mem.pages_per_block - start_pfn))
+            kinds[at][kinds[at] == KINDS.index("RESERVED")] = KINDS.index("OFFLINE")
+    return kinds
+
+
+def _compare_landed(check, landed, region, mem):
+    """Where a program's memory lies: in Movable blocks exactly, in kernel zones within the noise."""
+    ours = region.landed
+    check("landed pages", ours["pages"], landed["pages"])
+    for block in sorted({*ours["per_block"], *landed["per_block"]}, key=int):
+        zone = mem.zone_of(int(block) * mem.pages_per_block)
+        noise = NOISE if zone is None or zone.name != "Movable" else NOISE_MOVABLE if mem.rules.movable_has_min else 0
+        check(f"landed in memory{block}", ours["per_block"].get(block, 0), landed["per_block"].get(block, 0), noise)
 
 
 def predict(guest):
@@ -327,6 +381,10 @@ def predict(guest):
             "protection": list(zone.protection), "nr_free": mem.pcp.nr_free(zone.nr), "pcp_count": mem.pcp.count(zone.nr),
             "pcp_batch": zone.pcp_batch, "pcp_high": zone.pcp_high,
         }
+        if zone.populated:
+            zones[f"{zone.nid}/{zone.name}"]["stat_threshold"] = zone.stat_threshold
+        if mem.rules.movable_has_min:      # 6.12
+            zones[f"{zone.nid}/{zone.name}"] |= {"pcp_high_min": zone.pcp_high, "pcp_high_max": zone.pcp_high_max}
     return {
         "min_free_kbytes": mem.min_free_kbytes,
         "mem_total_kb": mem.totalram_pages * mem.geometry.page_size // 1024,
