@@ -4,7 +4,7 @@ import numpy as np
 
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
-from fastonline.hotplug.migrate import MovablePages
+from fastonline.hotplug.migrate import MovablePages, free_movable
 from fastonline.hotplug.pcp import PerCpuPages
 
 
@@ -13,6 +13,18 @@ BLOCK_DEVICE_PAGES = 1
 the recordings that are there; no source says it."""
 NODE_PAGES = 32
 """Pages that a node takes: its pg_data_t, its threads' stacks, its files: an estimate, as BLOCK_DEVICE_PAGES is."""
+
+
+def gathered(pages):
+    """The batches in which pages are unmapped and freed (struct mmu_gather, 6.1): 8 that fit into it, then pages of 510 each, up
+    to 10000, and from the start again."""
+    sizes = [8] + [510] * (10000 // 510)
+    at = 0
+    while at < len(pages):
+        for size in sizes:
+            if at < len(pages):
+                yield pages[at : at + size]
+            at += size
 
 
 class Region:
@@ -28,8 +40,12 @@ class Region:
         """Where its pages lay at first: how many in which memory block."""
 
     def free(self):
-        """munmap: the pages in the order of their addresses, then the page tables."""
-        self.pages.free()
+        """munmap: the pages in the order of their addresses, then the page tables. Until 6.8 what was gathered at a time is freed
+        back to front (release_pages)."""
+        pages = self.pages.give(len(self.pages))[::-1]
+        if not self._mem.rules.movable_has_min:
+            pages = np.concatenate([batch[::-1] for batch in gathered(pages)])
+        free_movable(self._mem, pages)
         for pfn in self._tables:
             self._mem.pcp.free_kernel(pfn)
 
