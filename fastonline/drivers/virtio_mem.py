@@ -167,7 +167,7 @@ class VirtioMem:
             mem.pcp.release(start, pages)
         try:
             mem.check_movable(start, pages)
-            migrate_range(mem, start, pages, leave_node=False)
+            migrate_range(mem, start, pages, contig=True)
         except HotplugError as e:
             if e.errno not in (errno.EBUSY, errno.EINTR):
                 raise
