@@ -19,7 +19,7 @@ from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.types cimport MAX_MAX_ORDER, NO_AREA, int16_t, uint8_t, uint32_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
 from fastonline.hotplug.watermarks cimport (
-    init_per_zone_wmark_min, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
+    init_per_zone_wmark_min, pcp_update, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
 )
 
 from fastonline.errors import HotplugError, pfn_range
@@ -470,14 +470,12 @@ cdef class Memory:
         self.zones.table.min_free_kbytes = min_free_kbytes
         self.zones.table.user_min_free_kbytes = user_min_free_kbytes
 
-    def set_watermarks(self, nid, name, wmarks, protection, pcp):
-        """Give a zone the watermarks (min, low, high), the protection and the pcp (batch, high) that were recorded."""
+    def set_watermarks(self, nid, name, wmarks, protection):
+        """Give a zone the watermarks (min, low, high) and the protection that were recorded."""
         cdef int z = self.zones[nid, name].nr, i
         cdef zone *zone = &self.zones.table.zones[z]
         zone.min, zone.low, zone.high = wmarks
-        zone.pcp_batch, zone.pcp_high = pcp
-        if zone_present(&self.zones.table, z):
-            zone.pageset_batch, zone.pageset_high = pcp
+        pcp_update(&self.zones.table, z, zone_managed(&self.zones.table, z))
         for i, pages in enumerate(protection[: self.zones.table.nr_types]):
             zone.protection[i] = pages
 
@@ -1306,6 +1304,8 @@ cdef class Memory:
             if self.chain:
                 notice = MemoryNotify(start, nr, 0, nid if nr >= self.node_present(nid) else NO_NODE)
                 self._ask(MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
+            if self.pcp is not None:
+                self.pcp.shrink_slabs()
             try:
                 if notice is not None:
                     self._not_used(start, nr, where)    # a notifier may have allocated

@@ -60,16 +60,15 @@ cdef void pcp_update(zone_table *t, int z, int64_t pages) noexcept nogil:
     if zone_present(t, z) == 0:
         zone.pcp_batch = 0
         zone.pcp_high = 0
-        zone.pcp_high_max = 0
     elif zone.pcp_batch == 0:
         zone.pcp_batch = 1
-    if batch != zone.pageset_batch or high != zone.pageset_high:
+    if batch != zone.pageset_batch or high != zone.pageset_high or t.movable_has_min and high_max != zone.pcp_high_max:
+        zone.pcp_high_max = high_max
         zone.pageset_batch = batch
         zone.pageset_high = high
         if zone_present(t, z):
             zone.pcp_batch = batch
             zone.pcp_high = high
-            zone.pcp_high_max = high_max
 
 
 cdef void refresh_zone_stat_thresholds(zone_table *t) noexcept nogil:

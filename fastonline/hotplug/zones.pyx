@@ -292,7 +292,8 @@ cdef class Zones:
     def _pcp(self, int nr):
         settle(self.engine.lock)
         refresh(&self.table)
-        return (self.table.zones[nr].pcp_batch, self.table.zones[nr].pcp_high, self.table.zones[nr].pcp_high_max,
+        return (self.table.zones[nr].pcp_batch, self.table.zones[nr].pcp_high,
+                self.table.zones[nr].pcp_high_max if zone_present(&self.table, nr) else 0,
                 self.table.zones[nr].stat_threshold, self.table.zones[nr].present_early)
 
     def has_memory(self, int nid):

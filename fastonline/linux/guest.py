@@ -5,14 +5,16 @@ import numpy as np
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.migrate import MovablePages, free_movable
-from fastonline.hotplug.pcp import PerCpuPages
+from fastonline.hotplug.pcp import RECLAIMABLE, PerCpuPages
 
 
 BLOCK_DEVICE_PAGES = 1
 """Pages of slabs that a memory block's device and its files in sysfs take, and as many its first uevent: an estimate, made from
 the recordings that are there; no source says it."""
-NODE_PAGES = 32
-"""Pages that a node takes: its pg_data_t, its threads' stacks, its files: an estimate, as BLOCK_DEVICE_PAGES is."""
+
+
+PTRS_PER_PTE = 512
+"""Pages that one page table maps."""
 
 
 def gathered(pages):
@@ -28,13 +30,20 @@ def gathered(pages):
 
 
 class Region:
-    """Anonymous memory of a program, all of it touched, and the page tables that map it."""
+    """Anonymous memory of a program, touched from its first page to its last, and the page tables that map it, each allocated
+    when its first page is touched. All or nothing: MemoryError."""
 
     def __init__(self, guest, nr_pages):
         self._mem = guest.mem
-        self._tables = [guest.mem.pcp.alloc_kernel(0) for _ in range(-(-nr_pages // 512))]
+        self._tables = []
         self.pages = MovablePages(guest.mem)
-        self.pages.alloc(nr_pages)
+        try:
+            for at in range(0, nr_pages, PTRS_PER_PTE):
+                self._tables.append(guest.mem.pcp.alloc_kernel(0))
+                self.pages.alloc(min(PTRS_PER_PTE, nr_pages - at))
+        except MemoryError:
+            self.free()
+            raise
         blocks, counts = np.unique(self.pages.pfns // guest.mem.pages_per_block, return_counts=True)
         self.landed = {"pages": nr_pages, "per_block": dict(zip(map(str, blocks.tolist()), counts.tolist(), strict=True))}
         """Where its pages lay at first: how many in which memory block."""
@@ -63,7 +72,7 @@ class Guest:
         self.unknown = False
         """Something took kernel pages that was not recorded: how many are free there cannot be told any more."""
         self._kernel_zone = self._preferred()
-        self._devices = {}       # memory block or node -> pages of the slabs that its device takes
+        self._devices = {}       # memory block -> pages of the slabs that its device takes
         self._uevents = []       # blocks that went online since the kernel had time for anything else
         self._added = False      # has a block come since somebody looked?
         self._inode_zones = {self._kernel_zone}      # zones that slabs of inodes have been taken from
@@ -71,12 +80,11 @@ class Guest:
 
     def _heard(self, kind, text):
         action, _, device = text.partition("@")
-        if kind != "uevent" or not device.startswith(("memory", "node")):
+        if kind != "uevent" or not device.startswith("memory"):
             return
         if action == "add" and device not in self._devices:
             self._added = True
-            nr = BLOCK_DEVICE_PAGES if device.startswith("memory") else NODE_PAGES
-            self._devices[device] = [self.mem.pcp.alloc_kernel(0) for _ in range(nr)]
+            self._devices[device] = [self.mem.pcp.alloc_kernel(0) for _ in range(BLOCK_DEVICE_PAGES)]
         elif action == "online" and device in self._devices:
             self._uevents.append(device)
         elif action == "remove":
@@ -116,7 +124,7 @@ class Guest:
         preferred from boot on has."""
         zone = self._preferred()
         if self._added and zone not in self._inode_zones:
-            self.mem.pcp.alloc_kernel(2, reclaimable=True)
+            self.mem.pcp.alloc_kernel(1, kind=RECLAIMABLE)
             self._inode_zones.add(zone)
         self._added = False
 
@@ -131,6 +139,5 @@ class Guest:
         self.look()
         zone = self._preferred()
         if zone is not None and zone != self._kernel_zone:
-            for order in (3, 0, 0, 0, 0, 0, 0, 0, 0):
-                self.mem.pcp.alloc_kernel(order)
+            self.mem.pcp.alloc_kernel(3)
         self._kernel_zone = zone

@@ -178,8 +178,7 @@ class Recording:
         for (nid, name), zone in zones.items():
             if (nid, name) in mem.zones:
                 boost = zone.get("boost", 0)
-                mem.set_watermarks(nid, name, [zone[mark] - boost for mark in ("min", "low", "high")], zone["protection"],
-                                   (zone["pcp_batch"], zone["pcp_high"]))
+                mem.set_watermarks(nid, name, [zone[mark] - boost for mark in ("min", "low", "high")], zone["protection"])
         mem.set_recorded(initial["min_free_kbytes"], params.get("min_free_kbytes", -1))
         return mem
 
@@ -200,8 +199,8 @@ class Recording:
         """A running machine of the recording's start."""
         guest = Guest(self.machine(engine))
         for key, zone in self.data["initial"]["zones"].items():
-            if zone["pcp_count"]:
-                guest.mem.pcp.put(guest.mem.zones[int(key.split("/")[0]), key.split("/")[1]], zone["pcp_count"])
+            if zone["present"]:
+                guest.mem.pcp.put(guest.mem.zones[int(key.split("/")[0]), key.split("/")[1]], zone["pcp_count"], zone["pcp_high"])
         for device in self.data["machine"].get("virtio_mem", []):
             guest.add_virtio_mem(
                 device["device"], device["start"], device["max_size"], device["block_size"], device.get("nid", 0)
