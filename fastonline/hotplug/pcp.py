@@ -417,10 +417,11 @@ class PerCpuPages:
         if 4 * pages <= zone.managed_pages:
             pcp.boost = min(pcp.boost + pages, max(pages, zone.high * 3 // 2))
 
-    def kswapd(self):
-        """kswapd has run: no watermark is boosted."""
+    def settle(self):
+        """Time passes: kswapd has run, no watermark is boosted; single pages were taken and freed, so that no batch is larger than
+        one."""
         for pcp in self._zones.values():
-            pcp.boost = 0
+            pcp.boost = pcp.free_factor = pcp.free_count = pcp.alloc_factor = 0
 
     def free_kernel(self, pfn, order=0):
         """Give back what alloc_kernel gave."""

@@ -131,7 +131,7 @@ class Guest:
     def settle(self):
         """The kernel works on: when another zone has become the one it prefers, its next slab page and per-CPU refill come from
         there (RECORDED.md 3), and a block onlined into it stays."""
-        self.mem.pcp.kswapd()
+        self.mem.pcp.settle()
         for device in self._uevents:
             if device in self._devices:
                 self._devices[device] += [self.mem.pcp.alloc_kernel(0) for _ in range(BLOCK_DEVICE_PAGES)]
@@ -141,3 +141,5 @@ class Guest:
         if zone is not None and zone != self._kernel_zone:
             self.mem.pcp.alloc_kernel(3)
         self._kernel_zone = zone
+        if zone is not None and not self.mem.pcp.count(zone):
+            self.mem.pcp.alloc_kernel(0)      # whatever it does next: lists that were drained are filled again
