@@ -8,11 +8,9 @@ One CPU. Pages on a per-CPU list, and the free rest of pageblocks that were made
 
 import numpy as np
 
-from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.hotplug.invariants import count_free_blocks
 from fastonline.hotplug.migrate import runs
 
-_IN_USE = 1 << FLAG_NAMES.index("PG_prepared")
 UNMOVABLE, MOVABLE, RECLAIMABLE = range(3)
 """Kinds of pages that have per-CPU lists of their own (MIGRATE_PCPTYPES, 6.1)."""
 COSTLY = 3
@@ -51,6 +49,8 @@ class PerCpuPages:
     def __init__(self, mem):
         self._mem = mem
         self._tunes_itself = mem.rules.movable_has_min      # pcp->high, free_count, alloc_factor: 6.7
+        self.empty_slabs = []
+        """(pfn, order) of slabs without objects, which the caches keep until they are told to shrink."""
         self._zones = {}
         self._order = []         # memory blocks in the order in which they went online
         self._freed = {}         # memory block -> pages freed to it since pages were last taken
@@ -418,29 +418,26 @@ class PerCpuPages:
             pcp.boost = min(pcp.boost + pages, max(pages, zone.high * 3 // 2))
 
     def settle(self):
-        """Time passes: kswapd has run, no watermark is boosted; single pages were taken and freed, so that no batch is larger than
-        one."""
+        """Time passes: kswapd has run, no watermark is boosted; vmstat_update has, the counters show everything; single pages were
+        taken and freed, so that no batch is larger than one."""
         for pcp in self._zones.values():
-            pcp.boost = pcp.free_factor = pcp.free_count = pcp.alloc_factor = 0
+            pcp.boost = pcp.diff = pcp.free_factor = pcp.free_count = pcp.alloc_factor = 0
 
     def free_kernel(self, pfn, order=0):
         """Give back what alloc_kernel gave."""
         zone = self._mem.zone_of(pfn)
         z, pcp = zone.nr, self._zone(zone.nr)
-        base = next((base for base, free in pcp.pool.items() if base <= pfn < base + len(free)), None)
-        pindex = self._pindex(order, MOVABLE if base is None else RECLAIMABLE if base in pcp.reclaimable else UNMOVABLE)
+        reclaimable = any(base in pcp.reclaimable and base <= pfn < base + len(free) for base, free in pcp.pool.items())
+        pindex = self._pindex(order, RECLAIMABLE if reclaimable else UNMOVABLE)
         if pindex is None or pcp.disabled:
             self._to_buddy(z, pcp, zone, [pfn], order)
             return
         pcp.lists[pindex].append(pfn)
         self._commit(z, pcp, zone, pindex)
 
-    def put(self, zone, nr, high):
-        """So many of the pages that are in use in a zone are on its lists, as in a machine that was recorded: its last ones.
-        high: pcp->high then."""
-        states = self._mem.page_states(zone.start_pfn, zone.spanned_pages)
-        used = np.flatnonzero(states == _IN_USE)[len(states) if not nr else -nr :] + zone.start_pfn
-        self._zone(zone.nr).lists[UNMOVABLE] = used.tolist()
+    def put(self, zone, pfns, high):
+        """These pages, which are in use in a zone, are on its lists, as in a machine that was recorded. high: pcp->high then."""
+        self._zone(zone.nr).lists[UNMOVABLE] = list(pfns)
         self._zone(zone.nr).high = high
 
     # -- offlining
@@ -460,11 +457,10 @@ class PerCpuPages:
         self._free_bulk(z, pcp, self._mem.zones[self._key(z)], self.count(z))
 
     def shrink_slabs(self):
-        """slab_mem_going_offline_callback: the caches give back their empty slabs. Where the lists are full, the first page makes
-        them give way, and the next one of a higher order empties them (free_high in free_unref_page_commit)."""
-        for z, pcp in self._zones.items():
-            if not pcp.disabled and self._key(z)[1] != "Movable" and self.count(z) >= self._mem.zones[self._key(z)].pcp_high:
-                self.drain(z)
+        """slab_mem_going_offline_callback: the kernel's caches give back their empty slabs."""
+        for pfn, order in self.empty_slabs:
+            self.free_kernel(pfn, order)
+        self.empty_slabs.clear()
 
     def enable(self, z):
         """zone_pcp_enable."""

@@ -2,17 +2,21 @@
 
 import numpy as np
 
+from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.migrate import MovablePages, free_movable
 from fastonline.hotplug.pcp import RECLAIMABLE, PerCpuPages
 
 
-BLOCK_DEVICE_PAGES = 1
-"""Pages of slabs that a memory block's device and its files in sysfs take, and as many its first uevent: an estimate, made from
-the recordings that are there; no source says it."""
-
-
+BLOCK_PAGES, INODE_PAGES = 1, 2
+"""Pages of slabs that a memory block takes: when it is added, for struct memory_block (1 KiB) and some twenty kernfs nodes of 128
+bytes; and when its files are first read, for their inodes (600 bytes) and dentries (192). Together 3 to 4 in every recording of
+either kernel that adds blocks; it matters where tens of them are added."""
+EMPTY_SLABS = 40
+"""Pages of slabs that boot leaves empty, and the first offlining shrinks: 140 to 180 kB in 6.1 (RECORDED.md 6)."""
+SLAB = 8
+"""Pages of the largest slabs (slub_max_order 3); others are single pages."""
 PTRS_PER_PTE = 512
 """Pages that one page table maps."""
 
@@ -27,6 +31,9 @@ def gathered(pages):
             if at < len(pages):
                 yield pages[at : at + size]
             at += size
+
+
+_IN_USE = 1 << FLAG_NAMES.index("PG_prepared")
 
 
 class Region:
@@ -73,8 +80,7 @@ class Guest:
         """Something took kernel pages that was not recorded: how many are free there cannot be told any more."""
         self._kernel_zone = self._preferred()
         self._devices = {}       # memory block -> pages of the slabs that its device takes
-        self._uevents = []       # blocks that went online since the kernel had time for anything else
-        self._added = False      # has a block come since somebody looked?
+        self._unread = []        # of them, those whose files nobody has read
         self._inode_zones = {self._kernel_zone}      # zones that slabs of inodes have been taken from
         mem.events.listen(self._heard)
 
@@ -83,13 +89,24 @@ class Guest:
         if kind != "uevent" or not device.startswith("memory"):
             return
         if action == "add" and device not in self._devices:
-            self._added = True
-            self._devices[device] = [self.mem.pcp.alloc_kernel(0) for _ in range(BLOCK_DEVICE_PAGES)]
-        elif action == "online" and device in self._devices:
-            self._uevents.append(device)
+            self._unread.append(device)
+            self._devices[device] = [self.mem.pcp.alloc_kernel(0) for _ in range(BLOCK_PAGES)]
         elif action == "remove":
             for pfn in self._devices.pop(device, ()):
                 self.mem.pcp.free_kernel(pfn)
+
+    def booted(self, nid, name, pcp_count, pcp_high):
+        """A zone has so many pages on per-CPU lists, and pcp->high is that: the last of those in use. Of the zone that the kernel
+        prefers, those before them are slabs that boot has left empty."""
+        zone = self.mem.zones[nid, name]
+        states = self.mem.page_states(zone.start_pfn, zone.spanned_pages)
+        used = np.flatnonzero(states == _IN_USE) + zone.start_pfn
+        at = len(used) - pcp_count
+        self.mem.pcp.put(zone, used[at:].tolist(), pcp_high)
+        if zone.nr == self._kernel_zone:
+            blocks = used[: at][used[:at] % SLAB == 0]
+            blocks = blocks[np.isin(blocks + SLAB - 1, used[:at])][-EMPTY_SLABS // SLAB :].tolist()
+            self.mem.pcp.empty_slabs = [(pfn + i, 0) for pfn in blocks[:1] for i in range(SLAB)] + [(pfn, 3) for pfn in blocks[1:]]
 
     def add_virtio_mem(self, device, start, max_size, block_size, nid=0):
         """Probe a virtio-mem device."""
@@ -120,22 +137,19 @@ class Guest:
         return zones[0] if zones else None
 
     def look(self):
-        """Somebody looks at the files of the blocks that came last: their inodes and dentries need slabs, which a zone that was
-        preferred from boot on has."""
+        """Somebody reads the files of the blocks that came last: their inodes and dentries need slabs, the first ones of a zone a
+        pageblock of their own; one that was preferred from boot on has it."""
         zone = self._preferred()
-        if self._added and zone not in self._inode_zones:
+        if self._unread and zone not in self._inode_zones:
             self.mem.pcp.alloc_kernel(1, kind=RECLAIMABLE)
             self._inode_zones.add(zone)
-        self._added = False
+        for device in self._unread:
+            if device in self._devices:
+                self._devices[device] += [self.mem.pcp.alloc_kernel(0) for _ in range(INODE_PAGES)]
+        self._unread.clear()
 
     def settle(self):
-        """The kernel works on: when another zone has become the one it prefers, its next slab page and per-CPU refill come from
-        there (RECORDED.md 3), and a block onlined into it stays."""
-        self.mem.pcp.settle()
-        for device in self._uevents:
-            if device in self._devices:
-                self._devices[device] += [self.mem.pcp.alloc_kernel(0) for _ in range(BLOCK_DEVICE_PAGES)]
-        self._uevents.clear()
+        """The kernel works on: when another zone has become the one it prefers, its next slab comes from there (RECORDED.md 3)."""
         self.look()
         zone = self._preferred()
         if zone is not None and zone != self._kernel_zone:
@@ -143,3 +157,4 @@ class Guest:
         self._kernel_zone = zone
         if zone is not None and not self.mem.pcp.count(zone):
             self.mem.pcp.alloc_kernel(0)      # whatever it does next: lists that were drained are filled again
+        self.mem.pcp.settle()
