@@ -156,5 +156,8 @@ class Guest:
             self.mem.pcp.alloc_kernel(3)
         self._kernel_zone = zone
         if zone is not None and not self.mem.pcp.count(zone):
-            self.mem.pcp.alloc_kernel(0)      # whatever it does next: lists that were drained are filled again
+            # whatever it does next, of single pages and of slabs: lists that were drained are filled again
+            self.mem.pcp.settle()
+            for order in (0, 3):
+                self.mem.pcp.free_kernel(self.mem.pcp.alloc_kernel(order), order)
         self.mem.pcp.settle()
