@@ -127,8 +127,9 @@ class Recording:
     def _error(self, where, e):
         return RecordingError(f"{self.path}: {where}: {type(e).__name__}: {e}")
 
-    def machine(self, engine="bitmap"):
-        """The Memory of the recording's start."""
+    def machine(self, engine="struct_page"):
+        """The Memory of the recording's start. struct_page keeps the kernel's free lists: pages are found where the kernel finds
+        them. bitmap is the faster one; the same counts, but after long use other pages of a block are the free ones."""
         try:
             return self._machine(engine)
         except RecordingError as e:
@@ -197,7 +198,7 @@ class Recording:
                 parts.append((first, end - first, nid, zone))
         return sorted(parts)
 
-    def guest(self, engine="bitmap"):
+    def guest(self, engine="struct_page"):
         """A running machine of the recording's start."""
         guest = Guest(self.machine(engine))
         for key, zone in self.data["initial"]["zones"].items():
@@ -209,7 +210,7 @@ class Recording:
             )
         return guest
 
-    def replay(self, engine="bitmap"):
+    def replay(self, engine="struct_page"):
         """Do every step, yielding a Step each. RecordingError where a step is not as the format has it."""
         guest = self.guest(engine)
         mem = guest.mem
@@ -561,7 +562,10 @@ def _nothing(guest, op):
 def _load(guest, op):
     if op.get("bytes") is None:
         guest.unknown = True
-        raise CannotReplay("how much memory the load took was not recorded; free pages of kernel zones are not compared from here on")
+        raise CannotReplay(
+            "the load has no bytes: what slabs and page tables took of the kernel zones was not recorded, and how many pages are "
+            "free there is not compared from here on"
+        )
     guest.page_cache(-(-op["bytes"] // guest.mem.geometry.page_size))
     return 0
 
@@ -593,7 +597,7 @@ _OPS = {
 
 # -- for the command line
 
-def replay_files(paths, engine="bitmap", as_json=False):
+def replay_files(paths, engine="struct_page", as_json=False):
     """What `fastonline replay FILE...` prints: yields (line, differences) a step, and a last line of totals.
 
     RecordingError (exit status 2) for a file that is no recording, OSError for one that cannot be read."""
