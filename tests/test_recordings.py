@@ -2,12 +2,15 @@
 
 import copy
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
+from test_fuzz import mutated_json
 
 import fastonline as fo
+from fastonline.cli import main
 from fastonline.linux.recording import Recording, RecordingError, replay_files
 
 DIRECTORY = Path(__file__).parent / "data" / "recordings"
@@ -168,7 +171,8 @@ def test_truncated(tmp_path):
 
 @pytest.mark.parametrize("op", [
     {"op": "no_such_op"}, {"op": None}, {"op": "write_state"}, {"op": "write_state", "block": "32", "word": "online"},
-    {"op": "alloc", "region": 0, "bytes": "many"}, {"op": "add_memory", "start": 1.5, "size": 1, "nid": 0},
+    {"op": "alloc", "region": 0, "bytes": "many"}, {"op": "add_memory", "start": 1.5, "size": 1, "nid": 0}, {"op": ["read"]},
+    {"op": {}}, {"ops": []}, {"ops": [7]}, {"ops": {}}, {"op": "write_state", "block": True, "word": "online"},
 ])
 def test_bad_ops_are_named(tmp_path, op):
     def change(data):
@@ -199,3 +203,68 @@ def test_what_cannot_be_replayed_says_so(tmp_path, op):
 def test_bad_starts_are_named(tmp_path, change):
     with pytest.raises(RecordingError, match=r"changed\.json"):
         Recording.load(_changed(tmp_path, change)).machine()
+
+
+@pytest.mark.parametrize("change", [
+    lambda data: data["steps"][3].update(uevents=7),
+    lambda data: data["steps"][3].update(kmsg=[7]),
+    lambda data: data["steps"][3].update(state=[]),
+    lambda data: data["steps"][3].update(state={"zones": []}),
+    lambda data: data["steps"][3].update(pages=[[0, -1, "BUDDY"]]),
+    lambda data: data["steps"][3].update(pages=[[1048576, 32768, None]]),
+    lambda data: data["steps"][3].update(pages_range=[1048576, 1 << 63]),
+    lambda data: data["steps"][3].update(covers_from=99),
+    lambda data: data["steps"][3]["state"]["zones"]["0/DMA32"].update(free="many"),
+    lambda data: data["steps"][3]["state"]["blocks"]["32"].pop("state"),
+])
+def test_bad_steps_are_named(tmp_path, change, engine):
+    with pytest.raises(RecordingError, match=r"changed\.json: step 3: [^\n]*$"):
+        list(Recording.load(_changed(tmp_path, change)).replay(engine))
+
+
+@pytest.mark.parametrize("change", [
+    lambda data: data["machine"].update(cpus=1 << 63),
+    lambda data: data["machine"].update(virtio_mem=[{"device": "virtio0"}]),
+    lambda data: data["initial"]["zones"]["0/DMA32"].update(pcp_count=1 << 40),
+    lambda data: data["initial"]["zones"]["0/DMA32"].update(pcp_count=-1),
+    lambda data: data["initial"]["zones"].update({"no zone": {}}),
+    lambda data: data["initial"]["iomem"].append("0x0-0xffffffffffffffffffff System RAM"),
+    lambda data: data["initial"]["blocks"].update({"x": {}}),
+])
+def test_bad_guests_are_named(tmp_path, change):
+    with pytest.raises(RecordingError, match=r"changed\.json: initial: [^\n]*$"):
+        Recording.load(_changed(tmp_path, change)).guest()
+
+
+@pytest.mark.parametrize("size", [1 << 27, 1 << 62, 1 << 200, 0, -1])
+def test_removing_what_is_not_there(tmp_path, size):
+    """Any number of bytes. Expect EINVAL, at once, and nothing removed."""
+    op = {"op": "remove_memory", "start": 64 << 27, "size": size, "errno": "EINVAL", "uevents": [], "kmsg": [], "state": None}
+    step, = Recording.load(_changed(tmp_path, lambda data: data.update(steps=[op]))).replay()
+    assert not step.differences
+
+
+def test_hurt_recordings(tmp_path):
+    """Recordings with values replaced, dropped or nested deep. Expect them replayed, or one line that names the file and where."""
+    sources = [json.loads((DIRECTORY / f"{name}.json").read_text()) for name in ("S8", "S6m_movable", "S10_numa", "S1_k612")]
+    path, refused = tmp_path / "hurt.json", 0
+    for seed in range(60):
+        rng = random.Random(seed)
+        tree = rng.choice(sources)
+        at = rng.randrange(len(tree["steps"]))
+        step = mutated_json(rng, mutated_json(rng, tree["steps"][at]))
+        tree = tree | {"steps": [*tree["steps"][:at], step, *tree["steps"][at + 1 :]]}
+        path.write_text(json.dumps(tree if seed % 2 else mutated_json(rng, tree)))
+        try:
+            list(Recording.load(path).replay(rng.choice(["bitmap", "struct_page"])))
+        except RecordingError as e:
+            refused += 1
+            assert str(e).startswith(f"{path}: ") and "\n" not in str(e) and len(str(e)) < 500 + len(str(path))
+    assert refused > 20
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
+    path = _changed(tmp_path, lambda data: data["steps"][3]["state"]["zones"]["0/DMA32"].update(free="many"))
+    assert main(["replay", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 3 and err.count("\n") == 1 and f"{path}: step 3: " in err

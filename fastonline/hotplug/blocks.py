@@ -205,9 +205,9 @@ class Blocks:
         if nr_pages <= 0 or start_pfn % mem.pages_per_block or nr_pages % mem.pages_per_block:
             raise HotplugError.of(errno.EINVAL, f"{nr_pages} pages at pfn {start_pfn:#x} are not whole memory blocks")
         numbers = range(start_pfn // mem.pages_per_block, (start_pfn + nr_pages) // mem.pages_per_block)
-        missing = [nr for nr in numbers if nr not in self]
-        if missing:
-            raise HotplugError.of(errno.EINVAL, f"memory{missing[0]} is not there")
+        missing = next((nr for nr in numbers if nr not in self), None)
+        if missing is not None:
+            raise HotplugError.of(errno.EINVAL, f"memory{missing} is not there")
         went = []
         for second_pass in (False, True):
             failed = []

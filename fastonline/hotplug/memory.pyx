@@ -52,6 +52,10 @@ cdef enum:
     ONLINE = 2
     PART = 134217728
 
+# CONFIG_MAXSMP
+cdef enum:
+    NR_CPUS = 8192
+
 cdef int _ONLINE = MMOP_ONLINE
 cdef int _KERNEL = MMOP_ONLINE_KERNEL
 cdef int _MOVABLE = MMOP_ONLINE_MOVABLE
@@ -1924,7 +1928,10 @@ cdef class Memory:
 
     @nr_cpus.setter
     def nr_cpus(self, nr):
-        self.zones.table.nr_cpus = max(1, as_uint64(nr, "nr_cpus"))
+        cdef uint64_t value = as_uint64(nr, "nr_cpus")
+        if not 1 <= value <= NR_CPUS:
+            raise ValueError(f"nr_cpus {nr} is not between 1 and {NR_CPUS}")
+        self.zones.table.nr_cpus = value
 
     def check_engine(self):
         """validate()'s part that only the engine can see. AssertionError with what is wrong."""

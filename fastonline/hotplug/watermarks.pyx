@@ -81,7 +81,7 @@ cdef void refresh_zone_stat_thresholds(zone_table *t) noexcept nogil:
         t.zones[z].stat_threshold = min(<int64_t>125, threshold) if zone_present(t, z) else 0
 
 
-cdef int fls(int64_t x) noexcept nogil:
+cdef int fls(uint64_t x) noexcept nogil:
     """The number of the highest bit that is set, from 1; 0 for none."""
     cdef int bits = 0
     while x:

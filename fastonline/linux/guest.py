@@ -96,12 +96,14 @@ class Guest:
                 self.mem.pcp.free_kernel(pfn)
 
     def booted(self, nid, name, pcp_count, pcp_high):
-        """A zone has so many pages on per-CPU lists, and pcp->high is that: the last of those in use. Of the zone that the kernel
-        prefers, those before them are slabs that boot has left empty."""
+        """A zone has so many pages on per-CPU lists, the last of those in use, and pcp->high is that. Of the zone that the kernel
+        prefers, those before them are slabs that boot has left empty. ValueError where not so many are in use."""
         zone = self.mem.zones[nid, name]
         states = self.mem.page_states(zone.start_pfn, zone.spanned_pages)
         used = np.flatnonzero(states == _IN_USE) + zone.start_pfn
         at = len(used) - pcp_count
+        if not 0 <= pcp_count <= len(used):
+            raise ValueError(f"{pcp_count} pages on per-CPU lists of zone {name}, where {len(used)} are in use")
         self.mem.pcp.put(zone, used[at:].tolist(), pcp_high)
         if zone.nr == self._kernel_zone:
             blocks = used[: at][used[:at] % SLAB == 0]

@@ -8,6 +8,7 @@ alone; a recorded state is only looked at to compare.
 import errno
 import json
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -34,6 +35,7 @@ KINDS = ("NOPAGE", "BUDDY", "OFFLINE", "RESERVED", "NONE")
 
 _ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
                 "pcp_high_max", "stat_threshold")
+_STEP = {"errno": (int, str), "uevents": list, "kmsg": list, "state": dict}
 _COUNTERS = {"pgmigrate_success": "pages_migrated", "balloon_migrate": "balloon_migrated"}
 _READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
 
@@ -111,31 +113,41 @@ class Recording:
                 raise RecordingError(f"{path}: a recording has {key!r}, {'text' if kind is str else f'a {kind.__name__}'}")
         for index, step in enumerate(data["steps"]):
             where = f"{path}: step {index}"
-            if not isinstance(step, dict) or not isinstance(step.get("ops", [{}]), list):
+            if not isinstance(step, dict) or not isinstance(step.get("ops", [{}]), list) or step.get("ops") == []:
                 raise RecordingError(f"{where}: not a step")
-            for key in ("errno", "uevents", "kmsg", "state"):
+            for key, kind in _STEP.items():
                 if key not in step:
                     raise RecordingError(f"{where}: it has no {key!r}")
+                if step[key] is not None and not isinstance(step[key], kind):
+                    raise RecordingError(f"{where}: {key!r} is not {str(step[key])[:80]!r}")
+                if kind is list and not all(isinstance(text, str) for text in step[key] or ()):
+                    raise RecordingError(f"{where}: {key!r} is a list of texts")
+            if not isinstance(step.get("covers_from", 0), int) or not 0 <= step.get("covers_from", 0) <= index:
+                raise RecordingError(f"{where}: 'covers_from' is no step before it: {step['covers_from']!r}")
             for op in step.get("ops", [step]):
-                if not isinstance(op, dict) or op.get("op") not in _OPS:
+                if not isinstance(op, dict) or not isinstance(op.get("op"), str) or op["op"] not in _OPS:
                     raise RecordingError(f"{where}: unknown op {op.get('op') if isinstance(op, dict) else op!r}")
                 for key, kind in _OPS[op["op"]].items():
                     if isinstance(op.get(key), bool) or not isinstance(op.get(key), kind):
                         raise RecordingError(f"{where}: op {op['op']} needs {key!r}, not {op.get(key)!r}")
         return cls(data, path)
 
-    def _error(self, where, e):
-        return RecordingError(f"{self.path}: {where}: {type(e).__name__}: {e}")
+    @contextmanager
+    def _reading(self, where):
+        """Whatever a part of the file that is not as the format has it leads to is a RecordingError of one line."""
+        try:
+            yield
+        except RecordingError as e:
+            raise RecordingError(f"{self.path}: {where}: {e}") from None
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError) as e:
+            text = " ".join(str(e).split())
+            raise RecordingError(f"{self.path}: {where}: {type(e).__name__}: {text[:200]}") from None
 
     def machine(self, engine="struct_page"):
         """The Memory of the recording's start. struct_page keeps the kernel's free lists: pages are found where the kernel finds
         them. bitmap is the faster one; the same counts, but after long use other pages of a block are the free ones."""
-        try:
+        with self._reading("initial"):
             return self._machine(engine)
-        except RecordingError as e:
-            raise RecordingError(f"{self.path}: {e}") from None
-        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as e:
-            raise self._error("initial", e) from None
 
     def _machine(self, engine):
         data, initial, params = self.data, self.data["initial"], self.data["params"]
@@ -200,56 +212,53 @@ class Recording:
 
     def guest(self, engine="struct_page"):
         """A running machine of the recording's start."""
-        guest = Guest(self.machine(engine))
-        for key, zone in self.data["initial"]["zones"].items():
-            if zone["present"]:
-                guest.booted(int(key.split("/")[0]), key.split("/")[1], zone["pcp_count"], zone["pcp_high"])
-        for device in self.data["machine"].get("virtio_mem", []):
-            guest.add_virtio_mem(
-                device["device"], device["start"], device["max_size"], device["block_size"], device.get("nid", 0)
-            )
-        return guest
+        mem = self.machine(engine)
+        with self._reading("initial"):
+            guest = Guest(mem)
+            for key, zone in self.data["initial"]["zones"].items():
+                if zone["present"]:
+                    guest.booted(int(key.split("/")[0]), key.split("/")[1], zone["pcp_count"], zone["pcp_high"])
+            for device in self.data["machine"].get("virtio_mem", []):
+                guest.add_virtio_mem(
+                    device["device"], device["start"], device["max_size"], device["block_size"], device.get("nid", 0)
+                )
+            mem.read_lowmem_reserve_ratio()      # every complete capture ends with a read of it
+            return guest
 
     def replay(self, engine="struct_page"):
         """Do every step, yielding a Step each. RecordingError where a step is not as the format has it."""
         guest = self.guest(engine)
-        mem = guest.mem
-        mem.read_lowmem_reserve_ratio()      # every complete capture ends with a read of it
-        seen = []
-        mem.events.listen(lambda kind, text: seen.append((kind, text)))
-        heard = {}
-        before = mem.stats()
+        seen, heard = [], []
+        guest.mem.events.listen(lambda kind, text: seen.append((kind, text)))
         for index, recorded in enumerate(self.steps):
-            del seen[:]
-            reason, code = "", 0
-            found = []
-            for op in recorded.get("ops", [recorded]):
-                try:
-                    answer = _run(guest, op)
-                except CannotReplay as e:
-                    reason, answer = reason or str(e), 0
-                except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
-                    raise self._error(f"step {index}", e) from None
-                if "ops" in recorded:
-                    found.append(answer)
-                code = code or answer
-            guest.settle()
-            heard[index] = ([text for kind, text in seen if kind == "uevent"], [text for kind, text in seen if kind == "kmsg"])
-            step = Step(
-                index, "+".join(op["op"] for op in recorded.get("ops", [recorded])), code, *heard[index], predict(guest), recorded,
-                replayed=not reason, reason=reason,
-            )
-            after = mem.stats()
-            counters = {name: after[key] - before[key] for name, key in _COUNTERS.items()}
-            before = after
-            try:
-                self._compare(step, heard, found, counters, guest)
-            except (AttributeError, LookupError, TypeError, ValueError) as e:
-                raise self._error(f"step {index}", e) from None
-            state = recorded["state"]
-            if state is not None and not state.get("partial"):
-                mem.read_lowmem_reserve_ratio()
+            with self._reading(f"step {index}"):
+                step = self._replay(index, recorded, guest, seen, heard)
             yield step
+
+    def _replay(self, index, recorded, guest, seen, heard):
+        """Do one step. seen: where what the machine says is heard. heard: (uevents, log) of the steps so far."""
+        mem = guest.mem
+        del seen[:]
+        before = mem.stats()
+        answers, reason = [], ""
+        for op in recorded.get("ops", [recorded]):
+            try:
+                answers.append(_run(guest, op))
+            except CannotReplay as e:
+                reason = reason or str(e)
+                answers.append(0)
+        guest.settle()
+        heard.append(tuple([text for kind, text in seen if kind == which] for which in ("uevent", "kmsg")))
+        step = Step(
+            index, "+".join(op["op"] for op in recorded.get("ops", [recorded])), next(filter(None, answers), answers[-1]),
+            *heard[index], predict(guest), recorded, replayed=not reason, reason=reason,
+        )
+        after = mem.stats()
+        counters = {name: after[key] - before[key] for name, key in _COUNTERS.items()}
+        self._compare(step, heard, answers if "ops" in recorded else [], counters, guest)
+        if recorded["state"] is not None and not recorded["state"].get("partial"):
+            mem.read_lowmem_reserve_ratio()
+        return step
 
     def _compare(self, step, heard, found, counters, guest):
         recorded = step.recorded
