@@ -192,6 +192,16 @@ def test_what_cannot_be_replayed_says_so(tmp_path, op):
     assert not step.replayed and step.reason
 
 
+def test_a_kernel_without_memory_blocks(tmp_path):
+    """A 32-bit kernel without CONFIG_MEMORY_HOTPLUG. Expect every step counted and named, none replayed."""
+    recording = Recording.load(_changed(tmp_path, lambda data: data.pop("block_size")))
+    steps = list(recording.replay())
+    assert [step.index for step in steps] == list(range(9)) and steps[0].op == "add_memory"
+    assert not any(step.replayed or step.compared for step in steps) and "no memory blocks" in steps[0].reason
+    with pytest.raises(RecordingError, match="no memory blocks"):
+        recording.machine()
+
+
 @pytest.mark.parametrize("change", [
     lambda data: data["initial"].pop("zones"),
     lambda data: data["initial"]["zones"]["0/DMA32"].update(managed=10**9),

@@ -132,6 +132,9 @@ class Recording:
                         raise RecordingError(f"{where}: op {op['op']} needs {key!r}, not {op.get(key)!r}")
         return cls(data, path)
 
+    def _no_blocks(self):
+        return f"kernel {self.kernel} on {self.data.get('arch')} has no memory blocks, and there is no model of its memory"
+
     @contextmanager
     def _reading(self, where):
         """Whatever a part of the file that is not as the format has it leads to is a RecordingError of one line."""
@@ -152,7 +155,7 @@ class Recording:
     def _machine(self, engine):
         data, initial, params = self.data, self.data["initial"], self.data["params"]
         if not data.get("block_size"):
-            raise RecordingError(f"kernel {self.kernel} on {data.get('arch')} has no memory blocks to replay")
+            raise RecordingError(self._no_blocks())
         if data["page_size"] != X86_64.page_size:
             raise RecordingError(f"pages of {data['page_size']} bytes are not replayed")
         rules = replace(_rules(self.kernel), watermark_scale_factor=params.get("watermark_scale_factor", 10))
@@ -227,6 +230,10 @@ class Recording:
 
     def replay(self, engine="struct_page"):
         """Do every step, yielding a Step each. RecordingError where a step is not as the format has it."""
+        if not self.data.get("block_size"):
+            for index, recorded in enumerate(self.steps):
+                yield Step(index, _name(recorded), None, [], [], {}, recorded, replayed=False, reason=self._no_blocks())
+            return
         guest = self.guest(engine)
         seen, heard = [], []
         guest.mem.events.listen(lambda kind, text: seen.append((kind, text)))
@@ -250,7 +257,7 @@ class Recording:
         guest.settle()
         heard.append(tuple([text for kind, text in seen if kind == which] for which in ("uevent", "kmsg")))
         step = Step(
-            index, "+".join(op["op"] for op in recorded.get("ops", [recorded])), next(filter(None, answers), answers[-1]),
+            index, _name(recorded), next(filter(None, answers), answers[-1]),
             *heard[index], predict(guest), recorded, replayed=not reason, reason=reason,
         )
         after = mem.stats()
@@ -422,6 +429,11 @@ def _list(numbers):
 
 
 # -- the ops
+
+def _name(step):
+    """The op of a step, or its ops."""
+    return "+".join(op["op"] for op in step.get("ops", [step]))
+
 
 def _run(guest, op):
     """Do one op: 0 or the name of the error."""
