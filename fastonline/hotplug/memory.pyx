@@ -36,7 +36,6 @@ from fastonline.hotplug.notifier import (
     MEM_CANCEL_OFFLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLINE, NO_NODE,
     MemoryNotify, NotifierChain, notifier_to_errno,
 )
-from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.policy import ONLINE_POLICIES, auto_movable_can_online_movable
 from fastonline.hotplug.resources import Resources
 from fastonline.hotplug.zones import Node
@@ -334,18 +333,23 @@ cdef class Memory:
         self.walk(ONLINE, start, nr, self.geometry.max_page_order)
 
     @classmethod
-    def from_page_map(cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap"):
-        """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's).
+    def from_page_map(
+        cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap", user_min_free_kbytes=None, nr_cpus=1,
+        memory_block_size=None, memmap=None,
+    ):
+        """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's,
+        linux/recording.py one that has as many free blocks as were recorded).
 
         sections: (start_pfn, nr_pages, nid, early) of the memory that has sections; early ones are online. ram: (start_pfn,
         nr_pages) of what is System RAM. zones: objects with nid, name, start_pfn, spanned_pages, min, low, high, protection
         ({zone name: pages}) and runs, which are the pages that were ever prepared: arrays of their first pfns and lengths
         (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
         Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
+        user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no kernel computes.
 
         ValueError for maps that no machine can be in: overlapping, outside a section or the span, in a zone there is not.
         """
-        cdef Memory mem = cls(geometry, rules=rules, engine=engine)
+        cdef Memory mem = cls(geometry, rules=rules, engine=engine, memory_block_size=memory_block_size, memmap=memmap)
         cdef zone_table *table = &mem.zones.table
         cdef uint64_t end = max([start + nr for start, nr, _, _ in sections], default=0)
         cdef int shift = geometry.pfn_section_shift, z, i
@@ -357,6 +361,8 @@ cdef class Memory:
             table.nodes[<int>nid].online = True
             mem.sections.add(start, nr, early)
             mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
+            if not early:
+                mem.groups.append((start, nr))
         for start, nr in mem.sections.spans():
             mem.pages.init_pages(start, nr)
         for start, nr in ram:
@@ -370,14 +376,19 @@ cdef class Memory:
         if np.any(mem.sections.online.array & ~mem.sections.prepared.array):
             raise ValueError("a section is online, and none of its pages is in the page map of a zone")
         mem._reset_counters()
+        mem.policy_zone = mem._highest_kernel_zone()
+        mem.nr_cpus = nr_cpus
         init_per_zone_wmark_min(table)
-        if min_free_kbytes > table.min_free_kbytes:
+        if user_min_free_kbytes is not None:
+            table.user_min_free_kbytes = user_min_free_kbytes
+        elif min_free_kbytes > table.min_free_kbytes:
             # above what a kernel computes: the user's, or khugepaged's, and kept either way
             table.user_min_free_kbytes = min_free_kbytes
         table.min_free_kbytes = min_free_kbytes
         for known in zones:
             z = mem.zones[known.nid, known.name].nr
             table.zones[z].min, table.zones[z].low, table.zones[z].high = known.min, known.low, known.high
+            pcp_update(table, z, zone_managed(table, z))
             for i, name in enumerate(mem.zones.names):
                 table.zones[z].protection[i] = known.protection.get(name, 0)
         return mem
@@ -421,74 +432,6 @@ cdef class Memory:
         self.zones.table.zones[z].present_pages += np.sum(lengths)
         self.zones.table.zones[z].present_early += np.sum(lengths)
         self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
-
-    def boot_layout(self, ranges, zones):
-        """Make an empty machine one that has booted: online memory with some of its pages free, in use and Reserved.
-
-        ranges: (start_pfn, nr_pages, nid, zone name) of the RAM that is online, ascending. zones: {(nid, name): (managed pages,
-        free blocks by order, start_pfn, spanned pages)}; which pages are free is not known of a running machine, so the largest
-        free blocks are laid around the middle of the zone, what the kernel holds at its ends. ValueError where they do not fit.
-        """
-        cdef uint64_t start, nr, unit = self.geometry.pages_per_section, first, section
-        cdef int z
-        of_zone = {}
-        for nid, _ in zones:
-            self.zones.need_node(nid)
-            self.zones.table.nodes[nid].online = True
-        for start, nr, nid, name in ranges:
-            first = start // unit * unit
-            self.room_for((start + nr + unit - 1) // unit * unit)
-            for section in range(first // unit, (start + nr + unit - 1) // unit):
-                if not test_bit(self.sections.present.words, section):
-                    self.pages.init_pages(section * unit, unit)
-            self.sections.add(start, nr, early=True)
-            self.nids[first // unit : (start + nr + unit - 1) // unit] = nid
-            z = self.zones[nid, name].nr
-            self.pages.assign_area(start, nr, zone_area(z))
-            self.zones.grow_span(z, start, nr)
-            self.zones.table.zones[z].present_pages += nr
-            self.zones.table.zones[z].present_early += nr
-            self.zones.table.nodes[nid].has_memory = True
-            self.pages.prepare_pages(start, nr)
-            of_zone.setdefault(z, []).append((start, nr))
-        for start, nr in self.sections.spans():
-            self.note_prepared(start, nr)
-        for (nid, name), (managed, nr_free, first, span) in zones.items():
-            z = self.zones[nid, name].nr
-            if span:
-                self.zones.grow_span(z, first, span)
-            free, used = lay_out(of_zone.get(z, []), managed, nr_free, self.pages.max_order)
-            for start, nr in free:
-                self.pages.online_range(start, nr, self.pages.max_order, True)
-            for start, nr in used:
-                self.pages.online_range(start, nr, self.pages.max_order, True)
-                self.pages.claim_range(start, nr)
-        self._reset_counters()
-        self.policy_zone = self._highest_kernel_zone()
-        init_per_zone_wmark_min(&self.zones.table)
-
-    def boot_offline(self, start_pfn, nr_pages, nid):
-        """Make memory present and offline, as boot_layout makes it online; its memmap is nobody's."""
-        cdef uint64_t start = start_pfn, nr = nr_pages, unit = self.geometry.pages_per_section
-        self.room_for(start + nr)
-        self.sections.add(start, nr)
-        self.nids[start // unit : (start + nr) // unit] = nid
-        self.pages.init_pages(start, nr)
-        self.groups.append((start, nr))
-
-    def set_recorded(self, min_free_kbytes, user_min_free_kbytes=-1):
-        """min_free_kbytes as it was when a machine was recorded, and what the user wrote (-1: nothing); recomputes nothing."""
-        self.zones.table.min_free_kbytes = min_free_kbytes
-        self.zones.table.user_min_free_kbytes = user_min_free_kbytes
-
-    def set_watermarks(self, nid, name, wmarks, protection):
-        """Give a zone the watermarks (min, low, high) and the protection that were recorded."""
-        cdef int z = self.zones[nid, name].nr, i
-        cdef zone *zone = &self.zones.table.zones[z]
-        zone.min, zone.low, zone.high = wmarks
-        pcp_update(&self.zones.table, z, zone_managed(&self.zones.table, z))
-        for i, pages in enumerate(protection[: self.zones.table.nr_types]):
-            zone.protection[i] = pages
 
     def _highest_kernel_zone(self):
         """The number of the highest zone type below Movable that is populated; 0 when none is."""

@@ -10,12 +10,14 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 
 from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
 from fastonline.errors import HotplugError
 from fastonline.geometry import X86_64
+from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import Memory
 from fastonline.linux.guest import Guest
 from fastonline.rules import LINUX_6_1, LINUX_6_12
@@ -78,12 +80,12 @@ def _rules(kernel):
 
 
 def _span(line):
-    """(depth, first byte, size, name) of a line of iomem."""
-    found = re.fullmatch(r"((?:  )*)0x([0-9a-f]+)-0x([0-9a-f]+) (.+)", line)
+    """(first byte, size, name) of a line of iomem."""
+    found = re.fullmatch(r"(?:  )*0x([0-9a-f]+)-0x([0-9a-f]+) (.+)", line)
     if not found:
         raise RecordingError(f"{line!r} is no line of iomem")
-    first, last = int(found[2], 16), int(found[3], 16)
-    return len(found[1]) // 2, first, last + 1 - first, found[4]
+    first, last = int(found[1], 16), int(found[2], 16)
+    return first, last + 1 - first, found[3]
 
 
 class Recording:
@@ -159,58 +161,62 @@ class Recording:
         if data["page_size"] != X86_64.page_size:
             raise RecordingError(f"pages of {data['page_size']} bytes are not replayed")
         rules = replace(_rules(self.kernel), watermark_scale_factor=params.get("watermark_scale_factor", 10))
-        mem = Memory(
-            X86_64, rules=rules, engine=engine, memory_block_size=data["block_size"],
-            memmap="on_memory" if params.get("memmap_on_memory") else "kernel",
-        )
-        mem.nr_cpus = data["machine"].get("cpus", 1)
-        if params.get("online_policy"):
-            mem.policy = params["online_policy"]
-        mem.auto_movable_ratio = params.get("auto_movable_ratio", mem.auto_movable_ratio)
-        mem.auto_movable_numa_aware = bool(params.get("auto_movable_numa_aware", mem.auto_movable_numa_aware))
-        page, per_block = data["page_size"], mem.pages_per_block
+        page, per_block = data["page_size"], data["block_size"] // data["page_size"]
         zones = {(int(key.split("/")[0]), key.split("/")[1]): zone for key, zone in initial["zones"].items()}
         blocks = {int(nr): block for nr, block in initial["blocks"].items()}
-        ranges, offline = [], []
-        for line in initial["iomem"]:
-            depth, first, size, name = _span(line)
-            mem.resources.request(first, size, name)
+        lines = [_span(line) for line in initial["iomem"]]
+        sections, of_zone = [], {key: [] for key in zones}
+        for first, size, name in lines:
             if not name.startswith("System RAM"):
                 continue
             start, end = -(-first // page), (first + size) // page
             while start < end:
                 stop = min(end, (start // per_block + 1) * per_block)
                 block = blocks[start // per_block]
-                if block["state"] == "offline":
-                    offline.append((start, stop - start, block["node"]))
-                else:
-                    ranges += self._by_zone(start, stop, block, zones)
+                online = block["state"] != "offline"
+                sections.append((start, stop - start, block["node"], online))
+                for first_pfn, nr, key in self._by_zone(start, stop, block, zones) if online else ():
+                    of_zone[key].append((first_pfn, nr))
                 start = stop
-        mem.boot_layout(ranges, {
-            key: (zone["managed"], zone["nr_free"], zone["start_pfn"], zone["spanned"]) for key, zone in zones.items()
-        })
-        for start, nr, nid in offline:
-            mem.boot_offline(start, nr, nid)
-        mem.lowmem_reserve_ratio = initial["lowmem_reserve_ratio"]
+        mem = Memory.from_page_map(
+            X86_64, sections, (), [self._zone(key, zone, of_zone[key], zones) for key, zone in zones.items()],
+            initial["min_free_kbytes"], rules, engine, params.get("min_free_kbytes", -1), data["machine"].get("cpus", 1),
+            data["block_size"], "on_memory" if params.get("memmap_on_memory") else "kernel",
+        )
+        for first, size, name in lines:
+            mem.resources.request(first, size, name)
+        if params.get("online_policy"):
+            mem.policy = params["online_policy"]
+        mem.auto_movable_ratio = params.get("auto_movable_ratio", mem.auto_movable_ratio)
+        mem.auto_movable_numa_aware = bool(params.get("auto_movable_numa_aware", mem.auto_movable_numa_aware))
         mem.auto_online_blocks = initial["auto_online_blocks"]
-        for (nid, name), zone in zones.items():
-            if (nid, name) in mem.zones:
-                boost = zone.get("boost", 0)
-                mem.set_watermarks(nid, name, [zone[mark] - boost for mark in ("min", "low", "high")], zone["protection"])
-        mem.set_recorded(initial["min_free_kbytes"], params.get("min_free_kbytes", -1))
+        if list(mem.lowmem_reserve_ratio) != initial["lowmem_reserve_ratio"]:
+            mem.lowmem_reserve_ratio = initial["lowmem_reserve_ratio"]
         return mem
 
     @staticmethod
+    def _zone(key, zone, ranges, zones):
+        """A zone as from_page_map takes it. Which of its pages were free is not known: lay_out says where."""
+        boost = zone.get("boost", 0)
+        names = [name for nid, name in zones if nid == key[0]]
+        return SimpleNamespace(
+            nid=key[0], name=key[1], start_pfn=zone["start_pfn"], spanned_pages=zone["spanned"],
+            min=zone["min"] - boost, low=zone["low"] - boost, high=zone["high"] - boost,
+            protection=dict(zip(names, zone["protection"], strict=True)),
+            runs=lay_out(ranges, zone["managed"], zone["nr_free"], X86_64.max_page_order),
+        )
+
+    @staticmethod
     def _by_zone(start, stop, block, zones):
-        """(start, pages, nid, zone) of the parts of a block: one zone, or as the zones' spans have it."""
+        """(start, pages, (nid, zone)) of the parts of a block: one zone, or as the zones' spans have it."""
         nid, name = block["node"], block["valid_zones"]
         if (nid, name) in zones:
-            return [(start, stop - start, nid, name)]
+            return [(start, stop - start, (nid, name))]
         parts = []
         for (node, zone), state in zones.items():
             first, end = max(start, state["start_pfn"]), min(stop, state["start_pfn"] + state["spanned"])
             if node == nid and first < end:
-                parts.append((first, end - first, nid, zone))
+                parts.append((first, end - first, (nid, zone)))
         return sorted(parts)
 
     def guest(self, engine="struct_page"):
