@@ -44,7 +44,7 @@ class Memory:
     pages_per_block: int
     memmap: str | None
     memmaps: dict[int, tuple[int, int]]
-    groups: list[tuple[int, int]]
+    groups: list[tuple[int, int, tuple[str, int] | None]]
     pcp: PerCpuPages | None
     policy: str
     auto_movable_ratio: int
@@ -81,7 +81,7 @@ class Memory:
     ) -> Memory: ...
     def add_memory(
         self, start_pfn: int, nr_pages: int, nid: int = 0, name: str = "System RAM", merge: bool = False,
-        threads: int = 1,
+        threads: int = 1, group: tuple[str, int] | None = None,
     ) -> None: ...
     def node_order(self, nid: int) -> list[int]: ...
     def kernel_zonelist(self, nid: int) -> list[int]: ...

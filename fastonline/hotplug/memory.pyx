@@ -362,7 +362,7 @@ cdef class Memory:
             mem.sections.add(start, nr, early)
             mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
             if not early:
-                mem.groups.append((start, nr))
+                mem.groups.append((start, nr, None))
         for start, nr in mem.sections.spans():
             mem.pages.init_pages(start, nr)
         for start, nr in ram:
@@ -548,13 +548,15 @@ cdef class Memory:
 
     # -- adding and removing
 
-    def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False, int threads=1):
+    def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False, int threads=1, group=None):
         """Sections appear: their memmap is there, every page Reserved, nothing online; no zone changes.
 
         start_pfn, nr_pages: unsigned long, pages. Today's rules take whole memory blocks, 2.6.25 widens the range to whole
         sections. nid: the node, which comes online with its first memory. name: of the resource in /proc/iomem,
         merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE). threads: 1 to 64 share the first write of the
         memmap, whose page faults are what adding many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9).
+        group: (name, unit_pages) of the dynamic memory group that the range belongs to (memory_group_register_dynamic, 5.15: each
+        virtio-mem device has one); None: a static one of its own, as a DIMM.
         The memmap costs what the machine's `memmap` says, and the new blocks go online as auto_online_blocks says.
 
         HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end (`blocks.add` tells
@@ -608,7 +610,7 @@ cdef class Memory:
         if self.listeners and new_node:
             self._built_zonelists([node])
         self.zones.table.nodes[node].online = True
-        self.groups.append((start, nr))
+        self.groups.append((start, nr, group))
         if self.listeners:
             for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
                 self.events.uevent(f"add@memory{block}")
@@ -730,7 +732,7 @@ cdef class Memory:
         if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
         self._free_memmap(start, nr)
-        self.groups[:] = [(s, n) for s, n in self.groups if s < start or s >= start + nr]
+        self.groups[:] = [(s, n, group) for s, n, group in self.groups if s < start or s >= start + nr]
         thread = self.lock.let_go(nr * self.pages.page_bits)
         self.pages.forget_pages(start, nr)
         self.lock.take_back(thread)
@@ -1977,7 +1979,7 @@ cdef class Memory:
             raise ValueError("the engine, the size or the blocks of the machine are none")
         mem._make(state["nr_pages"])
         mem.memmaps.update((section, (pfn, nr)) for section, pfn, nr in state["memmaps"])
-        mem.groups.extend(map(tuple, state["groups"]))
+        mem.groups.extend((start, nr, group and tuple(group)) for start, nr, group in state["groups"])
         mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
         mem.zones.__setstate__(state["zones"])
         shift = mem.sections.pfn_section_shift
