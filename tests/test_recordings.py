@@ -184,12 +184,49 @@ def test_bad_ops_are_named(tmp_path, op):
 @pytest.mark.parametrize("op", [
     {"op": "alloc", "region": 0, "bytes": 1 << 50}, {"op": "free", "region": 9}, {"op": "other", "text": "a cosmic ray"},
     {"op": "virtio_mem", "device": "virtio7", "requested_size": 0}, {"op": "load", "text": "something"},
+    {"op": "load", "text": "a large file", "bytes": 1 << 40}, {"op": "balloon", "inflate_pages": 1 << 30},
 ])
 def test_what_cannot_be_replayed_says_so(tmp_path, op):
     def change(data):
         data["steps"] = [{"errno": 0, "uevents": [], "kmsg": [], "state": None} | op]
     step, = Recording.load(_changed(tmp_path, change)).replay()
     assert not step.replayed and step.reason
+
+
+@pytest.mark.parametrize(("path", "text", "answer"), [
+    ("soft_offline_page", "0x100000000", "EIO"), ("soft_offline_page", "4294967296\n", "EIO"), ("soft_offline_page", "x", "EINVAL"),
+    ("soft_offline_page", "0x8000000000", "ENXIO"), ("soft_offline_page", "09", "EINVAL"), ("soft_offline_page", "", "EINVAL"),
+    ("hard_offline_page", "-1", "EINVAL"), ("hard_offline_page", "1" * 30, "EINVAL"), ("memory32/valid_zones", "Movable", "EACCES"),
+    ("memory32/state", "online_movable\n", 0), ("memory99/state", "online", "ENOENT"), ("memory32/uevent", "bogus", "EINVAL"),
+    ("memory32/uevent", "change\n", 0), ("probe", "0x100000000", "ENOENT"), ("block_size_bytes", "8", "EACCES"),
+    ("auto_online_blocks", "online_kernel", 0), ("memory32/online", "Y", 0), ("memory32/online", "maybe", "EINVAL"),
+])
+def test_writing_files(tmp_path, path, text, answer):
+    """RECORDED.md 7, with memory32 there and offline, on 6.12. Expect the kernel's answer; 6.1 was built without the first two."""
+    add = json.loads((DIRECTORY / "S1.json").read_text())["steps"][0]
+    op = {"op": "write_file", "path": path, "text": text, "errno": answer, "uevents": None, "kmsg": None, "state": None}
+    for kernel, expected in (("6.12.115", answer), ("6.1.192", "ENOENT" if "_offline_page" in path else answer)):
+        changed = _changed(tmp_path, lambda data: data.update(kernel=kernel, steps=[add, op | {"errno": expected}]))
+        assert list(Recording.load(changed).replay())[1].differences == []
+
+
+def test_a_guest_without_free_memory(tmp_path, engine):
+    """The balloon takes everything, then blocks come and go. Expect every step done."""
+    op = {"errno": 0, "uevents": None, "kmsg": None, "state": None}
+    steps = json.loads((DIRECTORY / "S1.json").read_text())["steps"][:3]
+    changed = _changed(tmp_path, lambda data: data.update(steps=[
+        {"op": "balloon", "inflate_pages": 200000} | op, *steps[:2], {"op": "balloon", "inflate_pages": 200000} | op,
+        {"op": "idle"} | op, {"op": "write_state", "block": 32, "word": "offline"} | op, steps[2],
+    ]))
+    done = list(Recording.load(changed).replay(engine))
+    assert [step.replayed for step in done] == [False, True, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("value", ["-1", "", "x", "2147483648", "1 x", str(1 << 70)])
+def test_sysctls_that_are_none(tmp_path, value):
+    op = {"op": "sysctl", "name": "vm.min_free_kbytes", "value": value, "errno": "EINVAL", "uevents": [], "kmsg": [], "state": None}
+    step, = Recording.load(_changed(tmp_path, lambda data: data.update(steps=[op]))).replay()
+    assert not step.differences and step.predicted["min_free_kbytes"] == 2545
 
 
 def test_a_kernel_without_memory_blocks(tmp_path):

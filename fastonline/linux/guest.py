@@ -6,7 +6,7 @@ from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.migrate import MovablePages, free_movable
-from fastonline.hotplug.pcp import RECLAIMABLE, PerCpuPages
+from fastonline.hotplug.pcp import RECLAIMABLE, UNMOVABLE, PerCpuPages
 
 
 BLOCK_PAGES, INODE_PAGES = 1, 2
@@ -90,7 +90,7 @@ class Guest:
             return
         if action == "add" and device not in self._devices:
             self._unread.append(device)
-            self._devices[device] = [self.mem.pcp.alloc_kernel(0) for _ in range(BLOCK_PAGES)]
+            self._devices[device] = self._take(BLOCK_PAGES)
         elif action == "remove":
             for pfn in self._devices.pop(device, ()):
                 self.mem.pcp.free_kernel(pfn)
@@ -134,6 +134,16 @@ class Guest:
         """The page cache is given back."""
         self.cache.free()
 
+    def _take(self, nr, order=0, kind=UNMOVABLE):
+        """The kernel takes blocks for itself: their pfns, fewer where it would have to reclaim something first."""
+        pfns = []
+        try:
+            for _ in range(nr):
+                pfns.append(self.mem.pcp.alloc_kernel(order, kind=kind))
+        except MemoryError:
+            pass
+        return pfns
+
     def _preferred(self):
         zones = self.mem.kernel_zonelist(0)
         return zones[0] if zones else None
@@ -143,11 +153,11 @@ class Guest:
         pageblock of their own; one that was preferred from boot on has it."""
         zone = self._preferred()
         if self._unread and zone not in self._inode_zones:
-            self.mem.pcp.alloc_kernel(1, kind=RECLAIMABLE)
+            self._take(1, 1, RECLAIMABLE)
             self._inode_zones.add(zone)
         for device in self._unread:
             if device in self._devices:
-                self._devices[device] += [self.mem.pcp.alloc_kernel(0) for _ in range(INODE_PAGES)]
+                self._devices[device] += self._take(INODE_PAGES)
         self._unread.clear()
 
     def settle(self):
@@ -155,11 +165,12 @@ class Guest:
         self.look()
         zone = self._preferred()
         if zone is not None and zone != self._kernel_zone:
-            self.mem.pcp.alloc_kernel(3)
+            self._take(1, 3)
         self._kernel_zone = zone
         if zone is not None and not self.mem.pcp.count(zone):
             # whatever it does next, of single pages and of slabs: lists that were drained are filled again
             self.mem.pcp.settle()
             for order in (0, 3):
-                self.mem.pcp.free_kernel(self.mem.pcp.alloc_kernel(order), order)
+                for pfn in self._take(1, order):
+                    self.mem.pcp.free_kernel(pfn, order)
         self.mem.pcp.settle()

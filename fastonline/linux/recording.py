@@ -521,7 +521,28 @@ def _write_file(guest, op):
         return "EACCES"
     if name == "probe":
         return "ENOENT"
+    if name in ("soft_offline_page", "hard_offline_page"):
+        return _offline_page(guest, op)
     raise CannotReplay(f"there is no model of the file {op['path']}")
+
+
+def _offline_page(guest, op):
+    """soft_offline_page_store, hard_offline_page_store (6.12; the 6.1 of the recordings has no CONFIG_MEMORY_FAILURE)."""
+    mem = guest.mem
+    if not mem.rules.movable_has_min:
+        return "ENOENT"
+    text = op["text"].partition("\0")[0].removesuffix("\n")
+    found = re.fullmatch(r"\+?(0[xX][0-9a-fA-F]+|[0-9]+)", text)
+    octal = found and found[1].startswith("0") and found[1].isdecimal()
+    if not found or octal and re.search("[89]", text) or (address := int(found[1], 8 if octal else 0)) >= 1 << 64:
+        return "EINVAL"
+    pfn = address >> mem.geometry.page_shift
+    block = pfn // mem.pages_per_block
+    if block not in mem.blocks:
+        return "ENXIO"
+    if op["path"] == "soft_offline_page" and (mem.blocks[block].state == "offline" or "PG_buddy" in mem.page_flags(pfn)):
+        return "EIO"
+    raise CannotReplay(f"there is no model of the file {op['path']} for a page in use")
 
 
 def _sysctl(guest, op):
@@ -530,7 +551,7 @@ def _sysctl(guest, op):
         numbers = [int(part) for part in value.split()]
     except ValueError:
         return "EINVAL"
-    if not numbers or min(numbers) < 0:
+    if not numbers or not 0 <= min(numbers) <= max(numbers) < 1 << 31:      # proc_dointvec_minmax
         return "EINVAL"
     if name == "min_free_kbytes":
         mem.min_free_kbytes = numbers[0]
@@ -593,7 +614,10 @@ def _load(guest, op):
             "the load has no bytes: what slabs and page tables took of the kernel zones was not recorded, and how many pages are "
             "free there is not compared from here on"
         )
-    guest.page_cache(-(-op["bytes"] // guest.mem.geometry.page_size))
+    try:
+        guest.page_cache(-(-op["bytes"] // guest.mem.geometry.page_size))
+    except MemoryError as e:
+        raise CannotReplay(str(e)) from None
     return 0
 
 
