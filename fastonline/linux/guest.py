@@ -73,6 +73,7 @@ class Guest:
         self.mem = mem
         mem.pcp = PerCpuPages(mem)
         self.balloon = VirtioBalloon(mem)
+        self.inflated = self.deflated = 0
         self.virtio_mem = VirtioMemBus(mem)
         self.regions = {}
         self.cache = MovablePages(mem)
@@ -125,6 +126,18 @@ class Guest:
     def free(self, region):
         """A program frees a region."""
         self.regions.pop(region).free()
+
+    def inflate(self, nr_pages):
+        """The balloon takes so many pages; how many it got."""
+        got = self.balloon.inflate(nr_pages)
+        self.inflated += got
+        return got
+
+    def deflate(self, nr_pages):
+        """The balloon gives so many back; how many it had."""
+        given = self.balloon.deflate(nr_pages)
+        self.deflated += given
+        return given
 
     def page_cache(self, nr_pages):
         """A program reads a file: so many movable pages stay in the page cache."""

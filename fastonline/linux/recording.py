@@ -38,7 +38,6 @@ KINDS = ("NOPAGE", "BUDDY", "OFFLINE", "RESERVED", "NONE")
 _ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
                 "pcp_high_max", "stat_threshold")
 _STEP = {"errno": (int, str), "uevents": list, "kmsg": list, "state": dict}
-_COUNTERS = {"pgmigrate_success": "pages_migrated", "balloon_migrate": "balloon_migrated"}
 _READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
 
 
@@ -252,7 +251,7 @@ class Recording:
         """Do one step. seen: where what the machine says is heard. heard: (uevents, log) of the steps so far."""
         mem = guest.mem
         del seen[:]
-        before = mem.stats()
+        before = _counters(guest)
         answers, reason = [], ""
         for op in recorded.get("ops", [recorded]):
             try:
@@ -266,8 +265,7 @@ class Recording:
             index, _name(recorded), next(filter(None, answers), answers[-1]),
             *heard[index], predict(guest), recorded, replayed=not reason, reason=reason,
         )
-        after = mem.stats()
-        counters = {name: after[key] - before[key] for name, key in _COUNTERS.items()}
+        counters = {name: count - before[name] for name, count in _counters(guest).items()}
         self._compare(step, heard, answers if "ops" in recorded else [], counters, guest)
         if recorded["state"] is not None and not recorded["state"].get("partial"):
             mem.read_lowmem_reserve_ratio()
@@ -293,9 +291,9 @@ class Recording:
             real = [line for line in recorded["kmsg"] if line.startswith(LOG)]
             ours = [line for i in range(first, step.index + 1) for line in heard[i][1] if line.startswith(LOG)]
             check("kmsg", ours[: len(real)] if recorded.get("kmsg_cut") else ours, real)
-        for name in _COUNTERS:
-            if name in recorded.get("counters", {}):
-                check(name, counters[name], recorded["counters"][name])
+        for name, count in recorded.get("counters", {}).items():
+            if name in counters:
+                check(name, counters[name], count)
         for op in recorded.get("ops", [recorded]):
             if "plugged_size" in op and step.replayed:
                 check("plugged_size", guest.virtio_mem.devices[op["device"]].plugged_size, op["plugged_size"])
@@ -420,6 +418,15 @@ def predict(guest):
         "zones": zones,
         "blocks": {str(nr): {"state": b.state, "valid_zones": b.valid_zones, "node": b.node} for nr, b in mem.blocks.items()},
         "iomem": [f"{'  ' * depth}{r.start:#x}-{r.end - 1:#x} {r.name}" for depth, r in mem.resources.walk()],
+    }
+
+
+def _counters(guest):
+    """The counters of /proc/vmstat that a Memory keeps."""
+    stats = guest.mem.stats()
+    return {
+        "pgmigrate_success": stats["pages_migrated"], "balloon_migrate": stats["balloon_migrated"],
+        "balloon_inflate": guest.inflated, "balloon_deflate": guest.deflated,
     }
 
 
@@ -566,7 +573,7 @@ def _sysctl(guest, op):
 
 def _balloon(guest, op):
     nr = op["inflate_pages"]
-    done = guest.balloon.inflate(nr) if nr >= 0 else guest.balloon.deflate(-nr)
+    done = guest.inflate(nr) if nr >= 0 else guest.deflate(-nr)
     if done != abs(nr):
         raise CannotReplay(f"{done} of {abs(nr)} pages could be had")
     return 0
