@@ -418,10 +418,12 @@ class PerCpuPages:
             pcp.boost = min(pcp.boost + pages, max(pages, zone.high * 3 // 2))
 
     def settle(self):
-        """Time passes: kswapd has run, no watermark is boosted; vmstat_update has, the counters show everything; single pages were
-        taken and freed, so that no batch is larger than one."""
-        for pcp in self._zones.values():
-            pcp.boost = pcp.diff = pcp.free_factor = pcp.free_count = pcp.alloc_factor = 0
+        """Time passes: kswapd has run, no watermark is boosted; vmstat_update has, the counters show everything; in kernel zones
+        single pages were taken and freed, so that no batch is larger than one."""
+        for z, pcp in self._zones.items():
+            pcp.boost = pcp.diff = 0
+            if self._key(z)[1] != "Movable":
+                pcp.free_factor = pcp.free_count = pcp.alloc_factor = 0
 
     def free_kernel(self, pfn, order=0):
         """Give back what alloc_kernel gave."""
