@@ -28,6 +28,8 @@ KNOWN = """
 *|S7|0/Normal free (within 64)|3-13
 *|S7b_watermark_series|0/Normal free (within 64)|7-16
 bitmap|R61_seed1|memory pages elsewhere|16-19
+bitmap|R61_seed1|landed highest_pfn|16
+bitmap|S3b_offline_in_use|landed lowest_pfn|12
 bitmap|R61_vmem|memory pages|23-44
 bitmap|R61_vmem|pgmigrate_success|28 38
 bitmap|R61_vmem|balloon_migrate|28 38
@@ -208,6 +210,14 @@ def test_writing_files(tmp_path, path, text, answer):
     for kernel, expected in (("6.12.115", answer), ("6.1.192", "ENOENT" if "_offline_page" in path else answer)):
         changed = _changed(tmp_path, lambda data: data.update(kernel=kernel, steps=[add, op | {"errno": expected}]))
         assert list(Recording.load(changed).replay())[1].differences == []
+
+
+def test_regions_of_no_pages(tmp_path, engine):
+    """Nothing is allocated, and freed. Expect both done, and a second one of that name refused while it is there."""
+    op = {"region": 7, "errno": 0, "uevents": [], "kmsg": [], "state": None}
+    ops = [{"op": name, "bytes": 0} | op for name in ("alloc", "alloc", "free", "free")]
+    done = list(Recording.load(_changed(tmp_path, lambda data: data.update(steps=ops))).replay(engine))
+    assert [step.replayed for step in done] == [True, False, True, False]
 
 
 def test_a_guest_without_free_memory(tmp_path, engine):

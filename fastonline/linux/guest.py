@@ -8,7 +8,6 @@ from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.migrate import MovablePages, free_movable
 from fastonline.hotplug.pcp import RECLAIMABLE, UNMOVABLE, PerCpuPages
 
-
 BLOCK_PAGES, INODE_PAGES = 1, 2
 """Pages of slabs that a memory block takes: when it is added, for struct memory_block (1 KiB) and some twenty kernfs nodes of 128
 bytes; and when its files are first read, for their inodes (600 bytes) and dentries (192). Together 3 to 4 in every recording of
@@ -53,13 +52,15 @@ class Region:
             raise
         blocks, counts = np.unique(self.pages.pfns // guest.mem.pages_per_block, return_counts=True)
         self.landed = {"pages": nr_pages, "per_block": dict(zip(map(str, blocks.tolist()), counts.tolist(), strict=True))}
-        """Where its pages lay at first: how many in which memory block."""
+        """Where its pages lay at first: how many in which memory block, and the first and last of them."""
+        if nr_pages:
+            self.landed |= {"lowest_pfn": int(self.pages.pfns.min()), "highest_pfn": int(self.pages.pfns.max())}
 
     def free(self):
         """munmap: the pages in the order of their addresses, then the page tables. Until 6.8 what was gathered at a time is freed
         back to front (release_pages)."""
         pages = self.pages.give(len(self.pages))[::-1]
-        if not self._mem.rules.movable_has_min:
+        if len(pages) and not self._mem.rules.movable_has_min:
             pages = np.concatenate([batch[::-1] for batch in gathered(pages)])
         free_movable(self._mem, pages)
         for pfn in self._tables:

@@ -383,12 +383,16 @@ def page_kinds(guest, start_pfn, nr_pages):
 
 def _compare_landed(check, landed, region, mem):
     """Where a program's memory lies: in Movable blocks exactly, in kernel zones within the noise."""
-    ours = region.landed
+    ours, all_exact = region.landed, True
     check("landed pages", ours["pages"], landed["pages"])
     for block in sorted({*ours["per_block"], *landed["per_block"]}, key=int):
         zone = mem.zone_of(int(block) * mem.pages_per_block)
         noise = NOISE if zone is None or zone.name != "Movable" else NOISE_MOVABLE if mem.rules.movable_has_min else 0
         check(f"landed in memory{block}", ours["per_block"].get(block, 0), landed["per_block"].get(block, 0), noise)
+        all_exact = all_exact and not noise
+    for key in ("lowest_pfn", "highest_pfn"):
+        if all_exact and key in landed:
+            check(f"landed {key}", ours.get(key), landed[key])
 
 
 def predict(guest):
