@@ -243,12 +243,13 @@ class PerCpuPages:
         pcp = self._zone(z)
         zone = self._mem.zones[self._key(z)]
         if pcp.disabled:
+            pcp.high = 0
             self._mem.free_pfns(pages)
             return
         at = 0
         while at < len(pages):
             # free_unref_page_commit looks after every page; nothing happens below pcp_high
-            high = self._clamp_high(pcp, zone) if self._tunes_itself else zone.pcp_high
+            high = self._clamp_high(pcp, zone) if self._tunes_itself and not pcp.below_high else zone.pcp_high
             take = min(len(pages) - at, max(1, high - self.count(z)))
             pcp.lists[MOVABLE] += pages[at : at + take]
             at += take
@@ -268,7 +269,7 @@ class PerCpuPages:
         empty = 0 < order <= COSTLY and pcp.free_count >= batch and pcp.freed_high_order
         pcp.freed_high_order = 0 < order <= COSTLY
         if pcp.free_count < batch << SCALE_MAX:
-            pcp.free_count += nr << order
+            pcp.free_count = min(pcp.free_count + (nr << order), (batch << SCALE_MAX) + (1 << order) - 1)
         high = self._nr_pcp_high(pcp, zone, count, empty)
         if count >= high:
             if empty:
