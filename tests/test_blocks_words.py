@@ -207,6 +207,16 @@ def test_memmap(engine):
     assert not zone.populated
 
 
+@pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12])
+def test_memmap_of_what_drivers_add(engine, rules):
+    """virtio-mem passes MHP_MERGE_RESOURCE, and not MHP_MEMMAP_ON_MEMORY. Expect 512 kernel pages a block, and the block whole."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, memmap="on_memory")
+    free = mem.zones["DMA32"].free_pages
+    mem.add_memory(32 * BLOCK, BLOCK, name="System RAM (virtio_mem)", merge=True)
+    mem.blocks[32].online()
+    assert mem.zones["DMA32"].free_pages == free - 512 and mem.zones["Normal"].managed_pages == BLOCK
+
+
 def test_no_room_for_a_memmap(engine):
     mem = fo.Memory(fo.X86_64, "128M", engine=engine, memmap="kernel")
     mem.alloc_pages_bulk(mem.zones["DMA32"].free_pages + mem.zones["DMA"].free_pages - 600)

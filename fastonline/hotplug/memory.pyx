@@ -553,7 +553,8 @@ cdef class Memory:
 
         start_pfn, nr_pages: unsigned long, pages. Today's rules take whole memory blocks, 2.6.25 widens the range to whole
         sections. nid: the node, which comes online with its first memory. name: of the resource in /proc/iomem,
-        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE). threads: 1 to 64 share the first write of the
+        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE), as virtio-mem, Xen and Hyper-V ask; they do not ask for
+        a memmap on memory. threads: 1 to 64 share the first write of the
         memmap, whose page faults are what adding many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9).
         group: (name, unit_pages) of the dynamic memory group that the range belongs to (memory_group_register_dynamic, 5.15: each
         virtio-mem device has one); None: a static one of its own, as a DIMM.
@@ -595,7 +596,7 @@ cdef class Memory:
                 self.walk(INIT, first * unit, (end - first) * unit, 0, threads)
                 done += 1
             if self.memmap is not None:
-                self._alloc_memmap(start, nr, node)
+                self._alloc_memmap(start, nr, node, merge)
             self.resources.register(start, nr, name, merge)
         except BaseException:
             # no room for the memmap, or a signal: nothing of the range is there any more
@@ -620,14 +621,14 @@ cdef class Memory:
             for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
                 self.blocks[block].auto_online(self.auto_online)
 
-    def _alloc_memmap(self, uint64_t start, uint64_t nr, int nid):
+    def _alloc_memmap(self, uint64_t start, uint64_t nr, int nid, bint driver):
         """Page descriptors of an added range: its own first pages, or pages of the kernel (sparse_add_section, mhp_supports_
-        memmap_on_memory). ENOMEM when there is no room; nothing is kept then."""
+        memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing is kept then."""
         cdef uint64_t unit = self.geometry.pages_per_section, at
         cdef uint64_t size = self.rules.struct_page_bytes[self.geometry.bits == 64]
         cdef uint64_t pages = (unit * size + self.geometry.page_size - 1) // self.geometry.page_size
         cdef uint64_t in_block = self.pages_per_block * size // self.geometry.page_size
-        if self.memmap == "on_memory" and (nr == self.pages_per_block or self.rules.memmap_per_block) \
+        if self.memmap == "on_memory" and not driver and (nr == self.pages_per_block or self.rules.memmap_per_block) \
                 and in_block % (1 << <int>self.geometry.pageblock_order) == 0 and in_block < self.pages_per_block:
             for at in range(start, start + nr, self.pages_per_block):
                 self.memmaps[at // unit] = (at, in_block)
