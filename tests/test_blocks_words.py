@@ -160,9 +160,10 @@ def test_auto_movable_policy(engine):
 
 
 def test_auto_movable_policy_with_dynamic_groups(engine):
-    """Two virtio-mem devices, 131072 pages at boot, ratio 301 %: 12 blocks may be Movable. The first device's 13th is Normal, and
-    that counts for itself: 3 more, then Normal again. Of boot's pages its 15 Movable blocks need 15 * 32768 / 3.01 less its own 2
-    Normal ones: 97759. The other 33313 let the second device have 3 Movable blocks, a Normal one, and by that 3 more."""
+    """Two virtio-mem devices, 131072 pages at boot, ratio 301 %: 12 blocks may be Movable. The first device's 13th is Normal,
+    and that counts for itself: 3 more, then Normal again. Of boot's pages its 15 Movable blocks need 15 * 32768 / 3.01 less
+    its own 2 Normal ones: 97759. The other 33313 let the second device have 3 Movable blocks, a Normal one, and by that 3
+    more."""
     mem = fo.Memory(fo.X86_64, "512M", engine=engine)
     mem.policy, mem.auto_online_blocks = "auto-movable", "online"
 
@@ -209,7 +210,8 @@ def test_memmap(engine):
 
 @pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12])
 def test_memmap_of_what_drivers_add(engine, rules):
-    """virtio-mem passes MHP_MERGE_RESOURCE, and not MHP_MEMMAP_ON_MEMORY. Expect 512 kernel pages a block, and the block whole."""
+    """virtio-mem passes MHP_MERGE_RESOURCE, and not MHP_MEMMAP_ON_MEMORY. Expect 512 kernel pages a block, and the block
+    whole."""
     mem = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, memmap="on_memory")
     free = mem.zones["DMA32"].free_pages
     mem.add_memory(32 * BLOCK, BLOCK, name="System RAM (virtio_mem)", merge=True)

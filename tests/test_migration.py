@@ -111,7 +111,8 @@ def test_owners_after_one_that_raises(mem):
 
 
 def test_pages_leave_in_the_order_of_their_addresses(mem):
-    """Two owners take pages in turn. Expect their new pages, sorted by the old ones, to be those that one owner would have got."""
+    """Two owners take pages in turn. Expect their new pages, sorted by the old ones, to be those that one owner would have
+    got."""
     owners = [fo.MovablePages(mem) for _ in range(2)]
     for _ in range(20):
         for owner in owners:

@@ -16,9 +16,9 @@ from fastonline.linux.recording import Recording, RecordingError, replay_files
 DIRECTORY = Path(__file__).parent / "data" / "recordings"
 FILES = sorted(DIRECTORY.glob("*.json"))
 
-# What is not predicted, and where. Kernel zones: the guest's own allocations together with what they fetch to per-CPU lists, a batch
-# (up to 63 pages) at a time, or which list gives way when they are full. bitmap: it does not keep the kernel's free lists, so that
-# after long use other pages of a block are the free ones.
+# What is not predicted, and where. Kernel zones: the guest's own allocations together with what they fetch to per-CPU lists,
+# a batch (up to 63 pages) at a time, or which list gives way when they are full. bitmap: it does not keep the kernel's free
+# lists, so that after long use other pages of a block are the free ones.
 KNOWN = """
 *|R61_seed1|0/Normal free (within 64)|24-25
 *|R61_vmem|0/Normal free (within 64)|8-11 13-15 22-24 26-28 30-35
@@ -105,8 +105,8 @@ def _zone(name, **values):
     (lambda step: step.update(errno="EBUSY"), "errno"),
 ])
 def test_a_change_of_the_kernel_is_seen(change, what, engine):
-    """One thing that the kernel showed after the first block went online is another one. Expect that one difference, named, with
-    what it may be off by."""
+    """One thing that the kernel showed after the first block went online is another one. Expect that one difference, named,
+    with what it may be off by."""
     recording = Recording.load(DIRECTORY / "S1m_movable_first.json")
     change(recording.steps[1])
     assert [[name for name, _, _ in step.differences] for step in recording.replay(engine)][1] == [what]
@@ -196,15 +196,17 @@ def test_what_cannot_be_replayed_says_so(tmp_path, op):
 
 
 @pytest.mark.parametrize(("path", "text", "answer"), [
-    ("soft_offline_page", "0x100000000", "EIO"), ("soft_offline_page", "4294967296\n", "EIO"), ("soft_offline_page", "x", "EINVAL"),
-    ("soft_offline_page", "0x8000000000", "ENXIO"), ("soft_offline_page", "09", "EINVAL"), ("soft_offline_page", "", "EINVAL"),
-    ("hard_offline_page", "-1", "EINVAL"), ("hard_offline_page", "1" * 30, "EINVAL"), ("memory32/valid_zones", "Movable", "EACCES"),
-    ("memory32/state", "online_movable\n", 0), ("memory99/state", "online", "ENOENT"), ("memory32/uevent", "bogus", "EINVAL"),
-    ("memory32/uevent", "change\n", 0), ("probe", "0x100000000", "ENOENT"), ("block_size_bytes", "8", "EACCES"),
-    ("auto_online_blocks", "online_kernel", 0), ("memory32/online", "Y", 0), ("memory32/online", "maybe", "EINVAL"),
+    ("soft_offline_page", "0x100000000", "EIO"), ("soft_offline_page", "4294967296\n", "EIO"),
+    ("soft_offline_page", "x", "EINVAL"), ("soft_offline_page", "0x8000000000", "ENXIO"), ("soft_offline_page", "09", "EINVAL"),
+    ("soft_offline_page", "", "EINVAL"), ("hard_offline_page", "-1", "EINVAL"), ("hard_offline_page", "1" * 30, "EINVAL"),
+    ("memory32/valid_zones", "Movable", "EACCES"), ("memory32/state", "online_movable\n", 0),
+    ("memory99/state", "online", "ENOENT"), ("memory32/uevent", "bogus", "EINVAL"), ("memory32/uevent", "change\n", 0),
+    ("probe", "0x100000000", "ENOENT"), ("block_size_bytes", "8", "EACCES"), ("auto_online_blocks", "online_kernel", 0),
+    ("memory32/online", "Y", 0), ("memory32/online", "maybe", "EINVAL"),
 ])
 def test_writing_files(tmp_path, path, text, answer):
-    """RECORDED.md 7, with memory32 there and offline, on 6.12. Expect the kernel's answer; 6.1 was built without the first two."""
+    """RECORDED.md 7, with memory32 there and offline, on 6.12. Expect the kernel's answer; 6.1 was built without the first
+    two."""
     add = json.loads((DIRECTORY / "S1.json").read_text())["steps"][0]
     op = {"op": "write_file", "path": path, "text": text, "errno": answer, "uevents": None, "kmsg": None, "state": None}
     for kernel, expected in (("6.12.115", answer), ("6.1.192", "ENOENT" if "_offline_page" in path else answer)):
@@ -234,8 +236,9 @@ def test_a_guest_without_free_memory(tmp_path, engine):
 
 @pytest.mark.parametrize("value", ["-1", "", "x", "2147483648", "1 x", str(1 << 70)])
 def test_sysctls_that_are_none(tmp_path, value):
-    op = {"op": "sysctl", "name": "vm.min_free_kbytes", "value": value, "errno": "EINVAL", "uevents": [], "kmsg": [], "state": None}
-    step, = Recording.load(_changed(tmp_path, lambda data: data.update(steps=[op]))).replay()
+    op = {"op": "sysctl", "name": "vm.min_free_kbytes", "value": value, "errno": "EINVAL"}
+    step = op | {"uevents": [], "kmsg": [], "state": None}
+    step, = Recording.load(_changed(tmp_path, lambda data: data.update(steps=[step]))).replay()
     assert not step.differences and step.predicted["min_free_kbytes"] == 2545
 
 
@@ -302,7 +305,8 @@ def test_removing_what_is_not_there(tmp_path, size):
 
 
 def test_hurt_recordings(tmp_path):
-    """Recordings with values replaced, dropped or nested deep. Expect them replayed, or one line that names the file and where."""
+    """Recordings with values replaced, dropped or nested deep. Expect them replayed, or one line that names the file and
+    where."""
     sources = [json.loads((DIRECTORY / f"{name}.json").read_text()) for name in ("S8", "S6m_movable", "S10_numa", "S1_k612")]
     path, refused = tmp_path / "hurt.json", 0
     for seed in range(60):

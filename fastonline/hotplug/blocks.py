@@ -17,8 +17,8 @@ _FALSE = ("n", "N", "f", "F", "0", "of", "oF", "Of", "OF")
 def word_to_type(word, rules):
     """MMOP_* of a word as it is written to a file of sysfs: HotplugError EINVAL for what is none.
 
-    Today the whole word up to a NUL, with at most one newline behind (sysfs_streq); 2.6.25 compares as many letters as it was given with
-    "online", then with "offline", and not beyond their ends, so that "o" and "onlineXYZ" are online (KERNEL.md 1.5).
+    Today the whole word up to a NUL, with at most one newline behind (sysfs_streq); 2.6.25 compares as many letters as it was
+    given with "online", then with "offline", and not beyond their ends, so that "o" and "onlineXYZ" are online (KERNEL.md 1.5).
     """
     if not isinstance(word, str):
         raise TypeError(f"a word of sysfs is text, not {word!r}")

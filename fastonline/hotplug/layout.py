@@ -19,12 +19,12 @@ def _chunks(start, end, max_order):
 
 
 def lay_out(ranges, managed, nr_free, max_order):
-    """A page map (see Memory.from_page_map) for a zone that consists of `ranges`: its free blocks are exactly nr_free, free and used
-    pages together are `managed`, the rest is Reserved. The largest free blocks lie around the middle, what the kernel holds at the
-    ends.
+    """A page map (see Memory.from_page_map) for a zone that consists of `ranges`: its free blocks are exactly nr_free, free
+    and used pages together are `managed`, the rest is Reserved. The largest free blocks lie around the middle, what the
+    kernel holds at the ends.
 
-    ranges: [(start_pfn, nr_pages)]. Returns starts and lengths of runs (uint64) and their states (uint8). A block below the largest
-    order has a buddy that is not free, so that it does not merge. ValueError where there is no such layout.
+    ranges: [(start_pfn, nr_pages)]. Returns starts and lengths of runs (uint64) and their states (uint8). A block below the
+    largest order has a buddy that is not free, so that it does not merge. ValueError where there is no such layout.
     """
     chunks, edges = ([[] for _ in range(max_order + 1)] for _ in range(2))
     for start, nr in ranges:

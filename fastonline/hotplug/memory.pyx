@@ -334,8 +334,8 @@ cdef class Memory:
 
     @classmethod
     def from_page_map(
-        cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap", user_min_free_kbytes=None, nr_cpus=1,
-        memory_block_size=None, memmap=None,
+        cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap", user_min_free_kbytes=None,
+        nr_cpus=1, memory_block_size=None, memmap=None,
     ):
         """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's,
         linux/recording.py one that has as many free blocks as were recorded).
@@ -345,7 +345,8 @@ cdef class Memory:
         ({zone name: pages}) and runs, which are the pages that were ever prepared: arrays of their first pfns and lengths
         (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
         Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
-        user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no kernel computes.
+        user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no kernel
+        computes.
 
         ValueError for maps that no machine can be in: overlapping, outside a section or the span, in a zone there is not.
         """
@@ -553,12 +554,12 @@ cdef class Memory:
 
         start_pfn, nr_pages: unsigned long, pages. Today's rules take whole memory blocks, 2.6.25 widens the range to whole
         sections. nid: the node, which comes online with its first memory. name: of the resource in /proc/iomem,
-        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE), as virtio-mem, Xen and Hyper-V ask; they do not ask for
-        a memmap on memory. threads: 1 to 64 share the first write of the
-        memmap, whose page faults are what adding many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9).
-        group: (name, unit_pages) of the dynamic memory group that the range belongs to (memory_group_register_dynamic, 5.15: each
-        virtio-mem device has one); None: a static one of its own, as a DIMM.
-        The memmap costs what the machine's `memmap` says, and the new blocks go online as auto_online_blocks says.
+        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE), as virtio-mem, Xen and Hyper-V ask; they do not
+        ask for a memmap on memory. threads: 1 to 64 share the first write of the memmap, whose page faults are what adding
+        many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9). group: (name, unit_pages) of the
+        dynamic memory group that the range belongs to (memory_group_register_dynamic, 5.15: each virtio-mem device has one);
+        None: a static one of its own, as a DIMM. The memmap costs what the machine's `memmap` says, and the new blocks go
+        online as auto_online_blocks says.
 
         HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end (`blocks.add` tells
         that one as today's kernels do, E2BIG).

@@ -104,13 +104,13 @@ def movable_pages(mem, start_pfn, nr_pages):
 def migrate_range(mem, start_pfn, nr_pages, contig=False):
     """Move every page that has an owner out of the range; True when there was one. Meanwhile nothing is allocated from it.
 
-    offline_pages' way: in the order of their addresses (do_migrate_range), on a machine with memory on other nodes to those only
-    (new_migration_target). contig: alloc_contig_range's way: COMPACT_CLUSTER_MAX at a time, each such cluster back to front
-    (isolate_migratepages_block), to any node. Pages of Movable go to any zone, those of kernel zones to kernel zones
+    offline_pages' way: in the order of their addresses (do_migrate_range), on a machine with memory on other nodes to those
+    only (new_migration_target). contig: alloc_contig_range's way: COMPACT_CLUSTER_MAX at a time, each such cluster back to
+    front (isolate_migratepages_block), to any node. Pages of Movable go to any zone, those of kernel zones to kernel zones
     (alloc_migration_target, 6.1).
 
-    HotplugError EINTR where they do not all fit: those that moved stay moved, the range's free pages are free again; so too when
-    an owner's callback raises. Moved pages are in use in the range until the caller takes it, so that nobody gets them.
+    HotplugError EINTR where they do not all fit: those that moved stay moved, the range's free pages are free again; so too
+    when an owner's callback raises. Moved pages are in use in the range until the caller takes it, so that nobody gets them.
     """
     leaving = [(owner, indices) for owner in mem.page_owners if len(indices := owner.within(start_pfn, nr_pages))]
     if not leaving:
@@ -150,7 +150,8 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
         if len(order) < len(pfns):
             raise HotplugError.of(
                 errno.EINTR,
-                f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)} have nowhere to move to: the kernel would try on",
+                f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)} have nowhere to move to: "
+                "the kernel would try on",
             )
     except BaseException:
         free_movable(mem, new[~owned])      # those of owners after the one whose callback raised

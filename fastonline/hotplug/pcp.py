@@ -24,8 +24,8 @@ class _Zone:
     """The lists of one zone. A list has its head, where pages are taken, at the end."""
 
     __slots__ = (
-        "lists", "free_factor", "free_count", "alloc_factor", "freed_high_order", "high", "below_high", "boost", "diff", "disabled",
-        "pool", "reclaimable",
+        "lists", "free_factor", "free_count", "alloc_factor", "freed_high_order", "high", "below_high", "boost", "diff",
+        "disabled", "pool", "reclaimable",
     )
 
     def __init__(self):
@@ -419,8 +419,8 @@ class PerCpuPages:
             pcp.boost = min(pcp.boost + pages, max(pages, zone.high * 3 // 2))
 
     def settle(self):
-        """Time passes: kswapd has run, no watermark is boosted; vmstat_update has, the counters show everything; in kernel zones
-        single pages were taken and freed, so that no batch is larger than one."""
+        """Time passes: kswapd has run, no watermark is boosted; vmstat_update has, the counters show everything; in kernel
+        zones single pages were taken and freed, so that no batch is larger than one."""
         for z, pcp in self._zones.items():
             pcp.boost = pcp.diff = 0
             if self._key(z)[1] != "Movable":
@@ -439,7 +439,7 @@ class PerCpuPages:
         self._commit(z, pcp, zone, pindex)
 
     def put(self, zone, pfns, high):
-        """These pages, which are in use in a zone, are on its lists, as in a machine that was recorded. high: pcp->high then."""
+        """These pages, in use in a zone, are on its lists, as in a machine that was recorded. high: pcp->high then."""
         self._zone(zone.nr).lists[UNMOVABLE] = list(pfns)
         self._zone(zone.nr).high = high
 

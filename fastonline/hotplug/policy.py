@@ -4,10 +4,10 @@ ONLINE_POLICIES = ("contig-zones", "auto-movable")
 
 
 def auto_movable_can_online_movable(mem, start_pfn, nr_pages, nid):
-    """auto_movable_zone_for_pfn: yes when all of Movable, with the rest of the DIMM (or of the unit of a dynamic memory group) that
-    the range belongs to, stays below auto_movable_ratio percent of the kernel memory that was there at boot, everywhere and
-    (numa_aware) on the node; no once some of that DIMM or unit is in a kernel zone. A dynamic group's own kernel memory counts like
-    that of boot, for itself alone."""
+    """auto_movable_zone_for_pfn: yes when all of Movable, with the rest of the DIMM (or of the unit of a dynamic memory
+    group) that the range belongs to, stays below auto_movable_ratio percent of the kernel memory that was there at boot,
+    everywhere and (numa_aware) on the node; no once some of that DIMM or unit is in a kernel zone. A dynamic group's own
+    kernel memory counts like that of boot, for itself alone."""
     start, size, own = next(
         ((first, nr, group) for first, nr, group in mem.groups if first <= start_pfn < first + nr), (start_pfn, nr_pages, None)
     )

@@ -9,9 +9,9 @@ from fastonline.hotplug.migrate import MovablePages, free_movable
 from fastonline.hotplug.pcp import RECLAIMABLE, UNMOVABLE, PerCpuPages
 
 BLOCK_PAGES, INODE_PAGES = 1, 2
-"""Pages of slabs that a memory block takes: when it is added, for struct memory_block (1 KiB) and some twenty kernfs nodes of 128
-bytes; and when its files are first read, for their inodes (600 bytes) and dentries (192). Together 3 to 4 in every recording of
-either kernel that adds blocks; it matters where tens of them are added."""
+"""Pages of slabs that a memory block takes: when it is added, for struct memory_block (1 KiB) and some twenty kernfs nodes of
+128 bytes; and when its files are first read, for their inodes (600 bytes) and dentries (192). Together 3 to 4 in every
+recording of either kernel that adds blocks; it matters where tens of them are added."""
 EMPTY_SLABS = 40
 """Pages of slabs that boot leaves empty, and the first offlining shrinks: 140 to 180 kB in 6.1 (RECORDED.md 6)."""
 SLAB = 8
@@ -21,8 +21,8 @@ PTRS_PER_PTE = 512
 
 
 def gathered(pages):
-    """The batches in which pages are unmapped and freed (struct mmu_gather, 6.1): 8 that fit into it, then pages of 510 each, up
-    to 10000, and from the start again."""
+    """The batches in which pages are unmapped and freed (struct mmu_gather, 6.1): 8 that fit into it, then pages of 510 each,
+    up to 10000, and from the start again."""
     sizes = [8] + [510] * (10000 // 510)
     at = 0
     while at < len(pages):
@@ -57,8 +57,8 @@ class Region:
             self.landed |= {"lowest_pfn": int(self.pages.pfns.min()), "highest_pfn": int(self.pages.pfns.max())}
 
     def free(self):
-        """munmap: the pages in the order of their addresses, then the page tables. Until 6.8 what was gathered at a time is freed
-        back to front (release_pages)."""
+        """munmap: the pages in the order of their addresses, then the page tables. Until 6.8 what was gathered at a time is
+        freed back to front (release_pages)."""
         pages = self.pages.give(len(self.pages))[::-1]
         if len(pages) and not self._mem.rules.movable_has_min:
             pages = np.concatenate([batch[::-1] for batch in gathered(pages)])
@@ -98,8 +98,8 @@ class Guest:
                 self.mem.pcp.free_kernel(pfn)
 
     def booted(self, nid, name, pcp_count, pcp_high):
-        """A zone has so many pages on per-CPU lists, the last of those in use, and pcp->high is that. Of the zone that the kernel
-        prefers, those before them are slabs that boot has left empty. ValueError where not so many are in use."""
+        """A zone has so many pages on per-CPU lists, the last of those in use, and pcp->high is that. Of the zone that the
+        kernel prefers, those before them are slabs that boot has left empty. ValueError where not so many are in use."""
         zone = self.mem.zones[nid, name]
         states = self.mem.page_states(zone.start_pfn, zone.spanned_pages)
         used = np.flatnonzero(states == _IN_USE) + zone.start_pfn
@@ -108,9 +108,10 @@ class Guest:
             raise ValueError(f"{pcp_count} pages on per-CPU lists of zone {name}, where {len(used)} are in use")
         self.mem.pcp.put(zone, used[at:].tolist(), pcp_high)
         if zone.nr == self._kernel_zone:
-            blocks = used[: at][used[:at] % SLAB == 0]
-            blocks = blocks[np.isin(blocks + SLAB - 1, used[:at])][-EMPTY_SLABS // SLAB :].tolist()
-            self.mem.pcp.empty_slabs = [(pfn + i, 0) for pfn in blocks[:1] for i in range(SLAB)] + [(pfn, 3) for pfn in blocks[1:]]
+            slabs = used[:at][used[:at] % SLAB == 0]
+            slabs = slabs[np.isin(slabs + SLAB - 1, used[:at])][-EMPTY_SLABS // SLAB :].tolist()
+            singles = [(pfn + i, 0) for pfn in slabs[:1] for i in range(SLAB)]
+            self.mem.pcp.empty_slabs = singles + [(pfn, 3) for pfn in slabs[1:]]
 
     def add_virtio_mem(self, device, start, max_size, block_size, nid=0):
         """Probe a virtio-mem device."""
@@ -163,8 +164,8 @@ class Guest:
         return zones[0] if zones else None
 
     def look(self):
-        """Somebody reads the files of the blocks that came last: their inodes and dentries need slabs, the first ones of a zone a
-        pageblock of their own; one that was preferred from boot on has it."""
+        """Somebody reads the files of the blocks that came last: their inodes and dentries need slabs, the first ones of a
+        zone a pageblock of their own; one that was preferred from boot on has it."""
         zone = self._preferred()
         if self._unread and zone not in self._inode_zones:
             self._take(1, 1, RECLAIMABLE)
@@ -175,7 +176,7 @@ class Guest:
         self._unread.clear()
 
     def settle(self):
-        """The kernel works on: when another zone has become the one it prefers, its next slab comes from there (RECORDED.md 3)."""
+        """The kernel works on: when it prefers another zone than before, its next slab comes from there (RECORDED.md 3)."""
         self.look()
         zone = self._preferred()
         if zone is not None and zone != self._kernel_zone:

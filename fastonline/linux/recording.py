@@ -24,11 +24,12 @@ from fastonline.rules import LINUX_6_1, LINUX_6_12
 
 FORMAT = "memory-hotplug-recording/1"
 NOISE = 64
-"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). In 6.1 they
-are compared without those on per-CPU lists; 6.12 moves thousands of pages between the two while nothing is done."""
+"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). In
+6.1 they are compared without those on per-CPU lists; 6.12 moves thousands of pages between the two while nothing is done."""
 NOISE_MOVABLE = 10
-"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 (FORMAT.md: "within 10 pages"). In 6.1 its free blocks
-are compared exactly, order by order; `free` is a counter that a CPU's part is missing from, up to the zone's stat_threshold."""
+"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 (FORMAT.md: "within 10 pages"). In 6.1 its free
+blocks are compared exactly, order by order; `free` is a counter that a CPU's part is missing from, up to the zone's
+stat_threshold."""
 LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ", "Block size [",
        "memory memory")
 """Beginnings of the lines of the log that are compared."""
@@ -148,8 +149,8 @@ class Recording:
             raise RecordingError(f"{self.path}: {where}: {type(e).__name__}: {text[:200]}") from None
 
     def machine(self, engine="struct_page"):
-        """The Memory of the recording's start. struct_page keeps the kernel's free lists: pages are found where the kernel finds
-        them. bitmap is the faster one; the same counts, but after long use other pages of a block are the free ones."""
+        """The Memory of the recording's start. struct_page keeps the kernel's free lists: pages are found where the kernel
+        finds them. bitmap is the faster one; the same counts, but after long use other pages of a block are the free ones."""
         with self._reading("initial"):
             return self._machine(engine)
 
@@ -359,7 +360,8 @@ def _compare_pages(check, recorded, guest):
         exact = zone is None or zone.name == "Movable" and not mem.rules.movable_has_min
         skipped = () if exact else ("BUDDY", "NONE")
         counts = [
-            {KINDS[i]: int(n) for i, n in enumerate(np.bincount(kinds[at], minlength=len(KINDS))) if n and KINDS[i] not in skipped}
+            {kind: int(n) for kind, n in zip(KINDS, np.bincount(kinds[at], minlength=len(KINDS)), strict=True)
+             if n and kind not in skipped}
             for kinds in (ours, real)
         ]
         check(f"memory{block} pages", *counts)
@@ -622,8 +624,8 @@ def _load(guest, op):
     if op.get("bytes") is None:
         guest.unknown = True
         raise CannotReplay(
-            "the load has no bytes: what slabs and page tables took of the kernel zones was not recorded, and how many pages are "
-            "free there is not compared from here on"
+            "the load has no bytes: what slabs and page tables took of the kernel zones was not recorded, and how many "
+            "pages are free there is not compared from here on"
         )
     try:
         guest.page_cache(-(-op["bytes"] // guest.mem.geometry.page_size))
