@@ -214,6 +214,19 @@ def test_writing_files(tmp_path, path, text, answer):
         assert list(Recording.load(changed).replay())[1].differences == []
 
 
+def test_a_node_without_memory(tmp_path, engine):
+    """Node 1 is online from the start, its zones empty. Expect it to be there, and a DIMM added to it not to make it new."""
+    source = json.loads((DIRECTORY / "S10_numa.json").read_text())
+    empty = source["initial"]["zones"]["0/Normal"]
+    for name in ("DMA", "DMA32", "Normal", "Movable", "Device"):
+        source["initial"]["zones"][f"1/{name}"] = empty
+    source["steps"] = source["steps"][:1]
+    path = tmp_path / "nodes.json"
+    path.write_text(json.dumps(source))
+    step, = Recording.load(path).replay(engine)
+    assert step.uevents == ["add@memory32", "add@memory33"] and step.predicted["nodes"]["online"] == "0-1"
+
+
 def test_regions_of_no_pages(tmp_path, engine):
     """Nothing is allocated, and freed. Expect both done, and a second one of that name refused while it is there."""
     op = {"region": 7, "errno": 0, "uevents": [], "kmsg": [], "state": None}

@@ -369,6 +369,8 @@ cdef class Memory:
         for start, nr in ram:
             mem.resources.register(start, nr)
         for known in zones:
+            mem.zones.need_node(known.nid)
+            table.nodes[<int>known.nid].online = True      # a node without memory too
             if (known.nid, known.name) not in mem.zones:
                 raise ValueError(f"there is no zone {known.name} on node {known.nid} with rules {rules.name}")
             mem._map_zone(known, mem.zones[known.nid, known.name].nr)
