@@ -112,6 +112,14 @@ def test_a_change_of_the_kernel_is_seen(change, what, engine):
     assert [[name for name, _, _ in step.differences] for step in recording.replay(engine)][1] == [what]
 
 
+def test_counts_of_pages_are_compared():
+    """S5 has only totals of its page map. Expect the balloon's pages among them."""
+    recording = Recording.load(DIRECTORY / "S5.json")
+    assert recording.steps[0]["page_counts"]["OFFLINE"] == 16384
+    recording.steps[0]["page_counts"]["OFFLINE"] -= 1
+    assert next(iter(recording.replay())).differences == [("pages OFFLINE", 16384, 16383)]
+
+
 def test_where_memory_landed_is_compared():
     recording = Recording.load(DIRECTORY / "S2m_movable_out_of_order.json")
     recording.steps[9]["landed"]["per_block"] = {"35": 16383, "36": 1}

@@ -302,6 +302,10 @@ class Recording:
                 _compare_landed(check, op["landed"], guest.regions[op["region"]], guest.mem)
         if recorded.get("pages"):
             _compare_pages(check, recorded, guest)
+        elif recorded.get("page_counts"):
+            first_pfn, end_pfn = recorded["pages_range"]
+            ours = int(np.count_nonzero(page_kinds(guest, first_pfn, end_pfn - first_pfn) == KINDS.index("OFFLINE")))
+            check("pages OFFLINE", ours, sum(nr for flags, nr in recorded["page_counts"].items() if "OFFLINE" in flags.split("|")))
         if recorded["state"] is not None:
             _compare_states(check, step.predicted, recorded["state"], guest)
 
