@@ -1,4 +1,21 @@
-"""fastonline: memory onlined the way Linux does it, in user space, at the speed of the memory bus."""
+"""fastonline: memory onlined the way Linux does it, in user space, at the speed of the memory bus.
+
+Memory is one machine, load reads one that Memory.save wrote. What it looks like is a Geometry: X86_32_PAE, X86_64, ARM64_4K,
+ARM64_64K, S390X; which kernel it mirrors are Rules: LINUX_2_6_25, LINUX_6_1, LINUX_6_12. parse_size reads sizes such as "512M".
+What a kernel refuses raises HotplugError.
+
+MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL and MMOP_ONLINE_MOVABLE (int) say what a memory block is to become.
+
+mem.notifiers calls callback(action, notice). action (int): MEM_GOING_ONLINE and MEM_GOING_OFFLINE may be vetoed;
+MEM_CANCEL_ONLINE and MEM_CANCEL_OFFLINE follow a veto, MEM_ONLINE and MEM_OFFLINE success. notice: MemoryNotify. It returns
+None or NOTIFY_OK, NOTIFY_DONE (not interested), NOTIFY_BAD (a veto), NOTIFY_STOP (the rest is not called).
+
+MovablePages are pages in use that offline_pages may move. Capture is the state of a real kernel, Recording what one did, step
+by step, RecordingError a file that is none. export_sysfs writes the tree that lsmem --sysroot reads.
+
+Further: fastonline.drivers (balloons and their host), fastonline.cost.profile, and for cimport fastonline.hotplug.memory and
+fastonline.core.
+"""
 
 from fastonline.errors import HotplugError
 from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry, parse_size

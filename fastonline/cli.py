@@ -5,11 +5,12 @@ with one line on standard error; 130 after Ctrl-C, 141 when nobody reads the out
 """
 
 import argparse
+import errno
 import json
 import os
 import sys
 
-from fastonline import geometry, rules
+from fastonline import __version__, geometry, rules
 from fastonline.cost.counters import HARDWARE
 from fastonline.cost.profile import profile
 from fastonline.cost.report import profile_text
@@ -68,6 +69,27 @@ def count(text):
     return int(text)
 
 
+def output(text):
+    """A file to be written: what stands in the way is said before the work is done, not after."""
+    directory = os.path.dirname(text) or "."
+    code = errno.EISDIR if os.path.isdir(text) else 0 if os.path.isdir(directory) else errno.ENOENT
+    if code:
+        raise argparse.ArgumentTypeError(f"{text}: {os.strerror(code)}")
+    return text
+
+
+def add_plot(parser, what):
+    """--plot FILE."""
+    parser.add_argument("--plot", type=output, metavar="FILE", help=f"draw {what} into FILE (.png, .svg, .pdf); needs matplotlib")
+
+
+def check_plot(path):
+    """Complain now, not after the run, when matplotlib is missing or has no format of that name."""
+    if path is not None:
+        from fastonline.cost.plots import check_format
+        check_format(path)
+
+
 def add_source(parser, what):
     """FILE or --live: where a command finds a running kernel's pages."""
     source = parser.add_mutually_exclusive_group(required=True)
@@ -89,7 +111,7 @@ def read_machine(args):
 
 def add_json(parser):
     """--json FILE."""
-    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON to FILE, - for standard output instead of the text")
+    parser.add_argument("--json", type=output, metavar="FILE", help="write the figures as JSON to FILE, - for standard output instead of the text")
 
 
 def write_json(path, value):
@@ -125,7 +147,7 @@ def add_profile(commands):
     parser.add_argument("--counters", action="store_true", help="count cycles, instructions, cache and branch misses too (perf "
                         "events), in further runs; says so where the machine has none")
     add_json(parser)
-    parser.add_argument("--plot", metavar="FILE", help="draw the figures into FILE (.png, .svg, .pdf); needs matplotlib")
+    add_plot(parser, "the figures")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--capture", metavar="FILE", help="start from a captured machine's pages, online a section behind them, "
                        "and say whether the predicted buddyinfo is the kernel's")
@@ -137,8 +159,7 @@ def run_profile(args):
     capture = Capture.live() if args.live else Capture.load(args.capture) if args.capture is not None else None
     if capture is not None and args.geometry is not None:
         raise ValueError("--geometry cannot be chosen for a captured machine: it has its own")
-    if args.plot is not None:
-        from fastonline.cost.plots import plot_profile    # complains now, not after the run, when matplotlib is missing
+    check_plot(args.plot)
     result = profile(
         geometry=args.geometry or geometry.X86_64, section=args.section, rules=args.rules, engines=args.engine or ENGINES,
         orders=args.order, repeat=args.repeat, capture=capture, counters=HARDWARE if args.counters else None, progress=progress,
@@ -148,6 +169,7 @@ def run_profile(args):
     if args.json is not None:
         write_json(args.json, result)
     if args.plot is not None:
+        from fastonline.cost.plots import plot_profile
         plot_profile(result, args.plot)
     compared = result["capture"] or {"zones": []}
     return 1 if any(zone["quiet"] and not zone["matches"] for zone in compared["zones"]) else 0
@@ -177,7 +199,7 @@ def add_capture(commands):
         description="Save the page map and the zones of the kernel that runs here to FILE. Reads /proc/kpageflags: needs "
         "CAP_SYS_ADMIN.",
     )
-    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("file", type=output, metavar="FILE")
     parser.set_defaults(run=run_capture)
 
 
@@ -240,11 +262,12 @@ def add_balloon(commands):
     )
     series.add_arguments(parser)
     add_json(parser)
-    parser.add_argument("--plot", metavar="FILE", help="draw target and actual size into FILE; needs matplotlib")
+    add_plot(parser, "target and actual size")
     parser.set_defaults(run=run_balloon)
 
 
 def run_balloon(args):
+    check_plot(args.plot)
     result = series.from_arguments(args, progress)
     if args.json != "-":
         print(result)
@@ -261,6 +284,7 @@ COMMANDS = (add_profile, add_show, add_capture, add_replay, add_sysfs, add_ballo
 def make_parser():
     """The parser of the whole command line."""
     parser = Parser(prog="fastonline", description="Memory onlining the way Linux does it, and what it costs.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)
@@ -278,12 +302,19 @@ def main(argv=None):
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # what is still buffered goes nowhere, so that the interpreter does not complain when it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        unread(sys.stdout)
         return BROKEN_PIPE
     except (ImportError, MemoryError, OSError, OverflowError, ValueError) as e:
-        print(f"fastonline: {describe(e)}", file=sys.stderr)
+        try:
+            print(f"fastonline: {describe(e)}", file=sys.stderr)
+        except BrokenPipeError:
+            unread(sys.stderr)
         return 2
+
+
+def unread(stream):
+    """Nobody reads it any more: what is still buffered goes nowhere, so that the interpreter does not complain when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def describe(error):

@@ -1,5 +1,7 @@
 """The one exception of the kernel's own answers."""
 
+from __future__ import annotations
+
 import errno
 import os
 
@@ -11,15 +13,18 @@ class HotplugError(OSError):
     range, in hex as the kernel's own messages have it.
     """
 
-    def __str__(self):
+    errno: int
+    strerror: str
+
+    def __str__(self) -> str:
         return f"{errno.errorcode.get(self.errno, self.errno)}: {self.strerror}"
 
     @classmethod
-    def of(cls, code, message):
-        """A HotplugError with the errno's own text behind the message."""
+    def of(cls, code: int, message: str) -> HotplugError:
+        """A HotplugError of errno `code` (int, positive) with that errno's own text behind the message."""
         return cls(code, f"{message} ({os.strerror(code)})")
 
 
-def pfn_range(start_pfn, nr_pages):
+def pfn_range(start_pfn: int, nr_pages: int) -> str:
     """A range of page frames as messages show it: ``[pfn 0x40000-0x5ffff]``."""
     return f"[pfn {start_pfn:#x}-{start_pfn + nr_pages - 1:#x}]"

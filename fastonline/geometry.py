@@ -6,11 +6,12 @@ Facts: include/linux/mmzone.h, include/linux/page-flags-layout.h and each archit
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import SupportsIndex
 
 _SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 
 
-def parse_size(size):
+def parse_size(size: SupportsIndex | str) -> int:
     """Bytes from an int or from text such as ``"512M"``, ``"1.5G"``, ``"4096"`` (K, M, G, T, P are powers of 1024; a fraction
     must come to whole bytes).
 
@@ -33,7 +34,7 @@ def parse_size(size):
     return size
 
 
-def format_size(size):
+def format_size(size: int) -> str:
     """The shortest exact text of a size: 536870912 -> ``"512M"``."""
     for suffix in "PTGMK":
         if size and size % (1 << _SUFFIXES[suffix]) == 0:
@@ -41,31 +42,39 @@ def format_size(size):
     return str(size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Geometry:
     """One layout of physical memory. ``dataclasses.replace`` makes another; one the kernel would not compile is refused
-    with ValueError and the kernel's own reason."""
+    with ValueError and the kernel's own reason.
+
+    - name: for messages, and of the preset.
+    - bits: 32 or 64: the width of the kernel's long.
+    - page_shift: log2 of the bytes of a page (PAGE_SHIFT).
+    - section_size_bits: SECTION_SIZE_BITS: log2 of the bytes of a section.
+    - max_physmem_bits: MAX_PHYSMEM_BITS: log2 of the bytes that memory can have at most.
+    - max_page_order: MAX_PAGE_ORDER, inclusive: the largest buddy block has 2^max_page_order pages.
+    - pageblock_order: log2 of the pages of a pageblock.
+    - zone_limits: boot zones in ascending order with the address at which each ends; None: it goes on to the end.
+    - hotplug_zone: the kernel zone hot-added memory goes to (x86_32: HighMem, K25:arch/x86/mm/init_32.c; else Normal).
+    - flags_reserved: bits of page->flags for section, node and zone (2.6.25: 9 of 32, 32 of 64).
+    - sections_in_flags: Classic sparsemem keeps the section number in page->flags; vmemmap (308c05e35e3) does not.
+    - subsection_shift: SUBSECTION_SHIFT: log2 of the bytes of the granule in which early sections may be partial.
+    """
 
     name: str
     bits: int
-    """32 or 64: the width of the kernel's long."""
     page_shift: int
     section_size_bits: int
     max_physmem_bits: int
     max_page_order: int
-    """MAX_PAGE_ORDER, inclusive: the largest buddy block has 2^max_page_order pages."""
     pageblock_order: int
     zone_limits: tuple[tuple[str, int | None], ...]
-    """Boot zones in ascending order with the address at which each ends; None: it goes on to the end."""
     hotplug_zone: str
-    """The kernel zone hot-added memory goes to (x86_32: HighMem, K25:arch/x86/mm/init_32.c; else Normal)."""
     flags_reserved: int = 32
-    """Bits of page->flags for section, node and zone (2.6.25: 9 of 32, 32 of 64)."""
     sections_in_flags: bool = False
-    """Classic sparsemem keeps the section number in page->flags; vmemmap (308c05e35e3) does not."""
     subsection_shift: int = 21
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 6 <= self.max_page_order <= 13:
             raise ValueError(f"{self.name}: max_page_order {self.max_page_order} is not between 6 and 13")
         if self.max_page_order + self.page_shift > self.section_size_bits:
@@ -98,58 +107,62 @@ class Geometry:
         if self.hotplug_zone not in dict(self.zone_limits):
             raise ValueError(f"{self.name}: there is no zone {self.hotplug_zone} for hot-added memory")
 
+    def __repr__(self) -> str:
+        # short: it is the default of many an argument, and help() shows those
+        return f"<Geometry {self.name}>"
+
     @property
-    def page_size(self):
+    def page_size(self) -> int:
         """Bytes of one page."""
         return 1 << self.page_shift
 
     @property
-    def section_size(self):
+    def section_size(self) -> int:
         """Bytes of one section."""
         return 1 << self.section_size_bits
 
     @property
-    def pfn_section_shift(self):
+    def pfn_section_shift(self) -> int:
         """PFN_SECTION_SHIFT: log2 of the pages of one section."""
         return self.section_size_bits - self.page_shift
 
     @property
-    def pages_per_section(self):
+    def pages_per_section(self) -> int:
         """PAGES_PER_SECTION."""
         return 1 << self.pfn_section_shift
 
     @property
-    def pages_per_subsection(self):
+    def pages_per_subsection(self) -> int:
         """PAGES_PER_SUBSECTION: the granule in which an early section may be partial (2 MiB; at least a 64th of a section)."""
         return max(1 << max(self.subsection_shift - self.page_shift, 0), self.pages_per_section >> 6)
 
     @property
-    def max_pfn(self):
+    def max_pfn(self) -> int:
         """Page frames that fit below 2^max_physmem_bits."""
         return 1 << self.max_physmem_bits - self.page_shift
 
     @property
-    def nr_mem_sections(self):
+    def nr_mem_sections(self) -> int:
         """NR_MEM_SECTIONS."""
         return 1 << self.max_physmem_bits - self.section_size_bits
 
     @property
-    def zones_width(self):
+    def zones_width(self) -> int:
         """ZONES_WIDTH: two bits for up to four zones (2.6.25: ZONES_SHIFT = 2 on both x86)."""
         return 2
 
     @property
-    def sections_width(self):
+    def sections_width(self) -> int:
         """SECTIONS_WIDTH: bits of page->flags for the section number."""
         return self.max_physmem_bits - self.section_size_bits if self.sections_in_flags else 0
 
     @property
-    def smallest_section_size_bits(self):
+    def smallest_section_size_bits(self) -> int:
         """The smallest SECTION_SIZE_BITS that would compile: 29 under PAE (7 section + 2 zone bits of 9), KERNEL.md 4.2."""
         by_flags = self.max_physmem_bits - (self.flags_reserved - self.zones_width) if self.sections_in_flags else 0
         return max(by_flags, self.max_page_order + self.page_shift, self.pageblock_order + self.page_shift)
 
-    def section_table_bytes(self, section_size=None):
+    def section_table_bytes(self, section_size: SupportsIndex | str | None = None) -> int:
         """Bytes of the flat mem_section table (two words an entry) for sections of `section_size` (default: this geometry's).
 
         Dave Hansen's "~500k of overhead with 1MB sections" of the thread: ``X86_32_PAE.section_table_bytes("1M") == 524288``,
@@ -160,11 +173,11 @@ class Geometry:
             raise ValueError(f"a section is a power of two of at most {format_size(1 << self.max_physmem_bits)}, not {size} bytes")
         return ((1 << self.max_physmem_bits) // size) * 2 * (self.bits // 8)
 
-    def memmap_bytes(self, struct_page_bytes):
-        """Bytes of the page descriptors of one section."""
+    def memmap_bytes(self, struct_page_bytes: int) -> int:
+        """Bytes of the page descriptors of one section. struct_page_bytes: of one, see Rules.struct_page_bytes."""
         return self.pages_per_section * struct_page_bytes
 
-    def usemap_bytes(self):
+    def usemap_bytes(self) -> int:
         """Bytes of one section's pageblock flags (2.6.25: 3 bits a pageblock, rounded up to a long)."""
         bits = 3 << self.pfn_section_shift - self.pageblock_order
         return -(-bits // self.bits) * (self.bits // 8)

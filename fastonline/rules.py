@@ -1,53 +1,68 @@
-"""Which kernel is mirrored, as data. The facts are in the docstring of each field; their sources are the kernel files named."""
+"""Which kernel is mirrored, as data. The facts are in the docstring of Rules; their sources are the kernel files named."""
 
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rules:
-    """What differs from one kernel version to another; pick a preset, or ``dataclasses.replace`` one."""
+    """What differs from one kernel version to another; pick a preset, or ``dataclasses.replace`` one.
+
+    - name: the kernel's version, such as "6.12".
+    - online_order: largest block online_pages hands to the allocator: 0 in 2.6.25 (online_page), None = MAX_PAGE_ORDER since
+      5.1.
+    - present_at_online: present_pages grows by what went online (2.6.25), not by the whole range when it is prepared (today).
+    - grow_before_notify: spans grow before MEM_GOING_ONLINE and shrink back on a veto (move_pfn_range_to_zone, 4.13); 2.6.25
+      notifies first.
+    - shrink_spans: offlining shrinks zone and node spans (remove_pfn_range_from_zone); 2.6.25 never does.
+    - aligned: add_memory takes whole memory blocks, online/offline_pages aligned ranges, else EINVAL; 2.6.25 widens to
+      sections.
+    - always_notify_online: online_pages sends MEM_ONLINE even when no page went online (today).
+    - watermark_pages: the counter watermarks and reserves are computed from: "present" (2.6.25) or "managed" (3.9 and later).
+    - watermarks_at_mark: every mark recomputes the watermarks (2.6.25: setup_per_zone_pages_min), not only whole
+      online/offline_pages.
+    - watermarks_at_offline: offline_pages recomputes the watermarks (since 2.6.31).
+    - watermark_scale_factor: low and high lie at least this many 10000ths of the zone above min (4.6); 0 = the rule is not
+      there.
+    - movable_has_min: ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128 (6.8, backported to
+      6.12).
+    - min_free_kbytes_max: upper clamp of min_free_kbytes: 65536 (2.6.25), 262144 (5.0).
+    - min_free_kbytes_follows: onlining and offlining recompute min_free_kbytes and lowmem_reserve (2.6.38); 2.6.25 computes
+      them at boot only.
+    - lowmem_reserve_ratio: sysctl_lowmem_reserve_ratio by zone; a zone that is not named has 0, no reserve.
+    - batch_cap_bytes: zone_batchsize() starts from pages/1024, at most so many bytes.
+    - zone_device: there is a zone Device behind Movable (CONFIG_ZONE_DEVICE).
+    - lifo: freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail.
+    - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
+    - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6).
+    - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
+      (2.6.25).
+    """
 
     name: str
     online_order: int | None
-    """Largest block online_pages hands to the allocator: 0 in 2.6.25 (online_page), None = MAX_PAGE_ORDER since 5.1."""
     present_at_online: bool
-    """present_pages grows by what went online (2.6.25), not by the whole range when it is prepared (today)."""
     grow_before_notify: bool
-    """Spans grow before MEM_GOING_ONLINE and shrink back on a veto (move_pfn_range_to_zone, 4.13); 2.6.25 notifies first."""
     shrink_spans: bool
-    """Offlining shrinks zone and node spans (remove_pfn_range_from_zone); 2.6.25 never does."""
     aligned: bool
-    """add_memory takes whole memory blocks, online/offline_pages aligned ranges, else EINVAL; 2.6.25 widens to sections."""
     always_notify_online: bool
-    """online_pages sends MEM_ONLINE even when no page went online (today)."""
     watermark_pages: str
-    """The counter watermarks and reserves are computed from: "present" (2.6.25) or "managed" (3.9 and later)."""
     watermarks_at_mark: bool
-    """Every mark recomputes the watermarks (2.6.25: setup_per_zone_pages_min), not only whole online/offline_pages."""
     watermarks_at_offline: bool
-    """offline_pages recomputes the watermarks (since 2.6.31)."""
     watermark_scale_factor: int
-    """low and high lie at least this many 10000ths of the zone above min (4.6); 0 = the rule is not there."""
     movable_has_min: bool
-    """ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128 (6.8, backported to 6.12)."""
     min_free_kbytes_max: int
-    """Upper clamp of min_free_kbytes: 65536 (2.6.25), 262144 (5.0)."""
     min_free_kbytes_follows: bool
-    """Onlining and offlining recompute min_free_kbytes and lowmem_reserve (2.6.38); 2.6.25 computes them at boot only."""
     lowmem_reserve_ratio: tuple[tuple[str, int], ...]
-    """sysctl_lowmem_reserve_ratio by zone; a zone that is not named has 0, no reserve."""
     batch_cap_bytes: int
-    """zone_batchsize() starts from pages/1024, at most so many bytes."""
     zone_device: bool
-    """There is a zone Device behind Movable (CONFIG_ZONE_DEVICE)."""
     lifo: bool
-    """Freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail."""
     struct_page_bytes: tuple[int, int]
-    """sizeof(struct page) on 32-bit and 64-bit kernels."""
     memmap_per_block: bool
-    """memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6)."""
     exact_words: bool
-    """The words of sysfs are compared whole, with at most one newline behind (today), not by their first letters (2.6.25)."""
+
+    def __repr__(self) -> str:
+        # short: it is the default of many an argument, and help() shows those
+        return f"<Rules {self.name}>"
 
 
 _RATIOS_2_6_25 = (("DMA", 256), ("DMA32", 256), ("Normal", 32), ("HighMem", 32))

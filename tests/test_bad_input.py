@@ -303,6 +303,16 @@ def test_min_free_kbytes_that_is_none(mem, value, expected):
     assert snapshot(mem) == before
 
 
+@pytest.mark.parametrize("value, expected", [
+    (0, ValueError), (-1, ValueError), (1.5, TypeError), (1 << 31, OverflowError), (1 << 63, OverflowError), (1 << 64, OverflowError),
+])
+def test_cpus_that_are_none(mem, value, expected):
+    mem.nr_cpus = 3
+    with pytest.raises(expected):
+        mem.nr_cpus = value
+    assert mem.nr_cpus == 3
+
+
 def test_save_files_that_are_none(mem, tmp_path):
     """Expect one line that names the file, and no Memory."""
     good = tmp_path / "good"
@@ -320,6 +330,7 @@ def test_save_files_that_are_none(mem, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError):
         fo.load(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as caught:
         mem.save(tmp_path / "nowhere" / "file")
+    assert caught.value.filename == str(tmp_path / "nowhere" / "file")
     assert sorted(os.listdir(tmp_path)) == sorted(["good", "empty", "foreign", "text", "truncated", "half", "longer", "altered", "header"])

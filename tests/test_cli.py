@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -113,6 +114,23 @@ def test_profile_plot_without_matplotlib(run, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("command", [QUICK, ["balloon", "xen", "1G"]], ids=["profile", "balloon"])
+@pytest.mark.parametrize(("file", "says"), [("p.doc", "'doc' is no format"), ("p", "'' is no format"), ("no/p.png", "No such file")])
+def test_what_cannot_be_drawn_is_said_before_the_run(run, tmp_path, command, file, says):
+    pytest.importorskip("matplotlib")
+    status, out, err = run(*command, "--plot", tmp_path / file)
+    assert (status, out, err.count("\n")) == (2, "", 1) and says in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_balloon_plot_without_matplotlib(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "fastonline.cost.plots", raising=False)
+    assert run("balloon", "xen", "1G", "--plot", tmp_path / "p.png") == (
+        2, "", "fastonline: drawing needs matplotlib: pip install 'fastonline[plot]'\n"
+    )
+
+
 def test_profile_from_a_capture(run):
     status, out, err = run("profile", "--repeat", "1", "--capture", CAPTURED)
     assert (status, err) == (0, "")
@@ -184,6 +202,7 @@ def test_capture_of_a_busy_kernel_says_so(run, tmp_path, monkeypatch):
     (["profile", "--section", "half"], "'half' is not a size"),
     (["profile", "--section", "100M"], "100M is not whole sections of X86_64, of 128M each"),
     (["profile", "--section", "9999999T"], "memory ends at pfn 0x400000000"),
+    (["profile", "--section", "99999999999999T"], "memory ends at pfn 0x400000000"),
     (["profile", "--geometry", "VAX"], "'VAX' is none of X86_32_PAE"),
     (["profile", "--rules", "2.4"], "'2.4' is none of 2.6.25"),
     (["profile", "--engine", "slab"], "'slab'"),
@@ -200,7 +219,15 @@ def test_capture_of_a_busy_kernel_says_so(run, tmp_path, monkeypatch):
     (["show", "buddyinfo", "/nonexistent"], "/nonexistent: No such file or directory"),
     (["show", "buddyinfo", __file__], "neither a saved machine nor a capture"),
     (["show", "buddyinfo", os.path.dirname(__file__)], "not a capture"),
+    (["show", "buddyinfo", os.path.dirname(__file__)], "there is no pages.npz in it"),
     (["capture"], "required: FILE"),
+    (["capture", "/nonexistent/kernel"], "/nonexistent/kernel: No such file or directory"),
+    (["capture", os.path.dirname(__file__)], "Is a directory"),
+    (["replay", os.path.dirname(__file__)], "Is a directory"),
+    (["balloon", "xen", "1G", "--call-ns", "nan"], "nan ns"),
+    (["balloon", "xen", "1G", "--scattered", "--seed", "-1"], "not -1"),
+    (["balloon", "xen", "1Q"], "'1Q' is not a size"),
+    (["balloon", "hyperv", "1G", "--behaviour", "thread"], "no option behaviour"),
 ], ids=str)
 def test_one_line_and_status_2(run, args, says):
     status, _, err = run(*args)
@@ -263,6 +290,44 @@ def test_broken_pipe(args, statuses):
     os.close(writer)
     assert done.stderr == ""
     assert done.returncode in statuses
+
+
+def test_a_complaint_that_nobody_reads():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, "show", "lsmem", "/nonexistent"], stdout=writer, stderr=writer)
+    os.close(writer)
+    assert done.returncode == 2
+
+
+def test_json_for_another_program():
+    """Expect the JSON alone on standard output, one object, as python -m json.tool takes it."""
+    for args in ([*QUICK, "--json", "-"], ["balloon", "cmm", "1G,768M", "--json", "-"]):
+        done = subprocess.run([*COMMAND, *args], capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
+        tool = subprocess.run([sys.executable, "-m", "json.tool"], input=done.stdout, capture_output=True)
+        assert (tool.returncode, tool.stderr) == (0, b"")
+
+
+def test_ctrl_c_in_the_midst_of_a_run():
+    """Expect 130 and not a word."""
+    program = "import sys; from fastonline.cli import main; print('ready', flush=True); sys.exit(main())"
+    running = subprocess.Popen(
+        [sys.executable, "-P", "-c", program, "profile", "--repeat", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert running.stdout.readline() == b"ready\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(1)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert (running.returncode, out, err) == (130, b"", b"")
+
+
+def test_version(run):
+    assert run("--version") == (0, f"fastonline {fo.__version__}\n", "")
 
 
 def test_ctrl_c(run, monkeypatch):

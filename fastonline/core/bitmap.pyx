@@ -5,6 +5,8 @@ import mmap
 
 import numpy as np
 
+__all__ = ["Bitmap", "zeroed"]
+
 cdef extern from *:
     """
     static FASTONLINE_CLONES uint64_t fo_and_words(const uint64_t *, uint64_t);

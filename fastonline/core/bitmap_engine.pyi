@@ -1,18 +1,28 @@
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
 from fastonline.core.bitmap import Bitmap
 from fastonline.core.engine import Engine
 
+__all__ = ["BitmapEngine", "PLANES"]
+
 PLANES: tuple[str, ...]
 
+@disjoint_base
 class BitmapEngine(Engine):
-    free: Bitmap
-    full: Bitmap
-    reserved: Bitmap
-    offline: Bitmap
-    tail: Bitmap
-    prepared: Bitmap
+    @property
+    def free(self) -> Bitmap: ...
+    @property
+    def full(self) -> Bitmap: ...
+    @property
+    def reserved(self) -> Bitmap: ...
+    @property
+    def offline(self) -> Bitmap: ...
+    @property
+    def tail(self) -> Bitmap: ...
+    @property
+    def prepared(self) -> Bitmap: ...
     def planes(self, spans: list[tuple[int, int]]) -> dict[str, list[NDArray[np.uint64]]]: ...
     def set_planes(self, spans: list[tuple[int, int]], planes: dict[str, list[NDArray[np.uint64]]]) -> None: ...
     def bytes_touched(self) -> int: ...

@@ -17,6 +17,8 @@ from fastonline.core.pageflags cimport (
 )
 from fastonline.core.types cimport area_t, int64_t, uint8_t, word_t
 
+__all__ = ["BitmapEngine", "PLANES"]
+
 # A batch with fewer pages than one in so many of those it spans is done page by page.
 cdef enum:
     SPARSE = 128

@@ -5,6 +5,8 @@ from fastonline.core.bitmap cimport (
     bitmap_clear, bitmap_set, hweight64, ones_below, test_bit,
 )
 
+__all__ = []
+
 cdef extern from *:
     """
     static FASTONLINE_CLONES void fo_count_runs(const uint64_t *, uint64_t, uint64_t, int, int64_t *);

@@ -10,6 +10,8 @@ from fastonline.core.buddy cimport free_area_fold, free_area_init
 from fastonline.core.lock cimport MachineLock, settle
 from fastonline.core.types cimport ALL_ONES, NR_ORDERS
 
+__all__ = ["COUNTERS", "Engine"]
+
 cdef extern from *:
     """
     static FASTONLINE_CLONES int fo_set_bits_32(const uint32_t *, uint64_t, uint64_t *, uint64_t, uint64_t *);

@@ -6,6 +6,8 @@ import os
 
 from fastonline.errors import HotplugError
 
+__all__ = ["Held", "MachineLock"]
+
 cdef extern from "Python.h":
     PyThreadState *PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState *)

@@ -1,3 +1,8 @@
+__all__ = [
+    "FLAG_NAMES", "KPF_BUDDY", "KPF_COMPOUND_HEAD", "KPF_COMPOUND_TAIL", "KPF_NOPAGE",
+    "KPF_OFFLINE", "KPF_RESERVED", "decode_page_flags",
+]
+
 FLAG_NAMES: tuple[str, ...]
 KPF_BUDDY: int
 KPF_COMPOUND_HEAD: int

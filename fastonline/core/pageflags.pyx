@@ -1,3 +1,8 @@
+__all__ = [
+    "FLAG_NAMES", "KPF_BUDDY", "KPF_COMPOUND_HEAD", "KPF_COMPOUND_TAIL", "KPF_NOPAGE",
+    "KPF_OFFLINE", "KPF_RESERVED", "decode_page_flags",
+]
+
 # In the order of their bits in the mask.
 FLAG_NAMES = ("PG_reserved", "PG_buddy", "PG_offline", "PG_tail", "PG_prepared")
 

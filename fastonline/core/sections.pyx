@@ -3,8 +3,17 @@ from operator import index
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from
 from fastonline.core.bitmap import zeroed
 
+__all__ = ["Sections"]
+
 
 cdef class Sections:
+    """The sections of a machine, by number (mem_section of sparsemem): bit planes, one bit a section, and a map of subsections.
+
+    pfn_section_shift: log2 of the pages of a section; nr_sections: those there is room for. present, online, early: Bitmaps of
+    SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; prepared, whole: of the sections that have prepared pages,
+    and of those that have no other. subsection_map: (nr_sections,) uint64, bit i: the i-th 64th of the section has memory.
+    """
+
     def __cinit__(self, int pfn_section_shift, uint64_t nr_sections):
         self.pfn_section_shift = pfn_section_shift
         self.nr_sections = 0
@@ -44,7 +53,7 @@ cdef class Sections:
 
     @property
     def pages_per_section(self):
-        """PAGES_PER_SECTION."""
+        """PAGES_PER_SECTION: pages of one section."""
         return 1 << self.pfn_section_shift
 
     def _checked(self, first, nr):
@@ -52,8 +61,8 @@ cdef class Sections:
             raise ValueError(f"sections {first} to {first + nr} are not among the {self.nr_sections} there is room for")
 
     def add(self, uint64_t start_pfn, uint64_t nr_pages, bint early=False):
-        """The sections that the range meets become present, and the subsections that it meets are there (sparse_add_section);
-        early: as at boot (sparse_init), online at once."""
+        """The sections that the range start_pfn, nr_pages meets become present, and the subsections that it meets are there
+        (sparse_add_section); early: as at boot (sparse_init), online at once."""
         cdef int shift = self.pfn_section_shift, granule = max(0, shift - 6)
         cdef uint64_t nr, first, last, start, end
         if nr_pages == 0:
@@ -80,7 +89,8 @@ cdef class Sections:
         self.subsection_map[first : first + nr] = 0
 
     def set_online(self, uint64_t first, uint64_t nr, bint online):
-        """online_mem_sections / offline_mem_sections."""
+        """online_mem_sections, or offline_mem_sections when not `online`: of `nr` sections from number `first` on. ValueError
+        for sections there is no room for."""
         self._checked(first, nr)
         if online:
             bitmap_set(self.online.words, first, nr)

@@ -1,17 +1,24 @@
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
 from fastonline.core.engine import Engine
 
+__all__ = ["PAGE_BYTES", "StructPageEngine"]
+
 PAGE_BYTES: tuple[int, ...]
 
+@disjoint_base
 class StructPageEngine(Engine):
-    page_bytes: int
-    lifo: bool
-    array: NDArray[np.uint8]
-    def __init__(self, nr_pages: int, max_order: int, nr_areas: int, page_bytes: int = 64, lifo: bool = False) -> None: ...
+    @property
+    def page_bytes(self) -> int: ...
+    @property
+    def lifo(self) -> bool: ...
+    @property
+    def array(self) -> NDArray[np.uint8]: ...
+    def __new__(cls, nr_pages: int, max_order: int, nr_areas: int, page_bytes: int = 64, lifo: bool = False) -> Self: ...
     def own(self, array: NDArray[np.uint8]) -> None: ...
     def make_lists(self, first_area: int, end_area: int) -> None: ...
     def planes(self, spans: list[tuple[int, int]]) -> dict[str, list[NDArray[Any]]]: ...

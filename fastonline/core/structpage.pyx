@@ -9,6 +9,8 @@ from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_res
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.core.types cimport NR_ORDERS, uint8_t
 
+__all__ = ["PAGE_BYTES", "StructPageEngine"]
+
 PAGE_BYTES = (32, 56, 64)
 
 

@@ -1,1 +1,3 @@
-"""Nothing of this module is seen from Python."""
+__all__: list[str] = []
+
+# C functions only: cimport them (see threads.pxd).

@@ -3,6 +3,8 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_create(pthread_t *, const void *, void *(*)(void *) noexcept nogil, void *)
     int pthread_join(pthread_t, void **)
 
+__all__ = []
+
 cdef struct piece:
     range_step run
     void *what

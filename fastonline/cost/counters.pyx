@@ -5,6 +5,8 @@ from libc.errno cimport errno as c_errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
+__all__ = ["ADVICE", "Counters", "HARDWARE", "SOFTWARE", "explain", "scaled"]
+
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
 cdef extern from "<sys/syscall.h>" nogil:
@@ -79,12 +81,13 @@ cdef int event_open(uint32_t kind, uint64_t config, int leader) noexcept nogil:
 
 
 def explain(int number):
-    """Why counters cannot be opened: one line for an errno of perf_event_open(2)."""
+    """Why counters cannot be opened: one line for `number`, an errno (positive) of perf_event_open(2)."""
     return f"{errno.errorcode.get(number, number)}: {ADVICE.get(number, os.strerror(number))}"
 
 
 def scaled(count, enabled, running):
-    """A count as if its events had been counted all the time: the kernel shares too few counters out in turn. 0 if never."""
+    """A count as if its events had been counted all of the `enabled` ns and not only for `running` of them: the kernel shares
+    too few counters out in turn. 0 if never."""
     return count * enabled / running if running else 0
 
 
@@ -92,7 +95,8 @@ cdef class Counters:
     """A group of perf events of the calling thread, in user space, all counted over the same stretch of time.
 
     events: dict of name -> (type, config), HARDWARE unless given. `events` are the names that could be opened, `missing` is
-    {name: reason} of the others. OSError with the first one's errno and reason when there is none. Close it, or use `with`.
+    {name: reason} of the others, `empty` what counting an empty call counts, which is taken off every count. OSError with the
+    first one's errno and reason when there is none. Close it, or use `with`.
     """
 
     cdef readonly list events
@@ -119,7 +123,8 @@ cdef class Counters:
         self.calibrate(_nothing, ())
 
     def calibrate(self, function, tuple args):
-        """Take off from now on what a call of this function that does nothing counts: the least of 100."""
+        """Take off from now on what a call of this function with these args, which does nothing, counts: the least of
+        100."""
         self.empty = dict.fromkeys(self.events, 0)
         runs = [self.count(function, args)[1] for _ in range(100)]
         self.empty = {name: min(run[name] for run in runs) for name in self.events}
@@ -146,7 +151,8 @@ cdef class Counters:
         return words[1], words[2], words[3:]
 
     def count(self, function, tuple args):
-        """(result, {event: count}, share) of one call: counted from just before it to just after, less what an empty call counts.
+        """(result, {event: count}, share) of one call function(*args): counted from just before it to just after, less what an
+        empty call counts.
 
         share: of the call, how much the events were really being counted for, 0 to 1; below 1 the counts are scaled up by it,
         at 0 they are 0 and say nothing. What other threads do is not counted.

@@ -6,6 +6,11 @@ from numpy.typing import NDArray
 
 from fastonline.hotplug.memory import Memory
 
+__all__ = [
+    "PHASES", "calibrate", "time_ascending", "time_call", "time_calls", "time_in_order", "time_memset", "time_notify",
+    "time_pages", "time_range", "time_range_call",
+]
+
 PHASES: tuple[str, ...]
 
 def calibrate(readings: int = 10000) -> int: ...

@@ -9,6 +9,11 @@ from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min
 
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_OK, MemoryNotify, NotifierChain
 
+__all__ = [
+    "PHASES", "calibrate", "time_ascending", "time_call", "time_calls", "time_in_order", "time_memset", "time_notify",
+    "time_pages", "time_range", "time_range_call",
+]
+
 cdef extern from "<time.h>" nogil:
     cdef struct timespec:
         long tv_sec
@@ -35,7 +40,8 @@ cdef int64_t since(int64_t start) noexcept nogil:
 
 
 def calibrate(uint32_t readings=10000):
-    """Measure what one reading of the clock costs, to be taken off from now on: the least of so many, in ns (int64_t)."""
+    """Measure what one reading of the clock costs, to be taken off from now on: the least of `readings`, in ns
+    (int64_t)."""
     global clock_cost
     cdef int64_t least = 1 << 40, start, passed
     cdef uint32_t i
@@ -55,14 +61,14 @@ calibrate()
 # -- whole calls
 
 def time_call(function, tuple args):
-    """(ns, result) of one call of a Python function."""
+    """(ns, result) of one call of a Python function with these args."""
     cdef int64_t start = now()
     result = function(*args)
     return since(start), result
 
 
 def time_calls(function, list arguments):
-    """(ns, sum of the results) of a series of calls with one argument each."""
+    """(ns, sum of the results) of a series of calls of a function, with one of the arguments each."""
     cdef int64_t start = now()
     total = 0
     for argument in arguments:
@@ -90,7 +96,8 @@ cdef int64_t in_order(Memory mem, const uint64_t *pfns, uint64_t nr_pages, uint6
 
 
 def time_ascending(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages):
-    """(ns, pages that went online) of one Memory.online_page after the other, at C level and without the GIL."""
+    """(ns, pages that went online) of one Memory.online_page after the other, at C level and without the GIL, over the range
+    start_pfn, nr_pages of mem (prepared, room made)."""
     cdef uint64_t onlined = 0
     cdef int64_t passed
     with nogil:
@@ -99,7 +106,7 @@ def time_ascending(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages):
 
 
 def time_in_order(Memory mem not None, const uint64_t[::1] pfns):
-    """As time_ascending, for an array of pfns (uint64, contiguous, not empty) in its order."""
+    """As time_ascending, of mem, for an array of pfns (uint64, contiguous, not empty) in its order."""
     cdef uint64_t onlined = 0, nr = pfns.shape[0]
     cdef int64_t passed
     with nogil:
@@ -108,7 +115,8 @@ def time_in_order(Memory mem not None, const uint64_t[::1] pfns):
 
 
 def time_range_call(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, int order=-1):
-    """(ns, pages that went online) of one Memory.online_range at C level and without the GIL: the kernel part of a whole range."""
+    """(ns, pages that went online) of one mem.online_range(start_pfn, nr_pages, order) at C level and without the GIL: the
+    kernel part of a whole range."""
     cdef int64_t start, passed, onlined
     mem.pages.need_batch()      # made by the first Python call that marks; without it the C door refuses
     with nogil:
@@ -119,7 +127,8 @@ def time_range_call(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, 
 
 
 def time_memset(uint8_t[::1] room):
-    """(ns, bytes) of one memset over an array (uint8, contiguous, not empty): what merely writing so many bytes costs."""
+    """(ns, bytes) of one memset over an array `room` (uint8, contiguous, not empty): what merely writing so many bytes
+    costs."""
     cdef int64_t start, passed
     with nogil:
         start = now()
@@ -131,7 +140,8 @@ def time_memset(uint8_t[::1] room):
 # -- phases
 
 def time_notify(uint64_t start_pfn, uint64_t nr_pages):
-    """ns of what one listener adds to an online_pages: both notices made, and the chain called for GOING_ONLINE and ONLINE."""
+    """ns of what one listener adds to online_pages(start_pfn, nr_pages): both notices made, and the chain called for
+    GOING_ONLINE and ONLINE."""
     cdef int64_t start
     chain = NotifierChain()
     chain.register(_listen)
@@ -154,11 +164,11 @@ cdef int check_added(Memory mem, uint64_t start_pfn, uint64_t nr_pages) except -
 
 
 def time_range(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, int order):
-    """dict of PHASES -> ns of onlining a whole added range: online_pages in its pieces, one after the other.
+    """dict of PHASES -> ns of onlining a whole added range: mem.online_pages(start_pfn, nr_pages) in its pieces.
 
     The range is added and not prepared (else ValueError, HotplugError); it is online afterwards as online_pages leaves it.
-    `order`: the largest block handed to the allocator at a time. "accounting" is managed_pages, the sections' state, and the watermarks as
-    far as the rules recompute them.
+    `order`: the largest block handed to the allocator at a time. "accounting" is managed_pages, the sections'
+    state, and the watermarks as far as the rules recompute them.
     """
     cdef Engine pages = mem.pages
     cdef int64_t prepare, flags, buddy, accounting, start
@@ -184,8 +194,9 @@ def time_range(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, int o
 
 
 def time_pages(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, const uint64_t[::1] pfns):
-    """dict of PHASES -> ns of preparing an added range and onlining it page by page, each phase a pass of its own over the
-    pfns (uint64, contiguous: those of the range, each once). "notify" is None: who onlines page by page at C level tells nobody.
+    """dict of PHASES -> ns of preparing the added range start_pfn, nr_pages of mem and onlining it page by page, each phase a
+    pass of its own over the pfns (uint64, contiguous: those of the range, each once). "notify" is None: who onlines page by
+    page at C level tells nobody.
 
     Each pass calls the engine once a page, so that their sum is more than Memory.online_page, which does all three in one.
     """

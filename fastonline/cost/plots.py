@@ -1,9 +1,13 @@
 """Pictures of what things cost; needs matplotlib."""
 
+import os
+from os import PathLike
+from typing import Any
+
 try:
     import matplotlib
-except ImportError as e:
-    raise ImportError("drawing needs matplotlib: pip install 'fastonline[plot]'") from e
+except ImportError as _missing:
+    raise ImportError("drawing needs matplotlib: pip install 'fastonline[plot]'") from _missing
 
 from matplotlib.figure import Figure
 
@@ -12,8 +16,16 @@ from fastonline.cost.phases import PHASES
 COLORS = {"bitmap": "#1f77b4", "struct_page": "#ff7f0e"}
 
 
-def plot_profile(result, path):
-    """Draw cost.profile.profile's result into a file, whose suffix says how (.png, .svg, .pdf).
+def check_format(path: str | PathLike[str]) -> None:
+    """ValueError when the suffix of `path` names no format that matplotlib can draw."""
+    suffix = os.path.splitext(path)[1].removeprefix(".").lower()
+    formats = Figure().canvas.get_supported_filetypes()
+    if suffix not in formats:
+        raise ValueError(f"{os.fspath(path)}: {suffix!r} is no format of a picture; there are {', '.join(formats)}")
+
+
+def plot_profile(result: dict[str, Any], path: str | PathLike[str]) -> None:
+    """Draw cost.profile.profile's result into the file `path`, whose suffix says how (.png, .svg, .pdf).
 
     Left: ns a page by workload, the least as a bar and a line up to the median, on a logarithmic scale; right: the phases.
     ValueError for a suffix that matplotlib does not know.

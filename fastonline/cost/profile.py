@@ -1,6 +1,8 @@
 """What onlining one section costs: whole, page by page, in a driver's batches; engine by engine, phase by phase."""
 
 import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,10 +10,10 @@ from fastonline.cost.counters import Counters
 from fastonline.cost.phases import (
     PHASES, calibrate, time_ascending, time_call, time_calls, time_in_order, time_memset, time_pages, time_range, time_range_call,
 )
-from fastonline.geometry import X86_64, format_size, parse_size
+from fastonline.geometry import X86_64, Geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
-from fastonline.linux.capture import matches_kernel
-from fastonline.rules import LINUX_6_12
+from fastonline.linux.capture import Capture, matches_kernel
+from fastonline.rules import LINUX_6_12, Rules
 
 BOOT = "1G"
 """Memory below the section, when there is no capture: enough to fill the kernel zones that a hot-added section lies behind."""
@@ -31,8 +33,12 @@ PATHS = ("whole", "ascending", "random")
 """What is measured phase by phase."""
 
 
-def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, orders=None, repeat=50, capture=None, counters=None,
-            progress=iter):
+def profile(
+    geometry: Geometry = X86_64, section: int | str = "512M", rules: Rules = LINUX_6_12, engines: Sequence[str] = ENGINES,
+    orders: Iterable[int] | None = None, repeat: int = 50, capture: Capture | None = None,
+    counters: dict[str, tuple[int, int]] | None = None,
+    progress: Callable[[list[tuple[str, str, str]]], Iterable[tuple[str, str, str]]] = iter
+) -> dict[str, Any]:
     """Measure what onlining one section costs; a plain dict that json.dumps takes.
 
     section: size of the range that is onlined, whole sections of the geometry. orders: largest blocks handed to the allocator,
@@ -75,7 +81,9 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
         raise ValueError(
             f"a section of {format_size(size)} is not whole sections of {geometry.name}, of {format_size(geometry.section_size)} each"
         )
-    result = {
+    if size // geometry.page_size > geometry.max_pfn:
+        raise ValueError(f"a section of {format_size(size)} is too large for {geometry.name}: memory ends at pfn {geometry.max_pfn:#x}")
+    result: dict[str, Any] = {
         "geometry": geometry.name,
         "rules": rules.name,
         "boot": None if capture is not None else BOOT,
@@ -90,8 +98,9 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
         "memset": [],
         "phases": [],
     }
+    counting = None
     if counters is not None:
-        counters, result["counters"] = _open(counters)
+        counting, result["counters"] = _open(counters)
     workloads = [f"whole, order {order}" for order in orders] + list(WORKLOADS)
     steps = [(engine, what, name) for engine in engines for what, names in (("row", workloads), ("phases", PATHS)) for name in names]
     bench = None
@@ -102,14 +111,14 @@ def profile(geometry=X86_64, section="512M", rules=LINUX_6_12, engines=ENGINES, 
             result["start_pfn"] = bench.start
             result["capture"] = bench.compared
         if what == "row":
-            result["rows"].append({"engine": engine, "workload": name, **bench.row(name, repeat, counters)})
+            result["rows"].append({"engine": engine, "workload": name, **bench.row(name, repeat, counting)})
             if name == C_DOOR:
                 row = result["rows"][-1]
                 result["memset"].append({"engine": engine, **memset(row["bytes_touched"], row["ns"]["min"], repeat)})
         else:
             result["phases"].append({"engine": engine, "path": name, "ns": bench.phases(name, orders[0], repeat)})
-    if counters is not None:
-        counters.close()
+    if counting is not None:
+        counting.close()
     result["ratios"] = ratios(result["rows"])
     return result
 
@@ -124,22 +133,23 @@ def _open(events):
     return counters, {"events": counters.events, "missing": counters.missing, "unavailable": None}
 
 
-def summary(times):
+def summary(times: Sequence[float]) -> dict[str, float]:
     """{"min", "median", "spread"} of a list of times; spread is from the lower to the upper quartile."""
     low, _, high = statistics.quantiles(times, method="inclusive") if len(times) > 1 else (times[0],) * 3
     return {"min": min(times), "median": statistics.median(times), "spread": high - low}
 
 
-def memset(nr_bytes, least, repeat):
-    """What writing so many bytes costs by itself, and how many times as long `least` ns are."""
+def memset(nr_bytes: int, least: float, repeat: int) -> dict[str, Any]:
+    """What writing nr_bytes costs by itself, measured `repeat` times, and how many times as long `least` ns are."""
     room = np.zeros(nr_bytes, np.uint8)
     time_memset(room)
     ns = summary([time_memset(room)[0] for _ in range(repeat)])
     return {"bytes": nr_bytes, "ns": ns, "ratio": least / max(ns["min"], 1)}
 
 
-def ratios(rows):
-    """{workload: least time of struct_page over that of bitmap} of the workloads that both engines ran."""
+def ratios(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """{workload: least time of struct_page over that of bitmap} of the workloads that both engines ran; rows: a
+    profile's."""
     least = {(row["engine"], row["workload"]): row["ns"]["min"] for row in rows}
     return {
         workload: least["struct_page", workload] / max(ns, 1)

@@ -1,9 +1,11 @@
 """A profile as plain text."""
 
+from typing import Any
+
 from fastonline.cost.phases import PHASES
 
 
-def profile_text(result):
+def profile_text(result: dict[str, Any]) -> str:
     """The tables of cost.profile.profile's result, at most 120 columns wide."""
     engines = list(dict.fromkeys(row["engine"] for row in result["rows"]))
     parts = [_header(result), _workloads(result, engines) + _memset(result), _merges(result), _phases(result, engines)]
@@ -13,8 +15,9 @@ def profile_text(result):
     return "\n".join(parts)
 
 
-def capture_text(compared):
-    """Whether the machine made from a capture has the kernel's own free blocks, zone by zone, and where not."""
+def capture_text(compared: dict[str, Any]) -> str:
+    """A profile's "capture" (`compared`) in words: whether the machine made from it has the kernel's own free blocks, zone by
+    zone, and where not."""
     lines = []
     for zone in compared["zones"]:
         verdict = "matches the kernel's" if zone["matches"] else "differs from the kernel's"
@@ -137,8 +140,8 @@ def _phases(result, engines):
     return "\n".join(lines) + "\n"
 
 
-def number(value):
-    """Three digits that count: 0.00695, 1.27, 24.5, 1893."""
+def number(value: float) -> str:
+    """Three digits of a value that count: 0.00695, 1.27, 24.5, 1893."""
     if value == 0:
         return "0"
     for digits, limit in ((0, 100), (1, 10), (2, 1), (3, 0.1), (4, 0.01)):
@@ -147,16 +150,16 @@ def number(value):
     return f"{value:.5f}"
 
 
-def si(value):
-    """A rate with a suffix: 1.37e8 -> "137M"."""
+def si(value: float) -> str:
+    """A value, a rate, with a suffix: 1.37e8 -> "137M"."""
     for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g}{suffix}" if value < 999.5 * factor else f"{value / factor:.0f}{suffix}"
     return f"{value:.3g}"
 
 
-def size(nr_bytes):
-    """Bytes with a binary suffix: 33024 -> "32.2K"."""
+def size(nr_bytes: int) -> str:
+    """nr_bytes with a binary suffix: 33024 -> "32.2K"."""
     for shift, suffix in ((30, "G"), (20, "M"), (10, "K")):
         if nr_bytes >= 1 << shift:
             return f"{nr_bytes / (1 << shift):.1f}{suffix}"

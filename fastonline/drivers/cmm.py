@@ -9,22 +9,33 @@ valid (Schwidefsky, "Guest page hinting: full s390 support", 2006; KERNEL.md 5.5
 CMM1 (arch/s390/mm/cmm.c, 2.6.25): two pools of pages that the guest lends to z/VM, one of them for a time.
 """
 
+from __future__ import annotations
+
 import errno
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from fastonline.drivers.driver import NEVER, PG_BUDDY, Driver, PageList, alloc_highuser
-from fastonline.drivers.hypervisor import ResidentDomain, all_different
+from fastonline.drivers.hypervisor import Host, ResidentDomain, all_different
 from fastonline.errors import HotplugError
+from fastonline.hotplug.memory import Memory
+from fastonline.hotplug.zones import Zone
 
 STABLE, UNUSED, VOLATILE, POTENTIALLY_VOLATILE = range(4)
 RESIDENT, PRESERVED, ZERO = range(3)
 
 VALID_STATES = ("Sr", "Sp", "Sz", "Ur", "Uz", "Vr", "Vz", "Pr")
 
+Flag = bool | NDArray[np.bool_]
+"""One flag, or an array of them."""
 
-def page_can_be_volatile(reserved=False, dirty=False, writeback=False, locked=False, anonymous=False, mapping=True,
-                         uptodate=True, private=False, discarded=False, lru=True, mapcount=0, refcount=1):
+
+def page_can_be_volatile(
+    reserved: Flag = False, dirty: Flag = False, writeback: Flag = False, locked: Flag = False, anonymous: Flag = False,
+    mapping: Flag = True, uptodate: Flag = True, private: Flag = False, discarded: Flag = False, lru: Flag = True,
+    mapcount: ArrayLike = 0, refcount: ArrayLike = 1
+) -> Flag:
     """May a page be made volatile? Bools (or bool arrays), as struct page has them: one that the guest can read again from
     where it came, that nobody works on, and that only the page cache and its mappings hold."""
     refused = np.logical_or.reduce(np.broadcast_arrays(reserved, dirty, writeback, locked, anonymous, private, discarded))
@@ -39,7 +50,7 @@ class HintedDomain(ResidentDomain):
     ESSA instruction a page.
     """
 
-    def __init__(self, host, limit=None, name=None):
+    def __init__(self, host: Host, limit: int | str | None = None, name: str | None = None) -> None:
         super().__init__(host, limit, name)
         self._usage = np.zeros(0, np.uint8)
         self._dirty = np.zeros(0, bool)
@@ -48,7 +59,7 @@ class HintedDomain(ResidentDomain):
         self.dropped = 0
         """Unused pages whose frames it took, ever."""
 
-    def need_p2m(self, end_pfn):
+    def need_p2m(self, end_pfn: int) -> None:
         """Make the tables reach up to end_pfn."""
         super().need_p2m(end_pfn)
         more = self._p2m.size - self._usage.size
@@ -64,16 +75,16 @@ class HintedDomain(ResidentDomain):
             self.need_p2m(int(pfns.max()) + 1)
         return pfns
 
-    def states(self, pfns):
+    def states(self, pfns: NDArray[np.int64]) -> list[str]:
         """The state of each page as it is written: list of "Sr", "Uz"... (ESSA 0, get)."""
         pfns = self._pfns(pfns)
         return ["SUVP"[usage] + "rpz"[content] for usage, content in zip(self._usage[pfns], self.content(pfns), strict=True)]
 
-    def content(self, pfns):
+    def content(self, pfns: NDArray[np.int64]) -> NDArray[np.uint8]:
         """uint8 array: RESIDENT, PRESERVED or ZERO."""
         return np.where(self.backed(pfns), RESIDENT, np.where(self.swapped(pfns), PRESERVED, ZERO)).astype(np.uint8)
 
-    def are(self, pfns, usage):
+    def are(self, pfns: NDArray[np.int64], usage: int) -> bool:
         """Is this what the guest said of every one of these pages?"""
         return bool(np.all(self._usage[self._pfns(pfns)] == usage))
 
@@ -84,24 +95,24 @@ class HintedDomain(ResidentDomain):
         self.count("essa", pfns.size)
         return pfns
 
-    def set_stable(self, pfns):
+    def set_stable(self, pfns: NDArray[np.int64]) -> None:
         """X r -> Sr, X z -> Sz: what is in the page is the guest's from now on. A discarded page (Vz) is zero then; who wants
         to know calls set_stable_if_present."""
         self._usage[self._essa(pfns)] = STABLE
 
-    def set_unused(self, pfns):
+    def set_unused(self, pfns: NDArray[np.int64]) -> None:
         """X r -> Ur, X z and Sp -> Uz: what is in the page is nobody's."""
         pfns = self._essa(pfns)
         self._usage[pfns] = UNUSED
         self._swapped[pfns] = False
 
-    def set_volatile(self, pfns):
+    def set_volatile(self, pfns: NDArray[np.int64]) -> None:
         """X r -> Vr, X z and Sp -> Vz: the host may discard the page at any time."""
         pfns = self._essa(pfns)
         self._usage[pfns] = VOLATILE
         self._swapped[pfns] = False
 
-    def set_potentially_volatile(self, pfns):
+    def set_potentially_volatile(self, pfns: NDArray[np.int64]) -> None:
         """X r -> Pr, X z -> Vz: the host may discard the page as long as it is clean. A preserved page cannot be that: dirty it
         stays Sp, clean it is discarded, Vz."""
         pfns = self._essa(pfns)
@@ -112,7 +123,7 @@ class HintedDomain(ResidentDomain):
         self._usage[gone] = VOLATILE
         self._swapped[gone] = False
 
-    def set_stable_if_present(self, pfns):
+    def set_stable_if_present(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Vr, Pr -> Sr: bool array, False where it cannot be, for the page was discarded; that one stays Vz. A page that is not
         volatile is made stable and is there."""
         pfns = self._essa(pfns)
@@ -122,7 +133,9 @@ class HintedDomain(ResidentDomain):
 
     # -- accesses
 
-    def touch(self, pfns, write=False):
+    def touch(  # type: ignore[override]     # what it returns is what the guest must know; the count is in `calls`
+        self, pfns: NDArray[np.int64], write: bool = False
+    ) -> NDArray[np.int64]:
         """The guest reads (or writes) pages: Sp, Sz -> Sr; Vr and Pr stay. Returns the int64 array of the pages whose access
         gave a discard fault (Vz): they were not accessed.
 
@@ -141,13 +154,13 @@ class HintedDomain(ResidentDomain):
         self._dirty[there] |= write
         return pfns[discarded]
 
-    def clean(self, pfns):
+    def clean(self, pfns: NDArray[np.int64]) -> None:
         """The guest wrote pages to where they come from: they are not dirty."""
         self._dirty[self._pfns(pfns)] = False
 
     # -- the host takes frames
 
-    def victims(self, nr):
+    def victims(self, nr: int) -> NDArray[np.int64]:
         """Unused pages first, then volatile ones and clean potentially volatile ones, then what must be swapped out; among
         equals the longest resident."""
         resident = self.backed_pfns()
@@ -159,7 +172,7 @@ class HintedDomain(ResidentDomain):
         usage = self._usage[pfns]
         return (usage == VOLATILE) | ((usage == POTENTIALLY_VOLATILE) & ~self._dirty[pfns])
 
-    def reclaim(self, nr):
+    def reclaim(self, nr: int) -> int:
         """Ur -> Uz; Vr -> Vz; clean Pr -> Vz; Sr and dirty Pr -> Sp: up to `nr` frames. Returns how many."""
         pfns = self.victims(nr)
         unused, discarded = pfns[self._usage[pfns] == UNUSED], pfns[self._discardable(pfns)]
@@ -174,7 +187,7 @@ class HintedDomain(ResidentDomain):
         self._release(pfns)
         return pfns.size
 
-    def validate(self):
+    def validate(self) -> None:
         """As ResidentDomain.validate, and: every page is in a valid state."""
         super().validate()
         swapped = self._swapped & (self._usage != STABLE)
@@ -191,20 +204,22 @@ class Cmm2(Driver):
     limit of what may be resident, which the host enforces at once.
     """
 
-    def __init__(self, mem, domain):
+    domain: HintedDomain
+
+    def __init__(self, mem: Memory, domain: HintedDomain) -> None:
         super().__init__(mem, domain)
         self._list = PageList()      # pages without backing that the allocator gave out
         self._cached = PageList()
         for start, end in mem.resources:
             domain.set_unused(np.flatnonzero(mem.page_states(start, end - start) & PG_BUDDY) + start)
 
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """{"balloon", "discarded", "dropped", "swapped_out": pages}."""
         domain = self.domain
         return {"balloon": len(self._list), "discarded": domain.discarded, "dropped": domain.dropped,
                 "swapped_out": domain.swapped_out}
 
-    def alloc_pages_bulk(self, nr, zone=None):
+    def alloc_pages_bulk(self, nr: int, zone: str | tuple[int, str] | Zone | None = None) -> NDArray[np.int64]:
         """Pages on their way out of the allocator are made stable, and touched: those the host has a frame for, int64 array.
         The others are "tossed over to the balloon driver" (Dave Hansen): PG_offline and on its list. MemoryError as
         Memory's."""
@@ -220,12 +235,12 @@ class Cmm2(Driver):
             pfns = pfns[backed]
         return pfns
 
-    def free_pfns(self, pfns):
+    def free_pfns(self, pfns: NDArray[np.int64]) -> None:
         """Pages back to the allocator are unused; errors as Memory.free_pfns."""
         self.mem.free_pfns(pfns)
         self.domain.set_unused(pfns)
 
-    def cache_pages(self, nr):
+    def cache_pages(self, nr: int) -> NDArray[np.int64]:
         """Read so many pages of files into the page cache: clean, and volatile. Returns their pfns."""
         pfns = self.alloc_pages_bulk(nr)
         self.domain.clean(pfns)
@@ -233,7 +248,7 @@ class Cmm2(Driver):
         self._cached.add_tail(pfns)
         return pfns
 
-    def use_cache(self):
+    def use_cache(self) -> int:
         """Use every page of the page cache: those that give a discard fault leave it and are freed. Returns how many."""
         pfns = self._cached.head(len(self._cached))
         gone = self.domain.touch(pfns)
@@ -243,7 +258,7 @@ class Cmm2(Driver):
             self.free_pfns(gone)
         return gone.size
 
-    def work(self, now):
+    def work(self, now: float) -> None:
         """The host sets the limit; pages in the balloon that it could back now are the allocator's again."""
         self.due = NEVER
         self.domain.set_limit(self.target_pages * self.mem.geometry.page_size)
@@ -252,7 +267,7 @@ class Cmm2(Driver):
         self._list.drop_head(pfns.size)
         self.mem.free_reserved_pfns(pfns)
 
-    def validate(self):
+    def validate(self) -> None:
         """As Driver.validate, and: free pages and those of the balloon are unused."""
         super().validate()
         for start, end in self.mem.resources:
@@ -268,9 +283,10 @@ class Cmm1(Driver):
     fails the pool stays as it is: the target becomes what there is. timed_pages go back timeout_pages every timeout_seconds.
     """
 
+    domain: ResidentDomain
     PER_ARRAY_WORDS = 2      # of a page of addresses that are no addresses: its link and its count
 
-    def __init__(self, mem, domain, timeout_pages=0, timeout_seconds=0.0):
+    def __init__(self, mem: Memory, domain: ResidentDomain, timeout_pages: int = 0, timeout_seconds: float = 0.0) -> None:
         self._static, self._timed = PageList(), PageList()
         self._size = mem.totalram_pages
         super().__init__(mem, domain)
@@ -282,36 +298,36 @@ class Cmm1(Driver):
         self._timeout = NEVER
 
     @property
-    def current_pages(self):
+    def current_pages(self) -> int:
         """Pages of the guest that are in no pool."""
         return self._size - len(self._static) - len(self._timed)
 
     @property
-    def pages(self):
+    def pages(self) -> int:
         """Pages in the static pool (cmm_pages)."""
         return len(self._static)
 
     @property
-    def timed_pages(self):
+    def timed_pages(self) -> int:
         """Pages in the timed pool (cmm_timed_pages)."""
         return len(self._timed)
 
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """{"balloon": pages in both pools, "arrays": pages of addresses}."""
         return {"balloon": self.pages + self.timed_pages, "arrays": self.arrays}
 
     @property
-    def arrays(self):
+    def arrays(self) -> int:
         """Pages of addresses that the pools take (cmm_page_array: a page of 8-byte words, two of them its own)."""
         per_array = self.mem.geometry.page_size // 8 - self.PER_ARRAY_WORDS
         return -(-self.pages // per_array) + -(-self.timed_pages // per_array)
 
-    def set_timed_target(self, nr_pages, now=0.0):
+    def set_timed_target(self, nr_pages: int, now: float = 0.0) -> None:
         """Add so many pages to the timed pool's goal (cmm_timed_pages)."""
         self.timed_target += nr_pages
         self.due = now
 
-    def work(self, now):
+    def work(self, now: float) -> None:
         """The cmm thread: the pools go to their targets; when its time is up the timed one shrinks."""
         if now >= self._timeout:
             self.timed_target = max(0, self.timed_target - self.timeout_pages)
@@ -340,7 +356,7 @@ class Cmm1(Driver):
         self.mem.free_pfns(pfns)
         return pfns.size
 
-    def oom_notify(self, nr=256):
+    def oom_notify(self, nr: int = 256) -> int:
         """The guest is out of memory: up to `nr` pages come back, of the timed pool first; the pools stay smaller. How many."""
         freed = self._free(self._timed, nr)
         self.timed_target = len(self._timed)
@@ -348,14 +364,14 @@ class Cmm1(Driver):
         self.target_pages = self._size - len(self._static)
         return freed
 
-    def close(self):
+    def close(self) -> None:
         """cmm_exit: every page goes back to the guest."""
         self._free(self._static, len(self._static))
         self._free(self._timed, len(self._timed))
         self.target_pages = self._size
         self.due = self._timeout = NEVER
 
-    def validate(self):
+    def validate(self) -> None:
         """As Driver.validate, and: the pools' pages are there once."""
         super().validate()
         pages = np.concatenate([self._static.view(), self._timed.view()])

@@ -1,11 +1,15 @@
 """Who else listens when memory comes: a network driver that registers it with its adapter, the user space that onlines it, and
 the container of a whole node. All three speak up in the 2008 thread."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fastonline.drivers.driver import NEVER
 from fastonline.errors import HotplugError
-from fastonline.hotplug.blocks import MMOP_ONLINE
+from fastonline.hotplug.blocks import MMOP_ONLINE, Block
+from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLINE, NOTIFY_BAD, NOTIFY_OK
 
 
@@ -17,10 +21,10 @@ class Ehea:
     alone would have made it believe. A section too many is vetoed with NOTIFY_BAD.
     """
 
-    def __init__(self, mem, max_sections=None, priority=0):
+    def __init__(self, mem: Memory, max_sections: int | None = None, priority: int = 0) -> None:
         self._mem = mem
         self.max_sections = max_sections
-        self.sections = set()
+        self.sections: set[int] = set()
         """Sections in the adapter's map."""
         self.onlined = 0
         """Pages that were told of as online, each as often as it came online."""
@@ -43,7 +47,7 @@ class Ehea:
             self.sections -= {nr for nr in sections if not self._mem.sections.online_section_nr(nr)}
         return NOTIFY_OK
 
-    def close(self):
+    def close(self) -> None:
         """Listen no more."""
         self._mem.notifiers.unregister(self._notifier)
 
@@ -68,7 +72,10 @@ class Udev:
     block is onlined (the "user level check" of the thread); a block that it refuses is left offline.
     """
 
-    def __init__(self, mem, delay=0.1, period=0.1, online_type=MMOP_ONLINE, check=None):
+    def __init__(
+        self, mem: Memory, delay: float = 0.1, period: float = 0.1, online_type: int = MMOP_ONLINE,
+        check: Callable[[Block], bool] | None = None
+    ) -> None:
         if delay < 0 or period <= 0:
             raise ValueError(f"a delay of {delay} s and a period of {period} s: neither can be negative, the period not 0")
         self.mem = mem
@@ -76,17 +83,17 @@ class Udev:
         self.period = period
         self.online_type = online_type
         self.check = check
-        self.events = []
+        self.events: list[Uevent] = []
         """Uevents, oldest first."""
         self.due = 0.0
         self._known = set(mem.blocks)
-        self._waiting = {}      # block: when it is to be onlined
+        self._waiting: dict[int, float] = {}      # block: when it is to be onlined
 
-    def tell(self, now, action, device):
+    def tell(self, now: float, action: str, device: str) -> None:
         """An event arrives."""
         self.events.append(Uevent(now, action, device))
 
-    def work(self, now):
+    def work(self, now: float) -> None:
         """Look at the queue, and online what is due."""
         blocks = set(self.mem.blocks)
         for nr in sorted(self._known - blocks):
@@ -112,7 +119,7 @@ class Udev:
         else:
             self.tell(now, "online", f"memory{nr}")
 
-    def close(self):
+    def close(self) -> None:
         """Look no more."""
         self.due = NEVER
 
@@ -124,14 +131,14 @@ class Container:
     mem: Memory. nid: the node. dimms: (start_pfn, nr_pages) of each.
     """
 
-    def __init__(self, mem, nid, dimms):
+    def __init__(self, mem: Memory, nid: int, dimms: Iterable[tuple[int, int]]) -> None:
         if not dimms:
             raise ValueError(f"container{nid} has no DIMM")
         self.mem = mem
         self.nid = nid
         self.dimms = list(dimms)
 
-    def add(self, udev=None, now=0.0):
+    def add(self, udev: Udev | None = None, now: float = 0.0) -> None:
         """Add every DIMM, and tell user space of the node. All or nothing, HotplugError as add_memory."""
         done = []
         try:
@@ -145,7 +152,7 @@ class Container:
         if udev is not None:
             udev.tell(now, "add", f"container{self.nid}")
 
-    def remove(self, udev=None, now=0.0):
+    def remove(self, udev: Udev | None = None, now: float = 0.0) -> None:
         """Offline what is online of it and take it out. All or nothing: HotplugError EBUSY while a page is in use."""
         unit = self.mem.geometry.pages_per_section
         sections = [nr for start, pages in self.dimms for nr in range(start // unit, (start + pages) // unit)]
@@ -162,7 +169,7 @@ class Container:
         if udev is not None:
             udev.tell(now, "remove", f"container{self.nid}")
 
-    def online_pages(self):
+    def online_pages(self) -> int:
         """Pages of the node that are with the allocator."""
         node = self.mem.nodes.get(self.nid)
         return 0 if node is None else node.managed_pages

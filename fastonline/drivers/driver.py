@@ -1,9 +1,17 @@
 """What the drivers share: a clock in virtual seconds, the balloon's list of pages, and what an allocation may take."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fastonline.core.pageflags import FLAG_NAMES
-from fastonline.drivers.hypervisor import pages_of_size
+from fastonline.drivers.hypervisor import Domain, pages_of_size
+from fastonline.geometry import Geometry
+from fastonline.hotplug.memory import Memory
 
 NEVER = float("inf")
 
@@ -12,7 +20,18 @@ PG_BUDDY = 1 << FLAG_NAMES.index("PG_buddy")
 PG_RESERVED = 1 << FLAG_NAMES.index("PG_reserved")
 
 
-def run(actors, until, now=0.0):
+class Actor(Protocol):
+    """What `run` lets work: a driver, udev, or whatever else has these two."""
+
+    @property
+    def due(self) -> float:
+        """When it is next to run, s; a time that has passed: at once; NEVER: not by itself."""
+
+    def work(self, now: float) -> object:
+        """Do what is due, and set `due` anew. now: s."""
+
+
+def run(actors: Sequence[Actor], until: float, now: float = 0.0) -> None:
     """Let every actor work at the times it is due from `now` on, earliest first (in the order given among equals), up to
     `until` (seconds).
 
@@ -30,9 +49,9 @@ def run(actors, until, now=0.0):
 class Driver:
     """A driver of one guest: mem is its Memory, domain what the host knows of it, target_pages what it is asked to have."""
 
-    due = NEVER
+    due: float = NEVER
 
-    def __init__(self, mem, domain):
+    def __init__(self, mem: Memory, domain: Domain) -> None:
         if mem.geometry.page_size != domain.host.page_size:
             raise ValueError(
                 f"the guest's pages are {mem.geometry.page_size} bytes and the host's frames {domain.host.page_size}: "
@@ -43,11 +62,11 @@ class Driver:
         self.target_pages = self.current_pages
 
     @property
-    def current_pages(self):
+    def current_pages(self) -> int:
         """Pages of the guest that the host backs."""
         return self.domain.tot_pages
 
-    def set_target(self, size, now=0.0):
+    def set_target(self, size: int | str, now: float = 0.0) -> None:
         """From now on the guest is to have so much memory (bytes, or text such as "1.5G"); the worker is due at once.
 
         ValueError or TypeError for what is no size, or no whole number of pages.
@@ -55,11 +74,11 @@ class Driver:
         self.target_pages = pages_of_size(size, self.mem.geometry.page_size, "target")
         self.due = now
 
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """What a run of targets shows of the driver beside its pages: {name: number}."""
         return {}
 
-    def validate(self):
+    def validate(self) -> None:
         """Check the guest, the host and what is between them from scratch; AssertionError with the first that is broken."""
         self.mem.validate()
         self.domain.host.validate()
@@ -71,36 +90,36 @@ class PageList:
     An int64 array with room at both ends; nothing is moved but when it must grow.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._room = np.empty(1024, np.int64)
         self._first = self._end = 512
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._end - self._first
 
-    def view(self):
+    def view(self) -> NDArray[np.int64]:
         """Read-only int64 array of what is on the list, head first."""
         view = self._room[self._first : self._end]
         view.flags.writeable = False
         return view
 
-    def add_head(self, pfns):
+    def add_head(self, pfns: NDArray[np.int64]) -> None:
         """list_add of one page after the other: the last of them is the head."""
         self._need(pfns.size, 0)
         self._room[self._first - pfns.size : self._first] = pfns[::-1]
         self._first -= pfns.size
 
-    def add_tail(self, pfns):
+    def add_tail(self, pfns: NDArray[np.int64]) -> None:
         """list_add_tail of one page after the other."""
         self._need(0, pfns.size)
         self._room[self._end : self._end + pfns.size] = pfns
         self._end += pfns.size
 
-    def head(self, nr):
+    def head(self, nr: int) -> NDArray[np.int64]:
         """Up to `nr` pages from the head on, left where they are."""
         return self._room[self._first : min(self._end, self._first + nr)].copy()
 
-    def drop_head(self, nr):
+    def drop_head(self, nr: int) -> None:
         """Take `nr` pages off the head."""
         self._first += nr
 
@@ -114,7 +133,7 @@ class PageList:
         self._first, self._end, self._room = first, first + len(self), room
 
 
-def online_pfns(mem):
+def online_pfns(mem: Memory) -> NDArray[np.int64]:
     """int64 array: the pages that are free, in use or PG_offline, ascending."""
     pfns = [np.empty(0, np.int64)]
     for start, end in mem.resources:
@@ -123,17 +142,17 @@ def online_pfns(mem):
     return np.concatenate(pfns)
 
 
-def highmem_pfn(geometry):
+def highmem_pfn(geometry: Geometry) -> int | None:
     """The pfn from which on pages are highmem (PageHighMem), or None where there is none."""
     limit = 0
     for name, end in geometry.zone_limits:
         if name == "HighMem":
             return limit >> geometry.page_shift
-        limit = end
+        limit = end or 0
     return None
 
 
-def alloc_highuser(mem, nr, order=0):
+def alloc_highuser(mem: Memory, nr: int, order: int = 0) -> NDArray[np.int64]:
     """Up to `nr` blocks for a balloon, as alloc_page(GFP_HIGHUSER | __GFP_NORETRY) one by one would give them: (got,) int64.
 
     Zones from the highest kernel zone down (not Movable), each down to its min watermark and the lowmem_reserve it keeps from
@@ -157,7 +176,7 @@ def alloc_highuser(mem, nr, order=0):
     return np.concatenate(got) if got else np.empty(0, np.int64)
 
 
-def si_mem_available(mem):
+def si_mem_available(mem: Memory) -> int:
     """Pages that can be had without driving the machine under its reserves: free pages less totalreserve_pages (6.1, which adds
     what the page cache would give; there is none here)."""
     free = reserve = 0
@@ -167,7 +186,7 @@ def si_mem_available(mem):
     return max(0, free - reserve)
 
 
-def allocate_resource(mem, nr_pages, align):
+def allocate_resource(mem: Memory, nr_pages: int, align: int) -> int | None:
     """The lowest `align`-aligned pfn of a range of so many pages that no resource has (allocate_resource over
     iomem), or None."""
     start = 0

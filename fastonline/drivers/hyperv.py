@@ -3,14 +3,18 @@ the host backs goes online, the rest when the host covers it. What the 2008 thre
 hypervisor's driver.
 """
 
+from __future__ import annotations
+
 import errno
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastonline.drivers.driver import NEVER, PG_RESERVED, Driver, PageList, alloc_highuser, allocate_resource, si_mem_available
-from fastonline.drivers.hypervisor import all_different
+from fastonline.drivers.hypervisor import Domain, all_different
 from fastonline.errors import HotplugError, pfn_range
+from fastonline.hotplug.memory import Memory
 
 ONLINE_TIMEOUT = 5.0     # s that a hot-add waits for user space to online what it added
 
@@ -26,10 +30,10 @@ class Region:
     """The host backs covered_start_pfn up to here, gaps apart."""
     ha_end_pfn: int
     """Added to Linux up to here."""
-    gaps: list = field(default_factory=list)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
     """(start_pfn, end_pfn) inside the covered range that the host did not back."""
 
-    def backed(self, pfns):
+    def backed(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Bool array: which pages the host backs (has_pfn_is_backed)."""
         there = (pfns >= self.covered_start_pfn) & (pfns < self.covered_end_pfn)
         for start, end in self.gaps:
@@ -48,36 +52,36 @@ class HvBalloon(Driver):
     HotplugError EINVAL when another online_page_callback is set.
     """
 
-    def __init__(self, mem, domain, auto_online=True):
+    def __init__(self, mem: Memory, domain: Domain, auto_online: bool = True) -> None:
         super().__init__(mem, domain)
         self.auto_online = auto_online
-        self.regions = []
+        self.regions: list[Region] = []
         self.do_hot_add = True
         """False for good once memory that was to be added was there (EEXIST)."""
         self.waits = 0
         self._list = PageList()
         mem.set_online_page_callback(self._online_page)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<HvBalloon current={self.current_pages} target={self.target_pages} ballooned={len(self._list)}>"
 
     @property
-    def chunk(self):
+    def chunk(self) -> int:
         """Pages of a memory block, in which memory is added."""
         return self.mem.geometry.pages_per_section
 
     @property
-    def ballooned_pages(self):
+    def ballooned_pages(self) -> int:
         """Pages in the balloon."""
         return len(self._list)
 
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """{"balloon": pages in it, "regions", "waits"}."""
         return {"balloon": len(self._list), "regions": len(self.regions), "waits": self.waits}
 
     # -- hot-add
 
-    def hot_add(self, pg_start, cnt, region=None):
+    def hot_add(self, pg_start: int, cnt: int, region: tuple[int, int] | None = None) -> int:
         """A hot-add request: `cnt` pages (int) from pg_start on are the guest's to use. Returns how many of them, from the
         first on, it took (process_hot_add, handle_pg_range).
 
@@ -193,16 +197,17 @@ class HvBalloon(Driver):
 
     # -- the balloon
 
-    def floor(self):
+    def floor(self) -> int:
         """Pages that the guest keeps for itself (compute_balloon_floor), by its size: 8 MiB + 1/2 below 128 MiB, 40 + 1/4 below
         512, 104 + 1/8 below 2048, 232 + 1/16 below 8192, 488 + 1/32."""
         mib = (1 << 20) // self.mem.geometry.page_size or 1
         size = self.mem.totalram_pages // mib
-        for limit, base, shift in ((128, 8, 1), (512, 40, 2), (2048, 104, 3), (8192, 232, 4), (NEVER, 488, 5)):
+        for limit, base, shift in ((128, 8, 1), (512, 40, 2), (2048, 104, 3), (8192, 232, 4)):
             if size < limit:
                 return (base + (size >> shift)) * mib
+        return (488 + (size >> 5)) * mib
 
-    def balloon_up(self, nr_pages):
+    def balloon_up(self, nr_pages: int) -> int:
         """Give the host up to so many pages, in blocks of 2 MiB as long as there are any, not below the floor. Returns how
         many."""
         want = min(nr_pages, max(0, si_mem_available(self.mem) - self.floor()))
@@ -217,7 +222,7 @@ class HvBalloon(Driver):
             self.domain.unback(pfns)
         return pfns.size
 
-    def balloon_down(self, nr_pages):
+    def balloon_down(self, nr_pages: int) -> int:
         """The host gives back up to so many pages, those longest in the balloon first. Returns how many it had frames for."""
         pfns = self._list.head(nr_pages)
         if pfns.size == 0:
@@ -230,7 +235,7 @@ class HvBalloon(Driver):
 
     # -- the host's part
 
-    def work(self, now):
+    def work(self, now: float) -> None:
         """The host asks for what is between the guest and its target."""
         self.due = NEVER
         missing = self.target_pages - self.current_pages
@@ -258,14 +263,14 @@ class HvBalloon(Driver):
             if start is not None:
                 self.hot_add(start, nr_pages)
 
-    def close(self):
+    def close(self) -> None:
         """Let go of the callback. HotplugError EBUSY while pages are in the balloon."""
         if len(self._list):
             raise HotplugError.of(errno.EBUSY, f"the balloon cannot be closed: {len(self._list)} pages are out")
         self.mem.restore_online_page_callback(self._online_page)
         self.due = NEVER
 
-    def validate(self):
+    def validate(self) -> None:
         """As Driver.validate, and: ballooned pages have no frame, a region's pages have one exactly where covered, and every
         other page of the guest has one. (Pages covered in blocks not online yet are backed and not managed.)"""
         super().validate()

@@ -7,9 +7,12 @@ its memory is virtual, a page takes a frame when it is touched, and a memory cgr
 Frames are counted in the pages of the guest. Everything is deterministic: the order of the pool depends on the seed alone.
 """
 
+from __future__ import annotations
+
 import errno
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from fastonline.errors import HotplugError
 from fastonline.geometry import format_size, parse_size
@@ -20,7 +23,7 @@ INVALID_P2M_ENTRY = 2**64 - 1
 FREE = -1
 
 
-def pages_of_size(size, page_size, what):
+def pages_of_size(size: int | str, page_size: int, what: str) -> int:
     """Pages of a size; TypeError or ValueError for what is none, or no whole number of pages."""
     nr_bytes = parse_size(size)
     if nr_bytes % page_size:
@@ -28,14 +31,14 @@ def pages_of_size(size, page_size, what):
     return nr_bytes // page_size
 
 
-def pages_of_extents(extents, order):
+def pages_of_extents(extents: NDArray[np.int64], order: int) -> NDArray[np.int64]:
     """(nr << order,) int64: every page of the extents of 2^order pages that begin at `extents`, in their order."""
     if order == 0:
         return extents
     return (extents[:, None] + np.arange(1 << order)).ravel()
 
 
-def all_different(numbers):
+def all_different(numbers: NDArray[np.int64]) -> bool:
     """Is no number in the array twice?"""
     ordered = np.sort(numbers)
     return not np.any(ordered[1:] == ordered[:-1])
@@ -50,7 +53,10 @@ class Host:
     "update_va_mapping", ...); a Domain sums it up in `ns`.
     """
 
-    def __init__(self, memory, page_size=4096, scattered=False, seed=0, call_ns=0):
+    def __init__(
+        self, memory: int | str, page_size: int = 4096, scattered: bool = False, seed: int = 0,
+        call_ns: float | dict[str, float] = 0
+    ) -> None:
         self.page_size = page_size
         self.nr_frames = pages_of_size(memory, page_size, "host memory")
         if not self.nr_frames:
@@ -62,37 +68,39 @@ class Host:
         for name, ns in self.call_ns.items():
             if name not in CALLS:
                 raise ValueError(f"{name!r} is no call of a hypervisor; there are {', '.join(CALLS)}")
-            if ns < 0:
+            if not 0 <= ns < float("inf"):
                 raise ValueError(f"a call cannot cost {ns} ns")
         self.owner = np.full(self.nr_frames, FREE, np.int32)
         """(nr_frames,) int32: the domid that has each frame, FREE = -1."""
+        if seed < 0:
+            raise ValueError(f"a seed is a number from 0 on, not {seed}")
         order = np.random.default_rng(seed).permutation(self.nr_frames) if scattered else np.arange(self.nr_frames)
         self._pool = order[::-1].copy()       # a stack: the next frame is the last one
         self._nr_free = self.nr_frames
-        self.domains = {}
+        self.domains: dict[int, Domain] = {}
         """{domid: Domain}"""
         self._next_domid = 0
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Host {format_size(self.nr_frames * self.page_size)} free={self._nr_free} domains={len(self.domains)}>"
 
     @property
-    def free_frames(self):
+    def free_frames(self) -> int:
         """Frames that no domain has."""
         return self._nr_free
 
-    def free_list(self):
+    def free_list(self) -> NDArray[np.int64]:
         """(free_frames,) int64: the free frames, the next to be handed out first."""
         return self._pool[: self._nr_free][::-1].copy()
 
-    def enter(self, domain):
+    def enter(self, domain: Domain) -> int:
         """A new domain: its domid."""
         domid = self._next_domid
         self._next_domid += 1
         self.domains[domid] = domain
         return domid
 
-    def take(self, nr, domid, order=0):
+    def take(self, nr: int, domid: int, order: int = 0) -> NDArray[np.int64]:
         """Give a domain up to `nr` extents of 2^order frames, aligned to their size: (got,) int64 array of their first mfns."""
         if order == 0:
             got = min(nr, self._nr_free)
@@ -111,13 +119,13 @@ class Host:
             self._pool[: left.size] = left
         return mfns
 
-    def give(self, mfns):
+    def give(self, mfns: NDArray[np.int64]) -> None:
         """Frames come back to the pool."""
         self.owner[mfns] = FREE
         self._pool[self._nr_free : self._nr_free + mfns.size] = mfns
         self._nr_free += mfns.size
 
-    def validate(self):
+    def validate(self) -> None:
         """Each frame is owned once: free, or of one domain and behind one of its pages. AssertionError with what is wrong."""
         pool = self._pool[: self._nr_free]
         assert all_different(pool), "a frame is in the pool twice"
@@ -152,7 +160,7 @@ class Domain:
     counts them by name, `ns` adds up their cost, `refused` counts the frames not given, by reason ("cap" or "host").
     """
 
-    def __init__(self, host, boot=0, max_memory=None, name=None):
+    def __init__(self, host: Host, boot: int | str = 0, max_memory: int | str | None = None, name: str | None = None) -> None:
         pages = pages_of_size(boot, host.page_size, "boot memory")
         cap = None if max_memory is None else pages_of_size(max_memory, host.page_size, "max_memory")
         if cap is not None and pages > cap:
@@ -163,7 +171,7 @@ class Domain:
         self.tot_pages = 0
         """The current reservation."""
         self.calls = dict.fromkeys(CALLS, 0)
-        self.ns = 0
+        self.ns: float = 0
         self.refused = {"cap": 0, "host": 0}
         self._p2m = np.full(pages, -1, np.int64)     # the same bits as uint64
         if pages > host.free_frames:
@@ -176,19 +184,19 @@ class Domain:
             self._p2m[:] = host.take(pages, self.domid)
             self.tot_pages = pages
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} tot_pages={self.tot_pages} max_pages={self.max_pages}>"
 
     # -- the table
 
     @property
-    def p2m(self):
+    def p2m(self) -> NDArray[np.uint64]:
         """Read-only uint64 array: the mfn behind each pfn, INVALID_P2M_ENTRY where there is none (or past its end)."""
         view = self._p2m.view(np.uint64)
         view.flags.writeable = False
         return view
 
-    def backed(self, pfns):
+    def backed(self, pfns: ArrayLike) -> NDArray[np.bool_]:
         """Bool array: which of these pages have a frame."""
         pfns = np.asarray(pfns)
         there = pfns < self._p2m.size
@@ -197,22 +205,22 @@ class Domain:
         there[there] = self._p2m[pfns[there]] >= 0
         return there
 
-    def backed_pfns(self):
+    def backed_pfns(self) -> NDArray[np.int64]:
         """int64 array: the pages that have a frame, ascending."""
         return np.flatnonzero(self._p2m >= 0)
 
-    def p2m_frames(self, pfns):
+    def p2m_frames(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 array: the frames behind pages that have one (pfn_to_mfn)."""
         return self._p2m[pfns]
 
-    def need_p2m(self, end_pfn):
+    def need_p2m(self, end_pfn: int) -> None:
         """Make the table reach up to end_pfn."""
         if end_pfn > self._p2m.size:
             table = np.full(max(end_pfn, 2 * self._p2m.size), -1, np.int64)
             table[: self._p2m.size] = self._p2m
             self._p2m = table
 
-    def set_phys_to_machine(self, pfns, mfns):
+    def set_phys_to_machine(self, pfns: NDArray[np.int64], mfns: NDArray[np.int64] | int) -> None:
         """The guest writes its table: arrays of pages and of the frames behind them, or INVALID_P2M_ENTRY for all of them."""
         if isinstance(mfns, int):
             mfns = -1 if mfns == INVALID_P2M_ENTRY else mfns
@@ -224,16 +232,16 @@ class Domain:
 
     # -- hypercalls
 
-    def count(self, name, nr=1):
+    def count(self, name: str, nr: int = 1) -> None:
         """Count `nr` calls and their cost."""
         self.calls[name] += nr
         self.ns += nr * self.host.call_ns.get(name, 0)
 
-    def room(self, nr_pages):
+    def room(self, nr_pages: int) -> int:
         """Of so many pages, those that the cap allows."""
         return nr_pages if self.max_pages is None else max(0, min(nr_pages, self.max_pages - self.tot_pages))
 
-    def populate_physmap(self, pfns, order=0):
+    def populate_physmap(self, pfns: NDArray[np.int64], order: int = 0) -> NDArray[np.int64]:
         """XENMEM_populate_physmap: frames for the extents of 2^order pages that begin at `pfns` (int64 array).
 
         Returns the (got,) int64 array of their first mfns, for pfns[:got]: shorter than pfns when the cap is reached or the
@@ -249,7 +257,7 @@ class Domain:
         self.tot_pages += mfns.size << order
         return mfns
 
-    def decrease_reservation(self, mfns, order=0):
+    def decrease_reservation(self, mfns: NDArray[np.int64], order: int = 0) -> int:
         """XENMEM_decrease_reservation: give the extents of 2^order frames that begin at `mfns` (int64 array) back to the host.
 
         Returns how many were: it stops at the first that is not wholly the domain's own.
@@ -265,7 +273,7 @@ class Domain:
         self.tot_pages -= got << order
         return got
 
-    def update_va_mapping(self, pfns, mfns):
+    def update_va_mapping(self, pfns: NDArray[np.int64], mfns: NDArray[np.int64] | None) -> None:
         """HYPERVISOR_update_va_mapping of each page's kernel address, one call a page; mfns None: unmap.
 
         Xen maps a domain's own frames only: HotplugError EINVAL.
@@ -276,26 +284,26 @@ class Domain:
 
     # -- hosts that keep the table themselves
 
-    def back(self, pfns):
+    def back(self, pfns: NDArray[np.int64]) -> int:
         """Frames for pages without one, entered into the table: how many of pfns, from the first on, got one."""
         mfns = self.populate_physmap(pfns)
         self.set_phys_to_machine(pfns[: mfns.size], mfns)
         return mfns.size
 
-    def unback(self, pfns):
+    def unback(self, pfns: NDArray[np.int64]) -> None:
         """The frames behind pages that have one go back to the host."""
         mfns = self._p2m[pfns]
         self._p2m[pfns] = -1
         self.decrease_reservation(mfns)
 
-    def destroy(self):
+    def destroy(self) -> None:
         """The domain is gone, its frames are the host's again."""
         self.host.give(self._p2m[self.backed_pfns()])
         self._p2m[:] = -1
         self.tot_pages = 0
         del self.host.domains[self.domid]
 
-    def validate(self):
+    def validate(self) -> None:
         """AssertionError when the domain has more than it may have. (Host.validate checks frames against the table.)"""
         assert self.max_pages is None or self.tot_pages <= self.max_pages, (
             f"{self.name} has {self.tot_pages} pages, it may have {self.max_pages}"
@@ -310,7 +318,7 @@ class ResidentDomain(Domain):
     from the guest itself, longest resident first, when the limit or the host's memory is reached.
     """
 
-    def __init__(self, host, limit=None, name=None):
+    def __init__(self, host: Host, limit: int | str | None = None, name: str | None = None) -> None:
         super().__init__(host, max_memory=limit, name=name)
         self._swapped = np.zeros(0, bool)
         self._since = np.zeros(0, np.int64)      # when each resident page became so
@@ -320,7 +328,7 @@ class ResidentDomain(Domain):
         self.swapped_in = 0
         """Pages read back, ever."""
 
-    def need_p2m(self, end_pfn):
+    def need_p2m(self, end_pfn: int) -> None:
         """Make the tables reach up to end_pfn."""
         super().need_p2m(end_pfn)
         more = self._p2m.size - self._swapped.size
@@ -328,14 +336,14 @@ class ResidentDomain(Domain):
             self._swapped = np.append(self._swapped, np.zeros(more, bool))
             self._since = np.append(self._since, np.zeros(more, np.int64))
 
-    def swapped(self, pfns):
+    def swapped(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Bool array: which of these pages are in the host's swap."""
         pfns = np.asarray(pfns)
         there = pfns < self._swapped.size
         there[there] = self._swapped[pfns[there]]
         return there
 
-    def touch(self, pfns):
+    def touch(self, pfns: NDArray[np.int64]) -> int:
         """The guest reads or writes pages: each without a frame gets one, by a fault. Returns how many faults that took.
 
         HotplugError ENOMEM when the host has no frame left and the guest has none to reclaim, or its limit is nothing; pages
@@ -366,7 +374,7 @@ class ResidentDomain(Domain):
             at += part.size
         return faults
 
-    def discard(self, pfns, calls=1):
+    def discard(self, pfns: NDArray[np.int64], calls: int = 1) -> int:
         """The guest does not need what is in these pages (madvise DONTNEED, a balloon's message, free page reporting): their
         frames are the host's, they are zero when touched again. calls: how many the guest makes of it. Returns how many
         frames."""
@@ -378,20 +386,20 @@ class ResidentDomain(Domain):
         self._release(pfns)
         return pfns.size
 
-    def set_limit(self, limit):
+    def set_limit(self, limit: int | str | None) -> None:
         """Set the cgroup's limit (size, None: none); the host reclaims what is above it at once."""
         self.max_pages = None if limit is None else pages_of_size(limit, self.host.page_size, "limit")
         if self.max_pages is not None and self.tot_pages > self.max_pages:
             self.reclaim(self.tot_pages - self.max_pages)
 
-    def victims(self, nr):
+    def victims(self, nr: int) -> NDArray[np.int64]:
         """int64 array: up to `nr` pages to take frames from, longest resident first."""
         resident = self.backed_pfns()
         if nr < resident.size:
             resident = resident[np.argpartition(self._since[resident], nr)[:nr]]
         return resident[np.argsort(self._since[resident], kind="stable")]
 
-    def reclaim(self, nr):
+    def reclaim(self, nr: int) -> int:
         """The host takes up to `nr` frames back, writing the pages to swap. Returns how many."""
         pfns = self.victims(nr)
         self._swapped[pfns] = True
@@ -399,12 +407,12 @@ class ResidentDomain(Domain):
         self._release(pfns)
         return pfns.size
 
-    def _release(self, pfns):
+    def _release(self, pfns: NDArray[np.int64]) -> None:
         self.host.give(self._p2m[pfns])
         self._p2m[pfns] = -1
         self.tot_pages -= pfns.size
 
-    def validate(self):
+    def validate(self) -> None:
         """AssertionError when a page is both resident and in swap, or more is resident than may be."""
         super().validate()
         both = np.flatnonzero(self._swapped & (self._p2m >= 0))

@@ -1,22 +1,30 @@
 """A driver taken through a series of targets: what `fastonline balloon` runs."""
 
+from __future__ import annotations
+
+import argparse
 import csv
 import inspect
 import os
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any
 
 from fastonline.drivers.cmm import Cmm1, Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
-from fastonline.drivers.driver import run
+from fastonline.drivers.driver import Actor, Driver, run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
-from fastonline.geometry import PRESETS as GEOMETRIES, format_size, parse_size
+from fastonline.geometry import PRESETS as GEOMETRIES, Geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
-from fastonline.rules import PRESETS as RULES
+from fastonline.rules import PRESETS as RULES, Rules
 
 INTERVAL = 60.0     # s between targets that come without times
+
+Progress = Callable[[Sequence[tuple[float, int]]], Iterable[tuple[float, int]]]
 
 
 @dataclass(frozen=True)
@@ -43,17 +51,17 @@ class Series:
     """A run: its samples, every change of `actual` as (s, bytes), and the driver's own counts at the end."""
 
     driver: str
-    samples: tuple
-    steps: tuple
-    counts: dict
-    calls: dict
+    samples: tuple[Sample, ...]
+    steps: tuple[tuple[float, int], ...]
+    counts: dict[str, int]
+    calls: dict[str, int]
     """Calls to the host by name, in all."""
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for json."""
         return asdict(self)
 
-    def __str__(self):
+    def __str__(self) -> str:
         """A table, one line a target."""
         lines = [f"{'time s':>8} {'target':>10} {'actual':>10} {'host free':>10} {'calls':>9} {'call ms':>9} {'wall ms':>9}"]
         for s in self.samples:
@@ -64,7 +72,7 @@ class Series:
         lines.append("  ".join(f"{name} {number}" for name, number in {**self.counts, **self.calls}.items() if number))
         return "\n".join(lines)
 
-    def plot(self, path):
+    def plot(self, path: str | PathLike[str]) -> None:
         """Write a figure of target against actual over time to a file; its suffix says which format. ImportError without
         matplotlib."""
         try:
@@ -84,7 +92,7 @@ class Series:
         figure.savefig(path)
 
 
-def parse_targets(text):
+def parse_targets(text: str) -> list[tuple[float, int]]:
     """[(s, bytes)] of ``"1G,1.5G,768M"``, one target a minute. ValueError for what is no size."""
     parts = [part.strip() for part in text.split(",")]
     if not any(parts):
@@ -92,7 +100,7 @@ def parse_targets(text):
     return [(at * INTERVAL, parse_size(part)) for at, part in enumerate(parts)]
 
 
-def read_targets(path):
+def read_targets(path: str | PathLike[str]) -> list[tuple[float, int]]:
     """[(s, bytes)] of a CSV file with lines of time,target; a first line that says so is skipped. OSError when it cannot be
     read, ValueError naming the line that is wrong."""
     targets = []
@@ -112,7 +120,7 @@ def read_targets(path):
     return targets
 
 
-DRIVERS = {}
+DRIVERS: dict[str, Callable[..., Driver]] = {}
 """{name: function(mem, host, boot, max_memory, **options) -> Driver} of the drivers that a series can be run through."""
 
 
@@ -150,8 +158,12 @@ def _touched(driver):
 DRIVERS.update(xen=_xen, hyperv=_hyperv, cmm=_cmm)
 
 
-def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bitmap", max_memory=None, scattered=False, seed=0,
-               call_ns=0, udev_delay=None, progress=None, **options):
+def run_series(
+    name: str, targets: Sequence[tuple[float, int]], geometry: Geometry, rules: Rules, boot: int | str,
+    host_memory: int | str, *, engine: str = "bitmap", max_memory: int | str | None = None, scattered: bool = False,
+    seed: int = 0, call_ns: float | dict[str, float] = 0, udev_delay: float | None = None, progress: Progress | None = None,
+    **options: Any
+) -> Series:
     """Take a driver through targets.
 
     name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules,
@@ -168,7 +180,7 @@ def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bit
             raise ValueError(f"target {size} is not a whole number of pages of {geometry.page_size} bytes")
     mem = Memory(geometry, boot=boot, rules=rules, engine=engine)
     host = Host(host_memory, geometry.page_size, scattered, seed, call_ns)
-    actors = []
+    actors: list[Actor] = []
     if udev_delay is not None:
         options["auto_online"] = False
         actors.append(Udev(mem, udev_delay))
@@ -220,7 +232,7 @@ class _Recorder:
 
 # -- the command line's part: its arguments, and what they mean
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give an argparse parser the arguments of `fastonline balloon`, which from_arguments understands."""
     parser.add_argument("driver", choices=tuple(DRIVERS))
     parser.add_argument("targets", metavar="TARGETS",
@@ -242,7 +254,7 @@ def add_arguments(parser):
                         help="user space onlines added memory so late (the kernel does, at once)")
 
 
-def from_arguments(args, progress=None):
+def from_arguments(args: argparse.Namespace, progress: Progress | None = None) -> Series:
     """The Series that add_arguments' arguments ask for. Errors as run_series, parse_targets and read_targets."""
     old = args.driver == "xen" and args.behaviour in ("thread", "2.6.26")
     geometry = args.geometry or ("X86_32_PAE" if old else "S390X" if args.driver == "cmm" else "X86_64")

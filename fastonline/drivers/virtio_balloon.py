@@ -1,5 +1,6 @@
 """The virtio balloon: pages that the guest lends to the host (drivers/virtio/virtio_balloon.c of 6.1, KERNEL.md 5.4)."""
 
+from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable, runs
 
 PAGES_PER_ARRAY = 256
@@ -15,14 +16,14 @@ class BalloonPages(MovablePages):
 class VirtioBalloon:
     """A balloon in a machine; ``inflate`` and ``deflate`` by pages. Watermarks are not recomputed by either."""
 
-    def __init__(self, mem):
+    def __init__(self, mem: Memory) -> None:
         self._mem = mem
         self.pages = BalloonPages(mem)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pages)
 
-    def inflate(self, nr_pages):
+    def inflate(self, nr_pages: int) -> int:
         """fill_balloon until it holds so many more: movable single pages, wherever a process would get them from. Returns how
         many it got; fewer when the machine has no more to give."""
         if nr_pages < 0:
@@ -38,7 +39,7 @@ class VirtioBalloon:
                 break
         return got
 
-    def deflate(self, nr_pages):
+    def deflate(self, nr_pages: int) -> int:
         """leak_balloon: give back so many, those that came last first; how many there were."""
         left = min(nr_pages, len(self.pages))
         given = left
@@ -50,7 +51,7 @@ class VirtioBalloon:
             left -= len(pfns)
         return given
 
-    def set_target(self, nr_pages):
+    def set_target(self, nr_pages: int) -> int:
         """Inflate or deflate until the balloon holds `nr_pages`; the pages it holds then."""
         if nr_pages < 0:
             raise ValueError(f"a balloon cannot hold {nr_pages} pages")

@@ -3,11 +3,15 @@
 Sub-block mode only: a memory block holds several sub-blocks, some of which may be unplugged while it is online.
 """
 
+from __future__ import annotations
+
 import errno
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastonline.errors import HotplugError
+from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import free_movable, isolate, migrate_range
 
 RAM = "System RAM (virtio_mem)"
@@ -20,7 +24,7 @@ class VirtioMem:
     as the log and /proc/iomem show it. Devices of one machine share the online_page_callback, see VirtioMemBus.
     """
 
-    def __init__(self, mem, start, max_size, block_size, nid=0, name="virtio0"):
+    def __init__(self, mem: Memory, start: int, max_size: int, block_size: int, nid: int = 0, name: str = "virtio0") -> None:
         page, per_block = mem.geometry.page_size, mem.pages_per_block
         self._mem = mem
         self.name = name
@@ -35,15 +39,15 @@ class VirtioMem:
         self.first_block = -(-self.start_pfn // per_block)
         self.nr_blocks = (start + max_size) // page // per_block - self.first_block
         self._sub_blocks = per_block // self.sub_block_pages
-        self.plugged = {}
+        self.plugged: dict[int, NDArray[np.bool_]] = {}
         """Block number -> (sub-blocks,) bool: which of a block that was added are plugged."""
 
     @property
-    def plugged_size(self):
+    def plugged_size(self) -> int:
         """Bytes."""
         return int(sum(map(np.count_nonzero, self.plugged.values()))) * self.sub_block_pages * self._mem.geometry.page_size
 
-    def holds(self, pfn):
+    def holds(self, pfn: int) -> bool:
         """Does the page belong to a block of this device?"""
         return pfn // self._mem.pages_per_block in self.plugged
 
@@ -60,7 +64,7 @@ class VirtioMem:
     def _blocks_in(self, state, partial, down=False):
         return [b for b in sorted(self.plugged, reverse=down) if b in self.plugged and self._state(b) == (state, partial)]
 
-    def online_page(self, pfn, order):
+    def online_page(self, pfn: int, order: int) -> None:
         """virtio_mem_online_page: the plugged sub-blocks of a chunk go online, the others stay away."""
         block, at = divmod(pfn, self._mem.pages_per_block)
         size = 1 << order
@@ -84,7 +88,7 @@ class VirtioMem:
             self._mem.generic_online_page(pfn, order)
             pfn += 1 << order
 
-    def request(self, requested_size):
+    def request(self, requested_size: int) -> int:
         """Plug or unplug until the size is the requested one, as far as that goes; the size reached, in bytes.
         ValueError for a size that is no multiple of the sub-blocks or larger than the region."""
         unit = self.sub_block_pages * self._mem.geometry.page_size
@@ -181,11 +185,11 @@ class VirtioMem:
 class VirtioMemBus:
     """The virtio-mem devices of a machine, which share one online_page_callback; ``devices`` by name."""
 
-    def __init__(self, mem):
+    def __init__(self, mem: Memory) -> None:
         self._mem = mem
-        self.devices = {}
+        self.devices: dict[str, VirtioMem] = {}
 
-    def add(self, device):
+    def add(self, device: VirtioMem) -> None:
         """Probe a device."""
         if not self.devices:
             self._mem.set_online_page_callback(self._online_page)

@@ -8,16 +8,20 @@ memory must be added: in the thread's way by balloon_expand over prepare_online_
 online_page_callback.
 """
 
+from __future__ import annotations
+
 import errno
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastonline.drivers.driver import (
     NEVER, PG_PREPARED, Driver, PageList, alloc_highuser, allocate_resource, highmem_pfn, online_pfns, si_mem_available,
 )
-from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, all_different, pages_of_extents
+from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, all_different, pages_of_extents
 from fastonline.errors import HotplugError, pfn_range
+from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_BAD, NOTIFY_OK
 
 BP_DONE = "BP_DONE"
@@ -74,8 +78,10 @@ class XenBalloon(Driver):
     HotplugError EINVAL when another online_page_callback is set; nothing has changed then.
     """
 
-    def __init__(self, mem, domain, behaviour=XEN_TODAY, order=0, batch=None, auto_online=True, max_retry_count=4,
-                 max_schedule_delay=32):
+    def __init__(
+        self, mem: Memory, domain: Domain, behaviour: Behaviour = XEN_TODAY, order: int = 0, batch: int | None = None,
+        auto_online: bool = True, max_retry_count: int = 4, max_schedule_delay: int = 32
+    ) -> None:
         frame_list = mem.geometry.page_size // (mem.geometry.bits // 8)
         if not 0 <= order <= mem.geometry.max_page_order:
             raise ValueError(f"order {order} is not between 0 and MAX_PAGE_ORDER = {mem.geometry.max_page_order}")
@@ -93,7 +99,7 @@ class XenBalloon(Driver):
         self.schedule_delay = 1
         self.retry_count = 1
         self.state = BP_DONE
-        self.hard_limit = None
+        self.hard_limit: int | None = None
         """Pages that the host turned out to allow (2.6.26), None: not known."""
         self.hotplug_pages = 0
         """Pages promised by memory that is added and not onlined yet (3.1)."""
@@ -118,7 +124,7 @@ class XenBalloon(Driver):
                 raise
             self._set_reserved_or_offline(np.arange(start, start + nr))
             self._put_on_list(start, nr)
-        self._expanded = []          # (start_pfn, nr_pages) of each balloon_expand
+        self._expanded: list[tuple[int, int]] = []          # (start_pfn, nr_pages) of each balloon_expand
         self._expanding = False
         if behaviour.callback:
             mem.notifiers.register(self._notifier)
@@ -137,7 +143,7 @@ class XenBalloon(Driver):
             )
         return start, nr
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"<XenBalloon {self.behaviour.name} current={self.current_pages} target={self.target_pages} "
             f"balloon={self.balloon_pages}>"
@@ -146,41 +152,41 @@ class XenBalloon(Driver):
     # -- what there is
 
     @property
-    def balloon_low(self):
+    def balloon_low(self) -> int:
         """Lowmem pages on the list."""
         return (len(self._list) - self._high) << self.order
 
     @property
-    def balloon_high(self):
+    def balloon_high(self) -> int:
         """Highmem pages on the list."""
         return self._high << self.order
 
     @property
-    def balloon_pages(self):
+    def balloon_pages(self) -> int:
         """Pages on the list."""
         return len(self._list) << self.order
 
     @property
-    def total_pages(self):
+    def total_pages(self) -> int:
         """Pages the guest has, backed or not, with those added and not onlined yet (6.18)."""
         return self._total_pages
 
-    def balloon_list(self):
+    def balloon_list(self) -> NDArray[np.int64]:
         """Read-only int64 array of the list, head first: the first pfn of each extent."""
         return self._list.view()
 
-    def counts(self):
+    def counts(self) -> dict[str, int]:
         """{"balloon": pages on the list, "expansions", "gave_up"}."""
         return {"balloon": self.balloon_pages, "expansions": self.expansions, "gave_up": self.gave_up}
 
     # -- the target
 
-    def set_target(self, size, now=0.0):
+    def set_target(self, size: int | str, now: float = 0.0) -> None:
         """balloon_set_new_target, which forgets the hard limit; as Driver.set_target."""
         super().set_target(size, now)
         self.hard_limit = None
 
-    def watch_target(self, kib, now=0.0):
+    def watch_target(self, kib: int, now: float = 0.0) -> None:
         """xenstore's memory/target changed: whole pages of so many KiB (int)."""
         self.set_target(kib >> self.mem.geometry.page_shift - 10 << self.mem.geometry.page_shift, now)
 
@@ -194,7 +200,7 @@ class XenBalloon(Driver):
         credit = target - self.current_pages - self.hotplug_pages
         return credit >> self.order if credit > 0 else -(-credit >> self.order)
 
-    def work(self, now):
+    def work(self, now: float) -> None:
         """The worker: balloon_process up to 3.1, balloon_thread today. Runs batch after batch until the target is reached or
         something is in the way, and says in `due` when it wants to run again."""
         self.due = NEVER
@@ -362,7 +368,7 @@ class XenBalloon(Driver):
 
     # -- adding memory
 
-    def balloon_expand(self, nr_pages):
+    def balloon_expand(self, nr_pages: int) -> int:
         """The thread's balloon_expand: room for so many pages more, none of them backed. Returns the first pfn.
 
         A free range of iomem, aligned to a section; add_memory, prepare_online_pages; every page Reserved, without a frame, and
@@ -454,7 +460,7 @@ class XenBalloon(Driver):
 
     # -- the end
 
-    def close(self):
+    def close(self) -> None:
         """Let go of the callback. HotplugError EBUSY while pages are out: nobody else could ever back them; inflate to the
         guest's whole size first (the kernel's driver cannot be unloaded at all)."""
         if self.balloon_pages or self.hotplug_pages or self.balloon_hotplug:
@@ -466,7 +472,7 @@ class XenBalloon(Driver):
             self.mem.notifiers.unregister(self._guard)
         self.due = NEVER
 
-    def validate(self):
+    def validate(self) -> None:
         """As Driver.validate, and: no page of the list has a frame or is with the allocator, every other page has one."""
         super().validate()
         heads = self._list.view()

@@ -1,8 +1,16 @@
 """Memory blocks: the units in which sysfs shows memory, and the words written to them (drivers/base/memory.c)."""
 
+from __future__ import annotations
+
 import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from fastonline.errors import HotplugError
+from fastonline.rules import Rules
+
+if TYPE_CHECKING:
+    from fastonline.hotplug.memory import Memory
 
 MMOP_OFFLINE = 0
 MMOP_ONLINE = 1
@@ -14,7 +22,7 @@ _TRUE = ("y", "Y", "t", "T", "1", "on", "oN", "On", "ON")
 _FALSE = ("n", "N", "f", "F", "0", "of", "oF", "Of", "OF")
 
 
-def word_to_type(word, rules):
+def word_to_type(word: str, rules: Rules) -> int:
     """MMOP_* of a word as it is written to a file of sysfs: HotplugError EINVAL for what is none.
 
     Today the whole word up to a NUL, with at most one newline behind (sysfs_streq); 2.6.25 compares as many letters as it was
@@ -34,7 +42,7 @@ def word_to_type(word, rules):
     raise HotplugError.of(errno.EINVAL, f"{word!r} is none of {', '.join(WORDS)}")
 
 
-def text_to_bool(text):
+def text_to_bool(text: str) -> bool:
     """kstrtobool: y, t, 1, on, n, f, 0, off by their first letters; HotplugError EINVAL for anything else."""
     for value, starts in ((True, _TRUE), (False, _FALSE)):
         if text.startswith(starts):
@@ -43,49 +51,49 @@ def text_to_bool(text):
 
 
 class Block:
-    """One memory block, live."""
+    """One memory block, live: every attribute is read from the machine when asked for. nr: its number, the N of memoryN."""
 
     __slots__ = ("_mem", "nr")
 
-    def __init__(self, mem, nr):
+    def __init__(self, mem: Memory, nr: int) -> None:
         self._mem = mem
         self.nr = nr
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Block memory{self.nr} {self.state} {self.valid_zones}>"
 
     @property
-    def start_pfn(self):
+    def start_pfn(self) -> int:
         """The block's first page frame."""
         return self.nr * self._mem.pages_per_block
 
     @property
-    def nr_pages(self):
+    def nr_pages(self) -> int:
         """Its pages."""
         return self._mem.pages_per_block
 
     @property
-    def phys_index(self):
+    def phys_index(self) -> str:
         """The text of the phys_index file: the block's number, eight hex digits."""
         return f"{self.nr:08x}"
 
     @property
-    def state(self):
+    def state(self) -> str:
         """``"online"`` or ``"offline"``."""
         return "online" if self._mem.sections.online_section_nr(self._section) else "offline"
 
     @property
-    def node(self):
+    def node(self) -> int:
         """The number of the block's node."""
         return self._mem.section_nid(self._section)
 
     @property
-    def removable(self):
+    def removable(self) -> int:
         """1: today's kernels say nothing else (CONFIG_MEMORY_HOTREMOVE)."""
         return 1
 
     @property
-    def valid_zones(self):
+    def valid_zones(self) -> str:
         """An online block's zone, "none" when it lies in several or has holes; an offline one's possible zones, default first."""
         return self._mem.valid_zones(self.nr)
 
@@ -97,7 +105,7 @@ class Block:
         if self.state != want:
             raise HotplugError.of(errno.EINVAL, f"memory{self.nr} is {self.state}")
 
-    def online(self, word="online"):
+    def online(self, word: str = "online") -> int:
         """device_online: "online", "online_kernel" or "online_movable"; the number of pages that went online.
         HotplugError: EINVAL when the block is online or the word is another; what Memory.online_pages answers."""
         online_type = word_to_type(word, self._mem.rules)
@@ -108,22 +116,23 @@ class Block:
         self._mem.events.uevent(f"online@memory{self.nr}")
         return onlined
 
-    def auto_online(self, online_type):
-        """What add_memory does when auto_online_blocks says so: failures are ignored (online_memory_block)."""
+    def auto_online(self, online_type: int) -> None:
+        """What add_memory does when auto_online_blocks says so: online with online_type (MMOP_*); failures are ignored
+        (online_memory_block)."""
         try:
             self.online(WORDS[online_type])
         except HotplugError:
             pass
 
-    def offline(self):
+    def offline(self) -> None:
         """device_offline. HotplugError: EINVAL when the block is offline, EBUSY, EINTR as Memory.offline_pages."""
         self._check_state("online")
         self._mem.offline_pages(self.start_pfn, self.nr_pages)
         self._mem.events.uevent(f"offline@memory{self.nr}")
 
-    def write_state(self, word):
-        """write(2) to memoryN/state: the number of bytes taken. HotplugError EINVAL for a word that is none, and for the
-        state that the block has already; nothing is asked of an empty write."""
+    def write_state(self, word: str) -> int:
+        """write(2) of `word` to memoryN/state: the number of bytes taken. HotplugError EINVAL for a word that is none, and for
+        the state that the block has already; nothing is asked of an empty write."""
         if not word:
             return 0
         if word_to_type(word, self._mem.rules) == MMOP_OFFLINE:
@@ -132,8 +141,10 @@ class Block:
             self.online(word if self._mem.rules.exact_words else "online")
         return len(word)
 
-    def write_online(self, text):
-        """write(2) to memoryN/online: 1 onlines into the default zone, 0 offlines, the state that it has is no error."""
+    def write_online(self, text: str) -> int:
+        """write(2) of `text` to memoryN/online, the number of bytes taken: 1 onlines into the default zone, 0 offlines, the
+        state that it has is no error. HotplugError EINVAL for text that is no bool to the kernel, else as online and
+        offline."""
         if not text:
             return 0
         want = "online" if text_to_bool(text) else "offline"
@@ -147,46 +158,46 @@ class Blocks:
 
     __slots__ = ("_mem",)
 
-    def __init__(self, mem):
+    def __init__(self, mem: Memory) -> None:
         self._mem = mem
 
     @property
     def _sections(self):
         return self._mem.pages_per_block // self._mem.geometry.pages_per_section
 
-    def __getitem__(self, nr):
+    def __getitem__(self, nr: int) -> Block:
         if nr not in self:
             raise KeyError(nr)
         return Block(self._mem, nr)
 
-    def __contains__(self, nr):
+    def __contains__(self, nr: object) -> bool:
         return isinstance(nr, int) and self._mem.sections.present_section_nr(nr * self._sections)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         last = -1
         for first, count in self._mem.sections.runs():
             for nr in range(max(last + 1, first // self._sections), (first + count - 1) // self._sections + 1):
                 yield nr
                 last = nr
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def keys(self):
+    def keys(self) -> list[int]:
         """The numbers of the blocks, ascending."""
         return list(self)
 
-    def values(self):
+    def values(self) -> list[Block]:
         """The blocks, ascending."""
         return [self[nr] for nr in self]
 
-    def items(self):
+    def items(self) -> list[tuple[int, Block]]:
         """(number, Block) pairs, ascending."""
         return [(nr, self[nr]) for nr in self]
 
-    def add(self, start_pfn, nr_pages, nid=0):
-        """Memory.add_memory as firmware calls it: a range outside of what can be plugged gives HotplugError E2BIG under today's
-        rules (register_memory_resource, 6.1), before anything else is looked at."""
+    def add(self, start_pfn: int, nr_pages: int, nid: int = 0) -> None:
+        """Memory.add_memory(start_pfn, nr_pages, nid) as firmware calls it: a range outside of what can be plugged gives
+        HotplugError E2BIG under today's rules (register_memory_resource, 6.1), before anything else is looked at."""
         mem = self._mem
         if mem.rules.aligned and nr_pages > 0 and start_pfn + nr_pages > mem.max_pfn:
             raise HotplugError.of(
@@ -194,8 +205,9 @@ class Blocks:
             )
         mem.add_memory(start_pfn, nr_pages, nid)
 
-    def remove(self, start_pfn, nr_pages):
-        """Take a range of whole blocks away as ACPI does on an eject: offline those that are online, then remove_memory.
+    def remove(self, start_pfn: int, nr_pages: int) -> None:
+        """Take whole blocks (start_pfn, nr_pages) away as ACPI does on an eject: offline those that are online, then
+        remove_memory.
 
         HotplugError: EBUSY when one does not go offline even when asked twice; those that did are onlined again with plain
         `online`, so that they may come back in another zone (acpi_scan_try_to_offline; RECORDED.md 7). EINVAL for what is not

@@ -1,33 +1,43 @@
 """What a hot-plug call tells user space: uevents and lines of the kernel's log, in the kernel's order."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+Listener = Callable[[str, str], object]
+"""callback(kind, text)"""
+
+C = TypeVar("C", bound=Listener)
+
 
 class Events:
     """``mem.events.listen(callback)``: ``callback(kind, text)`` is called with "uevent" and text such as ``online@memory32``,
     or "kmsg" and a line of the log. Nobody listens at first, and then nothing is put together either."""
 
-    def __init__(self):
-        self.listeners = []
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
         """The callbacks, in the order of their calling; the same list for good."""
 
-    def listen(self, callback):
-        """Call it from now on. Returns it, so that it serves as a decorator."""
+    def listen(self, callback: C) -> C:
+        """Call `callback` from now on. Returns it, so that it serves as a decorator. TypeError when it cannot be called."""
         if not callable(callback):
             raise TypeError(f"a listener is called, and {callback!r} cannot be")
         self.listeners.append(callback)
         return callback
 
-    def ignore(self, callback):
-        """Stop calling it; ValueError when it does not listen."""
+    def ignore(self, callback: Listener) -> None:
+        """Stop calling `callback`; ValueError when it does not listen."""
         if callback not in self.listeners:
             raise ValueError(f"{callback!r} does not listen")
         self.listeners.remove(callback)
 
-    def uevent(self, text):
-        """Tell of a uevent, ``action@device``."""
+    def uevent(self, text: str) -> None:
+        """Tell of a uevent, its `text` ``action@device``."""
         for callback in list(self.listeners):
             callback("uevent", text)
 
-    def log(self, text):
-        """Tell of a line of the kernel's log."""
+    def log(self, text: str) -> None:
+        """Tell of a line of the kernel's log, its `text`."""
         for callback in list(self.listeners):
             callback("kmsg", text)

@@ -85,7 +85,8 @@ cdef class Memory:
     cdef void section_online(self, uint64_t section) noexcept nogil
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1
     cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1
-    cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil
+    cdef void count_batch_onlined(self, const pfn_batch *batch, uint64_t onlined) noexcept nogil
+    cdef int turn_pfns(self, str what, object pfns, int state, str name) except -1
     cdef uint64_t node_present(self, int nid) noexcept nogil
     cdef list zonelist(self, object zone)
     cdef uint64_t alloc_blocks(self, int z, int order, uint64_t nr, int64_t *out) noexcept nogil

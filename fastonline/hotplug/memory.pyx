@@ -44,16 +44,14 @@ from fastonline.rules import LINUX_6_12, Rules
 ENGINES = ("bitmap", "struct_page")
 MEMMAPS = ("kernel", "on_memory")
 
+__all__ = ["ENGINES", "MEMMAPS", "Flags", "Memory", "load"]
+
 # the steps of Memory.walk, and the bits of state that it takes without looking at signals: 16 MiB
 cdef enum:
     INIT = 0
     PREPARE = 1
     ONLINE = 2
     PART = 134217728
-
-# CONFIG_MAXSMP
-cdef enum:
-    NR_CPUS = 8192
 
 cdef int _ONLINE = MMOP_ONLINE
 cdef int _KERNEL = MMOP_ONLINE_KERNEL
@@ -134,9 +132,10 @@ cdef uint64_t run_of(const pfn_batch *batch, uint64_t i) noexcept nogil:
 
 
 class Flags:
-    """The per-page flags of a machine by name: ``flags["PG_reserved"]`` is a read-only uint64 array, pfn i at word i/64,
-    bit i%64. With the bitmap engine it is the plane itself, no copy, and follows the machine until that grows beyond the room
-    it has (give ``max_memory`` to have all of it from the start); the struct_page engine has no planes and makes a copy."""
+    """The per-page flags of a machine by name: ``flags["PG_reserved"]`` is a read-only uint64 array, pfn i at word i/64, bit
+    i%64. With the bitmap engine it is the plane itself, no copy, and follows the machine until that grows beyond the room it
+    has (give ``max_memory`` to have all of it from the start); the struct_page engine has no planes and makes a copy. view: the
+    engine's function that gives the array."""
 
     __slots__ = ("_view",)
 
@@ -175,12 +174,20 @@ cdef class Memory:
     room for all of it is made at once, untouched, so that views of the flags follow the machine for good.
     memory_block_size: size of the blocks of sysfs, one section or 2, 4, 8... of them (None: one). memmap: None, the memmap of
     what is added costs nothing; "kernel", its pages are allocated from the kernel zones (one pageblock for 128 MiB, KERNEL.md
-    6.2); "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as "kernel".
+    6.2); "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as
+    "kernel".
 
     All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
     errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
-    nothing. A freed page is in the buddy
-    allocator at once: per-CPU lists are there only where a guest's own allocations are replayed (`pcp`).
+    nothing. A freed page is in the buddy allocator at once: per-CPU lists are there only where a guest's own allocations are
+    replayed.
+
+    What was given is there to read: geometry, rules, engine, memmap; max_pfn, the page frame at which memory ends;
+    pages_per_block, the pages of a memory block. So are the parts: sections (Sections), zones (Zones), resources (Resources,
+    /proc/iomem), notifiers (NotifierChain), events (Events: uevents and the log), online_page_callback (None:
+    generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: (first pfn, pages)} of
+    what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added). To be set: pcp (PerCpuPages, or None),
+    auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
 
     Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
     (page_states, stats, validate, copy, save) exclude one another, each from its first step to its last, callbacks included
@@ -189,9 +196,10 @@ cdef class Memory:
     while it is in a callback, and never see a step in part. A step over much state lets go of the GIL.
 
     A signal whose handler raises (Ctrl-C) comes through add_memory, prepare_online_pages, mark_pages_onlined and online_pages
-    in the midst of a large range and takes them back whole, but for bytes_touched and the order of free lists at the range's ends; from the other
-    calls it comes when the step is done. A handler that calls the machine in the midst of a step gets HotplugError EBUSY. A
-    fork waits for steps that run without the GIL; in the child a machine is nobody's but the forking thread's.
+    in the midst of a large range and takes them back whole, but for bytes_touched and the order of free lists at the range's
+    ends; from the other calls it comes when the step is done. A handler that calls the machine in the midst of a step gets
+    HotplugError EBUSY. A fork waits for steps that run without the GIL; in the child a machine is nobody's but the forking
+    thread's.
     """
 
     def __init__(
@@ -348,7 +356,8 @@ cdef class Memory:
         user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no kernel
         computes.
 
-        ValueError for maps that no machine can be in: overlapping, outside a section or the span, in a zone there is not.
+        min_free_kbytes: as the kernel has it. ValueError for maps that no machine can be in: overlapping, outside a section or
+        the span, in a zone there is not.
         """
         cdef Memory mem = cls(geometry, rules=rules, engine=engine, memory_block_size=memory_block_size, memmap=memmap)
         cdef zone_table *table = &mem.zones.table
@@ -563,9 +572,9 @@ cdef class Memory:
         None: a static one of its own, as a DIMM. The memmap costs what the machine's `memmap` says, and the new blocks go
         online as auto_online_blocks says.
 
-        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end (`blocks.add` tells
-        that one as today's kernels do, E2BIG).
-        MemoryError when there is no room for the memmap. Mirrors add_memory (2.6.25, 6.1: KERNEL.md 1.2, 3.1).
+        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end
+        (`blocks.add` tells that one as today's kernels do, E2BIG). MemoryError when there is no room for the memmap. Mirrors
+        add_memory (2.6.25, 6.1: KERNEL.md 1.2, 3.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t node = as_uint64(nid, "nid"), unit = self.geometry.pages_per_section, first, end
@@ -673,7 +682,7 @@ cdef class Memory:
             self.free_pages(pfn, order)
 
     def node_order(self, nid):
-        """Nodes in the order in which one of them falls back to the others: itself, then upwards and around."""
+        """Nodes in the order in which node `nid` falls back to the others: itself, then upwards and around; list of ints."""
         nodes = self.zones.online_nodes()
         if nid not in nodes:
             nodes = sorted([*nodes, nid])
@@ -681,13 +690,14 @@ cdef class Memory:
         return nodes[at:] + nodes[:at]
 
     def kernel_zonelist(self, nid):
-        """Zone numbers that GFP_KERNEL may use, in its order."""
+        """Zone numbers that GFP_KERNEL on node `nid` may use, in its order: list of ints."""
         cdef int types = self.zones.table.nr_types
         return [n * types + i for n in self.node_order(nid) for i in range(self.zones.table.normal, -1, -1)
                 if zone_present(&self.zones.table, n * types + i)]
 
     def movable_zonelist(self, nid, nodes=None, highest=None):
-        """Zone numbers that GFP_HIGHUSER_MOVABLE may use, in its order; of `nodes` only, from zone type `highest` down."""
+        """Zone numbers that GFP_HIGHUSER_MOVABLE on node `nid` may use, in its order: list of ints; of `nodes` only, from zone
+        type `highest` down."""
         cdef int types = self.zones.table.nr_types
         top = self.zones.names.index(highest or "Movable")
         return [n * types + i for n in self.node_order(nid) if nodes is None or n in nodes for i in range(top, -1, -1)
@@ -1103,10 +1113,7 @@ cdef class Memory:
             thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
             done = self.pages.online_batch(&batch)
             self.lock.take_back(thread)
-            if done:
-                self.batch_went_online(&batch)
-            self.pages_onlined += done
-            self.zones.table.stale |= self.watermarks_at_mark
+            self.count_batch_onlined(&batch, done)
         if done and self.chain:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
         return done
@@ -1135,9 +1142,11 @@ cdef class Memory:
         if not 0 <= pfn < self.max_pfn:
             raise ValueError(f"{what} = {pfn if pfn < 0 else hex(pfn)} is out of range: memory ends at pfn {self.max_pfn:#x}")
 
-    cdef void batch_went_online(self, const pfn_batch *batch) noexcept nogil:
-        """sections_went_online for a batch: done as soon as no section that it spans is offline, mostly after a few pages."""
-        cdef uint64_t i = 0, span = batch.end - batch.first
+    cdef void count_batch_onlined(self, const pfn_batch *batch, uint64_t onlined) noexcept nogil:
+        """count_onlined for a batch: its sections are done as soon as none that it spans is offline, mostly after a few pages."""
+        cdef uint64_t i = 0 if onlined else batch.nr, span = batch.end - batch.first
+        self.pages_onlined += onlined
+        self.zones.table.stale |= self.watermarks_at_mark
         while i < batch.nr and not self.sections.all_in(self.sections.online, batch.first, span):
             while i < batch.nr and test_bit(self.sections.online.words, pfn_at(batch, i) >> self.sections.pfn_section_shift):
                 i += 1
@@ -1148,8 +1157,9 @@ cdef class Memory:
     def online_pages(self, start_pfn, nr_pages, online_type=MMOP_ONLINE):
         """Both phases: prepare the range, mark it, recompute the watermarks. Returns the number of pages that went online.
 
-        As prepare_online_pages and mark_pages_onlined; all or nothing, also when the online_page_callback raises. Under 2.6.25
-        a range that is online already gives 0, today EINVAL. Mirrors online_pages (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
+        start_pfn, nr_pages, online_type, errors: as prepare_online_pages and mark_pages_onlined; all or nothing, also when the
+        online_page_callback raises. Under 2.6.25 a range that is online already gives 0, today EINVAL. Mirrors online_pages
+        (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t shift = self.sections.pfn_section_shift, section, own = 0
@@ -1406,31 +1416,29 @@ cdef class Memory:
     def set_pfns_offline(self, pfns):
         """set_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is not
         in use, or is there twice."""
-        cdef pfn_batch batch
-        cdef uint64_t i = 0, run
-        held = self.lock.hold()
-        array = as_pfn_array(pfns)      # the batch points into it
-        if self.gather_states(&batch, "set_pfns_offline", array, PG_prepared, PG_prepared, "in use"):
-            self.pages.ungather(&batch)
-            while i < batch.nr:
-                run = run_of(&batch, i)
-                self.pages.set_offline(pfn_at(&batch, i), run)
-                i += run
+        self.turn_pfns("set_pfns_offline", pfns, PG_prepared, "in use")
 
     def clear_pfns_offline(self, pfns):
         """clear_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is
         not PG_offline, or is there twice."""
+        self.turn_pfns("clear_pfns_offline", pfns, PG_prepared | PG_offline, "PG_offline")
+
+    cdef int turn_pfns(self, str what, object pfns, int state, str name) except -1:
+        """Pages that all have this state go from in use to PG_offline, or back."""
         cdef pfn_batch batch
         cdef uint64_t i = 0, run
-        cdef int offline = PG_prepared | PG_offline
         held = self.lock.hold()
-        array = as_pfn_array(pfns)
-        if self.gather_states(&batch, "clear_pfns_offline", array, offline, offline, "PG_offline"):
+        array = as_pfn_array(pfns)      # the batch points into it
+        if self.gather_states(&batch, what, array, state, state, name):
             self.pages.ungather(&batch)
             while i < batch.nr:
                 run = run_of(&batch, i)
-                self.pages.clear_offline(pfn_at(&batch, i), run)
+                if state & PG_offline:
+                    self.pages.clear_offline(pfn_at(&batch, i), run)
+                else:
+                    self.pages.set_offline(pfn_at(&batch, i), run)
                 i += run
+        return 0
 
     def free_reserved_pfns(self, pfns):
         """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave back
@@ -1440,7 +1448,7 @@ cdef class Memory:
         Mirrors free_reserved_page (6.1) over the array.
         """
         cdef pfn_batch batch
-        cdef uint64_t i = 0, run, done = 0
+        cdef uint64_t i = 0, run
         held = self.lock.hold()
         self._not_changing("free_reserved_pfns")
         array = as_pfn_array(pfns)
@@ -1451,14 +1459,13 @@ cdef class Memory:
                 if self.pages.weigh(PG_offline, pfn_at(&batch, i), run):
                     self.pages.reserve_range(pfn_at(&batch, i), run)
                 i += run
-            done = self.pages.online_batch(&batch)
-            self.batch_went_online(&batch)
-            self.pages_onlined += done
-            self.zones.table.stale |= self.watermarks_at_mark
+            self.count_batch_onlined(&batch, self.pages.online_batch(&batch))
 
     cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1:
         """Gather an array of pages each of which has one of two states; 0: it is empty, nothing is gathered. An error leaves
         nothing gathered."""
+        cdef Engine pages = self.pages
+        cdef pfn_batch given
         cdef uint64_t i
         cdef int64_t bad = -1
         cdef int state
@@ -1468,8 +1475,9 @@ cdef class Memory:
             self.gather(batch, array, array)
         except HotplugError as e:
             raise ValueError(e.strerror) from None
-        for i in range(batch.nr):
-            state = self.pages.state(pfn_at(batch, i)) & ~PG_tail
+        given = batch[0]        # what is local stays in registers
+        for i in range(given.nr):
+            state = pages.state(pfn_at(&given, i)) & ~PG_tail
             if state != want and state != other:
                 bad = i
                 break
@@ -1516,7 +1524,8 @@ cdef class Memory:
         raise MemoryError(f"no free block of order {want}" + ("" if zone is None else f" in zone {zone}"))
 
     def alloc_pages_bulk(self, nr, order=0, zone=None):
-        """`nr` blocks of 2^order pages: (nr,) int64 array of their first pfns, as `nr` calls of alloc_pages would give them.
+        """`nr` blocks of 2^order pages: (nr,) int64 array of their first pfns, as `nr` calls of alloc_pages(order, zone) would
+        give them (__alloc_pages_bulk, 5.13, which is of order 0).
         All or nothing: MemoryError when there are not so many."""
         cdef uint64_t want = as_uint64(nr, "nr"), got = 0
         cdef int block = as_order(order, self.pages.max_order), z
@@ -1579,11 +1588,12 @@ cdef class Memory:
         return np.flatnonzero(self.page_states(start_pfn, nr_pages) & PG_buddy).astype(np.int64) + start_pfn
 
     def check_movable(self, start_pfn, nr_pages):
-        """HotplugError EBUSY naming the first page in use of the range that nobody can move."""
+        """HotplugError EBUSY naming the first page in use of the range start_pfn, nr_pages that nobody can move
+        (has_unmovable_pages, 6.1)."""
         self._not_used(start_pfn, nr_pages, pfn_range(start_pfn, nr_pages))
 
     def count_migrated(self, uint64_t nr, bint balloon):
-        """Pages that moved, and of them a balloon's (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
+        """`nr` pages have moved, a balloon's or not (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
         self.pages_migrated += nr
         self.balloon_migrated += nr if balloon else 0
 
@@ -1613,7 +1623,7 @@ cdef class Memory:
         return f"it was allocated with order {int(end - pfn).bit_length() - 1}"
 
     def free_pfns(self, pfns):
-        """Free single pages, given as a one-dimensional integer array. All or nothing: ValueError naming a page that is free,
+        """Free single pages. pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is free,
         Reserved, no allocation of order 0, past the end of memory, or there twice."""
         cdef pfn_batch batch
         cdef int64_t bad
@@ -1747,19 +1757,19 @@ cdef class Memory:
 
     @property
     def blocks(self):
-        """The memory blocks by number (hotplug/blocks.py)."""
+        """The memory blocks by number: Blocks, live."""
         return Blocks(self)
 
     @property
     def totalram_pages(self):
-        """Pages given to the allocator, everywhere."""
+        """totalram_pages: pages given to the allocator, everywhere, free or in use."""
         cdef int z
         settle(self.lock)
         return sum([zone_managed(&self.zones.table, z) for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types)])
 
     @property
     def totalhigh_pages(self):
-        """Of them, those in highmem."""
+        """totalhigh_pages: of totalram_pages, those in highmem."""
         cdef int z
         settle(self.lock)
         return sum([
@@ -1785,7 +1795,7 @@ cdef class Memory:
         self.zones.table.stale = False
 
     def section_nid(self, section_nr):
-        """The node that a present section belongs to."""
+        """The node that section number section_nr belongs to; ValueError when it is not present (pfn_to_nid)."""
         if not self.sections.present_section_nr(section_nr):
             raise ValueError(f"section {section_nr} is not present")
         return int(self.nids[section_nr])
@@ -1799,7 +1809,8 @@ cdef class Memory:
         return self.zones[z // self.zones.nr_types, self.zones.names[z % self.zones.nr_types]]
 
     def valid_zones(self, block_nr):
-        """The text of a memory block's valid_zones file: an online one's zone, "none" when it has several."""
+        """The text of the valid_zones file of memory block number block_nr: an online one's zone, "none" when it has
+        several."""
         cdef uint64_t unit = self.pages_per_block, start = block_nr * unit
         if self.sections.online_section_nr(start // self.geometry.pages_per_section):
             areas = np.unique(self.pages.area_array[start >> self.pages.max_order : start + unit >> self.pages.max_order])
@@ -1872,14 +1883,16 @@ cdef class Memory:
 
     @property
     def nr_cpus(self):
-        """CPUs that share a zone's pcp_high."""
+        """CPUs that share a zone's pcp_high, at least 1: ValueError for 0, OverflowError for what fits into no int."""
         return self.zones.table.nr_cpus
 
     @nr_cpus.setter
     def nr_cpus(self, nr):
         cdef uint64_t value = as_uint64(nr, "nr_cpus")
-        if not 1 <= value <= NR_CPUS:
-            raise ValueError(f"nr_cpus {nr} is not between 1 and {NR_CPUS}")
+        if value == 0:
+            raise ValueError("a machine has at least one CPU")
+        if value > 0x7FFFFFFF:
+            raise OverflowError(f"nr_cpus does not fit into an int: {nr}")
         self.zones.table.nr_cpus = value
 
     def check_engine(self):
@@ -2028,8 +2041,8 @@ cdef class Memory:
         return Memory._restore, (_owned(self._state()),)
 
     def save(self, path):
-        """Write the machine to one file, atomically; fastonline.load reads it. What copy does not carry over is not saved.
-        Other threads' changes wait until it is written."""
+        """Write the machine to one file `path`, atomically; fastonline.load reads it. OSError when it cannot be written. What
+        copy does not carry over is not saved. Other threads' changes wait until it is written."""
         held = self.lock.hold()
         savefile.save(path, self._state())
 
@@ -2068,8 +2081,8 @@ class _Restoring:
 
 
 def load(path):
-    """The machine that Memory.save wrote. ValueError naming the file and what is wrong for one that is truncated, altered or
-    something else; OSError when it cannot be read."""
+    """The machine that Memory.save wrote to `path`. ValueError naming the file and what is wrong for one that is truncated,
+    altered or something else; OSError when it cannot be read."""
     state = savefile.load(path)
     try:
         mem = Memory._restore(state)

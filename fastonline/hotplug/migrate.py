@@ -1,10 +1,18 @@
 """Moving pages out of a range: who owns movable pages, and where they may go (do_migrate_range, mm/memory_hotplug.c)."""
 
+from __future__ import annotations
+
 import errno
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from fastonline.errors import HotplugError, pfn_range
+
+if TYPE_CHECKING:
+    from fastonline.hotplug.memory import Memory
 
 CLUSTER = 32
 """COMPACT_CLUSTER_MAX: pages that alloc_contig_range isolates at a time."""
@@ -13,38 +21,40 @@ CLUSTER = 32
 class MovablePages:
     """Single movable pages in use that belong together: the memory of a process, or of a balloon.
 
-    mem.page_owners holds it while it has pages. pfns: int64 array, in the order of their allocation. on_move: called with two
-    arrays, old and new pfns, whenever some of them have moved. offline: the pages are PG_offline, given back to the host.
+    mem: the Memory they are of, whose page_owners holds this while it has pages. pfns: int64 array, in the order of their
+    allocation. on_move: called with two arrays, old and new pfns, whenever some of them have moved. offline: the pages are
+    PG_offline, given back to the host.
     """
 
     offline = False
     pinned = 0
     """So many of its first pages are held by a device or a pipe: offline_pages tries to move them, and cannot."""
 
-    def __init__(self, mem, on_move=None):
+    def __init__(self, mem: Memory, on_move: Callable[[NDArray[np.int64], NDArray[np.int64]], object] | None = None) -> None:
         self._mem = mem
         self._on_move = on_move
-        self.pfns = np.empty(0, np.int64)
+        self.pfns: NDArray[np.int64] = np.empty(0, np.int64)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pfns)
 
-    def alloc(self, nr, nid=0):
-        """Take so many pages as a program on a CPU of that node gets them. All or nothing: MemoryError."""
+    def alloc(self, nr: int, nid: int = 0) -> None:
+        """Take `nr` pages as a program on a CPU of node `nid` gets them. All or nothing: MemoryError."""
         pfns = alloc_movable(self._mem, nr, self._mem.movable_zonelist(nid))
         if len(pfns) < nr:
             free_movable(self._mem, pfns)
             raise MemoryError(f"{nr} movable pages were asked for, {len(pfns)} can be had")
         self.adopt(pfns)
 
-    def adopt(self, pfns):
-        """Own pages that are in use already."""
+    def adopt(self, pfns: ArrayLike) -> None:
+        """Own pages that are in use already. pfns: one-dimensional integer array."""
         self.pfns = np.concatenate((self.pfns, np.asarray(pfns, np.int64)))
         if len(self.pfns) and self not in self._mem.page_owners:
             self._mem.page_owners.append(self)
 
-    def give(self, nr):
-        """Stop owning the `nr` pages that came last, newest first; their pfns."""
+    def give(self, nr: int) -> NDArray[np.int64]:
+        """Stop owning the `nr` pages that came last, newest first; their pfns, (nr,) int64. ValueError when there are not so
+        many."""
         at = len(self.pfns) - nr
         if nr < 0 or at < 0:
             raise ValueError(f"{nr} pages of {len(self.pfns)}")
@@ -53,23 +63,23 @@ class MovablePages:
             self._mem.page_owners.remove(self)
         return given
 
-    def free(self):
+    def free(self) -> None:
         """Free all of them, first page first."""
         free_movable(self._mem, self.give(len(self.pfns))[::-1])
 
-    def within(self, start_pfn, nr_pages):
-        """Indices of its pages in the range."""
+    def within(self, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
+        """int64 array: indices into pfns of its pages in the range start_pfn, nr_pages."""
         return np.flatnonzero((self.pfns >= start_pfn) & (self.pfns < start_pfn + nr_pages))
 
-    def moved(self, indices, new):
-        """Pages have moved."""
+    def moved(self, indices: NDArray[np.int64], new: NDArray[np.int64]) -> None:
+        """The pages at these indices into pfns have moved: to `new` (int64 array as long)."""
         old = self.pfns[indices]
         self.pfns[indices] = new
         if self._on_move is not None:
             self._on_move(old, new)
 
 
-def alloc_movable(mem, nr, zonelist):
+def alloc_movable(mem: Memory, nr: int, zonelist: Sequence[int]) -> NDArray[np.int64]:
     """Up to `nr` movable pages from these zones, as a process gets them: int64 array."""
     if mem.pcp is not None:
         return mem.pcp.alloc(nr, zonelist)
@@ -84,7 +94,7 @@ def alloc_movable(mem, nr, zonelist):
     return np.concatenate(got)
 
 
-def free_movable(mem, pfns):
+def free_movable(mem: Memory, pfns: NDArray[np.int64]) -> None:
     """Give them back."""
     if not len(pfns):
         return
@@ -94,7 +104,7 @@ def free_movable(mem, pfns):
         mem.free_pfns(pfns)
 
 
-def movable_pages(mem, start_pfn, nr_pages):
+def movable_pages(mem: Memory, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
     """The pages in use of the range that can be moved: int64 array."""
     return np.concatenate([np.empty(0, np.int64)] + [
         owner.pfns[owner.within(start_pfn, nr_pages)] for owner in mem.page_owners if not owner.offline

@@ -1,6 +1,10 @@
 """The memory notifier chain (kernel/notifier.c, drivers/base/memory.c): who is told of onlining and may veto it."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 NOTIFY_DONE = 0x0000
 NOTIFY_OK = 0x0001
@@ -18,46 +22,60 @@ MEM_CANCEL_OFFLINE = 1 << 5
 NO_NODE = -1
 
 
-def notifier_to_errno(ret):
+def notifier_to_errno(ret: int) -> int:
     """The errno (positive) that a chain's value stands for: NOTIFY_BAD is 1, EPERM; DONE, OK and STOP are 0."""
     ret &= ~NOTIFY_STOP_MASK
     return ret - 1 if ret > NOTIFY_OK else 0
 
 
-def notifier_from_errno(errno):
+def notifier_from_errno(errno: int) -> int:
     """The value that stops the chain with this errno (positive); 0 gives NOTIFY_OK, as since 2.6.36."""
     return NOTIFY_STOP_MASK | (NOTIFY_OK + errno) if errno else NOTIFY_OK
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNotify:
-    """struct memory_notify, with the precise count that the 2008 thread asked for."""
+    """struct memory_notify, with the precise count that the 2008 thread asked for.
+
+    - start_pfn: int, the first page frame of the range that the call was made for.
+    - nr_pages: the range the call was made for.
+    - onlined: pages that went online, in MEM_ONLINE; 0 before.
+    - status_change_nid: the node that gets its first, or loses its last memory; -1: none.
+    """
 
     start_pfn: int
     nr_pages: int
-    """The range the call was made for."""
     onlined: int
-    """Pages that went online, in MEM_ONLINE; 0 before."""
     status_change_nid: int
-    """The node that gets its first, or loses its last memory; -1: none."""
+
+
+NotifierCallback = Callable[[int, MemoryNotify], int | None]
+"""callback(action, notice): one of MEM_*, and the range; it returns None or NOTIFY_*."""
+
+C = TypeVar("C", bound=NotifierCallback)
 
 
 class NotifierChain:
-    """Callbacks by descending priority, first come first served among equals (notifier_chain_register)."""
+    """Callbacks by descending priority, first come first served among equals (notifier_chain_register, 2.6.25).
 
-    def __init__(self):
-        self.chain = []
+    An action is one of MEM_GOING_ONLINE, MEM_ONLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, MEM_CANCEL_OFFLINE; a
+    notice is a MemoryNotify.
+    """
+
+    def __init__(self) -> None:
+        self.chain: list[tuple[NotifierCallback, int]] = []
         """(callback, priority) in the order of their calling; the same list for good."""
         self.calls = 0
         """Callbacks called since the machine was made."""
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.chain)
 
-    def register(self, callback, priority=0):
+    def register(self, callback: C, priority: int = 0) -> C:
         """Call ``callback(action, notice)`` from now on; it returns None, NOTIFY_*, or raises, which is a veto too.
 
-        Returns the callback, so that it serves as a decorator.
+        priority: int, the higher the earlier. Returns the callback, so that it serves as a decorator. TypeError when it cannot
+        be called.
         """
         if not callable(callback):
             raise TypeError(f"a memory notifier is called, and {callback!r} cannot be")
@@ -65,28 +83,29 @@ class NotifierChain:
         self.chain.insert(at, (callback, priority))
         return callback
 
-    def unregister(self, callback):
-        """Stop calling it; ValueError (the kernel: ENOENT) when it was not registered."""
+    def unregister(self, callback: NotifierCallback) -> None:
+        """Stop calling `callback`; ValueError (the kernel: ENOENT) when it was not registered."""
         for i, (other, _) in enumerate(self.chain):
             if other == callback:
                 del self.chain[i]
                 return
         raise ValueError(f"{callback!r} is not registered with this chain")
 
-    def call(self, action, notice):
-        """Run the chain: the value of the last callback called; one with NOTIFY_STOP_MASK set is the last."""
+    def call(self, action: int, notice: MemoryNotify) -> int:
+        """Run the chain with action and notice: the value of the last callback called; one with NOTIFY_STOP_MASK set is the
+        last (notifier_call_chain, 2.6.25)."""
         ret = NOTIFY_DONE
         for callback, _ in list(self.chain):
             self.calls += 1
-            ret = callback(action, notice)
-            ret = NOTIFY_OK if ret is None else ret
+            answer = callback(action, notice)
+            ret = NOTIFY_OK if answer is None else answer
             if ret & NOTIFY_STOP_MASK:
                 break
         return ret
 
-    def tell(self, action, notice):
-        """Run the chain for an event that can no longer be refused: all callbacks are called whatever they answer or raise;
-        the first exception is raised when all have been."""
+    def tell(self, action: int, notice: MemoryNotify) -> None:
+        """Run the chain for an action that can no longer be refused, told with its notice: all callbacks are called whatever
+        they answer or raise; the first exception is raised when all have been."""
         raised = None
         for callback, _ in list(self.chain):
             self.calls += 1

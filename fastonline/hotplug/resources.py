@@ -1,7 +1,11 @@
 """The tree of /proc/iomem: which physical ranges are System RAM, and what else is taken (kernel/resource.c)."""
 
+from __future__ import annotations
+
 import errno
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from fastonline.errors import HotplugError
 
@@ -9,33 +13,34 @@ RAM = "System RAM"
 
 
 class Resource:
-    """One range of addresses, bytes, end exclusive, with those inside it, ascending."""
+    """One range of addresses: start and end in bytes, end exclusive, its name, and its children, the resources inside it,
+    ascending (struct resource)."""
 
     __slots__ = ("start", "end", "name", "children")
 
-    def __init__(self, start, end, name, children=()):
+    def __init__(self, start: int, end: int, name: str, children: Iterable[Sequence[Any]] = ()) -> None:
         self.start, self.end, self.name = start, end, name
         self.children = [Resource(*child) for child in children]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Resource {self.start:#x}-{self.end - 1:#x} {self.name}>"
 
     @property
-    def is_ram(self):
+    def is_ram(self) -> bool:
         """Can the kernel online it? ``System RAM``, or ``System RAM (driver)``."""
         return self.name == RAM or self.name.startswith(RAM + " (")
 
-    def tree(self):
+    def tree(self) -> list[Any]:
         """(start, end, name, children), plain values."""
         return [self.start, self.end, self.name, [child.tree() for child in self.children]]
 
-    def walk(self, depth=0):
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Resource]]:
         """(depth, resource) of every resource inside, as they are printed."""
         for child in self.children:
             yield depth, child
             yield from child.walk(depth + 1)
 
-    def conflict(self, start, end):
+    def conflict(self, start: int, end: int) -> Resource | None:
         """The first child that meets [start, end), or None."""
         at = bisect_right(self.children, start, key=lambda child: child.start)
         for child in self.children[max(0, at - 1) : at + 1]:
@@ -47,28 +52,29 @@ class Resource:
 class Resources:
     """iomem_resource and what is in it. Addresses are bytes where a method says so; RAM is asked for in page frames."""
 
-    def __init__(self, page_shift, tree=()):
+    def __init__(self, page_shift: int, tree: Iterable[Sequence[Any]] = ()) -> None:
         self._shift = page_shift
         self._root = Resource(0, 1 << 64, "PCI mem", tree)
 
-    def tree(self):
+    def tree(self) -> list[Any]:
         """Plain values that the constructor takes."""
         return self._root.tree()[3]
 
     def _ram(self):
         return [resource for _, resource in self._root.walk() if resource.is_ram]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         """(start_pfn, end_pfn) of each range of RAM; of a page that is RAM only in part, nothing."""
         up = (1 << self._shift) - 1
         return iter([(r.start + up >> self._shift, r.end >> self._shift) for r in self._ram()])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._ram())
 
-    def request(self, start, size, name, merge=False):
-        """request_resource, in bytes: inside what reserves the range for a driver, else at the top. HotplugError EEXIST when
-        some of it is taken. merge: join it with neighbours of that name (MHP_MERGE_RESOURCE)."""
+    def request(self, start: int, size: int, name: str, merge: bool = False) -> Resource:
+        """request_resource of `size` bytes from the address `start` on: inside what reserves the range for a driver, else at
+        the top. HotplugError EEXIST when some of it is taken, EINVAL for no range of addresses. merge: join it with neighbours
+        of that name (MHP_MERGE_RESOURCE)."""
         end = start + size
         if size <= 0 or start < 0 or end > self._root.end:
             raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is no range of addresses")
@@ -91,10 +97,11 @@ class Resources:
         parent.children.insert(at, made)
         return made
 
-    def allocate_resource(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
-        """allocate_resource: request the lowest free range of `size` bytes between the addresses `first` and `last`, aligned
-        to `align` (a power of two), at the top of the tree; its first address. HotplugError EBUSY where none is (find_resource;
-        what the Xen balloon driver of the thread places its memory with), EINVAL for an align or size that is none."""
+    def allocate_resource(self, size: int, align: int, name: str = RAM, first: int = 0, last: int = (1 << 64) - 1) -> int:
+        """allocate_resource: request the lowest free range of `size` bytes between the addresses `first` and `last`, aligned to
+        `align` (a power of two), at the top of the tree, under this name; its first address. HotplugError EBUSY where none is
+        (find_resource; what the Xen balloon driver of the thread places its memory with), EINVAL for an align or size that is
+        none."""
         if size <= 0 or align <= 0 or align & (align - 1):
             raise HotplugError.of(errno.EINVAL, f"allocate_resource of {size} bytes aligned to {align}")
         at = -(-first // align) * align
@@ -108,20 +115,20 @@ class Resources:
         self.request(at, size, name)
         return at
 
-    def conflict(self, start_pfn, nr_pages):
-        """(start_pfn, end_pfn) of RAM that meets these pages, or None."""
+    def conflict(self, start_pfn: int, nr_pages: int) -> tuple[int, int] | None:
+        """(start_pfn, end_pfn) of RAM that meets the range start_pfn, nr_pages, or None."""
         start, end = start_pfn << self._shift, start_pfn + nr_pages << self._shift
         taken = self._root.conflict(start, end)
         while taken is not None and not taken.is_ram:
             taken = taken.conflict(start, end)
         return None if taken is None else (taken.start >> self._shift, -(-taken.end >> self._shift))
 
-    def register(self, start_pfn, nr_pages, name=RAM, merge=False):
-        """register_memory_resource: request the range of pages."""
+    def register(self, start_pfn: int, nr_pages: int, name: str = RAM, merge: bool = False) -> None:
+        """register_memory_resource: request the range start_pfn, nr_pages; name, merge and errors as `request`."""
         self.request(start_pfn << self._shift, nr_pages << self._shift, name, merge)
 
-    def release(self, start_pfn, nr_pages):
-        """release_mem_region_adjustable: that RAM is gone; what it is cut out of stays."""
+    def release(self, start_pfn: int, nr_pages: int) -> None:
+        """release_mem_region_adjustable: the RAM of the range start_pfn, nr_pages is gone; what it is cut out of stays."""
         self._cut(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift)
 
     def _cut(self, parent, start, end):
@@ -136,8 +143,8 @@ class Resources:
                 kept += [Resource(*span, child.name) for span in ((child.start, start), (end, child.end)) if span[0] < span[1]]
         parent.children = kept
 
-    def release_resource(self, start, size):
-        """Give back what was requested with this start and size (bytes). HotplugError EINVAL when nothing was."""
+    def release_resource(self, start: int, size: int) -> None:
+        """Give back what was requested with this start and size (int, bytes). HotplugError EINVAL when nothing was."""
         for _, parent in [(0, self._root), *self._root.walk()]:
             for child in parent.children:
                 if child.start == start and child.end == start + size and not child.children:
@@ -145,18 +152,18 @@ class Resources:
                     return
         raise HotplugError.of(errno.EINVAL, f"no resource [{start:#x}-{start + size - 1:#x}] without others inside")
 
-    def within(self, start_pfn, nr_pages):
-        """The parts of the range that are RAM, as a list of (start_pfn, nr_pages) (walk_memory_resource)."""
+    def within(self, start_pfn: int, nr_pages: int) -> list[tuple[int, int]]:
+        """The parts of the range start_pfn, nr_pages that are RAM, as a list of such pairs (walk_memory_resource, 2.6.25)."""
         end_pfn = start_pfn + nr_pages
         return [
             (max(start, start_pfn), min(end, end_pfn) - max(start, start_pfn))
             for start, end in self if start < end_pfn and end > start_pfn
         ]
 
-    def walk(self):
+    def walk(self) -> Iterator[tuple[int, Resource]]:
         """(depth, Resource) of everything, as /proc/iomem shows it."""
         return self._root.walk()
 
-    def text(self):
+    def text(self) -> str:
         """The text of /proc/iomem."""
         return "".join(f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk())

@@ -44,7 +44,11 @@ def save(path, state, kind="machine"):
 
     header = json.dumps(plain(state)).encode()
     directory = os.path.dirname(os.path.abspath(path))
-    handle, beside = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=directory)
+    try:
+        handle, beside = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=directory)
+    except OSError as e:
+        e.filename = os.fspath(path)    # what was asked for, not what would have been beside it
+        raise
     try:
         with os.fdopen(handle, "wb") as file:
             crc = 0

@@ -1,1 +1,3 @@
+__all__ = ["zone_batchsize"]
+
 def zone_batchsize(pages: int, page_size: int, batch_cap_bytes: int) -> int: ...

@@ -2,6 +2,8 @@ from libc.math cimport sqrt
 
 from fastonline.hotplug.types cimport zone, zone_managed, zone_present
 
+__all__ = ["zone_batchsize"]
+
 
 cdef uint64_t int_sqrt(uint64_t x) noexcept nogil:
     """Floor of the square root (lib/math/int_sqrt.c)."""

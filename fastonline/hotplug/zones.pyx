@@ -6,9 +6,14 @@ from fastonline.core.types cimport area_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, pgdat, zone, zone_area, zone_present
 from fastonline.hotplug.watermarks cimport refresh
 
+__all__ = ["Node", "Zone", "Zones"]
+
 
 class Zone:
-    """One zone of one node, live: every attribute is read from the machine when asked for. All counts are pages."""
+    """One zone of one node, live: every attribute is read from the machine when asked for. All counts are pages.
+
+    nid, name: of its node and of its type; nr: its number in the machine, nid * Zones.nr_types + type. struct zone.
+    """
 
     __slots__ = ("_zones", "nr", "nid", "name")
 
@@ -101,12 +106,12 @@ class Zone:
 
     @property
     def populated(self):
-        """populated_zone()."""
+        """populated_zone(): has the zone present pages?"""
         return self.present_pages > 0
 
 
 class Node:
-    """One node, live."""
+    """One node, live; nid: its number. All counts are pages. struct pglist_data."""
 
     __slots__ = ("_zones", "nid")
 
@@ -145,7 +150,7 @@ class Node:
 
 cdef class Zones:
     """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. A mapping of
-    ``(nid, name)`` to Zone over the online nodes."""
+    ``(nid, name)`` to Zone over the online nodes. names: the types that each node has zones of, lowest first."""
 
     def __cinit__(self, geometry, rules, Engine engine, int nr_nodes):
         cdef int i
@@ -297,7 +302,7 @@ cdef class Zones:
                 self.table.zones[nr].stat_threshold, self.table.zones[nr].present_early)
 
     def has_memory(self, int nid):
-        """Is the node in N_MEMORY: has some of its memory gone online?"""
+        """Is node `nid` in N_MEMORY: has some of its memory gone online?"""
         return nid < self.table.nr_nodes and bool(self.table.nodes[nid].has_memory)
 
     def _node(self, int nid):

@@ -52,33 +52,36 @@ class Capture:
     """One kernel at one moment: its page map, and its own texts.
 
     The map is run-length encoded, from pfn 0 on without gaps.
+
+    - start: (n,) first pfn of each run.
+    - length: (n,) pages of each run.
+    - flags: (n,) what /proc/kpageflags has for each page of the run: KPF_* bits.
+    - buddyinfo: the text of /proc/buddyinfo; each zone's line is of the moment its part of the map was read.
+    - zoneinfo: the text of /proc/zoneinfo.
+    - iomem: the System RAM lines of /proc/iomem.
+    - blocks: Memory blocks as proctext.parse_blocks reads them; "" in a kernel without memory hot-plug.
+    - block_size_bytes: of a memory block; 0 in a kernel without memory hot-plug.
+    - page_size: bytes.
+    - arch: uname -m.
+    - release: uname -r; "" when it was not captured.
+    - min_free_kbytes: vm.min_free_kbytes.
+    - quiet: was the zone's line in buddyinfo the same before and after its part of the map was read? Only of such zones are the
+      free blocks that follow from the map sure to be those of buddyinfo; and a zone may change and change back in between.
     """
 
     start: NDArray[np.uint64]
-    """(n,) first pfn of each run."""
     length: NDArray[np.uint64]
-    """(n,) pages of each run."""
     flags: NDArray[np.uint64]
-    """(n,) what /proc/kpageflags has for each page of the run: KPF_* bits."""
     buddyinfo: str
-    """The text of /proc/buddyinfo; each zone's line is of the moment its part of the map was read."""
     zoneinfo: str
-    """The text of /proc/zoneinfo."""
     iomem: str
-    """The System RAM lines of /proc/iomem."""
     blocks: str
-    """Memory blocks as proctext.parse_blocks reads them; "" in a kernel without memory hot-plug."""
     block_size_bytes: int
     page_size: int
     arch: str
-    """uname -m."""
     release: str
-    """uname -r; "" when it was not captured."""
     min_free_kbytes: int
-    """vm.min_free_kbytes."""
     quiet: dict[ZoneKey, bool]
-    """Was the zone's line in buddyinfo the same before and after its part of the map was read? Only of such zones are the free
-    blocks that follow from the map sure to be those of buddyinfo; and a zone may change and change back in between."""
 
     def __repr__(self) -> str:
         kernel = f"{self.release} {self.arch}".strip()
@@ -130,7 +133,7 @@ class Capture:
         return cls(**known)._checked(path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all of it to one file, atomically and with a checksum."""
+        """Write all of it to one file `path`, atomically and with a checksum. OSError when it cannot be written."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
         state["quiet"] = [[nid, name, quiet] for (nid, name), quiet in self.quiet.items()]
         if self.nr_pages < 1 << 32:
@@ -168,8 +171,9 @@ class Capture:
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
         """A Memory in the state of the kernel: its zones, spans, watermarks and reserves, its free blocks, its managed_pages.
 
-        present_pages is the zone's System RAM in iomem, which is what the kernel counts. Memory that was there is early, as at
-        boot; that of offline blocks is added. ValueError when map and texts cannot be of one kernel.
+        engine, rules: the Memory's. present_pages is the zone's System RAM in iomem, which is what the kernel counts. Memory
+        that was there is early, as at boot; that of offline blocks is added. ValueError when map and texts cannot be of one
+        kernel.
         """
         return Memory.from_page_map(self.geometry, *self._parts(), self.min_free_kbytes, rules, engine)
 
@@ -225,11 +229,11 @@ class Capture:
         return start[there], (start + self.length.astype(np.int64))[there], state[there]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _MappedZone(ZoneInfo):
     """A zone with its pages, as Memory.from_page_map takes it."""
 
-    runs: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]] = ()     # type: ignore[assignment]
+    runs: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]
 
 
 def matches_kernel(mem: Memory, capture: Capture) -> dict[ZoneKey, bool]:
@@ -271,7 +275,9 @@ def _read_directory(path: Path) -> dict[str, Any]:
             return default
         return (path / name).read_text()
 
-    archive = io.BytesIO((path / "pages.npz").read_bytes()) if (path / "pages.npz").exists() else io.BytesIO()
+    if not (path / "pages.npz").exists():
+        raise ValueError(f"{path}: not a capture: there is no pages.npz in it")
+    archive = io.BytesIO((path / "pages.npz").read_bytes())
     try:
         with np.load(archive, allow_pickle=False) as pages:
             runs = {name: pages[name] for name in ("start", "length", "flags")}

@@ -5,14 +5,20 @@ makes the machine of the start, `Recording.replay` does every step to it and com
 alone; a recorded state is only looked at to compare.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
 from fastonline.errors import HotplugError
@@ -38,7 +44,7 @@ KINDS = ("NOPAGE", "BUDDY", "OFFLINE", "RESERVED", "NONE")
 
 _ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
                 "pcp_high_max", "stat_threshold")
-_STEP = {"errno": (int, str), "uevents": list, "kmsg": list, "state": dict}
+_STEP: dict[str, Any] = {"errno": (int, str), "uevents": list, "kmsg": list, "state": dict}
 _READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
 
 
@@ -58,11 +64,11 @@ class Step:
     op: str
     errno: str | int | None
     """0 or the name of the predicted error; None for what the kernel never saw."""
-    uevents: list
-    kmsg: list
-    predicted: dict
-    recorded: dict
-    differences: list = field(default_factory=list)
+    uevents: list[str]
+    kmsg: list[str]
+    predicted: dict[str, Any]
+    recorded: dict[str, Any]
+    differences: list[tuple[str, Any, Any]] = field(default_factory=list)
     """(what, predicted, recorded) of everything that is compared and not alike."""
     compared: int = 0
     """Values compared."""
@@ -89,9 +95,9 @@ def _span(line):
 
 
 class Recording:
-    """One run of a real kernel."""
+    """One run of a real kernel. data: the dict that its JSON file holds; path: of that file, for messages."""
 
-    def __init__(self, data, path="recording"):
+    def __init__(self, data: dict[str, Any], path: object = "recording") -> None:
         self.path = str(path)
         self.data = data
         self.name = data["name"]
@@ -99,8 +105,9 @@ class Recording:
         self.steps = data["steps"]
 
     @classmethod
-    def load(cls, path):
-        """Read a recording. RecordingError, one line naming the file (and the step), for what is none; OSError."""
+    def load(cls, path: str | PathLike[str]) -> Recording:
+        """Read the recording in the file `path`. RecordingError, one line naming the file (and the step), for what is none;
+        OSError."""
         with open(path, "rb") as file:
             raw = file.read()
         try:
@@ -117,12 +124,12 @@ class Recording:
             where = f"{path}: step {index}"
             if not isinstance(step, dict) or not isinstance(step.get("ops", [{}]), list) or step.get("ops") == []:
                 raise RecordingError(f"{where}: not a step")
-            for key, kind in _STEP.items():
+            for key, kinds in _STEP.items():
                 if key not in step:
                     raise RecordingError(f"{where}: it has no {key!r}")
-                if step[key] is not None and not isinstance(step[key], kind):
+                if step[key] is not None and not isinstance(step[key], kinds):
                     raise RecordingError(f"{where}: {key!r} is not {str(step[key])[:80]!r}")
-                if kind is list and not all(isinstance(text, str) for text in step[key] or ()):
+                if kinds is list and not all(isinstance(text, str) for text in step[key] or ()):
                     raise RecordingError(f"{where}: {key!r} is a list of texts")
             if not isinstance(step.get("covers_from", 0), int) or not 0 <= step.get("covers_from", 0) <= index:
                 raise RecordingError(f"{where}: 'covers_from' is no step before it: {step['covers_from']!r}")
@@ -148,9 +155,10 @@ class Recording:
             text = " ".join(str(e).split())
             raise RecordingError(f"{self.path}: {where}: {type(e).__name__}: {text[:200]}") from None
 
-    def machine(self, engine="struct_page"):
+    def machine(self, engine: str = "struct_page") -> Memory:
         """The Memory of the recording's start. struct_page keeps the kernel's free lists: pages are found where the kernel
-        finds them. bitmap is the faster one; the same counts, but after long use other pages of a block are the free ones."""
+        finds them. bitmap is the faster one; the same counts, but after long use other pages of a block are the free ones.
+        RecordingError for a start that cannot be."""
         with self._reading("initial"):
             return self._machine(engine)
 
@@ -219,8 +227,8 @@ class Recording:
                 parts.append((first, end - first, (nid, zone)))
         return sorted(parts)
 
-    def guest(self, engine="struct_page"):
-        """A running machine of the recording's start."""
+    def guest(self, engine: str = "struct_page") -> Guest:
+        """A running machine of the recording's start, on `engine`: its Memory, drivers and programs."""
         mem = self.machine(engine)
         with self._reading("initial"):
             guest = Guest(mem)
@@ -234,14 +242,16 @@ class Recording:
             mem.read_lowmem_reserve_ratio()      # every complete capture ends with a read of it
             return guest
 
-    def replay(self, engine="struct_page"):
-        """Do every step, yielding a Step each. RecordingError where a step is not as the format has it."""
+    def replay(self, engine: str = "struct_page") -> Iterator[Step]:
+        """Do every step on a machine with `engine`, yielding a Step each. RecordingError where a step is not as the format has
+        it."""
         if not self.data.get("block_size"):
             for index, recorded in enumerate(self.steps):
                 yield Step(index, _name(recorded), None, [], [], {}, recorded, replayed=False, reason=self._no_blocks())
             return
         guest = self.guest(engine)
-        seen, heard = [], []
+        seen: list[tuple[str, str]] = []
+        heard: list[tuple[list[str], list[str]]] = []
         guest.mem.events.listen(lambda kind, text: seen.append((kind, text)))
         for index, recorded in enumerate(self.steps):
             with self._reading(f"step {index}"):
@@ -373,7 +383,7 @@ def _compare_pages(check, recorded, guest):
             check(f"memory{block} pages elsewhere", int(np.count_nonzero(ours[at] != real[at])), 0)
 
 
-def page_kinds(guest, start_pfn, nr_pages):
+def page_kinds(guest: Guest, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
     """(nr_pages,) int: which of KINDS each page is, as far as a Memory can tell."""
     flags = guest.mem.kpageflags(start_pfn, nr_pages)
     kinds = np.full(nr_pages, KINDS.index("NONE"))
@@ -401,7 +411,7 @@ def _compare_landed(check, landed, region, mem):
             check(f"landed {key}", ours.get(key), landed[key])
 
 
-def predict(guest):
+def predict(guest: Guest) -> dict[str, Any]:
     """The state of a machine in the schema of a recording."""
     mem = guest.mem
     nodes = list(mem.nodes)
@@ -653,7 +663,7 @@ _OP = {
     "virtio_mem": _virtio_mem, "alloc": _alloc, "mlock": _nothing, "free": _free, "pin": _pin, "unpin": _pin, "load": _load,
     "drop_caches": _drop_caches, "idle": _nothing, "read": _nothing, "other": _other,
 }
-_OPS = {
+_OPS: dict[str, dict[str, Any]] = {
     "add_memory": {"start": (int, type(None)), "size": int, "nid": int}, "remove_memory": {"start": int, "size": int},
     "write_state": {"block": int, "word": str}, "write_online": {"block": int, "value": str}, "auto_online_blocks": {"word": str},
     "write_file": {"path": str, "text": str}, "sysctl": {"name": str, "value": str}, "balloon": {"inflate_pages": int},
@@ -665,7 +675,9 @@ _OPS = {
 
 # -- for the command line
 
-def replay_files(paths, engine="struct_page", as_json=False):
+def replay_files(
+    paths: Iterable[str | PathLike[str]], engine: str = "struct_page", as_json: bool = False
+) -> Iterator[tuple[str, int]]:
     """What `fastonline replay FILE...` prints: yields (line, differences) a step, and a last line of totals.
 
     RecordingError (exit status 2) for a file that is no recording, OSError for one that cannot be read."""

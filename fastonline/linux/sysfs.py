@@ -1,13 +1,18 @@
 """The tree below /sys that util-linux reads: ``lsmem --sysroot DIR`` shows a machine that `export_sysfs` has written."""
 
 import os
+from typing import TypeVar
+
+from fastonline.hotplug.memory import Memory
+
+P = TypeVar("P", str, os.PathLike[str])
 
 
-def export_sysfs(mem, directory):
+def export_sysfs(mem: Memory, directory: P) -> P:
     """Write DIR/sys/devices/system/memory and .../node of a machine, in the kernel's own formats (drivers/base/memory.c).
 
-    mem: Memory. directory: made when it is not there. FileExistsError when it has a `sys` already, so that no tree is mixed
-    with another; OSError for what cannot be written. Returns the directory.
+    mem: Memory. directory: DIR, made when it is not there. FileExistsError when it has a `sys` already, so that no tree is
+    mixed with another; OSError for what cannot be written. Returns the directory.
     """
     root = os.path.join(directory, "sys")
     if os.path.lexists(root):

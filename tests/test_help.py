@@ -1,0 +1,101 @@
+"""help() reads like documentation: every public name says what it is, and what each of its arguments is."""
+
+import inspect
+import pydoc
+import re
+
+import pytest
+
+import fastonline as fo
+from fastonline.core.sections import Sections
+from fastonline.cost import counters, phases, profile, report
+from fastonline.hotplug.blocks import Block, Blocks
+from fastonline.hotplug.events import Events
+from fastonline.hotplug.memory import Flags
+from fastonline.hotplug.notifier import NotifierChain
+from fastonline.hotplug.resources import Resource, Resources
+from fastonline.hotplug.zones import Node, Zone, Zones
+
+PARTS = (Sections, Block, Blocks, Events, Flags, NotifierChain, Resource, Resources, Node, Zone, Zones)
+"""What a machine's attributes are, or hand out; nobody makes one."""
+CLASSES = [value for name in fo.__all__ if inspect.isclass(value := getattr(fo, name))]
+
+
+def documentation(thing):
+    """A docstring without the signature that Cython writes in front of it."""
+    return re.sub(r"\A[\w.]+\(.*\)(?: -> .*)?(?:\n|\Z)", "", inspect.getdoc(thing) or "")
+
+
+def says(text, word):
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+
+
+def arguments(function):
+    if function is fo.Memory:
+        # of an extension type inspect knows no signature; help() shows the one that Cython wrote
+        return re.findall(r"(\w+)(?:=[^,]*)?(?=[,)])", fo.Memory.__doc__.partition("\n")[0])
+    return [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+
+
+def members(cls):
+    """(name, the function or the descriptor) of every public member that the class itself has."""
+    for name, value in vars(cls).items():
+        if not name.startswith("_"):
+            yield name, getattr(value, "__func__", value)
+
+
+def gaps(cls):
+    """What of a class is not said anywhere in its help."""
+    whole = documentation(cls)
+    if not whole:
+        yield cls.__name__
+    for name, member in members(cls):
+        text = documentation(member)
+        if callable(member):
+            if not text:
+                yield f"{cls.__name__}.{name}"
+            yield from (f"{cls.__name__}.{name}: {given}" for given in arguments(member) if not says(text + whole, given))
+        elif not text or re.fullmatch(rf"{name}: '?\w+'?", text):
+            # what has no docstring of its own is told of in the class's
+            if not says(whole, name):
+                yield f"{cls.__name__}.{name}"
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, *PARTS], ids=lambda cls: cls.__name__)
+def test_a_class_and_all_its_members_are_documented(cls):
+    assert list(gaps(cls)) == []
+
+
+@pytest.mark.parametrize("cls", [cls for cls in CLASSES if not issubclass(cls, Exception)], ids=lambda cls: cls.__name__)
+def test_what_a_constructor_takes_is_documented(cls):
+    names = arguments(cls)
+    assert names and [name for name in names if not says(documentation(cls), name)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in fo.__all__ if inspect.isroutine(getattr(fo, name))])
+def test_a_function_and_its_arguments_are_documented(name):
+    text = documentation(getattr(fo, name))
+    assert text and [given for given in arguments(getattr(fo, name)) if not says(text, given)] == []
+
+
+@pytest.mark.parametrize("module", [counters, phases, profile, report], ids=lambda module: module.__name__)
+def test_what_measures_is_documented(module):
+    for name, value in vars(module).items():
+        if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+            continue
+        if inspect.isclass(value):
+            assert list(gaps(value)) == []
+        else:
+            text = documentation(value)
+            assert text and [given for given in arguments(value) if not says(text, given)] == [], name
+
+
+def test_the_package_tells_of_every_name():
+    assert [name for name in fo.__all__ if not says(fo.__doc__, name)] == []
+
+
+def test_signatures_can_be_read():
+    text = pydoc.plain(pydoc.render_doc(fo.Memory))
+    assert "Memory(geometry, boot=None, rules=LINUX_6_12, engine='bitmap', max_memory=None, " in text
+    assert "mark_pages_onlined(self, start_pfn, nr_pages=1, order=None)" in text
+    assert max(map(len, text.splitlines())) < 160 and " at 0x" not in text
