@@ -108,9 +108,7 @@ class Memory:
         rules: Rules = ...,
         engine: str = "bitmap",
         user_min_free_kbytes: int | None = None,
-        nr_cpus: int = 1,
-        memory_block_size: int | str | None = None,
-        memmap: str | None = None,
+        **more: Any,
     ) -> Memory: ...
     def add_memory(
         self, start_pfn: SupportsIndex, nr_pages: SupportsIndex, nid: SupportsIndex = 0, name: str = "System RAM",

@@ -342,8 +342,7 @@ cdef class Memory:
 
     @classmethod
     def from_page_map(
-        cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap", user_min_free_kbytes=None,
-        nr_cpus=1, memory_block_size=None, memmap=None,
+        cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap", user_min_free_kbytes=None, **more
     ):
         """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's,
         linux/recording.py one that has as many free blocks as were recorded).
@@ -354,12 +353,12 @@ cdef class Memory:
         (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
         Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
         user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no kernel
-        computes.
+        computes. more: memory_block_size and memmap, as Memory takes them.
 
         min_free_kbytes: as the kernel has it. ValueError for maps that no machine can be in: overlapping, outside a section or
         the span, in a zone there is not.
         """
-        cdef Memory mem = cls(geometry, rules=rules, engine=engine, memory_block_size=memory_block_size, memmap=memmap)
+        cdef Memory mem = cls(geometry, rules=rules, engine=engine, **more)
         cdef zone_table *table = &mem.zones.table
         cdef uint64_t end = max([start + nr for start, nr, _, _ in sections], default=0)
         cdef int shift = geometry.pfn_section_shift, z, i
@@ -389,7 +388,6 @@ cdef class Memory:
             raise ValueError("a section is online, and none of its pages is in the page map of a zone")
         mem._reset_counters()
         mem.policy_zone = mem._highest_kernel_zone()
-        mem.nr_cpus = nr_cpus
         init_per_zone_wmark_min(table)
         if user_min_free_kbytes is not None:
             table.user_min_free_kbytes = user_min_free_kbytes
@@ -1893,7 +1891,10 @@ cdef class Memory:
             raise ValueError("a machine has at least one CPU")
         if value > 0x7FFFFFFF:
             raise OverflowError(f"nr_cpus does not fit into an int: {nr}")
+        settle(self.lock)
         self.zones.table.nr_cpus = value
+        for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
+            pcp_update(&self.zones.table, z, zone_managed(&self.zones.table, z))
 
     def check_engine(self):
         """validate()'s part that only the engine can see. AssertionError with what is wrong."""

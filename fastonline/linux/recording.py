@@ -156,7 +156,7 @@ class Recording:
             raise RecordingError(f"{self.path}: {where}: {type(e).__name__}: {text[:200]}") from None
 
     def machine(self, engine: str = "struct_page") -> Memory:
-        """The Memory of the recording's start. struct_page keeps the kernel's free lists: pages are found where the kernel
+        """The Memory of the recording's start. engine: struct_page keeps the kernel's free lists: pages are found where the kernel
         finds them. bitmap is the faster one; the same counts, but after long use other pages of a block are the free ones.
         RecordingError for a start that cannot be."""
         with self._reading("initial"):
@@ -188,9 +188,10 @@ class Recording:
                 start = stop
         mem = Memory.from_page_map(
             X86_64, sections, (), [self._zone(key, zone, of_zone[key], zones) for key, zone in zones.items()],
-            initial["min_free_kbytes"], rules, engine, params.get("min_free_kbytes", -1), data["machine"].get("cpus", 1),
-            data["block_size"], "on_memory" if params.get("memmap_on_memory") else "kernel",
+            initial["min_free_kbytes"], rules, engine, params.get("min_free_kbytes", -1), memory_block_size=data["block_size"],
+            memmap="on_memory" if params.get("memmap_on_memory") else "kernel",
         )
+        mem.nr_cpus = data["machine"].get("cpus", 1)
         for first, size, name in lines:
             mem.resources.request(first, size, name)
         if params.get("online_policy"):
