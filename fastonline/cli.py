@@ -220,7 +220,10 @@ def add_replay(commands):
         "kernel did.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=f"({ENGINES[0]})")
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="struct_page",
+        help="(struct_page, whose free lists are the kernel's: bitmap finds other free pages after long use)",
+    )
     parser.add_argument("--json", action="store_true", help="a JSON object a step instead of text")
     parser.set_defaults(run=run_replay)
 

@@ -46,6 +46,14 @@ def test_words(engine):
         mem.blocks[32].write_state(b"online")
 
 
+@pytest.mark.parametrize("word", ["online\0", "online\0junk", "online\n\0", "online_movable\n\0\n"])
+def test_words_end_at_a_nul(engine, word):
+    """sysfs_streq compares C strings. Expect all that was written taken."""
+    mem = machine(engine)
+    assert mem.blocks[32].write_state(word) == len(word) and mem.blocks[32].state == "online"
+    refused("EINVAL", mem.blocks[33].write_state, "\0online")
+
+
 @pytest.mark.parametrize(("word", "answer"), [
     ("o", 1), ("on", 1), ("onlineXYZ", 1), ("online_movable", 1), ("off", 0), ("offline!", 0), ("on\n", None), ("foo", None),
 ])
@@ -151,6 +159,36 @@ def test_auto_movable_policy(engine):
     refused("EINVAL", setattr, mem, "policy", "bogus")
 
 
+def test_auto_movable_policy_with_dynamic_groups(engine):
+    """Two virtio-mem devices, 131072 pages at boot, ratio 301 %: 12 blocks may be Movable. The first device's 13th is Normal,
+    and that counts for itself: 3 more, then Normal again. Of boot's pages its 15 Movable blocks need 15 * 32768 / 3.01 less
+    its own 2 Normal ones: 97759. The other 33313 let the second device have 3 Movable blocks, a Normal one, and by that 3
+    more."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    mem.policy, mem.auto_online_blocks = "auto-movable", "online"
+
+    def add(start, nr, group):
+        for block in range(start, start + nr):
+            mem.add_memory(block * BLOCK, BLOCK, group=(group, BLOCK))
+        return [mem.blocks[block].valid_zones for block in range(start, start + nr)]
+
+    assert add(32, 17, "virtio0") == ["Movable"] * 12 + ["Normal"] + ["Movable"] * 3 + ["Normal"]
+    assert mem.copy().groups == mem.groups and mem.groups[-1] == (48 * BLOCK, BLOCK, ("virtio0", BLOCK))
+    assert add(64, 8, "virtio1") == ["Movable"] * 3 + ["Normal"] + ["Movable"] * 3 + ["Normal"]
+
+
+def test_dynamic_groups_of_several_blocks_a_unit(engine):
+    """Units of two blocks. Expect the second of a unit to follow the first, where that went to a kernel zone."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    mem.policy = "auto-movable"
+    for block in range(32, 36):
+        mem.add_memory(block * BLOCK, BLOCK, group=("virtio0", 2 * BLOCK))
+    mem.blocks[32].online("online_kernel")
+    for block in (33, 34, 35):
+        mem.blocks[block].online()
+    assert [mem.blocks[block].valid_zones for block in range(32, 36)] == ["Normal", "Normal", "Movable", "Movable"]
+
+
 def test_memmap(engine):
     """RECORDED.md 2: 512 pages a block from the highest kernel zone, or the block's own first ones."""
     mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine, memmap="kernel")
@@ -168,6 +206,17 @@ def test_memmap(engine):
     mem.validate()
     mem.blocks[32].offline()
     assert not zone.populated
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12])
+def test_memmap_of_what_drivers_add(engine, rules):
+    """virtio-mem passes MHP_MERGE_RESOURCE, and not MHP_MEMMAP_ON_MEMORY. Expect 512 kernel pages a block, and the block
+    whole."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, memmap="on_memory")
+    free = mem.zones["DMA32"].free_pages
+    mem.add_memory(32 * BLOCK, BLOCK, name="System RAM (virtio_mem)", merge=True)
+    mem.blocks[32].online()
+    assert mem.zones["DMA32"].free_pages == free - 512 and mem.zones["Normal"].managed_pages == BLOCK
 
 
 def test_no_room_for_a_memmap(engine):

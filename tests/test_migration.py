@@ -96,6 +96,38 @@ def test_a_callback_that_raises(mem):
     mem.validate()
 
 
+def test_owners_after_one_that_raises(mem):
+    """Two owners in one block, the first one's callback raises. Expect every page owned once, and none lost."""
+    def refuse(old, new):
+        raise RuntimeError("no")
+    owners = [fo.MovablePages(mem, refuse), fo.MovablePages(mem)]
+    for owner in owners:
+        owner.alloc(300)
+    before = owners[1].pfns.copy()
+    with pytest.raises(RuntimeError):
+        mem.blocks[int(before[0]) // BLOCK].offline()
+    assert (owners[1].pfns == before).all() and mem.zones["Movable"].free_pages == 2 * BLOCK - 600
+    mem.validate()
+
+
+def test_pages_leave_in_the_order_of_their_addresses(mem):
+    """Two owners take pages in turn. Expect their new pages, sorted by the old ones, to be those that one owner would have
+    got."""
+    owners = [fo.MovablePages(mem) for _ in range(2)]
+    for _ in range(20):
+        for owner in owners:
+            owner.alloc(7)
+    one = mem.copy()
+    old = np.concatenate([owner.pfns for owner in owners])
+    alone = fo.MovablePages(one)
+    one.page_owners.clear()
+    alone.adopt(np.sort(old))
+    block = int(old[0]) // BLOCK
+    mem.blocks[block].offline()
+    one.blocks[block].offline()
+    assert (np.concatenate([owner.pfns for owner in owners])[np.argsort(old)] == alone.pfns).all()
+
+
 def test_pinned_pages_stay(mem):
     owner = fo.MovablePages(mem)
     owner.alloc(10)

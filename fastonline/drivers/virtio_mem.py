@@ -119,7 +119,8 @@ class VirtioMem:
             count = min(nr, self._sub_blocks)
             self.plugged[block] = np.arange(self._sub_blocks) < count
             try:
-                self._mem.add_memory(block * self._mem.pages_per_block, self._mem.pages_per_block, self.nid, RAM, merge=True)
+                per_block = self._mem.pages_per_block
+                self._mem.add_memory(block * per_block, per_block, self.nid, RAM, merge=True, group=(self.name, per_block))
             except HotplugError:
                 del self.plugged[block]
                 return
@@ -171,7 +172,7 @@ class VirtioMem:
             mem.pcp.release(start, pages)
         try:
             mem.check_movable(start, pages)
-            migrate_range(mem, start, pages, leave_node=False)
+            migrate_range(mem, start, pages, contig=True)
         except HotplugError as e:
             if e.errno not in (errno.EBUSY, errno.EINTR):
                 raise

@@ -25,13 +25,13 @@ _FALSE = ("n", "N", "f", "F", "0", "of", "oF", "Of", "OF")
 def word_to_type(word: str, rules: Rules) -> int:
     """MMOP_* of a word as it is written to a file of sysfs: HotplugError EINVAL for what is none.
 
-    Today the whole word, with at most one newline behind (sysfs_streq); 2.6.25 compares as many letters as it was given with
-    "online", then with "offline", and not beyond their ends, so that "o" and "onlineXYZ" are online (KERNEL.md 1.5).
+    Today the whole word up to a NUL, with at most one newline behind (sysfs_streq); 2.6.25 compares as many letters as it was
+    given with "online", then with "offline", and not beyond their ends, so that "o" and "onlineXYZ" are online (KERNEL.md 1.5).
     """
     if not isinstance(word, str):
         raise TypeError(f"a word of sysfs is text, not {word!r}")
     if rules.exact_words:
-        bare = word[:-1] if word.endswith("\n") else word
+        bare = word.partition("\0")[0].removesuffix("\n")
         if bare in WORDS:
             return WORDS.index(bare)
     else:
@@ -217,9 +217,9 @@ class Blocks:
         if nr_pages <= 0 or start_pfn % mem.pages_per_block or nr_pages % mem.pages_per_block:
             raise HotplugError.of(errno.EINVAL, f"{nr_pages} pages at pfn {start_pfn:#x} are not whole memory blocks")
         numbers = range(start_pfn // mem.pages_per_block, (start_pfn + nr_pages) // mem.pages_per_block)
-        missing = [nr for nr in numbers if nr not in self]
-        if missing:
-            raise HotplugError.of(errno.EINVAL, f"memory{missing[0]} is not there")
+        missing = next((nr for nr in numbers if nr not in self), None)
+        if missing is not None:
+            raise HotplugError.of(errno.EINVAL, f"memory{missing} is not there")
         went = []
         for second_pass in (False, True):
             failed = []

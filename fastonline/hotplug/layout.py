@@ -2,6 +2,11 @@
 
 import numpy as np
 
+from fastonline.core.pageflags import FLAG_NAMES
+
+_USED = 1 << FLAG_NAMES.index("PG_prepared")
+_FREE, _RESERVED = (_USED | 1 << FLAG_NAMES.index(name) for name in ("PG_buddy", "PG_reserved"))
+
 
 def _chunks(start, end, max_order):
     """Aligned power-of-two chunks that make up [start, end): (order, first page), ascending."""
@@ -14,11 +19,12 @@ def _chunks(start, end, max_order):
 
 
 def lay_out(ranges, managed, nr_free, max_order):
-    """Free and used runs of pages for a zone that consists of `ranges`, so that its free blocks are exactly nr_free and free
-    and used pages together are `managed`; the rest is Reserved.
+    """A page map (see Memory.from_page_map) for a zone that consists of `ranges`: its free blocks are exactly nr_free, free
+    and used pages together are `managed`, the rest is Reserved. The largest free blocks lie around the middle, what the
+    kernel holds at the ends.
 
-    ranges: [(start_pfn, nr_pages)]. Returns two lists of (start_pfn, nr_pages). A block below the largest order has a buddy
-    that is not free, so that it does not merge. ValueError where there is no such layout.
+    ranges: [(start_pfn, nr_pages)]. Returns starts and lengths of runs (uint64) and their states (uint8). A block below the
+    largest order has a buddy that is not free, so that it does not merge. ValueError where there is no such layout.
     """
     chunks, edges = ([[] for _ in range(max_order + 1)] for _ in range(2))
     for start, nr in ranges:
@@ -47,18 +53,19 @@ def lay_out(ranges, managed, nr_free, max_order):
     if not ranges:
         if managed:
             raise ValueError(f"{managed} managed pages in a zone without memory")
-        return [], []
+        return np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint8)
     first, last = min(start for start, _ in ranges), max(start + nr for start, nr in ranges)
-    rest = np.zeros(last - first + 2, bool)
+    states = np.zeros(last - first + 2, np.uint8)      # a page before and one behind, which are none
     for start, nr in ranges:
-        rest[start - first + 1 : start + nr - first + 1] = True
+        states[start - first + 1 : start + nr - first + 1] = _RESERVED
     for start, nr in free:
-        rest[start - first + 1 : start + nr - first + 1] = False
+        states[start - first + 1 : start + nr - first + 1] = _FREE
     held = managed - sum(nr for _, nr in free)
-    pages = np.flatnonzero(rest)
-    if not 0 <= held <= len(pages):
+    rest = np.flatnonzero(states == _RESERVED)
+    if not 0 <= held <= len(rest):
         raise ValueError(f"{managed} managed pages with free blocks {list(nr_free)} do not fit into the zone")
-    rest[pages[: len(pages) - held]] = False      # Reserved ones
-    cuts = np.flatnonzero(rest[1:] != rest[:-1])
-    used = [(int(a) + first, int(b - a)) for a, b in zip(cuts[::2], cuts[1::2], strict=True)]
-    return sorted(free), used
+    states[rest[len(rest) - held :]] = _USED
+    cuts = np.flatnonzero(states[1:] != states[:-1]) + 1
+    starts, state = cuts[:-1], states[cuts[:-1]]
+    there = state != 0
+    return (starts[there] + first - 1).astype(np.uint64), np.diff(cuts)[there].astype(np.uint64), state[there]

@@ -57,7 +57,7 @@ cdef class Memory:
     cdef readonly uint64_t pages_per_block       # pages of a memory block, the unit of sysfs
     cdef readonly str memmap             # None: it costs nothing; "kernel" or "on_memory"
     cdef readonly dict memmaps           # first section of a memmap -> its first pfn and pages
-    cdef readonly list groups            # (start_pfn, nr_pages) as added at a time: static memory groups
+    cdef readonly list groups            # (start_pfn, nr_pages, dynamic memory group or None) as added at a time
     cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
     cdef bint auto_movable               # the online policy is auto-movable, not contig-zones
     cdef public int64_t auto_movable_ratio       # memory_hotplug.auto_movable_ratio, in percent

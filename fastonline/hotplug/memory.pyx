@@ -20,7 +20,7 @@ from fastonline.core.threads cimport MAX_THREADS, in_threads, range_step
 from fastonline.core.types cimport MAX_MAX_ORDER, NO_AREA, int16_t, uint8_t, uint32_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
 from fastonline.hotplug.watermarks cimport (
-    init_per_zone_wmark_min, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
+    init_per_zone_wmark_min, pcp_update, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
 )
 
 from fastonline.errors import HotplugError, pfn_range
@@ -36,7 +36,6 @@ from fastonline.hotplug.notifier import (
     MEM_CANCEL_OFFLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLINE, NO_NODE,
     MemoryNotify, NotifierChain, notifier_to_errno,
 )
-from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.policy import ONLINE_POLICIES, auto_movable_can_online_movable
 from fastonline.hotplug.resources import Resources
 from fastonline.hotplug.zones import Node
@@ -342,19 +341,24 @@ cdef class Memory:
         self.walk(ONLINE, start, nr, self.geometry.max_page_order)
 
     @classmethod
-    def from_page_map(cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap"):
-        """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's).
+    def from_page_map(
+        cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap", user_min_free_kbytes=None, **more
+    ):
+        """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's,
+        linux/recording.py one that has as many free blocks as were recorded).
 
         sections: (start_pfn, nr_pages, nid, early) of the memory that has sections; early ones are online. ram: (start_pfn,
         nr_pages) of what is System RAM. zones: objects with nid, name, start_pfn, spanned_pages, min, low, high, protection
         ({zone name: pages}) and runs, which are the pages that were ever prepared: arrays of their first pfns and lengths
         (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
         Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
+        user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no kernel
+        computes. more: memory_block_size and memmap, as Memory takes them.
 
         min_free_kbytes: as the kernel has it. ValueError for maps that no machine can be in: overlapping, outside a section or
         the span, in a zone there is not.
         """
-        cdef Memory mem = cls(geometry, rules=rules, engine=engine)
+        cdef Memory mem = cls(geometry, rules=rules, engine=engine, **more)
         cdef zone_table *table = &mem.zones.table
         cdef uint64_t end = max([start + nr for start, nr, _, _ in sections], default=0)
         cdef int shift = geometry.pfn_section_shift, z, i
@@ -366,11 +370,15 @@ cdef class Memory:
             table.nodes[<int>nid].online = True
             mem.sections.add(start, nr, early)
             mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
+            if not early:
+                mem.groups.append((start, nr, None))
         for start, nr in mem.sections.spans():
             mem.pages.init_pages(start, nr)
         for start, nr in ram:
             mem.resources.register(start, nr)
         for known in zones:
+            mem.zones.need_node(known.nid)
+            table.nodes[<int>known.nid].online = True      # a node without memory too
             if (known.nid, known.name) not in mem.zones:
                 raise ValueError(f"there is no zone {known.name} on node {known.nid} with rules {rules.name}")
             mem._map_zone(known, mem.zones[known.nid, known.name].nr)
@@ -379,14 +387,18 @@ cdef class Memory:
         if np.any(mem.sections.online.array & ~mem.sections.prepared.array):
             raise ValueError("a section is online, and none of its pages is in the page map of a zone")
         mem._reset_counters()
+        mem.policy_zone = mem._highest_kernel_zone()
         init_per_zone_wmark_min(table)
-        if min_free_kbytes > table.min_free_kbytes:
+        if user_min_free_kbytes is not None:
+            table.user_min_free_kbytes = user_min_free_kbytes
+        elif min_free_kbytes > table.min_free_kbytes:
             # above what a kernel computes: the user's, or khugepaged's, and kept either way
             table.user_min_free_kbytes = min_free_kbytes
         table.min_free_kbytes = min_free_kbytes
         for known in zones:
             z = mem.zones[known.nid, known.name].nr
             table.zones[z].min, table.zones[z].low, table.zones[z].high = known.min, known.low, known.high
+            pcp_update(table, z, zone_managed(table, z))
             for i, name in enumerate(mem.zones.names):
                 table.zones[z].protection[i] = known.protection.get(name, 0)
         return mem
@@ -430,79 +442,6 @@ cdef class Memory:
         self.zones.table.zones[z].present_pages += np.sum(lengths)
         self.zones.table.zones[z].present_early += np.sum(lengths)
         self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
-
-    def boot_layout(self, ranges, zones):
-        """Make an empty machine one that has booted: online memory with some of its pages free, in use and Reserved.
-
-        ranges: (start_pfn, nr_pages, nid, zone name) of the RAM that is online, ascending. zones: {(nid, name): (managed pages,
-        free blocks by order, start_pfn, spanned pages)}; which pages are free is not known of a running machine, so the largest
-        free blocks are laid around the middle of the zone, what the kernel holds at its ends. ValueError where they do not fit.
-        """
-        cdef uint64_t start, nr, unit = self.geometry.pages_per_section, first, section
-        cdef int z
-        of_zone = {}
-        for nid, _ in zones:
-            self.zones.need_node(nid)
-            self.zones.table.nodes[nid].online = True
-        for start, nr, nid, name in ranges:
-            first = start // unit * unit
-            self.room_for((start + nr + unit - 1) // unit * unit)
-            for section in range(first // unit, (start + nr + unit - 1) // unit):
-                if not test_bit(self.sections.present.words, section):
-                    self.pages.init_pages(section * unit, unit)
-            self.sections.add(start, nr, early=True)
-            self.nids[first // unit : (start + nr + unit - 1) // unit] = nid
-            z = self.zones[nid, name].nr
-            self.pages.assign_area(start, nr, zone_area(z))
-            self.zones.grow_span(z, start, nr)
-            self.zones.table.zones[z].present_pages += nr
-            self.zones.table.zones[z].present_early += nr
-            self.zones.table.nodes[nid].has_memory = True
-            self.pages.prepare_pages(start, nr)
-            of_zone.setdefault(z, []).append((start, nr))
-        for start, nr in self.sections.spans():
-            self.note_prepared(start, nr)
-        for (nid, name), (managed, nr_free, first, span) in zones.items():
-            z = self.zones[nid, name].nr
-            if span:
-                self.zones.grow_span(z, first, span)
-            free, used = lay_out(of_zone.get(z, []), managed, nr_free, self.pages.max_order)
-            for start, nr in free:
-                self.pages.online_range(start, nr, self.pages.max_order, True)
-            for start, nr in used:
-                self.pages.online_range(start, nr, self.pages.max_order, True)
-                self.pages.claim_range(start, nr)
-        self._reset_counters()
-        self.policy_zone = self._highest_kernel_zone()
-        init_per_zone_wmark_min(&self.zones.table)
-
-    def boot_offline(self, start_pfn, nr_pages, nid):
-        """Make the range start_pfn, nr_pages of node `nid` present and offline, as boot_layout makes it online; its memmap is
-        nobody's."""
-        cdef uint64_t start = start_pfn, nr = nr_pages, unit = self.geometry.pages_per_section
-        self.room_for(start + nr)
-        self.sections.add(start, nr)
-        self.nids[start // unit : (start + nr) // unit] = nid
-        self.pages.init_pages(start, nr)
-        self.groups.append((start, nr))
-
-    def set_recorded(self, min_free_kbytes, user_min_free_kbytes=-1):
-        """min_free_kbytes as it was when a machine was recorded, and user_min_free_kbytes, what the user wrote (-1: nothing);
-        recomputes nothing."""
-        self.zones.table.min_free_kbytes = min_free_kbytes
-        self.zones.table.user_min_free_kbytes = user_min_free_kbytes
-
-    def set_watermarks(self, nid, name, wmarks, protection, pcp):
-        """Give zone `name` of node `nid` what was recorded, in pages: wmarks (min, low, high), protection by zone type, and pcp
-        (batch, high)."""
-        cdef int z = self.zones[nid, name].nr, i
-        cdef zone *zone = &self.zones.table.zones[z]
-        zone.min, zone.low, zone.high = wmarks
-        zone.pcp_batch, zone.pcp_high = pcp
-        if zone_present(&self.zones.table, z):
-            zone.pageset_batch, zone.pageset_high = pcp
-        for i, pages in enumerate(protection[: self.zones.table.nr_types]):
-            zone.protection[i] = pages
 
     def _highest_kernel_zone(self):
         """The number of the highest zone type below Movable that is populated; 0 when none is."""
@@ -619,14 +558,17 @@ cdef class Memory:
 
     # -- adding and removing
 
-    def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False, int threads=1):
+    def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False, int threads=1, group=None):
         """Sections appear: their memmap is there, every page Reserved, nothing online; no zone changes.
 
         start_pfn, nr_pages: unsigned long, pages. Today's rules take whole memory blocks, 2.6.25 widens the range to whole
         sections. nid: the node, which comes online with its first memory. name: of the resource in /proc/iomem,
-        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE). threads: 1 to 64 share the first write of the
-        memmap, whose page faults are what adding many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9).
-        The memmap costs what the machine's `memmap` says, and the new blocks go online as auto_online_blocks says.
+        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE), as virtio-mem, Xen and Hyper-V ask; they do not
+        ask for a memmap on memory. threads: 1 to 64 share the first write of the memmap, whose page faults are what adding
+        many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9). group: (name, unit_pages) of the
+        dynamic memory group that the range belongs to (memory_group_register_dynamic, 5.15: each virtio-mem device has one);
+        None: a static one of its own, as a DIMM. The memmap costs what the machine's `memmap` says, and the new blocks go
+        online as auto_online_blocks says.
 
         HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end
         (`blocks.add` tells that one as today's kernels do, E2BIG). MemoryError when there is no room for the memmap. Mirrors
@@ -664,7 +606,7 @@ cdef class Memory:
                 self.walk(INIT, first * unit, (end - first) * unit, 0, threads)
                 done += 1
             if self.memmap is not None:
-                self._alloc_memmap(start, nr, node)
+                self._alloc_memmap(start, nr, node, merge)
             self.resources.register(start, nr, name, merge)
         except BaseException:
             # no room for the memmap, or a signal: nothing of the range is there any more
@@ -679,7 +621,7 @@ cdef class Memory:
         if self.listeners and new_node:
             self._built_zonelists([node])
         self.zones.table.nodes[node].online = True
-        self.groups.append((start, nr))
+        self.groups.append((start, nr, group))
         if self.listeners:
             for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
                 self.events.uevent(f"add@memory{block}")
@@ -689,14 +631,14 @@ cdef class Memory:
             for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
                 self.blocks[block].auto_online(self.auto_online)
 
-    def _alloc_memmap(self, uint64_t start, uint64_t nr, int nid):
+    def _alloc_memmap(self, uint64_t start, uint64_t nr, int nid, bint driver):
         """Page descriptors of an added range: its own first pages, or pages of the kernel (sparse_add_section, mhp_supports_
-        memmap_on_memory). ENOMEM when there is no room; nothing is kept then."""
+        memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing is kept then."""
         cdef uint64_t unit = self.geometry.pages_per_section, at
         cdef uint64_t size = self.rules.struct_page_bytes[self.geometry.bits == 64]
         cdef uint64_t pages = (unit * size + self.geometry.page_size - 1) // self.geometry.page_size
         cdef uint64_t in_block = self.pages_per_block * size // self.geometry.page_size
-        if self.memmap == "on_memory" and (nr == self.pages_per_block or self.rules.memmap_per_block) \
+        if self.memmap == "on_memory" and not driver and (nr == self.pages_per_block or self.rules.memmap_per_block) \
                 and in_block % (1 << <int>self.geometry.pageblock_order) == 0 and in_block < self.pages_per_block:
             for at in range(start, start + nr, self.pages_per_block):
                 self.memmaps[at // unit] = (at, in_block)
@@ -802,7 +744,7 @@ cdef class Memory:
         if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
         self._free_memmap(start, nr)
-        self.groups[:] = [(s, n) for s, n in self.groups if s < start or s >= start + nr]
+        self.groups[:] = [(s, n, group) for s, n, group in self.groups if s < start or s >= start + nr]
         thread = self.lock.let_go(nr * self.pages.page_bits)
         self.pages.forget_pages(start, nr)
         self.lock.take_back(thread)
@@ -1344,6 +1286,8 @@ cdef class Memory:
             if self.chain:
                 notice = MemoryNotify(start, nr, 0, nid if nr >= self.node_present(nid) else NO_NODE)
                 self._ask(MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
+            if self.pcp is not None:
+                self.pcp.shrink_slabs()
             try:
                 if notice is not None:
                     self._not_used(start, nr, where)    # a notifier may have allocated
@@ -2046,7 +1990,10 @@ cdef class Memory:
             raise ValueError("a machine has at least one CPU")
         if value > 0x7FFFFFFF:
             raise OverflowError(f"nr_cpus does not fit into an int: {nr}")
+        settle(self.lock)
         self.zones.table.nr_cpus = value
+        for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
+            pcp_update(&self.zones.table, z, zone_managed(&self.zones.table, z))
 
     def check_engine(self):
         """validate()'s part that only the engine can see. AssertionError with what is wrong."""
@@ -2149,7 +2096,7 @@ cdef class Memory:
             raise ValueError("the engine, the size or the blocks of the machine are none")
         mem._make(state["nr_pages"])
         mem.memmaps.update((section, (pfn, nr)) for section, pfn, nr in state["memmaps"])
-        mem.groups.extend(map(tuple, state["groups"]))
+        mem.groups.extend((start, nr, group and tuple(group)) for start, nr, group in state["groups"])
         mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
         mem.zones.__setstate__(state["zones"])
         shift = mem.sections.pfn_section_shift

@@ -14,6 +14,9 @@ from fastonline.errors import HotplugError, pfn_range
 if TYPE_CHECKING:
     from fastonline.hotplug.memory import Memory
 
+CLUSTER = 32
+"""COMPACT_CLUSTER_MAX: pages that alloc_contig_range isolates at a time."""
+
 
 class MovablePages:
     """Single movable pages in use that belong together: the memory of a process, or of a balloon.
@@ -108,46 +111,60 @@ def movable_pages(mem: Memory, start_pfn: int, nr_pages: int) -> NDArray[np.int6
     ])
 
 
-def migrate_range(mem, start_pfn, nr_pages, leave_node=True):
+def migrate_range(mem, start_pfn, nr_pages, contig=False):
     """Move every page that has an owner out of the range; True when there was one. Meanwhile nothing is allocated from it.
 
-    Pages of kernel zones go to kernel zones, those of Movable to any; on a machine with memory on other nodes they go there
-    only when leave_node is set (RECORDED.md 14). HotplugError EINTR where they do not all fit: those that moved stay moved,
-    the range's free pages are free again; so too when an owner's callback raises. Moved pages are in use in the range until
-    the caller takes it, so that nobody gets them.
+    offline_pages' way: in the order of their addresses (do_migrate_range), on a machine with memory on other nodes to those
+    only (new_migration_target). contig: alloc_contig_range's way: COMPACT_CLUSTER_MAX at a time, each such cluster back to
+    front (isolate_migratepages_block), to any node. Pages of Movable go to any zone, those of kernel zones to kernel zones
+    (alloc_migration_target, 6.1).
+
+    HotplugError EINTR where they do not all fit: those that moved stay moved, the range's free pages are free again; so too
+    when an owner's callback raises. Moved pages are in use in the range until the caller takes it, so that nobody gets them.
     """
-    leaving = [(owner, owner.within(start_pfn, nr_pages)) for owner in mem.page_owners]
-    leaving = [(owner, indices) for owner, indices in leaving if len(indices)]
+    leaving = [(owner, indices) for owner in mem.page_owners if len(indices := owner.within(start_pfn, nr_pages))]
     if not leaving:
         return False
+    pfns = np.concatenate([owner.pfns[indices] for owner, indices in leaving])
+    whose = np.repeat(np.arange(len(leaving)), [len(indices) for _, indices in leaving])
+    index = np.concatenate([indices for _, indices in leaving])
+    held = np.concatenate([indices < owner.pinned for owner, indices in leaving])
+    order = np.argsort(pfns, kind="stable")
+    if contig:
+        order = np.concatenate([order[at : at + CLUSTER][::-1] for at in range(0, len(order), CLUSTER)])
+    order = order[~held[order]]
     zone = mem.zone_of(start_pfn)
-    others = [nid for nid in mem.nodes if nid != zone.nid and mem.zones.has_memory(nid)]
-    highest = "Movable" if zone.name in ("Movable", "HighMem") else zone.name
-    zonelist = mem.movable_zonelist(zone.nid, (others if leave_node else mem.nodes) or [zone.nid], highest)
-    emptied, missing = [isolate(mem, start_pfn, nr_pages)], 0
+    nodes = list(mem.nodes)
+    if not contig:
+        nodes = [nid for nid in nodes if nid != zone.nid and mem.zones.has_memory(nid)] or [zone.nid]
+    highest = "Movable" if zone.name in ("Movable", "HighMem") else "Normal"
+    emptied, new = [isolate(mem, start_pfn, nr_pages)], np.empty(0, np.int64)
+    owned = np.zeros(0, bool)
     try:
-        for owner, indices in leaving:
-            # in the order of their addresses, as scan_movable_pages finds them
-            indices = indices[np.argsort(owner.pfns[indices], kind="stable")]
-            missing += int(np.count_nonzero(indices < owner.pinned))
-            indices = indices[indices >= owner.pinned]
-            new = alloc_movable(mem, len(indices), zonelist)
-            moved = indices[: len(new)]
-            missing += len(indices) - len(new)
-            old = owner.pfns[moved]
+        new = alloc_movable(mem, len(order), mem.movable_zonelist(zone.nid, nodes, highest))
+        order, owned = order[: len(new)], np.zeros(len(new), bool)
+        for i, (owner, _) in enumerate(leaving):
+            own = whose[order] == i
+            if not own.any():
+                continue
+            owned |= own
+            old, targets = pfns[order[own]], new[own]
             if owner.offline:
-                for pfn, nr in runs(new):
+                for pfn, nr in runs(targets):
                     mem.set_page_offline(pfn, nr)
                 for pfn, nr in runs(old):
                     mem.clear_page_offline(pfn, nr)
             emptied.append(old)
-            mem.count_migrated(len(new), owner.offline)
-            owner.moved(moved, new)
-        if missing:
+            mem.count_migrated(len(old), owner.offline)
+            owner.moved(index[order[own]], targets)
+        if len(order) < len(pfns):
             raise HotplugError.of(
-                errno.EINTR, f"{missing} pages of {pfn_range(start_pfn, nr_pages)} have nowhere to move to: the kernel would try on"
+                errno.EINTR,
+                f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)} have nowhere to move to: "
+                "the kernel would try on",
             )
     except BaseException:
+        free_movable(mem, new[~owned])      # those of owners after the one whose callback raised
         mem.free_pfns(np.concatenate(emptied))
         raise
     return True

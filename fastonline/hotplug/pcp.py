@@ -1,5 +1,6 @@
 """What stands between the users of pages and the buddy allocator: per-CPU page lists, watermarks, and the pageblocks that
-unmovable pages are kept together in (mm/page_alloc.c of 6.1: rmqueue_pcplist, free_unref_page_commit, __rmqueue_fallback).
+unmovable pages are kept together in (mm/page_alloc.c of 6.1.192 and 6.12: rmqueue_pcplist, free_unref_page_commit,
+free_pcppages_bulk, __rmqueue_fallback).
 
 One CPU. Pages on a per-CPU list, and the free rest of pageblocks that were made Unmovable, are in use as the engine sees them:
 `free_pages` here is what the kernel would call free.
@@ -7,31 +8,39 @@ One CPU. Pages on a per-CPU list, and the free rest of pageblocks that were made
 
 import numpy as np
 
-from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.hotplug.invariants import count_free_blocks
 from fastonline.hotplug.migrate import runs
 
-_IN_USE = 1 << FLAG_NAMES.index("PG_prepared")
-_HUGE = 9    # THP's order: the only one beyond PAGE_ALLOC_COSTLY_ORDER that is kept on per-CPU lists
+UNMOVABLE, MOVABLE, RECLAIMABLE = range(3)
+"""Kinds of pages that have per-CPU lists of their own (MIGRATE_PCPTYPES, 6.1)."""
+COSTLY = 3
+"""PAGE_ALLOC_COSTLY_ORDER: blocks up to this order are kept on per-CPU lists, and those of a pageblock."""
+SCALE_MAX = 5
+"""CONFIG_PCP_BATCH_SCALE_MAX: batches grow to 2^5 of them (52166607ecc9 in 6.7, and as a stable patch in 6.1)."""
+_HUGE = 3 * (COSTLY + 1)      # the list of pageblocks
 
 
 class _Zone:
     """The lists of one zone. A list has its head, where pages are taken, at the end."""
 
     __slots__ = (
-        "movable", "unmovable", "huge", "free_factor", "alloc_factor", "high", "boost", "diff", "disabled", "pool", "reclaimable",
+        "lists", "free_factor", "free_count", "alloc_factor", "freed_high_order", "high", "below_high", "boost", "diff",
+        "disabled", "pool", "reclaimable",
     )
 
     def __init__(self):
-        self.movable, self.unmovable, self.huge = [], [], []
-        self.free_factor = 0
-        self.alloc_factor = 0
-        self.high = 0            # since 6.7 it grows with allocations
+        self.lists = [[] for _ in range(_HUGE + 1)]      # order_to_pindex: 3 order + kind
+        self.free_factor = 0     # until 6.6: batches freed double as long as nothing is allocated
+        self.free_count = 0      # since 6.7: pages freed in a row
+        self.alloc_factor = 0    # since 6.7: batches allocated double as long as nothing is freed
+        self.freed_high_order = False
+        self.high = 0            # since 6.7 it follows what is allocated and freed
+        self.below_high = False  # ZONE_BELOW_HIGH
         self.boost = 0           # watermark_boost, until kswapd has run
         self.diff = 0            # vm_stat_diff of NR_FREE_PAGES: what the counter does not show yet
         self.disabled = False
         self.reclaimable = set() # those of the pool that are Reclaimable
-        self.pool = {}           # first pfn of a pageblock made Unmovable -> bool array, True where free
+        self.pool = {}           # first pfn of a pageblock made Unmovable or Reclaimable -> bool array, True where free
 
 
 class PerCpuPages:
@@ -39,6 +48,9 @@ class PerCpuPages:
 
     def __init__(self, mem):
         self._mem = mem
+        self._tunes_itself = mem.rules.movable_has_min      # pcp->high, free_count, alloc_factor: 6.7
+        self.empty_slabs = []
+        """(pfn, order) of slabs without objects, which the caches keep until they are told to shrink."""
         self._zones = {}
         self._order = []         # memory blocks in the order in which they went online
         self._freed = {}         # memory block -> pages freed to it since pages were last taken
@@ -62,12 +74,15 @@ class PerCpuPages:
         nid, i = divmod(z, self._mem.zones.nr_types)
         return nid, self._mem.zones.names[i]
 
+    def _order_of(self, pindex):
+        return self._mem.geometry.pageblock_order if pindex == _HUGE else pindex // 3
+
     # -- what there is to see
 
     def count(self, z):
         """Pages on the lists of zone number z."""
         pcp = self._zones.get(z)
-        return 0 if pcp is None else len(pcp.movable) + len(pcp.unmovable) + (len(pcp.huge) << _HUGE)
+        return 0 if pcp is None else sum(len(pages) << self._order_of(i) for i, pages in enumerate(pcp.lists) if pages)
 
     def free_pages(self, z):
         """NR_FREE_PAGES of zone number z."""
@@ -87,15 +102,10 @@ class PerCpuPages:
 
     # -- the counter that watermarks are checked against
 
-    def _threshold(self, zone):
-        """calculate_normal_threshold, pages."""
-        units = zone.managed_pages >> 27 - self._mem.geometry.page_shift
-        return min(125, 2 * self._mem.nr_cpus.bit_length() * (1 + units.bit_length()))
-
     def _count(self, pcp, zone, delta):
         """__mod_zone_page_state: NR_FREE_PAGES changed by delta; small changes show later."""
         pcp.diff += delta
-        if abs(pcp.diff) > self._threshold(zone):
+        if abs(pcp.diff) > zone.stat_threshold:
             pcp.diff = 0
 
     # -- movable pages
@@ -121,57 +131,74 @@ class PerCpuPages:
     def _take(self, z, zone, nr, mark):
         """Up to `nr` pages from one zone, as long as its free pages are more than `mark`."""
         pcp = self._zone(z)
+        pages = pcp.lists[MOVABLE]
         got = []
         free = self.free_pages(z)
         buddy = zone.free_pages
         while len(got) < nr and free - pcp.diff > mark:
-            pcp.free_factor >>= 1
-            if not pcp.movable:
+            if not pages:
                 if not buddy:
                     # whole pageblocks of the unmovable ones are taken back (steal_suitable_fallback)
                     self.release(zone.start_pfn, zone.spanned_pages, z)
                     buddy = zone.free_pages
                     if not buddy:
                         break
+                pcp.below_high = pcp.below_high or free - pcp.diff <= zone.high
                 batch = self._nr_pcp_alloc(pcp, zone)
                 # as many batches as can be taken before the mark is looked at with another answer
                 many = 1
-                if batch > self._threshold(zone) and not self._mem.rules.movable_has_min:
+                if batch > zone.stat_threshold and not self._tunes_itself:
                     many = max(1, min(-(-(nr - len(got)) // batch), -(-(free - pcp.diff - mark) // batch), buddy // batch))
                 size = min(many * batch, buddy)
-                pages = self._from_buddy(zone, size)
+                fresh = self._from_buddy(zone, size)
                 free -= size
                 buddy -= size
                 self._count(pcp, zone, -size)
                 if many > 1:
                     last = (many - 1) * batch
-                    got += pages[:last].tolist()
-                    pages = pages[last:]
-                pcp.movable = pages[::-1].tolist()
+                    got += fresh[:last].tolist()
+                    fresh = fresh[last:]
+                pages += fresh[::-1].tolist()
                 # the page that the batch was fetched for
-                got.append(pcp.movable.pop())
-                continue
-            use = min(nr - len(got), len(pcp.movable))
-            got += pcp.movable[len(pcp.movable) - use :][::-1]
-            del pcp.movable[len(pcp.movable) - use :]
+                use = 1
+            else:
+                use = min(nr - len(got), len(pages))
+            got += pages[len(pages) - use :][::-1]
+            del pages[len(pages) - use :]
+            self._allocated(pcp, use)
         return got
 
-    def _nr_pcp_alloc(self, pcp, zone):
-        """How many pages a list that is empty gets: a batch; since 6.7 twice as many each time, up to 32 batches
-        (nr_pcp_alloc), as long as pcp_high allows."""
+    @staticmethod
+    def _allocated(pcp, nr):
+        """So many pages were taken from a list, one by one."""
+        pcp.free_factor >>= min(nr, 8)
+        pcp.free_count >>= min(nr, 16)
+
+    def _nr_pcp_alloc(self, pcp, zone, order=0):
+        """nr_pcp_alloc: how many blocks a list that is empty gets: a batch of pages; since 6.7, of single pages twice as many
+        each time, as long as pcp->high allows."""
+        if pcp.disabled:
+            pcp.high = 0
         if pcp.disabled or zone.pcp_high < zone.pcp_batch:
             return 1
-        if not self._mem.rules.movable_has_min:
-            return zone.pcp_batch
-        batch = zone.pcp_batch << pcp.alloc_factor
-        high_max = max(zone.managed_pages // 8 // self._mem.nr_cpus, zone.pcp_high)
-        pcp.high = min(max(pcp.high, zone.pcp_high), high_max)
-        if self.free_pages(zone.nr) > zone.high:
-            pcp.high = min(pcp.high + batch, high_max)
-        most = max(pcp.high - self.count(zone.nr) - zone.pcp_batch, zone.pcp_batch)
-        if batch <= most and pcp.alloc_factor < 5:
-            pcp.alloc_factor += 1
-        return min(batch, most)
+        batch = zone.pcp_batch
+        if self._tunes_itself:
+            if not order:
+                batch <<= pcp.alloc_factor
+            high = self._clamp_high(pcp, zone)
+            if zone.pcp_high != zone.pcp_high_max and not pcp.below_high:
+                high = pcp.high = min(high + batch, zone.pcp_high_max)
+            if not order:
+                most = max(high - self.count(zone.nr) - zone.pcp_batch, zone.pcp_batch)
+                if batch <= most and pcp.alloc_factor < SCALE_MAX:
+                    pcp.alloc_factor += 1
+                batch = min(batch, most)
+        return max(batch >> order, 2) if batch > 1 else batch
+
+    @staticmethod
+    def _clamp_high(pcp, zone):
+        pcp.high = max(zone.pcp_high, min(pcp.high, zone.pcp_high_max))
+        return pcp.high
 
     def _from_buddy(self, zone, size):
         """`size` free single pages of a zone, in the kernel's order: memory that went online first goes first."""
@@ -216,38 +243,78 @@ class PerCpuPages:
         pcp = self._zone(z)
         zone = self._mem.zones[self._key(z)]
         if pcp.disabled:
+            pcp.high = 0
             self._mem.free_pfns(pages)
             return
-        pcp.alloc_factor >>= 1
         at = 0
         while at < len(pages):
             # free_unref_page_commit looks after every page; nothing happens below pcp_high
-            take = min(len(pages) - at, max(1, zone.pcp_high - self.count(z)))
-            pcp.movable += pages[at : at + take]
+            high = self._clamp_high(pcp, zone) if self._tunes_itself and not pcp.below_high else zone.pcp_high
+            take = min(len(pages) - at, max(1, high - self.count(z)))
+            pcp.lists[MOVABLE] += pages[at : at + take]
             at += take
-            if self.count(z) >= zone.pcp_high:
-                self._free_bulk(z, pcp, zone, pcp.movable, self._nr_pcp_free(pcp, zone))
+            self._commit(z, pcp, zone, MOVABLE, take)
+
+    def _commit(self, z, pcp, zone, pindex, nr=1):
+        """free_unref_page_commit: so many blocks have come to a list; when the lists hold too much, the oldest are free."""
+        order, batch = self._order_of(pindex), zone.pcp_batch
+        count = self.count(z)
+        if not self._tunes_itself:
+            empty = pcp.free_factor and 0 < order <= COSTLY
+            high = 0 if empty else zone.pcp_high
+            if count >= high:
+                self._free_bulk(z, pcp, zone, count if empty else self._nr_pcp_free(pcp, zone), pindex)
+            return
+        pcp.alloc_factor >>= min(nr, 8)
+        empty = 0 < order <= COSTLY and pcp.free_count >= batch and pcp.freed_high_order
+        pcp.freed_high_order = 0 < order <= COSTLY
+        if pcp.free_count < batch << SCALE_MAX:
+            pcp.free_count = min(pcp.free_count + (nr << order), (batch << SCALE_MAX) + (1 << order) - 1)
+        high = self._nr_pcp_high(pcp, zone, count, empty)
+        if count >= high:
+            if empty:
+                nr = min(count, batch << SCALE_MAX)
+            elif high < batch:
+                nr = 1
+            else:
+                nr = max(batch, min(pcp.free_count, high - batch))
+            self._free_bulk(z, pcp, zone, nr, pindex)
+            pcp.below_high = pcp.below_high and self.free_pages(z) - pcp.diff <= zone.high
+
+    def _nr_pcp_high(self, pcp, zone, count, empty):
+        """nr_pcp_high (6.12): the lists shrink in a zone that has little free, and hold what is freed in a row."""
+        high, batch = self._clamp_high(pcp, zone), zone.pcp_batch
+        if empty:
+            pcp.high = max(high - (batch << SCALE_MAX), zone.pcp_high)
+            return 0
+        if zone.pcp_high == zone.pcp_high_max:
+            return high
+        if pcp.below_high:
+            pcp.high = max(high - max(pcp.free_count, batch), zone.pcp_high)
+            return max(count, zone.pcp_high)
+        if count >= high:
+            pcp.high = max(high, min(pcp.free_count + batch, zone.pcp_high_max))
+        return high
 
     def _nr_pcp_free(self, pcp, zone):
-        """nr_pcp_free: doubled each time that pages are freed without one being allocated."""
+        """nr_pcp_free (6.1): doubled each time that pages are freed without one being allocated."""
         if zone.pcp_high < zone.pcp_batch:
             return 1
         most = zone.pcp_high - zone.pcp_batch
         batch = zone.pcp_batch << pcp.free_factor
-        if batch < most and pcp.free_factor < 5:      # CONFIG_PCP_BATCH_SCALE_MAX, also in 6.1.y
+        if batch < most and pcp.free_factor < SCALE_MAX:
             pcp.free_factor += 1
         return max(zone.pcp_batch, min(batch, most))
 
-    def _free_bulk(self, z, pcp, zone, first, nr):
-        """free_pcppages_bulk: the oldest pages of the list just used, then of the others."""
-        for pages in (first, pcp.movable, pcp.unmovable, pcp.huge):
-            order = _HUGE if pages is pcp.huge else 0
-            take = min(len(pages), -(-nr // (1 << order)))
-            if take <= 0:
-                continue
-            oldest, pages[:take] = pages[:take], []
-            nr -= take << order
-            self._to_buddy(z, pcp, zone, oldest, order)
+    def _free_bulk(self, z, pcp, zone, nr, pindex=0):
+        """free_pcppages_bulk: the oldest of the list just used, then of those behind it, and around."""
+        for i in (*range(pindex, len(pcp.lists)), *range(pindex)):
+            pages, order = pcp.lists[i], self._order_of(i)
+            take = min(len(pages), -(-nr >> order))
+            if take > 0:
+                oldest, pages[:take] = pages[:take], []
+                nr -= take << order
+                self._to_buddy(z, pcp, zone, oldest, order)
 
     def _to_buddy(self, z, pcp, zone, pages, order):
         if not pages:
@@ -279,9 +346,9 @@ class PerCpuPages:
 
     # -- unmovable pages
 
-    def alloc_kernel(self, order, nid=0, reclaimable=False):
-        """The first pfn of 2^order unmovable pages, or reclaimable ones (slabs of inodes and dentries): from the node's kernel
-        zones, highest first. MemoryError when none fits."""
+    def alloc_kernel(self, order, nid=0, kind=UNMOVABLE):
+        """The first pfn of 2^order pages of a kind, Unmovable or Reclaimable: from the node's kernel zones, highest first.
+        MemoryError when none fits."""
         names = self._mem.zones.names
         zonelist = self._mem.kernel_zonelist(nid)
         for mark in ("low", "min"):
@@ -290,35 +357,39 @@ class PerCpuPages:
                 reserve = self._zone(z).boost + zone.protection[names.index("Normal")]
                 if self.free_pages(z) - (1 << order) + 1 <= getattr(zone, mark) + reserve:
                     continue
-                pfn = self._from_pool(z, zone, order, True) if reclaimable else self._alloc_unmovable(z, zone, order)
+                pfn = self._rmqueue(z, zone, order, kind)
                 if pfn is not None:
                     return pfn
         raise MemoryError(f"no free block of order {order} in a kernel zone")
 
-    def _alloc_unmovable(self, z, zone, order):
-        pcp = self._zone(z)
-        pages = pcp.huge if order == _HUGE else pcp.unmovable if order == 0 else None
-        if pages is None:
-            pfn = self._from_pool(z, zone, order)
+    def _pindex(self, order, kind):
+        """order_to_pindex; None for an order that is not kept on lists (pcp_allowed_order)."""
+        return 3 * order + kind if order <= COSTLY else _HUGE if order == self._mem.geometry.pageblock_order else None
+
+    def _rmqueue(self, z, zone, order, kind):
+        pcp, pindex = self._zone(z), self._pindex(order, kind)
+        if pindex is None:
+            pfn = self._from_pool(z, zone, order, kind)
             if pfn is not None:
                 self._count(pcp, zone, -(1 << order))
             return pfn
-        pcp.free_factor >>= 1
+        pages = pcp.lists[pindex]
+        self._allocated(pcp, 1)
         if not pages:
-            for _ in range(max(zone.pcp_batch >> order, 2) if order else 1 if pcp.disabled else zone.pcp_batch):
-                pfn = self._from_pool(z, zone, order)
+            for _ in range(self._nr_pcp_alloc(pcp, zone, order)):
+                pfn = self._from_pool(z, zone, order, kind)
                 if pfn is None:
                     break
                 pages.insert(0, pfn)
                 self._count(pcp, zone, -(1 << order))
         return pages.pop() if pages else None
 
-    def _from_pool(self, z, zone, order, reclaimable=False):
-        """A free block of the pageblocks that are Unmovable (or Reclaimable); when there is none, the largest free block of the
-        zone becomes that as a whole (steal_suitable_fallback)."""
-        pool, kind = self._zone(z).pool, self._zone(z).reclaimable
+    def _from_pool(self, z, zone, order, kind):
+        """A free block of the pageblocks of a kind; when there is none, the largest free block of the zone becomes that as a
+        whole (steal_suitable_fallback)."""
+        pool, reclaimable = self._zone(z).pool, self._zone(z).reclaimable
         for base, free in pool.items():
-            if len(free) >> order and (base in kind) == reclaimable:
+            if len(free) >> order and (base in reclaimable) == (kind == RECLAIMABLE):
                 fits = np.flatnonzero(free.reshape(-1, 1 << order).all(axis=1))
                 if len(fits):
                     pfn = base + (int(fits[0]) << order)
@@ -336,8 +407,8 @@ class PerCpuPages:
         step = min(size, 1 << max(order, self._mem.geometry.pageblock_order))
         for at in range(base, base + size, step):
             pool[at] = np.ones(step, bool)
-            if reclaimable:
-                kind.add(at)
+            if kind == RECLAIMABLE:
+                reclaimable.add(at)
         pool[base][: 1 << order] = False
         return base
 
@@ -347,28 +418,30 @@ class PerCpuPages:
         if 4 * pages <= zone.managed_pages:
             pcp.boost = min(pcp.boost + pages, max(pages, zone.high * 3 // 2))
 
-    def kswapd(self):
-        """kswapd has run: no watermark is boosted."""
-        for pcp in self._zones.values():
-            pcp.boost = 0
+    def settle(self):
+        """Time passes: kswapd has run, no watermark is boosted; vmstat_update has, the counters show everything; in kernel
+        zones single pages were taken and freed, so that no batch is larger than one."""
+        for z, pcp in self._zones.items():
+            pcp.boost = pcp.diff = 0
+            if self._key(z)[1] != "Movable":
+                pcp.free_factor = pcp.free_count = pcp.alloc_factor = 0
 
     def free_kernel(self, pfn, order=0):
         """Give back what alloc_kernel gave."""
         zone = self._mem.zone_of(pfn)
         z, pcp = zone.nr, self._zone(zone.nr)
-        pages = pcp.huge if order == _HUGE else pcp.unmovable if order == 0 else None
-        if pages is None or pcp.disabled:
-            self._to_buddy(z, pcp, zone, list(range(pfn, pfn + (1 << order))), 0)
+        reclaimable = any(base in pcp.reclaimable and base <= pfn < base + len(free) for base, free in pcp.pool.items())
+        pindex = self._pindex(order, RECLAIMABLE if reclaimable else UNMOVABLE)
+        if pindex is None or pcp.disabled:
+            self._to_buddy(z, pcp, zone, [pfn], order)
             return
-        pages.append(pfn)
-        if self.count(z) >= zone.pcp_high:
-            self._free_bulk(z, pcp, zone, pages, self._nr_pcp_free(pcp, zone))
+        pcp.lists[pindex].append(pfn)
+        self._commit(z, pcp, zone, pindex)
 
-    def put(self, zone, nr):
-        """So many of the pages that are in use in a zone are on its lists, as in a machine that was recorded: its last ones."""
-        states = self._mem.page_states(zone.start_pfn, zone.spanned_pages)
-        used = np.flatnonzero(states == _IN_USE)[-nr:] + zone.start_pfn
-        self._zone(zone.nr).unmovable = used.tolist()
+    def put(self, zone, pfns, high):
+        """These pages, in use in a zone, are on its lists, as in a machine that was recorded. high: pcp->high then."""
+        self._zone(zone.nr).lists[UNMOVABLE] = list(pfns)
+        self._zone(zone.nr).high = high
 
     # -- offlining
 
@@ -384,7 +457,13 @@ class PerCpuPages:
         pcp = self._zones.get(z)
         if pcp is None:
             return
-        self._free_bulk(z, pcp, self._mem.zones[self._key(z)], pcp.movable, self.count(z))
+        self._free_bulk(z, pcp, self._mem.zones[self._key(z)], self.count(z))
+
+    def shrink_slabs(self):
+        """slab_mem_going_offline_callback: the kernel's caches give back their empty slabs."""
+        for pfn, order in self.empty_slabs:
+            self.free_kernel(pfn, order)
+        self.empty_slabs.clear()
 
     def enable(self, z):
         """zone_pcp_enable."""

@@ -4,24 +4,48 @@ ONLINE_POLICIES = ("contig-zones", "auto-movable")
 
 
 def auto_movable_can_online_movable(mem, start_pfn, nr_pages, nid):
-    """auto_movable_zone_for_pfn: yes when all of Movable, with the whole DIMM that the range belongs to, stays below
-    auto_movable_ratio percent of the kernel memory that was there at boot, everywhere and (numa_aware) on the node; no once
-    some of that DIMM is in a kernel zone."""
-    group_start, group_pages = next(
-        ((start, nr) for start, nr in mem.groups if start <= start_pfn < start + nr), (start_pfn, nr_pages)
+    """auto_movable_zone_for_pfn: yes when all of Movable, with the rest of the DIMM (or of the unit of a dynamic memory
+    group) that the range belongs to, stays below auto_movable_ratio percent of the kernel memory that was there at boot,
+    everywhere and (numa_aware) on the node; no once some of that DIMM or unit is in a kernel zone. A dynamic group's own
+    kernel memory counts like that of boot, for itself alone."""
+    start, size, own = next(
+        ((first, nr, group) for first, nr, group in mem.groups if first <= start_pfn < first + nr), (start_pfn, nr_pages, None)
     )
-    movable_here = 0
-    for block in range(group_start // mem.pages_per_block, (group_start + group_pages) // mem.pages_per_block):
-        zone = mem.zone_of(block * mem.pages_per_block)
-        if zone is not None and zone.name != "Movable":
-            return False
-        movable_here += mem.pages_per_block * (zone is not None)
-    wanted = group_pages - movable_here
+    if own is not None:
+        size = own[1]
+        start = start_pfn // size * size
+    kernel_here, movable_here = _online(mem, start, size)
+    if kernel_here:
+        return False
     zones = list(mem.zones.values())
     for node in (None, nid) if mem.auto_movable_numa_aware else (None,):
         counted = [zone for zone in zones if node is None or zone.nid == node]
-        movable = sum(zone.present_pages for zone in counted if zone.name == "Movable")
+        movable = sum(zone.present_pages for zone in counted if zone.name == "Movable") + size - movable_here
         kernel = sum(zone.present_early_pages for zone in counted if zone.name != "Movable")
-        if movable + wanted > mem.auto_movable_ratio * kernel // 100:
+        for group, (its_kernel, its_movable) in _dynamic_groups(mem, node).items():
+            if group == own:
+                kernel += its_kernel
+            elif mem.auto_movable_ratio:      # what its Movable memory needs of boot's is not there for others
+                kernel -= max(0, its_movable * 100 // mem.auto_movable_ratio - its_kernel)
+                movable -= its_movable
+        if movable > mem.auto_movable_ratio * kernel // 100:
             return False
     return True
+
+
+def _online(mem, start, nr_pages):
+    """Pages of a range that are online: in kernel zones, in Movable."""
+    zones = [mem.zone_of(pfn) for pfn in range(start, start + nr_pages, mem.pages_per_block)]
+    movable = sum(zone is not None and zone.name == "Movable" for zone in zones)
+    return (sum(zone is not None for zone in zones) - movable) * mem.pages_per_block, movable * mem.pages_per_block
+
+
+def _dynamic_groups(mem, nid):
+    """{dynamic memory group: pages online in kernel zones, in Movable} of a node; None: of all."""
+    groups = {}
+    for start, nr, group in mem.groups:
+        if group is not None and nid in (None, mem.section_nid(start // mem.geometry.pages_per_section)):
+            kernel, movable = groups.get(group, (0, 0))
+            more_kernel, more_movable = _online(mem, start, nr)
+            groups[group] = kernel + more_kernel, movable + more_movable
+    return groups

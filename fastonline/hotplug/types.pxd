@@ -15,6 +15,8 @@ cdef struct zone:
     int64_t min, low, high       # watermarks, in pages
     int64_t pcp_batch, pcp_high  # of the zone's per-CPU lists
     int64_t pageset_batch, pageset_high      # as of the last time the watermarks were computed, of an empty zone too
+    int64_t pcp_high_max         # how far pcp_high may grow since 6.7, an eighth of the zone; as pageset_high
+    int64_t stat_threshold       # pages that a CPU's counters may be off by
     int64_t protection[MAX_NR_ZONES]     # lowmem_reserve
 
 cdef struct pgdat:

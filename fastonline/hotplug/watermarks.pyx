@@ -57,18 +57,39 @@ cdef void pcp_update(zone_table *t, int z, int64_t pages) noexcept nogil:
     that has just got memory has the lists of boot, batch 1 and high 0, and they stay where nothing is different from before."""
     cdef zone *zone = &t.zones[z]
     cdef int64_t batch = max(<int64_t>1, batchsize(pages, t.batch_cap)), high
+    cdef int64_t high_max = max(pages / 8 / t.nr_cpus, batch << 2)      # MIN_PERCPU_PAGELIST_HIGH_FRACTION
     high = max(zone.low / t.nr_cpus, batch << 2) if t.scale_factor else 6 * batchsize(pages, t.batch_cap)
     if zone_present(t, z) == 0:
         zone.pcp_batch = 0
         zone.pcp_high = 0
     elif zone.pcp_batch == 0:
         zone.pcp_batch = 1
-    if batch != zone.pageset_batch or high != zone.pageset_high:
+    if batch != zone.pageset_batch or high != zone.pageset_high or t.movable_has_min and high_max != zone.pcp_high_max:
+        zone.pcp_high_max = high_max
         zone.pageset_batch = batch
         zone.pageset_high = high
         if zone_present(t, z):
             zone.pcp_batch = batch
             zone.pcp_high = high
+
+
+cdef void refresh_zone_stat_thresholds(zone_table *t) noexcept nogil:
+    """calculate_normal_threshold (mm/vmstat.c, 6.1): 2 fls(CPUs) (1 + fls(managed / 128 MiB)), at most 125."""
+    cdef int z
+    cdef int64_t units, threshold
+    for z in range(t.nr_nodes * t.nr_types):
+        units = zone_managed(t, z) * t.page_kb >> 17
+        threshold = 2 * fls(t.nr_cpus) * (1 + fls(units))
+        t.zones[z].stat_threshold = min(<int64_t>125, threshold) if zone_present(t, z) else 0
+
+
+cdef int fls(uint64_t x) noexcept nogil:
+    """The number of the highest bit that is set, from 1; 0 for none."""
+    cdef int bits = 0
+    while x:
+        x >>= 1
+        bits += 1
+    return bits
 
 
 cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
@@ -123,6 +144,7 @@ cdef int64_t init_per_zone_wmark_min(zone_table *t) noexcept nogil:
     """All of them; what min_free_kbytes was not updated to because the user's value is preferred, or -1."""
     cdef int64_t refused = calculate_min_free_kbytes(t)
     setup_per_zone_wmarks(t)
+    refresh_zone_stat_thresholds(t)
     setup_per_zone_lowmem_reserve(t)
     return refused
 

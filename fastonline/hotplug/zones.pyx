@@ -90,9 +90,19 @@ class Zone:
         return self._zones._pcp(self.nr)[1]
 
     @property
+    def pcp_high_max(self):
+        """How far pcp_high may grow (6.7 and later); 0 for an empty zone."""
+        return self._zones._pcp(self.nr)[2]
+
+    @property
+    def stat_threshold(self):
+        """Pages by which a CPU's part of the zone's counters may be off; 0 for an empty zone."""
+        return self._zones._pcp(self.nr)[3]
+
+    @property
     def present_early_pages(self):
         """Of the present pages, those that were there at boot."""
-        return self._zones._pcp(self.nr)[2]
+        return self._zones._pcp(self.nr)[4]
 
     @property
     def populated(self):
@@ -287,7 +297,9 @@ cdef class Zones:
     def _pcp(self, int nr):
         settle(self.engine.lock)
         refresh(&self.table)
-        return self.table.zones[nr].pcp_batch, self.table.zones[nr].pcp_high, self.table.zones[nr].present_early
+        return (self.table.zones[nr].pcp_batch, self.table.zones[nr].pcp_high,
+                self.table.zones[nr].pcp_high_max if zone_present(&self.table, nr) else 0,
+                self.table.zones[nr].stat_threshold, self.table.zones[nr].present_early)
 
     def has_memory(self, int nid):
         """Is node `nid` in N_MEMORY: has some of its memory gone online?"""
@@ -338,6 +350,7 @@ cdef class Zones:
                 self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
                 self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high,
                 self.table.zones[z].pageset_batch, self.table.zones[z].pageset_high,
+                self.table.zones[z].pcp_high_max, self.table.zones[z].stat_threshold,
                 [self.table.zones[z].protection[i] for i in range(self.table.nr_types)],
             ))
         nodes = [
@@ -365,7 +378,8 @@ cdef class Zones:
             (self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
              self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
              self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high, self.table.zones[z].pageset_batch,
-             self.table.zones[z].pageset_high, protection) = values
+             self.table.zones[z].pageset_high, self.table.zones[z].pcp_high_max, self.table.zones[z].stat_threshold,
+             protection) = values
             for i in range(self.table.nr_types):
                 self.table.zones[z].protection[i] = protection[i]
         for n, (online, has_memory, start, spanned) in enumerate(state["nodes"]):

@@ -1,30 +1,68 @@
 """The rest of a guest around its Memory: the kernel's own pages, programs, drivers. What a recording's steps act on."""
 
+import numpy as np
+
+from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
-from fastonline.hotplug.migrate import MovablePages
-from fastonline.hotplug.pcp import PerCpuPages
+from fastonline.hotplug.migrate import MovablePages, free_movable
+from fastonline.hotplug.pcp import RECLAIMABLE, UNMOVABLE, PerCpuPages
+
+BLOCK_PAGES, INODE_PAGES = 1, 2
+"""Pages of slabs that a memory block takes: when it is added, for struct memory_block (1 KiB) and some twenty kernfs nodes of
+128 bytes; and when its files are first read, for their inodes (600 bytes) and dentries (192). Together 3 to 4 in every
+recording of either kernel that adds blocks; it matters where tens of them are added."""
+EMPTY_SLABS = 40
+"""Pages of slabs that boot leaves empty, and the first offlining shrinks: 140 to 180 kB in 6.1 (RECORDED.md 6)."""
+SLAB = 8
+"""Pages of the largest slabs (slub_max_order 3); others are single pages."""
+PTRS_PER_PTE = 512
+"""Pages that one page table maps."""
 
 
-BLOCK_DEVICE_PAGES = 1
-"""Pages of slabs that a memory block's device and its files in sysfs take, and as many its first uevent: an estimate, made from
-the recordings that are there; no source says it."""
-NODE_PAGES = 32
-"""Pages that a node takes: its pg_data_t, its threads' stacks, its files: an estimate, as BLOCK_DEVICE_PAGES is."""
+def gathered(pages):
+    """The batches in which pages are unmapped and freed (struct mmu_gather, 6.1): 8 that fit into it, then pages of 510 each,
+    up to 10000, and from the start again."""
+    sizes = [8] + [510] * (10000 // 510)
+    at = 0
+    while at < len(pages):
+        for size in sizes:
+            if at < len(pages):
+                yield pages[at : at + size]
+            at += size
+
+
+_IN_USE = 1 << FLAG_NAMES.index("PG_prepared")
 
 
 class Region:
-    """Anonymous memory of a program, all of it touched, and the page tables that map it."""
+    """Anonymous memory of a program, touched from its first page to its last, and the page tables that map it, each allocated
+    when its first page is touched. All or nothing: MemoryError."""
 
     def __init__(self, guest, nr_pages):
         self._mem = guest.mem
-        self._tables = [guest.mem.pcp.alloc_kernel(0) for _ in range(-(-nr_pages // 512))]
+        self._tables = []
         self.pages = MovablePages(guest.mem)
-        self.pages.alloc(nr_pages)
+        try:
+            for at in range(0, nr_pages, PTRS_PER_PTE):
+                self._tables.append(guest.mem.pcp.alloc_kernel(0))
+                self.pages.alloc(min(PTRS_PER_PTE, nr_pages - at))
+        except MemoryError:
+            self.free()
+            raise
+        blocks, counts = np.unique(self.pages.pfns // guest.mem.pages_per_block, return_counts=True)
+        self.landed = {"pages": nr_pages, "per_block": dict(zip(map(str, blocks.tolist()), counts.tolist(), strict=True))}
+        """Where its pages lay at first: how many in which memory block, and the first and last of them."""
+        if nr_pages:
+            self.landed |= {"lowest_pfn": int(self.pages.pfns.min()), "highest_pfn": int(self.pages.pfns.max())}
 
     def free(self):
-        """munmap: the pages in the order of their addresses, then the page tables."""
-        self.pages.free()
+        """munmap: the pages in the order of their addresses, then the page tables. Until 6.8 what was gathered at a time is
+        freed back to front (release_pages)."""
+        pages = self.pages.give(len(self.pages))[::-1]
+        if len(pages) and not self._mem.rules.movable_has_min:
+            pages = np.concatenate([batch[::-1] for batch in gathered(pages)])
+        free_movable(self._mem, pages)
         for pfn in self._tables:
             self._mem.pcp.free_kernel(pfn)
 
@@ -36,31 +74,44 @@ class Guest:
         self.mem = mem
         mem.pcp = PerCpuPages(mem)
         self.balloon = VirtioBalloon(mem)
+        self.inflated = self.deflated = 0
         self.virtio_mem = VirtioMemBus(mem)
         self.regions = {}
         self.cache = MovablePages(mem)
         self.unknown = False
         """Something took kernel pages that was not recorded: how many are free there cannot be told any more."""
         self._kernel_zone = self._preferred()
-        self._devices = {}       # memory block or node -> pages of the slabs that its device takes
-        self._uevents = []       # blocks that went online since the kernel had time for anything else
-        self._added = False      # has a block come since somebody looked?
+        self._devices = {}       # memory block -> pages of the slabs that its device takes
+        self._unread = []        # of them, those whose files nobody has read
         self._inode_zones = {self._kernel_zone}      # zones that slabs of inodes have been taken from
         mem.events.listen(self._heard)
 
     def _heard(self, kind, text):
         action, _, device = text.partition("@")
-        if kind != "uevent" or not device.startswith(("memory", "node")):
+        if kind != "uevent" or not device.startswith("memory"):
             return
         if action == "add" and device not in self._devices:
-            self._added = True
-            nr = BLOCK_DEVICE_PAGES if device.startswith("memory") else NODE_PAGES
-            self._devices[device] = [self.mem.pcp.alloc_kernel(0) for _ in range(nr)]
-        elif action == "online" and device in self._devices:
-            self._uevents.append(device)
+            self._unread.append(device)
+            self._devices[device] = self._take(BLOCK_PAGES)
         elif action == "remove":
             for pfn in self._devices.pop(device, ()):
                 self.mem.pcp.free_kernel(pfn)
+
+    def booted(self, nid, name, pcp_count, pcp_high):
+        """A zone has so many pages on per-CPU lists, the last of those in use, and pcp->high is that. Of the zone that the
+        kernel prefers, those before them are slabs that boot has left empty. ValueError where not so many are in use."""
+        zone = self.mem.zones[nid, name]
+        states = self.mem.page_states(zone.start_pfn, zone.spanned_pages)
+        used = np.flatnonzero(states == _IN_USE) + zone.start_pfn
+        at = len(used) - pcp_count
+        if not 0 <= pcp_count <= len(used):
+            raise ValueError(f"{pcp_count} pages on per-CPU lists of zone {name}, where {len(used)} are in use")
+        self.mem.pcp.put(zone, used[at:].tolist(), pcp_high)
+        if zone.nr == self._kernel_zone:
+            slabs = used[:at][used[:at] % SLAB == 0]
+            slabs = slabs[np.isin(slabs + SLAB - 1, used[:at])][-EMPTY_SLABS // SLAB :].tolist()
+            singles = [(pfn + i, 0) for pfn in slabs[:1] for i in range(SLAB)]
+            self.mem.pcp.empty_slabs = singles + [(pfn, 3) for pfn in slabs[1:]]
 
     def add_virtio_mem(self, device, start, max_size, block_size, nid=0):
         """Probe a virtio-mem device."""
@@ -78,6 +129,18 @@ class Guest:
         """A program frees a region."""
         self.regions.pop(region).free()
 
+    def inflate(self, nr_pages):
+        """The balloon takes so many pages; how many it got."""
+        got = self.balloon.inflate(nr_pages)
+        self.inflated += got
+        return got
+
+    def deflate(self, nr_pages):
+        """The balloon gives so many back; how many it had."""
+        given = self.balloon.deflate(nr_pages)
+        self.deflated += given
+        return given
+
     def page_cache(self, nr_pages):
         """A program reads a file: so many movable pages stay in the page cache."""
         self.cache.alloc(nr_pages)
@@ -86,30 +149,43 @@ class Guest:
         """The page cache is given back."""
         self.cache.free()
 
+    def _take(self, nr, order=0, kind=UNMOVABLE):
+        """The kernel takes blocks for itself: their pfns, fewer where it would have to reclaim something first."""
+        pfns = []
+        try:
+            for _ in range(nr):
+                pfns.append(self.mem.pcp.alloc_kernel(order, kind=kind))
+        except MemoryError:
+            pass
+        return pfns
+
     def _preferred(self):
         zones = self.mem.kernel_zonelist(0)
         return zones[0] if zones else None
 
     def look(self):
-        """Somebody looks at the files of the blocks that came last: their inodes and dentries need slabs, which a zone that was
-        preferred from boot on has."""
+        """Somebody reads the files of the blocks that came last: their inodes and dentries need slabs, the first ones of a
+        zone a pageblock of their own; one that was preferred from boot on has it."""
         zone = self._preferred()
-        if self._added and zone not in self._inode_zones:
-            self.mem.pcp.alloc_kernel(2, reclaimable=True)
+        if self._unread and zone not in self._inode_zones:
+            self._take(1, 1, RECLAIMABLE)
             self._inode_zones.add(zone)
-        self._added = False
+        for device in self._unread:
+            if device in self._devices:
+                self._devices[device] += self._take(INODE_PAGES)
+        self._unread.clear()
 
     def settle(self):
-        """The kernel works on: when another zone has become the one it prefers, its next slab page and per-CPU refill come from
-        there (RECORDED.md 3), and a block onlined into it stays."""
-        self.mem.pcp.kswapd()
-        for device in self._uevents:
-            if device in self._devices:
-                self._devices[device] += [self.mem.pcp.alloc_kernel(0) for _ in range(BLOCK_DEVICE_PAGES)]
-        self._uevents.clear()
+        """The kernel works on: when it prefers another zone than before, its next slab comes from there (RECORDED.md 3)."""
         self.look()
         zone = self._preferred()
         if zone is not None and zone != self._kernel_zone:
-            for order in (3, 0, 0, 0, 0, 0, 0, 0, 0):
-                self.mem.pcp.alloc_kernel(order)
+            self._take(1, 3)
         self._kernel_zone = zone
+        if zone is not None and not self.mem.pcp.count(zone):
+            # whatever it does next, of single pages and of slabs: lists that were drained are filled again
+            self.mem.pcp.settle()
+            for order in (0, 3):
+                for pfn in self._take(1, order):
+                    self.mem.pcp.free_kernel(pfn, order)
+        self.mem.pcp.settle()

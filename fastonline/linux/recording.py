@@ -11,27 +11,40 @@ import errno
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import PathLike
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
 from fastonline.errors import HotplugError
 from fastonline.geometry import X86_64
+from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import Memory
 from fastonline.linux.guest import Guest
 from fastonline.rules import LINUX_6_1, LINUX_6_12
 
 FORMAT = "memory-hotplug-recording/1"
 NOISE = 64
-"""Pages that a kernel zone's free pages may be off by: the guest's own allocations."""
+"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). In
+6.1 they are compared without those on per-CPU lists; 6.12 moves thousands of pages between the two while nothing is done."""
 NOISE_MOVABLE = 10
-"""Pages that Movable's free and per-CPU pages together may be off by: the counters of one zone are not read at one time."""
+"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 (FORMAT.md: "within 10 pages"). In 6.1 its free
+blocks are compared exactly, order by order; `free` is a counter that a CPU's part is missing from, up to the zone's
+stat_threshold."""
 LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ", "Block size [",
        "memory memory")
 """Beginnings of the lines of the log that are compared."""
+KINDS = ("NOPAGE", "BUDDY", "OFFLINE", "RESERVED", "NONE")
+"""What a page is: not there, free, given back to the host, not the allocator's, in use."""
 
-_ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch")
-_COUNTERS = {"pgmigrate_success": "pages_migrated", "balloon_migrate": "balloon_migrated"}
+_ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
+                "pcp_high_max", "stat_threshold")
+_STEP: dict[str, Any] = {"errno": (int, str), "uevents": list, "kmsg": list, "state": dict}
 _READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
 
 
@@ -73,12 +86,12 @@ def _rules(kernel):
 
 
 def _span(line):
-    """(depth, first byte, size, name) of a line of iomem."""
-    found = re.fullmatch(r"((?:  )*)0x([0-9a-f]+)-0x([0-9a-f]+) (.+)", line)
+    """(first byte, size, name) of a line of iomem."""
+    found = re.fullmatch(r"(?:  )*0x([0-9a-f]+)-0x([0-9a-f]+) (.+)", line)
     if not found:
         raise RecordingError(f"{line!r} is no line of iomem")
-    first, last = int(found[2], 16), int(found[3], 16)
-    return len(found[1]) // 2, first, last + 1 - first, found[4]
+    first, last = int(found[1], 16), int(found[2], 16)
+    return first, last + 1 - first, found[3]
 
 
 class Recording:
@@ -109,146 +122,166 @@ class Recording:
                 raise RecordingError(f"{path}: a recording has {key!r}, {'text' if kind is str else f'a {kind.__name__}'}")
         for index, step in enumerate(data["steps"]):
             where = f"{path}: step {index}"
-            if not isinstance(step, dict) or not isinstance(step.get("ops", [{}]), list):
+            if not isinstance(step, dict) or not isinstance(step.get("ops", [{}]), list) or step.get("ops") == []:
                 raise RecordingError(f"{where}: not a step")
-            for key in ("errno", "uevents", "kmsg", "state"):
+            for key, kinds in _STEP.items():
                 if key not in step:
                     raise RecordingError(f"{where}: it has no {key!r}")
+                if step[key] is not None and not isinstance(step[key], kinds):
+                    raise RecordingError(f"{where}: {key!r} is not {str(step[key])[:80]!r}")
+                if kinds is list and not all(isinstance(text, str) for text in step[key] or ()):
+                    raise RecordingError(f"{where}: {key!r} is a list of texts")
+            if not isinstance(step.get("covers_from", 0), int) or not 0 <= step.get("covers_from", 0) <= index:
+                raise RecordingError(f"{where}: 'covers_from' is no step before it: {step['covers_from']!r}")
             for op in step.get("ops", [step]):
-                if not isinstance(op, dict) or op.get("op") not in _OPS:
+                if not isinstance(op, dict) or not isinstance(op.get("op"), str) or op["op"] not in _OPS:
                     raise RecordingError(f"{where}: unknown op {op.get('op') if isinstance(op, dict) else op!r}")
                 for key, kind in _OPS[op["op"]].items():
                     if isinstance(op.get(key), bool) or not isinstance(op.get(key), kind):
                         raise RecordingError(f"{where}: op {op['op']} needs {key!r}, not {op.get(key)!r}")
         return cls(data, path)
 
-    def _error(self, where, e):
-        return RecordingError(f"{self.path}: {where}: {type(e).__name__}: {e}")
+    def _no_blocks(self):
+        return f"kernel {self.kernel} on {self.data.get('arch')} has no memory blocks, and there is no model of its memory"
 
-    def machine(self, engine: str = "bitmap") -> Memory:
-        """The Memory of the recording's start, on `engine`. RecordingError for a start that cannot be."""
+    @contextmanager
+    def _reading(self, where):
+        """Whatever a part of the file that is not as the format has it leads to is a RecordingError of one line."""
         try:
-            return self._machine(engine)
+            yield
         except RecordingError as e:
-            raise RecordingError(f"{self.path}: {e}") from None
-        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as e:
-            raise self._error("initial", e) from None
+            raise RecordingError(f"{self.path}: {where}: {e}") from None
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError) as e:
+            text = " ".join(str(e).split())
+            raise RecordingError(f"{self.path}: {where}: {type(e).__name__}: {text[:200]}") from None
+
+    def machine(self, engine: str = "struct_page") -> Memory:
+        """The Memory of the recording's start. engine: struct_page keeps the kernel's free lists: pages are found where the kernel
+        finds them. bitmap is the faster one; the same counts, but after long use other pages of a block are the free ones.
+        RecordingError for a start that cannot be."""
+        with self._reading("initial"):
+            return self._machine(engine)
 
     def _machine(self, engine):
         data, initial, params = self.data, self.data["initial"], self.data["params"]
         if not data.get("block_size"):
-            raise RecordingError(f"kernel {self.kernel} on {data.get('arch')} has no memory blocks to replay")
+            raise RecordingError(self._no_blocks())
         if data["page_size"] != X86_64.page_size:
             raise RecordingError(f"pages of {data['page_size']} bytes are not replayed")
         rules = replace(_rules(self.kernel), watermark_scale_factor=params.get("watermark_scale_factor", 10))
-        mem = Memory(
-            X86_64, rules=rules, engine=engine, memory_block_size=data["block_size"],
-            memmap="on_memory" if params.get("memmap_on_memory") else "kernel",
-        )
-        mem.nr_cpus = data["machine"].get("cpus", 1)
-        if params.get("online_policy"):
-            mem.policy = params["online_policy"]
-        mem.auto_movable_ratio = params.get("auto_movable_ratio", mem.auto_movable_ratio)
-        mem.auto_movable_numa_aware = bool(params.get("auto_movable_numa_aware", mem.auto_movable_numa_aware))
-        page, per_block = data["page_size"], mem.pages_per_block
+        page, per_block = data["page_size"], data["block_size"] // data["page_size"]
         zones = {(int(key.split("/")[0]), key.split("/")[1]): zone for key, zone in initial["zones"].items()}
         blocks = {int(nr): block for nr, block in initial["blocks"].items()}
-        ranges, offline = [], []
-        for line in initial["iomem"]:
-            depth, first, size, name = _span(line)
-            mem.resources.request(first, size, name)
+        lines = [_span(line) for line in initial["iomem"]]
+        sections, of_zone = [], {key: [] for key in zones}
+        for first, size, name in lines:
             if not name.startswith("System RAM"):
                 continue
             start, end = -(-first // page), (first + size) // page
             while start < end:
                 stop = min(end, (start // per_block + 1) * per_block)
                 block = blocks[start // per_block]
-                if block["state"] == "offline":
-                    offline.append((start, stop - start, block["node"]))
-                else:
-                    ranges += self._by_zone(start, stop, block, zones)
+                online = block["state"] != "offline"
+                sections.append((start, stop - start, block["node"], online))
+                for first_pfn, nr, key in self._by_zone(start, stop, block, zones) if online else ():
+                    of_zone[key].append((first_pfn, nr))
                 start = stop
-        mem.boot_layout(ranges, {
-            key: (zone["managed"], zone["nr_free"], zone["start_pfn"], zone["spanned"]) for key, zone in zones.items()
-        })
-        for start, nr, nid in offline:
-            mem.boot_offline(start, nr, nid)
-        mem.lowmem_reserve_ratio = initial["lowmem_reserve_ratio"]
+        mem = Memory.from_page_map(
+            X86_64, sections, (), [self._zone(key, zone, of_zone[key], zones) for key, zone in zones.items()],
+            initial["min_free_kbytes"], rules, engine, params.get("min_free_kbytes", -1), memory_block_size=data["block_size"],
+            memmap="on_memory" if params.get("memmap_on_memory") else "kernel",
+        )
+        mem.nr_cpus = data["machine"].get("cpus", 1)
+        for first, size, name in lines:
+            mem.resources.request(first, size, name)
+        if params.get("online_policy"):
+            mem.policy = params["online_policy"]
+        mem.auto_movable_ratio = params.get("auto_movable_ratio", mem.auto_movable_ratio)
+        mem.auto_movable_numa_aware = bool(params.get("auto_movable_numa_aware", mem.auto_movable_numa_aware))
         mem.auto_online_blocks = initial["auto_online_blocks"]
-        for (nid, name), zone in zones.items():
-            if (nid, name) in mem.zones:
-                boost = zone.get("boost", 0)
-                mem.set_watermarks(nid, name, [zone[mark] - boost for mark in ("min", "low", "high")], zone["protection"],
-                                   (zone["pcp_batch"], zone["pcp_high"]))
-        mem.set_recorded(initial["min_free_kbytes"], params.get("min_free_kbytes", -1))
+        if list(mem.lowmem_reserve_ratio) != initial["lowmem_reserve_ratio"]:
+            mem.lowmem_reserve_ratio = initial["lowmem_reserve_ratio"]
         return mem
 
     @staticmethod
+    def _zone(key, zone, ranges, zones):
+        """A zone as from_page_map takes it. Which of its pages were free is not known: lay_out says where."""
+        boost = zone.get("boost", 0)
+        names = [name for nid, name in zones if nid == key[0]]
+        return SimpleNamespace(
+            nid=key[0], name=key[1], start_pfn=zone["start_pfn"], spanned_pages=zone["spanned"],
+            min=zone["min"] - boost, low=zone["low"] - boost, high=zone["high"] - boost,
+            protection=dict(zip(names, zone["protection"], strict=True)),
+            runs=lay_out(ranges, zone["managed"], zone["nr_free"], X86_64.max_page_order),
+        )
+
+    @staticmethod
     def _by_zone(start, stop, block, zones):
-        """(start, pages, nid, zone) of the parts of a block: one zone, or as the zones' spans have it."""
+        """(start, pages, (nid, zone)) of the parts of a block: one zone, or as the zones' spans have it."""
         nid, name = block["node"], block["valid_zones"]
         if (nid, name) in zones:
-            return [(start, stop - start, nid, name)]
+            return [(start, stop - start, (nid, name))]
         parts = []
         for (node, zone), state in zones.items():
             first, end = max(start, state["start_pfn"]), min(stop, state["start_pfn"] + state["spanned"])
             if node == nid and first < end:
-                parts.append((first, end - first, nid, zone))
+                parts.append((first, end - first, (nid, zone)))
         return sorted(parts)
 
-    def guest(self, engine: str = "bitmap") -> Guest:
+    def guest(self, engine: str = "struct_page") -> Guest:
         """A running machine of the recording's start, on `engine`: its Memory, drivers and programs."""
-        guest = Guest(self.machine(engine))
-        for key, zone in self.data["initial"]["zones"].items():
-            if zone["pcp_count"]:
-                guest.mem.pcp.put(guest.mem.zones[int(key.split("/")[0]), key.split("/")[1]], zone["pcp_count"])
-        for device in self.data["machine"].get("virtio_mem", []):
-            guest.add_virtio_mem(
-                device["device"], device["start"], device["max_size"], device["block_size"], device.get("nid", 0)
-            )
-        return guest
+        mem = self.machine(engine)
+        with self._reading("initial"):
+            guest = Guest(mem)
+            for key, zone in self.data["initial"]["zones"].items():
+                if zone["present"]:
+                    guest.booted(int(key.split("/")[0]), key.split("/")[1], zone["pcp_count"], zone["pcp_high"])
+            for device in self.data["machine"].get("virtio_mem", []):
+                guest.add_virtio_mem(
+                    device["device"], device["start"], device["max_size"], device["block_size"], device.get("nid", 0)
+                )
+            mem.read_lowmem_reserve_ratio()      # every complete capture ends with a read of it
+            return guest
 
-    def replay(self, engine: str = "bitmap") -> Iterator[Step]:
+    def replay(self, engine: str = "struct_page") -> Iterator[Step]:
         """Do every step on a machine with `engine`, yielding a Step each. RecordingError where a step is not as the format has
         it."""
+        if not self.data.get("block_size"):
+            for index, recorded in enumerate(self.steps):
+                yield Step(index, _name(recorded), None, [], [], {}, recorded, replayed=False, reason=self._no_blocks())
+            return
         guest = self.guest(engine)
-        mem = guest.mem
-        mem.read_lowmem_reserve_ratio()      # every complete capture ends with a read of it
-        seen = []
-        mem.events.listen(lambda kind, text: seen.append((kind, text)))
-        heard = {}
-        before = mem.stats()
+        seen: list[tuple[str, str]] = []
+        heard: list[tuple[list[str], list[str]]] = []
+        guest.mem.events.listen(lambda kind, text: seen.append((kind, text)))
         for index, recorded in enumerate(self.steps):
-            del seen[:]
-            reason, code = "", 0
-            found = []
-            for op in recorded.get("ops", [recorded]):
-                try:
-                    answer = _run(guest, op)
-                except CannotReplay as e:
-                    reason, answer = reason or str(e), 0
-                except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
-                    raise self._error(f"step {index}", e) from None
-                if "ops" in recorded:
-                    found.append(answer)
-                code = code or answer
-            guest.settle()
-            heard[index] = ([text for kind, text in seen if kind == "uevent"], [text for kind, text in seen if kind == "kmsg"])
-            step = Step(
-                index, "+".join(op["op"] for op in recorded.get("ops", [recorded])), code, *heard[index], predict(guest), recorded,
-                replayed=not reason, reason=reason,
-            )
-            after = mem.stats()
-            counters = {name: after[key] - before[key] for name, key in _COUNTERS.items()}
-            before = after
-            try:
-                self._compare(step, heard, found, counters, guest)
-            except (AttributeError, LookupError, TypeError, ValueError) as e:
-                raise self._error(f"step {index}", e) from None
-            state = recorded["state"]
-            if state is not None and not state.get("partial"):
-                mem.read_lowmem_reserve_ratio()
+            with self._reading(f"step {index}"):
+                step = self._replay(index, recorded, guest, seen, heard)
             yield step
+
+    def _replay(self, index, recorded, guest, seen, heard):
+        """Do one step. seen: where what the machine says is heard. heard: (uevents, log) of the steps so far."""
+        mem = guest.mem
+        del seen[:]
+        before = _counters(guest)
+        answers, reason = [], ""
+        for op in recorded.get("ops", [recorded]):
+            try:
+                answers.append(_run(guest, op))
+            except CannotReplay as e:
+                reason = reason or str(e)
+                answers.append(0)
+        guest.settle()
+        heard.append(tuple([text for kind, text in seen if kind == which] for which in ("uevent", "kmsg")))
+        step = Step(
+            index, _name(recorded), next(filter(None, answers), answers[-1]),
+            *heard[index], predict(guest), recorded, replayed=not reason, reason=reason,
+        )
+        counters = {name: count - before[name] for name, count in _counters(guest).items()}
+        self._compare(step, heard, answers if "ops" in recorded else [], counters, guest)
+        if recorded["state"] is not None and not recorded["state"].get("partial"):
+            mem.read_lowmem_reserve_ratio()
+        return step
 
     def _compare(self, step, heard, found, counters, guest):
         recorded = step.recorded
@@ -256,7 +289,7 @@ class Recording:
         def check(what, predicted, real, noise=0):
             step.compared += 1
             if predicted != real if not noise else abs(predicted - real) > noise:
-                step.differences.append((what, predicted, real))
+                step.differences.append((f"{what} (within {noise})" if noise else what, predicted, real))
 
         if recorded["errno"] is not None and step.replayed:
             check("errno", step.errno, recorded["errno"])
@@ -270,18 +303,26 @@ class Recording:
             real = [line for line in recorded["kmsg"] if line.startswith(LOG)]
             ours = [line for i in range(first, step.index + 1) for line in heard[i][1] if line.startswith(LOG)]
             check("kmsg", ours[: len(real)] if recorded.get("kmsg_cut") else ours, real)
-        for name in _COUNTERS:
-            if name in recorded.get("counters", {}):
-                check(name, counters[name], recorded["counters"][name])
+        for name, count in recorded.get("counters", {}).items():
+            if name in counters:
+                check(name, counters[name], count)
         for op in recorded.get("ops", [recorded]):
             if "plugged_size" in op and step.replayed:
                 check("plugged_size", guest.virtio_mem.devices[op["device"]].plugged_size, op["plugged_size"])
+            if op.get("landed") and op["region"] in guest.regions:
+                _compare_landed(check, op["landed"], guest.regions[op["region"]], guest.mem)
+        if recorded.get("pages"):
+            _compare_pages(check, recorded, guest)
+        elif recorded.get("page_counts"):
+            first_pfn, end_pfn = recorded["pages_range"]
+            ours = int(np.count_nonzero(page_kinds(guest, first_pfn, end_pfn - first_pfn) == KINDS.index("OFFLINE")))
+            check("pages OFFLINE", ours, sum(nr for flags, nr in recorded["page_counts"].items() if "OFFLINE" in flags.split("|")))
         if recorded["state"] is not None:
             _compare_states(check, step.predicted, recorded["state"], guest)
 
 
 def _compare_states(check, predicted, real, guest):
-    rules = guest.mem.rules
+    tunes_itself = guest.mem.rules.movable_has_min      # 6.12: pcp_high moves, so do its pages
     for key in ("min_free_kbytes", "mem_total_kb", "lowmem_reserve_ratio", "auto_online_blocks", "nodes", "iomem"):
         if key in real:
             check(key, predicted[key], real[key])
@@ -295,21 +336,20 @@ def _compare_states(check, predicted, real, guest):
             for key in _ZONE_FIELDS:
                 if key in zone:
                     value = zone[key] - zone.get("boost", 0) if key in ("min", "low", "high") else zone[key]
-                    check(f"{name} {key}", ours[key], value)
-            if "pcp_high" in zone and not rules.movable_has_min:
+                    check(f"{name} {key}", ours.get(key), value)
+            if "pcp_high" in zone and not tunes_itself:
                 check(f"{name} pcp_high", ours["pcp_high"], zone["pcp_high"])
             if "free" not in zone:
                 continue
-            if not name.endswith("/Movable"):
-                if not guest.unknown:
-                    check(f"{name} free + pcp_count", ours["free"] + ours["pcp_count"], zone["free"] + zone["pcp_count"],
-                          NOISE)
-            elif rules.movable_has_min:      # per-CPU lists may hold nearly all of it
-                check(f"{name} free + pcp_count", ours["free"] + ours["pcp_count"], zone["free"] + zone["pcp_count"],
-                      NOISE_MOVABLE)
-            else:
-                check(f"{name} free blocks", *(sum(n << order for order, n in enumerate(z["nr_free"])) for z in (ours, zone)))
-                check(f"{name} free + pcp_count", *(z["free"] + z["pcp_count"] for z in (ours, zone)), NOISE_MOVABLE)
+            movable = name.endswith("/Movable")
+            if tunes_itself and (movable or not guest.unknown):      # its lists may hold nearly all, and pass it on at any time
+                check(f"{name} free + pcp_count", *(z["free"] + z["pcp_count"] for z in (ours, zone)),
+                      NOISE_MOVABLE if movable else NOISE)
+            elif movable:
+                check(f"{name} nr_free", ours["nr_free"], zone["nr_free"])
+                check(f"{name} free", ours["free"], zone["free"], zone.get("stat_threshold", 0))      # read later
+            elif not guest.unknown:
+                check(f"{name} free", ours["free"], zone["free"], NOISE)
     if "blocks" in real:
         first, last = real.get("blocks_range", (0, float("inf")))
         ours = {nr: block for nr, block in predicted["blocks"].items() if first <= int(nr) <= last}
@@ -317,6 +357,59 @@ def _compare_states(check, predicted, real, guest):
         for nr, block in real["blocks"].items():
             if nr in ours:
                 check(f"memory{nr}", ours[nr], {key: block[key] for key in ("state", "valid_zones", "node")})
+
+
+def _compare_pages(check, recorded, guest):
+    """The page map, block by block: which pages are there, free and given back to the host. In Movable and offline blocks each
+    page; in kernel zones, where the guest allocates too, how many of them are there."""
+    mem, per_block = guest.mem, guest.mem.pages_per_block
+    first, end = recorded["pages_range"]
+    real = np.repeat(
+        [KINDS.index(next((kind for kind in KINDS if kind in flags.split("|")), "NONE")) for _, _, flags in recorded["pages"]],
+        [nr for _, nr, _ in recorded["pages"]],
+    )
+    ours = page_kinds(guest, first, end - first)
+    for block in range(-(-first // per_block), end // per_block):
+        at = slice(block * per_block - first, (block + 1) * per_block - first)
+        zone = mem.zone_of(block * per_block)
+        exact = zone is None or zone.name == "Movable" and not mem.rules.movable_has_min
+        skipped = () if exact else ("BUDDY", "NONE")
+        counts = [
+            {kind: int(n) for kind, n in zip(KINDS, np.bincount(kinds[at], minlength=len(KINDS)), strict=True)
+             if n and kind not in skipped}
+            for kinds in (ours, real)
+        ]
+        check(f"memory{block} pages", *counts)
+        if exact and counts[0] == counts[1]:
+            check(f"memory{block} pages elsewhere", int(np.count_nonzero(ours[at] != real[at])), 0)
+
+
+def page_kinds(guest: Guest, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
+    """(nr_pages,) int: which of KINDS each page is, as far as a Memory can tell."""
+    flags = guest.mem.kpageflags(start_pfn, nr_pages)
+    kinds = np.full(nr_pages, KINDS.index("NONE"))
+    for bit, kind in ((KPF_BUDDY, "BUDDY"), (KPF_RESERVED, "RESERVED"), (KPF_OFFLINE, "OFFLINE"), (KPF_NOPAGE, "NOPAGE")):
+        kinds[flags & np.uint64(bit) != 0] = KINDS.index(kind)
+    for device in guest.virtio_mem.devices.values():
+        for block in device.plugged:      # what never was plugged waits, as PageOffline pages do
+            at = slice(max(0, block * guest.mem.pages_per_block - start_pfn),
+                       max(0, (block + 1) * guest.mem.pages_per_block - start_pfn))
+            kinds[at][kinds[at] == KINDS.index("RESERVED")] = KINDS.index("OFFLINE")
+    return kinds
+
+
+def _compare_landed(check, landed, region, mem):
+    """Where a program's memory lies: in Movable blocks exactly, in kernel zones within the noise."""
+    ours, all_exact = region.landed, True
+    check("landed pages", ours["pages"], landed["pages"])
+    for block in sorted({*ours["per_block"], *landed["per_block"]}, key=int):
+        zone = mem.zone_of(int(block) * mem.pages_per_block)
+        noise = NOISE if zone is None or zone.name != "Movable" else NOISE_MOVABLE if mem.rules.movable_has_min else 0
+        check(f"landed in memory{block}", ours["per_block"].get(block, 0), landed["per_block"].get(block, 0), noise)
+        all_exact = all_exact and not noise
+    for key in ("lowest_pfn", "highest_pfn"):
+        if all_exact and key in landed:
+            check(f"landed {key}", ours.get(key), landed[key])
 
 
 def predict(guest: Guest) -> dict[str, Any]:
@@ -333,6 +426,10 @@ def predict(guest: Guest) -> dict[str, Any]:
             "protection": list(zone.protection), "nr_free": mem.pcp.nr_free(zone.nr), "pcp_count": mem.pcp.count(zone.nr),
             "pcp_batch": zone.pcp_batch, "pcp_high": zone.pcp_high,
         }
+        if zone.populated:
+            zones[f"{zone.nid}/{zone.name}"]["stat_threshold"] = zone.stat_threshold
+        if mem.rules.movable_has_min:      # 6.12
+            zones[f"{zone.nid}/{zone.name}"] |= {"pcp_high_min": zone.pcp_high, "pcp_high_max": zone.pcp_high_max}
     return {
         "min_free_kbytes": mem.min_free_kbytes,
         "mem_total_kb": mem.totalram_pages * mem.geometry.page_size // 1024,
@@ -342,6 +439,15 @@ def predict(guest: Guest) -> dict[str, Any]:
         "zones": zones,
         "blocks": {str(nr): {"state": b.state, "valid_zones": b.valid_zones, "node": b.node} for nr, b in mem.blocks.items()},
         "iomem": [f"{'  ' * depth}{r.start:#x}-{r.end - 1:#x} {r.name}" for depth, r in mem.resources.walk()],
+    }
+
+
+def _counters(guest):
+    """The counters of /proc/vmstat that a Memory keeps."""
+    stats = guest.mem.stats()
+    return {
+        "pgmigrate_success": stats["pages_migrated"], "balloon_migrate": stats["balloon_migrated"],
+        "balloon_inflate": guest.inflated, "balloon_deflate": guest.deflated,
     }
 
 
@@ -357,6 +463,11 @@ def _list(numbers):
 
 
 # -- the ops
+
+def _name(step):
+    """The op of a step, or its ops."""
+    return "+".join(op["op"] for op in step.get("ops", [step]))
+
 
 def _run(guest, op):
     """Do one op: 0 or the name of the error."""
@@ -438,7 +549,28 @@ def _write_file(guest, op):
         return "EACCES"
     if name == "probe":
         return "ENOENT"
+    if name in ("soft_offline_page", "hard_offline_page"):
+        return _offline_page(guest, op)
     raise CannotReplay(f"there is no model of the file {op['path']}")
+
+
+def _offline_page(guest, op):
+    """soft_offline_page_store, hard_offline_page_store (6.12; the 6.1 of the recordings has no CONFIG_MEMORY_FAILURE)."""
+    mem = guest.mem
+    if not mem.rules.movable_has_min:
+        return "ENOENT"
+    text = op["text"].partition("\0")[0].removesuffix("\n")
+    found = re.fullmatch(r"\+?(0[xX][0-9a-fA-F]+|[0-9]+)", text)
+    octal = found and found[1].startswith("0") and found[1].isdecimal()
+    if not found or octal and re.search("[89]", text) or (address := int(found[1], 8 if octal else 0)) >= 1 << 64:
+        return "EINVAL"
+    pfn = address >> mem.geometry.page_shift
+    block = pfn // mem.pages_per_block
+    if block not in mem.blocks:
+        return "ENXIO"
+    if op["path"] == "soft_offline_page" and (mem.blocks[block].state == "offline" or "PG_buddy" in mem.page_flags(pfn)):
+        return "EIO"
+    raise CannotReplay(f"there is no model of the file {op['path']} for a page in use")
 
 
 def _sysctl(guest, op):
@@ -447,7 +579,7 @@ def _sysctl(guest, op):
         numbers = [int(part) for part in value.split()]
     except ValueError:
         return "EINVAL"
-    if not numbers or min(numbers) < 0:
+    if not numbers or not 0 <= min(numbers) <= max(numbers) < 1 << 31:      # proc_dointvec_minmax
         return "EINVAL"
     if name == "min_free_kbytes":
         mem.min_free_kbytes = numbers[0]
@@ -462,7 +594,7 @@ def _sysctl(guest, op):
 
 def _balloon(guest, op):
     nr = op["inflate_pages"]
-    done = guest.balloon.inflate(nr) if nr >= 0 else guest.balloon.deflate(-nr)
+    done = guest.inflate(nr) if nr >= 0 else guest.deflate(-nr)
     if done != abs(nr):
         raise CannotReplay(f"{done} of {abs(nr)} pages could be had")
     return 0
@@ -506,8 +638,14 @@ def _nothing(guest, op):
 def _load(guest, op):
     if op.get("bytes") is None:
         guest.unknown = True
-        raise CannotReplay("how much memory the load took was not recorded; free pages of kernel zones are not compared from here on")
-    guest.page_cache(-(-op["bytes"] // guest.mem.geometry.page_size))
+        raise CannotReplay(
+            "the load has no bytes: what slabs and page tables took of the kernel zones was not recorded, and how many "
+            "pages are free there is not compared from here on"
+        )
+    try:
+        guest.page_cache(-(-op["bytes"] // guest.mem.geometry.page_size))
+    except MemoryError as e:
+        raise CannotReplay(str(e)) from None
     return 0
 
 
@@ -539,7 +677,7 @@ _OPS: dict[str, dict[str, Any]] = {
 # -- for the command line
 
 def replay_files(
-    paths: Iterable[str | PathLike[str]], engine: str = "bitmap", as_json: bool = False
+    paths: Iterable[str | PathLike[str]], engine: str = "struct_page", as_json: bool = False
 ) -> Iterator[tuple[str, int]]:
     """What `fastonline replay FILE...` prints: yields (line, differences) a step, and a last line of totals.
 
