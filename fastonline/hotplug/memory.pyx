@@ -364,6 +364,9 @@ cdef class Memory:
         cdef int shift = geometry.pfn_section_shift, z, i
         if end > mem.max_pfn:
             raise ValueError(f"a page map of {end:#x} pages: {geometry.name} ends at pfn {mem.max_pfn:#x}")
+        for kbytes in (min_free_kbytes, -1 if user_min_free_kbytes is None else user_min_free_kbytes):
+            if not -1 <= kbytes <= 0x7FFFFFFF:
+                raise ValueError(f"min_free_kbytes does not fit into an int: {kbytes}")
         mem.room_for(end)
         for start, nr, nid, early in sections:
             mem.zones.need_node(nid)
