@@ -14,6 +14,7 @@ RUNS = [
     ("xen", OLD, {"behaviour": "thread"}, [32, 48, 24]),
     ("xen", NEW, {"behaviour": "3.1", "udev_delay": 1.0}, [32, 48, 24]),
     ("xen", NEW, {"order": 9}, [32, 48, 24]),
+    ("virtio", NEW, {"reporting": True}, [32, 32, 24]),
     ("hyperv", NEW, {}, [32, 48, 24]),
     ("cmm", NEW, {}, [32, 32, 24]),
     ("cmm", NEW, {"behaviour": "cmm2"}, [24, 24, 24]),
@@ -85,6 +86,7 @@ def test_plot(tmp_path):
     ("xen 1G,1.25G --udev-delay 2 --scattered --seed 4", [1024, 1280]),
     ("hyperv 1.25G,768M --max-memory 1152M", [1152, 768]),
     ("cmm 768M,1G", [768, 1024]),
+    ("virtio 768M,1G --reporting", [768, 1024]),
 ])
 def test_the_command_line(line, actual, tmp_path):
     parser = argparse.ArgumentParser()
@@ -100,7 +102,7 @@ def test_the_command_line(line, actual, tmp_path):
 @pytest.mark.parametrize("line, match", [
     ("hyperv 1G --order 9", "no option order"), ("cmm 1G --udev-delay 1", "no option udev_delay"),
     ("xen 1G,big", "'big' is not a size"), ("xen 1G --boot 5", "whole number of pages"), ("xen 1G --call-ns -1", "cost"),
-    ("hyperv 1G --behaviour today", "no option behaviour"),
+    ("hyperv 1G --behaviour today", "no option behaviour"), ("xen 1G --reporting", "no option reporting"),
     ("xen 1G --order 77", "order 77"), ("xen 1G --udev-delay -1", "delay"),
 ])
 def test_a_wrong_command_line(line, match):

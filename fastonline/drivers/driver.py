@@ -9,6 +9,7 @@ NEVER = float("inf")
 
 PG_PREPARED = 1 << FLAG_NAMES.index("PG_prepared")
 PG_BUDDY = 1 << FLAG_NAMES.index("PG_buddy")
+PG_OFFLINE = 1 << FLAG_NAMES.index("PG_offline")
 PG_RESERVED = 1 << FLAG_NAMES.index("PG_reserved")
 
 
@@ -133,21 +134,22 @@ def highmem_pfn(geometry):
     return None
 
 
-def alloc_highuser(mem, nr, order=0):
+def alloc_highuser(mem, nr, order=0, highest=None):
     """Up to `nr` blocks for a balloon, as alloc_page(GFP_HIGHUSER | __GFP_NORETRY) one by one would give them: (got,) int64.
 
-    Zones from the highest kernel zone down (not Movable), each down to its min watermark and the lowmem_reserve it keeps from
-    such an allocation (zone_watermark_ok of order 0, KERNEL.md 2.4).
+    Zones from `highest` down, each to its min watermark and the lowmem_reserve it keeps from such an allocation
+    (zone_watermark_ok of order 0, KERNEL.md 2.4). highest: the zone's name, None: the highest kernel zone, not Movable.
     """
-    names = [name for name, _ in mem.geometry.zone_limits]
-    highest = mem.zones.names.index(names[-1])
+    if highest is None:
+        highest = mem.geometry.zone_limits[-1][0]
+    top = mem.zones.names.index(highest)
     got = []
     for nid in mem.nodes:
-        for name in reversed(names):
+        for name in reversed(mem.zones.names[: top + 1]):
             if nr == 0:
                 break
             zone = mem.zones[nid, name]
-            spare = (zone.free_pages - zone.min - zone.protection[highest]) >> order
+            spare = (zone.free_pages - zone.min - zone.protection[top]) >> order
             if order:
                 spare = min(spare, sum(count << k - order for k, count in enumerate(zone.nr_free) if k >= order))
             if spare > 0:

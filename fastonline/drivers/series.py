@@ -11,6 +11,7 @@ from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
 from fastonline.geometry import PRESETS as GEOMETRIES, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
@@ -122,6 +123,10 @@ def _xen(mem, host, boot, max_memory, behaviour="today", order=0, batch=None, au
     return XenBalloon(mem, Domain(host, boot, max_memory), BEHAVIOURS[behaviour], order, batch, auto_online)
 
 
+def _virtio(mem, host, boot, max_memory, reporting=False):
+    return _touched(VirtioBalloonDriver(mem, ResidentDomain(host, max_memory), reporting=reporting))
+
+
 def _hyperv(mem, host, boot, max_memory, auto_online=True):
     return HvBalloon(mem, Domain(host, boot, max_memory), auto_online)
 
@@ -147,7 +152,7 @@ def _touched(driver):
     return driver
 
 
-DRIVERS.update(xen=_xen, hyperv=_hyperv, cmm=_cmm)
+DRIVERS.update(xen=_xen, virtio=_virtio, hyperv=_hyperv, cmm=_cmm)
 
 
 def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bitmap", max_memory=None, scattered=False, seed=0,
@@ -157,7 +162,8 @@ def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bit
     name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules,
     engine, boot: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory: what the host allows the
     guest. udev_delay: s after which user space onlines added memory, None: the kernel does at once. progress: wraps the list of
-    targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; cmm: behaviour). Returns a Series.
+    targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; virtio: reporting; cmm: behaviour). Returns
+    a Series.
 
     ValueError, TypeError for arguments that make no sense, HotplugError ENOMEM for a guest that the host cannot build.
     """
@@ -228,6 +234,7 @@ def add_arguments(parser):
     parser.add_argument("--behaviour", metavar="NAME", help=f"xen: {', '.join(BEHAVIOURS)} (today); cmm: cmm1, cmm2 (cmm1)")
     parser.add_argument("--order", type=int, metavar="N", help="xen: balloon in blocks of 2^N pages (0)")
     parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks a hypercall (a page of longs)")
+    parser.add_argument("--reporting", action="store_true", default=None, help="virtio: the host is told of free blocks")
     parser.add_argument("--geometry", choices=tuple(GEOMETRIES),
                         help="the guest's (xen thread, 2.6.26: X86_32_PAE; cmm: S390X; else X86_64)")
     parser.add_argument("--rules", choices=tuple(RULES), help="the guest's kernel (xen thread, 2.6.26: 2.6.25; else 6.12)")
@@ -246,7 +253,7 @@ def from_arguments(args, progress=None):
     """The Series that add_arguments' arguments ask for. Errors as run_series, parse_targets and read_targets."""
     old = args.driver == "xen" and args.behaviour in ("thread", "2.6.26")
     geometry = args.geometry or ("X86_32_PAE" if old else "S390X" if args.driver == "cmm" else "X86_64")
-    given = {name: value for name in ("behaviour", "order", "batch") if (value := getattr(args, name)) is not None}
+    given = {name: value for name in ("behaviour", "order", "batch", "reporting") if (value := getattr(args, name)) is not None}
     is_file = args.targets.endswith(".csv") or os.path.exists(args.targets)
     return run_series(
         args.driver, (read_targets if is_file else parse_targets)(args.targets), GEOMETRIES[geometry],

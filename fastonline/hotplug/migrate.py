@@ -14,6 +14,8 @@ class MovablePages:
     arrays, old and new pfns, whenever some of them have moved. offline: the pages are PG_offline, given back to the host.
     """
 
+    balloon = False
+    """Their moving counts as a balloon's (balloon_migrate)."""
     offline = False
     pinned = 0
     """So many of its first pages are held by a device or a pipe: offline_pages tries to move them, and cannot."""
@@ -131,7 +133,7 @@ def migrate_range(mem, start_pfn, nr_pages, leave_node=True):
                 for pfn, nr in runs(old):
                     mem.clear_page_offline(pfn, nr)
             emptied.append(old)
-            mem.count_migrated(len(new), owner.offline)
+            mem.count_migrated(len(new), owner.balloon)
             owner.moved(moved, new)
         if missing:
             raise HotplugError.of(
