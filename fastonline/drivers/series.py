@@ -12,6 +12,7 @@ from fastonline.drivers.driver import run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
+from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
 from fastonline.geometry import PRESETS as GEOMETRIES, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
@@ -127,6 +128,10 @@ def _virtio(mem, host, boot, max_memory, reporting=False):
     return _touched(VirtioBalloonDriver(mem, ResidentDomain(host, max_memory), reporting=reporting))
 
 
+def _virtio_mem(mem, host, boot, max_memory, block_size=None, auto_online=True):
+    return VirtioMemDriver(mem, Domain(host, boot, max_memory), block_size, auto_online)
+
+
 def _hyperv(mem, host, boot, max_memory, auto_online=True):
     return HvBalloon(mem, Domain(host, boot, max_memory), auto_online)
 
@@ -152,7 +157,7 @@ def _touched(driver):
     return driver
 
 
-DRIVERS.update(xen=_xen, virtio=_virtio, hyperv=_hyperv, cmm=_cmm)
+DRIVERS.update({"xen": _xen, "virtio": _virtio, "virtio-mem": _virtio_mem, "hyperv": _hyperv, "cmm": _cmm})
 
 
 def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bitmap", max_memory=None, scattered=False, seed=0,
@@ -162,8 +167,8 @@ def run_series(name, targets, geometry, rules, boot, host_memory, *, engine="bit
     name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules,
     engine, boot: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory: what the host allows the
     guest. udev_delay: s after which user space onlines added memory, None: the kernel does at once. progress: wraps the list of
-    targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; virtio: reporting; cmm: behaviour). Returns
-    a Series.
+    targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; virtio: reporting; virtio-mem: block_size;
+    cmm: behaviour). Returns a Series.
 
     ValueError, TypeError for arguments that make no sense, HotplugError ENOMEM for a guest that the host cannot build.
     """
@@ -235,6 +240,7 @@ def add_arguments(parser):
     parser.add_argument("--order", type=int, metavar="N", help="xen: balloon in blocks of 2^N pages (0)")
     parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks a hypercall (a page of longs)")
     parser.add_argument("--reporting", action="store_true", default=None, help="virtio: the host is told of free blocks")
+    parser.add_argument("--block-size", metavar="SIZE", help="virtio-mem: of the device's blocks (a pageblock)")
     parser.add_argument("--geometry", choices=tuple(GEOMETRIES),
                         help="the guest's (xen thread, 2.6.26: X86_32_PAE; cmm: S390X; else X86_64)")
     parser.add_argument("--rules", choices=tuple(RULES), help="the guest's kernel (xen thread, 2.6.26: 2.6.25; else 6.12)")
@@ -253,7 +259,8 @@ def from_arguments(args, progress=None):
     """The Series that add_arguments' arguments ask for. Errors as run_series, parse_targets and read_targets."""
     old = args.driver == "xen" and args.behaviour in ("thread", "2.6.26")
     geometry = args.geometry or ("X86_32_PAE" if old else "S390X" if args.driver == "cmm" else "X86_64")
-    given = {name: value for name in ("behaviour", "order", "batch", "reporting") if (value := getattr(args, name)) is not None}
+    options = ("behaviour", "order", "batch", "reporting", "block_size")
+    given = {name: value for name in options if (value := getattr(args, name)) is not None}
     is_file = args.targets.endswith(".csv") or os.path.exists(args.targets)
     return run_series(
         args.driver, (read_targets if is_file else parse_targets)(args.targets), GEOMETRIES[geometry],
