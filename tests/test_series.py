@@ -35,6 +35,7 @@ def test_runs(name, kind, options, actual):
     assert json.loads(json.dumps(series.as_dict()))["driver"] == name
     lines = str(series).splitlines()
     assert len(lines) == 5 and lines[1].split()[1:3] == ["32M", f"{actual[0]}M"]
+    assert ["not reached" in line for line in lines[1:4]] == [s.actual != s.target for s in series.samples]
 
 
 def test_it_is_deterministic():

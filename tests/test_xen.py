@@ -17,6 +17,9 @@ from fastonline.drivers.xen import (
 )
 
 
+MIB = 256       # pages
+
+
 @pytest.fixture(params=ENGINES)
 def engine(request):
     return request.param
@@ -269,6 +272,87 @@ def test_xenstore_speaks_kib():
     assert balloon.target_pages == 20 * 256 and balloon.due == 5.0
 
 
+def test_an_hvm_guests_target_leaves_the_firmwares_memory_out():
+    """Built for 36 MiB, 4 of which the firmware has. Expect every target to mean 4 MiB less."""
+    balloon = guest(XEN_TODAY, static_max="36M")
+    for kib, pages in ((36 * 1024, 32 * MIB), (20 * 1024, 16 * MIB), (1024, 0)):
+        balloon.watch_target(kib)
+        assert balloon.target_pages == pages
+    with pytest.raises(ValueError):
+        guest(XEN_TODAY, static_max="much")
+
+
+@pytest.mark.parametrize("behaviour, text, target", [
+    (XEN_2_6_26, "16777216\n", 16 * MIB), (XEN_2_6_26, "20M", 20 * MIB), (XEN_2_6_26, "0x1800k", 6 * MIB),
+    (XEN_2_6_26, "0100000000", 16 * MIB), (XEN_2_6_26, "lots", 0),
+    (XEN_3_1, "16384\n", 16 * MIB), (XEN_TODAY, "16387", 16 * MIB), (XEN_TODAY, "20M", 5), (XEN_TODAY, "", 0),
+])
+def test_sysfs_target_kb(behaviour, text, target):
+    balloon = guest(behaviour)
+    assert balloon.store_target_kb(text, 3.0) == len(text)
+    assert balloon.target_pages == target and balloon.due == 3.0
+
+
+@pytest.mark.parametrize("text, admin, code", [
+    ("", True, "EBADMSG"), ("8", True, "EBADMSG"), ("1" * 65, True, "EFBIG"), ("16M", False, "EPERM"),
+])
+def test_sysfs_target_kb_refuses(text, admin, code):
+    balloon = guest(XEN_2_6_26)
+    with pytest.raises(HotplugError) as e:
+        balloon.store_target_kb(text, admin=admin)
+    assert errno.errorcode[e.value.errno] == code and balloon.target_pages == 8192 and balloon.due == NEVER
+
+
+def test_frames_of_other_drivers_are_not_the_balloons():
+    balloon = guest(XEN_2_6_26, built="16M")
+    balloon.balloon_update_driver_allowance(30)
+    balloon.domain.stop_at = 100
+    balloon.set_target("32M")
+    balloon.work(0.0)
+    assert balloon.hard_limit == 4096 + 100 - 30 == balloon.current_pages
+    balloon.validate()
+
+
+@pytest.mark.parametrize("behaviour, kind", [(XEN_3_1, OLD), (XEN_TODAY, NEW)], ids=["3.1", "today"])
+def test_ballooned_pages_for_other_drivers(engine, behaviour, kind):
+    """The balloon has 1000 pages, a driver wants 3000. Expect 2000 ballooned out, and memory added to make up for it."""
+    balloon = guest(behaviour, engine, kind)
+    settle(balloon, 7192 * 4096)
+    listed = balloon.balloon_list().tolist()
+    pfns = balloon.alloc_ballooned_pages(1000, 2000.0)
+    assert pfns.tolist() == (listed[::-1] if behaviour is XEN_3_1 else listed) and balloon.target_unpopulated == 1000
+    assert balloon.balloon_low == balloon.balloon_high == 0 and not balloon.domain.backed(pfns).any()
+    balloon.validate()
+    more = balloon.alloc_ballooned_pages(2000, 2000.0)
+    assert balloon.current_pages == 5192 and np.intersect1d(pfns, more).size == 0
+    balloon.validate()
+    run([balloon], 2100.0, 2000.0)
+    balloon.validate()
+    assert balloon.current_pages == 7192 and list(balloon.mem.blocks) == [0, 1, 2]
+    with pytest.raises(HotplugError, match=f"{UNIT + 1000} pages are out"):
+        balloon.close()
+    for bad in ([*pfns[:2], pfns[0]], [int(balloon.balloon_list()[0])]):
+        with pytest.raises(ValueError, match="no driver has"):
+            balloon.free_ballooned_pages(bad)
+    for back in (pfns, more):
+        balloon.free_ballooned_pages(back, 2100.0)
+    assert balloon.target_unpopulated == 0 and balloon.due == 2100.0
+    settle(balloon, (8192 + UNIT) * 4096, 2100.0)
+    assert balloon.balloon_pages == 0 and balloon.current_pages == 8192 + UNIT
+
+
+def test_ballooned_pages_that_cannot_be_had():
+    balloon = guest(XEN_TODAY)
+    with pytest.raises(MemoryError, match="8192 ballooned pages"):
+        balloon.alloc_ballooned_pages(8192)
+    assert balloon.target_unpopulated == 0
+    balloon.validate()
+    for bad in (guest(XEN_2_6_26), guest(XEN_TODAY, order=9)):
+        with pytest.raises(ValueError, match="ballooned pages of a balloon"):
+            bad.alloc_ballooned_pages(1)
+    assert balloon.alloc_ballooned_pages(0).size == 0
+
+
 def test_a_callback_already_taken():
     mem = Memory(SMALL_64, boot="32M")
     mem.set_online_page_callback(print)
@@ -370,6 +454,7 @@ class BalloonMachine(RuleBasedStateMachine):
             self.udevs.append(Udev(mem, delay=2.5, period=1.0))
         self.neighbour = Domain(self.host)
         self.used = [np.empty(0, np.int64) for _ in self.balloons]
+        self.held = [np.empty(0, np.int64) for _ in self.balloons]
 
     def advance(self, seconds):
         try:
@@ -393,6 +478,17 @@ class BalloonMachine(RuleBasedStateMachine):
     def populate_dies(self, which):
         self.balloons[which].domain.dies = True
         self.advance(1.0)
+
+    @rule(which=st.integers(0, 1), nr=st.integers(0, 3000))
+    def driver_takes_pages(self, which, nr):
+        balloon = self.balloons[which]
+        if balloon.behaviour.callback:
+            balloon.free_ballooned_pages(self.held[which], self.now)
+            self.held[which] = np.empty(0, np.int64)
+            try:
+                self.held[which] = balloon.alloc_ballooned_pages(nr, self.now)
+            except MemoryError:
+                assert balloon.target_unpopulated == 0
 
     @rule(nr=st.integers(0, 60 * 256))
     def host_runs_dry(self, nr):

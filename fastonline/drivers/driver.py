@@ -105,6 +105,14 @@ class PageList:
         """Take `nr` pages off the head."""
         self._first += nr
 
+    def tail(self, nr):
+        """Up to `nr` pages from the tail on, left where they are."""
+        return self._room[max(self._first, self._end - nr) : self._end][::-1].copy()
+
+    def drop_tail(self, nr):
+        """Take `nr` pages off the tail."""
+        self._end -= nr
+
     def _need(self, before, behind):
         if self._first >= before and self._end + behind <= self._room.size:
             return
@@ -159,14 +167,15 @@ def alloc_highuser(mem, nr, order=0, highest=None):
     return np.concatenate(got) if got else np.empty(0, np.int64)
 
 
+def totalreserve_pages(mem):
+    """Pages that stay free: each zone's high watermark and its largest lowmem_reserve (calculate_totalreserve_pages)."""
+    return sum(min(max(zone.protection) + zone.high, zone.managed_pages) for zone in mem.zones.values())
+
+
 def si_mem_available(mem):
     """Pages that can be had without driving the machine under its reserves: free pages less totalreserve_pages (6.1, which adds
     what the page cache would give; there is none here)."""
-    free = reserve = 0
-    for zone in mem.zones.values():
-        free += zone.free_pages
-        reserve += min(max(zone.protection) + zone.high, zone.managed_pages)
-    return max(0, free - reserve)
+    return max(0, sum(zone.free_pages for zone in mem.zones.values()) - totalreserve_pages(mem))
 
 
 def allocate_resource(mem, nr_pages, align):

@@ -56,12 +56,12 @@ class Series:
         return asdict(self)
 
     def __str__(self):
-        """A table, one line a target."""
+        """A table, one line a target; those that were not reached say so."""
         lines = [f"{'time s':>8} {'target':>10} {'actual':>10} {'host free':>10} {'calls':>9} {'call ms':>9} {'wall ms':>9}"]
         for s in self.samples:
             lines.append(
                 f"{s.time:8.1f} {format_size(s.target):>10} {format_size(s.actual):>10} {format_size(s.host_free):>10} "
-                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}"
+                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}{'' if s.actual == s.target else '  not reached'}"
             )
         lines.append("  ".join(f"{name} {number}" for name, number in {**self.counts, **self.calls}.items() if number))
         return "\n".join(lines)
