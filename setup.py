@@ -1,6 +1,8 @@
 """The extension modules; everything else about the package is in pyproject.toml.
 
 FASTONLINE_CHECKED=1 builds the checked variant: bounds and overflow checks on, assertions kept.
+FASTONLINE_SANITIZE=address,undefined builds with gcc's sanitizers: the first finding ends the process. Python is then run with
+LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)" ASAN_OPTIONS=detect_leaks=0.
 """
 
 import os
@@ -10,8 +12,14 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CHECKED = os.environ.get("FASTONLINE_CHECKED", "") not in ("", "0")
+SANITIZE = os.environ.get("FASTONLINE_SANITIZE", "")
 # CFLAGS with an -O of its own wins.
-OPTIMIZE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O1" if CHECKED else "-O3"]
+OPTIMIZE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O1" if CHECKED or SANITIZE else "-O3"]
+if SANITIZE:
+    COMPILE, LINK = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"], [f"-fsanitize={SANITIZE}"]
+else:
+    # no debugging information, no symbols but the exported ones: a third of the size
+    COMPILE, LINK = ["-g0"], ["-Wl,-s"]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -26,6 +34,7 @@ DIRECTIVES = {
 
 MODULES = [
     "fastonline.core.lock",
+    "fastonline.core.threads",
     "fastonline.core.bitmap",
     "fastonline.core.pageflags",
     "fastonline.core.sections",
@@ -58,7 +67,8 @@ setup(
         Extension(
             name,
             [name.replace(".", "/") + ".pyx"],
-            extra_compile_args=OPTIMIZE,
+            extra_compile_args=OPTIMIZE + COMPILE,
+            extra_link_args=LINK,
             undef_macros=["NDEBUG"] if CHECKED else [],
         )
         for name in MODULES

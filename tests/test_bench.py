@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("pytest_benchmark")
 
 BENCH = Path(__file__).parent.parent / "bench"
-GROUPS = {"section", "section, both phases", "page", "batch", "call", "alloc", "scale, whole", "scale, random", "scale, page by page"}
+GROUPS = {"section", "section, both phases", "page", "batch", "call", "alloc", "scale, whole", "scale, random", "scale, page by page", "add_memory, threads"}
 CONTENDERS = {"bitmap", "struct_page", "numpy_only", "plain_python"}
 
 

@@ -1,5 +1,6 @@
 """Very large machines, very many, and no memory for either: what is not used costs nothing, what cannot be had changes nothing."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -38,6 +39,7 @@ def test_ten_thousand_machines_share_nothing():
     assert all(mem.totalram_pages == 16384 for mem in fleet)
 
 
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="the address sanitizer takes all the address space")
 @pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
 def test_no_memory_to_grow_changes_nothing(engine):
     """Let the machine grow under a limit of its address space that is raised page by page of what it would need.

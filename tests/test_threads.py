@@ -219,6 +219,29 @@ def shape(mem):
 
 
 @pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_12], ids=lambda rules: rules.name)
+@pytest.mark.parametrize("threads", [2, 3, 64])
+def test_threads_of_a_call_leave_what_one_leaves(engine, rules, threads):
+    nr = LARGE[engine] + 5 * SECTION
+    alone = fo.Memory(fo.X86_64, boot="128M", engine=engine, rules=rules)
+    alone.add_memory(FIRST, nr)
+    shared = fo.Memory(fo.X86_64, boot="128M", engine=engine, rules=rules)
+    shared.add_memory(FIRST, nr, threads=threads)
+    assert shape(shared) == shape(alone)
+    assert np.array_equal(shared.page_states(FIRST, nr), alone.page_states(FIRST, nr))
+    assert shared.online_pages(FIRST, nr) == nr
+    shared.check_engine()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 65])
+def test_no_such_number_of_threads(make_machine, threads):
+    mem = make_machine()
+    before = shape(mem)
+    with pytest.raises(ValueError, match=f"threads {threads} is not between 1 and 64"):
+        mem.add_memory(1024, 256, threads=threads)
+    assert shape(mem) == before
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_12], ids=lambda rules: rules.name)
 @pytest.mark.parametrize("call", ["add_memory", "prepare_online_pages", "mark_pages_onlined", "online_pages"])
 def test_a_signal_that_raises_takes_a_lasting_call_back(engine, rules, call, interrupt):
     """Interrupt the call sooner and sooner. Expect nothing changed each time, and the call to succeed afterwards."""

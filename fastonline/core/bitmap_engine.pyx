@@ -146,7 +146,7 @@ cdef class BitmapEngine(Engine):
     # -- ranges
 
     cdef void init_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
-        self.touched += nr >> 3
+        self.count_touched(nr >> 3)
         bitmap_set(self.flags.reserved, start, nr)
 
     cdef void forget_pages(self, pfn_t start, uint64_t nr) noexcept nogil:

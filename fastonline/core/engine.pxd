@@ -16,6 +16,10 @@ from fastonline.core.buddy cimport free_area
 from fastonline.core.lock cimport MachineLock
 from fastonline.core.types cimport area_t, int64_t, pfn_t, uint8_t, uint32_t, uint64_t, word_t
 
+cdef extern from *:
+    enum: RELAXED "__ATOMIC_RELAXED"
+    uint64_t fetch_add "__atomic_fetch_add"(uint64_t *, uint64_t, int) noexcept nogil
+
 cdef enum:
     BATCH_OK = 0
     BATCH_OUT_OF_RANGE = 1
@@ -39,15 +43,23 @@ cdef class Engine:
     cdef area_t *area_of                 # area of each block of 2^max_order pages, NO_AREA = none
     cdef uint64_t nr_blocks
     cdef readonly uint64_t touched       # bytes of page state written since the engine was made
+    cdef bint shared                     # several threads work on it, each on pages of its own
     cdef readonly object area_array      # owns area_of: (nr_pages >> max_order,) uint16
     cdef Bitmap batch                    # one bit a page, zero but inside a batch call; made when first needed
     cdef word_t *batch_words
     cdef MachineLock lock                # of the machine that the engine is part of
     cdef uint64_t page_bits              # bits of state that a step over a range touches for each page
 
+    cdef inline void count_touched(self, uint64_t nr_bytes) noexcept nogil:
+        if self.shared:
+            fetch_add(&self.touched, nr_bytes, RELAXED)
+        else:
+            self.touched += nr_bytes
+
     # room
     cdef int grow(self, uint64_t nr_pages, list spans) except -1
     cdef int add_areas(self, int nr_areas) except -1
+    cdef free_area *area_at(self, int area) except NULL                      # ValueError: there is none
     cdef void assign_area(self, pfn_t start, uint64_t nr, area_t area) noexcept nogil
     cdef uint64_t area_run(self, pfn_t start, pfn_t end) noexcept nogil      # pages from start on in one area
     # batches: gather sets the bits of a batch, or sets `bad` to the index of a culprit and leaves none set

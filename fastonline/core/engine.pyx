@@ -158,12 +158,17 @@ cdef class Engine:
         """Go on counting from so many bytes."""
         self.touched = nr_bytes
 
+    cdef free_area *area_at(self, int area) except NULL:
+        if not 0 <= area < self.nr_areas:
+            raise ValueError(f"there is no free area {area}: there are {self.nr_areas}")
+        return &self.areas[area]
+
     def area_counters(self, int area):
         """Exact counts of one free area: dict of COUNTERS -> (NR_ORDERS,) int64, and "managed" -> int."""
         cdef free_area *a
         cdef int k
         settle(self.lock)
-        a = &self.areas[area]
+        a = self.area_at(area)
         free_area_fold(a)
         counts = {name: np.empty(NR_ORDERS, np.int64) for name in COUNTERS}
         for k in range(NR_ORDERS):
@@ -177,8 +182,9 @@ cdef class Engine:
 
     def set_area_counters(self, int area, dict counts):
         """The inverse of area_counters; search hints start over."""
-        cdef free_area *a = &self.areas[area]
+        cdef free_area *a
         cdef int k
+        a = self.area_at(area)
         free_area_init(a, area)
         for k in range(NR_ORDERS):
             a.nr_free[k] = counts["nr_free"][k]

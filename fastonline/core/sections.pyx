@@ -1,3 +1,5 @@
+from operator import index
+
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from
 from fastonline.core.bitmap import zeroed
 
@@ -45,6 +47,10 @@ cdef class Sections:
         """PAGES_PER_SECTION."""
         return 1 << self.pfn_section_shift
 
+    def _checked(self, first, nr):
+        if not 0 <= first <= first + nr <= self.nr_sections:
+            raise ValueError(f"sections {first} to {first + nr} are not among the {self.nr_sections} there is room for")
+
     def add(self, uint64_t start_pfn, uint64_t nr_pages, bint early=False):
         """The sections that the range meets become present, and the subsections that it meets are there (sparse_add_section);
         early: as at boot (sparse_init), online at once."""
@@ -52,6 +58,8 @@ cdef class Sections:
         cdef uint64_t nr, first, last, start, end
         if nr_pages == 0:
             return
+        self._checked(start_pfn >> shift, 1)
+        self._checked((start_pfn + nr_pages - 1 >> shift), 1)
         end = start_pfn + nr_pages
         for nr in range(start_pfn >> shift, ((end - 1) >> shift) + 1):
             start = max(start_pfn, nr << shift) - (nr << shift)
@@ -66,12 +74,14 @@ cdef class Sections:
 
     def remove(self, uint64_t first, uint64_t nr):
         """`nr` sections from number `first` on are gone (sparse_remove_section)."""
+        self._checked(first, nr)
         for plane in (self.present, self.online, self.early):
             bitmap_clear((<Bitmap>plane).words, first, nr)
         self.subsection_map[first : first + nr] = 0
 
     def set_online(self, uint64_t first, uint64_t nr, bint online):
         """online_mem_sections / offline_mem_sections."""
+        self._checked(first, nr)
         if online:
             bitmap_set(self.online.words, first, nr)
         else:
@@ -80,9 +90,13 @@ cdef class Sections:
     def __len__(self):
         return self.nr_sections
 
+    def _has(self, Bitmap plane, nr):
+        nr = index(nr)
+        return 0 <= nr < self.nr_sections and plane[nr]
+
     def present_section_nr(self, nr):
         """Is section `nr` there?"""
-        return 0 <= nr < self.nr_sections and self.present[nr]
+        return self._has(self.present, nr)
 
     def valid_section_nr(self, nr):
         """Has section `nr` page descriptors? Here every present section has."""
@@ -90,11 +104,11 @@ cdef class Sections:
 
     def online_section_nr(self, nr):
         """Is section `nr` online?"""
-        return 0 <= nr < self.nr_sections and self.online[nr]
+        return self._has(self.online, nr)
 
     def early_section_nr(self, nr):
         """Was section `nr` there at boot?"""
-        return 0 <= nr < self.nr_sections and self.early[nr]
+        return self._has(self.early, nr)
 
     def partial_section_nr(self, nr):
         """Is section `nr` there only in part?"""

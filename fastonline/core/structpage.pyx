@@ -100,11 +100,12 @@ cdef inline int64_t rmqueue(mem_map *m, page_t *pages, free_area *area, int orde
 
 cdef void split_at(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
     """Split the free block that reaches over `pfn`, if there is one, until a block begins there."""
-    cdef free_area *a = area_of_page(m, pfn)
+    cdef free_area *a
     cdef pfn_t head = pfn
     cdef int k = 0
     if pfn & ((<pfn_t>1 << m.max_order) - 1) == 0:
-        return
+        return           # which holds for the end of memory, where there is no area to look up
+    a = area_of_page(m, pfn)
     while not page_is_buddy(pages, head, k):
         k += 1
         if k > m.max_order:
@@ -438,7 +439,7 @@ cdef class StructPageEngine(Engine):
             mark_descriptors(<page64 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
 
     cdef void init(self, pfn_t start, uint64_t nr, int flags) noexcept nogil:
-        self.touched += nr * self.page_bytes
+        self.count_touched(nr * self.page_bytes)
         if self.page_bytes == 32:
             init_descriptors(<page32 *>self.map.pages, start, nr, flags)
         elif self.page_bytes == 56:

@@ -98,7 +98,7 @@ def read_targets(path):
     """[(s, bytes)] of a CSV file with lines of time,target; a first line that says so is skipped. OSError when it cannot be
     read, ValueError naming the line that is wrong."""
     targets = []
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
         for nr, row in enumerate(csv.reader(file), 1):
             if not row or (nr == 1 and [cell.strip() for cell in row] == ["time", "target"]):
                 continue

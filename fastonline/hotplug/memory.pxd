@@ -77,7 +77,7 @@ cdef class Memory:
     cdef uint64_t part_pages(self) noexcept nogil
     cdef void step(self, int step, uint64_t start, uint64_t nr, int order) noexcept nogil
     cdef void step_back(self, int step, uint64_t start, uint64_t nr) noexcept nogil
-    cdef int walk(self, int step, uint64_t start, uint64_t nr, int order) except -1
+    cdef int walk(self, int step, uint64_t start, uint64_t nr, int order, int threads=*) except -1
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
     cdef int changed_nid(self, uint64_t start) noexcept
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil

@@ -16,6 +16,7 @@ from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, 
     KPF_RESERVED, decode_page_flags
 from fastonline.core.sections cimport early_section_nr
 from fastonline.core.structpage cimport StructPageEngine
+from fastonline.core.threads cimport MAX_THREADS, in_threads, range_step
 from fastonline.core.types cimport MAX_MAX_ORDER, NO_AREA, int16_t, uint8_t, uint32_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
 from fastonline.hotplug.watermarks cimport (
@@ -72,6 +73,12 @@ cdef uint64_t as_uint64(object value, str what) except? 0xFFFFFFFFFFFFFFFF:
             raise ValueError(f"{what} cannot be negative: {value}") from None
         raise OverflowError(f"{what} does not fit into 64 bits: {value:#x}") from None
     return number
+
+
+cdef int as_threads(int threads) except -1:
+    if not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads {threads} is not between 1 and {MAX_THREADS}")
+    return threads
 
 
 cdef int as_order(object value, int max_order) except -1:
@@ -596,12 +603,13 @@ cdef class Memory:
 
     # -- adding and removing
 
-    def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False):
+    def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False, int threads=1):
         """Sections appear: their memmap is there, every page Reserved, nothing online; no zone changes.
 
         start_pfn, nr_pages: unsigned long, pages. Today's rules take whole memory blocks, 2.6.25 widens the range to whole
         sections. nid: the node, which comes online with its first memory. name: of the resource in /proc/iomem,
-        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE).
+        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE). threads: 1 to 64 share the first write of the
+        memmap, whose page faults are what adding many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9).
         The memmap costs what the machine's `memmap` says, and the new blocks go online as auto_online_blocks says.
 
         HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end (`blocks.add` tells
@@ -612,6 +620,7 @@ cdef class Memory:
         cdef uint64_t node = as_uint64(nid, "nid"), unit = self.geometry.pages_per_section, first, end
         cdef int done = 0
         held = self.lock.hold()
+        as_threads(threads)
         self._not_changing("add_memory")
         self.check_range(start, nr, "add_memory")
         if node >= MAX_NUMNODES:
@@ -636,7 +645,7 @@ cdef class Memory:
         runs = self.sections.missing_runs(first, end)
         try:
             for first, end in runs:
-                self.walk(INIT, first * unit, (end - first) * unit, 0)
+                self.walk(INIT, first * unit, (end - first) * unit, 0, threads)
                 done += 1
             if self.memmap is not None:
                 self._alloc_memmap(start, nr, node)
@@ -1001,13 +1010,14 @@ cdef class Memory:
         elif step == ONLINE:
             self.pages.reserve_range(start, nr)
 
-    cdef int walk(self, int step, uint64_t start, uint64_t nr, int order) except -1:
+    cdef int walk(self, int step, uint64_t start, uint64_t nr, int order, int threads=1) except -1:
         """Take a range, all of whose pages are alike, one step further: added, prepared or online. Nobody sees a part of it.
 
         A range that lasts is walked part by part without the GIL; in between signals are looked at. When a handler raises
-        (Ctrl-C), the parts are taken back, with their counters, and nothing has changed.
+        (Ctrl-C), the parts are taken back, with their counters, and nothing has changed. Several threads share a part of a
+        step whose pages have nothing to do with each other (INIT).
         """
-        cdef uint64_t at = start, end = start + nr, part = self.part_pages()
+        cdef uint64_t at = start, end = start + nr, whole = self.part_pages() * threads, part = whole
         cdef int area
         cdef PyThreadState *thread
         if nr * self.pages.page_bits < LASTING:
@@ -1019,10 +1029,15 @@ cdef class Memory:
             while at < end:
                 part = min(end, (at + part) >> MAX_MAX_ORDER << MAX_MAX_ORDER) - at
                 thread = self.lock.let_go(part * self.pages.page_bits)
-                self.step(step, at, part, order)
+                if threads == 1:
+                    self.step(step, at, part, order)
+                else:
+                    self.pages.shared = True
+                    in_threads(<range_step>shared_step, <void *>self, step, at, part, 1 << MAX_MAX_ORDER, threads)
+                    self.pages.shared = False
                 self.lock.take_back(thread)
                 at += part
-                part = self.part_pages()
+                part = whole
                 if at < end:
                     PyErr_CheckSignals()
         except BaseException:
@@ -1526,11 +1541,9 @@ cdef class Memory:
         cdef int types = self.zones.table.nr_types
         if zone is None:
             return [nid * types + i for nid in self.zones.online_nodes() for i in range(types - 1, -1, -1)]
-        if not isinstance(zone, (str, tuple)):
-            zone = (zone.nid, zone.name)
         try:
-            return [self.zones[zone].nr]
-        except (KeyError, TypeError, ValueError):
+            return [self.zones[zone if isinstance(zone, (str, tuple)) else (zone.nid, zone.name)].nr]
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise ValueError(f"there is no zone {zone!r}: {', '.join(self.zones.names)}") from None
 
     def alloc_pages(self, order=0, zone=None):
@@ -2009,6 +2022,9 @@ cdef class Memory:
         mem.fixed_room = state["fixed_room"]
         mem.pages_per_block = state["pages_per_block"]
         mem.memmap = state["memmap"]
+        if mem.engine not in ENGINES or not 0 < mem.max_pfn <= mem.geometry.max_pfn or not 0 < state["nr_pages"] <= mem._rounded(mem.max_pfn) \
+                or mem.pages_per_block <= 0 or mem.pages_per_block % mem.geometry.pages_per_section:
+            raise ValueError("the engine, the size or the blocks of the machine are none")
         mem._make(state["nr_pages"])
         mem.memmaps.update((section, (pfn, nr)) for section, pfn, nr in state["memmaps"])
         mem.groups.extend(map(tuple, state["groups"]))
@@ -2030,6 +2046,8 @@ cdef class Memory:
         shift = mem.pages.max_order
         for (start, nr), areas in zip(spans, state["area_of"], strict=True):
             mem.pages.area_array[start >> shift : start + nr >> shift] = areas
+        if np.any(mem.pages.area_array >= mem.pages.nr_areas):
+            raise ValueError("there are pages of a zone that there is not")
         for area, counts in enumerate(state["areas"]):
             mem.pages.set_area_counters(area, counts)
         mem.resources = Resources(mem.geometry.page_shift, state["resources"])
@@ -2058,6 +2076,10 @@ cdef class Memory:
         Other threads' changes wait until it is written."""
         held = self.lock.hold()
         savefile.save(path, self._state())
+
+
+cdef void shared_step(Memory mem, int step, pfn_t start, uint64_t nr) noexcept nogil:
+    mem.step(step, start, nr, 0)
 
 
 cdef inline bint zones_meet(const zone *zone, uint64_t start, uint64_t nr) noexcept nogil:
@@ -2096,6 +2118,6 @@ def load(path):
     try:
         mem = Memory._restore(state)
         mem.validate()
-    except (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+    except (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError, ValueError) as e:
         raise ValueError(f"{path}: not a machine that fastonline saved: {e}") from None
     return mem

@@ -104,5 +104,5 @@ def load(path, kind="machine"):
 
     try:
         return revive(json.loads(data[start:at]))
-    except (KeyError, TypeError, ValueError, RecursionError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as e:
         raise ValueError(f"{path}: not a {kind} that fastonline saved: {e}") from None

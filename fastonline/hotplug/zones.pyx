@@ -353,6 +353,9 @@ cdef class Zones:
     def __setstate__(self, dict state):
         cdef int z, i, n
         self.need_node(len(state["nodes"]) - 1)
+        if len(state["nodes"]) != self.table.nr_nodes or len(state["zones"]) != self.table.nr_nodes * self.table.nr_types \
+                or len(state["lowmem_reserve_ratio"]) > self.table.nr_types:
+            raise ValueError(f"{len(state['nodes'])} nodes with {len(state['zones'])} zones in all of {self.table.nr_types} types")
         for z, values in enumerate(state["zones"]):
             (self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
              self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
