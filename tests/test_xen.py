@@ -111,6 +111,30 @@ def test_batches_are_a_page_of_longs(geometry, rules, batch):
     assert single.domain.calls["populate_physmap"] == 100
 
 
+@pytest.mark.parametrize("behaviour, kind", [(XEN_2_6_26, OLD), (XEN_THREAD, OLD), (XEN_3_1, NEW), (XEN_TODAY, NEW)])
+def test_page_by_page_is_what_single_calls_do(engine, behaviour, kind):
+    """Once by the frame_list, once one by one, with somebody who is told. Expect the same pages, frames and counts."""
+    ends = []
+    for single in (False, True):
+        balloon = guest(behaviour, engine, kind, built="16M", host="36M", batch=1, max_retry_count=1)
+        told = []
+        if single:
+            balloon._frame_list = 1
+            balloon.mem.notifiers.register(lambda action, notice: told.append(notice.onlined))
+        for at, size in enumerate([17, 20, 17, 40, 19]):
+            settle(balloon, f"{size}M", at * 2000.0)
+        stats = balloon.mem.stats()
+        ends.append({
+            "list": balloon.balloon_list().tobytes(), "p2m": balloon.domain.p2m.tobytes(), "calls": balloon.domain.calls,
+            "refused": balloon.domain.refused, "hard_limit": balloon.hard_limit, "pages": balloon.current_pages,
+            "merges": stats["merges"], "onlined": stats["pages_onlined"], "buddyinfo": balloon.mem.buddyinfo(),
+        })
+    for what, value in ends[0].items():
+        assert value == ends[1][what], what
+    assert behaviour.callback or set(told) - {0} == {1} and sum(told) > 4096
+    assert ends[0]["calls"]["populate_physmap"] > 4096 <= ends[0]["calls"]["decrease_reservation"]
+
+
 def test_2_6_26_gives_a_partial_batch_back():
     balloon = guest(XEN_2_6_26, built="16M")
     balloon.domain.stop_at = 100
@@ -421,6 +445,17 @@ def test_a_whole_section_goes_online_in_the_drivers_batches(engine):
     balloon.work(0.0)
     assert balloon.current_pages == mem.totalram_pages == 3 << 17
     assert balloon.domain.calls["populate_physmap"] == 128 and told == [1024] * 128
+    balloon.validate()
+
+
+def test_a_whole_section_goes_online_page_by_page(engine):
+    """Expect a hypercall for each page, in the steps of a list of 1024: seconds if each were a step of its own."""
+    mem = Memory(X86_32_PAE, boot="1G", rules=LINUX_2_6_25, max_memory="2G", engine=engine)
+    balloon = XenBalloon(mem, Domain(Host("2G", scattered=True, call_ns=100), "1G"), XEN_THREAD, batch=1)
+    balloon.set_target("1.5G")
+    balloon.work(0.0)
+    assert balloon.current_pages == mem.totalram_pages == 3 << 17
+    assert balloon.domain.calls["populate_physmap"] == 1 << 17 and balloon.domain.ns == 100 << 17
     balloon.validate()
 
 

@@ -90,6 +90,7 @@ class XenBalloon(Driver):
         self.behaviour = behaviour
         self.order = order
         self.batch = frame_list if batch is None else batch
+        self._frame_list = frame_list
         self.auto_online = auto_online
         self.max_retry_count = max_retry_count
         self.max_schedule_delay = max_schedule_delay
@@ -320,6 +321,14 @@ class XenBalloon(Driver):
 
     # -- growing and shrinking by one batch
 
+    def _at_once(self, extents):
+        """Of so many extents, those that one step moves: a batch. Single pages that nobody is told of one by one go by the
+        frame_list, and are counted as the calls that they stand for."""
+        if self.batch > 1 or self.order:
+            return min(extents, self.batch)
+        listeners = len(self.mem.notifiers) - bool(self._expanded)
+        return min(extents, self._frame_list if self.behaviour.callback or listeners == 0 else 1)
+
     def _increase(self, extents):
         """increase_reservation: back pages of the list and free them. BP_EAGAIN when the host gives nothing."""
         if len(self._list) == 0:
@@ -328,8 +337,14 @@ class XenBalloon(Driver):
             self.hotplug_pages += nr
             self.balloon_hotplug -= nr
             return BP_DONE
-        heads = self._list.head(min(extents, self.batch))
+        nr = self._at_once(extents)
+        if self.batch == 1:     # the call that fails is one of its own
+            nr = max(1, min(self.domain.room(nr), self.domain.host.free_frames))
+        heads = self._list.head(nr)
         mfns = self.domain.populate_physmap(heads, self.order)
+        if self.batch == 1:
+            heads = heads[: max(1, mfns.size)]
+            self.domain.count("populate_physmap", heads.size - 1)
         if mfns.size < heads.size and self.behaviour.all_or_nothing:
             if mfns.size:
                 self.domain.decrease_reservation(mfns, self.order)
@@ -355,7 +370,7 @@ class XenBalloon(Driver):
             self.hotplug_pages -= nr
             self.balloon_hotplug += nr
             return BP_DONE
-        want = min(extents, self.batch)
+        want = self._at_once(extents)
         heads = alloc_highuser(self.mem, want, self.order)
         if heads.size:
             pfns = pages_of_extents(heads, self.order)
@@ -376,6 +391,10 @@ class XenBalloon(Driver):
             if large.any():
                 self.domain.decrease_reservation(heads[large], self.order)
             mfns = extents[~large].ravel()
+        if self.batch == 1 and mfns.size:
+            self.domain.decrease_reservation(mfns)
+            self.domain.count("decrease_reservation", mfns.size - 1)
+            return
         for at in range(0, mfns.size, self.batch):
             self.domain.decrease_reservation(mfns[at : at + self.batch])
 
