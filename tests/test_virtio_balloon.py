@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, OLD, SMALL_64, UNIT
+from drivers_common import ENGINES, NEW, NO_SIZES, OLD, SMALL_64, UNIT
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -250,9 +250,7 @@ def test_a_host_that_dies_costs_no_page(engine):
     assert driver.current_pages == 4096
 
 
-@pytest.mark.parametrize("size, error", [
-    ("no size", ValueError), ("-1G", ValueError), (4097, ValueError), (None, TypeError), (1.5, TypeError),
-])
+@NO_SIZES
 def test_what_is_no_target(size, error):
     driver = guest()
     with pytest.raises(error):

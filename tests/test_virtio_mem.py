@@ -4,7 +4,7 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, OLD, SMALL_64, UNIT
+from drivers_common import ENGINES, NEW, NO_SIZES, OLD, SMALL_64, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -17,21 +17,6 @@ from fastonline.hotplug.migrate import MovablePages
 
 SUB = 512           # pages of a sub-block, eight of which are a memory block
 MIB = 256           # pages
-
-
-class HalfWay(Domain):
-    """A domain whose next populate breaks off after so many pages, or raises before any; it keeps a log of requests."""
-
-    stop_at = None
-    dies = False
-
-    def populate_physmap(self, pfns, order=0):
-        if self.dies:
-            self.dies = False
-            raise KeyboardInterrupt
-        if self.stop_at is not None:
-            pfns, self.stop_at = pfns[: self.stop_at], None
-        return super().populate_physmap(pfns, order)
 
 
 class Logged(VirtioMemDriver):
@@ -417,9 +402,7 @@ def test_two_devices_share_the_callback(engine):
     mem.validate()
 
 
-@pytest.mark.parametrize("size, error", [
-    ("no size", ValueError), ("-1G", ValueError), (4097, ValueError), (None, TypeError), (1.5, TypeError),
-])
+@NO_SIZES
 def test_what_is_no_target(size, error):
     driver = guest()
     with pytest.raises(error):

@@ -4,7 +4,7 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, OLD, SMALL_32, SMALL_64, UNIT
+from drivers_common import ENGINES, NEW, NO_SIZES, OLD, SMALL_32, SMALL_64, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -23,21 +23,6 @@ MIB = 256       # pages
 @pytest.fixture(params=ENGINES)
 def engine(request):
     return request.param
-
-
-class HalfWay(Domain):
-    """A domain whose next populate breaks off after so many extents, or raises before any."""
-
-    stop_at = None
-    dies = False
-
-    def populate_physmap(self, pfns, order=0):
-        if self.dies:
-            self.dies = False
-            raise KeyboardInterrupt
-        if self.stop_at is not None:
-            pfns, self.stop_at = pfns[: self.stop_at], None
-        return super().populate_physmap(pfns, order)
 
 
 def guest(behaviour, engine="bitmap", kind=NEW, boot="32M", built=None, host="128M", **options):
@@ -257,9 +242,7 @@ def test_beyond_the_cap():
     assert balloon.current_pages == 36 * 256 and balloon.state == BP_ECANCELED and domain.refused["cap"] > 0
 
 
-@pytest.mark.parametrize("size, error", [
-    ("no size", ValueError), ("-1G", ValueError), (4097, ValueError), (None, TypeError), (1.5, TypeError),
-])
+@NO_SIZES
 def test_what_is_no_target(size, error):
     balloon = guest(XEN_TODAY)
     with pytest.raises(error):
@@ -419,6 +402,15 @@ def test_bad_options(options, match):
         guest(XEN_TODAY, kind=OLD, order=9)
     with pytest.raises(ValueError, match="must agree"):
         XenBalloon(Memory(SMALL_64, boot="32M"), Domain(Host("64M", page_size=65536), "32M"))
+
+
+@pytest.mark.parametrize("behaviour, kind", [(XEN_THREAD, OLD), (XEN_TODAY, NEW)], ids=["thread", "today"])
+def test_memory_is_not_added_over_a_device(behaviour, kind):
+    """iomem has a device behind boot memory. Expect the balloon's memory behind that."""
+    balloon = guest(behaviour, kind=kind)
+    balloon.mem.resources.request(40 << 20, 1 << 20, "PCI Bus 0000:00")
+    settle(balloon, "40M")
+    assert list(balloon.mem.blocks) == [0, 1, 3] and balloon.current_pages == 40 * MIB
 
 
 def test_a_vetoed_expansion_adds_nothing(engine):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastonline.core.pageflags import FLAG_NAMES
-from fastonline.drivers.hypervisor import pages_of_size
+from fastonline.drivers.hypervisor import all_different, pages_of_size
 
 NEVER = float("inf")
 
@@ -64,6 +64,11 @@ class Driver:
         """Check the guest, the host and what is between them from scratch; AssertionError with the first that is broken."""
         self.mem.validate()
         self.domain.host.validate()
+
+    def check_balloon(self, pfns):
+        """Of validate: the pages in a balloon (int64 array) are there once, and have no frame."""
+        assert all_different(pfns), "a page is in the balloon twice"
+        assert not self.domain.backed(pfns).any(), "a page in the balloon has a frame"
 
 
 class PageList:
@@ -178,13 +183,8 @@ def si_mem_available(mem):
     return max(0, sum(zone.free_pages for zone in mem.zones.values()) - totalreserve_pages(mem))
 
 
-def allocate_resource(mem, nr_pages, align):
-    """The lowest `align`-aligned pfn of a range of so many pages that no resource has (allocate_resource over
-    iomem), or None."""
-    start = 0
-    for first, end in mem.resources:
-        if start + nr_pages <= first:
-            break
-        if end > start:
-            start = -(-end // align) * align
-    return start if start + nr_pages <= mem.max_pfn else None
+def free_range(mem, nr_pages):
+    """The lowest pfn of a range of so many pages, at the beginning of a memory block, that no resource has. HotplugError EBUSY
+    where there is none below the end of what the machine can have."""
+    page = mem.geometry.page_size
+    return mem.resources.find_resource(nr_pages * page, mem.pages_per_block * page, last=mem.max_pfn * page - 1) // page

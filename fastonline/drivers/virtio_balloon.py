@@ -7,7 +7,7 @@ page is the host's when the guest says so, and the guest's again when it is touc
 import numpy as np
 
 from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, Driver, alloc_highuser, si_mem_available
-from fastonline.drivers.hypervisor import all_different, pages_of_extents
+from fastonline.drivers.hypervisor import pages_of_extents
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
 
 ARRAY_PFNS = 256
@@ -255,8 +255,7 @@ class VirtioBalloonDriver(Driver):
         """As Driver.validate, and: a page of the balloon is there once, has no frame, and is PG_offline or in use."""
         super().validate()
         pfns = self.balloon.pages.pfns
-        assert all_different(pfns), "a page is in the balloon twice"
-        assert not self.domain.backed(pfns).any(), "a page in the balloon has a frame"
+        self.check_balloon(pfns)
         states = self.mem.page_states(0, int(pfns.max()) + 1)[pfns] if pfns.size else pfns
         offline = states & PG_OFFLINE != 0
         assert np.all(offline == self.balloon.pages.offline), "a page of the balloon is not managed as it must be"

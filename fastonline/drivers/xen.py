@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastonline.drivers.driver import (
-    NEVER, PG_PREPARED, Driver, PageList, alloc_highuser, allocate_resource, highmem_pfn, online_pfns, si_mem_available,
+    NEVER, PG_PREPARED, Driver, PageList, alloc_highuser, free_range, highmem_pfn, online_pfns, si_mem_available,
     totalreserve_pages,
 )
 from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, all_different, pages_of_extents, pages_of_size
@@ -466,13 +466,11 @@ class XenBalloon(Driver):
         A free range of iomem, aligned to a section; add_memory, prepare_online_pages; every page Reserved, without a frame, and
         on the list. Today's rules take whole sections only.
 
-        HotplugError: ENOSPC when there is no such range, and as add_memory and prepare_online_pages; ValueError when the pages
+        HotplugError: EBUSY when there is no such range, and as add_memory and prepare_online_pages; ValueError when the pages
         are not whole extents of the balloon's order. Nothing is added then.
         """
         mem = self.mem
-        start = allocate_resource(mem, nr_pages, mem.geometry.pages_per_section)
-        if start is None:
-            raise HotplugError.of(errno.ENOSPC, f"balloon_expand by {nr_pages} pages: there is no free range of iomem")
+        start = free_range(mem, nr_pages)
         self._check_extents(start, nr_pages)
         mem.add_memory(start, nr_pages)
         self._expanding = True
@@ -512,10 +510,8 @@ class XenBalloon(Driver):
             if credit <= 0:
                 return BP_WAIT      # enough is added, not onlined yet
         nr = -(-credit // unit) * unit
-        start = allocate_resource(mem, nr, unit)
         try:
-            if start is None:
-                raise HotplugError.of(errno.ENOSPC, f"no free range of {nr} pages of iomem")
+            start = free_range(mem, nr)
             mem.add_memory(start, nr)
         except HotplugError:
             return BP_EAGAIN if self.behaviour.promises else BP_ECANCELED
@@ -570,8 +566,7 @@ class XenBalloon(Driver):
         super().validate()
         heads = self._list.view()
         listed = np.append(pages_of_extents(heads, self.order), self._held)
-        assert all_different(listed), "a page is on the balloon list twice"
-        assert not self.domain.backed(listed).any(), "a page on the balloon list has a frame"
+        self.check_balloon(listed)
         high = 0 if self._highmem_pfn is None else int(np.count_nonzero(heads >= self._highmem_pfn))
         assert high == self._high, f"{self._high} highmem extents are counted, {high} are on the list"
         managed = self.mem.totalram_pages
