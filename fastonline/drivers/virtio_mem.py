@@ -94,15 +94,15 @@ class VirtioMem:
     def _pages(self, block, first, nr=1):
         return block * self.block_pages + first * self.sub_block_pages, nr * self.sub_block_pages
 
-    def _memory_blocks(self, block):
-        """The memory blocks of a block."""
+    def memory_blocks(self, block):
+        """The memory blocks of a block that was added, in a list."""
         each = self.block_pages // self._mem.pages_per_block
         return [self._mem.blocks[nr] for nr in range(block * each, (block + 1) * each)]
 
     def _state(self, block):
         """OFFLINE, KERNEL or MOVABLE, and whether it is partly plugged (VIRTIO_MEM_SBM_MB_*). A big block is OFFLINE or
         MOVABLE when all of it is (or offline)."""
-        online = [b for b in self._memory_blocks(block) if b.state == "online"]
+        online = [b for b in self.memory_blocks(block) if b.state == "online"]
         state = "KERNEL" if online else "OFFLINE"
         if online and all(self._mem.zone_of(b.start_pfn).name == "Movable" for b in online):
             state = "MOVABLE"
@@ -121,7 +121,7 @@ class VirtioMem:
         return self.offline_threshold - sum(map(self._offline_pages, self.plugged))
 
     def _offline_pages(self, block):
-        return sum(b.nr_pages for b in self._memory_blocks(block) if b.state == "offline")
+        return sum(b.nr_pages for b in self.memory_blocks(block) if b.state == "offline")
 
     def _send(self, request, start_pfn, nr_pages):
         """virtio_mem_send_plug_request, _unplug_request: HotplugError ETXTBSY when the host is busy."""
@@ -298,7 +298,7 @@ class VirtioMem:
     def _offline_and_remove(self, block):
         """offline_and_remove_memory: all of its memory blocks, or none: HotplugError."""
         went = []
-        for b in self._memory_blocks(block):
+        for b in self.memory_blocks(block):
             if b.state == "online":
                 word = "online_movable" if self._mem.zone_of(b.start_pfn).name == "Movable" else "online_kernel"
                 try:
@@ -472,8 +472,8 @@ class VirtioMemDriver(Driver):
         self.due = NEVER
 
     def validate(self):
-        """As Driver.validate, and: what is plugged is backed, of what was added nothing else is, and that is away from the
-        allocator."""
+        """As Driver.validate, and: what is plugged is backed and, where its memory block is online, the guest's; of what was
+        added nothing else is backed, and that is away from the allocator."""
         super().validate()
         device, domain = self.device, self.domain
         plugged = device.plugged_pages
@@ -488,3 +488,6 @@ class VirtioMemDriver(Driver):
             states = self.mem.page_states(int(pfns[0]), pfns.size)
             kept = states & (PG_OFFLINE | PG_RESERVED) != 0
             assert np.all(kept[away]) and not np.any(states[away] & PG_BUDDY), f"an unplugged page of block {block} is online"
+            online = np.repeat([b.state == "online" for b in device.memory_blocks(block)], self.mem.pages_per_block)
+            if not self.mem.memmaps:
+                assert not np.any(kept[online & ~away]), f"a plugged page of block {block} did not go online with it"
