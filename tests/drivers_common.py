@@ -33,3 +33,24 @@ class HalfWay(Domain):
         if self.stop_at is not None:
             pfns, self.stop_at = pfns[: self.stop_at], None
         return super().populate_physmap(pfns, order)
+
+
+class Dying:
+    """Of a ResidentDomain: it dies when it discards or touches, once that was done so many times."""
+
+    dies_in = None
+
+    def _count_down(self):
+        if self.dies_in is not None:
+            self.dies_in -= 1
+            if self.dies_in < 0:
+                self.dies_in = None
+                raise KeyboardInterrupt
+
+    def discard(self, pfns, calls=1):
+        self._count_down()
+        return super().discard(pfns, calls)
+
+    def touch(self, pfns, *args, **options):
+        self._count_down()
+        return super().touch(pfns, *args, **options)

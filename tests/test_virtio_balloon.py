@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, NO_SIZES, OLD, SMALL_64, UNIT
+from drivers_common import ENGINES, NEW, NO_SIZES, OLD, SMALL_64, UNIT, Dying
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -17,18 +17,8 @@ from fastonline.hotplug.migrate import MovablePages
 BOTH = pytest.mark.parametrize("kind", [OLD, NEW], ids=["2.6.25", "6.1"])
 
 
-class Dying(ResidentDomain):
-    """A host that dies while it discards, once so many messages have come."""
-
-    dies_in = None
-
-    def discard(self, pfns, calls=1):
-        if self.dies_in is not None:
-            self.dies_in -= 1
-            if self.dies_in < 0:
-                self.dies_in = None
-                raise KeyboardInterrupt
-        return super().discard(pfns, calls)
+class DyingDomain(Dying, ResidentDomain):
+    pass
 
 
 # A report leaves 32 pageblocks above the low watermark alone: small ones, so that a small guest has more than that.
@@ -38,7 +28,7 @@ OLD_SMALL_BLOCKS, NEW_SMALL_BLOCKS = ((replace(geometry, pageblock_order=5), rul
 def guest(engine="bitmap", kind=NEW, host="128M", limit=None, touched=True, **options):
     geometry, rules = kind
     mem = Memory(geometry, boot="32M", rules=rules, engine=engine)
-    driver = VirtioBalloonDriver(mem, Dying(Host(host, scattered=True, seed=3), limit), **options)
+    driver = VirtioBalloonDriver(mem, DyingDomain(Host(host, scattered=True, seed=3), limit), **options)
     if touched:
         driver.domain.touch(np.arange(8192))
     return driver
@@ -278,7 +268,7 @@ class VirtioMachine(RuleBasedStateMachine):
         for _ in range(2):
             mem = Memory(kind[0], boot="32M", rules=kind[1], engine=engine)
             must_tell, oom, reporting = (data.draw(st.booleans()) for _ in range(3))
-            self.drivers.append(VirtioBalloonDriver(mem, Dying(self.host, "28M"), must_tell, oom, reporting))
+            self.drivers.append(VirtioBalloonDriver(mem, DyingDomain(self.host, "28M"), must_tell, oom, reporting))
             self.used.append(MovablePages(mem))
         self.neighbour = ResidentDomain(self.host)
 
