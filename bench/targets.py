@@ -1,4 +1,5 @@
-"""PERFORMANCE.md's targets, and the drivers', beside what one run here measures; it judges nothing, so that a busy machine fails nobody.
+"""PERFORMANCE.md's targets, and the drivers', beside what one run here measures; it judges nothing, so that a busy machine
+fails nobody.
 
     python bench/targets.py              # a minute; what takes 16 Mi pages and more says "--large"
     python bench/targets.py --large      # up to 2^30 pages; some GiB of memory, some minutes

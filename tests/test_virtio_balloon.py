@@ -186,6 +186,16 @@ def test_a_report_holds_32_blocks():
     driver.validate()
 
 
+def test_reports_of_64_kib_pages_are_2_mib():
+    mem = Memory(ARM64_64K, boot="1G", rules=LINUX_6_1)
+    driver = VirtioBalloonDriver(mem, ResidentDomain(Host("1G", page_size=65536)))
+    driver.domain.touch(np.arange(16384))
+    mem.alloc_contig_range(40, 1)
+    assert driver.reporting_order == 5 and driver.report_free_pages() == 16384 - 32
+    assert driver.domain.backed_pfns().tolist() == list(range(32, 64))
+    driver.validate()
+
+
 def test_hints(engine):
     driver = guest(engine, kind=OLD)
     free = driver.mem.buddyinfo()

@@ -105,7 +105,7 @@ def test_page_by_page_is_what_single_calls_do(engine, behaviour, kind):
         told = []
         if single:
             balloon._frame_list = 1
-            balloon.mem.notifiers.register(lambda action, notice: told.append(notice.onlined))
+            balloon.mem.notifiers.register(lambda action, notice, told=told: told.append(notice.onlined))
         for at, size in enumerate([17, 20, 17, 40, 19]):
             settle(balloon, f"{size}M", at * 2000.0)
         stats = balloon.mem.stats()

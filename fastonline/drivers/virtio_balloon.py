@@ -205,11 +205,16 @@ class VirtioBalloonDriver(Driver):
             return 0
         return self.balloon.deflate(max(1, OOM_PFNS // self.balloon.units_per_page))
 
+    @property
+    def reporting_order(self):
+        """Order of the blocks that are reported: 2 MiB with pages of 64 KiB, whose pageblocks are 512 MiB, else a pageblock."""
+        return 5 if self.mem.geometry.page_size == 65536 else self.mem.geometry.pageblock_order
+
     def report_free_pages(self):
-        """page_reporting_process: the frames behind every free block of pageblock_order are the host's; how many pages were
+        """page_reporting_process: the frames behind every free block of reporting_order are the host's; how many pages were
         reported. A block without frames has been reported or was never used, and is not reported again (PG_reported). Zones
         that have less than a report above their low watermark are left alone."""
-        mem, order = self.mem, self.mem.geometry.pageblock_order
+        mem, order = self.mem, self.reporting_order
         spare = {zone.nr for zone in mem.zones.values() if zone.free_pages > zone.low + (REPORTING_CAPACITY << order)}
         heads = [np.empty(0, np.int64)]
         for start, end in mem.resources:
