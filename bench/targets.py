@@ -1,10 +1,12 @@
-"""PERFORMANCE.md's targets beside what one run here measures; it judges nothing, so that a busy machine fails nobody.
+"""PERFORMANCE.md's targets, and the drivers', beside what one run here measures; it judges nothing, so that a busy machine
+fails nobody.
 
     python bench/targets.py              # a minute; what takes 16 Mi pages and more says "--large"
     python bench/targets.py --large      # up to 2^30 pages; some GiB of memory, some minutes
 """
 
 import sys
+import time
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,6 +18,8 @@ import fastonline as fo
 from fastonline.cost.phases import time_calls, time_memset, time_range_call
 from fastonline.cost.profile import summary
 from fastonline.cost.report import number
+from fastonline.drivers.hypervisor import Domain, Host
+from fastonline.drivers.xen import XEN_THREAD, XenBalloon
 
 GROWTH = (17, 20, 22)
 GROWTH_LARGE = (24, 27, 30)
@@ -94,6 +98,22 @@ def python_calls(repeat):
     return Figure("one page, Python call", True, 80, "ns", found["min"], found["median"])
 
 
+def xen_section(repeat, batch, what):
+    """One section that the thread's Xen balloon populates from a host whose frames are scattered: ms."""
+    found = []
+    for _ in range(repeat):
+        mem = fo.Memory(fo.X86_32_PAE, boot="1G", rules=fo.LINUX_2_6_25, max_memory="2G")
+        balloon = XenBalloon(mem, Domain(Host("2G", scattered=True), "1G"), XEN_THREAD, batch=batch)
+        balloon.balloon_expand(SECTION)
+        balloon.set_target("1.5G")
+        start = time.perf_counter()
+        balloon.work(0.0)
+        found.append((time.perf_counter() - start) * 1e3)
+        assert mem.totalram_pages == 3 * SECTION
+    found = summary(found)
+    return Figure(f"whole section, Xen driver, {what}", True, 5, "ms", found["min"], found["median"])
+
+
 def resident():
     """Bytes of memory that this process really has."""
     with open("/proc/self/statm") as file:
@@ -165,6 +185,8 @@ def figures(large, repeat):
         times("one page, C door, ascending", 5, "ns", small, "bitmap", "W2 C door"),
         times("one page, C door, random", 5, "ns", small, "bitmap", "W3 C door"),
         python_calls(repeat),
+        xen_section(repeat, 1, "page by page"),
+        xen_section(repeat, None, "1024 a hypercall"),
         times("allocate and free every page in bulk, a page", 1, "ns", small, "bitmap", "W4"),
         Figure(f"growth to {grown[-1][0]} pages: most ns a page / least", True, 2, "x", max(flat) / min(flat), None,
                "flat is read as twice; see below how memset grows"),

@@ -4,7 +4,7 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, SMALL_64
+from drivers_common import ENGINES, SMALL_64, Dying
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -272,3 +272,92 @@ class CmmMachine(RuleBasedStateMachine):
 
 TestCmmMachine = CmmMachine.TestCase
 TestCmmMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+class DyingDomain(Dying, HintedDomain):
+    pass
+
+
+class DyingPools(Dying, ResidentDomain):
+    pass
+
+
+class DriverMachine(RuleBasedStateMachine):
+    """A guest with pools and one with hints, on a host that is too small: targets move at random, guests allocate and free, the
+    host dies half-way or runs dry."""
+
+    @initialize(engine=st.sampled_from(ENGINES))
+    def boot(self, engine):
+        self.host = Host("40M", scattered=True, seed=4)
+        one, two = (Memory(SMALL_64, boot="32M", engine=engine) for _ in range(2))
+        self.pools = Cmm1(one, DyingPools(self.host), timeout_pages=500, timeout_seconds=3.0)
+        self.hints = Cmm2(two, DyingDomain(self.host))
+        self.neighbour = ResidentDomain(self.host)
+        self.used, self.now = [], 0.0
+
+    def step(self, call, *args):
+        """None where the host died, or had nothing left for it."""
+        try:
+            return call(*args)
+        except KeyboardInterrupt:
+            for driver in (self.pools, self.hints):      # the worker is started again
+                driver.due = min(driver.due, self.now)
+        except HotplugError as e:
+            assert e.errno == errno.ENOMEM and self.host.free_frames == 0
+
+    @rule(pools=st.booleans(), pages=st.integers(0, 9000), seconds=st.sampled_from([0.0, 1.0, 10.0]))
+    def target(self, pools, pages, seconds):
+        (self.pools if pools else self.hints).set_target(pages * 4096, self.now)
+        self.step(run, [self.pools, self.hints], self.now + seconds, self.now)
+        self.now += seconds
+
+    @rule(pages=st.integers(0, 3000))
+    def timed_target(self, pages):
+        self.pools.set_timed_target(pages, self.now)
+
+    @rule(dies_in=st.integers(0, 3), pools=st.booleans())
+    def host_will_die(self, dies_in, pools):
+        (self.pools if pools else self.hints).domain.dies_in = dies_in
+
+    @rule(nr=st.integers(0, 4000))
+    def allocate(self, nr):
+        nr = min(nr, sum(zone.free_pages for zone in self.hints.mem.zones.values()))
+        pfns = self.step(self.hints.alloc_pages_bulk, nr)
+        if pfns is not None:
+            self.used.append(pfns)
+
+    @rule()
+    def free(self):
+        if self.used:
+            self.hints.free_pfns(self.used.pop())
+
+    @rule(nr=st.integers(0, 2000))
+    def cache(self, nr):
+        self.step(self.hints.cache_pages, min(nr, sum(zone.free_pages for zone in self.hints.mem.zones.values())))
+        self.step(self.hints.use_cache)
+
+    @rule(nr=st.integers(0, 8000))
+    def touch(self, nr):
+        pfns = self.pools.mem.alloc_pages_bulk(min(nr, sum(zone.free_pages for zone in self.pools.mem.zones.values())))
+        self.step(self.pools.domain.touch, pfns)
+        self.pools.mem.free_pfns(pfns)
+
+    @rule(nr=st.integers(0, 500))
+    def out_of_memory(self, nr):
+        before = self.pools.pages + self.pools.timed_pages
+        assert self.pools.oom_notify(nr) == min(nr, before)
+
+    @rule(nr=st.integers(0, 9000))
+    def host_runs_dry(self, nr):
+        self.neighbour.discard(np.arange(9000))
+        self.step(self.neighbour.touch, np.arange(nr))
+
+    @invariant()
+    def books_balance(self):
+        if hasattr(self, "pools"):
+            self.pools.validate()
+            self.hints.validate()
+
+
+TestDriverMachine = DriverMachine.TestCase
+TestDriverMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)

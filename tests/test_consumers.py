@@ -81,6 +81,28 @@ def test_udev_asks_a_script_and_lives_with_a_veto():
             Udev(mem, **bad)
 
 
+def test_udev_sees_what_comes_between_two_looks():
+    """A block goes and comes back, another is onlined by hand, a third is gone again. Expect every event, in order."""
+    mem = Memory(SMALL_64, boot="64M", memory_block_size="32M")
+    block = 2 * UNIT
+    mem.add_memory(2 * block, block)
+    udev = Udev(mem, delay=1.0, period=0.5)
+    mem.remove_memory(2 * block, block)
+    mem.add_memory(2 * block, 3 * block)
+    mem.blocks[3].online("online_movable")
+    mem.remove_memory(4 * block, block)
+    run([udev], 0.2)
+    assert [f"{e.action}@{e.device}" for e in udev.events] == [
+        "remove@memory2", "add@memory2", "add@memory3", "add@memory4", "online@memory3", "remove@memory4"]
+    run([udev], 2.0, 0.2)
+    assert [(e.time, e.action, e.device) for e in udev.events[6:]] == [(1.0, "online", "memory2")]
+    assert mem.blocks[2].valid_zones == "Normal" and mem.blocks[3].valid_zones == "Movable"
+    udev.close()
+    mem.blocks[2].offline()
+    assert len(udev.events) == 7 and mem.events.listeners == []
+    mem.validate()
+
+
 def test_a_container_is_a_node(engine):
     mem = Memory(SMALL_64, boot="32M", engine=engine)
     udev = Udev(mem, delay=1.0, period=0.5)
@@ -91,6 +113,7 @@ def test_a_container_is_a_node(engine):
     assert udev.events[0].device == "container1" and 1 in mem.nodes and box.online_pages() == 0
     run([udev], 5.0)
     assert box.online_pages() == 3 * UNIT == mem.nodes[1].managed_pages
+    assert ("add", "node1") in [(e.action, e.device) for e in udev.events]
     assert changed[0] == 1 and changed[-1] == -1
     pfn = mem.alloc_pages(0, (1, "Normal"))
     with pytest.raises(HotplugError, match="container1 stays") as e:

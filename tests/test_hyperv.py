@@ -4,7 +4,7 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, OLD, SMALL_64, UNIT
+from drivers_common import ENGINES, NEW, OLD, SMALL_64, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -21,7 +21,7 @@ def engine(request):
 
 def guest(engine="bitmap", kind=NEW, boot="32M", host="256M", max_memory=None, **options):
     mem = Memory(kind[0], boot=boot, rules=kind[1], engine=engine)
-    return HvBalloon(mem, Domain(Host(host, scattered=True), boot, max_memory), **options)
+    return HvBalloon(mem, HalfWay(Host(host, scattered=True), boot, max_memory), **options)
 
 
 def reserved(mem, start, nr):
@@ -203,6 +203,16 @@ class HvMachine(RuleBasedStateMachine):
     def host_runs_dry(self, nr):
         self.neighbour.unback(self.neighbour.backed_pfns())
         self.neighbour.back(np.arange(nr))
+
+    @rule(stop_at=st.integers(0, 600), dies=st.booleans(), pages=st.integers(96 * 256, 180 * 256))
+    def populate_breaks_off(self, stop_at, dies, pages):
+        domain = self.balloon.domain
+        domain.stop_at, domain.dies = stop_at, dies
+        try:
+            self.target(pages)
+        except KeyboardInterrupt:
+            self.balloon.due = self.now      # the worker is started again
+        domain.stop_at, domain.dies = None, False
 
     @rule()
     def user_space_onlines(self):

@@ -56,15 +56,18 @@ def test_cimport(tmp_path):
     assert mem.zones["Normal"].free_pages == 1
 
 
-def test_console():
-    """The command lines parse; those that need no right and no file run."""
+def test_console(capsys):
+    """The command lines parse; those of the drivers run."""
     (text,) = blocks("console")
     lines = [shlex.split(line.removeprefix("$ "), comments=True) for line in text.splitlines()]
-    assert len(lines) == 8
+    assert len(lines) == 9
     for program, *args in lines:
         assert program == "fastonline"
         parsed = make_parser().parse_args(args)
         assert callable(parsed.run)
+        if args[0] == "balloon":
+            assert parsed.run(parsed) == 0
+            assert len(capsys.readouterr().out.splitlines()) == 2 + len(parsed.targets.split(","))
 
 
 def test_section_that_one_command_measures(capfd):

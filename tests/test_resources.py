@@ -31,6 +31,7 @@ def test_allocate_resource():
     tree.request(3 << 29, 1 << 20, "ACPI")
     assert tree.allocate_resource(1 << 29, 1 << 29, "Xen Balloon") == 1 << 30
     assert tree.allocate_resource(1 << 29, 1 << 29, "Xen Balloon") == 1 << 31
+    assert tree.find_resource(4096, 4096, first=5000) == (3 << 29) + (1 << 20)      # and leaves it free
     assert tree.allocate_resource(4096, 4096, first=5000) == (3 << 29) + (1 << 20)
     refused("EBUSY", tree.allocate_resource, 1 << 30, 1 << 29, last=(1 << 31) + 5)
     for size, align in ((0, 1), (-1, 1), (4096, 3), (4096, 0)):

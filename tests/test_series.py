@@ -14,6 +14,9 @@ RUNS = [
     ("xen", OLD, {"behaviour": "thread"}, [32, 48, 24]),
     ("xen", NEW, {"behaviour": "3.1", "udev_delay": 1.0}, [32, 48, 24]),
     ("xen", NEW, {"order": 9}, [32, 48, 24]),
+    ("virtio", NEW, {"reporting": True}, [32, 32, 24]),
+    ("virtio-mem", NEW, {}, [32, 48, 32]),
+    ("virtio-mem", NEW, {"block_size": "16M", "udev_delay": 1.0}, [32, 48, 32]),
     ("hyperv", NEW, {}, [32, 48, 24]),
     ("cmm", NEW, {}, [32, 32, 24]),
     ("cmm", NEW, {"behaviour": "cmm2"}, [24, 24, 24]),
@@ -32,6 +35,7 @@ def test_runs(name, kind, options, actual):
     assert json.loads(json.dumps(series.as_dict()))["driver"] == name
     lines = str(series).splitlines()
     assert len(lines) == 5 and lines[1].split()[1:3] == ["32M", f"{actual[0]}M"]
+    assert ["not reached" in line for line in lines[1:4]] == [s.actual != s.target for s in series.samples]
 
 
 def test_it_is_deterministic():
@@ -85,6 +89,9 @@ def test_plot(tmp_path):
     ("xen 1G,1.25G --udev-delay 2 --scattered --seed 4", [1024, 1280]),
     ("hyperv 1.25G,768M --max-memory 1152M", [1152, 768]),
     ("cmm 768M,1G", [768, 1024]),
+    ("virtio 768M,1G --reporting", [768, 1024]),
+    ("virtio-mem 1G,1.25G,1030M --block-size 4M", [1024, 1280, 1028]),
+    ("virtio-mem 3G,1.5G --udev-delay 2", [3072, 1536]),
 ])
 def test_the_command_line(line, actual, tmp_path):
     parser = argparse.ArgumentParser()
@@ -100,7 +107,8 @@ def test_the_command_line(line, actual, tmp_path):
 @pytest.mark.parametrize("line, match", [
     ("hyperv 1G --order 9", "no option order"), ("cmm 1G --udev-delay 1", "no option udev_delay"),
     ("xen 1G,big", "'big' is not a size"), ("xen 1G --boot 5", "whole number of pages"), ("xen 1G --call-ns -1", "cost"),
-    ("hyperv 1G --behaviour today", "no option behaviour"),
+    ("hyperv 1G --behaviour today", "no option behaviour"), ("xen 1G --reporting", "no option reporting"),
+    ("virtio-mem 1G --block-size 3M", "power of two"), ("virtio-mem 1G --rules 2.6.25", "no virtio-mem"),
     ("xen 1G --order 77", "order 77"), ("xen 1G --udev-delay -1", "delay"),
 ])
 def test_a_wrong_command_line(line, match):

@@ -4,7 +4,7 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, OLD, SMALL_32, SMALL_64, UNIT
+from drivers_common import ENGINES, NEW, NO_SIZES, OLD, SMALL_32, SMALL_64, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -17,24 +17,12 @@ from fastonline.drivers.xen import (
 )
 
 
+MIB = 256       # pages
+
+
 @pytest.fixture(params=ENGINES)
 def engine(request):
     return request.param
-
-
-class HalfWay(Domain):
-    """A domain whose next populate breaks off after so many extents, or raises before any."""
-
-    stop_at = None
-    dies = False
-
-    def populate_physmap(self, pfns, order=0):
-        if self.dies:
-            self.dies = False
-            raise KeyboardInterrupt
-        if self.stop_at is not None:
-            pfns, self.stop_at = pfns[: self.stop_at], None
-        return super().populate_physmap(pfns, order)
 
 
 def guest(behaviour, engine="bitmap", kind=NEW, boot="32M", built=None, host="128M", **options):
@@ -106,6 +94,30 @@ def test_batches_are_a_page_of_longs(geometry, rules, batch):
     single = guest(XEN_3_1, kind=(geometry, rules), built="16M", batch=1)
     settle(single, 4196 * 4096)
     assert single.domain.calls["populate_physmap"] == 100
+
+
+@pytest.mark.parametrize("behaviour, kind", [(XEN_2_6_26, OLD), (XEN_THREAD, OLD), (XEN_3_1, NEW), (XEN_TODAY, NEW)])
+def test_page_by_page_is_what_single_calls_do(engine, behaviour, kind):
+    """Once by the frame_list, once one by one, with somebody who is told. Expect the same pages, frames and counts."""
+    ends = []
+    for single in (False, True):
+        balloon = guest(behaviour, engine, kind, built="16M", host="36M", batch=1, max_retry_count=1)
+        told = []
+        if single:
+            balloon._frame_list = 1
+            balloon.mem.notifiers.register(lambda action, notice, told=told: told.append(notice.onlined))
+        for at, size in enumerate([17, 20, 17, 40, 19]):
+            settle(balloon, f"{size}M", at * 2000.0)
+        stats = balloon.mem.stats()
+        ends.append({
+            "list": balloon.balloon_list().tobytes(), "p2m": balloon.domain.p2m.tobytes(), "calls": balloon.domain.calls,
+            "refused": balloon.domain.refused, "hard_limit": balloon.hard_limit, "pages": balloon.current_pages,
+            "merges": stats["merges"], "onlined": stats["pages_onlined"], "buddyinfo": balloon.mem.buddyinfo(),
+        })
+    for what, value in ends[0].items():
+        assert value == ends[1][what], what
+    assert behaviour.callback or set(told) - {0} == {1} and sum(told) > 4096
+    assert ends[0]["calls"]["populate_physmap"] > 4096 <= ends[0]["calls"]["decrease_reservation"]
 
 
 def test_2_6_26_gives_a_partial_batch_back():
@@ -230,9 +242,7 @@ def test_beyond_the_cap():
     assert balloon.current_pages == 36 * 256 and balloon.state == BP_ECANCELED and domain.refused["cap"] > 0
 
 
-@pytest.mark.parametrize("size, error", [
-    ("no size", ValueError), ("-1G", ValueError), (4097, ValueError), (None, TypeError), (1.5, TypeError),
-])
+@NO_SIZES
 def test_what_is_no_target(size, error):
     balloon = guest(XEN_TODAY)
     with pytest.raises(error):
@@ -267,6 +277,87 @@ def test_xenstore_speaks_kib():
     balloon = guest(XEN_TODAY)
     balloon.watch_target(20 * 1024 + 3, 5.0)
     assert balloon.target_pages == 20 * 256 and balloon.due == 5.0
+
+
+def test_an_hvm_guests_target_leaves_the_firmwares_memory_out():
+    """Built for 36 MiB, 4 of which the firmware has. Expect every target to mean 4 MiB less."""
+    balloon = guest(XEN_TODAY, static_max="36M")
+    for kib, pages in ((36 * 1024, 32 * MIB), (20 * 1024, 16 * MIB), (1024, 0)):
+        balloon.watch_target(kib)
+        assert balloon.target_pages == pages
+    with pytest.raises(ValueError):
+        guest(XEN_TODAY, static_max="much")
+
+
+@pytest.mark.parametrize("behaviour, text, target", [
+    (XEN_2_6_26, "16777216\n", 16 * MIB), (XEN_2_6_26, "20M", 20 * MIB), (XEN_2_6_26, "0x1800k", 6 * MIB),
+    (XEN_2_6_26, "0100000000", 16 * MIB), (XEN_2_6_26, "lots", 0),
+    (XEN_3_1, "16384\n", 16 * MIB), (XEN_TODAY, "16387", 16 * MIB), (XEN_TODAY, "20M", 5), (XEN_TODAY, "", 0),
+])
+def test_sysfs_target_kb(behaviour, text, target):
+    balloon = guest(behaviour)
+    assert balloon.store_target_kb(text, 3.0) == len(text)
+    assert balloon.target_pages == target and balloon.due == 3.0
+
+
+@pytest.mark.parametrize("text, admin, code", [
+    ("", True, "EBADMSG"), ("8", True, "EBADMSG"), ("1" * 65, True, "EFBIG"), ("16M", False, "EPERM"),
+])
+def test_sysfs_target_kb_refuses(text, admin, code):
+    balloon = guest(XEN_2_6_26)
+    with pytest.raises(HotplugError) as e:
+        balloon.store_target_kb(text, admin=admin)
+    assert errno.errorcode[e.value.errno] == code and balloon.target_pages == 8192 and balloon.due == NEVER
+
+
+def test_frames_of_other_drivers_are_not_the_balloons():
+    balloon = guest(XEN_2_6_26, built="16M")
+    balloon.balloon_update_driver_allowance(30)
+    balloon.domain.stop_at = 100
+    balloon.set_target("32M")
+    balloon.work(0.0)
+    assert balloon.hard_limit == 4096 + 100 - 30 == balloon.current_pages
+    balloon.validate()
+
+
+@pytest.mark.parametrize("behaviour, kind", [(XEN_3_1, OLD), (XEN_TODAY, NEW)], ids=["3.1", "today"])
+def test_ballooned_pages_for_other_drivers(engine, behaviour, kind):
+    """The balloon has 1000 pages, a driver wants 3000. Expect 2000 ballooned out, and memory added to make up for it."""
+    balloon = guest(behaviour, engine, kind)
+    settle(balloon, 7192 * 4096)
+    listed = balloon.balloon_list().tolist()
+    pfns = balloon.alloc_ballooned_pages(1000, 2000.0)
+    assert pfns.tolist() == (listed[::-1] if behaviour is XEN_3_1 else listed) and balloon.target_unpopulated == 1000
+    assert balloon.balloon_low == balloon.balloon_high == 0 and not balloon.domain.backed(pfns).any()
+    balloon.validate()
+    more = balloon.alloc_ballooned_pages(2000, 2000.0)
+    assert balloon.current_pages == 5192 and np.intersect1d(pfns, more).size == 0
+    balloon.validate()
+    run([balloon], 2100.0, 2000.0)
+    balloon.validate()
+    assert balloon.current_pages == 7192 and list(balloon.mem.blocks) == [0, 1, 2]
+    with pytest.raises(HotplugError, match=f"{UNIT + 1000} pages are out"):
+        balloon.close()
+    for bad in ([*pfns[:2], pfns[0]], [int(balloon.balloon_list()[0])]):
+        with pytest.raises(ValueError, match="no driver has"):
+            balloon.free_ballooned_pages(bad)
+    for back in (pfns, more):
+        balloon.free_ballooned_pages(back, 2100.0)
+    assert balloon.target_unpopulated == 0 and balloon.due == 2100.0
+    settle(balloon, (8192 + UNIT) * 4096, 2100.0)
+    assert balloon.balloon_pages == 0 and balloon.current_pages == 8192 + UNIT
+
+
+def test_ballooned_pages_that_cannot_be_had():
+    balloon = guest(XEN_TODAY)
+    with pytest.raises(MemoryError, match="8192 ballooned pages"):
+        balloon.alloc_ballooned_pages(8192)
+    assert balloon.target_unpopulated == 0
+    balloon.validate()
+    for bad in (guest(XEN_2_6_26), guest(XEN_TODAY, order=9)):
+        with pytest.raises(ValueError, match="ballooned pages of a balloon"):
+            bad.alloc_ballooned_pages(1)
+    assert balloon.alloc_ballooned_pages(0).size == 0
 
 
 def test_a_callback_already_taken():
@@ -313,6 +404,15 @@ def test_bad_options(options, match):
         XenBalloon(Memory(SMALL_64, boot="32M"), Domain(Host("64M", page_size=65536), "32M"))
 
 
+@pytest.mark.parametrize("behaviour, kind", [(XEN_THREAD, OLD), (XEN_TODAY, NEW)], ids=["thread", "today"])
+def test_memory_is_not_added_over_a_device(behaviour, kind):
+    """iomem has a device behind boot memory. Expect the balloon's memory behind that."""
+    balloon = guest(behaviour, kind=kind)
+    balloon.mem.resources.request(40 << 20, 1 << 20, "PCI Bus 0000:00")
+    settle(balloon, "40M")
+    assert list(balloon.mem.blocks) == [0, 1, 3] and balloon.current_pages == 40 * MIB
+
+
 def test_a_vetoed_expansion_adds_nothing(engine):
     balloon = guest(XEN_THREAD, engine, OLD)
     veto = balloon.mem.notifiers.register(lambda action, notice: NOTIFY_BAD)
@@ -337,6 +437,17 @@ def test_a_whole_section_goes_online_in_the_drivers_batches(engine):
     balloon.work(0.0)
     assert balloon.current_pages == mem.totalram_pages == 3 << 17
     assert balloon.domain.calls["populate_physmap"] == 128 and told == [1024] * 128
+    balloon.validate()
+
+
+def test_a_whole_section_goes_online_page_by_page(engine):
+    """Expect a hypercall for each page, in the steps of a list of 1024: seconds if each were a step of its own."""
+    mem = Memory(X86_32_PAE, boot="1G", rules=LINUX_2_6_25, max_memory="2G", engine=engine)
+    balloon = XenBalloon(mem, Domain(Host("2G", scattered=True, call_ns=100), "1G"), XEN_THREAD, batch=1)
+    balloon.set_target("1.5G")
+    balloon.work(0.0)
+    assert balloon.current_pages == mem.totalram_pages == 3 << 17
+    assert balloon.domain.calls["populate_physmap"] == 1 << 17 and balloon.domain.ns == 100 << 17
     balloon.validate()
 
 
@@ -370,6 +481,7 @@ class BalloonMachine(RuleBasedStateMachine):
             self.udevs.append(Udev(mem, delay=2.5, period=1.0))
         self.neighbour = Domain(self.host)
         self.used = [np.empty(0, np.int64) for _ in self.balloons]
+        self.held = [np.empty(0, np.int64) for _ in self.balloons]
 
     def advance(self, seconds):
         try:
@@ -393,6 +505,17 @@ class BalloonMachine(RuleBasedStateMachine):
     def populate_dies(self, which):
         self.balloons[which].domain.dies = True
         self.advance(1.0)
+
+    @rule(which=st.integers(0, 1), nr=st.integers(0, 3000))
+    def driver_takes_pages(self, which, nr):
+        balloon = self.balloons[which]
+        if balloon.behaviour.callback:
+            balloon.free_ballooned_pages(self.held[which], self.now)
+            self.held[which] = np.empty(0, np.int64)
+            try:
+                self.held[which] = balloon.alloc_ballooned_pages(nr, self.now)
+            except MemoryError:
+                assert balloon.target_unpopulated == 0
 
     @rule(nr=st.integers(0, 60 * 256))
     def host_runs_dry(self, nr):

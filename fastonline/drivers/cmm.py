@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastonline.drivers.driver import NEVER, PG_BUDDY, Driver, PageList, alloc_highuser
-from fastonline.drivers.hypervisor import Host, ResidentDomain, all_different
+from fastonline.drivers.hypervisor import Host, ResidentDomain
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.zones import Zone
@@ -233,6 +233,9 @@ class Cmm2(Driver):
             self.mem.set_pfns_offline(pfns[~backed])
             self._list.add_tail(pfns[~backed])
             pfns = pfns[backed]
+        except BaseException:
+            self.free_pfns(pfns)
+            raise
         return pfns
 
     def free_pfns(self, pfns: NDArray[np.int64]) -> None:
@@ -344,8 +347,12 @@ class Cmm1(Driver):
         missing = target - len(pool)
         if missing > 0:
             pfns = alloc_highuser(self.mem, missing)
+            try:
+                self.domain.discard(pfns, calls=pfns.size)
+            except BaseException:
+                self.mem.free_pfns(pfns)
+                raise
             pool.add_head(pfns)
-            self.domain.discard(pfns, calls=pfns.size)
         elif missing < 0:
             self._free(pool, -missing)
         return len(pool)
@@ -372,7 +379,6 @@ class Cmm1(Driver):
         self.due = self._timeout = NEVER
 
     def validate(self) -> None:
-        """As Driver.validate, and: the pools' pages are there once."""
+        """As Driver.validate, and: the pools' pages are there once, without a frame."""
         super().validate()
-        pages = np.concatenate([self._static.view(), self._timed.view()])
-        assert all_different(pages), "a page is in the pools twice"
+        self.check_balloon(np.concatenate([self._static.view(), self._timed.view()]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastonline.drivers.driver import NEVER
 from fastonline.errors import HotplugError
-from fastonline.hotplug.blocks import MMOP_ONLINE, Block
+from fastonline.hotplug.blocks import MMOP_ONLINE, WORDS, Block
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLINE, NOTIFY_BAD, NOTIFY_OK
 
@@ -58,14 +58,14 @@ class Uevent:
 
     time: float
     action: str
-    """"add", "remove", "online" or "failed"."""
+    """"add", "remove", "online", "offline"; "failed" where user space's write was refused."""
     device: str
-    """"memory12", or "container0"."""
+    """"memory12", "node1", or "container0"."""
 
 
 class Udev:
-    """User space that gets a uevent for each memory block that appears and writes "online" to its state file some time later
-    (the delay that auto_online_blocks was made to spare, 31bc3858ea3e).
+    """User space that gets the machine's uevents, and writes to the state file of each memory block that was added some time
+    later (the delay that auto_online_blocks was made to spare, 31bc3858ea3e).
 
     An actor of driver.run. delay: s from the event to the write. period: s between two looks at the queue. online_type:
     MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. check: a script's own test, ``check(block) -> bool``, asked before a
@@ -84,10 +84,16 @@ class Udev:
         self.online_type = online_type
         self.check = check
         self.events: list[Uevent] = []
-        """Uevents, oldest first."""
+        """Uevents by the time they were looked at, oldest first."""
         self.due = 0.0
-        self._known = set(mem.blocks)
-        self._waiting: dict[int, float] = {}      # block: when it is to be onlined
+        self._queue: list[tuple[str, str]] = []     # (action, device)
+        self._waiting: dict[int, float] = {}        # block: when it is to be onlined
+        mem.events.listen(self._heard)
+
+    def _heard(self, kind, text):
+        if kind == "uevent":
+            action, _, device = text.partition("@")
+            self._queue.append((action, device))
 
     def tell(self, now: float, action: str, device: str) -> None:
         """An event arrives."""
@@ -95,32 +101,36 @@ class Udev:
 
     def work(self, now: float) -> None:
         """Look at the queue, and online what is due."""
-        blocks = set(self.mem.blocks)
-        for nr in sorted(self._known - blocks):
-            self.tell(now, "remove", f"memory{nr}")
-            self._waiting.pop(nr, None)
-        for nr in sorted(blocks - self._known):
-            self.tell(now, "add", f"memory{nr}")
-            self._waiting[nr] = now + self.delay
-        self._known = blocks
+        self._look(now)
         for nr in [nr for nr, time in self._waiting.items() if time <= now]:
-            del self._waiting[nr]
-            self._online(nr, now)
+            if self._waiting.pop(nr, None) is not None:     # not removed meanwhile
+                self._online(nr, now)
         self.due = min([now + self.period, *self._waiting.values()])
+
+    def _look(self, now):
+        queue, self._queue = self._queue, []
+        for action, device in queue:
+            self.tell(now, action, device)
+            if device.startswith("memory"):
+                nr = int(device.removeprefix("memory"))
+                if action == "add":
+                    self._waiting[nr] = now + self.delay
+                elif action == "remove":
+                    self._waiting.pop(nr, None)
 
     def _online(self, nr, now):
         block = self.mem.blocks[nr]
         if block.state == "online" or (self.check is not None and not self.check(block)):
             return
         try:
-            self.mem.online_pages(block.start_pfn, self.mem.geometry.pages_per_section, self.online_type)
+            block.write_state(WORDS[self.online_type])
         except HotplugError:
             self.tell(now, "failed", f"memory{nr}")
-        else:
-            self.tell(now, "online", f"memory{nr}")
+        self._look(now)
 
     def close(self) -> None:
-        """Look no more."""
+        """Listen no more."""
+        self.mem.events.ignore(self._heard)
         self.due = NEVER
 
 

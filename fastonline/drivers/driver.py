@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import FLAG_NAMES
-from fastonline.drivers.hypervisor import Domain, pages_of_size
+from fastonline.drivers.hypervisor import Domain, all_different, pages_of_size
 from fastonline.geometry import Geometry
 from fastonline.hotplug.memory import Memory
 
@@ -17,6 +17,7 @@ NEVER = float("inf")
 
 PG_PREPARED = 1 << FLAG_NAMES.index("PG_prepared")
 PG_BUDDY = 1 << FLAG_NAMES.index("PG_buddy")
+PG_OFFLINE = 1 << FLAG_NAMES.index("PG_offline")
 PG_RESERVED = 1 << FLAG_NAMES.index("PG_reserved")
 
 
@@ -83,6 +84,11 @@ class Driver:
         self.mem.validate()
         self.domain.host.validate()
 
+    def check_balloon(self, pfns: NDArray[np.int64]) -> None:
+        """Of validate: the pages in a balloon (int64 array) are there once, and have no frame."""
+        assert all_different(pfns), "a page is in the balloon twice"
+        assert not self.domain.backed(pfns).any(), "a page in the balloon has a frame"
+
 
 class PageList:
     """A list of pages as struct list_head gives drivers: pages enter and leave at either end, by the batch.
@@ -123,6 +129,14 @@ class PageList:
         """Take `nr` pages off the head."""
         self._first += nr
 
+    def tail(self, nr: int) -> NDArray[np.int64]:
+        """Up to `nr` pages from the tail on, left where they are."""
+        return self._room[max(self._first, self._end - nr) : self._end][::-1].copy()
+
+    def drop_tail(self, nr: int) -> None:
+        """Take `nr` pages off the tail."""
+        self._end -= nr
+
     def _need(self, before, behind):
         if self._first >= before and self._end + behind <= self._room.size:
             return
@@ -152,21 +166,22 @@ def highmem_pfn(geometry: Geometry) -> int | None:
     return None
 
 
-def alloc_highuser(mem: Memory, nr: int, order: int = 0) -> NDArray[np.int64]:
+def alloc_highuser(mem: Memory, nr: int, order: int = 0, highest: str | None = None) -> NDArray[np.int64]:
     """Up to `nr` blocks for a balloon, as alloc_page(GFP_HIGHUSER | __GFP_NORETRY) one by one would give them: (got,) int64.
 
-    Zones from the highest kernel zone down (not Movable), each down to its min watermark and the lowmem_reserve it keeps from
-    such an allocation (zone_watermark_ok of order 0, KERNEL.md 2.4).
+    Zones from `highest` down, each to its min watermark and the lowmem_reserve it keeps from such an allocation
+    (zone_watermark_ok of order 0, KERNEL.md 2.4). highest: the zone's name, None: the highest kernel zone, not Movable.
     """
-    names = [name for name, _ in mem.geometry.zone_limits]
-    highest = mem.zones.names.index(names[-1])
+    if highest is None:
+        highest = mem.geometry.zone_limits[-1][0]
+    top = mem.zones.names.index(highest)
     got = []
     for nid in mem.nodes:
-        for name in reversed(names):
+        for name in reversed(mem.zones.names[: top + 1]):
             if nr == 0:
                 break
             zone = mem.zones[nid, name]
-            spare = (zone.free_pages - zone.min - zone.protection[highest]) >> order
+            spare = (zone.free_pages - zone.min - zone.protection[top]) >> order
             if order:
                 spare = min(spare, sum(count << k - order for k, count in enumerate(zone.nr_free) if k >= order))
             if spare > 0:
@@ -176,23 +191,19 @@ def alloc_highuser(mem: Memory, nr: int, order: int = 0) -> NDArray[np.int64]:
     return np.concatenate(got) if got else np.empty(0, np.int64)
 
 
+def totalreserve_pages(mem: Memory) -> int:
+    """Pages that stay free: each zone's high watermark and its largest lowmem_reserve (calculate_totalreserve_pages)."""
+    return sum(min(max(zone.protection) + zone.high, zone.managed_pages) for zone in mem.zones.values())
+
+
 def si_mem_available(mem: Memory) -> int:
     """Pages that can be had without driving the machine under its reserves: free pages less totalreserve_pages (6.1, which adds
     what the page cache would give; there is none here)."""
-    free = reserve = 0
-    for zone in mem.zones.values():
-        free += zone.free_pages
-        reserve += min(max(zone.protection) + zone.high, zone.managed_pages)
-    return max(0, free - reserve)
+    return max(0, sum(zone.free_pages for zone in mem.zones.values()) - totalreserve_pages(mem))
 
 
-def allocate_resource(mem: Memory, nr_pages: int, align: int) -> int | None:
-    """The lowest `align`-aligned pfn of a range of so many pages that no resource has (allocate_resource over
-    iomem), or None."""
-    start = 0
-    for first, end in mem.resources:
-        if start + nr_pages <= first:
-            break
-        if end > start:
-            start = -(-end // align) * align
-    return start if start + nr_pages <= mem.max_pfn else None
+def free_range(mem: Memory, nr_pages: int) -> int:
+    """The lowest pfn of a range of so many pages, at the beginning of a memory block, that no resource has. HotplugError EBUSY
+    where there is none below the end of what the machine can have."""
+    page = mem.geometry.page_size
+    return mem.resources.find_resource(nr_pages * page, mem.pages_per_block * page, last=mem.max_pfn * page - 1) // page

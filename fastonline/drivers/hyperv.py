@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.drivers.driver import NEVER, PG_RESERVED, Driver, PageList, alloc_highuser, allocate_resource, si_mem_available
-from fastonline.drivers.hypervisor import Domain, all_different
+from fastonline.drivers.driver import NEVER, PG_RESERVED, Driver, PageList, alloc_highuser, free_range, si_mem_available
+from fastonline.drivers.hypervisor import Domain, pages_of_extents
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.memory import Memory
 
@@ -213,7 +213,7 @@ class HvBalloon(Driver):
         want = min(nr_pages, max(0, si_mem_available(self.mem) - self.floor()))
         order = min(9, self.mem.geometry.max_page_order)
         heads = alloc_highuser(self.mem, want >> order, order)
-        large = (heads[:, None] + np.arange(1 << order)).ravel()
+        large = pages_of_extents(heads, order)
         pfns = np.concatenate([large, alloc_highuser(self.mem, want - large.size)])
         if pfns.size:
             self.mem.set_pfns_offline(pfns)
@@ -259,9 +259,11 @@ class HvBalloon(Driver):
                 return
             nr_pages -= part
         if nr_pages:
-            start = allocate_resource(self.mem, -(-nr_pages // self.chunk) * self.chunk, self.chunk)
-            if start is not None:
-                self.hot_add(start, nr_pages)
+            try:
+                start = free_range(self.mem, -(-nr_pages // self.chunk) * self.chunk)
+            except HotplugError:
+                return
+            self.hot_add(start, nr_pages)
 
     def close(self) -> None:
         """Let go of the callback. HotplugError EBUSY while pages are in the balloon."""
@@ -275,8 +277,7 @@ class HvBalloon(Driver):
         other page of the guest has one. (Pages covered in blocks not online yet are backed and not managed.)"""
         super().validate()
         ballooned = self._list.view()
-        assert all_different(ballooned), "a page is in the balloon twice"
-        assert not self.domain.backed(ballooned).any(), "a page in the balloon has a frame"
+        self.check_balloon(ballooned)
         waiting = 0
         for region in self.regions:
             pfns = np.arange(region.start_pfn, region.ha_end_pfn)

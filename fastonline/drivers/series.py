@@ -17,6 +17,8 @@ from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import Actor, Driver, run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
+from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
 from fastonline.geometry import PRESETS as GEOMETRIES, Geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
@@ -62,12 +64,12 @@ class Series:
         return asdict(self)
 
     def __str__(self) -> str:
-        """A table, one line a target."""
+        """A table, one line a target; those that were not reached say so."""
         lines = [f"{'time s':>8} {'target':>10} {'actual':>10} {'host free':>10} {'calls':>9} {'call ms':>9} {'wall ms':>9}"]
         for s in self.samples:
             lines.append(
                 f"{s.time:8.1f} {format_size(s.target):>10} {format_size(s.actual):>10} {format_size(s.host_free):>10} "
-                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}"
+                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}{'' if s.actual == s.target else '  not reached'}"
             )
         lines.append("  ".join(f"{name} {number}" for name, number in {**self.counts, **self.calls}.items() if number))
         return "\n".join(lines)
@@ -130,6 +132,14 @@ def _xen(mem, host, boot, max_memory, behaviour="today", order=0, batch=None, au
     return XenBalloon(mem, Domain(host, boot, max_memory), BEHAVIOURS[behaviour], order, batch, auto_online)
 
 
+def _virtio(mem, host, boot, max_memory, reporting=False):
+    return _touched(VirtioBalloonDriver(mem, ResidentDomain(host, max_memory), reporting=reporting))
+
+
+def _virtio_mem(mem, host, boot, max_memory, block_size=None, auto_online=True):
+    return VirtioMemDriver(mem, Domain(host, boot, max_memory), block_size, auto_online)
+
+
 def _hyperv(mem, host, boot, max_memory, auto_online=True):
     return HvBalloon(mem, Domain(host, boot, max_memory), auto_online)
 
@@ -155,7 +165,7 @@ def _touched(driver):
     return driver
 
 
-DRIVERS.update(xen=_xen, hyperv=_hyperv, cmm=_cmm)
+DRIVERS.update({"xen": _xen, "virtio": _virtio, "virtio-mem": _virtio_mem, "hyperv": _hyperv, "cmm": _cmm})
 
 
 def run_series(
@@ -169,7 +179,8 @@ def run_series(
     name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules,
     engine, boot: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory: what the host allows the
     guest. udev_delay: s after which user space onlines added memory, None: the kernel does at once. progress: wraps the list of
-    targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; cmm: behaviour). Returns a Series.
+    targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; virtio: reporting; virtio-mem: block_size;
+    cmm: behaviour). Returns a Series.
 
     ValueError, TypeError for arguments that make no sense, HotplugError ENOMEM for a guest that the host cannot build.
     """
@@ -240,6 +251,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--behaviour", metavar="NAME", help=f"xen: {', '.join(BEHAVIOURS)} (today); cmm: cmm1, cmm2 (cmm1)")
     parser.add_argument("--order", type=int, metavar="N", help="xen: balloon in blocks of 2^N pages (0)")
     parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks a hypercall (a page of longs)")
+    parser.add_argument("--reporting", action="store_true", default=None, help="virtio: the host is told of free blocks")
+    parser.add_argument("--block-size", metavar="SIZE", help="virtio-mem: of the device's blocks (a pageblock)")
     parser.add_argument("--geometry", choices=tuple(GEOMETRIES),
                         help="the guest's (xen thread, 2.6.26: X86_32_PAE; cmm: S390X; else X86_64)")
     parser.add_argument("--rules", choices=tuple(RULES), help="the guest's kernel (xen thread, 2.6.26: 2.6.25; else 6.12)")
@@ -258,7 +271,8 @@ def from_arguments(args: argparse.Namespace, progress: Progress | None = None) -
     """The Series that add_arguments' arguments ask for. Errors as run_series, parse_targets and read_targets."""
     old = args.driver == "xen" and args.behaviour in ("thread", "2.6.26")
     geometry = args.geometry or ("X86_32_PAE" if old else "S390X" if args.driver == "cmm" else "X86_64")
-    given = {name: value for name in ("behaviour", "order", "batch") if (value := getattr(args, name)) is not None}
+    options = ("behaviour", "order", "batch", "reporting", "block_size")
+    given = {name: value for name in options if (value := getattr(args, name)) is not None}
     is_file = args.targets.endswith(".csv") or os.path.exists(args.targets)
     return run_series(
         args.driver, (read_targets if is_file else parse_targets)(args.targets), GEOMETRIES[geometry],

@@ -1,54 +1,130 @@
-"""The virtio balloon: pages that the guest lends to the host (drivers/virtio/virtio_balloon.c of 6.1, KERNEL.md 5.4)."""
+"""The virtio balloon: pages that the guest lends to the host (drivers/virtio/virtio_balloon.c of 6.1, KERNEL.md 5.4).
 
+`VirtioBalloon` is the guest's list of pages; `VirtioBalloonDriver` is that and the host behind it, with KVM's view of memory: a
+page is the host's when the guest says so, and the guest's again when it is touched, with or without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, Driver, alloc_highuser, si_mem_available
+from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents
 from fastonline.hotplug.memory import Memory
-from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable, runs
+from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
 
-PAGES_PER_ARRAY = 256
-"""Pages of one message to the host (VIRTIO_BALLOON_ARRAY_PFNS_MAX)."""
+ARRAY_PFNS = 256
+"""Units of 4 KiB in one message to the host (VIRTIO_BALLOON_ARRAY_PFNS_MAX)."""
+OOM_PFNS = 256
+"""Units of 4 KiB that come back when the guest is out of memory (VIRTIO_BALLOON_OOM_NR_PAGES)."""
+REPORTING_CAPACITY = 32
+"""Free blocks in one report (PAGE_REPORTING_CAPACITY)."""
+REPORTING_DELAY = 2.0
+"""Seconds from one look for free blocks to the next (PAGE_REPORTING_DELAY)."""
+RETRY = 0.2
+"""Seconds that fill_balloon sleeps when there is no page to be had."""
 
 
 class BalloonPages(MovablePages):
-    """What is in the balloon: PG_offline, not managed, and movable (balloon_compaction.c)."""
+    """What is in the balloon: movable (balloon_compaction.c), PG_offline and not managed, unless the guest may have it back
+    when it is out of memory: then it is in use, and counts as the guest's."""
 
-    offline = True
+    balloon = True
+
+    def __init__(
+        self, mem: Memory, on_move: Callable[[NDArray[np.int64], NDArray[np.int64]], object] | None = None,
+        offline: bool = True
+    ) -> None:
+        super().__init__(mem, on_move)
+        self.offline = offline
 
 
 class VirtioBalloon:
-    """A balloon in a machine; ``inflate`` and ``deflate`` by pages. Watermarks are not recomputed by either."""
+    """A balloon in a machine; ``inflate`` and ``deflate`` by pages. Watermarks are not recomputed by either.
 
-    def __init__(self, mem: Memory) -> None:
+    tell_host: called as tell_host(queue, pfns, messages) with "inflate" or "deflate", an int64 array of pfns, and how many
+    messages tell of them. must_tell_host: pages are the guest's again after the message, as in every kernel of today and in
+    2.6.25 with VIRTIO_BALLOON_F_MUST_TELL_HOST; else before it. deflate_on_oom: the guest may take pages back
+    (VIRTIO_BALLOON_F_DEFLATE_ON_OOM), so they stay managed.
+    """
+
+    def __init__(
+        self, mem: Memory, tell_host: Callable[[str, NDArray[np.int64], int], object] | None = None,
+        must_tell_host: bool = True, deflate_on_oom: bool = False
+    ) -> None:
         self._mem = mem
-        self.pages = BalloonPages(mem)
+        self._tell_host = tell_host
+        self._must_tell_host = must_tell_host
+        self.units_per_page = max(1, mem.geometry.page_size >> 12)
+        """4 KiB units in a page of the guest (VIRTIO_BALLOON_PAGES_PER_PAGE)."""
+        self.pages = BalloonPages(mem, None if tell_host is None else self._moved, not deflate_on_oom)
 
     def __len__(self) -> int:
         return len(self.pages)
+
+    @property
+    def array(self) -> int:
+        """Pages of the guest in one message."""
+        return ARRAY_PFNS // self.units_per_page
+
+    def _tell(self, queue, pfns, messages=1):
+        if self._tell_host is not None:
+            self._tell_host(queue, pfns, messages)
+
+    def _moved(self, old, new):
+        """virtballoon_migratepage of each: its new place goes to the host, then its old one comes back."""
+        self._tell("inflate", new, len(new))
+        self._tell("deflate", old, len(old))
+
+    def _alloc(self, nr):
+        """Movable single pages, down to the min watermarks; from the per-CPU lists where the machine has them."""
+        if self._mem.pcp is not None:
+            return alloc_movable(self._mem, nr, self._mem.movable_zonelist(0))
+        return alloc_highuser(self._mem, nr, highest="Movable")
 
     def inflate(self, nr_pages: int) -> int:
         """fill_balloon until it holds so many more: movable single pages, wherever a process would get them from. Returns how
         many it got; fewer when the machine has no more to give."""
         if nr_pages < 0:
             raise ValueError(f"{nr_pages} pages")
-        got = 0
-        while got < nr_pages:
-            pfns = alloc_movable(self._mem, min(PAGES_PER_ARRAY, nr_pages - got), self._mem.movable_zonelist(0))
-            for pfn, nr in runs(pfns):
-                self._mem.set_page_offline(pfn, nr)
-            self.pages.adopt(pfns)
-            got += len(pfns)
-            if not len(pfns):
-                break
-        return got
+        got, left = [np.empty(0, np.int64)], nr_pages
+        try:
+            while left:
+                pfns = self._alloc(min(self.array, left))
+                if not len(pfns):
+                    break
+                try:
+                    self._tell("inflate", pfns)
+                    if self.pages.offline:
+                        self._mem.set_pfns_offline(pfns)
+                except BaseException:
+                    free_movable(self._mem, pfns)
+                    raise
+                got.append(pfns)
+                left -= len(pfns)
+        finally:
+            self.pages.adopt(np.concatenate(got))
+        return nr_pages - left
 
     def deflate(self, nr_pages: int) -> int:
         """leak_balloon: give back so many, those that came last first; how many there were."""
-        left = min(nr_pages, len(self.pages))
-        given = left
+        if nr_pages < 0:
+            raise ValueError(f"{nr_pages} pages")
+        left = given = min(nr_pages, len(self.pages))
         while left:
-            pfns = self.pages.give(min(PAGES_PER_ARRAY, left))
-            for pfn, nr in runs(pfns):
-                self._mem.clear_page_offline(pfn, nr)
+            nr = min(self.array, left)
+            if self._must_tell_host:
+                self._tell("deflate", self.pages.pfns[-nr:])
+            pfns = self.pages.give(nr)
+            if self.pages.offline:
+                self._mem.clear_pfns_offline(pfns)
             free_movable(self._mem, pfns)
-            left -= len(pfns)
+            if not self._must_tell_host:
+                self._tell("deflate", pfns)
+            left -= nr
         return given
 
     def set_target(self, nr_pages: int) -> int:
@@ -60,3 +136,151 @@ class VirtioBalloon:
         else:
             self.deflate(len(self) - nr_pages)
         return len(self)
+
+
+class VirtioBalloonDriver(Driver):
+    """A balloon between a guest and its host.
+
+    mem: Memory. domain: hypervisor.ResidentDomain. A target is reached as far as the guest has pages above its min watermarks,
+    then tried again every RETRY seconds; one above the guest's size means an empty balloon. must_tell_host, deflate_on_oom: as
+    VirtioBalloon. reporting: the host is told of free blocks every REPORTING_DELAY (VIRTIO_BALLOON_F_REPORTING).
+    """
+
+    domain: ResidentDomain
+
+    def __init__(
+        self, mem: Memory, domain: ResidentDomain, must_tell_host: bool = True, deflate_on_oom: bool = False,
+        reporting: bool = False
+    ) -> None:
+        self.balloon = VirtioBalloon(mem, self._tell_host, must_tell_host, deflate_on_oom)
+        self.deflate_on_oom = deflate_on_oom
+        self._size = mem.totalram_pages
+        self._hinted = np.empty(0, np.int64)
+        super().__init__(mem, domain)
+        self.due = self._report_at = REPORTING_DELAY if reporting else NEVER
+
+    def __repr__(self):
+        return f"<VirtioBalloonDriver current={self.current_pages} target={self.target_pages} balloon={len(self.balloon)}>"
+
+    @property
+    def current_pages(self) -> int:
+        """Pages of the guest that are not in the balloon."""
+        return self._size - len(self.balloon)
+
+    @property
+    def num_pages(self) -> int:
+        """What the host asks for: the balloon's size in 4 KiB units (virtio_balloon_config.num_pages)."""
+        return max(0, self._size - self.target_pages) * self.balloon.units_per_page
+
+    @property
+    def actual(self) -> int:
+        """What the guest says there is: the balloon's size in 4 KiB units (virtio_balloon_config.actual)."""
+        return len(self.balloon) * self.balloon.units_per_page
+
+    @property
+    def hinted_pages(self) -> int:
+        """Pages that are held while the host is told that they are free."""
+        return self._hinted.size << self.mem.geometry.max_page_order
+
+    def counts(self) -> dict[str, int]:
+        """{"balloon": pages in it, "hinted": hinted_pages}."""
+        return {"balloon": len(self.balloon), "hinted": self.hinted_pages}
+
+    def stats(self) -> dict[str, int]:
+        """What the guest answers on the stats queue: {name of the VIRTIO_BALLOON_S_* tag: bytes}. Of the sixteen tags those
+        that a Memory knows of; it has no swap, faults, page cache or huge pages to count."""
+        self.domain.count("host_message")
+        page = self.mem.geometry.page_size
+        free = sum(zone.free_pages for zone in self.mem.zones.values())
+        return {"MEMFREE": free * page, "MEMTOT": self.mem.totalram_pages * page, "AVAIL": si_mem_available(self.mem) * page}
+
+    def _tell_host(self, queue, pfns, messages):
+        """The host discards what is inflated; of what is deflated it takes note: the next touch gives it a frame."""
+        if queue == "inflate":
+            self.domain.discard(pfns, calls=messages)
+        else:
+            self.domain.count("host_message", messages)
+
+    def work(self, now: float) -> None:
+        """update_balloon_size_func, and the look for free blocks when it is due."""
+        missing = self.num_pages // self.balloon.units_per_page - len(self.balloon)
+        self.due = NEVER
+        if missing > 0:
+            if self.balloon.inflate(missing) < missing:
+                self.due = now + RETRY
+        else:
+            self.balloon.deflate(-missing)
+        if now >= self._report_at:
+            self._report_at = now + REPORTING_DELAY
+            self.report_free_pages()
+        self.due = min(self.due, self._report_at)
+
+    def oom_notify(self) -> int:
+        """The guest is out of memory: OOM_PFNS come back, if that was agreed upon; how many pages. What the host asks for stays
+        the same, and is tried again when it is due or set anew (virtballoon_oom_notify)."""
+        if not self.deflate_on_oom:
+            return 0
+        return self.balloon.deflate(max(1, OOM_PFNS // self.balloon.units_per_page))
+
+    @property
+    def reporting_order(self) -> int:
+        """Order of the blocks that are reported: 2 MiB with pages of 64 KiB, whose pageblocks are 512 MiB, else a pageblock."""
+        return 5 if self.mem.geometry.page_size == 65536 else self.mem.geometry.pageblock_order
+
+    def report_free_pages(self) -> int:
+        """page_reporting_process: the frames behind every free block of reporting_order are the host's; how many pages were
+        reported. A block without frames has been reported or was never used, and is not reported again (PG_reported). Zones
+        that have less than a report above their low watermark are left alone."""
+        mem, order = self.mem, self.reporting_order
+        spare = {zone.nr for zone in mem.zones.values() if zone.free_pages > zone.low + (REPORTING_CAPACITY << order)}
+        free_heads = [np.empty(0, np.int64)]
+        for start, end in mem.resources:
+            first, last = -(-start >> order), end >> order
+            if first < last:
+                pfns = np.arange(first << order, last << order)
+                blocks = (mem.page_states(first << order, pfns.size) & PG_BUDDY != 0, self.domain.backed(pfns))
+                free, backed = (block.reshape(-1, 1 << order) for block in blocks)
+                free_heads.append(np.flatnonzero(free.all(axis=1) & backed.any(axis=1)) + first << order)
+        heads = np.array([
+            pfn for pfn in np.concatenate(free_heads).tolist() if (zone := mem.zone_of(pfn)) is not None and zone.nr in spare
+        ], np.int64)
+        if heads.size:
+            self.domain.discard(pages_of_extents(heads, order), calls=-(-heads.size // REPORTING_CAPACITY))
+        return heads.size << order
+
+    def hint_free_pages(self) -> NDArray[np.int64]:
+        """Free page hinting: take every free block of the largest order that a kernel allocation gets, and tell the host of
+        each (send_free_pages). It need not send them in a migration; they keep their frames. Returns the first pfn of each
+        block, int64 array."""
+        heads = alloc_highuser(self.mem, self._size, self.mem.geometry.max_page_order, highest="Normal")
+        self.domain.count("host_message", heads.size)
+        self._hinted = np.append(self._hinted, heads)
+        return heads
+
+    def return_free_pages(self, nr_pages: int | None = None) -> int:
+        """Hinted blocks are free again: all of them, as when the host has what it wanted (VIRTIO_BALLOON_CMD_ID_DONE), or as
+        many as hold so many pages, as the shrinker asks. Returns how many pages (return_free_pages_to_mm)."""
+        order = self.mem.geometry.max_page_order
+        nr = self._hinted.size if nr_pages is None else min(self._hinted.size, -(-nr_pages >> order))
+        keep = self._hinted.size - nr
+        heads, self._hinted = self._hinted[keep:], self._hinted[:keep]
+        for pfn in heads.tolist():
+            self.mem.free_pages(pfn, order)
+        return heads.size << order
+
+    def close(self) -> None:
+        """remove_common: the balloon is emptied and hinted blocks are free again."""
+        self.return_free_pages()
+        self.balloon.deflate(len(self.balloon))
+        self.target_pages = self._size
+        self.due = self._report_at = NEVER
+
+    def validate(self) -> None:
+        """As Driver.validate, and: a page of the balloon is there once, has no frame, and is PG_offline or in use."""
+        super().validate()
+        pfns = self.balloon.pages.pfns
+        self.check_balloon(pfns)
+        states = self.mem.page_states(0, int(pfns.max()) + 1)[pfns] if pfns.size else pfns
+        offline = states & PG_OFFLINE != 0
+        assert np.all(offline == self.balloon.pages.offline), "a page of the balloon is not managed as it must be"
+        assert not np.any(states & PG_BUDDY), "a page of the balloon is free"

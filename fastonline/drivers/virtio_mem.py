@@ -1,72 +1,156 @@
-"""virtio-mem: memory that the host plugs in sub-blocks (drivers/virtio/virtio_mem.c of 6.1 and 6.12, KERNEL.md 5.6).
+"""virtio-mem: memory that the host plugs in small blocks (drivers/virtio/virtio_mem.c of 6.1 and 6.12, KERNEL.md 5.6).
 
-Sub-block mode only: a memory block holds several sub-blocks, some of which may be unplugged while it is online.
+`VirtioMem` is the device as the guest drives it, `VirtioMemDriver` that and a host that has frames, or has not. Where a memory
+block holds several sub-blocks, some of them may be unplugged while it is online (sub-block mode). Where a block of the device
+is as large as a memory block or larger, a big block comes and goes as a whole (big-block mode).
 """
 
 from __future__ import annotations
 
 import errno
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.errors import HotplugError
+from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, PG_RESERVED, Driver
+from fastonline.drivers.hypervisor import Domain
+from fastonline.errors import HotplugError, pfn_range
+from fastonline.geometry import parse_size
+from fastonline.hotplug.blocks import Block
 from fastonline.hotplug.memory import Memory
-from fastonline.hotplug.migrate import free_movable, isolate, migrate_range
+from fastonline.hotplug.migrate import free_movable, isolate, migrate_range, runs
+from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
 
 RAM = "System RAM (virtio_mem)"
+OFFLINE_THRESHOLD = 1 << 30
+"""Bytes that may be added and not online (VIRTIO_MEM_DEFAULT_OFFLINE_THRESHOLD), or two blocks where those are more."""
+RETRY_MIN, RETRY_MAX = 50.0, 300.0
+"""Seconds to the first retry, and the most that doubling makes of them (VIRTIO_MEM_RETRY_TIMER_MIN_MS, _MAX_MS)."""
+RETRIED = (errno.EBUSY, errno.ETXTBSY, errno.ENOMEM)
+"""Answers after which the driver tries again: memory in use, the host busy, no room for a memmap."""
+
+
+def block_sizes(mem: Memory, block_size: int) -> tuple[int, int]:
+    """(sub_block, block): pages that are plugged at a time, and pages that are added to Linux at a time, for a device of that
+    block size, bytes. A block is a memory block of several sub-blocks, or it is one big block. ValueError for a size that is no
+    power of two, or smaller than a page."""
+    if block_size < mem.geometry.page_size or block_size & block_size - 1:
+        raise ValueError(f"a device cannot have blocks of {block_size} bytes: a power of two from {mem.geometry.page_size} on")
+    sub_block = max(block_size // mem.geometry.page_size, 1 << mem.geometry.pageblock_order)
+    block = max(sub_block, mem.pages_per_block)
+    return (block, block) if sub_block >= mem.pages_per_block else (sub_block, block)
+
+
+class Answers(Protocol):
+    """A host's answers to what a device asks for: True for ACK, False for BUSY."""
+
+    def plug(self, start_pfn: int, nr_pages: int) -> bool:
+        """Frames for all of these pages, or for none."""
+
+    def unplug(self, start_pfn: int, nr_pages: int) -> bool:
+        """The frames of these pages are the host's again."""
 
 
 class VirtioMem:
     """One device: ``request(size)`` does what the driver does when the host asks for another size.
 
-    start, max_size: bytes, the device's region. block_size: of the device. nid: the node of its memory. name: of the device,
-    as the log and /proc/iomem show it. Devices of one machine share the online_page_callback, see VirtioMemBus.
+    start, max_size: bytes, the device's region. block_size: of the device. nid: the node of its memory. name: of the device, as
+    the log and /proc/iomem show it. host: who answers; None: it says ACK to all. Devices of one machine share the
+    online_page_callback, see VirtioMemBus.
+
+    Blocks are numbered by their size: memory blocks in sub-block mode, big blocks in big-block mode.
     """
 
-    def __init__(self, mem: Memory, start: int, max_size: int, block_size: int, nid: int = 0, name: str = "virtio0") -> None:
-        page, per_block = mem.geometry.page_size, mem.pages_per_block
+    def __init__(
+        self, mem: Memory, start: int, max_size: int, block_size: int, nid: int = 0, name: str = "virtio0",
+        host: Answers | None = None
+    ) -> None:
         self._mem = mem
+        self._host = host
         self.name = name
         self.nid = nid
-        self.sub_block_pages = max(block_size // page, 1 << mem.geometry.pageblock_order)
-        if self.sub_block_pages >= per_block:
-            raise ValueError(
-                f"{name}: sub-blocks of {self.sub_block_pages} pages need big-block mode, which is not modelled; a memory block "
-                f"has {per_block}"
-            )
+        self.sub_block_pages, self.block_pages = block_sizes(mem, block_size)
+        page = mem.geometry.page_size
         self.start_pfn = start // page
-        self.first_block = -(-self.start_pfn // per_block)
-        self.nr_blocks = (start + max_size) // page // per_block - self.first_block
-        self._sub_blocks = per_block // self.sub_block_pages
+        self.first_block = -(-self.start_pfn // self.block_pages)
+        self.nr_blocks = max(0, (start + max_size) // page // self.block_pages - self.first_block)
+        self._sub_blocks = self.block_pages // self.sub_block_pages
         self.plugged: dict[int, NDArray[np.bool_]] = {}
         """Block number -> (sub-blocks,) bool: which of a block that was added are plugged."""
+        self._pending: list[tuple[int, int]] = []      # (start_pfn, nr_pages) plugged and not added, to be unplugged
+        self.errno = 0
+        """Why the last request did not reach its size: EBUSY, what is left is in use; ETXTBSY, the host is busy; ENOSPC, the
+        region is full or too much is added and not online; else what add_memory said."""
+
+    @property
+    def big_blocks(self) -> bool:
+        """Is it in big-block mode?"""
+        return self._sub_blocks == 1
+
+    @property
+    def plugged_pages(self) -> int:
+        """Pages that are plugged."""
+        whole = sum(int(np.count_nonzero(plugged)) for plugged in self.plugged.values()) * self.sub_block_pages
+        return whole + sum(nr_pages for _, nr_pages in self._pending)
 
     @property
     def plugged_size(self) -> int:
-        """Bytes."""
-        return int(sum(map(np.count_nonzero, self.plugged.values()))) * self.sub_block_pages * self._mem.geometry.page_size
+        """Bytes that are plugged (virtio_mem_config.plugged_size)."""
+        return self.plugged_pages * self._mem.geometry.page_size
+
+    def plugged_pfns(self) -> NDArray[np.int64]:
+        """int64 array: every page that is plugged, of blocks that are added."""
+        pfns = [np.empty(0, np.int64)]
+        for block, plugged in self.plugged.items():
+            pfns.append(np.flatnonzero(np.repeat(plugged, self.sub_block_pages)) + block * self.block_pages)
+        return np.concatenate(pfns)
 
     def holds(self, pfn: int) -> bool:
         """Does the page belong to a block of this device?"""
-        return pfn // self._mem.pages_per_block in self.plugged
+        return pfn // self.block_pages in self.plugged
 
     def _pages(self, block, first, nr=1):
-        return block * self._mem.pages_per_block + first * self.sub_block_pages, nr * self.sub_block_pages
+        return block * self.block_pages + first * self.sub_block_pages, nr * self.sub_block_pages
+
+    def memory_blocks(self, block: int) -> list[Block]:
+        """The memory blocks of a block that was added, in a list."""
+        each = self.block_pages // self._mem.pages_per_block
+        return [self._mem.blocks[nr] for nr in range(block * each, (block + 1) * each)]
 
     def _state(self, block):
-        """OFFLINE, KERNEL or MOVABLE, and whether it is partly plugged (VIRTIO_MEM_SBM_MB_*)."""
-        state = "OFFLINE"
-        if self._mem.blocks[block].state == "online":
-            state = "MOVABLE" if self._mem.zone_of(block * self._mem.pages_per_block).name == "Movable" else "KERNEL"
+        """OFFLINE, KERNEL or MOVABLE, and whether it is partly plugged (VIRTIO_MEM_SBM_MB_*). A big block is OFFLINE or
+        MOVABLE when all of it is (or offline)."""
+        online = [b for b in self.memory_blocks(block) if b.state == "online"]
+        state = "KERNEL" if online else "OFFLINE"
+        if online and all(self._mem.zone_of(b.start_pfn).name == "Movable" for b in online):
+            state = "MOVABLE"
         return state, not self.plugged[block].all()
 
     def _blocks_in(self, state, partial, down=False):
         return [b for b in sorted(self.plugged, reverse=down) if b in self.plugged and self._state(b) == (state, partial)]
 
+    @property
+    def offline_threshold(self) -> int:
+        """Pages that may be added and not online."""
+        return max(OFFLINE_THRESHOLD // self._mem.geometry.page_size, 2 * self.block_pages)
+
+    def room(self) -> int:
+        """Pages that may be added yet: those that are not online count against the threshold (virtio_mem_could_add_memory)."""
+        return self.offline_threshold - sum(map(self._offline_pages, self.plugged))
+
+    def _offline_pages(self, block):
+        return sum(b.nr_pages for b in self.memory_blocks(block) if b.state == "offline")
+
+    def _send(self, request, start_pfn, nr_pages):
+        """virtio_mem_send_plug_request, _unplug_request: HotplugError ETXTBSY when the host is busy."""
+        if self._host is not None and not getattr(self._host, request)(start_pfn, nr_pages):
+            where = pfn_range(start_pfn, nr_pages)
+            raise HotplugError.of(errno.ETXTBSY, f"{self.name}: the host is too busy to {request} {where}")
+
     def online_page(self, pfn: int, order: int) -> None:
         """virtio_mem_online_page: the plugged sub-blocks of a chunk go online, the others stay away."""
-        block, at = divmod(pfn, self._mem.pages_per_block)
+        block, at = divmod(pfn, self.block_pages)
         size = 1 << order
         first, last = at // self.sub_block_pages, (at + size - 1) // self.sub_block_pages
         plugged = self.plugged[block][first : last + 1]
@@ -89,84 +173,168 @@ class VirtioMem:
             pfn += 1 << order
 
     def request(self, requested_size: int) -> int:
-        """Plug or unplug until the size is the requested one, as far as that goes; the size reached, in bytes.
-        ValueError for a size that is no multiple of the sub-blocks or larger than the region."""
+        """Plug or unplug until the size is the requested one, as far as that goes; the size reached, in bytes. `errno` says
+        what was in the way. ValueError for a size that is no multiple of the sub-blocks or larger than the region."""
         unit = self.sub_block_pages * self._mem.geometry.page_size
         if requested_size % unit or not 0 <= requested_size <= self.nr_blocks * self._sub_blocks * unit:
-            raise ValueError(f"{self.name}: {requested_size:#x} bytes are no multiple of {unit:#x}, or more than the device has")
+            raise ValueError(f"{self.name}: {requested_size:#x} bytes: no multiple of {unit:#x}, or more than the device has")
         self._mem.events.log(f"virtio_mem {self.name}: plugged size: {self.plugged_size:#x}")
         self._mem.events.log(f"virtio_mem {self.name}: requested size: {requested_size:#x}")
-        missing = (requested_size - self.plugged_size) // unit
-        if missing > 0:
-            self._plug(missing)
-        else:
-            self._unplug(-missing)
+        try:
+            self._unplug_pending()
+            missing = (requested_size - self.plugged_size) // unit
+            self.errno = self._plug(missing) if missing > 0 else self._unplug(-missing)
+        except HotplugError as e:
+            self.errno = e.errno
         return self.plugged_size
 
+    def _unplug_pending(self):
+        while self._pending:
+            self._send("unplug", *self._pending[0])
+            del self._pending[0]
+
     def _plug(self, nr):
+        """virtio_mem_sbm_plug_request, virtio_mem_bbm_plug_request: 0, or ENOSPC."""
         for state in ("KERNEL", "MOVABLE", "OFFLINE"):
             for block in self._blocks_in(state, True):
-                for i in np.flatnonzero(~self.plugged[block])[:nr].tolist():
-                    self.plugged[block][i] = True
-                    nr -= 1
+                for first, count in runs(np.flatnonzero(~self.plugged[block])[:nr]):
+                    self._send("plug", *self._pages(block, first, count))
+                    self.plugged[block][first : first + count] = True
+                    nr -= count
                     if state != "OFFLINE":
-                        self._online(*self._pages(block, i))
+                        for i in range(first, first + count):
+                            self._online(*self._pages(block, i))
+        room = self.room()
         for block in range(self.first_block, self.first_block + self.nr_blocks):
-            if not nr:
-                return
-            if block in self.plugged:
-                continue
-            count = min(nr, self._sub_blocks)
-            self.plugged[block] = np.arange(self._sub_blocks) < count
-            try:
-                per_block = self._mem.pages_per_block
-                self._mem.add_memory(block * per_block, per_block, self.nid, RAM, merge=True, group=(self.name, per_block))
-            except HotplugError:
+            if not nr or room < self.block_pages:
+                break
+            if block not in self.plugged:
+                count = min(nr, self._sub_blocks)
+                self._plug_and_add(block, count)
+                room -= self._offline_pages(block)
+                nr -= count
+        return errno.ENOSPC if nr else 0
+
+    def _plug_and_add(self, block, count):
+        """Plug the first sub-blocks of a block, then add it; unplug them when that fails: HotplugError."""
+        plugged, first = self._pages(block, 0, count), block * self.block_pages // self._mem.pages_per_block
+        somebody_elses = first in self._mem.blocks
+        self._send("plug", *plugged)
+        self.plugged[block] = np.arange(self._sub_blocks) < count
+        try:
+            self._mem.add_memory(
+                block * self.block_pages, self.block_pages, self.nid, RAM, merge=True, group=(self.name, self.block_pages)
+            )
+        except MemoryError as e:
+            raise HotplugError.of(errno.ENOMEM, str(e)) from None
+        finally:
+            if somebody_elses or first not in self._mem.blocks:
                 del self.plugged[block]
-                return
-            nr -= count
+                self._pending.append(plugged)
+                self._unplug_pending()
 
     def _unplug(self, nr):
-        """virtio_mem_sbm_unplug_request: offline blocks first, Movable before kernel ones, the highest first."""
+        """virtio_mem_sbm_unplug_request, virtio_mem_bbm_unplug_request: offline blocks first, Movable before kernel ones, the
+        highest first. 0, or EBUSY."""
         for state, partial in (("OFFLINE", True), ("OFFLINE", False), ("MOVABLE", True), ("KERNEL", True), ("MOVABLE", False),
                                ("KERNEL", False)):
             for block in self._blocks_in(state, partial, down=True):
                 if not nr:
-                    return
-                nr -= self._unplug_from(block, state != "OFFLINE", nr)
+                    return 0
+                if self.big_blocks:
+                    nr -= self._unplug_big(block)
+                elif state == "OFFLINE":
+                    nr -= self._unplug_offline(block, nr)
+                else:
+                    nr -= self._unplug_online(block, nr)
+        return errno.EBUSY if nr else 0
 
-    def _unplug_from(self, block, online, nr):
-        """Unplug up to `nr` sub-blocks of one block, and remove it when none is left; how many."""
-        plugged = self.plugged[block]
-        done = 0
-        if not online:
-            last = np.flatnonzero(plugged)[::-1][:nr]
-            plugged[last] = False
-            done = len(last)
-        elif nr >= self._sub_blocks and plugged.all() and self._fake_offline(block, 0, self._sub_blocks):
-            plugged[:] = False
+    def _unplug_offline(self, block, nr):
+        """virtio_mem_sbm_unplug_any_sb_offline: up to `nr` sub-blocks, the last run of them first; how many."""
+        last = np.flatnonzero(self.plugged[block])[::-1][:nr]
+        for first, count in reversed(runs(last)):
+            self._send("unplug", *self._pages(block, first, count))
+            self.plugged[block][first : first + count] = False
+        if not self.plugged[block].any():
+            self._mem.remove_memory(block * self.block_pages, self.block_pages)
+            del self.plugged[block]
+        return len(last)
+
+    def _unplug_online(self, block, nr):
+        """virtio_mem_sbm_unplug_any_sb_online: the whole block at once, or those of its sub-blocks that are not in use, the
+        last first; how many."""
+        plugged, done = self.plugged[block], 0
+        if nr >= self._sub_blocks and plugged.all() and self._unplug_sub_blocks(block, 0, self._sub_blocks):
             done = self._sub_blocks
         else:
             for i in np.flatnonzero(plugged)[::-1].tolist():
                 if done == nr:
                     break
-                if self._fake_offline(block, i, 1):
-                    plugged[i] = False
-                    done += 1
+                done += self._unplug_sub_blocks(block, i, 1)
         if not plugged.any():
             try:
-                if online:
-                    self._mem.blocks[block].offline()
-                self._mem.remove_memory(block * self._mem.pages_per_block, self._mem.pages_per_block)
-                del self.plugged[block]
+                self._offline_and_remove(block)
             except HotplugError:
                 pass     # it stays, empty; a later request tries again
         return done
 
-    def _fake_offline(self, block, first, nr):
-        """alloc_contig_range and PageOffline: True when the sub-blocks hold nothing that cannot move."""
+    def _unplug_sub_blocks(self, block, first, count):
+        """virtio_mem_sbm_unplug_sb_online: how many, all or none."""
+        pages = self._pages(block, first, count)
+        if not self._fake_offline(*pages):
+            return 0
+        try:
+            self._send("unplug", *pages)
+        except BaseException:
+            self._online(*pages)
+            raise
+        self.plugged[block][first : first + count] = False
+        return count
+
+    def _unplug_big(self, block):
+        """virtio_mem_bbm_offline_remove_and_unplug_bb: take the pages of its sections that are online, offline and remove it,
+        unplug it. Returns 1, or 0 with everything as it was when some of it is in use or cannot go offline."""
+        start, unit = block * self.block_pages, self._mem.geometry.pages_per_section
+        taken = []
+        self.plugged[block][:] = False      # what comes online meanwhile stays away
+        try:
+            for pfn in range(start, start + self.block_pages, unit):
+                if self._mem.sections.online_section_nr(pfn // unit):
+                    if not self._fake_offline(pfn, unit):
+                        return 0
+                    taken.append(pfn)
+            self._offline_and_remove(block)
+        except HotplugError:
+            return 0
+        finally:
+            if block in self.plugged:
+                self.plugged[block][:] = True
+                for pfn in taken:
+                    if self._mem.sections.online_section_nr(pfn // unit):
+                        self._online(pfn, unit)
+        self._pending.append((start, self.block_pages))
+        self._unplug_pending()
+        return 1
+
+    def _offline_and_remove(self, block):
+        """offline_and_remove_memory: all of its memory blocks, or none: HotplugError."""
+        went = []
+        for b in self.memory_blocks(block):
+            if b.state == "online":
+                word = "online_movable" if self._mem.zone_of(b.start_pfn).name == "Movable" else "online_kernel"
+                try:
+                    b.offline()
+                except HotplugError:
+                    for back, how in went:
+                        back.online(how)
+                    raise
+                went.append((b, word))
+        self._mem.remove_memory(block * self.block_pages, self.block_pages)
+        del self.plugged[block]
+
+    def _fake_offline(self, start, pages):
+        """alloc_contig_range and PageOffline: True when the pages hold nothing that cannot move."""
         mem = self._mem
-        start, pages = self._pages(block, first, nr)
         if mem.pcp is not None:
             mem.pcp.drain(mem.zone_of(start).nr)
             mem.pcp.release(start, pages)
@@ -195,9 +363,152 @@ class VirtioMemBus:
             self._mem.set_online_page_callback(self._online_page)
         self.devices[device.name] = device
 
+    def remove(self, device: VirtioMem) -> None:
+        """Forget a device; HotplugError EBUSY while it has memory plugged, which it alone can keep apart."""
+        if device.plugged:
+            raise HotplugError.of(errno.EBUSY, f"{device.name} cannot be removed: {device.plugged_pages} pages are plugged")
+        del self.devices[device.name]
+        if not self.devices:
+            self._mem.restore_online_page_callback(self._online_page)
+
     def _online_page(self, pfn, order):
         for device in self.devices.values():
             if device.holds(pfn):
                 device.online_page(pfn, order)
                 return
         self._mem.generic_online_page(pfn, order)
+
+
+class VirtioMemDriver(Driver):
+    """One device behind a guest's boot memory, and the host that backs what is plugged.
+
+    mem: Memory, all of which the domain backs. domain: hypervisor.Domain. block_size: of the device (bytes or text such as
+    "2M"), None: a pageblock. auto_online: what is added goes online at once, to Movable; else somebody must online it, and the
+    device stops at OFFLINE_THRESHOLD until it is. The region is as large as what the domain may have, or the host has, above
+    the boot memory.
+
+    A target is the boot memory and what is to be plugged, taken down to whole sub-blocks: below the boot memory nothing is
+    plugged, above the region it is full. What the host has no frames for, or the guest cannot free, is tried again after
+    RETRY_MIN seconds and ever later; a request is granted whole or not at all.
+
+    HotplugError EINVAL when another online_page_callback is set; ValueError for rules without whole memory blocks (2.6.25).
+    """
+
+    def __init__(self, mem: Memory, domain: Domain, block_size: int | str | None = None, auto_online: bool = True) -> None:
+        if not mem.rules.aligned:
+            raise ValueError(f"there is no virtio-mem under the rules of {mem.rules.name}: it adds whole memory blocks")
+        super().__init__(mem, domain)
+        page = mem.geometry.page_size
+        self.boot_pages = domain.tot_pages
+        most = domain.host.nr_frames if domain.max_pages is None else domain.max_pages
+        size = page << mem.geometry.pageblock_order if block_size is None else parse_size(block_size)
+        unit = block_sizes(mem, size)[1]
+        start = -(-max(end for _, end in mem.resources) // unit) * unit
+        nr_pages = max(0, min(most - self.boot_pages, mem.max_pfn - start)) // unit * unit
+        self.device = VirtioMem(mem, start * page, nr_pages * page, size, host=self)
+        self.retries = 0
+        """Times that the timer has run."""
+        self.broken = False
+        """Linux answered what the driver does not know, and it does nothing any more."""
+        self._retry = RETRY_MIN
+        self._waits = False     # for the timer
+        self._bus = VirtioMemBus(mem)
+        self._bus.add(self.device)
+        self._region = (start * page, nr_pages * page)
+        try:
+            if nr_pages:
+                mem.resources.request(*self._region, self.device.name)
+        except HotplugError:
+            self._bus.remove(self.device)
+            raise
+        mem.notifiers.register(self._notifier)
+        self._auto_online_before = mem.auto_online_blocks
+        if auto_online:
+            mem.auto_online_blocks = "online_movable"
+
+    def __repr__(self):
+        return f"<VirtioMemDriver current={self.current_pages} target={self.target_pages} plugged={self.device.plugged_pages}>"
+
+    @property
+    def requested_pages(self) -> int:
+        """What the host asks for: pages that are to be plugged (virtio_mem_config.requested_size)."""
+        unit = self.device.sub_block_pages
+        return min(max(0, self.target_pages - self.boot_pages), self.device.nr_blocks * self.device.block_pages) // unit * unit
+
+    def counts(self) -> dict[str, int]:
+        """{"plugged": pages, "blocks": added ones, "retries"}."""
+        return {"plugged": self.device.plugged_pages, "blocks": len(self.device.plugged), "retries": self.retries}
+
+    # -- the host's answers
+
+    def plug(self, start_pfn: int, nr_pages: int) -> bool:
+        """VIRTIO_MEM_REQ_PLUG: frames for all of the pages, or False: BUSY."""
+        self.domain.count("host_message")
+        pfns = np.arange(start_pfn, start_pfn + nr_pages)
+        got = self.domain.back(pfns)
+        if got < nr_pages:
+            self.domain.unback(pfns[:got])
+        return got == nr_pages
+
+    def unplug(self, start_pfn: int, nr_pages: int) -> bool:
+        """VIRTIO_MEM_REQ_UNPLUG: the frames are the host's again; True."""
+        self.domain.count("host_message")
+        self.domain.unback(np.arange(start_pfn, start_pfn + nr_pages))
+        return True
+
+    # -- the guest's worker
+
+    def work(self, now: float) -> None:
+        """virtio_mem_run_wq."""
+        if not self.broken:
+            if self._waits:
+                self._waits = False
+                self.retries += 1
+            self.device.request(self.requested_pages * self.mem.geometry.page_size)
+        self.due = NEVER
+        if self.device.errno == 0:
+            self._retry = RETRY_MIN
+        elif self.device.errno in RETRIED:
+            self.due = now + self._retry
+            self._waits = True
+            self._retry = min(2 * self._retry, RETRY_MAX)
+        elif self.device.errno != errno.ENOSPC:
+            self.broken = True      # "unknown error, marking device broken"
+
+    def _notifier(self, action, notice):
+        """Memory came online: the device goes on once half of what it may leave offline can be added again."""
+        device = self.device
+        if action == MEM_ONLINE and device.errno == errno.ENOSPC and 2 * device.room() >= device.offline_threshold:
+            self.due = 0.0
+        return NOTIFY_OK
+
+    def close(self) -> None:
+        """Let go of the callback and of the region. HotplugError EBUSY while memory is plugged: take the target down to the
+        boot memory first (the kernel's driver warns, and leaves it behind)."""
+        self._bus.remove(self.device)
+        self.mem.notifiers.unregister(self._notifier)
+        if self._region[1]:
+            self.mem.resources.release_resource(*self._region)
+        self.mem.auto_online_blocks = self._auto_online_before
+        self.due = NEVER
+
+    def validate(self) -> None:
+        """As Driver.validate, and: what is plugged is backed and, where its memory block is online, the guest's; of what was
+        added nothing else is backed, and that is away from the allocator."""
+        super().validate()
+        device, domain = self.device, self.domain
+        plugged = device.plugged_pages
+        assert domain.tot_pages == self.boot_pages + plugged, (
+            f"{self.boot_pages} boot pages and {plugged} plugged ones make not the {domain.tot_pages} that the host backs"
+        )
+        assert domain.backed(device.plugged_pfns()).all(), "a plugged page has no frame"
+        for block, sub_blocks in device.plugged.items():
+            pfns = np.arange(block * device.block_pages, (block + 1) * device.block_pages)
+            away = ~np.repeat(sub_blocks, device.sub_block_pages)
+            assert not domain.backed(pfns[away]).any(), f"a page of block {block} that is not plugged has a frame"
+            states = self.mem.page_states(int(pfns[0]), pfns.size)
+            kept = states & (PG_OFFLINE | PG_RESERVED) != 0
+            assert np.all(kept[away]) and not np.any(states[away] & PG_BUDDY), f"an unplugged page of block {block} is online"
+            online = np.repeat([b.state == "online" for b in device.memory_blocks(block)], self.mem.pages_per_block)
+            if not self.mem.memmaps:
+                assert not np.any(kept[online & ~away]), f"a plugged page of block {block} did not go online with it"

@@ -11,15 +11,17 @@ online_page_callback.
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.drivers.driver import (
-    NEVER, PG_PREPARED, Driver, PageList, alloc_highuser, allocate_resource, highmem_pfn, online_pfns, si_mem_available,
+    NEVER, PG_PREPARED, Driver, PageList, alloc_highuser, free_range, highmem_pfn, online_pfns, si_mem_available,
+    totalreserve_pages,
 )
-from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, all_different, pages_of_extents
+from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, all_different, pages_of_extents, pages_of_size
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_BAD, NOTIFY_OK
@@ -70,6 +72,7 @@ class XenBalloon(Driver):
     XEN_TODAY. order: 9 balloons in large pages, the thread's wish; the guest is then within one of them of its target. batch:
     extents a hypercall, None: a page of them, 1024 on 32-bit and 512 on 64-bit (frame_list); 1: one at a time. auto_online:
     added memory is onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s.
+    static_max: size that an HVM guest was built for, as xenstore has it (memory/static-max); None: a PV guest, or dom0.
 
     set_target sets the goal; the worker runs when it is due (driver.run, or work). Beyond the cap or the host's memory the
     guest stays where it got (2.6.26: at hard_limit until there is a new target; 3.1 on: BP_ECANCELED after the retries); below
@@ -80,7 +83,7 @@ class XenBalloon(Driver):
 
     def __init__(
         self, mem: Memory, domain: Domain, behaviour: Behaviour = XEN_TODAY, order: int = 0, batch: int | None = None,
-        auto_online: bool = True, max_retry_count: int = 4, max_schedule_delay: int = 32
+        auto_online: bool = True, max_retry_count: int = 4, max_schedule_delay: int = 32, static_max: int | None = None
     ) -> None:
         frame_list = mem.geometry.page_size // (mem.geometry.bits // 8)
         if not 0 <= order <= mem.geometry.max_page_order:
@@ -93,6 +96,7 @@ class XenBalloon(Driver):
         self.behaviour = behaviour
         self.order = order
         self.batch = frame_list if batch is None else batch
+        self._frame_list = frame_list
         self.auto_online = auto_online
         self.max_retry_count = max_retry_count
         self.max_schedule_delay = max_schedule_delay
@@ -105,6 +109,13 @@ class XenBalloon(Driver):
         """Pages promised by memory that is added and not onlined yet (3.1)."""
         self.balloon_hotplug = 0
         """Pages of it beyond the promise: a balloon that cannot be used yet (3.1)."""
+        self.driver_pages = 0
+        """Pages that other drivers took beyond the balloon's, which the host counts and the hard limit must not."""
+        self.target_unpopulated = 0
+        """Pages of the balloon that other drivers have (alloc_ballooned_pages)."""
+        self._held = np.empty(0, np.int64)
+        self._static_max = None if static_max is None else pages_of_size(static_max, mem.geometry.page_size, "static_max")
+        self._target_diff: int | None = None
         self.expansions = 0
         """Times that memory was added."""
         self.gave_up = 0
@@ -187,8 +198,32 @@ class XenBalloon(Driver):
         self.hard_limit = None
 
     def watch_target(self, kib: int, now: float = 0.0) -> None:
-        """xenstore's memory/target changed: whole pages of so many KiB (int)."""
-        self.set_target(kib >> self.mem.geometry.page_shift - 10 << self.mem.geometry.page_shift, now)
+        """xenstore's memory/target changed: whole pages of so many KiB (int). What an HVM guest was built with beyond what
+        it has when the first one comes is the firmware's and stays outside of every target (target_diff, 6.18)."""
+        if self._target_diff is None:
+            self._target_diff = 0 if self._static_max is None else self._static_max - self.target_pages
+        pages = max(0, (kib >> self.mem.geometry.page_shift - 10) - self._target_diff)
+        self.set_target(pages << self.mem.geometry.page_shift, now)
+
+    def store_target_kb(self, text: str, now: float = 0.0, admin: bool = True) -> int:
+        """write(2) to sysfs's target_kb: how many characters were taken. 2.6.26 takes the number as bytes, with a suffix K, M
+        or G, in spite of the file's name (618b2c8db24 mended that); later it is KiB. What is no number counts as 0.
+
+        HotplugError: EPERM without CAP_SYS_ADMIN; 2.6.26 EBADMSG for one character or none, EFBIG for more than 64.
+        """
+        if not admin:
+            raise HotplugError.of(errno.EPERM, "target_kb is for CAP_SYS_ADMIN")
+        number, suffix = re.findall(r"\A(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*|)([kKmMgG]?)", text)[0]
+        base = 16 if number[1:2] in ("x", "X") else 8 if number[:1] == "0" else 10
+        value, shift = int(number or "0", base), 10
+        if self.behaviour.all_or_nothing:
+            if len(text) <= 1:
+                raise HotplugError.of(errno.EBADMSG, f"target_kb: {text!r} is a runt")
+            if len(text) > 64:
+                raise HotplugError.of(errno.EFBIG, f"target_kb: {len(text)} characters are more than 64")
+            shift = {"": 0, "k": 10, "m": 20, "g": 30}[suffix.lower()]
+        self.set_target(value << shift >> self.mem.geometry.page_shift << self.mem.geometry.page_shift, now)
+        return len(text)
 
     def _credit(self):
         """Extents to grow (or, negative, shrink) by."""
@@ -268,7 +303,8 @@ class XenBalloon(Driver):
             return self._decrease(extents)
         allowed = min(extents, si_mem_available(self.mem) >> self.order)
         state = self._decrease(allowed)
-        return BP_EAGAIN if state == BP_DONE and allowed < extents and allowed < self.batch else state
+        short = allowed < extents and allowed << self.order < totalreserve_pages(self.mem)
+        return BP_EAGAIN if state == BP_DONE and short else state
 
     # -- the list
 
@@ -291,6 +327,14 @@ class XenBalloon(Driver):
 
     # -- growing and shrinking by one batch
 
+    def _at_once(self, extents):
+        """Of so many extents, those that one step moves: a batch. Single pages that nobody is told of one by one go by the
+        frame_list, and are counted as the calls that they stand for."""
+        if self.batch > 1 or self.order:
+            return min(extents, self.batch)
+        listeners = len(self.mem.notifiers) - bool(self._expanded)
+        return min(extents, self._frame_list if self.behaviour.callback or listeners == 0 else 1)
+
     def _increase(self, extents):
         """increase_reservation: back pages of the list and free them. BP_EAGAIN when the host gives nothing."""
         if len(self._list) == 0:
@@ -299,12 +343,18 @@ class XenBalloon(Driver):
             self.hotplug_pages += nr
             self.balloon_hotplug -= nr
             return BP_DONE
-        heads = self._list.head(min(extents, self.batch))
+        nr = self._at_once(extents)
+        if self.batch == 1:     # the call that fails is one of its own
+            nr = max(1, min(self.domain.room(nr), self.domain.host.free_frames))
+        heads = self._list.head(nr)
         mfns = self.domain.populate_physmap(heads, self.order)
+        if self.batch == 1:
+            heads = heads[: max(1, mfns.size)]
+            self.domain.count("populate_physmap", heads.size - 1)
         if mfns.size < heads.size and self.behaviour.all_or_nothing:
             if mfns.size:
                 self.domain.decrease_reservation(mfns, self.order)
-            self.hard_limit = self.current_pages + (mfns.size << self.order)
+            self.hard_limit = self.current_pages + (mfns.size << self.order) - self.driver_pages
             return BP_DONE
         if mfns.size == 0:
             return BP_EAGAIN
@@ -326,7 +376,7 @@ class XenBalloon(Driver):
             self.hotplug_pages -= nr
             self.balloon_hotplug += nr
             return BP_DONE
-        want = min(extents, self.batch)
+        want = self._at_once(extents)
         heads = alloc_highuser(self.mem, want, self.order)
         if heads.size:
             pfns = pages_of_extents(heads, self.order)
@@ -347,6 +397,10 @@ class XenBalloon(Driver):
             if large.any():
                 self.domain.decrease_reservation(heads[large], self.order)
             mfns = extents[~large].ravel()
+        if self.batch == 1 and mfns.size:
+            self.domain.decrease_reservation(mfns)
+            self.domain.count("decrease_reservation", mfns.size - 1)
+            return
         for at in range(0, mfns.size, self.batch):
             self.domain.decrease_reservation(mfns[at : at + self.batch])
 
@@ -366,6 +420,50 @@ class XenBalloon(Driver):
             pfns, mfns = pfns[low], None if mfns is None else mfns[low]
         self.domain.update_va_mapping(pfns, mfns)
 
+    # -- pages for other drivers
+
+    def balloon_update_driver_allowance(self, delta: int) -> None:
+        """A driver gets (or, negative, gives) frames that the balloon does not see."""
+        self.driver_pages += delta
+
+    def alloc_ballooned_pages(self, nr_pages: int, now: float = 0.0) -> NDArray[np.int64]:
+        """Pages of the balloon, without frames, for a driver that maps another domain's into them: int64 array. When there are
+        too few the balloon gives frames back for more, and the worker makes up for that; 3.1 takes them from the list's tail
+        (highmem), today from its head. All or nothing.
+
+        MemoryError when the guest has not so many to spare; ValueError before 3.1, which has no such call, and for large pages.
+        """
+        if not self.behaviour.callback or self.order or nr_pages < 0:
+            raise ValueError(f"{nr_pages} ballooned pages of a balloon of {self.behaviour.name} and order {self.order}")
+        self.target_unpopulated += nr_pages
+        self.due = now
+        while len(self._list) < nr_pages:
+            missing = nr_pages - len(self._list)
+            spare = not self.behaviour.reserves or si_mem_available(self.mem) >= missing
+            if not spare or self._decrease(missing) != BP_DONE:
+                self.target_unpopulated -= nr_pages
+                raise MemoryError(f"{nr_pages} ballooned pages: the guest has {len(self._list)}, and no more to spare")
+        if self.behaviour.promises:
+            pfns = self._list.tail(nr_pages)
+            self._list.drop_tail(nr_pages)
+        else:
+            pfns = self._list.head(nr_pages)
+            self._list.drop_head(nr_pages)
+        if self._highmem_pfn is not None:
+            self._high -= int(np.count_nonzero(pfns >= self._highmem_pfn))
+        self._held = np.append(self._held, pfns)
+        return pfns
+
+    def free_ballooned_pages(self, pfns: NDArray[np.int64], now: float = 0.0) -> None:
+        """They go back on the list, and the worker looks whether it is too long now. ValueError for a page that is not out."""
+        pfns = np.asarray(pfns, np.int64)
+        if not (np.isin(pfns, self._held).all() and all_different(pfns)):
+            raise ValueError("free_ballooned_pages of a page that no driver has")
+        self._held = np.setdiff1d(self._held, pfns, assume_unique=True)
+        self.target_unpopulated -= pfns.size
+        self._append(pfns)
+        self.due = now
+
     # -- adding memory
 
     def balloon_expand(self, nr_pages: int) -> int:
@@ -374,13 +472,11 @@ class XenBalloon(Driver):
         A free range of iomem, aligned to a section; add_memory, prepare_online_pages; every page Reserved, without a frame, and
         on the list. Today's rules take whole sections only.
 
-        HotplugError: ENOSPC when there is no such range, and as add_memory and prepare_online_pages; ValueError when the pages
+        HotplugError: EBUSY when there is no such range, and as add_memory and prepare_online_pages; ValueError when the pages
         are not whole extents of the balloon's order. Nothing is added then.
         """
         mem = self.mem
-        start = allocate_resource(mem, nr_pages, mem.geometry.pages_per_section)
-        if start is None:
-            raise HotplugError.of(errno.ENOSPC, f"balloon_expand by {nr_pages} pages: there is no free range of iomem")
+        start = free_range(mem, nr_pages)
         self._check_extents(start, nr_pages)
         mem.add_memory(start, nr_pages)
         self._expanding = True
@@ -416,14 +512,12 @@ class XenBalloon(Driver):
         if self.behaviour.promises:
             credit = self.target_pages - self.current_pages - self.hotplug_pages
         else:
-            credit = self.target_pages - self.total_pages
+            credit = self.target_pages + self.target_unpopulated - self.total_pages
             if credit <= 0:
                 return BP_WAIT      # enough is added, not onlined yet
         nr = -(-credit // unit) * unit
-        start = allocate_resource(mem, nr, unit)
         try:
-            if start is None:
-                raise HotplugError.of(errno.ENOSPC, f"no free range of {nr} pages of iomem")
+            start = free_range(mem, nr)
             mem.add_memory(start, nr)
         except HotplugError:
             return BP_EAGAIN if self.behaviour.promises else BP_ECANCELED
@@ -463,8 +557,9 @@ class XenBalloon(Driver):
     def close(self) -> None:
         """Let go of the callback. HotplugError EBUSY while pages are out: nobody else could ever back them; inflate to the
         guest's whole size first (the kernel's driver cannot be unloaded at all)."""
-        if self.balloon_pages or self.hotplug_pages or self.balloon_hotplug:
-            raise HotplugError.of(errno.EBUSY, f"the balloon cannot be closed: {self.balloon_pages} pages are out")
+        out = self.balloon_pages + self._held.size
+        if out or self.hotplug_pages or self.balloon_hotplug:
+            raise HotplugError.of(errno.EBUSY, f"the balloon cannot be closed: {out} pages are out")
         if self.behaviour.callback:
             self.mem.restore_online_page_callback(self._online_page)
             self.mem.notifiers.unregister(self._notifier)
@@ -476,9 +571,8 @@ class XenBalloon(Driver):
         """As Driver.validate, and: no page of the list has a frame or is with the allocator, every other page has one."""
         super().validate()
         heads = self._list.view()
-        listed = pages_of_extents(heads, self.order)
-        assert all_different(listed), "a page is on the balloon list twice"
-        assert not self.domain.backed(listed).any(), "a page on the balloon list has a frame"
+        listed = np.append(pages_of_extents(heads, self.order), self._held)
+        self.check_balloon(listed)
         high = 0 if self._highmem_pfn is None else int(np.count_nonzero(heads >= self._highmem_pfn))
         assert high == self._high, f"{self._high} highmem extents are counted, {high} are on the list"
         managed = self.mem.totalram_pages
@@ -487,6 +581,7 @@ class XenBalloon(Driver):
         prepared = sum(
             int(np.count_nonzero(self.mem.page_states(start, end - start) & PG_PREPARED)) for start, end in self.mem.resources
         )
-        assert prepared == self.current_pages + self.balloon_pages, (
-            f"{self.current_pages} backed pages and {self.balloon_pages} in the balloon make not the {prepared} of the guest"
+        assert prepared == self.current_pages + self.balloon_pages + self._held.size, (
+            f"{self.current_pages} backed pages, {self.balloon_pages} in the balloon and {self._held.size} out of it make not "
+            f"the {prepared} of the guest"
         )

@@ -26,6 +26,8 @@ class MovablePages:
     PG_offline, given back to the host.
     """
 
+    balloon = False
+    """Their moving counts as a balloon's (balloon_migrate)."""
     offline = False
     pinned = 0
     """So many of its first pages are held by a device or a pipe: offline_pages tries to move them, and cannot."""
@@ -150,12 +152,10 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
             owned |= own
             old, targets = pfns[order[own]], new[own]
             if owner.offline:
-                for pfn, nr in runs(targets):
-                    mem.set_page_offline(pfn, nr)
-                for pfn, nr in runs(old):
-                    mem.clear_page_offline(pfn, nr)
+                mem.set_pfns_offline(targets)
+                mem.clear_pfns_offline(old)
             emptied.append(old)
-            mem.count_migrated(len(old), owner.offline)
+            mem.count_migrated(len(old), owner.balloon)
             owner.moved(index[order[own]], targets)
         if len(order) < len(pfns):
             raise HotplugError.of(

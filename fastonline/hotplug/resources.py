@@ -98,10 +98,16 @@ class Resources:
         return made
 
     def allocate_resource(self, size: int, align: int, name: str = RAM, first: int = 0, last: int = (1 << 64) - 1) -> int:
-        """allocate_resource: request the lowest free range of `size` bytes between the addresses `first` and `last`, aligned to
-        `align` (a power of two), at the top of the tree, under this name; its first address. HotplugError EBUSY where none is
-        (find_resource; what the Xen balloon driver of the thread places its memory with), EINVAL for an align or size that is
-        none."""
+        """allocate_resource: request under `name` what find_resource(size, align, first, last) finds; its first address, or its
+        errors."""
+        at = self.find_resource(size, align, first, last)
+        self.request(at, size, name)
+        return at
+
+    def find_resource(self, size: int, align: int, first: int = 0, last: int = (1 << 64) - 1) -> int:
+        """The lowest address, aligned to `align` (a power of two), of `size` bytes between the addresses `first` and `last` that
+        are free at the top of the tree; what the balloon drivers place their memory with. HotplugError EBUSY where none is,
+        EINVAL for an align or size that is none."""
         if size <= 0 or align <= 0 or align & (align - 1):
             raise HotplugError.of(errno.EINVAL, f"allocate_resource of {size} bytes aligned to {align}")
         at = -(-first // align) * align
@@ -112,7 +118,6 @@ class Resources:
                 at = -(-child.end // align) * align
         if at + size - 1 > last:
             raise HotplugError.of(errno.EBUSY, f"allocate_resource: no {size:#x} free bytes in [{first:#x}-{last:#x}]")
-        self.request(at, size, name)
         return at
 
     def conflict(self, start_pfn: int, nr_pages: int) -> tuple[int, int] | None:
