@@ -676,6 +676,15 @@ _OPS: dict[str, dict[str, Any]] = {
 
 # -- for the command line
 
+def _on_lists(step, what):
+    """How many pages more a zone has whose free ones differ: a per-CPU list takes or passes on a batch at any time."""
+    name, free, _ = what.partition(" free (")
+    if not free:
+        return ""
+    ours, real = (zones[name]["pcp_count"] for zones in (step.predicted["zones"], step.recorded["state"]["zones"]))
+    return f" ({ours} and {real} more on per-CPU lists)"
+
+
 def replay_files(
     paths: Iterable[str | PathLike[str]], engine: str = "struct_page", as_json: bool = False
 ) -> Iterator[tuple[str, int]]:
@@ -697,9 +706,9 @@ def replay_files(
                     "compared": step.compared, "differences": step.differences, "predicted": step.predicted,
                 })
             else:
-                verdict = "ok" if not step.differences else "; ".join(
-                    f"{what}: predicted {ours}, recorded {real}" for what, ours, real in step.differences
-                )
+                verdict = "; ".join(
+                    f"{what}: predicted {ours}, recorded {real}{_on_lists(step, what)}" for what, ours, real in step.differences
+                ) or "ok"
                 note = "" if step.replayed else f" (not replayed: {step.reason})"
                 line = f"{recording.name} step {step.index} {step.op}: {verdict}{note}"
             yield line, len(step.differences)
