@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+INT_MAX = 0x7FFFFFFF
+
 
 @dataclass(frozen=True, repr=False)
 class Rules:
@@ -36,6 +38,8 @@ class Rules:
     - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6).
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
+
+    ValueError for numbers that no kernel takes.
     """
 
     name: str
@@ -59,6 +63,15 @@ class Rules:
     struct_page_bytes: tuple[int, int]
     memmap_per_block: bool
     exact_words: bool
+
+    def __post_init__(self) -> None:
+        limits = {"online_order": 63, "watermark_scale_factor": 3000, "min_free_kbytes_max": INT_MAX, "batch_cap_bytes": INT_MAX}
+        for name, most in limits.items():
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= most:
+                raise ValueError(f"rules {self.name}: {name} is {value}, not between 0 and {most}")
+        if self.watermark_pages not in ("present", "managed"):
+            raise ValueError(f"rules {self.name}: watermark_pages is {self.watermark_pages!r}, not 'present' or 'managed'")
 
     def __repr__(self) -> str:
         # short: it is the default of many an argument, and help() shows those

@@ -28,6 +28,15 @@ def test_struct_page_sizes(engine):
         assert mem.stats()["bytes_touched"] == (256 * size if engine == "struct_page" else 256 // 8)
 
 
+@pytest.mark.parametrize("name, value", [
+    ("online_order", -1), ("watermark_scale_factor", 3001), ("min_free_kbytes_max", 1 << 31), ("batch_cap_bytes", -1),
+    ("watermark_pages", "spanned"),
+])
+def test_what_no_kernel_has_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}, not"):
+        replace(fo.LINUX_6_12, **{name: value})
+
+
 def test_a_changed_preset_is_taken(make_machine):
     """Pages one by one under today's rules. Expect 256 order-0 frees and 255 merges instead of 4 frees of order 6."""
     merges = []

@@ -105,7 +105,7 @@ cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexce
             words = nr_blocks << (max_order - 6)
             memset(&b.free[pfn >> 6], 0xFF, words * 8)
             bitmap_set(b.full, pfn >> 6, words)
-            a.nr_free[max_order] += nr_blocks
+            a.nr_free[max_order] += <int64_t>nr_blocks
             a.frees[max_order] += nr_blocks
             lower_hint(a, max_order, pfn >> max_order)
             count_as_singles(a, max_order, min(order, max_order), nr_blocks)
