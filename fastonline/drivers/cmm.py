@@ -36,8 +36,13 @@ def page_can_be_volatile(
     mapping: Flag = True, uptodate: Flag = True, private: Flag = False, discarded: Flag = False, lru: Flag = True,
     mapcount: ArrayLike = 0, refcount: ArrayLike = 1
 ) -> Flag:
-    """May a page be made volatile? Bools (or bool arrays), as struct page has them: one that the guest can read again from
-    where it came, that nobody works on, and that only the page cache and its mappings hold."""
+    """May a page be made volatile? One that the guest can read again from where it came, that nobody works on, and that only
+    the page cache and its mappings hold.
+
+    Bools (or bool arrays), as struct page has them: reserved, dirty, writeback, locked, anonymous (PageAnon), mapping (has
+    one), uptodate, private, discarded, lru. Counts (or int arrays): mapcount and refcount, _mapcount + 1 and _refcount. Returns
+    a bool, or the array of what they broadcast to.
+    """
     refused = np.logical_or.reduce(np.broadcast_arrays(reserved, dirty, writeback, locked, anonymous, private, discarded))
     needed = np.logical_and.reduce(np.broadcast_arrays(mapping, uptodate, lru, np.equal(mapcount, np.subtract(refcount, 1))))
     return needed & ~refused
@@ -46,8 +51,8 @@ def page_can_be_volatile(
 class HintedDomain(ResidentDomain):
     """A guest whose pages have states. What is unused or volatile the host takes first, and without writing it anywhere.
 
-    A page that nothing was said of is stable. pfns: one-dimensional int64 arrays without repetition. Every change counts as one
-    ESSA instruction a page.
+    host, limit, name: as ResidentDomain. A page that nothing was said of is stable. pfns: one-dimensional int64 arrays without
+    repetition. Every change counts as one ESSA instruction a page.
     """
 
     def __init__(self, host: Host, limit: int | str | None = None, name: str | None = None) -> None:
@@ -85,7 +90,7 @@ class HintedDomain(ResidentDomain):
         return np.where(self.backed(pfns), RESIDENT, np.where(self.swapped(pfns), PRESERVED, ZERO)).astype(np.uint8)
 
     def are(self, pfns: NDArray[np.int64], usage: int) -> bool:
-        """Is this what the guest said of every one of these pages?"""
+        """Is `usage` (STABLE, UNUSED, VOLATILE, POTENTIALLY_VOLATILE) what the guest said of every one of these pages?"""
         return bool(np.all(self._usage[self._pfns(pfns)] == usage))
 
     # -- the guest sets states
@@ -136,8 +141,8 @@ class HintedDomain(ResidentDomain):
     def touch(  # type: ignore[override]     # what it returns is what the guest must know; the count is in `calls`
         self, pfns: NDArray[np.int64], write: bool = False
     ) -> NDArray[np.int64]:
-        """The guest reads (or writes) pages: Sp, Sz -> Sr; Vr and Pr stay. Returns the int64 array of the pages whose access
-        gave a discard fault (Vz): they were not accessed.
+        """The guest reads pages (with `write`: writes them): Sp, Sz -> Sr; Vr and Pr stay. Returns the int64 array of the pages
+        whose access gave a discard fault (Vz): they were not accessed.
 
         HotplugError EFAULT naming an unused page, the addressing exception, before any page is accessed; ENOMEM as
         ResidentDomain.touch.
@@ -161,8 +166,8 @@ class HintedDomain(ResidentDomain):
     # -- the host takes frames
 
     def victims(self, nr: int) -> NDArray[np.int64]:
-        """Unused pages first, then volatile ones and clean potentially volatile ones, then what must be swapped out; among
-        equals the longest resident."""
+        """`nr` pages to be taken: unused ones first, then volatile ones and clean potentially volatile ones, then what must be
+        swapped out; among equals the longest resident."""
         resident = self.backed_pfns()
         usage = self._usage[resident]
         cost = np.select([usage == UNUSED, self._discardable(resident)], [0, 1], 2)
@@ -200,8 +205,8 @@ class Cmm2(Driver):
     """Guest page hinting in the guest: the "light" part that went into the kernel (arch_free_page, arch_alloc_page, 2.6.26),
     the page cache's volatile pages, and the thread's own idea for a page that the host cannot back.
 
-    mem: Memory. domain: HintedDomain. Pages that are free are unused; who allocates and frees does it here. The target is the
-    limit of what may be resident, which the host enforces at once.
+    mem: Memory. domain: HintedDomain. Pages that are free are unused; who allocates and frees does it here. pfns: int64 arrays,
+    nr: pages, zone: as Memory takes it. The target is the limit of what may be resident, which the host enforces at once.
     """
 
     domain: HintedDomain
@@ -284,6 +289,7 @@ class Cmm1(Driver):
 
     mem: Memory. domain: ResidentDomain. The target is the guest's size less the static pool (cmm_pages). When an allocation
     fails the pool stays as it is: the target becomes what there is. timed_pages go back timeout_pages every timeout_seconds.
+    nr_pages: pages, now: virtual seconds.
     """
 
     domain: ResidentDomain

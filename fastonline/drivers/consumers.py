@@ -14,8 +14,9 @@ from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLIN
 
 
 class Ehea:
-    """A driver like ehea: its adapter must know all memory that may hold a packet, so it is a memory notifier, and its map has
-    room for so many sections (None: for all).
+    """A driver like ehea: its adapter must know all memory that may hold a packet, so it is a memory notifier.
+
+    mem: Memory. max_sections: so many its map has room for, None: for all. priority: of its notifier, the highest first.
 
     It counts pages by MemoryNotify.onlined, the member that Kamezawa asked for in the thread; `announced` is what nr_pages
     alone would have made it believe. A section too many is vetoed with NOTIFY_BAD.
@@ -67,9 +68,10 @@ class Udev:
     """User space that gets the machine's uevents, and writes to the state file of each memory block that was added some time
     later (the delay that auto_online_blocks was made to spare, 31bc3858ea3e).
 
-    An actor of driver.run. delay: s from the event to the write. period: s between two looks at the queue. online_type:
-    MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. check: a script's own test, ``check(block) -> bool``, asked before a
-    block is onlined (the "user level check" of the thread); a block that it refuses is left offline.
+    An actor of driver.run, whose times (now) are virtual seconds. mem: Memory. delay: s from the event to the write. period: s
+    between two looks at the queue. online_type: MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. check: a script's own
+    test, ``check(block) -> bool``, asked before a block is onlined (the "user level check" of the thread); a block that it
+    refuses is left offline.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Udev:
             self._queue.append((action, device))
 
     def tell(self, now: float, action: str, device: str) -> None:
-        """An event arrives."""
+        """An event arrives: the action ("add", "online"...) and the device ("memory32")."""
         self.events.append(Uevent(now, action, device))
 
     def work(self, now: float) -> None:
@@ -138,7 +140,7 @@ class Container:
     """A box of DIMMs that is a node of its own, hot-added as a whole (ACPI's container device, Goto in the thread): one event
     for user space beside those of its memory blocks.
 
-    mem: Memory. nid: the node. dimms: (start_pfn, nr_pages) of each.
+    mem: Memory. nid: the node. dimms: (start_pfn, nr_pages) of each. udev: the Udev that is told, now: virtual s at which.
     """
 
     def __init__(self, mem: Memory, nid: int, dimms: Iterable[tuple[int, int]]) -> None:

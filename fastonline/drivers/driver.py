@@ -33,10 +33,10 @@ class Actor(Protocol):
 
 
 def run(actors: Sequence[Actor], until: float, now: float = 0.0) -> None:
-    """Let every actor work at the times it is due from `now` on, earliest first (in the order given among equals), up to
-    `until` (seconds).
+    """Let every one of `actors` work at the times it is due from `now` on, earliest first (in the order given among equals), up
+    to `until` (seconds).
 
-    An actor has `due`, when it is next to run (a time that has passed: at once; NEVER: not by itself), and `work(now)`, which
+    An Actor has `due`, when it is next to run (a time that has passed: at once; NEVER: not by itself), and `work(now)`, which
     sets it anew.
     """
     while True:
@@ -48,7 +48,8 @@ def run(actors: Sequence[Actor], until: float, now: float = 0.0) -> None:
 
 
 class Driver:
-    """A driver of one guest: mem is its Memory, domain what the host knows of it, target_pages what it is asked to have."""
+    """A driver of one guest: mem is its Memory, domain what the host knows of it, target_pages what it is asked to have. pfns:
+    int64 arrays, now: virtual seconds."""
 
     due: float = NEVER
 
@@ -91,7 +92,8 @@ class Driver:
 
 
 class PageList:
-    """A list of pages as struct list_head gives drivers: pages enter and leave at either end, by the batch.
+    """A list of pages as struct list_head gives drivers: pages (pfns: int64 arrays) enter and leave at either end, by the
+    batch.
 
     An int64 array with room at both ends; nothing is moved but when it must grow.
     """
@@ -148,7 +150,7 @@ class PageList:
 
 
 def online_pfns(mem: Memory) -> NDArray[np.int64]:
-    """int64 array: the pages that are free, in use or PG_offline, ascending."""
+    """int64 array: the pages of `mem` that are free, in use or PG_offline, ascending."""
     pfns = [np.empty(0, np.int64)]
     for start, end in mem.resources:
         states = mem.page_states(start, end - start)
@@ -157,7 +159,7 @@ def online_pfns(mem: Memory) -> NDArray[np.int64]:
 
 
 def highmem_pfn(geometry: Geometry) -> int | None:
-    """The pfn from which on pages are highmem (PageHighMem), or None where there is none."""
+    """The pfn from which on a geometry's pages are highmem (PageHighMem), or None where there is none."""
     limit = 0
     for name, end in geometry.zone_limits:
         if name == "HighMem":
@@ -167,7 +169,8 @@ def highmem_pfn(geometry: Geometry) -> int | None:
 
 
 def alloc_highuser(mem: Memory, nr: int, order: int = 0, highest: str | None = None) -> NDArray[np.int64]:
-    """Up to `nr` blocks for a balloon, as alloc_page(GFP_HIGHUSER | __GFP_NORETRY) one by one would give them: (got,) int64.
+    """Up to `nr` blocks of `mem` for a balloon, as alloc_page(GFP_HIGHUSER | __GFP_NORETRY) one by one would give them: (got,)
+    int64.
 
     Zones from `highest` down, each to its min watermark and the lowmem_reserve it keeps from such an allocation
     (zone_watermark_ok of order 0, KERNEL.md 2.4). highest: the zone's name, None: the highest kernel zone, not Movable.
@@ -192,18 +195,19 @@ def alloc_highuser(mem: Memory, nr: int, order: int = 0, highest: str | None = N
 
 
 def totalreserve_pages(mem: Memory) -> int:
-    """Pages that stay free: each zone's high watermark and its largest lowmem_reserve (calculate_totalreserve_pages)."""
+    """Pages of `mem` that stay free: each zone's high watermark and its largest lowmem_reserve
+    (calculate_totalreserve_pages)."""
     return sum(min(max(zone.protection) + zone.high, zone.managed_pages) for zone in mem.zones.values())
 
 
 def si_mem_available(mem: Memory) -> int:
-    """Pages that can be had without driving the machine under its reserves: free pages less totalreserve_pages (6.1, which adds
-    what the page cache would give; there is none here)."""
+    """Pages of `mem` that can be had without driving the machine under its reserves: free pages less totalreserve_pages (6.1,
+    which adds what the page cache would give; there is none here)."""
     return max(0, sum(zone.free_pages for zone in mem.zones.values()) - totalreserve_pages(mem))
 
 
 def free_range(mem: Memory, nr_pages: int) -> int:
-    """The lowest pfn of a range of so many pages, at the beginning of a memory block, that no resource has. HotplugError EBUSY
-    where there is none below the end of what the machine can have."""
+    """The lowest pfn of a range of `nr_pages` that no resource of `mem` has, at the beginning of a memory block. HotplugError
+    EBUSY where there is none below the end of what the machine can have."""
     page = mem.geometry.page_size
     return mem.resources.find_resource(nr_pages * page, mem.pages_per_block * page, last=mem.max_pfn * page - 1) // page

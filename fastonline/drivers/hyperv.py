@@ -21,15 +21,17 @@ ONLINE_TIMEOUT = 5.0     # s that a hot-add waits for user space to online what 
 
 @dataclass
 class Region:
-    """struct hv_hotadd_state: a range that hot-add requests fill from its start on."""
+    """struct hv_hotadd_state: a range that hot-add requests fill from its start on.
+
+    Pfns: [start_pfn, end_pfn) is the region, of which [start_pfn, ha_end_pfn) was added to Linux and [covered_start_pfn,
+    covered_end_pfn) is backed but for the gaps, a list of (start_pfn, end_pfn). pfns: int64 array.
+    """
 
     start_pfn: int
     end_pfn: int
     covered_start_pfn: int
     covered_end_pfn: int
-    """The host backs covered_start_pfn up to here, gaps apart."""
     ha_end_pfn: int
-    """Added to Linux up to here."""
     gaps: list[tuple[int, int]] = field(default_factory=list)
     """(start_pfn, end_pfn) inside the covered range that the host did not back."""
 
@@ -49,6 +51,7 @@ class HvBalloon(Driver):
 
     set_target plays the host's part: a lower target balloons pages out, not below the floor that the guest keeps; a higher one
     takes them back in, then hot-adds from where the last region was covered to. What cannot be had is asked for every second.
+    nr_pages: pages, now: virtual seconds.
     HotplugError EINVAL when another online_page_callback is set.
     """
 

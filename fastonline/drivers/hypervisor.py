@@ -24,7 +24,7 @@ FREE = -1
 
 
 def pages_of_size(size: int | str, page_size: int, what: str) -> int:
-    """Pages of a size; TypeError or ValueError for what is none, or no whole number of pages."""
+    """Pages of `page_size` bytes in a size; TypeError or ValueError for what is none, or no whole number of pages."""
     nr_bytes = parse_size(size)
     if nr_bytes % page_size:
         raise ValueError(f"{what} {size!r} is not a whole number of pages of {page_size} bytes")
@@ -39,7 +39,7 @@ def pages_of_extents(extents: NDArray[np.int64], order: int) -> NDArray[np.int64
 
 
 def all_different(numbers: NDArray[np.int64]) -> bool:
-    """Is no number in the array twice?"""
+    """Is none of `numbers` (an int array) there twice?"""
     ordered = np.sort(numbers)
     return not np.any(ordered[1:] == ordered[:-1])
 
@@ -50,7 +50,7 @@ class Host:
     memory: its size (bytes, or text such as "4G"). page_size: bytes of a frame. scattered: hand frames out in an order drawn
     from `seed`, as a host that has been up for long does; else ascending. Frames that come back are the first to be used again.
     call_ns: what a hypercall costs, a number for all of them or a dict by name ("populate_physmap", "decrease_reservation",
-    "update_va_mapping", ...); a Domain sums it up in `ns`.
+    "update_va_mapping", ...); a Domain sums it up in `ns`. mfns: frames, int64 arrays; domid: a domain's number.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Domain:
     page.
 
     host: Host. boot: size of the memory that the domain builder populates, from pfn 0 on. max_memory: the host-set cap on the
-    reservation, None: none. name: for messages.
+    reservation, None: none. name: for messages. pfns, mfns: int64 arrays of pages and of their frames; nr_pages: pages.
 
     Hypercalls give partial success the way Xen does: they return how far they came, and what was done stays done. `calls`
     counts them by name, `ns` adds up their cost, `refused` counts the frames not given, by reason ("cap" or "host").
@@ -315,7 +315,8 @@ class ResidentDomain(Domain):
     discards it, or when the host must reclaim, which swaps it out. The guest is not asked and need not tell.
 
     host: Host. limit: size that may be resident at a time (the memory cgroup of the thread), None: no limit. The host reclaims
-    from the guest itself, longest resident first, when the limit or the host's memory is reached.
+    from the guest itself, longest resident first, when the limit or the host's memory is reached. name: for messages. pfns:
+    int64 arrays.
     """
 
     def __init__(self, host: Host, limit: int | str | None = None, name: str | None = None) -> None:

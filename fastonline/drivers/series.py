@@ -50,14 +50,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Series:
-    """A run: its samples, every change of `actual` as (s, bytes), and the driver's own counts at the end."""
+    """A run of a driver: its samples, its steps (every change of `actual` as (s, bytes)), the driver's own counts at the end,
+    and its calls to the host by name, in all."""
 
     driver: str
     samples: tuple[Sample, ...]
     steps: tuple[tuple[float, int], ...]
     counts: dict[str, int]
     calls: dict[str, int]
-    """Calls to the host by name, in all."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for json."""
@@ -75,8 +75,8 @@ class Series:
         return "\n".join(lines)
 
     def plot(self, path: str | PathLike[str]) -> None:
-        """Write a figure of target against actual over time to a file; its suffix says which format. ImportError without
-        matplotlib."""
+        """Write a figure of target against actual over time to the file `path`; its suffix says which format. ImportError
+        without matplotlib."""
         try:
             from matplotlib.figure import Figure
         except ImportError as e:
@@ -95,7 +95,7 @@ class Series:
 
 
 def parse_targets(text: str) -> list[tuple[float, int]]:
-    """[(s, bytes)] of ``"1G,1.5G,768M"``, one target a minute. ValueError for what is no size."""
+    """[(s, bytes)] of a text such as ``"1G,1.5G,768M"``, one target a minute. ValueError for what is no size."""
     parts = [part.strip() for part in text.split(",")]
     if not any(parts):
         raise ValueError("there is no target: give some, such as 1G,1.5G,768M")
@@ -103,15 +103,15 @@ def parse_targets(text: str) -> list[tuple[float, int]]:
 
 
 def read_targets(path: str | PathLike[str]) -> list[tuple[float, int]]:
-    """[(s, bytes)] of a CSV file with lines of time,target; a first line that says so is skipped. OSError when it cannot be
-    read, ValueError naming the line that is wrong."""
+    """[(s, bytes)] of the CSV file `path` with lines of time,target; a first line that says so is skipped. OSError when it
+    cannot be read, ValueError naming the line that is wrong."""
     targets = []
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         for nr, row in enumerate(csv.reader(file), 1):
             if not row or (nr == 1 and [cell.strip() for cell in row] == ["time", "target"]):
                 continue
             try:
-                at, size = row
+                at, _, size = ",".join(row).partition(",")
                 targets.append((float(at), parse_size(size)))
             except ValueError as e:
                 raise ValueError(f"{path}, line {nr}: {','.join(row)!r} is no time,target: {e}") from None
@@ -268,7 +268,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_arguments(args: argparse.Namespace, progress: Progress | None = None) -> Series:
-    """The Series that add_arguments' arguments ask for. Errors as run_series, parse_targets and read_targets."""
+    """The Series that add_arguments' arguments ask for. args: argparse.Namespace; progress: as run_series. Errors as
+    run_series, parse_targets and read_targets."""
     old = args.driver == "xen" and args.behaviour in ("thread", "2.6.26")
     geometry = args.geometry or ("X86_32_PAE" if old else "S390X" if args.driver == "cmm" else "X86_64")
     options = ("behaviour", "order", "batch", "reporting", "block_size")

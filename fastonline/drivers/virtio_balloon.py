@@ -30,7 +30,7 @@ RETRY = 0.2
 
 class BalloonPages(MovablePages):
     """What is in the balloon: movable (balloon_compaction.c), PG_offline and not managed, unless the guest may have it back
-    when it is out of memory: then it is in use, and counts as the guest's."""
+    when it is out of memory (not offline): then it is in use, and counts as the guest's. mem, on_move: as MovablePages."""
 
     balloon = True
 
@@ -43,11 +43,11 @@ class BalloonPages(MovablePages):
 
 
 class VirtioBalloon:
-    """A balloon in a machine; ``inflate`` and ``deflate`` by pages. Watermarks are not recomputed by either.
+    """A balloon in a machine; ``inflate`` and ``deflate`` by pages (nr_pages). Watermarks are not recomputed by either.
 
-    tell_host: called as tell_host(queue, pfns, messages) with "inflate" or "deflate", an int64 array of pfns, and how many
-    messages tell of them. must_tell_host: pages are the guest's again after the message, as in every kernel of today and in
-    2.6.25 with VIRTIO_BALLOON_F_MUST_TELL_HOST; else before it. deflate_on_oom: the guest may take pages back
+    mem: Memory. tell_host: called as tell_host(queue, pfns, messages) with "inflate" or "deflate", an int64 array of pfns, and
+    how many messages tell of them. must_tell_host: pages are the guest's again after the message, as in every kernel of today
+    and in 2.6.25 with VIRTIO_BALLOON_F_MUST_TELL_HOST; else before it. deflate_on_oom: the guest may take pages back
     (VIRTIO_BALLOON_F_DEFLATE_ON_OOM), so they stay managed.
     """
 
@@ -143,7 +143,8 @@ class VirtioBalloonDriver(Driver):
 
     mem: Memory. domain: hypervisor.ResidentDomain. A target is reached as far as the guest has pages above its min watermarks,
     then tried again every RETRY seconds; one above the guest's size means an empty balloon. must_tell_host, deflate_on_oom: as
-    VirtioBalloon. reporting: the host is told of free blocks every REPORTING_DELAY (VIRTIO_BALLOON_F_REPORTING).
+    VirtioBalloon. reporting: the host is told of free blocks every REPORTING_DELAY (VIRTIO_BALLOON_F_REPORTING). nr_pages:
+    pages of the guest, now: virtual seconds.
     """
 
     domain: ResidentDomain

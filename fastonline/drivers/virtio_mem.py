@@ -32,9 +32,9 @@ RETRIED = (errno.EBUSY, errno.ETXTBSY, errno.ENOMEM)
 
 
 def block_sizes(mem: Memory, block_size: int) -> tuple[int, int]:
-    """(sub_block, block): pages that are plugged at a time, and pages that are added to Linux at a time, for a device of that
-    block size, bytes. A block is a memory block of several sub-blocks, or it is one big block. ValueError for a size that is no
-    power of two, or smaller than a page."""
+    """(sub_block, block): pages that are plugged at a time, and pages that are added to Linux (`mem`) at a time, for a device
+    with that block_size, bytes. A block is a memory block of several sub-blocks, or it is one big block. ValueError for a size
+    that is no power of two, or smaller than a page."""
     if block_size < mem.geometry.page_size or block_size & block_size - 1:
         raise ValueError(f"a device cannot have blocks of {block_size} bytes: a power of two from {mem.geometry.page_size} on")
     sub_block = max(block_size // mem.geometry.page_size, 1 << mem.geometry.pageblock_order)
@@ -43,7 +43,7 @@ def block_sizes(mem: Memory, block_size: int) -> tuple[int, int]:
 
 
 class Answers(Protocol):
-    """A host's answers to what a device asks for: True for ACK, False for BUSY."""
+    """A host's answers to what a device asks for, start_pfn and nr_pages: True for ACK, False for BUSY."""
 
     def plug(self, start_pfn: int, nr_pages: int) -> bool:
         """Frames for all of these pages, or for none."""
@@ -55,11 +55,12 @@ class Answers(Protocol):
 class VirtioMem:
     """One device: ``request(size)`` does what the driver does when the host asks for another size.
 
-    start, max_size: bytes, the device's region. block_size: of the device. nid: the node of its memory. name: of the device, as
-    the log and /proc/iomem show it. host: who answers; None: it says ACK to all. Devices of one machine share the
-    online_page_callback, see VirtioMemBus.
+    mem: Memory. start, max_size: bytes, the device's region. block_size: of the device. nid: the node of its memory. name: of
+    the device, as the log and /proc/iomem show it. host: who answers; None: it says ACK to all. Devices of one machine share
+    the online_page_callback, see VirtioMemBus.
 
-    Blocks are numbered by their size: memory blocks in sub-block mode, big blocks in big-block mode.
+    Blocks are numbered by their size: memory blocks in sub-block mode, big blocks in big-block mode. requested_size: bytes; pfn
+    and order: of a chunk that Linux onlines.
     """
 
     def __init__(
@@ -389,7 +390,7 @@ class VirtioMemDriver(Driver):
 
     A target is the boot memory and what is to be plugged, taken down to whole sub-blocks: below the boot memory nothing is
     plugged, above the region it is full. What the host has no frames for, or the guest cannot free, is tried again after
-    RETRY_MIN seconds and ever later; a request is granted whole or not at all.
+    RETRY_MIN seconds and ever later; a request (start_pfn, nr_pages) is granted whole or not at all. now: virtual seconds.
 
     HotplugError EINVAL when another online_page_callback is set; ValueError for rules without whole memory blocks (2.6.25).
     """

@@ -76,7 +76,8 @@ class XenBalloon(Driver):
 
     set_target sets the goal; the worker runs when it is due (driver.run, or work). Beyond the cap or the host's memory the
     guest stays where it got (2.6.26: at hard_limit until there is a new target; 3.1 on: BP_ECANCELED after the retries); below
-    what it can give up it stays at its watermarks and tries again.
+    what it can give up it stays at its watermarks and tries again. pfns: int64 arrays, nr_pages: pages (delta: negative ones
+    too), now: virtual seconds, kib and text: what xenstore and sysfs are given, admin: by who has CAP_SYS_ADMIN.
 
     HotplugError EINVAL when another online_page_callback is set; nothing has changed then.
     """
