@@ -36,6 +36,8 @@ class Rules:
     - lifo: freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail.
     - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
     - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6).
+    - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run (4.6).
+    - threads_stop: they stop when the node's last memory goes offline (2.6.33).
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
 
@@ -62,6 +64,8 @@ class Rules:
     lifo: bool
     struct_page_bytes: tuple[int, int]
     memmap_per_block: bool
+    node_threads: tuple[str, ...]
+    threads_stop: bool
     exact_words: bool
 
     def __post_init__(self) -> None:
@@ -102,6 +106,8 @@ LINUX_2_6_25 = Rules(
     lifo=True,
     struct_page_bytes=(32, 56),
     memmap_per_block=False,
+    node_threads=("kswapd",),
+    threads_stop=False,
     exact_words=False,
 )
 
@@ -126,6 +132,8 @@ LINUX_6_1 = Rules(
     lifo=False,
     struct_page_bytes=(32, 64),
     memmap_per_block=False,
+    node_threads=("kcompactd", "kswapd"),
+    threads_stop=True,
     exact_words=True,
 )
 

@@ -51,3 +51,22 @@ def test_sixty_four_nodes(engine):
     mem.online_pages(0, 256)
     assert list(mem.nodes) == [0, 1, 15, 63] and mem.zones[63, "HighMem"].managed_pages == 256
     mem.copy().validate()
+
+
+@pytest.mark.parametrize("rules, names, after", [
+    (fo.LINUX_2_6_25, ("kswapd1",), ("kswapd1",)), (fo.LINUX_6_1, ("kcompactd1", "kswapd1"), ()),
+])
+def test_threads_of_a_node(rules, names, after, engine):
+    """Node 1 is added, onlined, offlined. Expect its threads from the first memory online on, until the last went offline; in
+    2.6.25 kswapd stays. Copies and saved machines know."""
+    mem = fo.Memory(SMALL_PAE, boot="1M", rules=rules, engine=engine)
+    assert len(mem.nodes[0].threads) == len(names)
+    mem.add_memory(1024, 512, 1)
+    assert mem.nodes[1].threads == ()
+    mem.online_pages(1024, 256)
+    assert mem.nodes[1].threads == mem.copy().nodes[1].threads == names
+    mem.online_pages(1280, 256)
+    mem.offline_pages(1024, 256)
+    assert mem.nodes[1].threads == names
+    mem.offline_pages(1280, 256)
+    assert mem.nodes[1].threads == mem.copy().nodes[1].threads == after

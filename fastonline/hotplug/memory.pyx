@@ -18,7 +18,7 @@ from fastonline.core.sections cimport early_section_nr
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.threads cimport MAX_THREADS, in_threads, range_step
 from fastonline.core.types cimport MAX_MAX_ORDER, NO_AREA, int16_t, uint8_t, uint32_t
-from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
+from fastonline.hotplug.types cimport MAX_NUMNODES, node_got_memory, zone, zone_area, zone_managed, zone_present, zone_table
 from fastonline.hotplug.watermarks cimport (
     init_per_zone_wmark_min, pcp_update, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
 )
@@ -335,7 +335,7 @@ cdef class Memory:
         self.zones.grow_span(z, start, nr)
         self.zones.table.zones[z].present_pages += nr
         self.zones.table.zones[z].present_early += nr
-        self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
+        node_got_memory(&self.zones.table, z / self.zones.table.nr_types)
         self.walk(PREPARE, start, nr, 0)
         self.note_whole(start, nr, True)
         self.walk(ONLINE, start, nr, self.geometry.max_page_order)
@@ -444,7 +444,7 @@ cdef class Memory:
         self.zones.grow_span(z, known.start_pfn, known.spanned_pages)
         self.zones.table.zones[z].present_pages += np.sum(lengths)
         self.zones.table.zones[z].present_early += np.sum(lengths)
-        self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
+        node_got_memory(&self.zones.table, z / self.zones.table.nr_types)
 
     def _highest_kernel_zone(self):
         """The number of the highest zone type below Movable that is populated; 0 when none is."""
@@ -1025,7 +1025,7 @@ cdef class Memory:
 
     cdef void section_online(self, uint64_t section) noexcept nogil:
         bitmap_set(self.sections.online.words, section, 1)
-        self.zones.table.nodes[self.nid_of[section]].has_memory = True
+        node_got_memory(&self.zones.table, self.nid_of[section])
 
     cdef int changed_nid(self, uint64_t start) noexcept:
         """status_change_nid: the node of the page, when none of its memory has been online."""
@@ -1202,7 +1202,7 @@ cdef class Memory:
             if test_bit(self.sections.prepared.words, section):
                 bitmap_set(self.sections.online.words, section, 1)
         if self.always_notify_online:
-            self.zones.table.nodes[self.nid_of[start >> shift]].has_memory = True
+            node_got_memory(&self.zones.table, self.nid_of[start >> shift])
         if was_empty:
             self._built_zonelists(self.zones.online_nodes())
         if self.min_free_kbytes_follows:
@@ -1333,6 +1333,8 @@ cdef class Memory:
             self.recompute()
         if self.node_present(nid) == 0:
             self.zones.table.nodes[nid].has_memory = False
+            if self.rules.threads_stop:
+                self.zones.table.nodes[nid].kswapd = False
         if self.listeners and zone_present(&self.zones.table, z) == 0:
             self._built_zonelists(self.zones.online_nodes())
         if self.rules.shrink_spans:

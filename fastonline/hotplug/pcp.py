@@ -8,8 +8,8 @@ One CPU. Pages on a per-CPU list, and the free rest of pageblocks that were made
 
 import numpy as np
 
+from fastonline.hotplug.free_order import FreeOrder
 from fastonline.hotplug.invariants import count_free_blocks
-from fastonline.hotplug.migrate import runs
 
 UNMOVABLE, MOVABLE, RECLAIMABLE = range(3)
 """Kinds of pages that have per-CPU lists of their own (MIGRATE_PCPTYPES, 6.1)."""
@@ -52,20 +52,7 @@ class PerCpuPages:
         self.empty_slabs = []
         """(pfn, order) of slabs without objects, which the caches keep until they are told to shrink."""
         self._zones = {}
-        self._order = []         # memory blocks in the order in which they went online
-        self._freed = {}         # memory block -> pages freed to it since pages were last taken
-        self._from = {}          # zone number -> index there and page from which on there may be free ones
-        mem.events.listen(self._heard)
-
-    def _heard(self, kind, text):
-        action, _, device = text.partition("@memory")
-        if kind == "uevent" and device:
-            block = int(device)
-            if block in self._order:
-                self._order.remove(block)
-            if action == "online":
-                self._order.append(block)
-            self._from.clear()
+        self._free_order = FreeOrder(mem) if mem.engine == "bitmap" else None
 
     def _zone(self, z):
         return self._zones.setdefault(z, _Zone())
@@ -201,30 +188,10 @@ class PerCpuPages:
         return pcp.high
 
     def _from_buddy(self, zone, size):
-        """`size` free single pages of a zone, in the kernel's order: memory that went online first goes first."""
-        if self._mem.engine != "bitmap" or len(self._order) < 2:
-            return self._mem.alloc_pages_bulk(size, 0, zone)
-        self._freed.clear()
-        got = [np.empty(0, np.int64)]
-        per_block = self._mem.pages_per_block
-        index, offset = self._from.get(zone.nr, (0, 0))
-        while size and index < len(self._order):
-            start = self._order[index] * per_block
-            if offset == per_block or self._mem.zone_of(start).nr != zone.nr:
-                index, offset = index + 1, 0
-                continue
-            window = min(per_block - offset, 1024)
-            pfns = self._mem.free_pages_within(start + offset, window)
-            offset = offset + window if len(pfns) <= size else int(pfns[size]) - start
-            pfns = pfns[:size]
-            for pfn, nr in runs(pfns):
-                self._mem.alloc_contig_range(pfn, nr)
-            got.append(pfns)
-            size -= len(pfns)
-        self._from[zone.nr] = index, offset
-        if size:
-            got.append(self._mem.alloc_pages_bulk(size, 0, zone))
-        return np.concatenate(got)
+        """`size` free single pages of a zone, in the kernel's order."""
+        if self._free_order is not None:
+            return self._free_order.take(zone, size)
+        return self._mem.alloc_pages_bulk(size, 0, zone)
 
     def free(self, pfns):
         """Free movable pages, in this order."""
@@ -319,7 +286,6 @@ class PerCpuPages:
     def _to_buddy(self, z, pcp, zone, pages, order):
         if not pages:
             return
-        self._from.clear()
         if order:
             pages = np.concatenate([np.arange(pfn, pfn + (1 << order)) for pfn in pages])
         pages = np.asarray(pages, np.int64)
@@ -330,14 +296,8 @@ class PerCpuPages:
             pooled |= own
         if not pooled.all():
             self._mem.free_pfns(pages[~pooled])
-            # what was freed last is used first
-            blocks, counts = np.unique(pages[~pooled] // self._mem.pages_per_block, return_counts=True)
-            for block, count in zip(blocks.tolist(), counts.tolist()):
-                self._freed[block] = self._freed.get(block, 0) + count
-                if block in self._order and self._freed[block] >= 1 << self._mem.geometry.max_page_order:
-                    self._order.remove(block)
-                    self._order.insert(0, block)
-                    self._freed[block] = 0
+            if self._free_order is not None:
+                self._free_order.freed(pages[~pooled])
         if order:
             self._count(pcp, zone, len(pages))
             return
@@ -398,12 +358,15 @@ class PerCpuPages:
         largest = max((k for k, n in enumerate(zone.nr_free) if n), default=-1)
         if largest < order:
             return None
-        base = self._mem.alloc_pages(largest, zone)
         size = 1 << largest
         self._boost(self._zone(z), zone)
         # single pages from here on, so that any part can be given back
-        self._mem.free_pages(base, largest)
-        self._mem.alloc_contig_range(base, size)
+        if self._free_order is not None:
+            base = self._free_order.take_largest(zone, largest)
+        else:
+            base = self._mem.alloc_pages(largest, zone)
+            self._mem.free_pages(base, largest)
+            self._mem.alloc_contig_range(base, size)
         step = min(size, 1 << max(order, self._mem.geometry.pageblock_order))
         for at in range(base, base + size, step):
             pool[at] = np.ones(step, bool)
@@ -475,4 +438,3 @@ class PerCpuPages:
             for base in [b for b, free in pcp.pool.items() if start_pfn <= b < start_pfn + nr_pages and free.all()]:
                 self._mem.free_pfns(np.arange(base, base + len(pcp.pool.pop(base))))
                 pcp.reclaimable.discard(base)
-                self._from.clear()

@@ -15,7 +15,7 @@ _DTYPES = ("|u1", "<u2", "<u4", "<u8", "<i2", "<i8")
 
 
 def _magic(kind):
-    return f"fastonline-{kind}/3\n".encode()
+    return f"fastonline-{kind}/4\n".encode()
 
 
 def kind_of(path):
@@ -99,6 +99,7 @@ def load(path, kind="machine"):
                 fields = value["Rules"]
                 return Rules(**fields | {
                     "lowmem_reserve_ratio": tuple(map(tuple, fields["lowmem_reserve_ratio"])),
+                    "node_threads": tuple(fields["node_threads"]),
                     "struct_page_bytes": tuple(fields["struct_page_bytes"]),
                 })
             return {key: revive(item) for key, item in value.items()}

@@ -7,6 +7,7 @@ from fastonline.hotplug.types cimport zone_table
 
 cdef class Zones:
     cdef readonly tuple names            # zone types, lowest first
+    cdef tuple node_threads              # names of the kernel threads of a node, without its number
     cdef Engine engine
     cdef zone_table table
 

@@ -147,6 +147,12 @@ class Node:
         """Pages given to the allocator on this node."""
         return sum(zone.managed_pages for zone in self.zones)
 
+    @property
+    def threads(self):
+        """Names of the kernel threads that run for the node: ("kcompactd0", "kswapd0") from its first memory online to its last
+        offline; "kswapd0" alone in 2.6.25, from then on (kswapd_run, kcompactd_run of mm/memory_hotplug.c)."""
+        return self._zones._threads(self.nid)
+
 
 cdef class Zones:
     """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. A mapping of
@@ -170,6 +176,7 @@ cdef class Zones:
         self.table.present_is_managed = rules.present_at_online
         self.table.by_present = rules.watermark_pages == "present"
         self.table.movable_has_min = rules.movable_has_min
+        self.node_threads = rules.node_threads
         self.table.scale_factor = rules.watermark_scale_factor
         self.table.min_free_max = rules.min_free_kbytes_max
         self.table.page_kb = geometry.page_size >> 10
@@ -305,6 +312,9 @@ cdef class Zones:
         """Is node `nid` in N_MEMORY: has some of its memory gone online?"""
         return nid < self.table.nr_nodes and bool(self.table.nodes[nid].has_memory)
 
+    def _threads(self, int nid):
+        return tuple([f"{name}{nid}" for name in self.node_threads]) if self.table.nodes[nid].kswapd else ()
+
     def _node(self, int nid):
         return self.table.nodes[nid].start_pfn, self.table.nodes[nid].spanned_pages
 
@@ -354,8 +364,8 @@ cdef class Zones:
                 [self.table.zones[z].protection[i] for i in range(self.table.nr_types)],
             ))
         nodes = [
-            (bool(self.table.nodes[n].online), bool(self.table.nodes[n].has_memory), self.table.nodes[n].start_pfn,
-             self.table.nodes[n].spanned_pages)
+            (bool(self.table.nodes[n].online), bool(self.table.nodes[n].has_memory), bool(self.table.nodes[n].kswapd),
+             self.table.nodes[n].start_pfn, self.table.nodes[n].spanned_pages)
             for n in range(self.table.nr_nodes)
         ]
         return {
@@ -382,9 +392,10 @@ cdef class Zones:
              protection) = values
             for i in range(self.table.nr_types):
                 self.table.zones[z].protection[i] = protection[i]
-        for n, (online, has_memory, start, spanned) in enumerate(state["nodes"]):
+        for n, (online, has_memory, kswapd, start, spanned) in enumerate(state["nodes"]):
             self.table.nodes[n].online = online
             self.table.nodes[n].has_memory = has_memory
+            self.table.nodes[n].kswapd = kswapd
             self.table.nodes[n].start_pfn = start
             self.table.nodes[n].spanned_pages = spanned
         self.table.min_free_kbytes = state["min_free_kbytes"]

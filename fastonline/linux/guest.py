@@ -14,6 +14,11 @@ BLOCK_PAGES, INODE_PAGES = 1, 2
 recording of either kernel that adds blocks; it matters where tens of them are added."""
 EMPTY_SLABS = 40
 """Pages of slabs that boot leaves empty, and the first offlining shrinks: 140 to 180 kB in 6.1 (RECORDED.md 6)."""
+ONLINE_SLABS, OFFLINE_SLABS = (2, 1), (1, 2)
+"""Slabs, of single pages and of SLAB, that caches need for the first block that goes online, and after one went offline: the
+difference of free pages and those on lists in every recording of either kernel that has either."""
+THREAD_PAGES = 4
+"""The stack of a kernel thread (THREAD_SIZE, 16 KiB, page by page with CONFIG_VMAP_STACK)."""
 SLAB = 8
 """Pages of the largest slabs (slub_max_order 3); others are single pages."""
 PTRS_PER_PTE = 512
@@ -50,11 +55,15 @@ class Region:
         except MemoryError:
             self.free()
             raise
-        blocks, counts = np.unique(self.pages.pfns // guest.mem.pages_per_block, return_counts=True)
-        self.landed = {"pages": nr_pages, "per_block": dict(zip(map(str, blocks.tolist()), counts.tolist(), strict=True))}
+        self.landed = {"pages": nr_pages, "per_block": self.per_block()}
         """Where its pages lay at first: how many in which memory block, and the first and last of them."""
         if nr_pages:
             self.landed |= {"lowest_pfn": int(self.pages.pfns.min()), "highest_pfn": int(self.pages.pfns.max())}
+
+    def per_block(self):
+        """{memory block: how many of its pages lie there now}, the blocks as text."""
+        blocks, counts = np.unique(self.pages.pfns // self._mem.pages_per_block, return_counts=True)
+        return dict(zip(map(str, blocks.tolist()), counts.tolist(), strict=True))
 
     def free(self):
         """munmap: the pages in the order of their addresses, then the page tables. Until 6.8 what was gathered at a time is
@@ -80,16 +89,22 @@ class Guest:
         self.cache = MovablePages(mem)
         self.unknown = False
         """Something took kernel pages that was not recorded: how many are free there cannot be told any more."""
-        self._kernel_zone = self._preferred()
+        self._boot_zone = zone = self._preferred()
         self._devices = {}       # memory block -> pages of the slabs that its device takes
         self._unread = []        # of them, those whose files nobody has read
-        self._inode_zones = {self._kernel_zone}      # zones that slabs of inodes have been taken from
+        self._settled_zone = zone    # the zone that was preferred after the step before
+        self._read_zone = zone       # the zone that single pages have been taken from
+        self._inode_zones = {zone}   # zones that slabs of inodes have been taken from
+        self._happened = set()       # what uevents of blocks have said in this step
+        self._has_online_slabs = False
+        self._stacks = {nid: [] for nid, node in mem.nodes.items() if node.threads}      # those of boot are not told apart
         mem.events.listen(self._heard)
 
     def _heard(self, kind, text):
         action, _, device = text.partition("@")
         if kind != "uevent" or not device.startswith("memory"):
             return
+        self._happened.add(action)
         if action == "add" and device not in self._devices:
             self._unread.append(device)
             self._devices[device] = self._take(BLOCK_PAGES)
@@ -107,7 +122,7 @@ class Guest:
         if not 0 <= pcp_count <= len(used):
             raise ValueError(f"{pcp_count} pages on per-CPU lists of zone {name}, where {len(used)} are in use")
         self.mem.pcp.put(zone, used[at:].tolist(), pcp_high)
-        if zone.nr == self._kernel_zone:
+        if zone.nr == self._boot_zone:
             slabs = used[:at][used[:at] % SLAB == 0]
             slabs = slabs[np.isin(slabs + SLAB - 1, used[:at])][-EMPTY_SLABS // SLAB :].tolist()
             singles = [(pfn + i, 0) for pfn in slabs[:1] for i in range(SLAB)]
@@ -175,17 +190,35 @@ class Guest:
                 self._devices[device] += self._take(INODE_PAGES)
         self._unread.clear()
 
+    def _slabs(self, singles, large):
+        """Caches need so many slabs, single pages and large ones; they keep them until they are told to shrink."""
+        self.mem.pcp.empty_slabs += [(pfn, 3) for pfn in self._take(large, 3)] + [(pfn, 0) for pfn in self._take(singles)]
+
+    def _start_threads(self):
+        """Kernel threads of nodes that got their first memory get stacks, those of nodes without any give them back."""
+        running = {nid: len(node.threads) for nid, node in self.mem.nodes.items() if node.threads}
+        for nid, nr in running.items():
+            if nid not in self._stacks:
+                self._stacks[nid] = self._take(THREAD_PAGES * nr)
+        for nid in self._stacks.keys() - running.keys():
+            for pfn in self._stacks.pop(nid):
+                self.mem.pcp.free_kernel(pfn)
+
     def settle(self):
-        """The kernel works on: when it prefers another zone than before, its next slab comes from there (RECORDED.md 3)."""
+        """The kernel works on after a step: caches need new slabs for the first block that goes online, and for what is said
+        of one that went offline, which has shrunk them (slab_mem_going_offline_callback)."""
         self.look()
+        if "offline" in self._happened:
+            self._slabs(*OFFLINE_SLABS)
+            self._has_online_slabs = False
+        if "online" in self._happened and not self._has_online_slabs:
+            self._slabs(*ONLINE_SLABS)
+            self._has_online_slabs = True
+        self._happened.clear()
+        self._start_threads()
         zone = self._preferred()
-        if zone is not None and zone != self._kernel_zone:
-            self._take(1, 3)
-        self._kernel_zone = zone
-        if zone is not None and not self.mem.pcp.count(zone):
-            # whatever it does next, of single pages and of slabs: lists that were drained are filled again
-            self.mem.pcp.settle()
-            for order in (0, 3):
-                for pfn in self._take(1, order):
-                    self.mem.pcp.free_kernel(pfn, order)
+        if zone == self._settled_zone != self._read_zone:
+            self._take(1)
+            self._read_zone = zone
+        self._settled_zone = zone
         self.mem.pcp.settle()

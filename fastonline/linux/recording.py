@@ -30,8 +30,9 @@ from fastonline.rules import LINUX_6_1, LINUX_6_12
 
 FORMAT = "memory-hotplug-recording/1"
 NOISE = 64
-"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). In
-6.1 they are compared without those on per-CPU lists; 6.12 moves thousands of pages between the two while nothing is done."""
+"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). How
+many of its pages lie on per-CPU lists is not compared ("pcp_count not at all"): a zone that is off by more, but not when those
+are counted too, is no difference, and is remarked."""
 NOISE_MOVABLE = 10
 """Pages that Movable's free and per-CPU pages together may be off by in 6.12 (FORMAT.md: "within 10 pages"). In 6.1 its free
 blocks are compared exactly, order by order; `free` is a counter that a CPU's part is missing from, up to the zone's
@@ -72,6 +73,9 @@ class Step:
     """(what, predicted, recorded) of everything that is compared and not alike."""
     compared: int = 0
     """Values compared."""
+    remarks: list[tuple[str, Any, Any]] = field(default_factory=list)
+    """(zone, predicted, recorded) of kernel zones whose pages lie on per-CPU lists instead of being free, or the other way
+    round: {"free", "pcp_count"} each."""
     replayed: bool = True
     reason: str = ""
     """Why it could not be replayed."""
@@ -157,7 +161,7 @@ class Recording:
 
     def machine(self, engine: str = "struct_page") -> Memory:
         """The Memory of the recording's start. engine: struct_page keeps the kernel's free lists: pages are found where the kernel
-        finds them. bitmap is the faster one; the same counts, but after long use other pages of a block are the free ones.
+        finds them. bitmap has none; the order is worked out, and after long use other parts of a block may be the free ones.
         RecordingError for a start that cannot be."""
         with self._reading("initial"):
             return self._machine(engine)
@@ -318,10 +322,14 @@ class Recording:
             ours = int(np.count_nonzero(page_kinds(guest, first_pfn, end_pfn - first_pfn) == KINDS.index("OFFLINE")))
             check("pages OFFLINE", ours, sum(nr for flags, nr in recorded["page_counts"].items() if "OFFLINE" in flags.split("|")))
         if recorded["state"] is not None:
-            _compare_states(check, step.predicted, recorded["state"], guest)
+            _compare_states(check, step, guest)
+        for op in recorded.get("ops", [recorded]):
+            if op["op"] == "read" and isinstance(op.get("value"), dict):
+                _compare_read(check, op, step.predicted, guest)
 
 
-def _compare_states(check, predicted, real, guest):
+def _compare_states(check, step, guest):
+    predicted, real = step.predicted, step.recorded["state"]
     tunes_itself = guest.mem.rules.movable_has_min      # 6.12: pcp_high moves, so do its pages
     for key in ("min_free_kbytes", "mem_total_kb", "lowmem_reserve_ratio", "auto_online_blocks", "nodes", "iomem"):
         if key in real:
@@ -342,13 +350,18 @@ def _compare_states(check, predicted, real, guest):
             if "free" not in zone:
                 continue
             movable = name.endswith("/Movable")
-            if tunes_itself and (movable or not guest.unknown):      # its lists may hold nearly all, and pass it on at any time
-                check(f"{name} free + pcp_count", *(z["free"] + z["pcp_count"] for z in (ours, zone)),
-                      NOISE_MOVABLE if movable else NOISE)
+            with_lists = [z["free"] + z["pcp_count"] for z in (ours, zone)]
+            if movable and tunes_itself:      # its lists may hold nearly all, and pass it on at any time
+                check(f"{name} free + pcp_count", *with_lists, NOISE_MOVABLE)
             elif movable:
                 check(f"{name} nr_free", ours["nr_free"], zone["nr_free"])
                 check(f"{name} free", ours["free"], zone["free"], zone.get("stat_threshold", 0))      # read later
-            elif not guest.unknown:
+            elif guest.unknown:
+                pass
+            elif abs(ours["free"] - zone["free"]) > NOISE >= abs(with_lists[0] - with_lists[1]):
+                step.compared += 1
+                step.remarks.append((name, *({key: z[key] for key in ("free", "pcp_count")} for z in (ours, zone))))
+            else:
                 check(f"{name} free", ours["free"], zone["free"], NOISE)
     if "blocks" in real:
         first, last = real.get("blocks_range", (0, float("inf")))
@@ -399,17 +412,43 @@ def page_kinds(guest: Guest, start_pfn: int, nr_pages: int) -> NDArray[np.int64]
 
 
 def _compare_landed(check, landed, region, mem):
-    """Where a program's memory lies: in Movable blocks exactly, in kernel zones within the noise."""
-    ours, all_exact = region.landed, True
+    """Where a program's memory lay at first."""
+    ours = region.landed
     check("landed pages", ours["pages"], landed["pages"])
-    for block in sorted({*ours["per_block"], *landed["per_block"]}, key=int):
-        zone = mem.zone_of(int(block) * mem.pages_per_block)
-        noise = NOISE if zone is None or zone.name != "Movable" else NOISE_MOVABLE if mem.rules.movable_has_min else 0
-        check(f"landed in memory{block}", ours["per_block"].get(block, 0), landed["per_block"].get(block, 0), noise)
-        all_exact = all_exact and not noise
+    all_exact = _compare_per_block(check, "landed in", ours["per_block"], landed["per_block"], mem)
     for key in ("lowest_pfn", "highest_pfn"):
         if all_exact and key in landed:
             check(f"landed {key}", ours.get(key), landed[key])
+
+
+def _compare_per_block(check, what, ours, real, mem):
+    """How many pages of a program lie in which memory block, {block: pages}: in Movable exactly, in kernel zones within the
+    noise. Were all exact?"""
+    all_exact = True
+    for block in sorted({*ours, *real}, key=int):
+        zone = mem.zone_of(int(block) * mem.pages_per_block)
+        noise = NOISE if zone is None or zone.name != "Movable" else NOISE_MOVABLE if mem.rules.movable_has_min else 0
+        check(f"{what} memory{block}", ours.get(block, 0), real.get(block, 0), noise)
+        all_exact = all_exact and not noise
+    return all_exact
+
+
+def _compare_read(check, op, predicted, guest):
+    """What somebody read meanwhile: where a region's pages lie now, and the nodes, their blocks and kernel threads."""
+    mem, value = guest.mem, op["value"]
+    region = re.fullmatch(r"user pages of region (\S+)", op.get("what", ""))
+    if region:
+        found = [ours for name, ours in guest.regions.items() if str(name) == region[1]]
+        if found:
+            _compare_per_block(check, f"region {region[1]} in", found[0].per_block(), value, mem)
+        return
+    ours = predicted["nodes"] | {
+        "nodes": [f"node{nid}" for nid in mem.nodes],
+        "threads": sorted(name for node in mem.nodes.values() for name in node.threads),
+    } | {f"node{nid}_blocks": [nr for nr, block in predicted["blocks"].items() if block["node"] == nid] for nid in mem.nodes}
+    for key, real in value.items():
+        if key in ours:
+            check(key, ours[key], real)
 
 
 def predict(guest: Guest) -> dict[str, Any]:
@@ -676,13 +715,13 @@ _OPS: dict[str, dict[str, Any]] = {
 
 # -- for the command line
 
-def _on_lists(step, what):
-    """How many pages more a zone has whose free ones differ: a per-CPU list takes or passes on a batch at any time."""
-    name, free, _ = what.partition(" free (")
-    if not free:
-        return ""
-    ours, real = (zones[name]["pcp_count"] for zones in (step.predicted["zones"], step.recorded["state"]["zones"]))
-    return f" ({ours} and {real} more on per-CPU lists)"
+def _verdict(step):
+    """What the command line says of a step."""
+    text = "; ".join(f"{what}: predicted {ours}, recorded {real}" for what, ours, real in step.differences) or "ok"
+    for name, ours, real in step.remarks:
+        text += (f"; {name}: {ours['free']} pages free and {ours['pcp_count']} on per-CPU lists predicted, "
+                 f"{real['free']} and {real['pcp_count']} recorded")
+    return text + ("" if step.replayed else f" (not replayed: {step.reason})")
 
 
 def replay_files(
@@ -703,14 +742,11 @@ def replay_files(
                 line = json.dumps({
                     "recording": recording.name, "step": step.index, "op": step.op, "errno": step.errno,
                     "uevents": step.uevents, "kmsg": step.kmsg, "replayed": step.replayed, "reason": step.reason,
-                    "compared": step.compared, "differences": step.differences, "predicted": step.predicted,
+                    "compared": step.compared, "differences": step.differences, "remarks": step.remarks,
+                    "predicted": step.predicted,
                 })
             else:
-                verdict = "; ".join(
-                    f"{what}: predicted {ours}, recorded {real}{_on_lists(step, what)}" for what, ours, real in step.differences
-                ) or "ok"
-                note = "" if step.replayed else f" (not replayed: {step.reason})"
-                line = f"{recording.name} step {step.index} {step.op}: {verdict}{note}"
+                line = f"{recording.name} step {step.index} {step.op}: {_verdict(step)}"
             yield line, len(step.differences)
     if not as_json:
         yield (f"{len(recordings)} recordings, {steps} steps, {values} values compared, {total} differences, "

@@ -1,0 +1,101 @@
+"""The order in which a kernel with free lists finds the free blocks of a zone, for an engine that keeps none.
+
+What a list's order comes from is when its blocks got there: freed ones go to the head, onlined ones to the tail (mm/page_alloc.c,
+__free_one_page and __free_pages_core of 6.1). So a stamp for each block of the largest order is enough to tell whole blocks
+apart; of the parts of blocks those of one order and one stamp are told apart by address, where the kernel may have another order.
+"""
+
+import numpy as np
+
+from fastonline.hotplug.migrate import runs
+
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+class FreeOrder:
+    """The free blocks of a Memory on the bitmap engine, as __rmqueue_smallest would come across them."""
+
+    def __init__(self, mem):
+        self._mem = mem
+        self._shift = mem.geometry.max_page_order
+        self._stamps = np.zeros(0, np.int64)      # of each largest block: below 0 freed, the last one lowest; above 0 onlined
+        self._clock = 0
+        self._of_zone = {}                        # zone number -> its largest blocks, int64 array
+        mem.events.listen(self._heard)
+
+    def _heard(self, kind, text):
+        action, _, device = text.partition("@memory")
+        if kind == "uevent" and action in ("online", "offline") and device:
+            self._of_zone.clear()
+            first = int(device) * self._mem.pages_per_block >> self._shift
+            self._stamp(np.arange(first, first + (self._mem.pages_per_block >> self._shift)), 1)
+
+    def _stamp(self, blocks, sign):
+        """These largest blocks come to the end (1) or, one by one, to the head (-1) of the lists."""
+        if not len(blocks):
+            return
+        room = int(blocks.max()) + 1 - len(self._stamps)
+        if room > 0:
+            self._stamps = np.concatenate((self._stamps, np.zeros(room, np.int64)))
+        self._stamps[blocks] = sign * (self._clock + 1) if sign > 0 else -self._clock - 1 - np.arange(len(blocks))
+        self._clock += len(blocks)
+
+    def freed(self, pfns):
+        """These pages were freed, in this order."""
+        blocks, last = np.unique(pfns[::-1] >> self._shift, return_index=True)
+        self._stamp(blocks[np.argsort(-last)], -1)
+
+    def _blocks(self, zone):
+        """The largest blocks of a zone."""
+        if zone.nr not in self._of_zone:
+            mem = self._mem
+            end = zone.start_pfn + zone.spanned_pages
+            self._of_zone[zone.nr] = np.array([
+                block for block in range(zone.start_pfn >> self._shift, -(-end >> self._shift))
+                if (owner := mem.zone_of(block << self._shift)) is not None and owner.nr == zone.nr
+            ], np.int64)
+        return self._of_zone[zone.nr]
+
+    def _sorted(self, orders, pfns):
+        """These free blocks, smallest order first, each as its list has it."""
+        stamps = np.zeros(len(pfns), np.int64)
+        known = pfns >> self._shift < len(self._stamps)
+        stamps[known] = self._stamps[pfns[known] >> self._shift]
+        by = np.lexsort((pfns, stamps, orders))
+        return orders[by], pfns[by]
+
+    def find(self, zone):
+        """(orders, first pfns) of the free blocks of a zone, two int64 arrays, in the order in which they are come across."""
+        blocks, words = self._blocks(zone), 1 << self._shift >> 6
+        plane = self._mem.flags["PG_buddy"]
+        free = plane[: (blocks[-1] + 1) * words if len(blocks) else 0].reshape(-1, words)[blocks]
+        whole = (free == _ALL).all(axis=1)
+        parts = ~whole & free.any(axis=1)
+        full = np.unpackbits(free[parts].view(np.uint8), axis=1, bitorder="little").view(bool)
+        orders, pfns = [], []
+        for order in range(self._shift if len(full) else 0):
+            larger = full[:, 0::2] & full[:, 1::2]
+            at, i = np.nonzero(full & ~np.repeat(larger, 2, axis=1))
+            orders.append(np.full(len(at), order))
+            pfns.append((blocks[parts][at] << self._shift) + (i << order))
+            full = larger
+        orders.append(np.full(np.count_nonzero(whole), self._shift))
+        pfns.append(blocks[whole] << self._shift)
+        return self._sorted(np.concatenate(orders), np.concatenate(pfns))
+
+    def take(self, zone, size):
+        """Take up to `size` single pages: their pfns in that order."""
+        orders, pfns = self.find(zone)
+        nr = int(np.searchsorted(np.cumsum(1 << orders), size)) + 1
+        got = [np.arange(pfn, pfn + (1 << order)) for order, pfn in zip(orders[:nr].tolist(), pfns[:nr].tolist())]
+        got = np.concatenate([np.empty(0, np.int64), *got])[:size]
+        for pfn, many in runs(got):
+            self._mem.alloc_contig_range(pfn, many)
+        return got
+
+    def take_largest(self, zone, order):
+        """Take a block of the largest order that a zone has free, `order`, as single pages: its first pfn."""
+        orders, pfns = self.find(zone)
+        pfn = int(pfns[np.searchsorted(orders, order)])
+        self._mem.alloc_contig_range(pfn, 1 << order)
+        return pfn

@@ -1,0 +1,63 @@
+"""hotplug/free_order: the bitmap engine's free blocks in the order of a kernel's free lists; the struct_page engine has such
+lists, and is what this is compared with."""
+
+import random
+
+import pytest
+
+import fastonline as fo
+from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
+from fastonline.hotplug.pcp import PerCpuPages
+
+BLOCK = 0x8000
+
+
+def guests(blocks):
+    """A machine of 512 MiB on each engine, with per-CPU lists and these memory blocks in Movable, onlined in this order."""
+    both = []
+    for engine in ("bitmap", "struct_page"):
+        mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
+        mem.pcp = PerCpuPages(mem)
+        mem.add_memory(32 * BLOCK, 8 * BLOCK)
+        for nr in blocks:
+            mem.blocks[nr].online("online_movable")
+        both.append(mem)
+    return both
+
+
+def test_blocks_are_used_in_the_order_in_which_they_went_online():
+    """RECORDED.md 3 (S14): after 34, 32, 35, 33 pages come from block 34 first, ascending, then from 32; freed ones are reused
+    first; a block offlined and onlined again comes last (S3c)."""
+    for mem in guests([34, 32, 35, 33]):
+        got = alloc_movable(mem, BLOCK + 100, mem.movable_zonelist(0))
+        assert got[:3].tolist() == [34 * BLOCK, 34 * BLOCK + 1, 34 * BLOCK + 2] and got[-1] // BLOCK == 32
+        free_movable(mem, got)
+        mem.blocks[34].offline()
+        mem.blocks[34].online("online_movable")
+        order = alloc_movable(mem, 4 * BLOCK - 2000, mem.movable_zonelist(0)) // BLOCK
+        assert order[[1024, BLOCK + 1024, -1]].tolist() == [32, 35, 34]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pages_come_from_where_lists_have_them(seed):
+    """Regions of many sizes come and go. Expect nine tenths of their pages to be found where the lists have them: parts of
+    blocks of one order and one stamp may come in another order."""
+    rng = random.Random(seed)
+    mems = guests(rng.sample(range(32, 40), 5))
+    regions, same, total = {}, 0, 0
+    for step in range(25):
+        if regions and rng.random() < 0.4:
+            for region in regions.pop(rng.choice(list(regions))):
+                region.free()
+        else:
+            regions[step] = [MovablePages(mem) for mem in mems]
+            nr = rng.randrange(1, 20000)
+            for region in regions[step]:
+                region.alloc(nr)
+            ours, theirs = regions[step]
+            same += len(set(ours.pfns.tolist()) & set(theirs.pfns.tolist()))
+            total += nr
+        assert list(mems[0].zones["Movable"].nr_free)[10] == pytest.approx(list(mems[1].zones["Movable"].nr_free)[10], abs=2)
+    for mem in mems:
+        mem.validate()
+    assert mems[0].zones["Movable"].free_pages == mems[1].zones["Movable"].free_pages and same > 0.9 * total
