@@ -37,6 +37,8 @@ class Rules:
     - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
     - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6).
     - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run (4.6).
+    - skips_memoryless: a node without memory is in nobody's fallback order, its own neither, and a node that lost its last
+      memory is none before zonelists are built again (6.7). Before, a node always falls back to itself first.
     - threads_stop: they stop when the node's last memory goes offline (2.6.33).
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
@@ -66,6 +68,7 @@ class Rules:
     memmap_per_block: bool
     node_threads: tuple[str, ...]
     threads_stop: bool
+    skips_memoryless: bool
     exact_words: bool
 
     def __post_init__(self) -> None:
@@ -108,6 +111,7 @@ LINUX_2_6_25 = Rules(
     memmap_per_block=False,
     node_threads=("kswapd",),
     threads_stop=False,
+    skips_memoryless=False,
     exact_words=False,
 )
 
@@ -134,9 +138,11 @@ LINUX_6_1 = Rules(
     memmap_per_block=False,
     node_threads=("kcompactd", "kswapd"),
     threads_stop=True,
+    skips_memoryless=False,
     exact_words=True,
 )
 
-LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True, "memmap_per_block": True})
+LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True, "memmap_per_block": True,
+                      "skips_memoryless": True})
 
 PRESETS = {rules.name: rules for rules in (LINUX_2_6_25, LINUX_6_1, LINUX_6_12)}

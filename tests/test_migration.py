@@ -7,6 +7,7 @@ import pytest
 
 import fastonline as fo
 from fastonline.drivers.virtio_balloon import VirtioBalloon
+from fastonline.hotplug.pcp import PerCpuPages
 
 BLOCK = 32768
 
@@ -137,6 +138,37 @@ def test_pinned_pages_stay(mem):
     assert within(owner.pfns, block) == 3
     owner.pinned = 0
     mem.blocks[block].offline()
+    mem.validate()
+
+
+def test_a_block_that_did_not_go_offline_is_used_last(mem):
+    """Pages of one block are pinned. Expect its free pages at the end of the free lists when offlining it has failed: the rest
+    of its block of the largest order comes first, all else from the other block (undo_isolate_page_range)."""
+    mem.pcp = PerCpuPages(mem)
+    owner = fo.MovablePages(mem)
+    owner.alloc(16)
+    owner.pinned = 16
+    block = int(owner.pfns[0]) // BLOCK
+    refused("EINTR", mem.blocks[block].offline)
+    mem.validate()
+    other = fo.MovablePages(mem)
+    other.alloc(8192)
+    assert within(other.pfns, block) == 1008 and within(other.pfns, 65 - block) == 8192 - 1008
+    mem.validate()
+
+
+def test_undo_isolate_page_range(mem):
+    """A range is taken and given back, then one with a free page, and one in an allocation of two. Expect all of the first
+    free, managed as before, the others refused with the page named."""
+    before = mem.zones["Movable"].managed_pages, mem.buddyinfo()
+    mem.alloc_contig_range(32 * BLOCK + 5, 3000)
+    mem.undo_isolate_page_range(32 * BLOCK + 5, 3000)
+    assert (mem.zones["Movable"].managed_pages, mem.buddyinfo()) == before
+    with pytest.raises(ValueError, match=f"page {32 * BLOCK:#x} is not an allocation of order 0"):
+        mem.undo_isolate_page_range(32 * BLOCK, 1)
+    pfn = mem.alloc_pages(1, "Movable")
+    with pytest.raises(ValueError, match=f"page {pfn:#x}"):
+        mem.undo_isolate_page_range(pfn, 2)
     mem.validate()
 
 

@@ -44,6 +44,25 @@ def test_zone_of(make_machine, pfn, name):
     assert (zone.name if zone else None) == name
 
 
+@pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12])
+def test_fallback_order_of_nodes(rules, engine):
+    """Nodes 0 to 3, of which 1 has no memory online; CPUs on node 0. Expect the node itself first, then those with memory: higher
+    numbers before lower ones, node 0 last; since 6.7 a node without memory is not even in its own order."""
+    mem = fo.Memory(SMALL_PAE, boot="1M", rules=rules, engine=engine)
+    for nid in (1, 2, 3):
+        mem.add_memory(1024 + 256 * nid, 256, nid)
+        if nid > 1:
+            mem.online_pages(1024 + 256 * nid, 256)
+    assert [mem.node_order(nid) for nid in (0, 2, 3)] == [[0, 2, 3], [2, 3, 0], [3, 2, 0]]
+    assert mem.node_order(1) == [nid for nid in (1, 2, 3, 0) if nid != 1 or rules is fo.LINUX_6_1]
+    log = []
+    mem.events.listen(lambda kind, text: log.append(text) if text.startswith("Fallback") else None)
+    mem.offline_pages(1024 + 256 * 3, 256)
+    names = {0: "0 2", 1: "2 0", 2: "2 0", 3: "2 0"} if rules is fo.LINUX_6_12 else {0: "0 2 3", 1: "1 2 3 0", 2: "2 3 0", 3: "3 2 0"}
+    assert log == [f"Fallback order for Node {nid}: {order}" for nid, order in names.items()]
+    assert mem.node_order(3) == ([2, 0] if rules is fo.LINUX_6_12 else [3, 2, 0])
+
+
 def test_sixty_four_nodes(engine):
     mem = fo.Memory(SMALL_PAE, rules=fo.LINUX_6_1, engine=engine)
     for nid in (15, 63, 1):

@@ -80,6 +80,8 @@ class VirtioMem:
         self.plugged: dict[int, NDArray[np.bool_]] = {}
         """Block number -> (sub-blocks,) bool: which of a block that was added are plugged."""
         self._pending: list[tuple[int, int]] = []      # (start_pfn, nr_pages) plugged and not added, to be unplugged
+        self.requested_size = 0
+        """Bytes that the host asks for (virtio_mem_config.requested_size)."""
         self.errno = 0
         """Why the last request did not reach its size: EBUSY, what is left is in use; ETXTBSY, the host is busy; ENOSPC, the
         region is full or too much is added and not online; else what add_memory said."""
@@ -181,13 +183,23 @@ class VirtioMem:
             raise ValueError(f"{self.name}: {requested_size:#x} bytes: no multiple of {unit:#x}, or more than the device has")
         self._mem.events.log(f"virtio_mem {self.name}: plugged size: {self.plugged_size:#x}")
         self._mem.events.log(f"virtio_mem {self.name}: requested size: {requested_size:#x}")
+        self.requested_size = requested_size
+        return self.go_on()
+
+    def go_on(self) -> int:
+        """Try again to reach the size that was requested last (virtio_mem_run_wq); the size reached, in bytes."""
         try:
             self._unplug_pending()
-            missing = (requested_size - self.plugged_size) // unit
+            missing = (self.requested_size - self.plugged_size) // (self.sub_block_pages * self._mem.geometry.page_size)
             self.errno = self._plug(missing) if missing > 0 else self._unplug(-missing)
         except HotplugError as e:
             self.errno = e.errno
         return self.plugged_size
+
+    def goes_on(self, action: int, start_pfn: int) -> bool:
+        """Does the device try again when a memory notifier hears `action` of the memory at start_pfn? When some of its own came
+        online, and half of what it may leave offline can be added again (virtio_mem_memory_notifier_cb)."""
+        return action == MEM_ONLINE and self.holds(start_pfn) and 2 * self.room() >= self.offline_threshold
 
     def _unplug_pending(self):
         while self._pending:
@@ -478,8 +490,7 @@ class VirtioMemDriver(Driver):
 
     def _notifier(self, action, notice):
         """Memory came online: the device goes on once half of what it may leave offline can be added again."""
-        device = self.device
-        if action == MEM_ONLINE and device.errno == errno.ENOSPC and 2 * device.room() >= device.offline_threshold:
+        if self.device.errno == errno.ENOSPC and self.device.goes_on(action, notice.start_pfn):
             self.due = 0.0
         return NOTIFY_OK
 

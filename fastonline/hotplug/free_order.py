@@ -45,6 +45,10 @@ class FreeOrder:
         blocks, last = np.unique(pfns[::-1] >> self._shift, return_index=True)
         self._stamp(blocks[np.argsort(-last)], -1)
 
+    def put_back(self, pfns):
+        """These pages came to the end of the lists."""
+        self._stamp(np.unique(pfns >> self._shift), 1)
+
     def _blocks(self, zone):
         """The largest blocks of a zone."""
         if zone.nr not in self._of_zone:

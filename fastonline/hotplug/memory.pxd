@@ -139,6 +139,7 @@ cdef class Memory:
     cdef void count_batch_onlined(self, const pfn_batch *batch, uint64_t onlined) noexcept nogil
     cdef int turn_pfns(self, str what, object pfns, int state, str name) except -1
     cdef uint64_t node_present(self, int nid) noexcept nogil
+    cdef void lost_memory(self, int nid) noexcept
     cdef list zonelist(self, object zone)
     cdef uint64_t alloc_blocks(self, int z, int order, uint64_t nr, int64_t *out) noexcept nogil
     cdef uint64_t blocks_free(self, int z, int order) noexcept nogil

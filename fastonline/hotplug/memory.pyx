@@ -683,12 +683,12 @@ cdef class Memory:
             self.free_pages(pfn, order)
 
     def node_order(self, nid):
-        """Nodes in the order in which node `nid` falls back to the others: itself, then upwards and around; list of ints."""
-        nodes = self.zones.online_nodes()
-        if nid not in nodes:
-            nodes = sorted([*nodes, nid])
-        at = nodes.index(nid)
-        return nodes[at:] + nodes[:at]
+        """Nodes in the order in which node `nid` falls back to them, list of ints: itself, then the others with memory; under
+        rules that skip memoryless nodes only those with memory. All are equally far from one another and the CPUs are node
+        0's, so that higher numbers come first, then lower ones, and node 0 last (find_next_best_node, mm/page_alloc.c)."""
+        others = [n for n in self.zones.online_nodes() if n != nid and self.zones.has_memory(n)]
+        own = [] if self.rules.skips_memoryless and not self.zones.has_memory(nid) else [nid]
+        return own + sorted(others, key=lambda n: ((n < nid) + (n == 0), n))
 
     def kernel_zonelist(self, nid):
         """Zone numbers that GFP_KERNEL on node `nid` may use, in its order: list of ints."""
@@ -1331,16 +1331,22 @@ cdef class Memory:
                 self.sections.set_online(section, 1, False)
         if self.rules.watermarks_at_offline:
             self.recompute()
-        if self.node_present(nid) == 0:
-            self.zones.table.nodes[nid].has_memory = False
-            if self.rules.threads_stop:
-                self.zones.table.nodes[nid].kswapd = False
+        if self.rules.skips_memoryless:
+            self.lost_memory(nid)
         if self.listeners and zone_present(&self.zones.table, z) == 0:
             self._built_zonelists(self.zones.online_nodes())
+        self.lost_memory(nid)
         if self.rules.shrink_spans:
             self.release_area(start, nr, z)
         if notice is not None:
             self.notifiers.tell(MEM_OFFLINE, notice)
+
+    cdef void lost_memory(self, int nid) noexcept:
+        """node_states_clear_node, kswapd_stop and kcompactd_stop, for a node that has no memory any more."""
+        if self.node_present(nid) == 0:
+            self.zones.table.nodes[nid].has_memory = False
+            if self.rules.threads_stop:
+                self.zones.table.nodes[nid].kswapd = False
 
     def _not_used(self, uint64_t start, uint64_t nr, where):
         """EBUSY naming the first page in use that nobody can move."""
@@ -1630,6 +1636,23 @@ cdef class Memory:
         while end < self.pages.nr_pages and self.pages.state(end) & PG_tail:
             end += 1
         return f"it was allocated with order {int(end - pfn).bit_length() - 1}"
+
+    def undo_isolate_page_range(self, start_pfn, nr_pages):
+        """Free a range of single pages in use; its free blocks come to the end of the free lists, lowest address first.
+        ValueError naming a page that is no allocation of order 0; nothing changes then (undo_isolate_page_range, 6.1, of pages
+        that alloc_contig_range has taken)."""
+        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), pfn, run
+        held = self.lock.hold()
+        self.check_present(start, nr, "undo_isolate_page_range")
+        for pfn in range(start, start + nr):
+            if not self.pages.freeable(pfn, 0):
+                raise ValueError(f"page {int(pfn):#x} is not an allocation of order 0: {self._why_not_freeable(pfn)}")
+        while nr:
+            run = self.pages.area_run(start, start + nr)
+            self.pages.clear_reserved(start, run)      # as waiting pages go online, but these are managed already
+            self.pages.free_range(start, run, self.pages.max_order)
+            start += run
+            nr -= run
 
     def free_pfns(self, pfns):
         """Free single pages. pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is free,

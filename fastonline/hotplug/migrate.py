@@ -165,7 +165,7 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
             )
     except BaseException:
         free_movable(mem, new[~owned])      # those of owners after the one whose callback raised
-        mem.free_pfns(np.concatenate(emptied))
+        put_back(mem, np.concatenate(emptied))
         raise
     return True
 
@@ -176,6 +176,14 @@ def isolate(mem, start_pfn, nr_pages):
     for pfn, nr in runs(free):
         mem.alloc_contig_range(pfn, nr)
     return free
+
+
+def put_back(mem, pfns):
+    """The inverse of isolate, of pages that were emptied meanwhile too: they are found last from now on."""
+    for pfn, nr in runs(pfns):
+        mem.undo_isolate_page_range(pfn, nr)
+    if mem.pcp is not None:
+        mem.pcp.put_back(pfns)
 
 
 def runs(pfns):

@@ -428,6 +428,11 @@ class PerCpuPages:
             self.free_kernel(pfn, order)
         self.empty_slabs.clear()
 
+    def put_back(self, pfns):
+        """These pages are at the end of the free lists again (undo_isolate_page_range)."""
+        if self._free_order is not None:
+            self._free_order.put_back(pfns)
+
     def enable(self, z):
         """zone_pcp_enable."""
         self._zone(z).disabled = False

@@ -6,6 +6,7 @@ from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.migrate import MovablePages, free_movable
+from fastonline.hotplug.notifier import NOTIFY_OK
 from fastonline.hotplug.pcp import RECLAIMABLE, UNMOVABLE, PerCpuPages
 
 BLOCK_PAGES, INODE_PAGES = 1, 2
@@ -65,6 +66,17 @@ class Region:
         blocks, counts = np.unique(self.pages.pfns // self._mem.pages_per_block, return_counts=True)
         return dict(zip(map(str, blocks.tolist()), counts.tolist(), strict=True))
 
+    def keep_pinned(self):
+        """MovablePages: those that are pinned, which it has no more."""
+        held, rest = np.split(self.pages.pfns, [self.pages.pinned])
+        self.pages.give(len(self.pages))
+        pinned = MovablePages(self._mem)
+        pinned.adopt(held)
+        pinned.pinned = len(held)
+        self.pages.adopt(rest)
+        self.pages.pinned = 0
+        return pinned
+
     def free(self):
         """munmap: the pages in the order of their addresses, then the page tables. Until 6.8 what was gathered at a time is
         freed back to front (release_pages)."""
@@ -86,6 +98,9 @@ class Guest:
         self.inflated = self.deflated = 0
         self.virtio_mem = VirtioMemBus(mem)
         self.regions = {}
+        self.pinned = {}         # regions that were freed -> MovablePages, those of their pages that a pipe holds
+        self.refused_dimms = []  # (start, size), bytes, of DIMMs that the kernel did not take
+        self._retries = []       # devices that go on when the kernel finds time
         self.cache = MovablePages(mem)
         self.unknown = False
         """Something took kernel pages that was not recorded: how many are free there cannot be told any more."""
@@ -130,7 +145,26 @@ class Guest:
 
     def add_virtio_mem(self, device, start, max_size, block_size, nid=0):
         """Probe a virtio-mem device."""
+        if not self.virtio_mem.devices:
+            self.mem.notifiers.register(self._onlined)
         self.virtio_mem.add(VirtioMem(self.mem, start, max_size, block_size, nid, device))
+
+    def _onlined(self, action, notice):
+        self._retries += [d for d in self.virtio_mem.devices.values() if d.goes_on(action, notice.start_pfn)]
+        return NOTIFY_OK
+
+    def request(self, device, requested_size):
+        """The host asks a virtio-mem device for another size: the size reached, bytes. ValueError for a size that it cannot
+        have."""
+        reached = self.virtio_mem.devices[device].request(requested_size)
+        self._retries.clear()       # what it onlined itself does not make it go on
+        return reached
+
+    def retry(self):
+        """Devices for which others have onlined memory go on."""
+        for device in dict.fromkeys(self._retries):
+            device.go_on()
+        self._retries.clear()
 
     def alloc(self, region, nr_pages):
         """A program allocates and touches memory. MemoryError where there is none; ValueError for a region that is there."""
@@ -141,8 +175,18 @@ class Guest:
         self.regions[region] = Region(self, nr_pages)
 
     def free(self, region):
-        """A program frees a region."""
-        self.regions.pop(region).free()
+        """A program frees a region; what a pipe holds of it stays, until it is unpinned."""
+        gone = self.regions.pop(region)
+        if gone.pages.pinned:
+            self.pinned[region] = gone.keep_pinned()
+        gone.free()
+
+    def unpin(self, region):
+        """The pipe lets go of a region's pages, and of those that are left of one that was freed."""
+        if region in self.regions:
+            self.regions[region].pages.pinned = 0
+        if region in self.pinned:
+            self.pinned.pop(region).free()
 
     def inflate(self, nr_pages):
         """The balloon takes so many pages; how many it got."""

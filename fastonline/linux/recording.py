@@ -11,7 +11,7 @@ import errno
 import json
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from types import SimpleNamespace
@@ -25,8 +25,9 @@ from fastonline.errors import HotplugError
 from fastonline.geometry import X86_64
 from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import Memory
+from fastonline.hotplug.migrate import movable_pages
 from fastonline.linux.guest import Guest
-from fastonline.rules import LINUX_6_1, LINUX_6_12
+from fastonline.rules import INT_MAX, LINUX_6_1, LINUX_6_12
 
 FORMAT = "memory-hotplug-recording/1"
 NOISE = 64
@@ -46,6 +47,10 @@ KINDS = ("NOPAGE", "BUDDY", "OFFLINE", "RESERVED", "NONE")
 _ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
                 "pcp_high_max", "stat_threshold")
 _STEP: dict[str, Any] = {"errno": (int, str), "uevents": list, "kmsg": list, "state": dict}
+_SYSCTLS = {
+    "min_free_kbytes": (0, INT_MAX), "watermark_scale_factor": (1, 3000), "lowmem_reserve_ratio": (-INT_MAX - 1, INT_MAX)
+}
+"""Of sysctls that there is a model of, the least and the most that may be written (vm_table, 6.1)."""
 _READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
 
 
@@ -135,8 +140,9 @@ class Recording:
                     raise RecordingError(f"{where}: {key!r} is not {str(step[key])[:80]!r}")
                 if kinds is list and not all(isinstance(text, str) for text in step[key] or ()):
                     raise RecordingError(f"{where}: {key!r} is a list of texts")
-            if not isinstance(step.get("covers_from", 0), int) or not 0 <= step.get("covers_from", 0) <= index:
-                raise RecordingError(f"{where}: 'covers_from' is no step before it: {step['covers_from']!r}")
+            first = step.get("covers_from")
+            if first is not None and not (isinstance(first, int) and 0 <= first <= index):
+                raise RecordingError(f"{where}: 'covers_from' is no step before it: {first!r}")
             for op in step.get("ops", [step]):
                 if not isinstance(op, dict) or not isinstance(op.get("op"), str) or op["op"] not in _OPS:
                     raise RecordingError(f"{where}: unknown op {op.get('op') if isinstance(op, dict) else op!r}")
@@ -275,10 +281,11 @@ class Recording:
             except CannotReplay as e:
                 reason = reason or str(e)
                 answers.append(0)
+            guest.retry()
         guest.settle()
         heard.append(tuple([text for kind, text in seen if kind == which] for which in ("uevent", "kmsg")))
         step = Step(
-            index, _name(recorded), next(filter(None, answers), answers[-1]),
+            index, _name(recorded), next(filter(None, answers), None if set(answers) == {None} else 0),
             *heard[index], predict(guest), recorded, replayed=not reason, reason=reason,
         )
         counters = {name: count - before[name] for name, count in _counters(guest).items()}
@@ -300,24 +307,24 @@ class Recording:
         for i, answer in enumerate(found):
             if step.replayed and recorded["ops"][i].get("errno") is not None:
                 check(f"errno of op {i}", answer, recorded["ops"][i]["errno"])
-        first = recorded.get("covers_from", step.index)
+        first = step.index if recorded.get("covers_from") is None else recorded["covers_from"]
         if recorded["uevents"] is not None:
             check("uevents", [text for i in range(first, step.index + 1) for text in heard[i][0]], recorded["uevents"])
         if recorded["kmsg"] is not None:
             real = [line for line in recorded["kmsg"] if line.startswith(LOG)]
             ours = [line for i in range(first, step.index + 1) for line in heard[i][1] if line.startswith(LOG)]
             check("kmsg", ours[: len(real)] if recorded.get("kmsg_cut") else ours, real)
-        for name, count in recorded.get("counters", {}).items():
+        for name, count in (recorded.get("counters") or {}).items():
             if name in counters:
                 check(name, counters[name], count)
         for op in recorded.get("ops", [recorded]):
-            if "plugged_size" in op and step.replayed:
+            if op.get("plugged_size") is not None and step.replayed:
                 check("plugged_size", guest.virtio_mem.devices[op["device"]].plugged_size, op["plugged_size"])
             if op.get("landed") and op["region"] in guest.regions:
                 _compare_landed(check, op["landed"], guest.regions[op["region"]], guest.mem)
-        if recorded.get("pages"):
+        if isinstance(recorded.get("pages"), list):      # a pin has a number of that name
             _compare_pages(check, recorded, guest)
-        elif recorded.get("page_counts"):
+        elif recorded.get("page_counts") and recorded.get("pages_range"):
             first_pfn, end_pfn = recorded["pages_range"]
             ours = int(np.count_nonzero(page_kinds(guest, first_pfn, end_pfn - first_pfn) == KINDS.index("OFFLINE")))
             check("pages OFFLINE", ours, sum(nr for flags, nr in recorded["page_counts"].items() if "OFFLINE" in flags.split("|")))
@@ -350,15 +357,17 @@ def _compare_states(check, step, guest):
             if "free" not in zone:
                 continue
             movable = name.endswith("/Movable")
-            with_lists = [z["free"] + z["pcp_count"] for z in (ours, zone)]
+            with_lists = [z["free"] + z["pcp_count"] for z in (ours, zone)] if "pcp_count" in zone else None
             if movable and tunes_itself:      # its lists may hold nearly all, and pass it on at any time
-                check(f"{name} free + pcp_count", *with_lists, NOISE_MOVABLE)
+                if with_lists:
+                    check(f"{name} free + pcp_count", *with_lists, NOISE_MOVABLE)
             elif movable:
-                check(f"{name} nr_free", ours["nr_free"], zone["nr_free"])
+                if "nr_free" in zone:
+                    check(f"{name} nr_free", ours["nr_free"], zone["nr_free"])
                 check(f"{name} free", ours["free"], zone["free"], zone.get("stat_threshold", 0))      # read later
             elif guest.unknown:
                 pass
-            elif abs(ours["free"] - zone["free"]) > NOISE >= abs(with_lists[0] - with_lists[1]):
+            elif with_lists and abs(ours["free"] - zone["free"]) > NOISE >= abs(with_lists[0] - with_lists[1]):
                 step.compared += 1
                 step.remarks.append((name, *({key: z[key] for key in ("free", "pcp_count")} for z in (ours, zone))))
             else:
@@ -369,7 +378,8 @@ def _compare_states(check, step, guest):
         check("blocks", sorted(ours, key=int), sorted(real["blocks"], key=int))
         for nr, block in real["blocks"].items():
             if nr in ours:
-                check(f"memory{nr}", ours[nr], {key: block[key] for key in ("state", "valid_zones", "node")})
+                keys = [key for key in ("state", "valid_zones", "node") if key in block]
+                check(f"memory{nr}", {key: ours[nr][key] for key in keys}, {key: block[key] for key in keys})
 
 
 def _compare_pages(check, recorded, guest):
@@ -399,7 +409,9 @@ def _compare_pages(check, recorded, guest):
 
 def page_kinds(guest: Guest, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
     """(nr_pages,) int: which of KINDS each page is, as far as a Memory can tell."""
-    flags = guest.mem.kpageflags(start_pfn, nr_pages)
+    there = max(0, min(nr_pages, guest.mem.max_pfn - start_pfn))
+    flags = np.full(nr_pages, np.uint64(KPF_NOPAGE))
+    flags[:there] = guest.mem.kpageflags(start_pfn, there) if there else 0
     kinds = np.full(nr_pages, KINDS.index("NONE"))
     for bit, kind in ((KPF_BUDDY, "BUDDY"), (KPF_RESERVED, "RESERVED"), (KPF_OFFLINE, "OFFLINE"), (KPF_NOPAGE, "NOPAGE")):
         kinds[flags & np.uint64(bit) != 0] = KINDS.index(kind)
@@ -519,26 +531,37 @@ def _run(guest, op):
 def _add_memory(guest, op):
     if op.get("rejected"):
         return None        # the machine refused: the kernel never saw it
-    mem = guest.mem
-    if op["start"] is None:
+    if op.get("start") is None:
         raise CannotReplay("the address of the memory was not recorded")
-    page = mem.geometry.page_size
+    dimm, refused = (op["start"], op["size"]), list(guest.refused_dimms)
     try:
-        if op["start"] % (mem.pages_per_block * page) or op["size"] % (mem.pages_per_block * page):
-            mem.events.log(
-                f"Block size [{mem.pages_per_block * page:#x}] unaligned hotplug range: start {op['start']:#x}, size {op['size']:#x}"
-            )
-            raise HotplugError.of(errno.EINVAL, f"add_memory of {op['size']:#x} bytes at {op['start']:#x}")
-        mem.add_memory(op["start"] // page, op["size"] // page, op["nid"])
+        _add_dimm(guest, *dimm, op["nid"])
+    except HotplugError:
+        guest.refused_dimms.append(dimm)
+        raise
     finally:
-        if mem.rules.movable_has_min:      # 6.12
-            mem.events.uevent("online@container/PNP0A06:04")
+        if guest.mem.rules.movable_has_min:      # 6.12 looks at the whole container, and at what it has refused before
+            guest.mem.events.uevent("online@container/PNP0A06:04")
+            for start, size in refused:
+                with suppress(HotplugError):
+                    _add_dimm(guest, start, size, op["nid"])
     return 0
 
 
+def _add_dimm(guest, start, size, nid):
+    mem, page = guest.mem, guest.mem.geometry.page_size
+    if start % (mem.pages_per_block * page) or size % (mem.pages_per_block * page):
+        mem.events.log(f"Block size [{mem.pages_per_block * page:#x}] unaligned hotplug range: start {start:#x}, size {size:#x}")
+        raise HotplugError.of(errno.EINVAL, f"add_memory of {size:#x} bytes at {start:#x}")
+    mem.add_memory(start // page, size // page, nid)
+
+
 def _remove_memory(guest, op):
-    page = guest.mem.geometry.page_size
-    guest.mem.blocks.remove(op["start"] // page, op["size"] // page)
+    dimm, page = (op["start"], op["size"]), guest.mem.geometry.page_size
+    if dimm in guest.refused_dimms:
+        guest.refused_dimms.remove(dimm)      # no driver is bound to it: it goes
+    else:
+        guest.mem.blocks.remove(op["start"] // page, op["size"] // page)
     return 0
 
 
@@ -560,7 +583,8 @@ def _write_online(guest, op):
 
 
 def _auto_online_blocks(guest, op):
-    guest.mem.auto_online_blocks = op["word"]
+    if op["word"]:
+        guest.mem.auto_online_blocks = op["word"]
     return 0
 
 
@@ -576,7 +600,7 @@ def _write_file(guest, op):
             return _write_state(guest, block | {"word": op["text"]})
         if name == "online":
             return _write_online(guest, block | {"value": op["text"]})
-        if name == "uevent":
+        if name == "uevent" and op["text"]:
             action = op["text"].removesuffix("\n")
             if action not in ("add", "remove", "change", "move", "online", "offline", "bind", "unbind"):
                 return "EINVAL"
@@ -590,7 +614,18 @@ def _write_file(guest, op):
         return "ENOENT"
     if name in ("soft_offline_page", "hard_offline_page"):
         return _offline_page(guest, op)
+    if name == "uevent" and not op["text"]:
+        return 0       # sysfs_kf_write asks nobody about an empty write
     raise CannotReplay(f"there is no model of the file {op['path']}")
+
+
+def _number(text):
+    """The int that the kernel makes of text, decimal, 0x... or 0... (kstrtol, base 0); None for what is none."""
+    found = re.fullmatch(r"([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)", text)
+    if not found:
+        return None
+    octal = found[2].isdecimal() and found[2].startswith("0")
+    return (-1 if found[1] == "-" else 1) * int(found[2], 8 if octal else 0)
 
 
 def _offline_page(guest, op):
@@ -598,36 +633,36 @@ def _offline_page(guest, op):
     mem = guest.mem
     if not mem.rules.movable_has_min:
         return "ENOENT"
-    text = op["text"].partition("\0")[0].removesuffix("\n")
-    found = re.fullmatch(r"\+?(0[xX][0-9a-fA-F]+|[0-9]+)", text)
-    octal = found and found[1].startswith("0") and found[1].isdecimal()
-    if not found or octal and re.search("[89]", text) or (address := int(found[1], 8 if octal else 0)) >= 1 << 64:
+    if not op["text"]:
+        return 0
+    address = _number(op["text"].partition("\0")[0].removesuffix("\n"))
+    if address is None or not 0 <= address < 1 << 64:
         return "EINVAL"
     pfn = address >> mem.geometry.page_shift
     block = pfn // mem.pages_per_block
     if block not in mem.blocks:
         return "ENXIO"
-    if op["path"] == "soft_offline_page" and (mem.blocks[block].state == "offline" or "PG_buddy" in mem.page_flags(pfn)):
+    free = mem.blocks[block].state == "offline" or "PG_buddy" in mem.page_flags(pfn)
+    if op["path"] == "soft_offline_page" and free:
         return "EIO"
-    raise CannotReplay(f"there is no model of the file {op['path']} for a page in use")
+    if op["path"] == "hard_offline_page" and not free and not len(movable_pages(mem, pfn, 1)):
+        return "EBUSY"      # the kernel's own: MF_IGNORED
+    raise CannotReplay(f"there is no model of the file {op['path']} for such a page")
 
 
 def _sysctl(guest, op):
-    mem, name, value = guest.mem, op["name"].removeprefix("vm."), op["value"]
-    try:
-        numbers = [int(part) for part in value.split()]
-    except ValueError:
-        return "EINVAL"
-    if not numbers or not 0 <= min(numbers) <= max(numbers) < 1 << 31:      # proc_dointvec_minmax
-        return "EINVAL"
-    if name == "min_free_kbytes":
-        mem.min_free_kbytes = numbers[0]
-    elif name == "lowmem_reserve_ratio":
-        mem.lowmem_reserve_ratio = numbers
-    elif name == "watermark_scale_factor":
-        mem.watermark_scale_factor = numbers[0]
-    else:
+    mem, name = guest.mem, op["name"].removeprefix("vm.")
+    least, most = _SYSCTLS.get(name, (None, None))
+    if least is None:
         raise CannotReplay(f"there is no model of the sysctl {op['name']}")
+    numbers = [_number(part) for part in op["value"].split()]
+    if not numbers or None in numbers or not least <= min(numbers) <= max(numbers) <= most:      # proc_dointvec_minmax
+        return "EINVAL"
+    if name == "lowmem_reserve_ratio":
+        # what is below 1 becomes 0, and is off (lowmem_reserve_ratio_sysctl_handler)
+        mem.lowmem_reserve_ratio = [max(0, number) for number in numbers[: mem.zones.nr_types]]
+    else:
+        setattr(mem, name, numbers[0])
     return 0
 
 
@@ -642,7 +677,10 @@ def _balloon(guest, op):
 def _virtio_mem(guest, op):
     if op["device"] not in guest.virtio_mem.devices:
         raise CannotReplay(f"there is no device {op['device']}")
-    guest.virtio_mem.devices[op["device"]].request(op["requested_size"])
+    try:
+        guest.request(op["device"], op["requested_size"])
+    except ValueError as e:
+        raise CannotReplay(str(e)) from None
     return 0
 
 
@@ -666,7 +704,14 @@ def _pin(guest, op):
     if op["region"] not in guest.regions:
         raise CannotReplay(f"region {op['region']} was not allocated")
     pages = guest.regions[op["region"]].pages
-    pages.pinned = 0 if op["op"] == "unpin" else min(op.get("pages") or len(pages), len(pages))
+    pages.pinned = min(op.get("pages") or len(pages), len(pages))
+    return 0
+
+
+def _unpin(guest, op):
+    if op["region"] not in guest.regions and op["region"] not in guest.pinned:
+        raise CannotReplay(f"region {op['region']} was not allocated")
+    guest.unpin(op["region"])
     return 0
 
 
@@ -700,7 +745,7 @@ def _other(guest, op):
 _OP = {
     "add_memory": _add_memory, "remove_memory": _remove_memory, "write_state": _write_state, "write_online": _write_online,
     "auto_online_blocks": _auto_online_blocks, "write_file": _write_file, "sysctl": _sysctl, "balloon": _balloon,
-    "virtio_mem": _virtio_mem, "alloc": _alloc, "mlock": _nothing, "free": _free, "pin": _pin, "unpin": _pin, "load": _load,
+    "virtio_mem": _virtio_mem, "alloc": _alloc, "mlock": _nothing, "free": _free, "pin": _pin, "unpin": _unpin, "load": _load,
     "drop_caches": _drop_caches, "idle": _nothing, "read": _nothing, "other": _other,
 }
 _OPS: dict[str, dict[str, Any]] = {
