@@ -45,7 +45,7 @@ class FreeOrder:
         blocks, last = np.unique(pfns[::-1] >> self._shift, return_index=True)
         self._stamp(blocks[np.argsort(-last)], -1)
 
-    def put_back(self, pfns):
+    def at_tail(self, pfns):
         """These pages came to the end of the lists."""
         self._stamp(np.unique(pfns >> self._shift), 1)
 

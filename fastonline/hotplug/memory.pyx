@@ -1226,6 +1226,8 @@ cdef class Memory:
         self.check_present(start, size, "generic_online_page")
         done = self.pages.online_range(start, size, block, False)
         self.count_onlined(start, size, done)
+        if self.pcp is not None:
+            self.pcp.at_tail(np.arange(start, start + size))
         return done
 
     def set_online_page_callback(self, callback):

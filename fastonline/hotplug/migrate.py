@@ -183,7 +183,7 @@ def put_back(mem, pfns):
     for pfn, nr in runs(pfns):
         mem.undo_isolate_page_range(pfn, nr)
     if mem.pcp is not None:
-        mem.pcp.put_back(pfns)
+        mem.pcp.at_tail(pfns)
 
 
 def runs(pfns):

@@ -211,7 +211,7 @@ class PerCpuPages:
         zone = self._mem.zones[self._key(z)]
         if pcp.disabled:
             pcp.high = 0
-            self._mem.free_pfns(pages)
+            self._free(np.array(pages, np.int64))
             return
         at = 0
         while at < len(pages):
@@ -283,6 +283,11 @@ class PerCpuPages:
                 nr -= take << order
                 self._to_buddy(z, pcp, zone, oldest, order)
 
+    def _free(self, pfns):
+        self._mem.free_pfns(pfns)
+        if self._free_order is not None:
+            self._free_order.freed(pfns)
+
     def _to_buddy(self, z, pcp, zone, pages, order):
         if not pages:
             return
@@ -295,9 +300,7 @@ class PerCpuPages:
             free[pages[own] - base] = True
             pooled |= own
         if not pooled.all():
-            self._mem.free_pfns(pages[~pooled])
-            if self._free_order is not None:
-                self._free_order.freed(pages[~pooled])
+            self._free(pages[~pooled])
         if order:
             self._count(pcp, zone, len(pages))
             return
@@ -428,10 +431,10 @@ class PerCpuPages:
             self.free_kernel(pfn, order)
         self.empty_slabs.clear()
 
-    def put_back(self, pfns):
-        """These pages are at the end of the free lists again (undo_isolate_page_range)."""
+    def at_tail(self, pfns):
+        """These pages came to the end of the free lists (generic_online_page, undo_isolate_page_range)."""
         if self._free_order is not None:
-            self._free_order.put_back(pfns)
+            self._free_order.at_tail(pfns)
 
     def enable(self, z):
         """zone_pcp_enable."""
@@ -441,5 +444,5 @@ class PerCpuPages:
         """Pageblocks of a range (of zone number z) in which nothing unmovable is left are ordinary again."""
         for pcp in self._zones.values() if z is None else [self._zone(z)]:
             for base in [b for b, free in pcp.pool.items() if start_pfn <= b < start_pfn + nr_pages and free.all()]:
-                self._mem.free_pfns(np.arange(base, base + len(pcp.pool.pop(base))))
+                self._free(np.arange(base, base + len(pcp.pool.pop(base))))
                 pcp.reclaimable.discard(base)
