@@ -16,8 +16,8 @@ recording of either kernel that adds blocks; it matters where tens of them are a
 EMPTY_SLABS = 40
 """Pages of slabs that boot leaves empty, and the first offlining shrinks: 140 to 180 kB in 6.1 (RECORDED.md 6)."""
 ONLINE_SLABS, OFFLINE_SLABS = (2, 1), (1, 2)
-"""Slabs, of single pages and of SLAB, that caches need for the first block that goes online, and after one went offline: the
-difference of free pages and those on lists in every recording of either kernel that has either."""
+"""Slabs, of single pages and of SLAB, that caches need for the first block that goes online, and after one went offline:
+estimates, from what free pages and those on lists lose together in all recordings that have either."""
 THREAD_PAGES = 4
 """The stack of a kernel thread (THREAD_SIZE, 16 KiB, page by page with CONFIG_VMAP_STACK)."""
 SLAB = 8
@@ -98,7 +98,7 @@ class Guest:
         self.inflated = self.deflated = 0
         self.virtio_mem = VirtioMemBus(mem)
         self.regions = {}
-        self.pinned = {}         # regions that were freed -> MovablePages, those of their pages that a pipe holds
+        self.pinned = {}         # regions that were freed -> MovablePages in a list, what a pipe holds of them
         self.refused_dimms = []  # (start, size), bytes, of DIMMs that the kernel did not take
         self._retries = []       # devices that go on when the kernel finds time
         self.cache = MovablePages(mem)
@@ -178,15 +178,15 @@ class Guest:
         """A program frees a region; what a pipe holds of it stays, until it is unpinned."""
         gone = self.regions.pop(region)
         if gone.pages.pinned:
-            self.pinned[region] = gone.keep_pinned()
+            self.pinned.setdefault(region, []).append(gone.keep_pinned())
         gone.free()
 
     def unpin(self, region):
         """The pipe lets go of a region's pages, and of those that are left of one that was freed."""
         if region in self.regions:
             self.regions[region].pages.pinned = 0
-        if region in self.pinned:
-            self.pinned.pop(region).free()
+        for pages in self.pinned.pop(region, ()):
+            pages.free()
 
     def inflate(self, nr_pages):
         """The balloon takes so many pages; how many it got."""

@@ -776,11 +776,12 @@ def replay_files(
 
     RecordingError (exit status 2) for a file that is no recording, OSError for one that cannot be read."""
     recordings = [Recording.load(path) for path in paths]
-    total, values, unreplayed, steps = 0, 0, 0, 0
+    total, values, remarks, unreplayed, steps = 0, 0, 0, 0, 0
     for recording in recordings:
         for step in recording.replay(engine):
             total += len(step.differences)
             values += step.compared
+            remarks += len(step.remarks)
             unreplayed += not step.replayed
             steps += 1
             if as_json:
@@ -794,7 +795,7 @@ def replay_files(
                 line = f"{recording.name} step {step.index} {step.op}: {_verdict(step)}"
             yield line, len(step.differences)
     if not as_json:
-        yield (f"{len(recordings)} recordings, {steps} steps, {values} values compared, {total} differences, "
-               f"{unreplayed} steps not replayed"), 0
+        yield (f"{len(recordings)} recordings, {steps} steps, {values} values compared, {remarks} remarks, "
+               f"{total} differences, {unreplayed} steps not replayed"), 0
 
 
