@@ -609,13 +609,14 @@ cdef class Memory:
                 self.walk(INIT, first * unit, (end - first) * unit, 0, threads)
                 done += 1
             if self.memmap is not None:
-                self._alloc_memmap(start, nr, node, merge)
+                self._alloc_memmap(start, nr, runs, node, merge)
             self.resources.register(start, nr, name, merge)
         except BaseException:
             # no room for the memmap, or a signal: nothing of the range is there any more
             for first, end in runs[:done]:
                 self.pages.forget_pages(first * unit, (end - first) * unit)
-            self._free_memmap(start, nr)
+            for first, end in runs:
+                self._free_memmap(first, end)
             self.resources.release(start, nr)
             raise
         for first, end in runs:
@@ -625,19 +626,23 @@ cdef class Memory:
             self._built_zonelists([node])
         self.zones.table.nodes[node].online = True
         self.groups.append((start, nr, group))
+        if self.listeners or self.auto_online != MMOP_OFFLINE:
+            blocks = [block for first, end in runs
+                      for block in range(first * unit // self.pages_per_block, (end * unit - 1) // self.pages_per_block + 1)]
         if self.listeners:
-            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+            for block in blocks:
                 self.events.uevent(f"add@memory{block}")
             if new_node:
                 self.events.uevent(f"add@node{node}")
         if self.auto_online != MMOP_OFFLINE:
-            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+            for block in blocks:
                 self.blocks[block].auto_online(self.auto_online)
 
-    def _alloc_memmap(self, uint64_t start, uint64_t nr, int nid, bint driver):
-        """Page descriptors of an added range: its own first pages, or pages of the kernel (sparse_add_section, mhp_supports_
-        memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing is kept then."""
-        cdef uint64_t unit = self.geometry.pages_per_section, at
+    def _alloc_memmap(self, uint64_t start, uint64_t nr, list runs, int nid, bint driver):
+        """Page descriptors of an added range, whose new sections are in `runs`: its own first pages, or pages of the kernel
+        (sparse_add_section, mhp_supports_memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing
+        is kept then."""
+        cdef uint64_t unit = self.geometry.pages_per_section, at, section
         cdef uint64_t size = self.rules.struct_page_bytes[self.geometry.bits == 64]
         cdef uint64_t pages = (unit * size + self.geometry.page_size - 1) // self.geometry.page_size
         cdef uint64_t in_block = self.pages_per_block * size // self.geometry.page_size
@@ -649,20 +654,21 @@ cdef class Memory:
         order = (pages - 1).bit_length()
         taken = []
         try:
-            for at in range(start, start + nr, unit):
-                taken.append((at // unit, (self._alloc_kernel(order, nid), 1 << order)))
+            for first, end in runs:
+                for section in range(first, end):
+                    taken.append((section, (self._alloc_kernel(order, nid), 1 << order)))
         except MemoryError:
             for _, (pfn, _) in taken:
                 self._free_kernel(pfn, order)
             raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
         self.memmaps.update(taken)
 
-    def _free_memmap(self, uint64_t start, uint64_t nr):
-        """The inverse of _alloc_memmap."""
+    def _free_memmap(self, uint64_t first, uint64_t end):
+        """The inverse of _alloc_memmap, for sections [first, end)."""
         cdef uint64_t unit = self.geometry.pages_per_section
-        for section in range(start // unit, (start + nr) // unit):
+        for section in range(first, end):
             pfn, count = self.memmaps.pop(section, (0, 0))
-            if count and not start <= pfn < start + nr:
+            if count and not first * unit <= pfn < end * unit:
                 self._free_kernel(pfn, count.bit_length() - 1)
 
     def _alloc_kernel(self, order, nid):
@@ -746,7 +752,7 @@ cdef class Memory:
             raise HotplugError.of(errno.EINVAL, f"remove_memory of {pfn_range(start, nr)}: not whole sections of {unit:#x} pages")
         if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
-        self._free_memmap(start, nr)
+        self._free_memmap(start // unit, (start + nr) // unit)
         self.groups[:] = [(s, n, group) for s, n, group in self.groups if s < start or s >= start + nr]
         thread = self.lock.let_go(nr * self.pages.page_bits)
         self.pages.forget_pages(start, nr)
