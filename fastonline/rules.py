@@ -32,6 +32,8 @@ class Rules:
       them at boot only.
     - lowmem_reserve_ratio: sysctl_lowmem_reserve_ratio by zone; a zone that is not named has 0, no reserve.
     - batch_cap_bytes: zone_batchsize() starts from pages/1024, at most so many bytes.
+    - pcp_follows: per-CPU lists get a new batch and high whenever the watermarks are computed (2.6.32: zone_pcp_update); in 2.6.25
+      they stay as boot made them, batch 1 and high 0 in a zone that was empty then.
     - zone_device: there is a zone Device behind Movable (CONFIG_ZONE_DEVICE).
     - lifo: freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail.
     - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
@@ -60,6 +62,7 @@ class Rules:
     min_free_kbytes_follows: bool
     lowmem_reserve_ratio: tuple[tuple[str, int], ...]
     batch_cap_bytes: int
+    pcp_follows: bool
     zone_device: bool
     lifo: bool
     struct_page_bytes: tuple[int, int]
@@ -102,6 +105,7 @@ LINUX_2_6_25 = Rules(
     min_free_kbytes_follows=False,
     lowmem_reserve_ratio=_RATIOS_2_6_25,
     batch_cap_bytes=512 << 10,
+    pcp_follows=False,
     zone_device=False,
     lifo=True,
     struct_page_bytes=(32, 56),
@@ -128,6 +132,7 @@ LINUX_6_1 = Rules(
     min_free_kbytes_follows=True,
     lowmem_reserve_ratio=_RATIOS,
     batch_cap_bytes=1 << 20,
+    pcp_follows=True,
     zone_device=True,
     lifo=False,
     struct_page_bytes=(32, 64),
