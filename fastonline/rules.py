@@ -35,6 +35,8 @@ class Rules:
     - pcp_follows: per-CPU lists get a new batch and high whenever the watermarks are computed (2.6.32: zone_pcp_update); in 2.6.25
       they stay as boot made them, batch 1 and high 0 in a zone that was empty then.
     - zone_device: there is a zone Device behind Movable (CONFIG_ZONE_DEVICE).
+    - zonelists_follow: the zonelists are also built anew for a new node and when a zone has lost its last page (today); 2.6.25
+      builds them when an empty zone gets pages, only then.
     - lifo: freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail.
     - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
     - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6).
@@ -64,6 +66,7 @@ class Rules:
     batch_cap_bytes: int
     pcp_follows: bool
     zone_device: bool
+    zonelists_follow: bool
     lifo: bool
     struct_page_bytes: tuple[int, int]
     memmap_per_block: bool
@@ -107,6 +110,7 @@ LINUX_2_6_25 = Rules(
     batch_cap_bytes=512 << 10,
     pcp_follows=False,
     zone_device=False,
+    zonelists_follow=False,
     lifo=True,
     struct_page_bytes=(32, 56),
     memmap_per_block=False,
@@ -134,6 +138,7 @@ LINUX_6_1 = Rules(
     batch_cap_bytes=1 << 20,
     pcp_follows=True,
     zone_device=True,
+    zonelists_follow=True,
     lifo=False,
     struct_page_bytes=(32, 64),
     memmap_per_block=False,

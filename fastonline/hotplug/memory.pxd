@@ -63,7 +63,7 @@ cdef class Memory:
     cdef public int64_t auto_movable_ratio       # memory_hotplug.auto_movable_ratio, in percent
     cdef public bint auto_movable_numa_aware
     cdef int auto_online                 # MMOP_*: what add_memory does with new blocks
-    cdef int policy_zone                 # the highest kernel zone there has been
+    cdef int policy_zone                 # the highest kernel zone that the zonelists have been built with
     cdef list listeners                  # the events' own list, to see at once whether anybody listens
     cdef Engine pages
     cdef MachineLock lock                # the engine's own
@@ -124,6 +124,9 @@ cdef class Memory:
     cdef list unprepared(self, uint64_t start, uint64_t nr)
     cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef int recompute(self) except -1
+    cdef int highest_kernel_zone(self) noexcept nogil
+    cdef bint enters_empty_zone(self, uint64_t pfn) noexcept nogil
+    cdef int build_zonelists(self, list nids) except -1
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef uint64_t part_pages(self) noexcept nogil
     cdef void step(self, int step, uint64_t start, uint64_t nr, int order) noexcept nogil

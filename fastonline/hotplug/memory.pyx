@@ -326,7 +326,7 @@ cdef class Memory:
                 self._boot_range(start, end - start, i)
                 start = end
         self._reset_counters()
-        self.policy_zone = self._highest_kernel_zone()
+        self.policy_zone = self.highest_kernel_zone()
         init_per_zone_wmark_min(&self.zones.table)
 
     def _boot_range(self, uint64_t start, uint64_t nr, int z):
@@ -390,7 +390,7 @@ cdef class Memory:
         if np.any(mem.sections.online.array & ~mem.sections.prepared.array):
             raise ValueError("a section is online, and none of its pages is in the page map of a zone")
         mem._reset_counters()
-        mem.policy_zone = mem._highest_kernel_zone()
+        mem.policy_zone = mem.highest_kernel_zone()
         init_per_zone_wmark_min(table)
         if user_min_free_kbytes is not None:
             table.user_min_free_kbytes = user_min_free_kbytes
@@ -446,10 +446,18 @@ cdef class Memory:
         self.zones.table.zones[z].present_early += np.sum(lengths)
         node_got_memory(&self.zones.table, z / self.zones.table.nr_types)
 
-    def _highest_kernel_zone(self):
+    cdef int highest_kernel_zone(self) noexcept nogil:
         """The number of the highest zone type below Movable that is populated; 0 when none is."""
-        types = [self.zones.names.index(zone.name) for zone in self.zones.values() if zone.populated]
-        return max([i for i in types if i <= self.zones.table.normal + self.zones.table.is_highmem[<int>i]], default=0)
+        cdef int types = self.zones.table.nr_types, z, highest = 0
+        for z in range(self.zones.table.nr_nodes * types):
+            if z % types < self.movable_type and zone_present(&self.zones.table, z):
+                highest = max(highest, z % types)
+        return highest
+
+    cdef bint enters_empty_zone(self, uint64_t pfn) noexcept nogil:
+        """Will the page's zone be populated by its first page that is marked? (populated_zone in 2.6.25's online_pages.)"""
+        cdef int area = self.pages.area_of[pfn >> self.pages.max_order] if pfn < self.pages.nr_pages else NO_AREA
+        return self.zones.table.present_is_managed and area != NO_AREA and zone_present(&self.zones.table, area - 1) == 0
 
     def _reset_counters(self):
         """What boot did is not counted."""
@@ -622,8 +630,8 @@ cdef class Memory:
         for first, end in runs:
             self.sections.add(first * unit, (end - first) * unit)
             self.nids[first:end] = node
-        if self.listeners and new_node:
-            self._built_zonelists([node])
+        if new_node and self.rules.zonelists_follow:
+            self.build_zonelists([node])
         self.zones.table.nodes[node].online = True
         self.groups.append((start, nr, group))
         if self.listeners or self.auto_online != MMOP_OFFLINE:
@@ -710,12 +718,16 @@ cdef class Memory:
         return [n * types + i for n in self.node_order(nid) if nodes is None or n in nodes for i in range(top, -1, -1)
                 if zone_present(&self.zones.table, n * types + i)]
 
-    def _built_zonelists(self, nids):
-        """What build_all_zonelists writes to the log, for these nodes."""
-        cdef int z, top = max(self.policy_zone, self._highest_kernel_zone())
+    cdef int build_zonelists(self, list nids) except -1:
+        """build_all_zonelists, for these nodes: which is the policy zone, and what the log says. 2.6.25 has set the watermarks
+        anew by then (KERNEL.md 1.3), later kernels have not (RECORDED.md 3)."""
+        cdef int z
         cdef int64_t total = 0
         cdef int kinds = 6 if self.rules.shrink_spans else 5
-        self.policy_zone = top
+        self.policy_zone = max(self.policy_zone, self.highest_kernel_zone())
+        if not self.listeners:
+            return 0
+        refresh(&self.zones.table)
         for nid in nids:
             self.events.log(f"Fallback order for Node {nid}: {' '.join(map(str, self.node_order(nid)))}")
         for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
@@ -724,7 +736,8 @@ cdef class Memory:
         self.events.log(
             f"Built {len(self.zones.online_nodes())} zonelists, mobility grouping {grouping}.  Total pages: {total}"
         )
-        self.events.log(f"Policy zone: {self.zones.names[top]}")
+        self.events.log(f"Policy zone: {self.zones.names[self.policy_zone]}")
+        return 0
 
     cdef int recompute(self) except -1:
         """init_per_zone_wmark_min, and what it says when the user's min_free_kbytes is kept."""
@@ -921,15 +934,17 @@ cdef class Memory:
         if nr_pages is 1 and order is None and self.online_page_callback is None and not self.chain:
             # one page and nobody listening: the path that a driver takes a million times
             settle(self.lock)
-            done = self.online_page(start)
-            if done >= 0:
-                return done
+            if not self.enters_empty_zone(start):
+                done = self.online_page(start)
+                if done >= 0:
+                    return done
         nr = as_uint64(nr_pages, "nr_pages")
         return self.mark(start, nr, self.online_order if order is None else as_order(order, self.pages.max_order), False)
 
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1:
         cdef int64_t done, outside
         cdef int nid
+        cdef bint empty
         cdef PyThreadState *thread
         held = self.lock.hold()
         self._not_changing("mark_pages_onlined")
@@ -942,6 +957,7 @@ cdef class Memory:
                 "prepare_online_pages it first",
             )
         nid = self.changed_nid(start)
+        empty = self.enters_empty_zone(start)
         if self.online_page_callback is not None:
             done = self._mark_by_callback([(start, nr)], order)
         else:
@@ -953,6 +969,8 @@ cdef class Memory:
                 done = self.pages.online_range(start, nr, order, False)
                 self.lock.take_back(thread)
             self.count_onlined(start, nr, done)
+        if empty and not whole:
+            self.build_zonelists(self.zones.online_nodes())
         if done and self.chain and not whole:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
@@ -1091,6 +1109,7 @@ cdef class Memory:
         cdef pfn_batch batch
         cdef int64_t outside, done = 0
         cdef int nid
+        cdef bint empty
         cdef PyThreadState *thread
         held = self.lock.hold()
         self._not_changing("mark_pfns_onlined")
@@ -1106,6 +1125,7 @@ cdef class Memory:
                 errno.EINVAL, f"mark_pfns_onlined: the section of pfn {outside:#x} is not present or not prepared"
             )
         nid = self.changed_nid(batch.first)
+        empty = self.enters_empty_zone(batch.first)
         if self.online_page_callback is not None:
             self.pages.ungather(&batch)
             done = self._mark_by_callback([(pfn, 1) for pfn in array.tolist()], 0)
@@ -1113,6 +1133,8 @@ cdef class Memory:
             thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
             done = self.mark_batch(&batch)
             self.lock.take_back(thread)
+        if empty:
+            self.build_zonelists(self.zones.online_nodes())
         if done and self.chain:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
         return done
@@ -1190,7 +1212,7 @@ cdef class Memory:
         if self.memmap is not None:
             first, own = self.memmaps.get(start >> shift, (0, 0))
             own = own if first == start else 0      # its memmap stays Reserved
-        was_empty = self.listeners and (0 if self.rules.present_at_online else nr) == \
+        was_empty = (0 if self.rules.present_at_online else nr) == \
             zone_present(&self.zones.table, self.pages.area_of[start >> self.pages.max_order] - 1)
         try:
             done = self.mark(start + own, nr - own, self.online_order, True)
@@ -1209,12 +1231,12 @@ cdef class Memory:
                 bitmap_set(self.sections.online.words, section, 1)
         if self.always_notify_online:
             node_got_memory(&self.zones.table, self.nid_of[start >> shift])
+        if not self.min_free_kbytes_follows:
+            self.zones.table.stale = True
         if was_empty:
-            self._built_zonelists(self.zones.online_nodes())
+            self.build_zonelists(self.zones.online_nodes())
         if self.min_free_kbytes_follows:
             self.recompute()
-        else:
-            self.zones.table.stale = True
         if self.chain and (done or self.always_notify_online):
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
@@ -1341,8 +1363,8 @@ cdef class Memory:
             self.zones.table.nodes[nid].has_memory = False
             if self.rules.threads_stop:
                 self.zones.table.nodes[nid].kswapd = False
-        if self.listeners and zone_present(&self.zones.table, z) == 0:
-            self._built_zonelists(self.zones.online_nodes())
+        if self.rules.zonelists_follow and zone_present(&self.zones.table, z) == 0:
+            self.build_zonelists(self.zones.online_nodes())
         if self.rules.shrink_spans:
             self.release_area(start, nr, z)
         if notice is not None:
