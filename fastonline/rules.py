@@ -42,6 +42,8 @@ class Rules:
     - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6).
     - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run (4.6).
     - threads_stop: they stop when the node's last memory goes offline (2.6.33).
+    - blocks_unaware: memory blocks know nothing of marks: a block is online when online_pages has been over it, else offline,
+      and goes online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
 
@@ -72,6 +74,7 @@ class Rules:
     memmap_per_block: bool
     node_threads: tuple[str, ...]
     threads_stop: bool
+    blocks_unaware: bool
     exact_words: bool
 
     def __post_init__(self) -> None:
@@ -116,6 +119,7 @@ LINUX_2_6_25 = Rules(
     memmap_per_block=False,
     node_threads=("kswapd",),
     threads_stop=False,
+    blocks_unaware=True,
     exact_words=False,
 )
 
@@ -144,6 +148,7 @@ LINUX_6_1 = Rules(
     memmap_per_block=False,
     node_threads=("kcompactd", "kswapd"),
     threads_stop=True,
+    blocks_unaware=False,
     exact_words=True,
 )
 

@@ -70,6 +70,60 @@ def test_words_of_2_6_25(engine, word, answer):
     assert block.state == ("online" if answer else "offline")
 
 
+def test_2_6_25_blocks_know_nothing_of_marks(engine):
+    """1.5: the block's state comes first, then the test that each of its pages is Reserved.
+
+        memory32   | x ................. |   prepared, page 5 marked
+    Expect the block offline after marks of a page and of the rest: EBUSY for "online", EINVAL for "offline"; once every page is
+    Reserved again it goes online, and then EINVAL.
+    """
+    mem = machine(engine, fo.LINUX_2_6_25)
+    block = mem.blocks[32]
+    mem.prepare_online_pages(32 * BLOCK, BLOCK)
+    mem.mark_pages_onlined(32 * BLOCK + 5)
+    for _ in range(2):
+        assert block.state == "offline" == mem.copy().blocks[32].state
+        refused("EINVAL", block.write_state, "offline")
+        refused("EINVAL", block.write_state, "foo")
+        before = mem.zoneinfo(), mem.stats()
+        with pytest.raises(fo.HotplugError, match="page 0x10000[05] is not Reserved") as caught:
+            block.write_state("online")
+        assert caught.value.errno == errno.EBUSY and (mem.zoneinfo(), mem.stats()) == before
+        mem.mark_pages_onlined(32 * BLOCK, BLOCK)
+    mem.set_page_reserved(32 * BLOCK, BLOCK)
+    block.write_state("online")
+    assert block.state == "online" == mem.copy().blocks[32].state and mem.zones["Normal"].managed_pages == BLOCK
+    refused("EINVAL", block.write_state, "online")
+    mem.alloc_pages(zone="Normal")
+    mem.set_page_reserved(32 * BLOCK + 7)
+    assert block.state == "online"
+    mem.validate()
+
+
+def test_2_6_25_blocks_that_online_pages_has_been_over(engine):
+    """Expect whole sections online, one that it has been over in part offline, and offline again all that goes offline."""
+    mem = machine(engine, fo.LINUX_2_6_25)
+    mem.online_pages(32 * BLOCK, BLOCK + 512)
+    assert [mem.blocks[nr].state for nr in (3, 32, 33, 34)] == ["online", "online", "offline", "offline"]
+    refused("EBUSY", mem.blocks[33].online)
+    mem.offline_pages(32 * BLOCK, BLOCK + 512)
+    assert [mem.blocks[nr].state for nr in (3, 32, 33, 34)] == ["online", "offline", "offline", "offline"]
+    assert mem.blocks[33].online() == BLOCK
+    mem.blocks[33].offline()
+    mem.remove_memory(33 * BLOCK, BLOCK)
+    mem.add_memory(33 * BLOCK, BLOCK)
+    assert mem.blocks[33].state == "offline"
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_today_a_block_with_a_page_online_is_online(engine, rules):
+    mem = machine(engine, rules)
+    mem.prepare_online_pages(32 * BLOCK, BLOCK)
+    mem.mark_pages_onlined(32 * BLOCK + 5)
+    assert mem.blocks[32].state == "online"
+    refused("EINVAL", mem.blocks[32].write_state, "online")
+
+
 def test_write_online(engine, heard):
     mem = machine(engine)
     mem.events.listen(lambda kind, text: heard.append(text) if kind == "uevent" else None)

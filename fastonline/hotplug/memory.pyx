@@ -1229,6 +1229,7 @@ cdef class Memory:
         for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
             if test_bit(self.sections.prepared.words, section):
                 bitmap_set(self.sections.online.words, section, 1)
+                bitmap_set(self.sections.block_online.words, section, 1)
         if self.always_notify_online:
             node_got_memory(&self.zones.table, self.nid_of[start >> shift])
         if not self.min_free_kbytes_follows:
@@ -2099,6 +2100,7 @@ cdef class Memory:
             "nids": [self.nids[first : first + nr] for first, nr in runs],
             "subsections": [self.sections.subsection_map[first : first + nr] for first, nr in runs],
             "online": [self.sections.online.bits(first, nr) for first, nr in runs],
+            "block_online": [self.sections.block_online.bits(first, nr) for first, nr in runs],
             "early": [self.sections.early.bits(first, nr) for first, nr in runs],
             "zones": self.zones.__getstate__(),
             "resources": self.resources.tree(),
@@ -2133,13 +2135,15 @@ cdef class Memory:
         mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
         mem.zones.__setstate__(state["zones"])
         shift = mem.sections.pfn_section_shift
-        for (first, nr), nids, subsections, online, early in zip(
-            state["runs"], state["nids"], state["subsections"], state["online"], state["early"], strict=True
+        for (first, nr), nids, subsections, online, block_online, early in zip(
+            state["runs"], state["nids"], state["subsections"], state["online"], state["block_online"], state["early"],
+            strict=True,
         ):
             mem.sections.add(first << shift, nr << shift)
             mem.nids[first : first + nr] = nids
             mem.sections.subsection_map[first : first + nr] = subsections
             mem.sections.online.set_bits(first, online)
+            mem.sections.block_online.set_bits(first, block_online)
             mem.sections.early.set_bits(first, early)
         spans = mem.sections.spans()
         mem.pages.set_planes(spans, state["planes"])
