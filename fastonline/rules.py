@@ -44,6 +44,8 @@ class Rules:
     - threads_stop: they stop when the node's last memory goes offline (2.6.33).
     - blocks_unaware: memory blocks know nothing of marks: a block is online when online_pages has been over it, else offline,
       and goes online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
+    - offline_times_out: offline_pages gives up on pages that cannot move: ENOMEM after five tries where there is no room for
+      them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); today it tries on until a signal, EINTR.
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
 
@@ -75,6 +77,7 @@ class Rules:
     node_threads: tuple[str, ...]
     threads_stop: bool
     blocks_unaware: bool
+    offline_times_out: bool
     exact_words: bool
 
     def __post_init__(self) -> None:
@@ -120,6 +123,7 @@ LINUX_2_6_25 = Rules(
     node_threads=("kswapd",),
     threads_stop=False,
     blocks_unaware=True,
+    offline_times_out=True,
     exact_words=False,
 )
 
@@ -149,6 +153,7 @@ LINUX_6_1 = Rules(
     node_threads=("kcompactd", "kswapd"),
     threads_stop=True,
     blocks_unaware=False,
+    offline_times_out=False,
     exact_words=True,
 )
 

@@ -142,7 +142,7 @@ class Block:
             pass
 
     def offline(self) -> None:
-        """device_offline. HotplugError: EINVAL when the block is offline, EBUSY, EINTR as Memory.offline_pages."""
+        """device_offline. HotplugError: EINVAL when the block is offline, others as Memory.offline_pages."""
         self._check_state("online")
         self._mem.offline_pages(self.start_pfn, self.nr_pages)
         self._mem.events.uevent(f"offline@memory{self.nr}")

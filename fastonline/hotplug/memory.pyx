@@ -1286,7 +1286,8 @@ cdef class Memory:
 
         HotplugError: EINVAL for what is not online as a whole, misaligned (pageblock; today the end a section) or in several
         zones; EBUSY naming the first page in use that cannot move; what a notifier vetoes with, MEM_CANCEL_OFFLINE told; EINTR
-        where there is no room to move to (the kernel would try until a signal): pages that moved stay moved.
+        where there is no room to move to (the kernel would try until a signal), under 2.6.25 ENOMEM, and EAGAIN for pinned
+        pages: pages that moved stay moved.
         Mirrors offline_pages (2.6.25: KERNEL.md 1.7, 6.1: 3.6).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
