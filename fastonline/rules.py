@@ -25,6 +25,7 @@ class Rules:
     - watermarks_at_offline: offline_pages recomputes the watermarks (since 2.6.31).
     - watermark_scale_factor: low and high lie at least this many 10000ths of the zone above min (4.6); 0 = the rule is not
       there.
+    - totalhigh_shrinks: offline_pages takes its pages off totalhigh_pages too; 2.6.25 off totalram_pages alone.
     - movable_has_min: ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128 (6.8, backported to
       6.12).
     - min_free_kbytes_max: upper clamp of min_free_kbytes: 65536 (2.6.25), 262144 (5.0).
@@ -63,6 +64,7 @@ class Rules:
     watermarks_at_mark: bool
     watermarks_at_offline: bool
     watermark_scale_factor: int
+    totalhigh_shrinks: bool
     movable_has_min: bool
     min_free_kbytes_max: int
     min_free_kbytes_follows: bool
@@ -109,6 +111,7 @@ LINUX_2_6_25 = Rules(
     watermarks_at_mark=True,
     watermarks_at_offline=False,
     watermark_scale_factor=0,
+    totalhigh_shrinks=False,
     movable_has_min=False,
     min_free_kbytes_max=65536,
     min_free_kbytes_follows=False,
@@ -139,6 +142,7 @@ LINUX_6_1 = Rules(
     watermarks_at_mark=False,
     watermarks_at_offline=True,
     watermark_scale_factor=10,
+    totalhigh_shrinks=True,
     movable_has_min=False,
     min_free_kbytes_max=262144,
     min_free_kbytes_follows=True,

@@ -73,12 +73,14 @@ cdef class Memory:
     cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
     # of the rules and the geometry, as C has them
     cdef bint watermarks_at_mark, aligned, grow_before_notify, shrink_spans, always_notify_online, min_free_kbytes_follows
+    cdef bint totalhigh_shrinks
     cdef int pageblock_order
     cdef int movable_type, hotplug_type  # numbers of two zone types
     cdef bint fixed_room                 # planes were made for all of max_memory
     cdef bint changing                   # a notifier is being asked: no hot-plug call may begin
     cdef int online_order                # what order=None means
     cdef uint64_t pages_onlined, pages_offlined, pages_migrated, balloon_migrated
+    cdef uint64_t high_offlined          # highmem pages that went offline and are still in totalhigh_pages (2.6.25)
     cdef object __weakref__
 
     # 1: went online; 0: was not Reserved; -EINVAL: not there or not prepared (online_page, 2.6.25)

@@ -280,6 +280,7 @@ cdef class Memory:
         self.aligned = rules.aligned
         self.grow_before_notify = rules.grow_before_notify
         self.shrink_spans = rules.shrink_spans
+        self.totalhigh_shrinks = rules.totalhigh_shrinks
         self.always_notify_online = rules.always_notify_online
         self.min_free_kbytes_follows = rules.min_free_kbytes_follows
         self.pageblock_order = geometry.pageblock_order
@@ -1292,7 +1293,7 @@ cdef class Memory:
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t block = <uint64_t>1 << <int>self.geometry.pageblock_order, unit = self.geometry.pages_per_section
-        cdef uint64_t section
+        cdef uint64_t section, offlined = 0
         cdef int z, nid
         cdef int64_t used
         cdef PyThreadState *thread
@@ -1343,9 +1344,12 @@ cdef class Memory:
         if used < 0:
             refresh(&self.zones.table)     # 2.6.25 leaves the watermarks as the last mark made them
             if moved:
-                self.pages_offlined += nr - self.pages.weigh(PG_reserved, start, nr) - self.pages.weigh(PG_offline, start, nr)
+                offlined = nr - self.pages.weigh(PG_reserved, start, nr) - self.pages.weigh(PG_offline, start, nr)
                 self.pages.reserve_range(start, nr)
-            self.pages_offlined += self.pages.take_range(start, nr)
+            offlined += self.pages.take_range(start, nr)
+            self.pages_offlined += offlined
+            if self.zones.table.is_highmem[z % self.zones.table.nr_types] and not self.totalhigh_shrinks:
+                self.high_offlined += offlined
         self.lock.take_back(thread)
         if used >= 0:
             if notice is not None:
@@ -1901,10 +1905,11 @@ cdef class Memory:
 
     @property
     def totalhigh_pages(self):
-        """totalhigh_pages: of totalram_pages, those in highmem."""
+        """totalhigh_pages: of totalram_pages, those in highmem; under 2.6.25 with those that have gone offline since boot, each
+        time (KERNEL.md 1.7)."""
         cdef int z
         settle(self.lock)
-        return sum([
+        return self.high_offlined + sum([
             zone_managed(&self.zones.table, z)
             for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types)
             if self.zones.table.is_highmem[z % self.zones.table.nr_types]
@@ -2112,7 +2117,7 @@ cdef class Memory:
             "hotplug": [self.auto_online, self.auto_movable, self.auto_movable_ratio, self.auto_movable_numa_aware,
                         self.policy_zone],
             "counters": [self.pages_onlined, self.pages_offlined, self.notifiers.calls, self.pages.bytes_touched(),
-                         self.pages_migrated, self.balloon_migrated],
+                         self.pages_migrated, self.balloon_migrated, self.high_offlined],
         }
 
     @classmethod
@@ -2159,7 +2164,7 @@ cdef class Memory:
             mem.pages.set_area_counters(area, counts)
         mem.resources = Resources(mem.geometry.page_shift, state["resources"])
         mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, touched, mem.pages_migrated, \
-            mem.balloon_migrated = state["counters"]
+            mem.balloon_migrated, mem.high_offlined = state["counters"]
         mem.pages.set_touched(touched)
         return mem
 
