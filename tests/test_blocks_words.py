@@ -143,6 +143,49 @@ def test_boot_blocks_that_refuse(engine):
     assert mem.blocks[1].valid_zones == "DMA32 Movable"
 
 
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_going_offline(engine, rules, tmp_path):
+    """1.5: the state is "going-offline" until offline_pages has answered, then "offline", or "online" again where it refuses.
+    Expect it in every callback of the offlining, for its block alone, and nowhere else.
+    """
+    mem = machine(engine, rules)
+    for nr in (32, 33):
+        mem.blocks[nr].online()
+    seen, answers = [], [fo.NOTIFY_BAD, fo.NOTIFY_OK]
+
+    def look(action, notice):
+        seen.append((action, mem.blocks[32].state, mem.blocks[33].state))
+        if action == fo.MEM_GOING_OFFLINE:
+            assert "on->off" in mem.lsmem()
+            refused("EINVAL", mem.blocks[32].write_state, "offline")
+            return answers.pop(0)
+
+    mem.notifiers.register(look)
+    refused("EPERM", mem.blocks[32].offline)
+    assert seen == [(fo.MEM_GOING_OFFLINE, "going-offline", "online"), (fo.MEM_CANCEL_OFFLINE, "going-offline", "online")]
+    assert mem.blocks[32].state == "online" and mem.going_offline is None
+    seen.clear()
+    mem.blocks[32].offline()
+    assert seen == [(fo.MEM_GOING_OFFLINE, "going-offline", "online"), (fo.MEM_OFFLINE, "going-offline", "online")]
+    assert mem.blocks[32].state == "offline" and "on->off" not in mem.lsmem()
+
+
+def test_going_offline_where_pages_move(engine):
+    """An owner whose callback raises sees it too. Expect the block online afterwards."""
+    mem = machine(engine)
+    mem.blocks[32].online("online_movable")
+    seen = []
+
+    def moved(old, new):
+        seen.append(mem.blocks[32].state)
+        raise RuntimeError
+
+    fo.MovablePages(mem, moved).alloc(10)
+    with pytest.raises(RuntimeError):
+        mem.blocks[32].offline()
+    assert seen == ["going-offline"] and mem.blocks[32].state == "online"
+
+
 def test_auto_online_blocks(engine, heard):
     mem = machine(engine)
     mem.events.listen(lambda kind, text: heard.append(text) if kind == "uevent" else None)

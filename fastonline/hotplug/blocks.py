@@ -81,10 +81,15 @@ class Block:
 
     @property
     def state(self) -> str:
-        """``"online"`` or ``"offline"``. Today a block is online as soon as a page of it is. 2.6.25 has no mark_pages_onlined, and
-        with the patch of the 2008 thread its blocks would not know of one: a block that only marks have been over, in part or
-        in whole, is offline there (mem->state, KERNEL.md 1.5); online_pages, from here or not, makes it online."""
-        sections = self._mem.sections
+        """``"online"``, ``"offline"``, or ``"going-offline"`` for the callbacks of an offline_pages that takes the block, until
+        it is done, MEM_OFFLINE included (memory_block_change_state).
+
+        Today a block is online as soon as a page of it is. 2.6.25 has no mark_pages_onlined, and with the patch of the 2008
+        thread its blocks would not know of one: a block that only marks have been over, in part or in whole, is offline there
+        (mem->state, KERNEL.md 1.5); online_pages, from here or not, makes it online."""
+        going, sections = self._mem.going_offline, self._mem.sections
+        if going and going[0] <= self.start_pfn and self.start_pfn + self.nr_pages <= going[0] + going[1]:
+            return "going-offline"
         plane = sections.block_online if self._mem.rules.blocks_unaware else sections.online
         return "online" if plane[self._section] else "offline"
 

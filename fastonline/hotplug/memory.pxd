@@ -58,6 +58,7 @@ cdef class Memory:
     cdef readonly str memmap             # None: it costs nothing; "kernel" or "on_memory"
     cdef readonly dict memmaps           # first section of a memmap -> its first pfn and pages
     cdef readonly list groups            # (start_pfn, nr_pages, dynamic memory group or None) as added at a time
+    cdef readonly tuple going_offline    # (start_pfn, nr_pages) that offline_pages is at work on, or None
     cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
     cdef bint auto_movable               # the online policy is auto-movable, not contig-zones
     cdef public int64_t auto_movable_ratio       # memory_hotplug.auto_movable_ratio, in percent
@@ -142,6 +143,7 @@ cdef class Memory:
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1
     cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1
     cdef void count_batch_onlined(self, const pfn_batch *batch, uint64_t onlined) noexcept nogil
+    cdef int offline(self, uint64_t start, uint64_t nr) except -1
     cdef int turn_pfns(self, str what, object pfns, int state, str name) except -1
     cdef uint64_t node_present(self, int nid) noexcept nogil
     cdef list zonelist(self, object zone)

@@ -186,7 +186,8 @@ cdef class Memory:
     pages_per_block, the pages of a memory block. So are the parts: sections (Sections), zones (Zones), resources (Resources,
     /proc/iomem), notifiers (NotifierChain), events (Events: uevents and the log), online_page_callback (None:
     generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: (first pfn, pages)} of
-    what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added). To be set: pcp (PerCpuPages, or None),
+    what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added), going_offline (the (start_pfn, nr_pages)
+    that offline_pages is at work on, or None). To be set: pcp (PerCpuPages, or None),
     auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
 
     Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
@@ -1292,15 +1293,23 @@ cdef class Memory:
         Mirrors offline_pages (2.6.25: KERNEL.md 1.7, 6.1: 3.6).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+        held = self.lock.hold()
+        self._not_changing("offline_pages")
+        self.check_present(start, nr, "offline_pages")
+        before, self.going_offline = self.going_offline, (start, nr)
+        try:
+            self.offline(start, nr)
+        finally:
+            self.going_offline = before
+
+    cdef int offline(self, uint64_t start, uint64_t nr) except -1:
+        """offline_pages of a range that is there."""
         cdef uint64_t block = <uint64_t>1 << <int>self.geometry.pageblock_order, unit = self.geometry.pages_per_section
         cdef uint64_t section, offlined = 0
         cdef int z, nid
         cdef int64_t used
         cdef PyThreadState *thread
         cdef bint moved = False, alone
-        held = self.lock.hold()
-        self._not_changing("offline_pages")
-        self.check_present(start, nr, "offline_pages")
         where = pfn_range(start, nr)
         if start & (block - 1) or (start + nr) % (unit if self.rules.aligned else block):
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: not whole pageblocks (or, today, sections)")
@@ -1375,6 +1384,7 @@ cdef class Memory:
             self.release_area(start, nr, z)
         if notice is not None:
             self.notifiers.tell(MEM_OFFLINE, notice)
+        return 0
 
     def _not_used(self, uint64_t start, uint64_t nr, where):
         """EBUSY naming the first page in use that nobody can move."""
