@@ -40,6 +40,7 @@ class Rules:
       builds them when an empty zone gets pages, only then.
     - lifo: freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail.
     - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
+    - memmap_on_memory: a memmap can lie on the memory that it describes (5.13).
     - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6).
     - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run (4.6).
     - threads_stop: they stop when the node's last memory goes offline (2.6.33).
@@ -75,6 +76,7 @@ class Rules:
     zonelists_follow: bool
     lifo: bool
     struct_page_bytes: tuple[int, int]
+    memmap_on_memory: bool
     memmap_per_block: bool
     node_threads: tuple[str, ...]
     threads_stop: bool
@@ -122,6 +124,7 @@ LINUX_2_6_25 = Rules(
     zonelists_follow=False,
     lifo=True,
     struct_page_bytes=(32, 56),
+    memmap_on_memory=False,
     memmap_per_block=False,
     node_threads=("kswapd",),
     threads_stop=False,
@@ -153,6 +156,7 @@ LINUX_6_1 = Rules(
     zonelists_follow=True,
     lifo=False,
     struct_page_bytes=(32, 64),
+    memmap_on_memory=True,
     memmap_per_block=False,
     node_threads=("kcompactd", "kswapd"),
     threads_stop=True,

@@ -305,6 +305,13 @@ def test_memmap(engine):
     assert not zone.populated
 
 
+def test_memmap_on_memory_came_with_5_13(engine):
+    with pytest.raises(ValueError, match="no memmap_on_memory before 5.13, the rules are Linux 2.6.25's"):
+        fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_2_6_25, engine=engine, memmap="on_memory")
+    for rules in (fo.LINUX_6_1, fo.LINUX_6_12):
+        assert fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, memmap="on_memory").memmap == "on_memory"
+
+
 @pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12])
 def test_memmap_of_what_drivers_add(engine, rules):
     """virtio-mem passes MHP_MERGE_RESOURCE, and not MHP_MEMMAP_ON_MEMORY. Expect 512 kernel pages a block, and the block

@@ -175,7 +175,7 @@ cdef class Memory:
     memory_block_size: size of the blocks of sysfs, one section or 2, 4, 8... of them (None: one). memmap: None, the memmap of
     what is added costs nothing; "kernel", its pages are allocated from the kernel zones (one pageblock for 128 MiB, KERNEL.md
     6.2); "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as
-    "kernel".
+    "kernel"; ValueError under the rules of a kernel that has no such thing.
 
     All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
     errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
@@ -237,6 +237,8 @@ cdef class Memory:
                 )
         if memmap is not None and memmap not in MEMMAPS:
             raise ValueError(f"memmap {memmap!r} is none of None, 'kernel', 'on_memory'")
+        if memmap == "on_memory" and not rules.memmap_on_memory:
+            raise ValueError(f"memmap 'on_memory': no memmap_on_memory before 5.13, the rules are Linux {rules.name}'s")
         self.memmap = memmap
         self.fixed_room = max_memory is not None
         self._make(self.max_pfn if self.fixed_room else boot_pages)
