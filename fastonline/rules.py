@@ -33,8 +33,8 @@ class Rules:
       them at boot only.
     - lowmem_reserve_ratio: sysctl_lowmem_reserve_ratio by zone; a zone that is not named has 0, no reserve.
     - batch_cap_bytes: zone_batchsize() starts from pages/1024, at most so many bytes.
-    - pcp_follows: per-CPU lists get a new batch and high whenever the watermarks are computed (2.6.32: zone_pcp_update); in 2.6.25
-      they stay as boot made them, batch 1 and high 0 in a zone that was empty then.
+    - pcp_follows: per-CPU lists get a new batch and high whenever the watermarks are computed (2.6.32: zone_pcp_update); in
+      2.6.25 they stay as boot made them, batch 1 and high 0 in a zone that was empty then.
     - zone_device: there is a zone Device behind Movable (CONFIG_ZONE_DEVICE).
     - zonelists_follow: the zonelists are also built anew for a new node and when a zone has lost its last page (today); 2.6.25
       builds them when an empty zone gets pages, only then.

@@ -75,8 +75,8 @@ def test_a_new_node(machine, rules):
 
 @pytest.mark.parametrize("how", ["one page", "range", "array", "callback"])
 def test_2_6_25_marks_into_an_empty_zone(machine, how):
-    """1.8: the mark finds the zone unpopulated before it counts its pages. Expect nothing from prepare, the lines from the first
-    mark with that mark's pages in N and ahead of MEM_ONLINE, nothing from the second."""
+    """1.8: the mark finds the zone unpopulated before it counts its pages. Expect nothing from prepare, the lines from the
+    first mark with that mark's pages in N and ahead of MEM_ONLINE, nothing from the second."""
     mem, log = machine(fo.LINUX_2_6_25)
     marks = {"one page": [lambda: mem.mark_pages_onlined(FIRST + 5), lambda: mem.mark_pages_onlined(FIRST + 6)],
              "range": [lambda: mem.mark_pages_onlined(FIRST, 10), lambda: mem.mark_pages_onlined(FIRST, 20)],
@@ -117,8 +117,8 @@ def test_2_6_25_a_mark_that_is_refused_builds_nothing(machine):
 @ALL_RULES
 @pytest.mark.parametrize("path", ["online_pages", "marks"])
 def test_listening_changes_nothing(machine, rules, path):
-    """Normal gets its first block and loses it; only then does somebody listen, and Movable gets one. Expect what one hears that
-    has listened all the time: the policy zone is the highest kernel zone there has been."""
+    """Normal gets its first block and loses it; only then does somebody listen, and a zone of node 1 gets one. Expect what one
+    hears that has listened all the time: the policy zone is the highest kernel zone there has been."""
     def go(mem, log):
         if path == "online_pages" or rules is not fo.LINUX_2_6_25:
             mem.online_pages(FIRST, BLOCK)
