@@ -25,6 +25,7 @@ class Rules:
     - watermarks_at_offline: offline_pages recomputes the watermarks (since 2.6.31).
     - watermark_scale_factor: low and high lie at least this many 10000ths of the zone above min (4.6); 0 = the rule is not
       there.
+    - totalhigh_shrinks: offline_pages takes its pages off totalhigh_pages too; 2.6.25 off totalram_pages alone.
     - movable_has_min: ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128 (6.8, backported to
       6.12).
     - min_free_kbytes_max: upper clamp of min_free_kbytes: 65536 (2.6.25), 262144 (5.0).
@@ -32,14 +33,23 @@ class Rules:
       them at boot only.
     - lowmem_reserve_ratio: sysctl_lowmem_reserve_ratio by zone; a zone that is not named has 0, no reserve.
     - batch_cap_bytes: zone_batchsize() starts from pages/1024, at most so many bytes.
+    - pcp_follows: per-CPU lists get a new batch and high whenever the watermarks are computed (2.6.32: zone_pcp_update); in
+      2.6.25 they stay as boot made them, batch 1 and high 0 in a zone that was empty then.
     - zone_device: there is a zone Device behind Movable (CONFIG_ZONE_DEVICE).
+    - zonelists_follow: the zonelists are also built anew for a new node and when a zone has lost its last page (today); 2.6.25
+      builds them when an empty zone gets pages, only then.
     - lifo: freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail.
     - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
+    - memmap_on_memory: a memmap can lie on the memory that it describes (5.13).
     - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6).
     - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run (4.6).
     - skips_memoryless: a node without memory is in nobody's fallback order, its own neither, and a node that lost its last
       memory is none before zonelists are built again (6.7). Before, a node always falls back to itself first.
     - threads_stop: they stop when the node's last memory goes offline (2.6.33).
+    - blocks_unaware: memory blocks know nothing of marks: a block is online when online_pages has been over it, else offline,
+      and goes online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
+    - offline_times_out: offline_pages gives up on pages that cannot move: ENOMEM after five tries where there is no room for
+      them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); today it tries on until a signal, EINTR.
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
 
@@ -57,18 +67,24 @@ class Rules:
     watermarks_at_mark: bool
     watermarks_at_offline: bool
     watermark_scale_factor: int
+    totalhigh_shrinks: bool
     movable_has_min: bool
     min_free_kbytes_max: int
     min_free_kbytes_follows: bool
     lowmem_reserve_ratio: tuple[tuple[str, int], ...]
     batch_cap_bytes: int
+    pcp_follows: bool
     zone_device: bool
+    zonelists_follow: bool
     lifo: bool
     struct_page_bytes: tuple[int, int]
+    memmap_on_memory: bool
     memmap_per_block: bool
     node_threads: tuple[str, ...]
     threads_stop: bool
     skips_memoryless: bool
+    blocks_unaware: bool
+    offline_times_out: bool
     exact_words: bool
 
     def __post_init__(self) -> None:
@@ -100,18 +116,24 @@ LINUX_2_6_25 = Rules(
     watermarks_at_mark=True,
     watermarks_at_offline=False,
     watermark_scale_factor=0,
+    totalhigh_shrinks=False,
     movable_has_min=False,
     min_free_kbytes_max=65536,
     min_free_kbytes_follows=False,
     lowmem_reserve_ratio=_RATIOS_2_6_25,
     batch_cap_bytes=512 << 10,
+    pcp_follows=False,
     zone_device=False,
+    zonelists_follow=False,
     lifo=True,
     struct_page_bytes=(32, 56),
+    memmap_on_memory=False,
     memmap_per_block=False,
     node_threads=("kswapd",),
     threads_stop=False,
     skips_memoryless=False,
+    blocks_unaware=True,
+    offline_times_out=True,
     exact_words=False,
 )
 
@@ -127,18 +149,24 @@ LINUX_6_1 = Rules(
     watermarks_at_mark=False,
     watermarks_at_offline=True,
     watermark_scale_factor=10,
+    totalhigh_shrinks=True,
     movable_has_min=False,
     min_free_kbytes_max=262144,
     min_free_kbytes_follows=True,
     lowmem_reserve_ratio=_RATIOS,
     batch_cap_bytes=1 << 20,
+    pcp_follows=True,
     zone_device=True,
+    zonelists_follow=True,
     lifo=False,
     struct_page_bytes=(32, 64),
+    memmap_on_memory=True,
     memmap_per_block=False,
     node_threads=("kcompactd", "kswapd"),
     threads_stop=True,
     skips_memoryless=False,
+    blocks_unaware=False,
+    offline_times_out=False,
     exact_words=True,
 )
 

@@ -50,7 +50,7 @@ class Reference:
         self.node_span = {}
         self.online_nodes = set()
         self.min_free_kbytes, self.user_min_free_kbytes = 0, -1
-        self.pages_onlined = self.pages_offlined = 0
+        self.pages_onlined = self.pages_offlined = self.high_offlined = 0
         self._need_node(0)
         self.online_nodes.add(0)
         if boot_pages:
@@ -396,6 +396,8 @@ class Reference:
         taken = self._take(start, nr)
         zone.managed -= len(taken)
         self.pages_offlined += len(taken)
+        if self._is_highmem(zone) and self.rules.name == "2.6.25":
+            self.high_offlined += len(taken)    # totalhigh_pages is not decremented, and incremented when they come back
         self.state.update(dict.fromkeys(pages, ADDED))
         if self.rules.aligned:
             zone.present -= nr
@@ -484,6 +486,11 @@ class Reference:
             self._free_block(p, 0)
 
     # -- what there is to see
+
+    def totals(self):
+        """totalram_pages, totalhigh_pages"""
+        high = sum(zone.managed for zone in self.zones.values() if self._is_highmem(zone))
+        return sum(zone.managed for zone in self.zones.values()), high + self.high_offlined
 
     def page_states(self, start, nr):
         return [MASK[self.state[p]] if p in self.state else 0 for p in range(start, start + nr)]

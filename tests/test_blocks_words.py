@@ -70,6 +70,60 @@ def test_words_of_2_6_25(engine, word, answer):
     assert block.state == ("online" if answer else "offline")
 
 
+def test_2_6_25_blocks_know_nothing_of_marks(engine):
+    """1.5: the block's state comes first, then the test that each of its pages is Reserved.
+
+        memory32   | x ................. |   prepared, page 5 marked
+    Expect the block offline after marks of a page and of the rest: EBUSY for "online", EINVAL for "offline"; once every page is
+    Reserved again it goes online, and then EINVAL.
+    """
+    mem = machine(engine, fo.LINUX_2_6_25)
+    block = mem.blocks[32]
+    mem.prepare_online_pages(32 * BLOCK, BLOCK)
+    mem.mark_pages_onlined(32 * BLOCK + 5)
+    for _ in range(2):
+        assert block.state == "offline" == mem.copy().blocks[32].state
+        refused("EINVAL", block.write_state, "offline")
+        refused("EINVAL", block.write_state, "foo")
+        before = mem.zoneinfo(), mem.stats()
+        with pytest.raises(fo.HotplugError, match="page 0x10000[05] is not Reserved") as caught:
+            block.write_state("online")
+        assert caught.value.errno == errno.EBUSY and (mem.zoneinfo(), mem.stats()) == before
+        mem.mark_pages_onlined(32 * BLOCK, BLOCK)
+    mem.set_page_reserved(32 * BLOCK, BLOCK)
+    block.write_state("online")
+    assert block.state == "online" == mem.copy().blocks[32].state and mem.zones["Normal"].managed_pages == BLOCK
+    refused("EINVAL", block.write_state, "online")
+    mem.alloc_pages(zone="Normal")
+    mem.set_page_reserved(32 * BLOCK + 7)
+    assert block.state == "online"
+    mem.validate()
+
+
+def test_2_6_25_blocks_that_online_pages_has_been_over(engine):
+    """Expect whole sections online, one that it has been over in part offline, and offline again all that goes offline."""
+    mem = machine(engine, fo.LINUX_2_6_25)
+    mem.online_pages(32 * BLOCK, BLOCK + 512)
+    assert [mem.blocks[nr].state for nr in (3, 32, 33, 34)] == ["online", "online", "offline", "offline"]
+    refused("EBUSY", mem.blocks[33].online)
+    mem.offline_pages(32 * BLOCK, BLOCK + 512)
+    assert [mem.blocks[nr].state for nr in (3, 32, 33, 34)] == ["online", "offline", "offline", "offline"]
+    assert mem.blocks[33].online() == BLOCK
+    mem.blocks[33].offline()
+    mem.remove_memory(33 * BLOCK, BLOCK)
+    mem.add_memory(33 * BLOCK, BLOCK)
+    assert mem.blocks[33].state == "offline"
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_today_a_block_with_a_page_online_is_online(engine, rules):
+    mem = machine(engine, rules)
+    mem.prepare_online_pages(32 * BLOCK, BLOCK)
+    mem.mark_pages_onlined(32 * BLOCK + 5)
+    assert mem.blocks[32].state == "online"
+    refused("EINVAL", mem.blocks[32].write_state, "online")
+
+
 def test_write_online(engine, heard):
     mem = machine(engine)
     mem.events.listen(lambda kind, text: heard.append(text) if kind == "uevent" else None)
@@ -87,6 +141,49 @@ def test_boot_blocks_that_refuse(engine):
     refused("EINVAL", mem.blocks[0].offline)
     mem.blocks[1].offline()
     assert mem.blocks[1].valid_zones == "DMA32 Movable"
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_going_offline(engine, rules, tmp_path):
+    """1.5: the state is "going-offline" until offline_pages has answered, then "offline", or "online" again where it refuses.
+    Expect it in every callback of the offlining, for its block alone, and nowhere else.
+    """
+    mem = machine(engine, rules)
+    for nr in (32, 33):
+        mem.blocks[nr].online()
+    seen, answers = [], [fo.NOTIFY_BAD, fo.NOTIFY_OK]
+
+    def look(action, notice):
+        seen.append((action, mem.blocks[32].state, mem.blocks[33].state))
+        if action == fo.MEM_GOING_OFFLINE:
+            assert "on->off" in mem.lsmem()
+            refused("EINVAL", mem.blocks[32].write_state, "offline")
+            return answers.pop(0)
+
+    mem.notifiers.register(look)
+    refused("EPERM", mem.blocks[32].offline)
+    assert seen == [(fo.MEM_GOING_OFFLINE, "going-offline", "online"), (fo.MEM_CANCEL_OFFLINE, "going-offline", "online")]
+    assert mem.blocks[32].state == "online" and mem.going_offline is None
+    seen.clear()
+    mem.blocks[32].offline()
+    assert seen == [(fo.MEM_GOING_OFFLINE, "going-offline", "online"), (fo.MEM_OFFLINE, "going-offline", "online")]
+    assert mem.blocks[32].state == "offline" and "on->off" not in mem.lsmem()
+
+
+def test_going_offline_where_pages_move(engine):
+    """An owner whose callback raises sees it too. Expect the block online afterwards."""
+    mem = machine(engine)
+    mem.blocks[32].online("online_movable")
+    seen = []
+
+    def moved(old, new):
+        seen.append(mem.blocks[32].state)
+        raise RuntimeError
+
+    fo.MovablePages(mem, moved).alloc(10)
+    with pytest.raises(RuntimeError):
+        mem.blocks[32].offline()
+    assert seen == ["going-offline"] and mem.blocks[32].state == "online"
 
 
 def test_auto_online_blocks(engine, heard):
@@ -206,6 +303,13 @@ def test_memmap(engine):
     mem.validate()
     mem.blocks[32].offline()
     assert not zone.populated
+
+
+def test_memmap_on_memory_came_with_5_13(engine):
+    with pytest.raises(ValueError, match="no memmap_on_memory before 5.13, the rules are Linux 2.6.25's"):
+        fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_2_6_25, engine=engine, memmap="on_memory")
+    for rules in (fo.LINUX_6_1, fo.LINUX_6_12):
+        assert fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, memmap="on_memory").memmap == "on_memory"
 
 
 @pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12])

@@ -3,7 +3,7 @@
 import errno
 
 import pytest
-from conftest import by_zone
+from conftest import SMALL_PAE, by_zone
 
 import fastonline as fo
 
@@ -26,6 +26,23 @@ def test_offline_and_online_again(make_machine, rules):
     assert mem.stats()["pages_offlined"] == S and mem.totalram_pages == S
     assert mem.online_pages(0, S) == S
     assert counters(mem.zones["Normal"]) == (0, 2 * S, 2 * S, 2 * S)
+    mem.validate()
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1], ids=lambda rules: rules.name)
+def test_totalhigh_pages(make_machine, rules):
+    """1.7: 2.6.25 does not take offlined pages off totalhigh_pages, and counts them once more when they come back."""
+    mem = make_machine(SMALL_PAE, "768K", rules=rules)
+    mem.add_memory(S, 2 * S)
+    high = mem.totalhigh_pages
+    mem.online_pages(S, 2 * S)
+    kept = S if rules is fo.LINUX_2_6_25 else 0
+    for times in (1, 2):
+        mem.offline_pages(S, S)
+        assert (mem.totalram_pages, mem.totalhigh_pages) == (192 + S, high + S + times * kept)
+        mem.online_pages(S, S)
+        assert (mem.totalram_pages, mem.totalhigh_pages) == (192 + 2 * S, high + 2 * S + times * kept)
+    assert mem.copy().totalhigh_pages == mem.totalhigh_pages
     mem.validate()
 
 

@@ -47,6 +47,50 @@ def test_2_6_25_widens_the_range_and_swallows_what_is_there(make_machine):
     assert caught.value.errno == errno.EEXIST
 
 
+def test_2_6_25_brings_each_section_once(engine):
+    """1.2: uevents and memmaps are those of the sections that were really added.
+
+        section      34               35               36               37
+                     [1][ 2          ]                 [      [  3     ]
+    Expect add@memory34 from the first add, nothing from the second, 36 and 37 from the third, 448 pages of 56 bytes a page for
+    each memmap (a block of 512), and every page back when all is gone.
+    """
+    section = 0x8000
+    mem = fo.Memory(fo.X86_64, boot="1G", rules=fo.LINUX_2_6_25, engine=engine, memmap="kernel")
+    heard, free = [], mem.buddyinfo()
+    mem.events.listen(lambda kind, text: heard.append(text))
+    for start, nr, events, memmaps in ((34 * section, section // 2, ["add@memory34"], [34]),
+                                       (34 * section + section // 2, section // 2, [], [34]),
+                                       (36 * section + section // 2, section, ["add@memory36", "add@memory37"], [34, 36, 37])):
+        mem.add_memory(start, nr)
+        assert heard == events and sorted(mem.memmaps) == memmaps
+        assert all(nr == 512 for _, nr in mem.memmaps.values())
+        heard.clear()
+    before = mem.buddyinfo(), dict(mem.memmaps)
+    with pytest.raises(fo.HotplugError):
+        mem.add_memory(37 * section, section)
+    assert (mem.buddyinfo(), mem.memmaps) == before
+    mem.remove_memory(34 * section, section)
+    mem.remove_memory(36 * section, 2 * section)
+    assert mem.buddyinfo() == free and not mem.memmaps
+    mem.validate()
+
+
+def test_2_6_25_no_room_for_the_second_memmap(engine):
+    """One free block of 512 pages, an add that widens over a section that is there. Expect ENOMEM, its memmap kept."""
+    section = 0x8000
+    mem = fo.Memory(fo.X86_64, boot="128M", rules=fo.LINUX_2_6_25, engine=engine, memmap="kernel")
+    mem.add_memory(34 * section, section // 2)
+    held = mem.alloc_pages_bulk(mem.totalram_pages // 512 - 2, 9)
+    before = mem.buddyinfo(), dict(mem.memmaps), list(mem.resources)
+    with pytest.raises(fo.HotplugError) as caught:
+        mem.add_memory(34 * section + section // 2, 2 * section)
+    assert caught.value.errno == errno.ENOMEM and len(held)
+    assert (mem.buddyinfo(), mem.memmaps, list(mem.resources)) == before
+    mem.remove_memory(34 * section, section)
+    mem.validate()
+
+
 def test_2_6_25_onlines_ram_only(make_machine):
     """7.1: pages that no System RAM resource holds are skipped; a range of none of them gives 0, and still grows the span.
 

@@ -73,6 +73,35 @@ def test_no_room_to_move_to(mem):
     mem.validate()
 
 
+@pytest.mark.parametrize("rules, full, held", [(fo.LINUX_2_6_25, "ENOMEM", "EAGAIN"), (fo.LINUX_6_1, "EINTR", "EINTR")],
+                         ids=["2.6.25", "6.1"])
+def test_who_gives_up(engine, rules, full, held):
+    """1.7: migrate_pages without a page to move to is -ENOMEM, five times; pages that do not move are tried until the timeout.
+    Expect CANCEL_OFFLINE to follow each time, the block online, and what moved to stay moved.
+    """
+    mem = fo.Memory(fo.X86_64, "128M", rules=rules, engine=engine)
+    mem.add_memory(32 * BLOCK, BLOCK)
+    mem.blocks[32].online()
+    told = []
+    mem.notifiers.register(lambda action, notice: told.append(action))
+    owner, pinned = fo.MovablePages(mem), fo.MovablePages(mem)
+    owner.alloc(20000)
+    mem.alloc_pages_bulk(mem.zones["DMA"].free_pages, zone="DMA")
+    taken = mem.alloc_pages_bulk(mem.zones["DMA32"].free_pages - 100, zone="DMA32")
+    refused(full, mem.blocks[32].offline)
+    assert mem.stats()["pages_migrated"] == 100 and within(owner.pfns, 32) == 20000 - 100
+    assert mem.blocks[32].state == "online" and told == [fo.MEM_GOING_OFFLINE, fo.MEM_CANCEL_OFFLINE]
+    mem.free_pfns(taken)
+    pinned.alloc(10)
+    pinned.pinned = 3
+    refused(held, mem.blocks[32].offline)
+    assert within(owner.pfns, 32) == 0 and within(pinned.pfns, 32) == 3
+    assert mem.blocks[32].state == "online" and told == 2 * [fo.MEM_GOING_OFFLINE, fo.MEM_CANCEL_OFFLINE]
+    pinned.pinned = 0
+    mem.blocks[32].offline()
+    mem.validate()
+
+
 def test_a_veto_moves_nothing(mem):
     owner = fo.MovablePages(mem)
     owner.alloc(10)

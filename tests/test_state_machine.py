@@ -279,6 +279,7 @@ class Machine(RuleBasedStateMachine):
             assert first_difference(mem, self.ref) is None, mem.engine
             assert mem.buddyinfo() == self.ref.buddyinfo()
             assert {k: v for k, v in mem.stats().items() if k in stats} == stats, mem.engine
+            assert (mem.totalram_pages, mem.totalhigh_pages) == self.ref.totals(), mem.engine
             assert list(mem.nodes) == sorted(self.ref.online_nodes)
             assert {n for n in range(self.geometry.nr_mem_sections) if mem.sections.online_section_nr(n)} == self.ref.online_sections
             for key, zone in mem.zones.items():

@@ -140,6 +140,48 @@ def test_2_6_25_computes_at_marks_and_only_some_of_it(engine):
     assert marks(mem.zones["DMA32"]) == after
 
 
+def test_2_6_25_leaves_per_cpu_lists_as_boot_made_them(engine):
+    """2.3: present 0..4096 gives batch 0 (used as 1) and high 0, 126976 gives 31 and 186, which stay whatever goes on- and
+    offline; a zone that was empty at boot has batch 1 and high 0. Today batch follows.
+    """
+    def lists(mem):
+        return {zone.name: (zone.pcp_batch, zone.pcp_high) for zone in mem.zones.values() if zone.populated}
+
+    mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_2_6_25, engine=engine)
+    boot = {"DMA": (1, 0), "DMA32": (31, 186)}
+    assert lists(mem) == boot
+    mem.add_memory(FIRST, 8 * BLOCK)
+    for done in range(8):
+        mem.online_pages(FIRST + done * BLOCK, BLOCK)
+        assert lists(mem) == boot | {"Normal": (1, 0)}
+    for block in (1, 2, 3):
+        mem.offline_pages(block * BLOCK, BLOCK)
+    mem.nr_cpus = 4
+    assert lists(mem) == boot | {"Normal": (1, 0)} == lists(mem.copy())
+    mem.offline_pages(FIRST, 8 * BLOCK)
+    assert mem.zones["Normal"].pcp_batch == mem.zones["Normal"].pcp_high == 0
+    mem.online_pages(BLOCK, BLOCK)
+    mem.online_pages(FIRST, BLOCK)
+    assert lists(mem) == boot | {"Normal": (1, 0)}
+    today = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
+    today.add_memory(FIRST, BLOCK)
+    today.online_pages(FIRST, BLOCK)
+    assert today.zones["Normal"].pcp_batch == 7
+
+
+def test_2_6_25_boot_zone_that_was_empty_meanwhile(engine):
+    """A zone of boot whose last page goes offline, while another is onlined, and comes back. Expect boot's lists."""
+    geometry = replace(fo.X86_64, zone_limits=(("DMA", 128 << 20), ("DMA32", 1 << 32), ("Normal", None)))
+    mem = fo.Memory(geometry, boot="512M", rules=fo.LINUX_2_6_25, engine=engine)
+    before = mem.zones["DMA"].pcp_batch, mem.zones["DMA"].pcp_high
+    mem.offline_pages(0, BLOCK)
+    mem.add_memory(FIRST, BLOCK)
+    mem.online_pages(FIRST, BLOCK)
+    assert (mem.zones["DMA"].pcp_batch, mem.zones["DMA"].pcp_high) == (0, 0)
+    mem.online_pages(0, BLOCK)
+    assert (mem.zones["DMA"].pcp_batch, mem.zones["DMA"].pcp_high) == before == (7, 42)
+
+
 def test_2_6_25_settles_before_present_changes_otherwise(engine):
     """Expect the watermarks of the mark, also when nobody looked before pages were reserved again."""
     def marked(look):

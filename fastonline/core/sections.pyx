@@ -10,8 +10,9 @@ cdef class Sections:
     """The sections of a machine, by number (mem_section of sparsemem): bit planes, one bit a section, and a map of subsections.
 
     pfn_section_shift: log2 of the pages of a section; nr_sections: those there is room for. present, online, early: Bitmaps of
-    SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; prepared, whole: of the sections that have prepared pages,
-    and of those that have no other. subsection_map: (nr_sections,) uint64, bit i: the i-th 64th of the section has memory.
+    SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; block_online: of the online sections whose memory block has
+    gone online as such; prepared, whole: of the sections that have prepared pages, and of those that have no other.
+    subsection_map: (nr_sections,) uint64, bit i: the i-th 64th of the section has memory.
     """
 
     def __cinit__(self, int pfn_section_shift, uint64_t nr_sections):
@@ -19,6 +20,7 @@ cdef class Sections:
         self.nr_sections = 0
         self.present = Bitmap(0)
         self.online = Bitmap(0)
+        self.block_online = Bitmap(0)
         self.early = Bitmap(0)
         self.prepared = Bitmap(0)
         self.whole = Bitmap(0)
@@ -28,7 +30,7 @@ cdef class Sections:
     cdef int grow(self, uint64_t nr_sections) except -1:
         cdef word_t[::1] view
         cdef list all = [(0, self.nr_sections)] if self.nr_sections else []
-        for plane in (self.present, self.online, self.early, self.prepared, self.whole):
+        for plane in (self.present, self.online, self.block_online, self.early, self.prepared, self.whole):
             (<Bitmap>plane).grow(nr_sections, all)
         array = zeroed(nr_sections)
         array[: self.nr_sections] = self.subsection_map
@@ -79,23 +81,24 @@ cdef class Sections:
         bitmap_set(self.present.words, nr, ((end - 1) >> shift) + 1 - nr)
         if early:
             bitmap_set(self.early.words, nr, ((end - 1) >> shift) + 1 - nr)
-            bitmap_set(self.online.words, nr, ((end - 1) >> shift) + 1 - nr)
+            self.set_online(nr, ((end - 1) >> shift) + 1 - nr, True)
 
     def remove(self, uint64_t first, uint64_t nr):
         """`nr` sections from number `first` on are gone (sparse_remove_section)."""
         self._checked(first, nr)
-        for plane in (self.present, self.online, self.early):
+        for plane in (self.present, self.online, self.block_online, self.early):
             bitmap_clear((<Bitmap>plane).words, first, nr)
         self.subsection_map[first : first + nr] = 0
 
     def set_online(self, uint64_t first, uint64_t nr, bint online):
-        """online_mem_sections, or offline_mem_sections when not `online`: of `nr` sections from number `first` on. ValueError
-        for sections there is no room for."""
+        """online_mem_sections, or offline_mem_sections when not `online`: of `nr` sections from number `first` on, with their
+        memory blocks. ValueError for sections there is no room for."""
         self._checked(first, nr)
-        if online:
-            bitmap_set(self.online.words, first, nr)
-        else:
-            bitmap_clear(self.online.words, first, nr)
+        for plane in (self.online, self.block_online):
+            if online:
+                bitmap_set((<Bitmap>plane).words, first, nr)
+            else:
+                bitmap_clear((<Bitmap>plane).words, first, nr)
 
     def __len__(self):
         return self.nr_sections

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError
 from fastonline.rules import Rules
 
@@ -19,6 +20,7 @@ MMOP_ONLINE_MOVABLE = 3
 
 WORDS = ("offline", "online", "online_kernel", "online_movable")
 _TRUE = ("y", "Y", "t", "T", "1", "on", "oN", "On", "ON")
+_RESERVED = 1 << FLAG_NAMES.index("PG_reserved")
 _FALSE = ("n", "N", "f", "F", "0", "of", "oF", "Of", "OF")
 
 
@@ -79,8 +81,17 @@ class Block:
 
     @property
     def state(self) -> str:
-        """``"online"`` or ``"offline"``."""
-        return "online" if self._mem.sections.online_section_nr(self._section) else "offline"
+        """``"online"``, ``"offline"``, or ``"going-offline"`` for the callbacks of an offline_pages that takes the block, until
+        it is done, MEM_OFFLINE included (memory_block_change_state).
+
+        Today a block is online as soon as a page of it is. 2.6.25 has no mark_pages_onlined, and with the patch of the 2008
+        thread its blocks would not know of one: a block that only marks have been over, in part or in whole, is offline there
+        (mem->state, KERNEL.md 1.5); online_pages, from here or not, makes it online."""
+        going, sections = self._mem.going_offline, self._mem.sections
+        if going and going[0] <= self.start_pfn and self.start_pfn + self.nr_pages <= going[0] + going[1]:
+            return "going-offline"
+        plane = sections.block_online if self._mem.rules.blocks_unaware else sections.online
+        return "online" if plane[self._section] else "offline"
 
     @property
     def node(self) -> int:
@@ -105,13 +116,24 @@ class Block:
         if self.state != want:
             raise HotplugError.of(errno.EINVAL, f"memory{self.nr} is {self.state}")
 
+    def _check_reserved(self):
+        """memory_block_action: EBUSY when a page of the block is not Reserved."""
+        (used,) = (self._mem.page_states(self.start_pfn, self.nr_pages) & _RESERVED == 0).nonzero()
+        if len(used):
+            raise HotplugError.of(
+                errno.EBUSY, f"memory{self.nr}: page {self.start_pfn + int(used[0]):#x} is not Reserved, was it already online?"
+            )
+
     def online(self, word: str = "online") -> int:
         """device_online: "online", "online_kernel" or "online_movable"; the number of pages that went online.
-        HotplugError: EINVAL when the block is online or the word is another; what Memory.online_pages answers."""
+        HotplugError: EINVAL when the block is online or the word is another; then, under 2.6.25, EBUSY when a mark has onlined
+        some of it (memory_block_action); what Memory.online_pages answers."""
         online_type = word_to_type(word, self._mem.rules)
         if online_type == MMOP_OFFLINE:
             raise HotplugError.of(errno.EINVAL, f"{word!r} onlines no block")
         self._check_state("offline")
+        if self._mem.rules.blocks_unaware:
+            self._check_reserved()
         onlined = self._mem.online_pages(self.start_pfn, self.nr_pages, online_type)
         self._mem.events.uevent(f"online@memory{self.nr}")
         return onlined
@@ -125,7 +147,7 @@ class Block:
             pass
 
     def offline(self) -> None:
-        """device_offline. HotplugError: EINVAL when the block is offline, EBUSY, EINTR as Memory.offline_pages."""
+        """device_offline. HotplugError: EINVAL when the block is offline, others as Memory.offline_pages."""
         self._check_state("online")
         self._mem.offline_pages(self.start_pfn, self.nr_pages)
         self._mem.events.uevent(f"offline@memory{self.nr}")

@@ -58,12 +58,13 @@ cdef class Memory:
     cdef readonly str memmap             # None: it costs nothing; "kernel" or "on_memory"
     cdef readonly dict memmaps           # first section of a memmap -> its first pfn and pages
     cdef readonly list groups            # (start_pfn, nr_pages, dynamic memory group or None) as added at a time
+    cdef readonly tuple going_offline    # (start_pfn, nr_pages) that offline_pages is at work on, or None
     cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
     cdef bint auto_movable               # the online policy is auto-movable, not contig-zones
     cdef public int64_t auto_movable_ratio       # memory_hotplug.auto_movable_ratio, in percent
     cdef public bint auto_movable_numa_aware
     cdef int auto_online                 # MMOP_*: what add_memory does with new blocks
-    cdef int policy_zone                 # the highest kernel zone there has been
+    cdef int policy_zone                 # the highest kernel zone that the zonelists have been built with
     cdef list listeners                  # the events' own list, to see at once whether anybody listens
     cdef Engine pages
     cdef MachineLock lock                # the engine's own
@@ -73,12 +74,14 @@ cdef class Memory:
     cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
     # of the rules and the geometry, as C has them
     cdef bint watermarks_at_mark, aligned, grow_before_notify, shrink_spans, always_notify_online, min_free_kbytes_follows
+    cdef bint totalhigh_shrinks
     cdef int pageblock_order
     cdef int movable_type, hotplug_type  # numbers of two zone types
     cdef bint fixed_room                 # planes were made for all of max_memory
     cdef bint changing                   # a notifier is being asked: no hot-plug call may begin
     cdef int online_order                # what order=None means
     cdef uint64_t pages_onlined, pages_offlined, pages_migrated, balloon_migrated
+    cdef uint64_t high_offlined          # highmem pages that went offline and are still in totalhigh_pages (2.6.25)
     cdef object __weakref__
 
     # 1: went online; 0: was not Reserved; -EINVAL: not there or not prepared (online_page, 2.6.25)
@@ -124,6 +127,9 @@ cdef class Memory:
     cdef list unprepared(self, uint64_t start, uint64_t nr)
     cdef void enter_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef int recompute(self) except -1
+    cdef int highest_kernel_zone(self) noexcept nogil
+    cdef bint enters_empty_zone(self, uint64_t pfn) noexcept nogil
+    cdef int build_zonelists(self, list nids) except -1
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef uint64_t part_pages(self) noexcept nogil
     cdef void step(self, int step, uint64_t start, uint64_t nr, int order) noexcept nogil
@@ -137,6 +143,7 @@ cdef class Memory:
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1
     cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1
     cdef void count_batch_onlined(self, const pfn_batch *batch, uint64_t onlined) noexcept nogil
+    cdef int offline(self, uint64_t start, uint64_t nr) except -1
     cdef int turn_pfns(self, str what, object pfns, int state, str name) except -1
     cdef uint64_t node_present(self, int nid) noexcept nogil
     cdef void lost_memory(self, int nid) noexcept

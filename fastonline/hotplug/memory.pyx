@@ -175,7 +175,7 @@ cdef class Memory:
     memory_block_size: size of the blocks of sysfs, one section or 2, 4, 8... of them (None: one). memmap: None, the memmap of
     what is added costs nothing; "kernel", its pages are allocated from the kernel zones (one pageblock for 128 MiB, KERNEL.md
     6.2); "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as
-    "kernel".
+    "kernel"; ValueError under the rules of a kernel that has no such thing.
 
     All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
     errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
@@ -186,7 +186,8 @@ cdef class Memory:
     pages_per_block, the pages of a memory block. So are the parts: sections (Sections), zones (Zones), resources (Resources,
     /proc/iomem), notifiers (NotifierChain), events (Events: uevents and the log), online_page_callback (None:
     generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: (first pfn, pages)} of
-    what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added). To be set: pcp (PerCpuPages, or None),
+    what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added), going_offline (the (start_pfn, nr_pages)
+    that offline_pages is at work on, or None). To be set: pcp (PerCpuPages, or None),
     auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
 
     Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
@@ -236,6 +237,8 @@ cdef class Memory:
                 )
         if memmap is not None and memmap not in MEMMAPS:
             raise ValueError(f"memmap {memmap!r} is none of None, 'kernel', 'on_memory'")
+        if memmap == "on_memory" and not rules.memmap_on_memory:
+            raise ValueError(f"memmap 'on_memory': no memmap_on_memory before 5.13, the rules are Linux {rules.name}'s")
         self.memmap = memmap
         self.fixed_room = max_memory is not None
         self._make(self.max_pfn if self.fixed_room else boot_pages)
@@ -280,6 +283,7 @@ cdef class Memory:
         self.aligned = rules.aligned
         self.grow_before_notify = rules.grow_before_notify
         self.shrink_spans = rules.shrink_spans
+        self.totalhigh_shrinks = rules.totalhigh_shrinks
         self.always_notify_online = rules.always_notify_online
         self.min_free_kbytes_follows = rules.min_free_kbytes_follows
         self.pageblock_order = geometry.pageblock_order
@@ -326,7 +330,7 @@ cdef class Memory:
                 self._boot_range(start, end - start, i)
                 start = end
         self._reset_counters()
-        self.policy_zone = self._highest_kernel_zone()
+        self.policy_zone = self.highest_kernel_zone()
         init_per_zone_wmark_min(&self.zones.table)
 
     def _boot_range(self, uint64_t start, uint64_t nr, int z):
@@ -390,7 +394,7 @@ cdef class Memory:
         if np.any(mem.sections.online.array & ~mem.sections.prepared.array):
             raise ValueError("a section is online, and none of its pages is in the page map of a zone")
         mem._reset_counters()
-        mem.policy_zone = mem._highest_kernel_zone()
+        mem.policy_zone = mem.highest_kernel_zone()
         init_per_zone_wmark_min(table)
         if user_min_free_kbytes is not None:
             table.user_min_free_kbytes = user_min_free_kbytes
@@ -446,10 +450,18 @@ cdef class Memory:
         self.zones.table.zones[z].present_early += np.sum(lengths)
         node_got_memory(&self.zones.table, z / self.zones.table.nr_types)
 
-    def _highest_kernel_zone(self):
+    cdef int highest_kernel_zone(self) noexcept nogil:
         """The number of the highest zone type below Movable that is populated; 0 when none is."""
-        types = [self.zones.names.index(zone.name) for zone in self.zones.values() if zone.populated]
-        return max([i for i in types if i <= self.zones.table.normal + self.zones.table.is_highmem[<int>i]], default=0)
+        cdef int types = self.zones.table.nr_types, z, highest = 0
+        for z in range(self.zones.table.nr_nodes * types):
+            if z % types < self.movable_type and zone_present(&self.zones.table, z):
+                highest = max(highest, z % types)
+        return highest
+
+    cdef bint enters_empty_zone(self, uint64_t pfn) noexcept nogil:
+        """Will the page's zone be populated by its first page that is marked? (populated_zone in 2.6.25's online_pages.)"""
+        cdef int area = self.pages.area_of[pfn >> self.pages.max_order] if pfn < self.pages.nr_pages else NO_AREA
+        return self.zones.table.present_is_managed and area != NO_AREA and zone_present(&self.zones.table, area - 1) == 0
 
     def _reset_counters(self):
         """What boot did is not counted."""
@@ -609,35 +621,40 @@ cdef class Memory:
                 self.walk(INIT, first * unit, (end - first) * unit, 0, threads)
                 done += 1
             if self.memmap is not None:
-                self._alloc_memmap(start, nr, node, merge)
+                self._alloc_memmap(start, nr, runs, node, merge)
             self.resources.register(start, nr, name, merge)
         except BaseException:
             # no room for the memmap, or a signal: nothing of the range is there any more
             for first, end in runs[:done]:
                 self.pages.forget_pages(first * unit, (end - first) * unit)
-            self._free_memmap(start, nr)
+            for first, end in runs:
+                self._free_memmap(first, end)
             self.resources.release(start, nr)
             raise
         for first, end in runs:
             self.sections.add(first * unit, (end - first) * unit)
             self.nids[first:end] = node
-        if self.listeners and new_node:
-            self._built_zonelists([node])
+        if new_node and self.rules.zonelists_follow:
+            self.build_zonelists([node])
         self.zones.table.nodes[node].online = True
         self.groups.append((start, nr, group))
+        if self.listeners or self.auto_online != MMOP_OFFLINE:
+            blocks = [block for first, end in runs
+                      for block in range(first * unit // self.pages_per_block, (end * unit - 1) // self.pages_per_block + 1)]
         if self.listeners:
-            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+            for block in blocks:
                 self.events.uevent(f"add@memory{block}")
             if new_node:
                 self.events.uevent(f"add@node{node}")
         if self.auto_online != MMOP_OFFLINE:
-            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+            for block in blocks:
                 self.blocks[block].auto_online(self.auto_online)
 
-    def _alloc_memmap(self, uint64_t start, uint64_t nr, int nid, bint driver):
-        """Page descriptors of an added range: its own first pages, or pages of the kernel (sparse_add_section, mhp_supports_
-        memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing is kept then."""
-        cdef uint64_t unit = self.geometry.pages_per_section, at
+    def _alloc_memmap(self, uint64_t start, uint64_t nr, list runs, int nid, bint driver):
+        """Page descriptors of an added range, whose new sections are in `runs`: its own first pages, or pages of the kernel
+        (sparse_add_section, mhp_supports_memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing
+        is kept then."""
+        cdef uint64_t unit = self.geometry.pages_per_section, at, section
         cdef uint64_t size = self.rules.struct_page_bytes[self.geometry.bits == 64]
         cdef uint64_t pages = (unit * size + self.geometry.page_size - 1) // self.geometry.page_size
         cdef uint64_t in_block = self.pages_per_block * size // self.geometry.page_size
@@ -649,20 +666,21 @@ cdef class Memory:
         order = (pages - 1).bit_length()
         taken = []
         try:
-            for at in range(start, start + nr, unit):
-                taken.append((at // unit, (self._alloc_kernel(order, nid), 1 << order)))
+            for first, end in runs:
+                for section in range(first, end):
+                    taken.append((section, (self._alloc_kernel(order, nid), 1 << order)))
         except MemoryError:
             for _, (pfn, _) in taken:
                 self._free_kernel(pfn, order)
             raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
         self.memmaps.update(taken)
 
-    def _free_memmap(self, uint64_t start, uint64_t nr):
-        """The inverse of _alloc_memmap."""
+    def _free_memmap(self, uint64_t first, uint64_t end):
+        """The inverse of _alloc_memmap, for sections [first, end)."""
         cdef uint64_t unit = self.geometry.pages_per_section
-        for section in range(start // unit, (start + nr) // unit):
+        for section in range(first, end):
             pfn, count = self.memmaps.pop(section, (0, 0))
-            if count and not start <= pfn < start + nr:
+            if count and not first * unit <= pfn < end * unit:
                 self._free_kernel(pfn, count.bit_length() - 1)
 
     def _alloc_kernel(self, order, nid):
@@ -704,12 +722,16 @@ cdef class Memory:
         return [n * types + i for n in self.node_order(nid) if nodes is None or n in nodes for i in range(top, -1, -1)
                 if zone_present(&self.zones.table, n * types + i)]
 
-    def _built_zonelists(self, nids):
-        """What build_all_zonelists writes to the log, for these nodes."""
-        cdef int z, top = max(self.policy_zone, self._highest_kernel_zone())
+    cdef int build_zonelists(self, list nids) except -1:
+        """build_all_zonelists, for these nodes: which is the policy zone, and what the log says. 2.6.25 has set the watermarks
+        anew by then (KERNEL.md 1.3), later kernels have not (RECORDED.md 3)."""
+        cdef int z
         cdef int64_t total = 0
         cdef int kinds = 6 if self.rules.shrink_spans else 5
-        self.policy_zone = top
+        self.policy_zone = max(self.policy_zone, self.highest_kernel_zone())
+        if not self.listeners:
+            return 0
+        refresh(&self.zones.table)
         for nid in nids:
             self.events.log(f"Fallback order for Node {nid}: {' '.join(map(str, self.node_order(nid)))}")
         for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
@@ -718,7 +740,8 @@ cdef class Memory:
         self.events.log(
             f"Built {len(self.zones.online_nodes())} zonelists, mobility grouping {grouping}.  Total pages: {total}"
         )
-        self.events.log(f"Policy zone: {self.zones.names[top]}")
+        self.events.log(f"Policy zone: {self.zones.names[self.policy_zone]}")
+        return 0
 
     cdef int recompute(self) except -1:
         """init_per_zone_wmark_min, and what it says when the user's min_free_kbytes is kept."""
@@ -746,7 +769,7 @@ cdef class Memory:
             raise HotplugError.of(errno.EINVAL, f"remove_memory of {pfn_range(start, nr)}: not whole sections of {unit:#x} pages")
         if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
-        self._free_memmap(start, nr)
+        self._free_memmap(start // unit, (start + nr) // unit)
         self.groups[:] = [(s, n, group) for s, n, group in self.groups if s < start or s >= start + nr]
         thread = self.lock.let_go(nr * self.pages.page_bits)
         self.pages.forget_pages(start, nr)
@@ -915,15 +938,17 @@ cdef class Memory:
         if nr_pages is 1 and order is None and self.online_page_callback is None and not self.chain:
             # one page and nobody listening: the path that a driver takes a million times
             settle(self.lock)
-            done = self.online_page(start)
-            if done >= 0:
-                return done
+            if not self.enters_empty_zone(start):
+                done = self.online_page(start)
+                if done >= 0:
+                    return done
         nr = as_uint64(nr_pages, "nr_pages")
         return self.mark(start, nr, self.online_order if order is None else as_order(order, self.pages.max_order), False)
 
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1:
         cdef int64_t done, outside
         cdef int nid
+        cdef bint empty
         cdef PyThreadState *thread
         held = self.lock.hold()
         self._not_changing("mark_pages_onlined")
@@ -936,6 +961,7 @@ cdef class Memory:
                 "prepare_online_pages it first",
             )
         nid = self.changed_nid(start)
+        empty = self.enters_empty_zone(start)
         if self.online_page_callback is not None:
             done = self._mark_by_callback([(start, nr)], order)
         else:
@@ -947,6 +973,8 @@ cdef class Memory:
                 done = self.pages.online_range(start, nr, order, False)
                 self.lock.take_back(thread)
             self.count_onlined(start, nr, done)
+        if empty and not whole:
+            self.build_zonelists(self.zones.online_nodes())
         if done and self.chain and not whole:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
@@ -1085,6 +1113,7 @@ cdef class Memory:
         cdef pfn_batch batch
         cdef int64_t outside, done = 0
         cdef int nid
+        cdef bint empty
         cdef PyThreadState *thread
         held = self.lock.hold()
         self._not_changing("mark_pfns_onlined")
@@ -1100,6 +1129,7 @@ cdef class Memory:
                 errno.EINVAL, f"mark_pfns_onlined: the section of pfn {outside:#x} is not present or not prepared"
             )
         nid = self.changed_nid(batch.first)
+        empty = self.enters_empty_zone(batch.first)
         if self.online_page_callback is not None:
             self.pages.ungather(&batch)
             done = self._mark_by_callback([(pfn, 1) for pfn in array.tolist()], 0)
@@ -1107,6 +1137,8 @@ cdef class Memory:
             thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
             done = self.mark_batch(&batch)
             self.lock.take_back(thread)
+        if empty:
+            self.build_zonelists(self.zones.online_nodes())
         if done and self.chain:
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
         return done
@@ -1184,7 +1216,7 @@ cdef class Memory:
         if self.memmap is not None:
             first, own = self.memmaps.get(start >> shift, (0, 0))
             own = own if first == start else 0      # its memmap stays Reserved
-        was_empty = self.listeners and (0 if self.rules.present_at_online else nr) == \
+        was_empty = (0 if self.rules.present_at_online else nr) == \
             zone_present(&self.zones.table, self.pages.area_of[start >> self.pages.max_order] - 1)
         try:
             done = self.mark(start + own, nr - own, self.online_order, True)
@@ -1201,14 +1233,15 @@ cdef class Memory:
         for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
             if test_bit(self.sections.prepared.words, section):
                 bitmap_set(self.sections.online.words, section, 1)
+                bitmap_set(self.sections.block_online.words, section, 1)
         if self.always_notify_online:
             node_got_memory(&self.zones.table, self.nid_of[start >> shift])
+        if not self.min_free_kbytes_follows:
+            self.zones.table.stale = True
         if was_empty:
-            self._built_zonelists(self.zones.online_nodes())
+            self.build_zonelists(self.zones.online_nodes())
         if self.min_free_kbytes_follows:
             self.recompute()
-        else:
-            self.zones.table.stale = True
         if self.chain and (done or self.always_notify_online):
             self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
         return done
@@ -1259,19 +1292,28 @@ cdef class Memory:
 
         HotplugError: EINVAL for what is not online as a whole, misaligned (pageblock; today the end a section) or in several
         zones; EBUSY naming the first page in use that cannot move; what a notifier vetoes with, MEM_CANCEL_OFFLINE told; EINTR
-        where there is no room to move to (the kernel would try until a signal): pages that moved stay moved.
+        where there is no room to move to (the kernel would try until a signal), under 2.6.25 ENOMEM, and EAGAIN for pinned
+        pages: pages that moved stay moved.
         Mirrors offline_pages (2.6.25: KERNEL.md 1.7, 6.1: 3.6).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+        held = self.lock.hold()
+        self._not_changing("offline_pages")
+        self.check_present(start, nr, "offline_pages")
+        before, self.going_offline = self.going_offline, (start, nr)
+        try:
+            self.offline(start, nr)
+        finally:
+            self.going_offline = before
+
+    cdef int offline(self, uint64_t start, uint64_t nr) except -1:
+        """offline_pages of a range that is there."""
         cdef uint64_t block = <uint64_t>1 << <int>self.geometry.pageblock_order, unit = self.geometry.pages_per_section
-        cdef uint64_t section
+        cdef uint64_t section, offlined = 0
         cdef int z, nid
         cdef int64_t used
         cdef PyThreadState *thread
         cdef bint moved = False, alone
-        held = self.lock.hold()
-        self._not_changing("offline_pages")
-        self.check_present(start, nr, "offline_pages")
         where = pfn_range(start, nr)
         if start & (block - 1) or (start + nr) % (unit if self.rules.aligned else block):
             raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: not whole pageblocks (or, today, sections)")
@@ -1315,9 +1357,12 @@ cdef class Memory:
         if used < 0:
             refresh(&self.zones.table)     # 2.6.25 leaves the watermarks as the last mark made them
             if moved:
-                self.pages_offlined += nr - self.pages.weigh(PG_reserved, start, nr) - self.pages.weigh(PG_offline, start, nr)
+                offlined = nr - self.pages.weigh(PG_reserved, start, nr) - self.pages.weigh(PG_offline, start, nr)
                 self.pages.reserve_range(start, nr)
-            self.pages_offlined += self.pages.take_range(start, nr)
+            offlined += self.pages.take_range(start, nr)
+            self.pages_offlined += offlined
+            if self.zones.table.is_highmem[z % self.zones.table.nr_types] and not self.totalhigh_shrinks:
+                self.high_offlined += offlined
         self.lock.take_back(thread)
         if used >= 0:
             if notice is not None:
@@ -1335,13 +1380,14 @@ cdef class Memory:
             self.recompute()
         if self.rules.skips_memoryless:
             self.lost_memory(nid)
-        if self.listeners and zone_present(&self.zones.table, z) == 0:
-            self._built_zonelists(self.zones.online_nodes())
+        if self.rules.zonelists_follow and zone_present(&self.zones.table, z) == 0:
+            self.build_zonelists(self.zones.online_nodes())
         self.lost_memory(nid)
         if self.rules.shrink_spans:
             self.release_area(start, nr, z)
         if notice is not None:
             self.notifiers.tell(MEM_OFFLINE, notice)
+        return 0
 
     cdef void lost_memory(self, int nid) noexcept:
         """node_states_clear_node, kswapd_stop and kcompactd_stop, for a node that has no memory any more."""
@@ -1896,10 +1942,11 @@ cdef class Memory:
 
     @property
     def totalhigh_pages(self):
-        """totalhigh_pages: of totalram_pages, those in highmem."""
+        """totalhigh_pages: of totalram_pages, those in highmem; under 2.6.25 with those that have gone offline since boot, each
+        time (KERNEL.md 1.7)."""
         cdef int z
         settle(self.lock)
-        return sum([
+        return self.high_offlined + sum([
             zone_managed(&self.zones.table, z)
             for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types)
             if self.zones.table.is_highmem[z % self.zones.table.nr_types]
@@ -2096,6 +2143,7 @@ cdef class Memory:
             "nids": [self.nids[first : first + nr] for first, nr in runs],
             "subsections": [self.sections.subsection_map[first : first + nr] for first, nr in runs],
             "online": [self.sections.online.bits(first, nr) for first, nr in runs],
+            "block_online": [self.sections.block_online.bits(first, nr) for first, nr in runs],
             "early": [self.sections.early.bits(first, nr) for first, nr in runs],
             "zones": self.zones.__getstate__(),
             "resources": self.resources.tree(),
@@ -2106,7 +2154,7 @@ cdef class Memory:
             "hotplug": [self.auto_online, self.auto_movable, self.auto_movable_ratio, self.auto_movable_numa_aware,
                         self.policy_zone],
             "counters": [self.pages_onlined, self.pages_offlined, self.notifiers.calls, self.pages.bytes_touched(),
-                         self.pages_migrated, self.balloon_migrated],
+                         self.pages_migrated, self.balloon_migrated, self.high_offlined],
         }
 
     @classmethod
@@ -2130,13 +2178,15 @@ cdef class Memory:
         mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
         mem.zones.__setstate__(state["zones"])
         shift = mem.sections.pfn_section_shift
-        for (first, nr), nids, subsections, online, early in zip(
-            state["runs"], state["nids"], state["subsections"], state["online"], state["early"], strict=True
+        for (first, nr), nids, subsections, online, block_online, early in zip(
+            state["runs"], state["nids"], state["subsections"], state["online"], state["block_online"], state["early"],
+            strict=True,
         ):
             mem.sections.add(first << shift, nr << shift)
             mem.nids[first : first + nr] = nids
             mem.sections.subsection_map[first : first + nr] = subsections
             mem.sections.online.set_bits(first, online)
+            mem.sections.block_online.set_bits(first, block_online)
             mem.sections.early.set_bits(first, early)
         spans = mem.sections.spans()
         mem.pages.set_planes(spans, state["planes"])
@@ -2151,7 +2201,7 @@ cdef class Memory:
             mem.pages.set_area_counters(area, counts)
         mem.resources = Resources(mem.geometry.page_shift, state["resources"])
         mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, touched, mem.pages_migrated, \
-            mem.balloon_migrated = state["counters"]
+            mem.balloon_migrated, mem.high_offlined = state["counters"]
         mem.pages.set_touched(touched)
         return mem
 

@@ -121,8 +121,9 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
     front (isolate_migratepages_block), to any node. Pages of Movable go to any zone, those of kernel zones to kernel zones
     (alloc_migration_target, 6.1).
 
-    HotplugError EINTR where they do not all fit: those that moved stay moved, the range's free pages are free again; so too
-    when an owner's callback raises. Moved pages are in use in the range until the caller takes it, so that nobody gets them.
+    HotplugError EINTR where they do not all fit or are pinned: those that moved stay moved, the range's free pages are free
+    again; so too when an owner's callback raises. 2.6.25 gives up: ENOMEM, EAGAIN (Rules.offline_times_out). Moved pages are in
+    use in the range until the caller takes it, so that nobody gets them.
     """
     leaving = [(owner, indices) for owner in mem.page_owners if len(indices := owner.within(start_pfn, nr_pages))]
     if not leaving:
@@ -135,6 +136,7 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
     if contig:
         order = np.concatenate([order[at : at + CLUSTER][::-1] for at in range(0, len(order), CLUSTER)])
     order = order[~held[order]]
+    wanted = len(order)
     zone = mem.zone_of(start_pfn)
     nodes = list(mem.nodes)
     if not contig:
@@ -158,11 +160,12 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
             mem.count_migrated(len(old), owner.balloon)
             owner.moved(index[order[own]], targets)
         if len(order) < len(pfns):
-            raise HotplugError.of(
-                errno.EINTR,
-                f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)} have nowhere to move to: "
-                "the kernel would try on",
-            )
+            what = f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)}"
+            if contig or not mem.rules.offline_times_out:
+                raise HotplugError.of(errno.EINTR, f"{what} have nowhere to move to: the kernel would try on")
+            if len(order) < wanted:
+                raise HotplugError.of(errno.ENOMEM, f"{what} have nowhere to move to")
+            raise HotplugError.of(errno.EAGAIN, f"{what} are held: timed out")
     except BaseException:
         free_movable(mem, new[~owned])      # those of owners after the one whose callback raised
         put_back(mem, np.concatenate(emptied))

@@ -85,7 +85,7 @@ def lsmem(mem):
         table.append((
             f"0x{first * size:016x}-0x{(last + 1) * size - 1:016x}",
             _human((last - first + 1) * size),
-            state,
+            "on->off" if state == "going-offline" else state,
             "yes" if state == "online" else "",     # lsmem 2.38 says it of online blocks only
             f"{first}-{last}" if last > first else f"{first}",
         ))

@@ -15,7 +15,7 @@ _DTYPES = ("|u1", "<u2", "<u4", "<u8", "<i2", "<i8")
 
 
 def _magic(kind):
-    return f"fastonline-{kind}/4\n".encode()
+    return f"fastonline-{kind}/5\n".encode()
 
 
 def kind_of(path):

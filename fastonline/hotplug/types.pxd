@@ -42,6 +42,7 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     int64_t scale_factor
     int64_t min_free_max
     int64_t batch_cap            # pages: where zone_batchsize stops growing
+    bint pcp_follows             # per-CPU lists go by the pages of now, not by those of boot (2.6.25)
     int64_t nr_cpus              # that share a zone's pcp_high
     int64_t page_kb
     int64_t min_free_kbytes

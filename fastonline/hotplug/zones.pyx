@@ -181,6 +181,7 @@ cdef class Zones:
         self.table.min_free_max = rules.min_free_kbytes_max
         self.table.page_kb = geometry.page_size >> 10
         self.table.batch_cap = rules.batch_cap_bytes // geometry.page_size
+        self.table.pcp_follows = rules.pcp_follows
         self.table.nr_cpus = 1
         self.table.min_free_kbytes = 0
         self.table.user_min_free_kbytes = -1
@@ -302,11 +303,13 @@ cdef class Zones:
         return zone.min, zone.low, zone.high, tuple([zone.protection[i] for i in range(self.table.nr_types)])
 
     def _pcp(self, int nr):
+        cdef zone *zone = &self.table.zones[nr]
+        cdef bint there
         settle(self.engine.lock)
         refresh(&self.table)
-        return (self.table.zones[nr].pcp_batch, self.table.zones[nr].pcp_high,
-                self.table.zones[nr].pcp_high_max if zone_present(&self.table, nr) else 0,
-                self.table.zones[nr].stat_threshold, self.table.zones[nr].present_early)
+        there = zone_present(&self.table, nr) > 0
+        return (zone.pcp_batch if there else 0, zone.pcp_high if there else 0, zone.pcp_high_max if there else 0,
+                zone.stat_threshold, zone.present_early)
 
     def has_memory(self, int nid):
         """Is node `nid` in N_MEMORY: has some of its memory gone online?"""

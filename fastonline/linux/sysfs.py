@@ -32,7 +32,7 @@ def export_sysfs(mem: Memory, directory: P) -> P:
         path = os.path.join(memory, f"memory{nr}")
         os.mkdir(path)
         for name, text in (
-            ("state", block.state), ("online", "1" if block.state == "online" else "0"), ("phys_index", block.phys_index),
+            ("state", block.state), ("online", "0" if block.state == "offline" else "1"), ("phys_index", block.phys_index),
             ("phys_device", "0"), ("removable", str(block.removable)), ("valid_zones", block.valid_zones),
         ):
             _write(path, name, text)
