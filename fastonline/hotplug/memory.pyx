@@ -1051,6 +1051,14 @@ cdef class Memory:
                     self.section_online(section)
             pfn = (section + 1) << shift
 
+    cdef void blocks_went_online(self, uint64_t start, uint64_t nr) noexcept nogil:
+        """The whole sections of a range are online, whatever a callback kept back of them (memory_block_change_state)."""
+        cdef uint64_t shift = self.sections.pfn_section_shift, section
+        for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
+            if test_bit(self.sections.prepared.words, section):
+                bitmap_set(self.sections.online.words, section, 1)
+                bitmap_set(self.sections.block_online.words, section, 1)
+
     cdef void section_online(self, uint64_t section) noexcept nogil:
         bitmap_set(self.sections.online.words, section, 1)
         node_got_memory(&self.zones.table, self.nid_of[section])
@@ -1203,7 +1211,7 @@ cdef class Memory:
         (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        cdef uint64_t shift = self.sections.pfn_section_shift, section, own = 0
+        cdef uint64_t shift = self.sections.pfn_section_shift, own = 0
         cdef int64_t done
         cdef int nid
         cdef bint was_empty
@@ -1229,11 +1237,7 @@ cdef class Memory:
             if self.chain:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
             raise
-        # the block is online now, whatever a callback kept back of it (memory_block_change_state)
-        for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
-            if test_bit(self.sections.prepared.words, section):
-                bitmap_set(self.sections.online.words, section, 1)
-                bitmap_set(self.sections.block_online.words, section, 1)
+        self.blocks_went_online(start, nr)
         if self.always_notify_online:
             node_got_memory(&self.zones.table, self.nid_of[start >> shift])
         if not self.min_free_kbytes_follows:
