@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fastonline.errors import HotplugError
+from fastonline.errors import HotplugError, is_number, range_list
 from fastonline.rules import Rules
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Block:
 
     @property
     def valid_zones(self) -> str:
-        """An online block's zone, "none" when it lies in several or has holes; an offline one's possible zones, default first."""
+        """An online block's zone, "none" when it lies in several; an offline one's possible zones, default first."""
         return self._mem.valid_zones(self.nr)
 
     @property
@@ -167,11 +167,11 @@ class Blocks:
 
     def __getitem__(self, nr: int) -> Block:
         if nr not in self:
-            raise KeyError(nr)
-        return Block(self._mem, nr)
+            raise KeyError(f"there is no memory block {nr!r}; there are {range_list(self) or 'none'}")
+        return Block(self._mem, int(nr))
 
     def __contains__(self, nr: object) -> bool:
-        return isinstance(nr, int) and self._mem.sections.present_section_nr(nr * self._sections)
+        return is_number(nr) and self._mem.sections.present_section_nr(nr * self._sections)
 
     def __iter__(self) -> Iterator[int]:
         last = -1

@@ -131,6 +131,7 @@ cdef class Memory:
     cdef int walk(self, int step, uint64_t start, uint64_t nr, int order, int threads=*) except -1
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
     cdef int changed_nid(self, uint64_t start) noexcept
+    cdef bint populated(self, int nid, int i) noexcept nogil
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil
     cdef void sections_went_online(self, uint64_t start, uint64_t nr) noexcept nogil
     cdef void section_online(self, uint64_t section) noexcept nogil

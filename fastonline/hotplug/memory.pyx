@@ -23,7 +23,7 @@ from fastonline.hotplug.watermarks cimport (
     init_per_zone_wmark_min, pcp_update, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
 )
 
-from fastonline.errors import HotplugError, pfn_range
+from fastonline.errors import HotplugError, is_number, pfn_range
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug import procfs, savefile
 from fastonline.hotplug.blocks import (
@@ -38,7 +38,7 @@ from fastonline.hotplug.notifier import (
 )
 from fastonline.hotplug.policy import ONLINE_POLICIES, auto_movable_can_online_movable
 from fastonline.hotplug.resources import Resources
-from fastonline.hotplug.zones import Node
+from fastonline.hotplug.zones import Node, Zone
 from fastonline.rules import LINUX_6_12, Rules
 
 ENGINES = ("bitmap", "struct_page")
@@ -64,7 +64,7 @@ cdef uint64_t as_uint64(object value, str what) except? 0xFFFFFFFFFFFFFFFF:
     """A pfn or a count as C has it."""
     cdef uint64_t number
     if not PyLong_CheckExact(value):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        if not is_number(value):
             raise TypeError(f"{what} is an int, not {value!r}")
         value = value.__index__()
     try:
@@ -694,7 +694,12 @@ cdef class Memory:
         """Zone numbers that GFP_KERNEL on node `nid` may use, in its order: list of ints."""
         cdef int types = self.zones.table.nr_types
         return [n * types + i for n in self.node_order(nid) for i in range(self.zones.table.normal, -1, -1)
-                if zone_present(&self.zones.table, n * types + i)]
+                if self.populated(n, i)]
+
+    cdef bint populated(self, int nid, int i) noexcept nogil:
+        """Has zone type `i` of node `nid`, which may not be there, present pages?"""
+        cdef int types = self.zones.table.nr_types
+        return 0 <= nid < self.zones.table.nr_nodes and zone_present(&self.zones.table, nid * types + i) > 0
 
     def movable_zonelist(self, nid, nodes=None, highest=None):
         """Zone numbers that GFP_HIGHUSER_MOVABLE on node `nid` may use, in its order: list of ints; of `nodes` only, from zone
@@ -702,7 +707,7 @@ cdef class Memory:
         cdef int types = self.zones.table.nr_types
         top = self.zones.names.index(highest or "Movable")
         return [n * types + i for n in self.node_order(nid) if nodes is None or n in nodes for i in range(top, -1, -1)
-                if zone_present(&self.zones.table, n * types + i)]
+                if self.populated(n, i)]
 
     def _built_zonelists(self, nids):
         """What build_all_zonelists writes to the log, for these nodes."""
@@ -1512,9 +1517,9 @@ cdef class Memory:
         if zone is None:
             return [nid * types + i for nid in self.zones.online_nodes() for i in range(types - 1, -1, -1)]
         try:
-            return [self.zones[zone if isinstance(zone, (str, tuple)) else (zone.nid, zone.name)].nr]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise ValueError(f"there is no zone {zone!r}: {', '.join(self.zones.names)}") from None
+            return [self.zones[(zone.nid, zone.name) if isinstance(zone, Zone) else zone].nr]
+        except KeyError as e:
+            raise ValueError(e.args[0]) from None
 
     def alloc_pages(self, order=0, zone=None):
         """The first pfn of a free block of 2^order pages, now in use: the smallest block that fits.
