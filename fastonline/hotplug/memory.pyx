@@ -158,6 +158,19 @@ class Flags:
         return list(FLAG_NAMES)
 
 
+cdef class _Nobody:
+    """Stands for the events when nobody listens: onlining takes a microsecond, and they would take a third of one."""
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *exc):
+        pass
+
+
+cdef _Nobody nobody = _Nobody()
+
+
 cdef class Memory:
     """One machine: its sections, zones, nodes and pages, onlined the way Linux does it.
 
@@ -185,8 +198,8 @@ cdef class Memory:
     What was given is there to read: geometry, rules, engine, memmap; max_pfn, the page frame at which memory ends;
     pages_per_block, the pages of a memory block. So are the parts: sections (Sections), zones (Zones), resources (Resources,
     /proc/iomem), notifiers (NotifierChain), events (Events: uevents and the log), online_page_callback (None:
-    generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: (first pfn, pages)} of
-    what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added). To be set: pcp (PerCpuPages, or None),
+    generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: [(first pfn, pages)]}
+    of what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added). To be set: pcp (PerCpuPages, or None),
     auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
 
     Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
@@ -571,11 +584,13 @@ cdef class Memory:
         many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9). group: (name, unit_pages) of the
         dynamic memory group that the range belongs to (memory_group_register_dynamic, 5.15: each virtio-mem device has one);
         None: a static one of its own, as a DIMM. The memmap costs what the machine's `memmap` says, and the new blocks go
-        online as auto_online_blocks says.
+        online as auto_online_blocks says; those that cannot stay offline, and what a callback raises meanwhile comes out of
+        the call when all have been tried: the memory is there then.
 
-        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end
-        (`blocks.add` tells that one as today's kernels do, E2BIG). MemoryError when there is no room for the memmap. Mirrors
-        add_memory (2.6.25, 6.1: KERNEL.md 1.2, 3.1).
+        HotplugError: EEXIST over memory that is there, or over any resource that does not hold the whole range; EINVAL for a
+        range that is misaligned, empty or past the end (`blocks.add` tells that one as today's kernels do, E2BIG); ENOMEM when
+        there is no room for the memmap in the machine. MemoryError when there is none here. Mirrors add_memory (2.6.25, 6.1:
+        KERNEL.md 1.2, 3.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t node = as_uint64(nid, "nid"), unit = self.geometry.pages_per_section, first, end
@@ -599,9 +614,7 @@ cdef class Memory:
         first = start // unit
         end = (start + nr + unit - 1) // unit
         refresh(&self.zones.table)     # what marks have asked for comes before a new node's zones are there
-        self.zones.need_node(node)
         self.room_for(end * unit)
-        new_node = not self.zones.table.nodes[node].online
         # a section that an earlier, narrower range brought is there already (2.6.25 swallows its EEXIST)
         runs = self.sections.missing_runs(first, end)
         try:
@@ -609,34 +622,39 @@ cdef class Memory:
                 self.walk(INIT, first * unit, (end - first) * unit, 0, threads)
                 done += 1
             if self.memmap is not None:
-                self._alloc_memmap(start, nr, node, merge)
+                self._alloc_memmap(start, nr, node, merge, [section for run in runs for section in range(*run)])
+            self.zones.need_node(node)
             self.resources.register(start, nr, name, merge)
         except BaseException:
             # no room for the memmap, or a signal: nothing of the range is there any more
             for first, end in runs[:done]:
                 self.pages.forget_pages(first * unit, (end - first) * unit)
-            self._free_memmap(start, nr)
-            self.resources.release(start, nr)
+                self._free_memmap(first * unit, (end - first) * unit)
             raise
+        new_node = not self.zones.table.nodes[node].online
         for first, end in runs:
             self.sections.add(first * unit, (end - first) * unit)
             self.nids[first:end] = node
-        if self.listeners and new_node:
-            self._built_zonelists([node])
-        self.zones.table.nodes[node].online = True
-        self.groups.append((start, nr, group))
-        if self.listeners:
-            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
-                self.events.uevent(f"add@memory{block}")
-            if new_node:
-                self.events.uevent(f"add@node{node}")
-        if self.auto_online != MMOP_OFFLINE:
-            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
-                self.blocks[block].auto_online(self.auto_online)
+        blocks = range(start // self.pages_per_block, (start + nr) // self.pages_per_block)
+        try:
+            with self.events:
+                if self.listeners and new_node:
+                    self._built_zonelists([node])
+                self.zones.table.nodes[node].online = True
+                self.groups.append((start, nr, group))
+                if self.listeners:
+                    for block in blocks:
+                        self.events.uevent(f"add@memory{block}")
+                    if new_node:
+                        self.events.uevent(f"add@node{node}")
+        finally:
+            if self.auto_online != MMOP_OFFLINE:
+                self.blocks.auto_online(blocks, self.auto_online)
 
-    def _alloc_memmap(self, uint64_t start, uint64_t nr, int nid, bint driver):
-        """Page descriptors of an added range: its own first pages, or pages of the kernel (sparse_add_section, mhp_supports_
-        memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing is kept then."""
+    def _alloc_memmap(self, uint64_t start, uint64_t nr, int nid, bint driver, list sections):
+        """Page descriptors of an added range, which brings these sections: its own first pages, or pages of the kernel
+        (sparse_add_section, mhp_supports_memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing
+        is kept then."""
         cdef uint64_t unit = self.geometry.pages_per_section, at
         cdef uint64_t size = self.rules.struct_page_bytes[self.geometry.bits == 64]
         cdef uint64_t pages = (unit * size + self.geometry.page_size - 1) // self.geometry.page_size
@@ -644,26 +662,29 @@ cdef class Memory:
         if self.memmap == "on_memory" and not driver and (nr == self.pages_per_block or self.rules.memmap_per_block) \
                 and in_block % (1 << <int>self.geometry.pageblock_order) == 0 and in_block < self.pages_per_block:
             for at in range(start, start + nr, self.pages_per_block):
-                self.memmaps[at // unit] = (at, in_block)
+                self.memmaps[at // unit] = [(at, in_block)]
             return
-        order = (pages - 1).bit_length()
+        # where a section's is more than the largest block there is, several of those (vmemmap_populate on s390)
+        order = min((pages - 1).bit_length(), self.pages.max_order)
+        pieces = (pages + (1 << order) - 1) >> order
         taken = []
         try:
-            for at in range(start, start + nr, unit):
-                taken.append((at // unit, (self._alloc_kernel(order, nid), 1 << order)))
+            for _ in range(len(sections) * pieces):
+                taken.append((self._alloc_kernel(order, nid), 1 << order))
         except MemoryError:
-            for _, (pfn, _) in taken:
+            for pfn, _ in taken:
                 self._free_kernel(pfn, order)
             raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
-        self.memmaps.update(taken)
+        for i, section in enumerate(sections):
+            self.memmaps[section] = taken[i * pieces : (i + 1) * pieces]
 
     def _free_memmap(self, uint64_t start, uint64_t nr):
         """The inverse of _alloc_memmap."""
         cdef uint64_t unit = self.geometry.pages_per_section
         for section in range(start // unit, (start + nr) // unit):
-            pfn, count = self.memmaps.pop(section, (0, 0))
-            if count and not start <= pfn < start + nr:
-                self._free_kernel(pfn, count.bit_length() - 1)
+            for pfn, count in self.memmaps.pop(section, ()):
+                if not start <= pfn < start + nr:
+                    self._free_kernel(pfn, count.bit_length() - 1)
 
     def _alloc_kernel(self, order, nid):
         """An unmovable block: from the node's kernel zones, highest first, then from the other nodes'."""
@@ -696,11 +717,6 @@ cdef class Memory:
         return [n * types + i for n in self.node_order(nid) for i in range(self.zones.table.normal, -1, -1)
                 if self.populated(n, i)]
 
-    cdef bint populated(self, int nid, int i) noexcept nogil:
-        """Has zone type `i` of node `nid`, which may not be there, present pages?"""
-        cdef int types = self.zones.table.nr_types
-        return 0 <= nid < self.zones.table.nr_nodes and zone_present(&self.zones.table, nid * types + i) > 0
-
     def movable_zonelist(self, nid, nodes=None, highest=None):
         """Zone numbers that GFP_HIGHUSER_MOVABLE on node `nid` may use, in its order: list of ints; of `nodes` only, from zone
         type `highest` down."""
@@ -708,6 +724,11 @@ cdef class Memory:
         top = self.zones.names.index(highest or "Movable")
         return [n * types + i for n in self.node_order(nid) if nodes is None or n in nodes for i in range(top, -1, -1)
                 if self.populated(n, i)]
+
+    cdef bint populated(self, int nid, int i) noexcept nogil:
+        """Has zone type `i` of node `nid`, which may not be there, present pages?"""
+        cdef int types = self.zones.table.nr_types
+        return 0 <= nid < self.zones.table.nr_nodes and zone_present(&self.zones.table, nid * types + i) > 0
 
     def _built_zonelists(self, nids):
         """What build_all_zonelists writes to the log, for these nodes."""
@@ -738,7 +759,7 @@ cdef class Memory:
     def remove_memory(self, start_pfn, nr_pages):
         """The sections of an offline range are gone, with the node when that was its last memory.
 
-        HotplugError: EBUSY when some of it is prepared or online, EINVAL when it is not there, or no whole sections.
+        HotplugError: EBUSY when some of it is prepared or online, EINVAL when it is not there, or no whole memory blocks.
         Mirrors try_remove_memory (6.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
@@ -747,8 +768,11 @@ cdef class Memory:
         held = self.lock.hold()
         self._not_changing("remove_memory")
         self.check_present(start, nr, "remove_memory")
-        if start % unit or nr % unit:
-            raise HotplugError.of(errno.EINVAL, f"remove_memory of {pfn_range(start, nr)}: not whole sections of {unit:#x} pages")
+        if start % self.pages_per_block or nr % self.pages_per_block:
+            raise HotplugError.of(
+                errno.EINVAL,
+                f"remove_memory of {pfn_range(start, nr)}: not whole memory blocks of {self.pages_per_block:#x} pages",
+            )
         if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
         self._free_memmap(start, nr)
@@ -760,14 +784,15 @@ cdef class Memory:
         self.sections.remove(start // unit, nr // unit)
         self.resources.release(start, nr)
         present = {int(self.nids[n]) for first, count in self.sections.runs() for n in range(first, first + count)}
-        if self.listeners:
-            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
-                self.events.uevent(f"remove@memory{block}")
-        for nid in self.zones.online_nodes():
-            if nid and nid not in present:
-                self.zones.table.nodes[nid].online = False
-                if self.listeners:
-                    self.events.uevent(f"remove@node{nid}")
+        with self.events:
+            if self.listeners:
+                for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+                    self.events.uevent(f"remove@memory{block}")
+            for nid in self.zones.online_nodes():
+                if nid and nid not in present:
+                    self.zones.table.nodes[nid].online = False
+                    if self.listeners:
+                        self.events.uevent(f"remove@node{nid}")
 
     # -- onlining
 
@@ -817,7 +842,7 @@ cdef class Memory:
             )
         notice = None
         if self.chain:
-            notice = MemoryNotify(start, nr, 0, self.changed_nid(start))
+            notice = self._notice(start, nr, 0, self.changed_nid(start))
         if self.grow_before_notify:
             self.enter_area(start, nr, z)
             assigned = True
@@ -1186,9 +1211,7 @@ cdef class Memory:
         areas = None if zones is None else self.pages.area_array.copy()
         fresh = self.prepare(start, nr, online_type)
         nid = self.changed_nid(start)
-        if self.memmap is not None:
-            first, own = self.memmaps.get(start >> shift, (0, 0))
-            own = own if first == start else 0      # its memmap stays Reserved
+        own = self.memmap_within(start)
         was_empty = self.listeners and (0 if self.rules.present_at_online else nr) == \
             zone_present(&self.zones.table, self.pages.area_of[start >> self.pages.max_order] - 1)
         try:
@@ -1200,7 +1223,7 @@ cdef class Memory:
             self.pages.area_array[: areas.size] = areas
             self.zones.__setstate__(zones)
             if self.chain:
-                self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
+                self.notifiers.tell(MEM_CANCEL_ONLINE, self._notice(start, nr, 0, nid))
             raise
         # the block is online now, whatever a callback kept back of it (memory_block_change_state)
         for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
@@ -1208,15 +1231,32 @@ cdef class Memory:
                 bitmap_set(self.sections.online.words, section, 1)
         if self.always_notify_online:
             node_got_memory(&self.zones.table, self.nid_of[start >> shift])
-        if was_empty:
-            self._built_zonelists(self.zones.online_nodes())
-        if self.min_free_kbytes_follows:
-            self.recompute()
-        else:
-            self.zones.table.stale = True
-        if self.chain and (done or self.always_notify_online):
-            self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
+        try:
+            with self.events if self.listeners else nobody:
+                if was_empty:
+                    self._built_zonelists(self.zones.online_nodes())
+                if self.min_free_kbytes_follows:
+                    self.recompute()
+                else:
+                    self.zones.table.stale = True
+        finally:
+            if self.chain and (done or self.always_notify_online):
+                self.notifiers.tell(MEM_ONLINE, self._notice(start, nr, done, nid))
         return done
+
+    cdef uint64_t memmap_within(self, uint64_t start) except? -1:
+        """Pages from here on that hold the page descriptors of their own memory block: they never go online."""
+        cdef uint64_t first, pages
+        if self.memmap is None:
+            return 0
+        first, pages = self.memmaps.get(start >> self.sections.pfn_section_shift, ((0, 0),))[0]
+        return pages if first == start else 0
+
+    def _notice(self, uint64_t start, uint64_t nr, onlined, int nid):
+        """What is told of a range: a memmap on memory is no part of it (memory_block_online gives online_pages the rest,
+        6.1)."""
+        cdef uint64_t own = self.memmap_within(start)
+        return MemoryNotify(start + own, nr - own, onlined, nid)
 
     def generic_online_page(self, pfn, order=0):
         """What an online_page_callback, or the driver behind it later, calls to let a block of waiting pages go online; how
@@ -1292,7 +1332,7 @@ cdef class Memory:
             self._not_used(start, nr, where)
             notice = None
             if self.chain:
-                notice = MemoryNotify(start, nr, 0, nid if nr >= self.node_present(nid) else NO_NODE)
+                notice = self._notice(start, nr, 0, nid if nr >= self.node_present(nid) else NO_NODE)
                 self._ask(MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
             if self.pcp is not None:
                 self.pcp.shrink_slabs()
@@ -1301,7 +1341,7 @@ cdef class Memory:
                     self._not_used(start, nr, where)    # a notifier may have allocated
                 if self.page_owners:
                     moved = migrate_range(self, start, nr)
-            except HotplugError:
+            except BaseException:      # an owner's on_move too
                 if notice is not None:
                     self.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
                 raise
@@ -1334,18 +1374,21 @@ cdef class Memory:
         for section in range(start // unit, (start + nr + unit - 1) // unit):
             if not test_bit(self.sections.prepared.words, section):
                 self.sections.set_online(section, 1, False)
-        if self.rules.watermarks_at_offline:
-            self.recompute()
-        if self.node_present(nid) == 0:
-            self.zones.table.nodes[nid].has_memory = False
-            if self.rules.threads_stop:
-                self.zones.table.nodes[nid].kswapd = False
-        if self.listeners and zone_present(&self.zones.table, z) == 0:
-            self._built_zonelists(self.zones.online_nodes())
-        if self.rules.shrink_spans:
-            self.release_area(start, nr, z)
-        if notice is not None:
-            self.notifiers.tell(MEM_OFFLINE, notice)
+        try:
+            with self.events if self.listeners else nobody:
+                if self.rules.watermarks_at_offline:
+                    self.recompute()
+                if self.node_present(nid) == 0:
+                    self.zones.table.nodes[nid].has_memory = False
+                    if self.rules.threads_stop:
+                        self.zones.table.nodes[nid].kswapd = False
+                if self.listeners and zone_present(&self.zones.table, z) == 0:
+                    self._built_zonelists(self.zones.online_nodes())
+                if self.rules.shrink_spans:
+                    self.release_area(start, nr, z)
+        finally:
+            if notice is not None:
+                self.notifiers.tell(MEM_OFFLINE, notice)
 
     def _not_used(self, uint64_t start, uint64_t nr, where):
         """EBUSY naming the first page in use that nobody can move."""
@@ -2002,8 +2045,8 @@ cdef class Memory:
             raise OverflowError(f"nr_cpus does not fit into an int: {nr}")
         settle(self.lock)
         self.zones.table.nr_cpus = value
-        for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
-            pcp_update(&self.zones.table, z, zone_managed(&self.zones.table, z))
+        for zone in self.zones.values():
+            pcp_update(&self.zones.table, zone.nr, zone_managed(&self.zones.table, zone.nr))
 
     def check_engine(self):
         """validate()'s part that only the engine can see. AssertionError with what is wrong."""
@@ -2081,7 +2124,7 @@ cdef class Memory:
             "resources": self.resources.tree(),
             "pages_per_block": self.pages_per_block,
             "memmap": self.memmap,
-            "memmaps": [[section, *own] for section, own in self.memmaps.items()],
+            "memmaps": [[section, *piece] for section, pieces in self.memmaps.items() for piece in pieces],
             "groups": list(self.groups),
             "hotplug": [self.auto_online, self.auto_movable, self.auto_movable_ratio, self.auto_movable_numa_aware,
                         self.policy_zone],
@@ -2105,7 +2148,8 @@ cdef class Memory:
                 or mem.pages_per_block <= 0 or mem.pages_per_block % mem.geometry.pages_per_section:
             raise ValueError("the engine, the size or the blocks of the machine are none")
         mem._make(state["nr_pages"])
-        mem.memmaps.update((section, (pfn, nr)) for section, pfn, nr in state["memmaps"])
+        for section, pfn, nr in state["memmaps"]:
+            mem.memmaps.setdefault(section, []).append((pfn, nr))
         mem.groups.extend((start, nr, group and tuple(group)) for start, nr, group in state["groups"])
         mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
         mem.zones.__setstate__(state["zones"])
