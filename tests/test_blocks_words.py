@@ -221,6 +221,32 @@ def test_memmap(engine):
     assert not zone.populated
 
 
+def test_memmaps_of_several_blocks(engine):
+    """Three blocks of 6.12 that have their memmaps on them go online in one call, in both phases, and by a callback. Expect 512
+    pages of each to stay Reserved every time."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_12, engine=engine, memmap="on_memory")
+    first, nr, rest = 32 * BLOCK, 3 * BLOCK, 3 * (BLOCK - 512)
+    mem.add_memory(first, nr)
+
+    def both_phases():
+        mem.prepare_online_pages(first, nr)
+        assert mem.mark_pages_onlined(first, 512) == 0
+        assert mem.mark_pages_onlined(first + 100, BLOCK) == BLOCK - 512
+        return BLOCK - 512 + mem.mark_pages_onlined(first, nr)
+
+    def by_callback():
+        with mem.set_online_page_callback(mem.generic_online_page):
+            return mem.online_pages(first, nr)
+
+    for online in (lambda: mem.online_pages(first, nr), both_phases, by_callback):
+        assert online() == rest == mem.zones["Normal"].free_pages
+        assert [mem.page_flags(first + at) for at in (0, 511, BLOCK, BLOCK + 511)] == ["PG_reserved|PG_prepared"] * 4
+        assert mem.zones["Normal"].present_pages == nr and mem.zones["Normal"].nr_free == (0,) * 9 + (3, 93)
+        mem.validate()
+        mem.offline_pages(first, nr)
+    mem.blocks.remove(first, nr)
+
+
 @pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12])
 def test_memmap_of_what_drivers_add(engine, rules):
     """virtio-mem passes MHP_MERGE_RESOURCE, and not MHP_MEMMAP_ON_MEMORY. Expect 512 kernel pages a block, and the block

@@ -935,7 +935,8 @@ cdef class Memory:
 
         start_pfn, nr_pages: unsigned long, pages. order: the largest block handed to the allocator at a time; None takes it
         from the rules (0 under 2.6.25, MAX_PAGE_ORDER today), 0 walks page by page; the end state is the same.
-        Returns the number of pages that went online; marking again returns 0. MEM_ONLINE goes to the chain when it is not 0.
+        Returns the number of pages that went online; marking again returns 0, and page descriptors that a block has on itself
+        stay Reserved. MEM_ONLINE goes to the chain when it is not 0.
 
         HotplugError: EINVAL for pages that are not present, or in a section that was not prepared. Mirrors mark_pages_onlined
         of the 2008 thread (KERNEL.md 1.8) and online_pages_range (6.1).
@@ -953,6 +954,8 @@ cdef class Memory:
 
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1:
         cdef int64_t done, outside
+        cdef uint64_t pfn, run
+        cdef list runs = None
         cdef int nid
         cdef PyThreadState *thread
         held = self.lock.hold()
@@ -966,8 +969,17 @@ cdef class Memory:
                 "prepare_online_pages it first",
             )
         nid = self.changed_nid(start)
+        if self.memmap == "on_memory":
+            runs = self.without_memmaps(start, nr)
         if self.online_page_callback is not None:
-            done = self._mark_by_callback([(start, nr)], order)
+            done = self._mark_by_callback([(start, nr)] if runs is None else runs, order)
+        elif runs is not None:
+            done = 0
+            for pfn, run in runs:
+                thread = self.lock.let_go(run * self.pages.page_bits)
+                done += self.pages.online_range(pfn, run, order, False)
+                self.lock.take_back(thread)
+            self.count_onlined(start, nr, done)
         else:
             if self.untouched(start, nr):
                 self.walk(ONLINE, start, nr, order)
@@ -1201,7 +1213,7 @@ cdef class Memory:
         (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        cdef uint64_t shift = self.sections.pfn_section_shift, section, own = 0
+        cdef uint64_t shift = self.sections.pfn_section_shift, section
         cdef int64_t done
         cdef int nid
         cdef bint was_empty
@@ -1211,11 +1223,10 @@ cdef class Memory:
         areas = None if zones is None else self.pages.area_array.copy()
         fresh = self.prepare(start, nr, online_type)
         nid = self.changed_nid(start)
-        own = self.memmap_within(start)
         was_empty = self.listeners and (0 if self.rules.present_at_online else nr) == \
             zone_present(&self.zones.table, self.pages.area_of[start >> self.pages.max_order] - 1)
         try:
-            done = self.mark(start + own, nr - own, self.online_order, True)
+            done = self.mark(start, nr, self.online_order, True)
         except BaseException:
             for pfn, run in fresh:
                 self.pages.unprepare_pages(pfn, run)
@@ -1251,6 +1262,20 @@ cdef class Memory:
             return 0
         first, pages = self.memmaps.get(start >> self.sections.pfn_section_shift, ((0, 0),))[0]
         return pages if first == start else 0
+
+    cdef list without_memmaps(self, uint64_t start, uint64_t nr):
+        """The runs (start_pfn, nr_pages) of the range that lie between the memmaps of its blocks."""
+        cdef uint64_t at = start, end = start + nr, size = self.pages_per_block, first, own
+        cdef list runs = []
+        for first in range(start // size * size, end, size):
+            own = self.memmap_within(first)
+            if own:
+                if at < first:
+                    runs.append((at, first - at))
+                at = max(at, first + own)
+        if at < end:
+            runs.append((at, end - at))
+        return runs
 
     def _notice(self, uint64_t start, uint64_t nr, onlined, int nid):
         """What is told of a range: a memmap on memory is no part of it (memory_block_online gives online_pages the rest,
