@@ -132,6 +132,8 @@ cdef class Memory:
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
     cdef int changed_nid(self, uint64_t start) noexcept
     cdef bint populated(self, int nid, int i) noexcept nogil
+    cdef int after_online(self, bint was_empty) except -1
+    cdef int after_offline(self, uint64_t start, uint64_t nr, int z) except -1
     cdef list without_memmaps(self, uint64_t start, uint64_t nr)
     cdef uint64_t memmap_within(self, uint64_t start) except? -1
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil

@@ -158,19 +158,6 @@ class Flags:
         return list(FLAG_NAMES)
 
 
-cdef class _Nobody:
-    """Stands for the events when nobody listens: onlining takes a microsecond, and they would take a third of one."""
-
-    def __enter__(self):
-        pass
-
-    def __exit__(self, *exc):
-        pass
-
-
-cdef _Nobody nobody = _Nobody()
-
-
 cdef class Memory:
     """One machine: its sections, zones, nodes and pages, onlined the way Linux does it.
 
@@ -1243,17 +1230,25 @@ cdef class Memory:
         if self.always_notify_online:
             node_got_memory(&self.zones.table, self.nid_of[start >> shift])
         try:
-            with self.events if self.listeners else nobody:
-                if was_empty:
-                    self._built_zonelists(self.zones.online_nodes())
-                if self.min_free_kbytes_follows:
-                    self.recompute()
-                else:
-                    self.zones.table.stale = True
+            if self.listeners:
+                with self.events:
+                    self.after_online(was_empty)
+            else:
+                self.after_online(False)
         finally:
             if self.chain and (done or self.always_notify_online):
                 self.notifiers.tell(MEM_ONLINE, self._notice(start, nr, done, nid))
         return done
+
+    cdef int after_online(self, bint was_empty) except -1:
+        """What follows for the zones when a range has gone online, and what the log says of it."""
+        if was_empty:
+            self._built_zonelists(self.zones.online_nodes())
+        if self.min_free_kbytes_follows:
+            self.recompute()
+        else:
+            self.zones.table.stale = True
+        return 0
 
     cdef uint64_t memmap_within(self, uint64_t start) except? -1:
         """Pages from here on that hold the page descriptors of their own memory block: they never go online."""
@@ -1400,20 +1395,29 @@ cdef class Memory:
             if not test_bit(self.sections.prepared.words, section):
                 self.sections.set_online(section, 1, False)
         try:
-            with self.events if self.listeners else nobody:
-                if self.rules.watermarks_at_offline:
-                    self.recompute()
-                if self.node_present(nid) == 0:
-                    self.zones.table.nodes[nid].has_memory = False
-                    if self.rules.threads_stop:
-                        self.zones.table.nodes[nid].kswapd = False
-                if self.listeners and zone_present(&self.zones.table, z) == 0:
-                    self._built_zonelists(self.zones.online_nodes())
-                if self.rules.shrink_spans:
-                    self.release_area(start, nr, z)
+            if self.listeners:
+                with self.events:
+                    self.after_offline(start, nr, z)
+            else:
+                self.after_offline(start, nr, z)
         finally:
             if notice is not None:
                 self.notifiers.tell(MEM_OFFLINE, notice)
+
+    cdef int after_offline(self, uint64_t start, uint64_t nr, int z) except -1:
+        """What follows for zone and node when a range has gone offline, and what the log says of it."""
+        cdef int nid = z / self.zones.table.nr_types
+        if self.rules.watermarks_at_offline:
+            self.recompute()
+        if self.node_present(nid) == 0:
+            self.zones.table.nodes[nid].has_memory = False
+            if self.rules.threads_stop:
+                self.zones.table.nodes[nid].kswapd = False
+        if self.listeners and zone_present(&self.zones.table, z) == 0:
+            self._built_zonelists(self.zones.online_nodes())
+        if self.shrink_spans:
+            self.release_area(start, nr, z)
+        return 0
 
     def _not_used(self, uint64_t start, uint64_t nr, where):
         """EBUSY naming the first page in use that nobody can move."""
