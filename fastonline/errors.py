@@ -1,9 +1,10 @@
-"""The one exception of the kernel's own answers."""
+"""The one exception of the kernel's own answers, and how messages show numbers."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 
 
 class HotplugError(OSError):
@@ -28,3 +29,19 @@ class HotplugError(OSError):
 def pfn_range(start_pfn: int, nr_pages: int) -> str:
     """A range of page frames as messages show it: ``[pfn 0x40000-0x5ffff]``."""
     return f"[pfn {start_pfn:#x}-{start_pfn + nr_pages - 1:#x}]"
+
+
+def range_list(numbers: Iterable[int]) -> str:
+    """Ascending numbers as the kernel prints a set of them (bitmap_print_to_pagebuf): ``0-1,3``."""
+    parts: list[list[int]] = []
+    for nr in numbers:
+        if parts and parts[-1][1] == nr - 1:
+            parts[-1][1] = nr
+        else:
+            parts.append([nr, nr])
+    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def is_number(value: object) -> bool:
+    """Does the value count things? An int or a NumPy integer does, True does not."""
+    return hasattr(value, "__index__") and not isinstance(value, bool)

@@ -242,7 +242,7 @@ class Reference:
         lowmem = sum(self._pages(z) for z in self.zones.values() if not capped(z))
         if not lowmem:
             return
-        for zone in self.zones.values():
+        for zone in self._zones_of_online_nodes():
             pages = self._pages(zone)
             share = pages_min * pages // lowmem
             zone.min = min(max(pages // 1024, 32), 128) if capped(zone) else share
@@ -261,12 +261,16 @@ class Reference:
             self.min_free_kbytes = min(max(wanted, 128), self.rules.min_free_kbytes_max)
         self._setup_per_zone_wmarks()
         ratios = dict(self.rules.lowmem_reserve_ratio)
-        for (nid, name), zone in self.zones.items():
-            i = self.names.index(name)
+        for zone in self._zones_of_online_nodes():
+            i = self.names.index(zone.name)
             for j in range(len(self.names)):
-                above = sum(self._pages(self.zones[nid, other]) for other in self.names[i + 1 : j + 1])
+                above = sum(self._pages(self.zones[zone.nid, other]) for other in self.names[i + 1 : j + 1])
                 empty = not self._pages(zone) and self.rules.watermark_pages == "managed"
-                zone.protection[j] = 0 if empty or not ratios.get(name) else above // ratios[name]
+                zone.protection[j] = 0 if empty or not ratios.get(zone.name) else above // ratios[zone.name]
+
+    def _zones_of_online_nodes(self):
+        """for_each_zone."""
+        return [zone for zone in self.zones.values() if zone.nid in self.online_nodes]
 
     def _after_mark(self):
         if self.rules.watermarks_at_mark:

@@ -1,5 +1,6 @@
 """hotplug/blocks.py: memory blocks as sysfs shows them (valid_zones: RECORDED 1, 5, 6)."""
 
+import numpy as np
 import pytest
 
 import fastonline as fo
@@ -58,3 +59,16 @@ def test_blocks_are_a_mapping(mem):
         mem.blocks[4]
     mem.remove_memory(33 * BLOCK, BLOCK)
     assert 33 not in mem.blocks and len(mem.blocks.values()) == 11
+
+
+@pytest.mark.parametrize("nr", [4, -1, True, "32", 1.0, None, 1 << 70])
+def test_a_block_that_is_none(mem, nr):
+    """Expect the number and the blocks that there are."""
+    assert nr not in mem.blocks
+    with pytest.raises(KeyError) as error:
+        mem.blocks[nr]
+    assert error.value.args[0] == f"there is no memory block {nr!r}; there are 0-3,32-39"
+
+
+def test_numbers_of_numpy(mem):
+    assert repr(mem.blocks[np.int64(32)]) == "<Block memory32 offline Normal Movable>"

@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+from conftest import snapshot
 
 import fastonline as fo
 
@@ -230,6 +231,18 @@ def test_a_failure_sends_no_uevent(engine, heard):
     assert heard == [] and mem.blocks[32].state == "offline"
 
 
+def test_half_a_block_is_not_removed(engine):
+    """A block of two sections. Expect EINVAL for one of them."""
+    mem = fo.Memory(fo.X86_64, boot="1G", memory_block_size="256M", engine=engine)
+    mem.add_memory(32 * BLOCK, 2 * BLOCK)
+    before = snapshot(mem)
+    for start in (32 * BLOCK, 33 * BLOCK):
+        refused("EINVAL", mem.remove_memory, start, BLOCK)
+    assert snapshot(mem) == before and "16\n" in mem.lsmem()
+    mem.remove_memory(32 * BLOCK, 2 * BLOCK)
+    assert 16 not in mem.blocks
+
+
 def test_blocks_of_several_sections(engine):
     mem = fo.Memory(fo.X86_64, "1G", engine=engine, memory_block_size="512M")
     refused("EINVAL", mem.add_memory, 33 * BLOCK, BLOCK)
@@ -312,6 +325,32 @@ def test_memmap_on_memory_came_with_5_13(engine):
         assert fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, memmap="on_memory").memmap == "on_memory"
 
 
+def test_memmaps_of_several_blocks(engine):
+    """Three blocks of 6.12 that have their memmaps on them go online in one call, in both phases, and by a callback. Expect 512
+    pages of each to stay Reserved every time."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_12, engine=engine, memmap="on_memory")
+    first, nr, rest = 32 * BLOCK, 3 * BLOCK, 3 * (BLOCK - 512)
+    mem.add_memory(first, nr)
+
+    def both_phases():
+        mem.prepare_online_pages(first, nr)
+        assert mem.mark_pages_onlined(first, 512) == 0
+        assert mem.mark_pages_onlined(first + 100, BLOCK) == BLOCK - 512
+        return BLOCK - 512 + mem.mark_pages_onlined(first, nr)
+
+    def by_callback():
+        with mem.set_online_page_callback(mem.generic_online_page):
+            return mem.online_pages(first, nr)
+
+    for online in (lambda: mem.online_pages(first, nr), both_phases, by_callback):
+        assert online() == rest == mem.zones["Normal"].free_pages
+        assert [mem.page_flags(first + at) for at in (0, 511, BLOCK, BLOCK + 511)] == ["PG_reserved|PG_prepared"] * 4
+        assert mem.zones["Normal"].present_pages == nr and mem.zones["Normal"].nr_free == (0,) * 9 + (3, 93)
+        mem.validate()
+        mem.offline_pages(first, nr)
+    mem.blocks.remove(first, nr)
+
+
 @pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12])
 def test_memmap_of_what_drivers_add(engine, rules):
     """virtio-mem passes MHP_MERGE_RESOURCE, and not MHP_MEMMAP_ON_MEMORY. Expect 512 kernel pages a block, and the block
@@ -329,3 +368,66 @@ def test_no_room_for_a_memmap(engine):
     before = mem.buddyinfo()
     refused("ENOMEM", mem.add_memory, 32 * BLOCK, 2 * BLOCK)
     assert mem.buddyinfo() == before and list(mem.blocks) == [0]
+
+
+@pytest.mark.parametrize("geometry, pieces", [(fo.S390X, 4), (fo.X86_64, 1), (fo.ARM64_64K, 1)], ids=["S390X", "X86", "ARM"])
+def test_a_memmap_in_pieces(engine, geometry, pieces):
+    """The memmap of a section of S390X, 4 MiB, is more than its largest block, 1 MiB. Expect as many pieces as that takes, and
+    all of them back when the block goes, from a copy too."""
+    mem = fo.Memory(geometry, "8G", engine=engine, memmap="kernel")
+    unit, free = mem.pages_per_block, mem.buddyinfo()
+    mem.add_memory(8 << 30 >> geometry.page_shift, 2 * unit)
+    first = (8 << 30) // geometry.section_size
+    assert [len(mem.memmaps[section]) for section in (first, first + 1)] == [pieces] * 2
+    pages = [nr for section in mem.memmaps.values() for _, nr in section]
+    assert sum(pages) * geometry.page_size == 2 * unit * 64 == 2 * geometry.memmap_bytes(64)
+    mem = mem.copy()
+    mem.blocks[first].online()
+    mem.validate()
+    mem.blocks.remove(first * unit, 2 * unit)
+    assert mem.buddyinfo() == free and not mem.memmaps
+
+
+def test_no_room_for_all_pieces(engine):
+    """Three blocks of 1 MiB are left, eight are asked for, on a new node. Expect ENOMEM, nothing taken, and no node."""
+    mem = fo.Memory(fo.S390X, "256M", engine=engine, memmap="kernel")
+    mem.alloc_pages_bulk(253, 8)
+    before = snapshot(mem) | {"stats": None}      # what was allocated and freed is counted
+    refused("ENOMEM", mem.add_memory, 1 << 20, 2 * mem.pages_per_block, 3)
+    assert snapshot(mem) | {"stats": None} == before and list(mem.nodes) == [0]
+
+
+def raising(mem, action, block):
+    """A notifier that vetoes by raising."""
+    @mem.notifiers.register
+    def refuse(told, notice):
+        if told == action and notice.start_pfn == block * BLOCK:
+            raise RuntimeError("no")
+
+
+def test_remove_rolls_back_when_a_notifier_raises(engine):
+    """33 of 32..34 is vetoed by raising. Expect that exception, and all three online, as with NOTIFY_BAD."""
+    mem = machine(engine)
+    for nr in (32, 33, 34):
+        mem.blocks[nr].online("online_movable")
+    raising(mem, fo.MEM_GOING_OFFLINE, 33)
+    with pytest.raises(RuntimeError):
+        mem.blocks.remove(32 * BLOCK, 3 * BLOCK)
+    assert [mem.blocks[nr].state for nr in (32, 33, 34)] == ["online"] * 3
+    mem.validate()
+
+
+@pytest.mark.parametrize("action, states", [
+    (fo.MEM_GOING_ONLINE, ["online", "offline", "online"]), (fo.MEM_ONLINE, ["online"] * 3),
+])
+def test_auto_online_when_a_notifier_raises(engine, heard, action, states):
+    """3.1: failures are ignored. Expect every block to be tried, and told of, and the exception when all have been."""
+    mem = machine(engine)
+    mem.auto_online_blocks = "online"
+    raising(mem, action, 41)
+    mem.events.listen(lambda kind, text: heard.append(text) if kind == "uevent" else None)
+    with pytest.raises(RuntimeError):
+        mem.add_memory(40 * BLOCK, 3 * BLOCK)
+    assert [mem.blocks[nr].state for nr in (40, 41, 42)] == states
+    assert heard[3:] == [f"online@memory{nr}" for nr, state in zip((40, 41, 42), states) if state == "online"]
+    mem.validate()

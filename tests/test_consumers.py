@@ -5,7 +5,7 @@ import errno
 import pytest
 from drivers_common import ENGINES, NEW, OLD, SMALL_32, SMALL_64, UNIT
 
-from fastonline import LINUX_2_6_25, MMOP_ONLINE_MOVABLE, HotplugError, Memory
+from fastonline import LINUX_2_6_25, MEM_GOING_OFFLINE, MMOP_ONLINE_MOVABLE, HotplugError, Memory
 from fastonline.drivers.consumers import Container, Ehea, Udev
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hypervisor import Domain, Host
@@ -120,6 +120,15 @@ def test_a_container_is_a_node(engine):
         box.remove(udev)
     assert e.value.errno == errno.EBUSY and box.online_pages() == 3 * UNIT
     mem.free_pages(pfn)
+
+    @mem.notifiers.register
+    def refuse(action, notice):
+        if action == MEM_GOING_OFFLINE and notice.start_pfn == 6 * UNIT:
+            raise RuntimeError("no")
+    with pytest.raises(RuntimeError):
+        box.remove(udev)
+    assert box.online_pages() == 3 * UNIT
+    mem.notifiers.unregister(refuse)
     box.remove(udev, 6.0)
     assert 1 not in mem.nodes and len(mem.blocks) == 2
     mem.validate()

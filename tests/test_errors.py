@@ -3,9 +3,10 @@
 import errno
 import pickle
 
+import numpy as np
 import pytest
 
-from fastonline.errors import HotplugError, pfn_range
+from fastonline.errors import HotplugError, is_number, pfn_range, range_list
 
 
 def test_hotplug_error_is_an_oserror_with_the_kernels_errno():
@@ -20,3 +21,16 @@ def test_hotplug_error_is_an_oserror_with_the_kernels_errno():
 @pytest.mark.parametrize("start, nr, text", [(0, 1, "[pfn 0x0-0x0]"), (0x40000, 0x20000, "[pfn 0x40000-0x5ffff]")])
 def test_pfn_range(start, nr, text):
     assert pfn_range(start, nr) == text
+
+
+@pytest.mark.parametrize("numbers, text", [((), ""), ((0,), "0"), ((0, 1), "0-1"), ((0, 1, 3, 7, 8, 9), "0-1,3,7-9")])
+def test_range_list(numbers, text):
+    """RECORDED 6: has_memory 0 -> 0-1."""
+    assert range_list(numbers) == text
+
+
+@pytest.mark.parametrize("value, expected", [
+    (0, True), (np.int64(3), True), (True, False), (1.0, False), ("1", False), (None, False),
+])
+def test_is_number(value, expected):
+    assert is_number(value) is expected

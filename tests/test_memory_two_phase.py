@@ -64,7 +64,7 @@ def test_2_6_25_brings_each_section_once(engine):
                                        (36 * section + section // 2, section, ["add@memory36", "add@memory37"], [34, 36, 37])):
         mem.add_memory(start, nr)
         assert heard == events and sorted(mem.memmaps) == memmaps
-        assert all(nr == 512 for _, nr in mem.memmaps.values())
+        assert all(nr == 512 for (_, nr), in mem.memmaps.values())
         heard.clear()
     before = mem.buddyinfo(), dict(mem.memmaps)
     with pytest.raises(fo.HotplugError):

@@ -126,6 +126,21 @@ def test_a_callback_that_raises(mem):
     mem.validate()
 
 
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, KeyboardInterrupt])
+def test_notifiers_hear_of_a_callback_that_raises(mem, error):
+    """Expect MEM_CANCEL_OFFLINE behind MEM_GOING_OFFLINE."""
+    def refuse(old, new):
+        raise error
+    actions = []
+    mem.notifiers.register(lambda action, notice: actions.append((action, notice.start_pfn)))
+    owner = fo.MovablePages(mem, refuse)
+    owner.alloc(300)
+    block = int(owner.pfns[0]) // BLOCK
+    with pytest.raises(error):
+        mem.blocks[block].offline()
+    assert actions == [(fo.MEM_GOING_OFFLINE, block * BLOCK), (fo.MEM_CANCEL_OFFLINE, block * BLOCK)]
+
+
 def test_owners_after_one_that_raises(mem):
     """Two owners in one block, the first one's callback raises. Expect every page owned once, and none lost."""
     def refuse(old, new):

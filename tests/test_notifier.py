@@ -115,3 +115,31 @@ def test_a_callback_may_allocate_but_offlining_then_stops(make_machine):
         mem.offline_pages(256, 256)
     assert caught.value.errno == errno.EBUSY
     assert actions == [fo.MEM_GOING_OFFLINE, fo.MEM_CANCEL_OFFLINE]
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_a_memmap_on_memory_is_not_told_of(engine, rules):
+    """3.2c: online_pages gets what is left of the block, and so do the notifiers, whatever becomes of it."""
+    mem, notices = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, memmap="on_memory"), []
+    mem.notifiers.register(lambda action, n: notices.append((action, n.start_pfn, n.nr_pages, n.onlined)))
+    mem.add_memory(0x100000, 32768)
+    mem.blocks[32].online()
+    mem.alloc_contig_range(0x100000 + 512, 1)
+    owner = fo.MovablePages(mem)
+    owner.adopt([0x100000 + 512])
+    owner.pinned = 1
+    with pytest.raises(fo.HotplugError):
+        mem.blocks[32].offline()
+    owner.pinned = 0
+    mem.blocks[32].offline()
+
+    def refuse(pfn, order):
+        raise RuntimeError("no")
+
+    with mem.set_online_page_callback(refuse), pytest.raises(RuntimeError):
+        mem.blocks[32].online()
+    assert {(start, nr) for _, start, nr, _ in notices} == {(0x100200, 32256)}
+    assert [(action, onlined) for action, _, _, onlined in notices] == [
+        (fo.MEM_GOING_ONLINE, 0), (fo.MEM_ONLINE, 32256), (fo.MEM_GOING_OFFLINE, 0), (fo.MEM_CANCEL_OFFLINE, 0),
+        (fo.MEM_GOING_OFFLINE, 0), (fo.MEM_OFFLINE, 0), (fo.MEM_GOING_ONLINE, 0), (fo.MEM_CANCEL_ONLINE, 0),
+    ]

@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+from conftest import snapshot
 
 import fastonline as fo
 from fastonline.hotplug.resources import Resources
@@ -62,3 +63,50 @@ def test_survives_a_copy():
     tree.request(1 << 32, 1 << 30, "virtio0")
     tree.register(1 << 20, 32768)
     assert Resources(12, tree.tree()).text() == tree.text()
+
+
+def test_a_refused_add_leaves_what_is_there(engine):
+    """
+        pfn   0x40000        0x48000        0x50000
+              | Xen Balloon, | block 9:     |
+              | not RAM      | System RAM   |
+    Expect EEXIST for an add over both, whatever meets it first, with iomem, the memmap of block 9 and all else as they were;
+    and an add inside of the driver's own range to be nested there.
+    """
+    mem = fo.Memory(fo.X86_64, boot="1G", memmap="kernel", engine=engine)
+    mem.resources.request(0x40000 << 12, 0x8000 << 12, "Xen Balloon")
+    mem.add_memory(0x48000, 0x8000)
+    mem.blocks[9].online()
+    before = snapshot(mem)
+    for start, nr in ((0x40000, 0x10000), (0x48000, 0x10000), (0x40000, 0x20000), (0, 0x50000)):
+        refused("EEXIST", mem.add_memory, start, nr)
+        assert snapshot(mem) == before
+    mem.add_memory(0x40000, 0x8000)
+    assert mem.resources.text().splitlines()[1:3] == ["40000000-47ffffff : Xen Balloon", "  40000000-47ffffff : System RAM"]
+    mem.validate()
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_added_memory_is_ram_under_any_name(engine, rules):
+    """1.3: it is the flags of a resource that count. Expect "Xen Balloon" to be refused when added again, to go online as a
+    whole, in a copy too, and its line to go with it."""
+    mem = fo.Memory(fo.X86_64, boot="1G", rules=rules, engine=engine, memmap="kernel")
+    mem.add_memory(0x48000, 0x8000, name="Xen Balloon")
+    before = snapshot(mem)
+    for name in ("System RAM", "Xen Balloon"):
+        refused("EEXIST", mem.add_memory, 0x48000, 0x8000, name=name)
+    assert snapshot(mem) == before
+    mem = mem.copy()
+    assert mem.resources.conflict(0x48000, 1) == (0x48000, 0x50000) and mem.resources.within(0, 1 << 20)[1] == (0x48000, 0x8000)
+    assert mem.online_pages(0x48000, 0x8000) == 0x8000
+    mem.offline_pages(0x48000, 0x8000)
+    mem.remove_memory(0x48000, 0x8000)
+    assert mem.resources.text() == "00000000-3fffffff : System RAM\n"
+
+
+def test_a_name_does_not_merge_with_another_kind():
+    tree = Resources(12)
+    tree.request(0, 4096, "Xen Balloon")
+    tree.register(1, 1, "Xen Balloon", merge=True)
+    tree.register(2, 1, "Xen Balloon", merge=True)
+    assert tree.text() == "00000000-00000fff : Xen Balloon\n00001000-00002fff : Xen Balloon\n"

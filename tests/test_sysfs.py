@@ -35,6 +35,7 @@ def lsmem(directory, *options):
     lambda engine: fo.Memory(fo.X86_64, "128M", engine=engine),
     lambda engine: fo.Memory(fo.X86_64, "2G", engine=engine, memory_block_size="512M"),
     lambda engine: fo.Memory(fo.X86_64, "10368M", engine=engine),
+    lambda engine: fo.Memory(fo.X86_64, "100.5G", engine=engine),      # totals wider than their column
     lambda engine: fo.Memory(fo.X86_32_PAE, "1G", engine=engine, rules=fo.LINUX_2_6_25),
 ])
 def test_lsmem_prints_the_same(tmp_path, engine, make):
@@ -62,3 +63,17 @@ def test_an_old_tree_is_not_mixed_in(tmp_path, engine):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         fo.export_sysfs(mem, tmp_path / "file")
+
+
+def test_sets_of_nodes(tmp_path, engine):
+    """RECORDED 6: ranges, as 0-1; node 3 has memory in Movable alone, node 2's is not online."""
+    mem = machine(engine)
+    mem.add_memory(64 * BLOCK, BLOCK, nid=3)
+    mem.add_memory(80 * BLOCK, BLOCK, nid=2)
+    mem.blocks[64].online("online_movable")
+    fo.export_sysfs(mem, tmp_path)
+    node = tmp_path / "sys" / "devices" / "system" / "node"
+    texts = {name: (node / name).read_text() for name in ("online", "has_memory", "has_normal_memory")}
+    assert texts == {"online": "0-3\n", "has_memory": "0-1,3\n", "has_normal_memory": "0-1\n"}
+    mem = fo.Memory(fo.X86_64, engine=engine)
+    assert not mem.zones.has_memory(0) and not mem.zones.has_normal_memory(0) and not mem.zones.has_normal_memory(9)

@@ -344,6 +344,24 @@ def test_a_big_block_that_may_not_go_offline_is_rolled_back(engine):
     assert driver.current_pages == 8192
 
 
+def test_a_big_block_is_rolled_back_when_a_notifier_raises(engine):
+    """Expect the notifier's exception, both memory blocks online in their zone, and the next request to work."""
+    driver = guest(engine, block_size="32M")
+    settle(driver, "64M")
+    before = driver.mem.buddyinfo()
+
+    def refuse(action, notice):
+        if action == MEM_GOING_OFFLINE and notice.start_pfn == 3 * UNIT:
+            raise RuntimeError("no")
+    driver.mem.notifiers.register(refuse)
+    with pytest.raises(RuntimeError):
+        driver.device.request(0)
+    assert [b.state for b in driver.mem.blocks.values()] == ["online"] * 4 and driver.mem.buddyinfo() == before
+    driver.mem.notifiers.unregister(refuse)
+    settle(driver, "32M", 10.0)
+    assert driver.current_pages == 8192
+
+
 def test_a_big_block_the_host_does_not_take():
     driver = guest(block_size="32M")
     settle(driver, "64M")

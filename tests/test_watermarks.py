@@ -3,6 +3,7 @@
 from dataclasses import replace
 from math import isqrt
 
+import numpy as np
 import pytest
 from conftest import by_zone
 
@@ -227,3 +228,23 @@ def test_a_written_min_free_kbytes(engine, written, kept):
 def test_zone_batchsize(pages, cap, batch):
     """2.3, 2.5, RECORDED 4."""
     assert zone_batchsize(pages, 4096, cap) == batch
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_a_node_that_is_not_there_has_no_watermarks(engine, rules):
+    """for_each_zone: node 2 comes first, node 3's memory is refused; then something goes online. Expect the zones of nodes 1
+    and 3, when they come, to be as those of any new node: nothing was computed for them."""
+    mem = fo.Memory(fo.X86_64, "1G", rules=rules, engine=engine, memmap="kernel")
+    mem.add_memory(FIRST, BLOCK, 2)
+    held = mem.alloc_pages_bulk(mem.zones["DMA32"].nr_free[-1], 10, "DMA32"), mem.alloc_pages_bulk(4, 10, "DMA")
+    with pytest.raises(fo.HotplugError):
+        mem.add_memory(2 * FIRST, 4 * BLOCK, 3)
+    for pfn in np.concatenate(held):
+        mem.free_pages(pfn, 10)
+    mem.online_pages(FIRST, BLOCK)
+    mem.nr_cpus = 4
+    for nid in (1, 3):
+        mem.add_memory(2 * FIRST + nid * BLOCK, BLOCK, nid)
+        assert {(marks(zone), zone.protection, zone.stat_threshold) for zone in mem.nodes[nid].zones} == {
+            ((0, 0, 0), (0,) * mem.zones.nr_types, 0)
+        }

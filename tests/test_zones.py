@@ -1,5 +1,8 @@
 """hotplug/zones: zones and nodes as a user sees them."""
 
+import re
+
+import numpy as np
 import pytest
 from conftest import SMALL_PAE
 
@@ -89,3 +92,30 @@ def test_threads_of_a_node(rules, names, after, engine):
     assert mem.nodes[1].threads == names
     mem.offline_pages(1280, 256)
     assert mem.nodes[1].threads == mem.copy().nodes[1].threads == after
+
+
+@pytest.mark.parametrize("key", [
+    "Nope", 7, (0,), (0, "DMA", 1), (1, "DMA"), ("0", "DMA"), (0, 7), (0, []), (True, "DMA"), None, (1 << 70, "DMA"),
+])
+def test_a_zone_that_is_none(make_machine, key):
+    """Expect the key and the zones that there are, from the mapping and from an allocation."""
+    mem = make_machine()
+    assert key not in mem.zones
+    message = f"no zone {key!r}; there are DMA, DMA32, Normal, Movable, Device of node 0"
+    with pytest.raises(KeyError) as error:
+        mem.zones[key]
+    assert message in error.value.args[0]
+    if key is not None:     # every zone
+        with pytest.raises(ValueError, match=re.escape(message)):
+            mem.alloc_pages(0, key)
+
+
+def test_zonelists_of_a_node_that_is_not_there(make_machine):
+    """Expect the other nodes' zones: that is where its first memory's memmap comes from."""
+    mem = make_machine()
+    for nid in (3, 1 << 20):
+        assert mem.kernel_zonelist(nid) == mem.movable_zonelist(nid) == [1, 0]
+
+
+def test_numbers_of_numpy(make_machine):
+    assert make_machine().zones[np.int64(0), "DMA"].nr == 0

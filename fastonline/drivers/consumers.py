@@ -169,13 +169,16 @@ class Container:
         unit = self.mem.geometry.pages_per_section
         sections = [nr for start, pages in self.dimms for nr in range(start // unit, (start + pages) // unit)]
         online = [nr for nr in sections if self.mem.sections.online_section_nr(nr)]
-        for done, nr in enumerate(online):
-            try:
+        try:
+            for nr in online:
                 self.mem.offline_pages(nr * unit, unit)
-            except HotplugError as e:
-                for back in online[:done]:
-                    self.mem.online_pages(back * unit, unit)
+        except BaseException as e:      # a notifier's own exception too
+            for nr in online:
+                if not self.mem.sections.online_section_nr(nr):
+                    self.mem.online_pages(nr * unit, unit)
+            if isinstance(e, HotplugError):
                 raise HotplugError.of(e.errno, f"container{self.nid} stays: {e.strerror}") from None
+            raise
         for start_pfn, nr_pages in self.dimms:
             self.mem.remove_memory(start_pfn, nr_pages)
         if udev is not None:

@@ -331,17 +331,16 @@ class VirtioMem:
 
     def _offline_and_remove(self, block):
         """offline_and_remove_memory: all of its memory blocks, or none: HotplugError."""
-        went = []
-        for b in self.memory_blocks(block):
-            if b.state == "online":
-                word = "online_movable" if self._mem.zone_of(b.start_pfn).name == "Movable" else "online_kernel"
-                try:
-                    b.offline()
-                except HotplugError:
-                    for back, how in went:
-                        back.online(how)
-                    raise
-                went.append((b, word))
+        online = [(b, "online_movable" if self._mem.zone_of(b.start_pfn).name == "Movable" else "online_kernel")
+                  for b in self.memory_blocks(block) if b.state == "online"]
+        try:
+            for b, _ in online:
+                b.offline()
+        except BaseException:      # a notifier's own exception too
+            for b, word in online:
+                if b.state == "offline":
+                    b.online(word)
+            raise
         self._mem.remove_memory(block * self.block_pages, self.block_pages)
         del self.plugged[block]
 

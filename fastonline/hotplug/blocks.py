@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from fastonline.core.pageflags import FLAG_NAMES
-from fastonline.errors import HotplugError
+from fastonline.errors import HotplugError, is_number, range_list
 from fastonline.rules import Rules
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Block:
 
     @property
     def valid_zones(self) -> str:
-        """An online block's zone, "none" when it lies in several or has holes; an offline one's possible zones, default first."""
+        """An online block's zone, "none" when it lies in several; an offline one's possible zones, default first."""
         return self._mem.valid_zones(self.nr)
 
     @property
@@ -134,23 +134,21 @@ class Block:
         self._check_state("offline")
         if self._mem.rules.blocks_unaware:
             self._check_reserved()
-        onlined = self._mem.online_pages(self.start_pfn, self.nr_pages, online_type)
-        self._mem.events.uevent(f"online@memory{self.nr}")
-        return onlined
-
-    def auto_online(self, online_type: int) -> None:
-        """What add_memory does when auto_online_blocks says so: online with online_type (MMOP_*); failures are ignored
-        (online_memory_block)."""
         try:
-            self.online(WORDS[online_type])
-        except HotplugError:
-            pass
+            return self._mem.online_pages(self.start_pfn, self.nr_pages, online_type)
+        finally:
+            # what a listener or notifier raises when it is told of this comes when it is done
+            if self.state == "online":
+                self._mem.events.uevent(f"online@memory{self.nr}")
 
     def offline(self) -> None:
         """device_offline. HotplugError: EINVAL when the block is offline, others as Memory.offline_pages."""
         self._check_state("online")
-        self._mem.offline_pages(self.start_pfn, self.nr_pages)
-        self._mem.events.uevent(f"offline@memory{self.nr}")
+        try:
+            self._mem.offline_pages(self.start_pfn, self.nr_pages)
+        finally:
+            if self.state == "offline":
+                self._mem.events.uevent(f"offline@memory{self.nr}")
 
     def write_state(self, word: str) -> int:
         """write(2) of `word` to memoryN/state: the number of bytes taken. HotplugError EINVAL for a word that is none, and for
@@ -189,11 +187,11 @@ class Blocks:
 
     def __getitem__(self, nr: int) -> Block:
         if nr not in self:
-            raise KeyError(nr)
-        return Block(self._mem, nr)
+            raise KeyError(f"there is no memory block {nr!r}; there are {range_list(self) or 'none'}")
+        return Block(self._mem, int(nr))
 
     def __contains__(self, nr: object) -> bool:
-        return isinstance(nr, int) and self._mem.sections.present_section_nr(nr * self._sections)
+        return is_number(nr) and self._mem.sections.present_section_nr(nr * self._sections)
 
     def __iter__(self) -> Iterator[int]:
         last = -1
@@ -232,8 +230,8 @@ class Blocks:
         remove_memory.
 
         HotplugError: EBUSY when one does not go offline even when asked twice; those that did are onlined again with plain
-        `online`, so that they may come back in another zone (acpi_scan_try_to_offline; RECORDED.md 7). EINVAL for what is not
-        there, or no whole blocks.
+        `online`, so that they may come back in another zone (acpi_scan_try_to_offline; RECORDED.md 7). So they are when a
+        callback raises, which then comes out. EINVAL for what is not there, or no whole blocks.
         """
         mem = self._mem
         if nr_pages <= 0 or start_pfn % mem.pages_per_block or nr_pages % mem.pages_per_block:
@@ -242,7 +240,16 @@ class Blocks:
         missing = next((nr for nr in numbers if nr not in self), None)
         if missing is not None:
             raise HotplugError.of(errno.EINVAL, f"memory{missing} is not there")
-        went = []
+        online = [nr for nr in numbers if self[nr].state == "online"]
+        try:
+            self._offline(online)
+        except BaseException:
+            self.auto_online([nr for nr in online if self[nr].state == "offline"], MMOP_ONLINE)
+            raise
+        mem.remove_memory(start_pfn, nr_pages)
+
+    def _offline(self, numbers):
+        """Offline these blocks, asking twice; EBUSY when one stays online."""
         for second_pass in (False, True):
             failed = []
             for nr in numbers:
@@ -250,16 +257,26 @@ class Blocks:
                     continue
                 try:
                     self[nr].offline()
-                    went.append(nr)
                 except HotplugError:
                     failed.append(nr)
                     if second_pass:
                         break
             if not failed:
-                break
-        if failed:
-            mem.events.log(f"memory memory{failed[0]}: Offline failed.")
-            for nr in went:
-                self[nr].auto_online(MMOP_ONLINE)
-            raise HotplugError.of(errno.EBUSY, f"memory{failed[0]} does not go offline")
-        mem.remove_memory(start_pfn, nr_pages)
+                return
+        self._mem.events.log(f"memory memory{failed[0]}: Offline failed.")
+        raise HotplugError.of(errno.EBUSY, f"memory{failed[0]} does not go offline")
+
+    def auto_online(self, numbers: Iterable[int], online_type: int) -> None:
+        """What add_memory does with its blocks when auto_online_blocks says so: online each of the `numbers` with online_type
+        (MMOP_*); failures are ignored (online_memory_block). The first exception of a callback that is no HotplugError is
+        raised when all have been tried."""
+        raised = None
+        for nr in numbers:
+            try:
+                self[nr].online(WORDS[online_type])
+            except HotplugError:
+                pass
+            except Exception as e:
+                raised = raised or e
+        if raised is not None:
+            raise raised

@@ -56,7 +56,7 @@ cdef class Memory:
     cdef readonly list page_owners       # whose pages offline_pages may move
     cdef readonly uint64_t pages_per_block       # pages of a memory block, the unit of sysfs
     cdef readonly str memmap             # None: it costs nothing; "kernel" or "on_memory"
-    cdef readonly dict memmaps           # first section of a memmap -> its first pfn and pages
+    cdef readonly dict memmaps           # section -> first pfns and pages of what holds its memmap
     cdef readonly list groups            # (start_pfn, nr_pages, dynamic memory group or None) as added at a time
     cdef readonly tuple going_offline    # (start_pfn, nr_pages) that offline_pages is at work on, or None
     cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
@@ -137,6 +137,12 @@ cdef class Memory:
     cdef int walk(self, int step, uint64_t start, uint64_t nr, int order, int threads=*) except -1
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1
     cdef int changed_nid(self, uint64_t start) noexcept
+    cdef bint populated(self, int nid, int i) noexcept nogil
+    cdef int after_online(self, bint was_empty) except -1
+    cdef int after_offline(self, uint64_t start, uint64_t nr, int z) except -1
+    cdef list without_memmaps(self, uint64_t start, uint64_t nr)
+    cdef uint64_t memmap_within(self, uint64_t start) except? -1
+    cdef int after_mark(self, uint64_t start, uint64_t nr, int64_t done, int nid, bint was_empty) except -1
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil
     cdef void sections_went_online(self, uint64_t start, uint64_t nr) noexcept nogil
     cdef void blocks_went_online(self, uint64_t start, uint64_t nr) noexcept nogil

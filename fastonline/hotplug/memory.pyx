@@ -23,7 +23,7 @@ from fastonline.hotplug.watermarks cimport (
     init_per_zone_wmark_min, pcp_update, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
 )
 
-from fastonline.errors import HotplugError, pfn_range
+from fastonline.errors import HotplugError, is_number, pfn_range
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug import procfs, savefile
 from fastonline.hotplug.blocks import (
@@ -38,7 +38,7 @@ from fastonline.hotplug.notifier import (
 )
 from fastonline.hotplug.policy import ONLINE_POLICIES, auto_movable_can_online_movable
 from fastonline.hotplug.resources import Resources
-from fastonline.hotplug.zones import Node
+from fastonline.hotplug.zones import Node, Zone
 from fastonline.rules import LINUX_6_12, Rules
 
 ENGINES = ("bitmap", "struct_page")
@@ -64,7 +64,7 @@ cdef uint64_t as_uint64(object value, str what) except? 0xFFFFFFFFFFFFFFFF:
     """A pfn or a count as C has it."""
     cdef uint64_t number
     if not PyLong_CheckExact(value):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
+        if not is_number(value):
             raise TypeError(f"{what} is an int, not {value!r}")
         value = value.__index__()
     try:
@@ -185,9 +185,9 @@ cdef class Memory:
     What was given is there to read: geometry, rules, engine, memmap; max_pfn, the page frame at which memory ends;
     pages_per_block, the pages of a memory block. So are the parts: sections (Sections), zones (Zones), resources (Resources,
     /proc/iomem), notifiers (NotifierChain), events (Events: uevents and the log), online_page_callback (None:
-    generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: (first pfn, pages)} of
-    what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added), going_offline (the (start_pfn, nr_pages)
-    that offline_pages is at work on, or None). To be set: pcp (PerCpuPages, or None),
+    generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: [(first pfn, pages)]}
+    of what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added), going_offline (the (start_pfn,
+    nr_pages) that offline_pages is at work on, or None). To be set: pcp (PerCpuPages, or None),
     auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
 
     Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
@@ -583,11 +583,13 @@ cdef class Memory:
         many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9). group: (name, unit_pages) of the
         dynamic memory group that the range belongs to (memory_group_register_dynamic, 5.15: each virtio-mem device has one);
         None: a static one of its own, as a DIMM. The memmap costs what the machine's `memmap` says, and the new blocks go
-        online as auto_online_blocks says.
+        online as auto_online_blocks says; those that cannot stay offline, and what a callback raises meanwhile comes out of
+        the call when all have been tried: the memory is there then.
 
-        HotplugError: EEXIST over memory that is there, EINVAL for a range that is misaligned, empty or past the end
-        (`blocks.add` tells that one as today's kernels do, E2BIG). MemoryError when there is no room for the memmap. Mirrors
-        add_memory (2.6.25, 6.1: KERNEL.md 1.2, 3.1).
+        HotplugError: EEXIST over memory that is there, or over any resource that does not hold the whole range; EINVAL for a
+        range that is misaligned, empty or past the end (`blocks.add` tells that one as today's kernels do, E2BIG); ENOMEM when
+        there is no room for the memmap in the machine. MemoryError when there is none here. Mirrors add_memory (2.6.25, 6.1:
+        KERNEL.md 1.2, 3.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t node = as_uint64(nid, "nid"), unit = self.geometry.pages_per_section, first, end
@@ -611,9 +613,7 @@ cdef class Memory:
         first = start // unit
         end = (start + nr + unit - 1) // unit
         refresh(&self.zones.table)     # what marks have asked for comes before a new node's zones are there
-        self.zones.need_node(node)
         self.room_for(end * unit)
-        new_node = not self.zones.table.nodes[node].online
         # a section that an earlier, narrower range brought is there already (2.6.25 swallows its EEXIST)
         runs = self.sections.missing_runs(first, end)
         try:
@@ -622,66 +622,71 @@ cdef class Memory:
                 done += 1
             if self.memmap is not None:
                 self._alloc_memmap(start, nr, runs, node, merge)
+            self.zones.need_node(node)
             self.resources.register(start, nr, name, merge)
         except BaseException:
             # no room for the memmap, or a signal: nothing of the range is there any more
             for first, end in runs[:done]:
                 self.pages.forget_pages(first * unit, (end - first) * unit)
-            for first, end in runs:
                 self._free_memmap(first, end)
-            self.resources.release(start, nr)
             raise
+        new_node = not self.zones.table.nodes[node].online
         for first, end in runs:
             self.sections.add(first * unit, (end - first) * unit)
             self.nids[first:end] = node
-        if new_node and self.rules.zonelists_follow:
-            self.build_zonelists([node])
-        self.zones.table.nodes[node].online = True
-        self.groups.append((start, nr, group))
         if self.listeners or self.auto_online != MMOP_OFFLINE:
             blocks = [block for first, end in runs
                       for block in range(first * unit // self.pages_per_block, (end * unit - 1) // self.pages_per_block + 1)]
-        if self.listeners:
-            for block in blocks:
-                self.events.uevent(f"add@memory{block}")
-            if new_node:
-                self.events.uevent(f"add@node{node}")
-        if self.auto_online != MMOP_OFFLINE:
-            for block in blocks:
-                self.blocks[block].auto_online(self.auto_online)
+        try:
+            with self.events:
+                if new_node and self.rules.zonelists_follow:
+                    self.build_zonelists([node])
+                self.zones.table.nodes[node].online = True
+                self.groups.append((start, nr, group))
+                if self.listeners:
+                    for block in blocks:
+                        self.events.uevent(f"add@memory{block}")
+                    if new_node:
+                        self.events.uevent(f"add@node{node}")
+        finally:
+            if self.auto_online != MMOP_OFFLINE:
+                self.blocks.auto_online(blocks, self.auto_online)
 
     def _alloc_memmap(self, uint64_t start, uint64_t nr, list runs, int nid, bint driver):
         """Page descriptors of an added range, whose new sections are in `runs`: its own first pages, or pages of the kernel
         (sparse_add_section, mhp_supports_memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing
         is kept then."""
-        cdef uint64_t unit = self.geometry.pages_per_section, at, section
+        cdef uint64_t unit = self.geometry.pages_per_section, at
         cdef uint64_t size = self.rules.struct_page_bytes[self.geometry.bits == 64]
         cdef uint64_t pages = (unit * size + self.geometry.page_size - 1) // self.geometry.page_size
         cdef uint64_t in_block = self.pages_per_block * size // self.geometry.page_size
         if self.memmap == "on_memory" and not driver and (nr == self.pages_per_block or self.rules.memmap_per_block) \
                 and in_block % (1 << <int>self.geometry.pageblock_order) == 0 and in_block < self.pages_per_block:
             for at in range(start, start + nr, self.pages_per_block):
-                self.memmaps[at // unit] = (at, in_block)
+                self.memmaps[at // unit] = [(at, in_block)]
             return
-        order = (pages - 1).bit_length()
+        # where a section's is more than the largest block there is, several of those (vmemmap_populate on s390)
+        order = min((pages - 1).bit_length(), self.pages.max_order)
+        sections = [section for run in runs for section in range(*run)]
+        pieces = (pages + (1 << order) - 1) >> order
         taken = []
         try:
-            for first, end in runs:
-                for section in range(first, end):
-                    taken.append((section, (self._alloc_kernel(order, nid), 1 << order)))
+            for _ in range(len(sections) * pieces):
+                taken.append((self._alloc_kernel(order, nid), 1 << order))
         except MemoryError:
-            for _, (pfn, _) in taken:
+            for pfn, _ in taken:
                 self._free_kernel(pfn, order)
             raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
-        self.memmaps.update(taken)
+        for i, section in enumerate(sections):
+            self.memmaps[section] = taken[i * pieces : (i + 1) * pieces]
 
     def _free_memmap(self, uint64_t first, uint64_t end):
         """The inverse of _alloc_memmap, for sections [first, end)."""
         cdef uint64_t unit = self.geometry.pages_per_section
         for section in range(first, end):
-            pfn, count = self.memmaps.pop(section, (0, 0))
-            if count and not first * unit <= pfn < end * unit:
-                self._free_kernel(pfn, count.bit_length() - 1)
+            for pfn, count in self.memmaps.pop(section, ()):
+                if not first * unit <= pfn < end * unit:
+                    self._free_kernel(pfn, count.bit_length() - 1)
 
     def _alloc_kernel(self, order, nid):
         """An unmovable block: from the node's kernel zones, highest first, then from the other nodes'."""
@@ -712,7 +717,7 @@ cdef class Memory:
         """Zone numbers that GFP_KERNEL on node `nid` may use, in its order: list of ints."""
         cdef int types = self.zones.table.nr_types
         return [n * types + i for n in self.node_order(nid) for i in range(self.zones.table.normal, -1, -1)
-                if zone_present(&self.zones.table, n * types + i)]
+                if self.populated(n, i)]
 
     def movable_zonelist(self, nid, nodes=None, highest=None):
         """Zone numbers that GFP_HIGHUSER_MOVABLE on node `nid` may use, in its order: list of ints; of `nodes` only, from zone
@@ -720,7 +725,12 @@ cdef class Memory:
         cdef int types = self.zones.table.nr_types
         top = self.zones.names.index(highest or "Movable")
         return [n * types + i for n in self.node_order(nid) if nodes is None or n in nodes for i in range(top, -1, -1)
-                if zone_present(&self.zones.table, n * types + i)]
+                if self.populated(n, i)]
+
+    cdef bint populated(self, int nid, int i) noexcept nogil:
+        """Has zone type `i` of node `nid`, which may not be there, present pages?"""
+        cdef int types = self.zones.table.nr_types
+        return 0 <= nid < self.zones.table.nr_nodes and zone_present(&self.zones.table, nid * types + i) > 0
 
     cdef int build_zonelists(self, list nids) except -1:
         """build_all_zonelists, for these nodes: which is the policy zone, and what the log says. 2.6.25 has set the watermarks
@@ -756,7 +766,7 @@ cdef class Memory:
     def remove_memory(self, start_pfn, nr_pages):
         """The sections of an offline range are gone, with the node when that was its last memory.
 
-        HotplugError: EBUSY when some of it is prepared or online, EINVAL when it is not there, or no whole sections.
+        HotplugError: EBUSY when some of it is prepared or online, EINVAL when it is not there, or no whole memory blocks.
         Mirrors try_remove_memory (6.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
@@ -765,8 +775,11 @@ cdef class Memory:
         held = self.lock.hold()
         self._not_changing("remove_memory")
         self.check_present(start, nr, "remove_memory")
-        if start % unit or nr % unit:
-            raise HotplugError.of(errno.EINVAL, f"remove_memory of {pfn_range(start, nr)}: not whole sections of {unit:#x} pages")
+        if start % self.pages_per_block or nr % self.pages_per_block:
+            raise HotplugError.of(
+                errno.EINVAL,
+                f"remove_memory of {pfn_range(start, nr)}: not whole memory blocks of {self.pages_per_block:#x} pages",
+            )
         if not self.sections.none_in(self.sections.prepared, start, nr):
             raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
         self._free_memmap(start // unit, (start + nr) // unit)
@@ -778,14 +791,15 @@ cdef class Memory:
         self.sections.remove(start // unit, nr // unit)
         self.resources.release(start, nr)
         present = {int(self.nids[n]) for first, count in self.sections.runs() for n in range(first, first + count)}
-        if self.listeners:
-            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
-                self.events.uevent(f"remove@memory{block}")
-        for nid in self.zones.online_nodes():
-            if nid and nid not in present:
-                self.zones.table.nodes[nid].online = False
-                if self.listeners:
-                    self.events.uevent(f"remove@node{nid}")
+        with self.events:
+            if self.listeners:
+                for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+                    self.events.uevent(f"remove@memory{block}")
+            for nid in self.zones.online_nodes():
+                if nid and nid not in present:
+                    self.zones.table.nodes[nid].online = False
+                    if self.listeners:
+                        self.events.uevent(f"remove@node{nid}")
 
     # -- onlining
 
@@ -835,7 +849,7 @@ cdef class Memory:
             )
         notice = None
         if self.chain:
-            notice = MemoryNotify(start, nr, 0, self.changed_nid(start))
+            notice = self._notice(start, nr, 0, self.changed_nid(start))
         if self.grow_before_notify:
             self.enter_area(start, nr, z)
             assigned = True
@@ -928,7 +942,8 @@ cdef class Memory:
 
         start_pfn, nr_pages: unsigned long, pages. order: the largest block handed to the allocator at a time; None takes it
         from the rules (0 under 2.6.25, MAX_PAGE_ORDER today), 0 walks page by page; the end state is the same.
-        Returns the number of pages that went online; marking again returns 0. MEM_ONLINE goes to the chain when it is not 0.
+        Returns the number of pages that went online; marking again returns 0, and page descriptors that a block has on itself
+        stay Reserved. MEM_ONLINE goes to the chain when it is not 0.
 
         HotplugError: EINVAL for pages that are not present, or in a section that was not prepared. Mirrors mark_pages_onlined
         of the 2008 thread (KERNEL.md 1.8) and online_pages_range (6.1).
@@ -947,6 +962,8 @@ cdef class Memory:
 
     cdef int64_t mark(self, uint64_t start, uint64_t nr, int order, bint whole) except -1:
         cdef int64_t done, outside
+        cdef uint64_t pfn, run
+        cdef list runs = None
         cdef int nid
         cdef bint empty
         cdef PyThreadState *thread
@@ -962,8 +979,17 @@ cdef class Memory:
             )
         nid = self.changed_nid(start)
         empty = self.enters_empty_zone(start)
+        if self.memmap == "on_memory":
+            runs = self.without_memmaps(start, nr)
         if self.online_page_callback is not None:
-            done = self._mark_by_callback([(start, nr)], order)
+            done = self._mark_by_callback([(start, nr)] if runs is None else runs, order)
+        elif runs is not None:
+            done = 0
+            for pfn, run in runs:
+                thread = self.lock.let_go(run * self.pages.page_bits)
+                done += self.pages.online_range(pfn, run, order, False)
+                self.lock.take_back(thread)
+            self.count_onlined(start, nr, done)
         else:
             if self.untouched(start, nr):
                 self.walk(ONLINE, start, nr, order)
@@ -973,11 +999,20 @@ cdef class Memory:
                 done = self.pages.online_range(start, nr, order, False)
                 self.lock.take_back(thread)
             self.count_onlined(start, nr, done)
-        if empty and not whole:
-            self.build_zonelists(self.zones.online_nodes())
-        if done and self.chain and not whole:
-            self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
+        if not whole:
+            self.after_mark(start, nr, done, nid, empty)
         return done
+
+    cdef int after_mark(self, uint64_t start, uint64_t nr, int64_t done, int nid, bint was_empty) except -1:
+        """What the log and the notifiers are told of a mark."""
+        try:
+            if was_empty:
+                with self.events:
+                    self.build_zonelists(self.zones.online_nodes())
+        finally:
+            if done and self.chain:
+                self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
+        return 0
 
     cdef uint64_t part_pages(self) noexcept nogil:
         """Pages that a range is walked in at a time: some milliseconds, whole blocks of every order."""
@@ -1145,10 +1180,7 @@ cdef class Memory:
             thread = self.lock.let_go(batch.nr * (self.pages.page_bits + 64))
             done = self.mark_batch(&batch)
             self.lock.take_back(thread)
-        if empty:
-            self.build_zonelists(self.zones.online_nodes())
-        if done and self.chain:
-            self.notifiers.tell(MEM_ONLINE, MemoryNotify(batch.first, batch.end - batch.first, done, nid))
+        self.after_mark(batch.first, batch.end - batch.first, done, nid, empty)
         return done
 
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1:
@@ -1211,7 +1243,7 @@ cdef class Memory:
         (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        cdef uint64_t shift = self.sections.pfn_section_shift, own = 0
+        cdef uint64_t shift = self.sections.pfn_section_shift
         cdef int64_t done
         cdef int nid
         cdef bint was_empty
@@ -1221,13 +1253,10 @@ cdef class Memory:
         areas = None if zones is None else self.pages.area_array.copy()
         fresh = self.prepare(start, nr, online_type)
         nid = self.changed_nid(start)
-        if self.memmap is not None:
-            first, own = self.memmaps.get(start >> shift, (0, 0))
-            own = own if first == start else 0      # its memmap stays Reserved
         was_empty = (0 if self.rules.present_at_online else nr) == \
             zone_present(&self.zones.table, self.pages.area_of[start >> self.pages.max_order] - 1)
         try:
-            done = self.mark(start + own, nr - own, self.online_order, True)
+            done = self.mark(start, nr, self.online_order, True)
         except BaseException:
             for pfn, run in fresh:
                 self.pages.unprepare_pages(pfn, run)
@@ -1235,20 +1264,59 @@ cdef class Memory:
             self.pages.area_array[: areas.size] = areas
             self.zones.__setstate__(zones)
             if self.chain:
-                self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
+                self.notifiers.tell(MEM_CANCEL_ONLINE, self._notice(start, nr, 0, nid))
             raise
         self.blocks_went_online(start, nr)
         if self.always_notify_online:
             node_got_memory(&self.zones.table, self.nid_of[start >> shift])
+        try:
+            if self.listeners:
+                with self.events:
+                    self.after_online(was_empty)
+            else:
+                self.after_online(was_empty)
+        finally:
+            if self.chain and (done or self.always_notify_online):
+                self.notifiers.tell(MEM_ONLINE, self._notice(start, nr, done, nid))
+        return done
+
+    cdef int after_online(self, bint was_empty) except -1:
+        """What follows for the zones when a range has gone online, and what the log says of it."""
         if not self.min_free_kbytes_follows:
             self.zones.table.stale = True
         if was_empty:
             self.build_zonelists(self.zones.online_nodes())
         if self.min_free_kbytes_follows:
             self.recompute()
-        if self.chain and (done or self.always_notify_online):
-            self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
-        return done
+        return 0
+
+    cdef uint64_t memmap_within(self, uint64_t start) except? -1:
+        """Pages from here on that hold the page descriptors of their own memory block: they never go online."""
+        cdef uint64_t first, pages
+        if self.memmap is None:
+            return 0
+        first, pages = self.memmaps.get(start >> self.sections.pfn_section_shift, ((0, 0),))[0]
+        return pages if first == start else 0
+
+    cdef list without_memmaps(self, uint64_t start, uint64_t nr):
+        """The runs (start_pfn, nr_pages) of the range that lie between the memmaps of its blocks."""
+        cdef uint64_t at = start, end = start + nr, size = self.pages_per_block, first, own
+        cdef list runs = []
+        for first in range(start // size * size, end, size):
+            own = self.memmap_within(first)
+            if own:
+                if at < first:
+                    runs.append((at, first - at))
+                at = max(at, first + own)
+        if at < end:
+            runs.append((at, end - at))
+        return runs
+
+    def _notice(self, uint64_t start, uint64_t nr, onlined, int nid):
+        """What is told of a range: a memmap on memory is no part of it (memory_block_online gives online_pages the rest,
+        6.1)."""
+        cdef uint64_t own = self.memmap_within(start)
+        return MemoryNotify(start + own, nr - own, onlined, nid)
 
     def generic_online_page(self, pfn, order=0):
         """What an online_page_callback, or the driver behind it later, calls to let a block of waiting pages go online; how
@@ -1335,7 +1403,7 @@ cdef class Memory:
             self._not_used(start, nr, where)
             notice = None
             if self.chain:
-                notice = MemoryNotify(start, nr, 0, nid if nr >= self.node_present(nid) else NO_NODE)
+                notice = self._notice(start, nr, 0, nid if nr >= self.node_present(nid) else NO_NODE)
                 self._ask(MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
             if self.pcp is not None:
                 self.pcp.shrink_slabs()
@@ -1344,7 +1412,7 @@ cdef class Memory:
                     self._not_used(start, nr, where)    # a notifier may have allocated
                 if self.page_owners:
                     moved = migrate_range(self, start, nr)
-            except HotplugError:
+            except BaseException:      # an owner's on_move too
                 if notice is not None:
                     self.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
                 raise
@@ -1380,6 +1448,19 @@ cdef class Memory:
         for section in range(start // unit, (start + nr + unit - 1) // unit):
             if not test_bit(self.sections.prepared.words, section):
                 self.sections.set_online(section, 1, False)
+        try:
+            if self.listeners:
+                with self.events:
+                    self.after_offline(start, nr, z)
+            else:
+                self.after_offline(start, nr, z)
+        finally:
+            if notice is not None:
+                self.notifiers.tell(MEM_OFFLINE, notice)
+
+    cdef int after_offline(self, uint64_t start, uint64_t nr, int z) except -1:
+        """What follows for zone and node when a range has gone offline, and what the log says of it."""
+        cdef int nid = z / self.zones.table.nr_types
         if self.rules.watermarks_at_offline:
             self.recompute()
         if self.rules.skips_memoryless:
@@ -1387,10 +1468,8 @@ cdef class Memory:
         if self.rules.zonelists_follow and zone_present(&self.zones.table, z) == 0:
             self.build_zonelists(self.zones.online_nodes())
         self.lost_memory(nid)
-        if self.rules.shrink_spans:
+        if self.shrink_spans:
             self.release_area(start, nr, z)
-        if notice is not None:
-            self.notifiers.tell(MEM_OFFLINE, notice)
         return 0
 
     cdef void lost_memory(self, int nid) noexcept:
@@ -1570,9 +1649,9 @@ cdef class Memory:
         if zone is None:
             return [nid * types + i for nid in self.zones.online_nodes() for i in range(types - 1, -1, -1)]
         try:
-            return [self.zones[zone if isinstance(zone, (str, tuple)) else (zone.nid, zone.name)].nr]
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise ValueError(f"there is no zone {zone!r}: {', '.join(self.zones.names)}") from None
+            return [self.zones[(zone.nid, zone.name) if isinstance(zone, Zone) else zone].nr]
+        except KeyError as e:
+            raise ValueError(e.args[0]) from None
 
     def alloc_pages(self, order=0, zone=None):
         """The first pfn of a free block of 2^order pages, now in use: the smallest block that fits.
@@ -2073,8 +2152,8 @@ cdef class Memory:
             raise OverflowError(f"nr_cpus does not fit into an int: {nr}")
         settle(self.lock)
         self.zones.table.nr_cpus = value
-        for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
-            pcp_update(&self.zones.table, z, zone_managed(&self.zones.table, z))
+        for zone in self.zones.values():
+            pcp_update(&self.zones.table, zone.nr, zone_managed(&self.zones.table, zone.nr))
 
     def check_engine(self):
         """validate()'s part that only the engine can see. AssertionError with what is wrong."""
@@ -2153,7 +2232,7 @@ cdef class Memory:
             "resources": self.resources.tree(),
             "pages_per_block": self.pages_per_block,
             "memmap": self.memmap,
-            "memmaps": [[section, *own] for section, own in self.memmaps.items()],
+            "memmaps": [[section, *piece] for section, pieces in self.memmaps.items() for piece in pieces],
             "groups": list(self.groups),
             "hotplug": [self.auto_online, self.auto_movable, self.auto_movable_ratio, self.auto_movable_numa_aware,
                         self.policy_zone],
@@ -2177,7 +2256,8 @@ cdef class Memory:
                 or mem.pages_per_block <= 0 or mem.pages_per_block % mem.geometry.pages_per_section:
             raise ValueError("the engine, the size or the blocks of the machine are none")
         mem._make(state["nr_pages"])
-        mem.memmaps.update((section, (pfn, nr)) for section, pfn, nr in state["memmaps"])
+        for section, pfn, nr in state["memmaps"]:
+            mem.memmaps.setdefault(section, []).append((pfn, nr))
         mem.groups.extend((start, nr, group and tuple(group)) for start, nr, group in state["groups"])
         mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
         mem.zones.__setstate__(state["zones"])

@@ -99,4 +99,4 @@ def lsmem(mem):
     )
     totals = [("Memory block size:", _human(size)), ("Total online memory:", _human(online)),
               ("Total offline memory:", _human(offline))]
-    return text + "\n" + "".join(f"{name:<22} {value:>6}\n" for name, value in totals)
+    return text + "\n" + "".join(f"{name:<23} {value:>5}\n" for name, value in totals)

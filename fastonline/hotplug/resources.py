@@ -14,25 +14,25 @@ RAM = "System RAM"
 
 class Resource:
     """One range of addresses: start and end in bytes, end exclusive, its name, and its children, the resources inside it,
-    ascending (struct resource)."""
+    ascending (struct resource). is_ram: what its flags say, whatever its name: can the kernel online it, and is it nobody
+    else's? (IORESOURCE_MEM and IORESOURCE_BUSY in 2.6.25, IORESOURCE_SYSTEM_RAM and IORESOURCE_BUSY today.) None: as what is
+    named ``System RAM`` or ``System RAM (driver)``."""
 
-    __slots__ = ("start", "end", "name", "children")
+    __slots__ = ("start", "end", "name", "children", "is_ram")
 
-    def __init__(self, start: int, end: int, name: str, children: Iterable[Sequence[Any]] = ()) -> None:
+    def __init__(
+        self, start: int, end: int, name: str, children: Iterable[Sequence[Any]] = (), is_ram: bool | None = None
+    ) -> None:
         self.start, self.end, self.name = start, end, name
         self.children = [Resource(*child) for child in children]
+        self.is_ram = name == RAM or name.startswith(RAM + " (") if is_ram is None else is_ram
 
     def __repr__(self) -> str:
         return f"<Resource {self.start:#x}-{self.end - 1:#x} {self.name}>"
 
-    @property
-    def is_ram(self) -> bool:
-        """Can the kernel online it? ``System RAM``, or ``System RAM (driver)``."""
-        return self.name == RAM or self.name.startswith(RAM + " (")
-
     def tree(self) -> list[Any]:
-        """(start, end, name, children), plain values."""
-        return [self.start, self.end, self.name, [child.tree() for child in self.children]]
+        """(start, end, name, children, is_ram), plain values."""
+        return [self.start, self.end, self.name, [child.tree() for child in self.children], self.is_ram]
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, Resource]]:
         """(depth, resource) of every resource inside, as they are printed."""
@@ -71,27 +71,39 @@ class Resources:
     def __len__(self) -> int:
         return len(self._ram())
 
-    def request(self, start: int, size: int, name: str, merge: bool = False) -> Resource:
-        """request_resource of `size` bytes from the address `start` on: inside what reserves the range for a driver, else at
-        the top. HotplugError EEXIST when some of it is taken, EINVAL for no range of addresses. merge: join it with neighbours
-        of that name (MHP_MERGE_RESOURCE)."""
-        end = start + size
-        if size <= 0 or start < 0 or end > self._root.end:
-            raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is no range of addresses")
+    def _place(self, start, end):
+        """(the resource that a range would lie in, None), or (..., what is in its way there): the first that it meets and that
+        is RAM, or does not hold all of it (__request_region, 6.1)."""
         parent = self._root
         while (taken := parent.conflict(start, end)) is not None:
             if taken.is_ram or not taken.start <= start < end <= taken.end:
-                raise HotplugError.of(
-                    errno.EEXIST, f"{name} [{start:#x}-{end - 1:#x}] cannot be added: {taken.name} "
-                    f"[{taken.start:#x}-{taken.end - 1:#x}] is there"
-                )
+                break
             parent = taken
+        return parent, taken
+
+    def request(self, start: int, size: int, name: str, merge: bool = False, ram: bool | None = None) -> Resource:
+        """request_resource of `size` bytes from the address `start` on: inside what reserves the range for a driver, else at
+        the top. merge: join it with neighbours of that name (MHP_MERGE_RESOURCE). ram: what its flags say, None: as its name
+        (see Resource). HotplugError EEXIST when some of it is taken, EINVAL for no range of addresses."""
+        end = start + size
+        if size <= 0 or start < 0 or end > self._root.end:
+            raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is no range of addresses")
+        parent, taken = self._place(start, end)
+        if taken is not None:
+            raise HotplugError.of(
+                errno.EEXIST, f"{name} [{start:#x}-{end - 1:#x}] cannot be added: {taken.name} "
+                f"[{taken.start:#x}-{taken.end - 1:#x}] is there"
+            )
+        made = Resource(start, end, name, (), ram)
+
+        def joins(other: Resource) -> bool:
+            return merge and (other.name, other.is_ram) == (name, made.is_ram)
+
         at = bisect_right(parent.children, start, key=lambda child: child.start)
-        made = Resource(start, end, name)
-        if merge and at < len(parent.children) and (after := parent.children[at]).start == end and after.name == name:
+        if at < len(parent.children) and (after := parent.children[at]).start == end and joins(after):
             made.end = after.end
             del parent.children[at]
-        if merge and at and (before := parent.children[at - 1]).end == start and before.name == name:
+        if at and (before := parent.children[at - 1]).end == start and joins(before):
             before.end = made.end
             return before
         parent.children.insert(at, made)
@@ -121,16 +133,14 @@ class Resources:
         return at
 
     def conflict(self, start_pfn: int, nr_pages: int) -> tuple[int, int] | None:
-        """(start_pfn, end_pfn) of RAM that meets the range start_pfn, nr_pages, or None."""
-        start, end = start_pfn << self._shift, start_pfn + nr_pages << self._shift
-        taken = self._root.conflict(start, end)
-        while taken is not None and not taken.is_ram:
-            taken = taken.conflict(start, end)
+        """(start_pfn, end_pfn) of the resource for which the range start_pfn, nr_pages cannot be registered, or None."""
+        _, taken = self._place(start_pfn << self._shift, start_pfn + nr_pages << self._shift)
         return None if taken is None else (taken.start >> self._shift, -(-taken.end >> self._shift))
 
     def register(self, start_pfn: int, nr_pages: int, name: str = RAM, merge: bool = False) -> None:
-        """register_memory_resource: request the range start_pfn, nr_pages; name, merge and errors as `request`."""
-        self.request(start_pfn << self._shift, nr_pages << self._shift, name, merge)
+        """register_memory_resource: request the range start_pfn, nr_pages, which is RAM under whatever name; name, merge and
+        errors as `request`."""
+        self.request(start_pfn << self._shift, nr_pages << self._shift, name, merge, ram=True)
 
     def release(self, start_pfn: int, nr_pages: int) -> None:
         """release_mem_region_adjustable: the RAM of the range start_pfn, nr_pages is gone; what it is cut out of stays."""
@@ -145,7 +155,8 @@ class Resources:
                 self._cut(child, start, end)
                 kept.append(child)
             else:
-                kept += [Resource(*span, child.name) for span in ((child.start, start), (end, child.end)) if span[0] < span[1]]
+                rest = (child.start, start), (end, child.end)
+                kept += [Resource(*span, child.name, (), True) for span in rest if span[0] < span[1]]
         parent.children = kept
 
     def release_resource(self, start: int, size: int) -> None:

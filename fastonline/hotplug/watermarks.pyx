@@ -109,6 +109,8 @@ cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
     if lowmem == 0:
         return
     for z in range(t.nr_nodes * t.nr_types):
+        if not t.nodes[z / t.nr_types].online:      # for_each_zone
+            continue
         i = z % t.nr_types
         zone = &t.zones[z]
         pages = pages_of(t, z)
@@ -132,6 +134,8 @@ cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil:
     cdef int nid, i, j, base
     cdef int64_t above
     for nid in range(t.nr_nodes):
+        if not t.nodes[nid].online:      # for_each_online_pgdat
+            continue
         base = nid * t.nr_types
         for i in range(t.nr_types):
             above = 0

@@ -6,6 +6,8 @@ from fastonline.core.types cimport area_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, pgdat, zone, zone_area, zone_present
 from fastonline.hotplug.watermarks cimport refresh
 
+from fastonline.errors import is_number, range_list
+
 __all__ = ["Node", "Zone", "Zones"]
 
 
@@ -315,6 +317,11 @@ cdef class Zones:
         """Is node `nid` in N_MEMORY: has some of its memory gone online?"""
         return nid < self.table.nr_nodes and bool(self.table.nodes[nid].has_memory)
 
+    def has_normal_memory(self, int nid):
+        """Is node `nid` in N_NORMAL_MEMORY: has some of its memory in a zone up to Normal gone online?"""
+        cdef int base = nid * self.table.nr_types
+        return self.has_memory(nid) and any([zone_present(&self.table, base + i) for i in range(self.table.normal + 1)])
+
     def _threads(self, int nid):
         return tuple([f"{name}{nid}" for name in self.node_threads]) if self.table.nodes[nid].kswapd else ()
 
@@ -322,15 +329,18 @@ cdef class Zones:
         return self.table.nodes[nid].start_pfn, self.table.nodes[nid].spanned_pages
 
     def __getitem__(self, key):
-        nid, name = (0, key) if isinstance(key, str) else key
-        if name not in self.names or not 0 <= nid < self.table.nr_nodes or not self.table.nodes[nid].online:
-            raise KeyError(key)
-        return Zone(self, nid * self.table.nr_types + self.names.index(name), nid, name)
+        nid, name = (0, key) if isinstance(key, str) else key if isinstance(key, tuple) and len(key) == 2 else (None, None)
+        if name not in self.names or not is_number(nid) or nid not in self.online_nodes():
+            raise KeyError(
+                f"there is no zone {key!r}; there are {', '.join(self.names)} of node {range_list(self.online_nodes())}: "
+                "name it, or give (nid, name)"
+            )
+        return Zone(self, int(nid) * self.table.nr_types + self.names.index(name), int(nid), name)
 
     def __contains__(self, key):
         try:
             self[key]
-        except (KeyError, TypeError, ValueError):
+        except KeyError:
             return False
         return True
 

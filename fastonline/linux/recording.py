@@ -27,6 +27,7 @@ from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import movable_pages
 from fastonline.linux.guest import Guest
+from fastonline.linux.sysfs import node_states
 from fastonline.rules import INT_MAX, LINUX_6_1, LINUX_6_12
 
 FORMAT = "memory-hotplug-recording/1"
@@ -466,9 +467,6 @@ def _compare_read(check, op, predicted, guest):
 def predict(guest: Guest) -> dict[str, Any]:
     """The state of a machine in the schema of a recording."""
     mem = guest.mem
-    nodes = list(mem.nodes)
-    with_memory = [nid for nid in nodes if mem.zones.has_memory(nid)]
-    kernel = [nid for nid in with_memory if any(z.populated for z in mem.nodes[nid].zones if z.name in ("DMA", "DMA32", "Normal"))]
     zones = {}
     for zone in mem.zones.values():
         zones[f"{zone.nid}/{zone.name}"] = {
@@ -486,7 +484,7 @@ def predict(guest: Guest) -> dict[str, Any]:
         "mem_total_kb": mem.totalram_pages * mem.geometry.page_size // 1024,
         "lowmem_reserve_ratio": list(mem.lowmem_reserve_ratio),
         "auto_online_blocks": mem.auto_online_blocks,
-        "nodes": {"online": _list(nodes), "has_memory": _list(with_memory), "has_normal_memory": _list(kernel)},
+        "nodes": node_states(mem),
         "zones": zones,
         "blocks": {str(nr): {"state": b.state, "valid_zones": b.valid_zones, "node": b.node} for nr, b in mem.blocks.items()},
         "iomem": [f"{'  ' * depth}{r.start:#x}-{r.end - 1:#x} {r.name}" for depth, r in mem.resources.walk()],
@@ -500,17 +498,6 @@ def _counters(guest):
         "pgmigrate_success": stats["pages_migrated"], "balloon_migrate": stats["balloon_migrated"],
         "balloon_inflate": guest.inflated, "balloon_deflate": guest.deflated,
     }
-
-
-def _list(numbers):
-    """0-1,3: as the kernel prints a set of nodes."""
-    parts = []
-    for nr in numbers:
-        if parts and parts[-1][1] == nr - 1:
-            parts[-1][1] = nr
-        else:
-            parts.append([nr, nr])
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in parts)
 
 
 # -- the ops

@@ -3,6 +3,7 @@
 import os
 from typing import TypeVar
 
+from fastonline.errors import range_list
 from fastonline.hotplug.memory import Memory
 
 P = TypeVar("P", str, os.PathLike[str])
@@ -23,10 +24,9 @@ def export_sysfs(mem: Memory, directory: P) -> P:
     os.makedirs(node)
     _write(memory, "block_size_bytes", f"{mem.pages_per_block * mem.geometry.page_size:x}")
     _write(memory, "auto_online_blocks", mem.auto_online_blocks)
-    nodes = list(mem.nodes)
-    for name, nids in (("online", nodes), ("has_memory", [nid for nid in nodes if mem.zones.has_memory(nid)])):
-        _write(node, name, ",".join(map(str, nids)))
-    for nid in nodes:
+    for name, text in node_states(mem).items():
+        _write(node, name, text)
+    for nid in mem.nodes:
         os.mkdir(os.path.join(node, f"node{nid}"))
     for nr, block in mem.blocks.items():
         path = os.path.join(memory, f"memory{nr}")
@@ -41,6 +41,16 @@ def export_sysfs(mem: Memory, directory: P) -> P:
             os.path.join("..", "..", "memory", f"memory{nr}"), os.path.join(node, f"node{block.node}", f"memory{nr}")
         )
     return directory
+
+
+def node_states(mem: Memory) -> dict[str, str]:
+    """{file below /sys/devices/system/node: its text} of the sets of nodes that a machine knows (drivers/base/node.c)."""
+    nodes = list(mem.nodes)
+    return {
+        "online": range_list(nodes),
+        "has_memory": range_list(nid for nid in nodes if mem.zones.has_memory(nid)),
+        "has_normal_memory": range_list(nid for nid in nodes if mem.zones.has_normal_memory(nid)),
+    }
 
 
 def _write(directory, name, text):
