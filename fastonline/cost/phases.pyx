@@ -186,6 +186,7 @@ def time_range(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, int o
         start = now()
         pages.account(start_pfn, nr_pages)
         mem.count_onlined(start_pfn, nr_pages, nr_pages)
+        mem.blocks_went_online(start_pfn, nr_pages)
         if watermarks:
             init_per_zone_wmark_min(&mem.zones.table)
         accounting = since(start)

@@ -139,6 +139,7 @@ cdef class Memory:
     cdef int changed_nid(self, uint64_t start) noexcept
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil
     cdef void sections_went_online(self, uint64_t start, uint64_t nr) noexcept nogil
+    cdef void blocks_went_online(self, uint64_t start, uint64_t nr) noexcept nogil
     cdef void section_online(self, uint64_t section) noexcept nogil
     cdef int gather(self, pfn_batch *batch, object array, object pfns) except -1
     cdef int gather_states(self, pfn_batch *batch, str what, object array, int want, int other, str name) except -1

@@ -654,7 +654,7 @@ cdef class Memory:
         """Page descriptors of an added range, whose new sections are in `runs`: its own first pages, or pages of the kernel
         (sparse_add_section, mhp_supports_memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing
         is kept then."""
-        cdef uint64_t unit = self.geometry.pages_per_section, at, section
+        cdef uint64_t unit = self.geometry.pages_per_section, at
         cdef uint64_t size = self.rules.struct_page_bytes[self.geometry.bits == 64]
         cdef uint64_t pages = (unit * size + self.geometry.page_size - 1) // self.geometry.page_size
         cdef uint64_t in_block = self.pages_per_block * size // self.geometry.page_size
@@ -1055,6 +1055,14 @@ cdef class Memory:
         bitmap_set(self.sections.online.words, section, 1)
         node_got_memory(&self.zones.table, self.nid_of[section])
 
+    cdef void blocks_went_online(self, uint64_t start, uint64_t nr) noexcept nogil:
+        """The blocks that online_pages has been over are online, whatever a callback kept back (memory_block_change_state)."""
+        cdef uint64_t shift = self.sections.pfn_section_shift, section
+        for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
+            if test_bit(self.sections.prepared.words, section):
+                bitmap_set(self.sections.online.words, section, 1)
+                bitmap_set(self.sections.block_online.words, section, 1)
+
     cdef int changed_nid(self, uint64_t start) noexcept:
         """status_change_nid: the node of the page, when none of its memory has been online."""
         cdef int nid = self.nid_of[start >> self.sections.pfn_section_shift]
@@ -1203,7 +1211,7 @@ cdef class Memory:
         (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        cdef uint64_t shift = self.sections.pfn_section_shift, section, own = 0
+        cdef uint64_t shift = self.sections.pfn_section_shift, own = 0
         cdef int64_t done
         cdef int nid
         cdef bint was_empty
@@ -1229,11 +1237,7 @@ cdef class Memory:
             if self.chain:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, MemoryNotify(start, nr, 0, nid))
             raise
-        # the block is online now, whatever a callback kept back of it (memory_block_change_state)
-        for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
-            if test_bit(self.sections.prepared.words, section):
-                bitmap_set(self.sections.online.words, section, 1)
-                bitmap_set(self.sections.block_online.words, section, 1)
+        self.blocks_went_online(start, nr)
         if self.always_notify_online:
             node_got_memory(&self.zones.table, self.nid_of[start >> shift])
         if not self.min_free_kbytes_follows:
