@@ -187,8 +187,8 @@ cdef class Memory:
     /proc/iomem), notifiers (NotifierChain), events (Events: uevents and the log), online_page_callback (None:
     generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: [(first pfn, pages)]}
     of what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added), going_offline (the (start_pfn,
-    nr_pages) that offline_pages is at work on, or None). To be set: pcp (PerCpuPages, or None),
-    auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
+    nr_pages) that offline_pages is at work on, or None). To be set: pcp (PerCpuPages, or None), auto_movable_ratio (int,
+    percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
 
     Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
     (page_states, stats, validate, copy, save) exclude one another, each from its first step to its last, callbacks included

@@ -305,9 +305,10 @@ cdef class Zones:
         return zone.min, zone.low, zone.high, tuple([zone.protection[i] for i in range(self.table.nr_types)])
 
     def _pcp(self, int nr):
-        cdef zone *zone = &self.table.zones[nr]
+        cdef zone *zone
         cdef bint there
         settle(self.engine.lock)
+        zone = &self.table.zones[nr]
         refresh(&self.table)
         there = zone_present(&self.table, nr) > 0
         return (zone.pcp_batch if there else 0, zone.pcp_high if there else 0, zone.pcp_high_max if there else 0,
