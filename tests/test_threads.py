@@ -269,7 +269,8 @@ def test_a_signal_that_raises_takes_a_lasting_call_back(engine, rules, call, int
             if after != before:     # too late, it came when the call was done
                 assert after[0] == shape(whole)[0] and after[2:] == shape(whole)[2:]
                 continue
-            assert told.count(fo.MEM_GOING_ONLINE) == told.count(fo.MEM_CANCEL_ONLINE)
+            # the signal may come before the chain has called this one, which then hears of the end alone (1.3)
+            assert told.count(fo.MEM_GOING_ONLINE) <= told.count(fo.MEM_CANCEL_ONLINE)
             assert not other.sections.online_section_nr(FIRST // SECTION)
             assert len(np.unique(other.page_states(FIRST, nr))) == 1
             times += 1

@@ -16,8 +16,8 @@ class Events:
     or "kmsg" and a line of the log. Nobody listens at first, and then nothing is put together either.
 
     ``with mem.events:`` what happens in it is told at its end: a listener finds the machine whole, and may call it. Each is
-    told of all, whatever it raises; the first exception comes out of the call when that is done as far as the kernel would go,
-    notifiers and auto_online_blocks included. So an add_memory that raises it has added the memory.
+    told of all, whatever it raises; an exception comes out of the call when that is done as far as the kernel would go,
+    notifiers and auto_online_blocks included; of several, one. So an add_memory that raises it has added the memory.
     """
 
     def __init__(self) -> None:
