@@ -27,27 +27,26 @@ class FreeOrder:
         action, _, device = text.partition("@memory")
         if kind == "uevent" and action in ("online", "offline") and device:
             self._of_zone.clear()
-            first = int(device) * self._mem.pages_per_block >> self._shift
-            self._stamp(np.arange(first, first + (self._mem.pages_per_block >> self._shift)), 1)
-
-    def _stamp(self, blocks, sign):
-        """These largest blocks come to the end (1) or, one by one, to the head (-1) of the lists."""
-        if not len(blocks):
-            return
-        room = int(blocks.max()) + 1 - len(self._stamps)
-        if room > 0:
-            self._stamps = np.concatenate((self._stamps, np.zeros(room, np.int64)))
-        self._stamps[blocks] = sign * (self._clock + 1) if sign > 0 else -self._clock - 1 - np.arange(len(blocks))
-        self._clock += len(blocks)
-
-    def freed(self, pfns):
-        """These pages were freed, in this order."""
-        blocks, last = np.unique(pfns[::-1] >> self._shift, return_index=True)
-        self._stamp(blocks[np.argsort(-last)], -1)
+            start = int(device) * self._mem.pages_per_block
+            self.at_tail(np.arange(start, start + self._mem.pages_per_block, 1 << self._shift))
 
     def at_tail(self, pfns):
         """These pages came to the end of the lists."""
-        self._stamp(np.unique(pfns >> self._shift), 1)
+        blocks = np.unique(pfns >> self._shift)
+        self._make_room(blocks)
+        self._clock += 1
+        self._stamps[blocks] = self._clock
+
+    def freed(self, pfns):
+        """These pages were freed, in this order: each came to the head."""
+        blocks, last = np.unique(pfns[::-1] >> self._shift, return_index=True)
+        self._make_room(blocks)
+        self._stamps[blocks[np.argsort(-last)]] = -self._clock - 1 - np.arange(len(blocks))
+        self._clock += len(blocks)
+
+    def _make_room(self, blocks):
+        if len(blocks) and (more := int(blocks[-1]) + 1 - len(self._stamps)) > 0:
+            self._stamps = np.concatenate((self._stamps, np.zeros(more, np.int64)))
 
     def _blocks(self, zone):
         """The largest blocks of a zone."""
