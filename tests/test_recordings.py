@@ -10,7 +10,8 @@ from test_fuzz import mutated_json
 
 import fastonline as fo
 from fastonline.cli import main
-from fastonline.linux.recording import NOISE, Recording, RecordingError, replay_files
+from fastonline.linux.compare import NOISE
+from fastonline.linux.recording import Recording, RecordingError, replay_files
 
 DIRECTORY = Path(__file__).parent / "data" / "recordings"
 FILES = sorted(DIRECTORY.glob("*.json"))

@@ -22,7 +22,8 @@ from fastonline.drivers.xen import XEN_THREAD, XEN_TODAY, XenBalloon
 from fastonline.hotplug.notifier import NotifierChain
 from fastonline.hotplug.zones import Node, Zone
 from fastonline.linux.capture import matches_kernel, predict_online
-from fastonline.linux.recording import Step, replay_files
+from fastonline.linux.compare import Step
+from fastonline.linux.recording import replay_files
 
 
 def onlining(directory: Path) -> fo.Memory:

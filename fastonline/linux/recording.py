@@ -7,84 +7,31 @@ alone; a recorded state is only looked at to compare.
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
-from fastonline.errors import HotplugError
 from fastonline.geometry import X86_64
 from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import Memory
-from fastonline.hotplug.migrate import movable_pages
+from fastonline.linux.compare import Step, compare
 from fastonline.linux.guest import Guest
-from fastonline.linux.sysfs import node_states
-from fastonline.rules import INT_MAX, LINUX_6_1, LINUX_6_12
+from fastonline.linux.ops import OPS, CannotReplay, run
+from fastonline.linux.prediction import predict, vmstat
+from fastonline.rules import LINUX_6_1, LINUX_6_12
 
 FORMAT = "memory-hotplug-recording/1"
-NOISE = 64
-"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). How
-many of its pages lie on per-CPU lists is not compared ("pcp_count not at all"): a zone that is off by more, but not when those
-are counted too, is no difference, and is remarked."""
-NOISE_MOVABLE = 10
-"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 (FORMAT.md: "within 10 pages"). In 6.1 its free
-blocks are compared exactly, order by order; `free` is a counter that a CPU's part is missing from, up to the zone's
-stat_threshold."""
-LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ", "Block size [",
-       "memory memory")
-"""Beginnings of the lines of the log that are compared."""
-KINDS = ("NOPAGE", "BUDDY", "OFFLINE", "RESERVED", "NONE")
-"""What a page is: not there, free, given back to the host, not the allocator's, in use."""
 
-_ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
-                "pcp_high_max", "stat_threshold")
 _STEP: dict[str, Any] = {"errno": (int, str), "uevents": list, "kmsg": list, "state": dict}
-_SYSCTLS = {
-    "min_free_kbytes": (0, INT_MAX), "watermark_scale_factor": (1, 3000), "lowmem_reserve_ratio": (-INT_MAX - 1, INT_MAX)
-}
-"""Of sysctls that there is a model of, the least and the most that may be written (vm_table, 6.1)."""
-_READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
 
 
 class RecordingError(ValueError):
     """A file that is no recording: one line that names the file, and the step where it is a step's fault."""
-
-
-class CannotReplay(Exception):
-    """A step that there is no model for: why."""
-
-
-@dataclass
-class Step:
-    """One step, replayed. `recorded` is the recording's own dict of it, `predicted` a state in the recording's schema."""
-
-    index: int
-    op: str
-    errno: str | int | None
-    """0 or the name of the predicted error; None for what the kernel never saw."""
-    uevents: list[str]
-    kmsg: list[str]
-    predicted: dict[str, Any]
-    recorded: dict[str, Any]
-    differences: list[tuple[str, Any, Any]] = field(default_factory=list)
-    """(what, predicted, recorded) of everything that is compared and not alike."""
-    compared: int = 0
-    """Values compared."""
-    remarks: list[tuple[str, Any, Any]] = field(default_factory=list)
-    """(zone, predicted, recorded) of kernel zones whose pages lie on per-CPU lists instead of being free, or the other way
-    round: {"free", "pcp_count"} each."""
-    replayed: bool = True
-    reason: str = ""
-    """Why it could not be replayed."""
 
 
 def _rules(kernel):
@@ -145,9 +92,9 @@ class Recording:
             if first is not None and not (isinstance(first, int) and 0 <= first <= index):
                 raise RecordingError(f"{where}: 'covers_from' is no step before it: {first!r}")
             for op in step.get("ops", [step]):
-                if not isinstance(op, dict) or not isinstance(op.get("op"), str) or op["op"] not in _OPS:
+                if not isinstance(op, dict) or not isinstance(op.get("op"), str) or op["op"] not in OPS:
                     raise RecordingError(f"{where}: unknown op {op.get('op') if isinstance(op, dict) else op!r}")
-                for key, kind in _OPS[op["op"]].items():
+                for key, kind in OPS[op["op"]].items():
                     if isinstance(op.get(key), bool) or not isinstance(op.get(key), kind):
                         raise RecordingError(f"{where}: op {op['op']} needs {key!r}, not {op.get(key)!r}")
         return cls(data, path)
@@ -274,11 +221,11 @@ class Recording:
         """Do one step. seen: where what the machine says is heard. heard: (uevents, log) of the steps so far."""
         mem = guest.mem
         del seen[:]
-        before = _counters(guest)
+        before = vmstat(guest)
         answers, reason = [], ""
         for op in recorded.get("ops", [recorded]):
             try:
-                answers.append(_run(guest, op))
+                answers.append(run(guest, op))
             except CannotReplay as e:
                 reason = reason or str(e)
                 answers.append(0)
@@ -289,460 +236,16 @@ class Recording:
             index, _name(recorded), next(filter(None, answers), None if set(answers) == {None} else 0),
             *heard[index], predict(guest), recorded, replayed=not reason, reason=reason,
         )
-        counters = {name: count - before[name] for name, count in _counters(guest).items()}
-        self._compare(step, heard, answers if "ops" in recorded else [], counters, guest)
+        counters = {name: count - before[name] for name, count in vmstat(guest).items()}
+        compare(step, heard, answers if "ops" in recorded else [], counters, guest)
         if recorded["state"] is not None and not recorded["state"].get("partial"):
             mem.read_lowmem_reserve_ratio()
         return step
 
-    def _compare(self, step, heard, found, counters, guest):
-        recorded = step.recorded
-
-        def check(what, predicted, real, noise=0):
-            step.compared += 1
-            if predicted != real if not noise else abs(predicted - real) > noise:
-                step.differences.append((f"{what} (within {noise})" if noise else what, predicted, real))
-
-        if recorded["errno"] is not None and step.replayed:
-            check("errno", step.errno, recorded["errno"])
-        for i, answer in enumerate(found):
-            if step.replayed and recorded["ops"][i].get("errno") is not None:
-                check(f"errno of op {i}", answer, recorded["ops"][i]["errno"])
-        first = step.index if recorded.get("covers_from") is None else recorded["covers_from"]
-        if recorded["uevents"] is not None:
-            check("uevents", [text for i in range(first, step.index + 1) for text in heard[i][0]], recorded["uevents"])
-        if recorded["kmsg"] is not None:
-            real = [line for line in recorded["kmsg"] if line.startswith(LOG)]
-            ours = [line for i in range(first, step.index + 1) for line in heard[i][1] if line.startswith(LOG)]
-            check("kmsg", ours[: len(real)] if recorded.get("kmsg_cut") else ours, real)
-        for name, count in (recorded.get("counters") or {}).items():
-            if name in counters:
-                check(name, counters[name], count)
-        for op in recorded.get("ops", [recorded]):
-            if op.get("plugged_size") is not None and step.replayed:
-                check("plugged_size", guest.virtio_mem.devices[op["device"]].plugged_size, op["plugged_size"])
-            if op.get("landed") and op["region"] in guest.regions:
-                _compare_landed(check, op["landed"], guest.regions[op["region"]], guest.mem)
-        if isinstance(recorded.get("pages"), list):      # a pin has a number of that name
-            _compare_pages(check, recorded, guest)
-        elif recorded.get("page_counts") and recorded.get("pages_range"):
-            first_pfn, end_pfn = recorded["pages_range"]
-            ours = int(np.count_nonzero(page_kinds(guest, first_pfn, end_pfn - first_pfn) == KINDS.index("OFFLINE")))
-            check("pages OFFLINE", ours, sum(nr for flags, nr in recorded["page_counts"].items() if "OFFLINE" in flags.split("|")))
-        if recorded["state"] is not None:
-            _compare_states(check, step, guest)
-        for op in recorded.get("ops", [recorded]):
-            if op["op"] == "read" and isinstance(op.get("value"), dict):
-                _compare_read(check, op, step.predicted, guest)
-
-
-def _compare_states(check, step, guest):
-    predicted, real = step.predicted, step.recorded["state"]
-    tunes_itself = guest.mem.rules.movable_has_min      # 6.12: pcp_high moves, so do its pages
-    for key in ("min_free_kbytes", "mem_total_kb", "lowmem_reserve_ratio", "auto_online_blocks", "nodes", "iomem"):
-        if key in real:
-            check(key, predicted[key], real[key])
-    if "zones" in real:
-        if not real.get("partial"):
-            check("zones", sorted(predicted["zones"]), sorted(real["zones"]))
-        for name, zone in real["zones"].items():
-            ours = predicted["zones"].get(name)
-            if ours is None:
-                continue
-            for key in _ZONE_FIELDS:
-                if key in zone:
-                    value = zone[key] - zone.get("boost", 0) if key in ("min", "low", "high") else zone[key]
-                    check(f"{name} {key}", ours.get(key), value)
-            if "pcp_high" in zone and not tunes_itself:
-                check(f"{name} pcp_high", ours["pcp_high"], zone["pcp_high"])
-            if "free" not in zone:
-                continue
-            movable = name.endswith("/Movable")
-            with_lists = [z["free"] + z["pcp_count"] for z in (ours, zone)] if "pcp_count" in zone else None
-            if movable and tunes_itself:      # its lists may hold nearly all, and pass it on at any time
-                if with_lists:
-                    check(f"{name} free + pcp_count", *with_lists, NOISE_MOVABLE)
-            elif movable:
-                if "nr_free" in zone:
-                    check(f"{name} nr_free", ours["nr_free"], zone["nr_free"])
-                check(f"{name} free", ours["free"], zone["free"], zone.get("stat_threshold", 0))      # read later
-            elif guest.unknown:
-                pass
-            elif with_lists and abs(ours["free"] - zone["free"]) > NOISE >= abs(with_lists[0] - with_lists[1]):
-                step.compared += 1
-                step.remarks.append((name, *({key: z[key] for key in ("free", "pcp_count")} for z in (ours, zone))))
-            else:
-                check(f"{name} free", ours["free"], zone["free"], NOISE)
-    if "blocks" in real:
-        first, last = real.get("blocks_range", (0, float("inf")))
-        ours = {nr: block for nr, block in predicted["blocks"].items() if first <= int(nr) <= last}
-        check("blocks", sorted(ours, key=int), sorted(real["blocks"], key=int))
-        for nr, block in real["blocks"].items():
-            if nr in ours:
-                keys = [key for key in ("state", "valid_zones", "node") if key in block]
-                check(f"memory{nr}", {key: ours[nr][key] for key in keys}, {key: block[key] for key in keys})
-
-
-def _compare_pages(check, recorded, guest):
-    """The page map, block by block: which pages are there, free and given back to the host. In Movable and offline blocks each
-    page; in kernel zones, where the guest allocates too, how many of them are there."""
-    mem, per_block = guest.mem, guest.mem.pages_per_block
-    first, end = recorded["pages_range"]
-    real = np.repeat(
-        [KINDS.index(next((kind for kind in KINDS if kind in flags.split("|")), "NONE")) for _, _, flags in recorded["pages"]],
-        [nr for _, nr, _ in recorded["pages"]],
-    )
-    ours = page_kinds(guest, first, end - first)
-    for block in range(-(-first // per_block), end // per_block):
-        at = slice(block * per_block - first, (block + 1) * per_block - first)
-        zone = mem.zone_of(block * per_block)
-        exact = zone is None or zone.name == "Movable" and not mem.rules.movable_has_min
-        skipped = () if exact else ("BUDDY", "NONE")
-        counts = [
-            {kind: int(n) for kind, n in zip(KINDS, np.bincount(kinds[at], minlength=len(KINDS)), strict=True)
-             if n and kind not in skipped}
-            for kinds in (ours, real)
-        ]
-        check(f"memory{block} pages", *counts)
-        if exact and counts[0] == counts[1]:
-            check(f"memory{block} pages elsewhere", int(np.count_nonzero(ours[at] != real[at])), 0)
-
-
-def page_kinds(guest: Guest, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
-    """(nr_pages,) int: which of KINDS each page is, as far as a Memory can tell."""
-    there = max(0, min(nr_pages, guest.mem.max_pfn - start_pfn))
-    flags = np.full(nr_pages, np.uint64(KPF_NOPAGE))
-    flags[:there] = guest.mem.kpageflags(start_pfn, there) if there else 0
-    kinds = np.full(nr_pages, KINDS.index("NONE"))
-    for bit, kind in ((KPF_BUDDY, "BUDDY"), (KPF_RESERVED, "RESERVED"), (KPF_OFFLINE, "OFFLINE"), (KPF_NOPAGE, "NOPAGE")):
-        kinds[flags & np.uint64(bit) != 0] = KINDS.index(kind)
-    for device in guest.virtio_mem.devices.values():
-        for block in device.plugged:      # what never was plugged waits, as PageOffline pages do
-            at = slice(max(0, block * guest.mem.pages_per_block - start_pfn),
-                       max(0, (block + 1) * guest.mem.pages_per_block - start_pfn))
-            kinds[at][kinds[at] == KINDS.index("RESERVED")] = KINDS.index("OFFLINE")
-    return kinds
-
-
-def _compare_landed(check, landed, region, mem):
-    """Where a program's memory lay at first."""
-    ours = region.landed
-    check("landed pages", ours["pages"], landed["pages"])
-    all_exact = _compare_per_block(check, "landed in", ours["per_block"], landed["per_block"], mem)
-    for key in ("lowest_pfn", "highest_pfn"):
-        if all_exact and key in landed:
-            check(f"landed {key}", ours.get(key), landed[key])
-
-
-def _compare_per_block(check, what, ours, real, mem):
-    """How many pages of a program lie in which memory block, {block: pages}: in Movable exactly, in kernel zones within the
-    noise. Were all exact?"""
-    all_exact = True
-    for block in sorted({*ours, *real}, key=int):
-        zone = mem.zone_of(int(block) * mem.pages_per_block)
-        noise = NOISE if zone is None or zone.name != "Movable" else NOISE_MOVABLE if mem.rules.movable_has_min else 0
-        check(f"{what} memory{block}", ours.get(block, 0), real.get(block, 0), noise)
-        all_exact = all_exact and not noise
-    return all_exact
-
-
-def _compare_read(check, op, predicted, guest):
-    """What somebody read meanwhile: where a region's pages lie now, and the nodes, their blocks and kernel threads."""
-    mem, value = guest.mem, op["value"]
-    region = re.fullmatch(r"user pages of region (\S+)", op.get("what", ""))
-    if region:
-        found = [ours for name, ours in guest.regions.items() if str(name) == region[1]]
-        if found:
-            _compare_per_block(check, f"region {region[1]} in", found[0].per_block(), value, mem)
-        return
-    ours = predicted["nodes"] | {
-        "nodes": [f"node{nid}" for nid in mem.nodes],
-        "threads": sorted(name for node in mem.nodes.values() for name in node.threads),
-    } | {f"node{nid}_blocks": [nr for nr, block in predicted["blocks"].items() if block["node"] == nid] for nid in mem.nodes}
-    for key, real in value.items():
-        if key in ours:
-            check(key, ours[key], real)
-
-
-def predict(guest: Guest) -> dict[str, Any]:
-    """The state of a machine in the schema of a recording."""
-    mem = guest.mem
-    zones = {}
-    for zone in mem.zones.values():
-        zones[f"{zone.nid}/{zone.name}"] = {
-            "start_pfn": zone.start_pfn, "spanned": zone.spanned_pages, "present": zone.present_pages,
-            "managed": zone.managed_pages, "free": mem.pcp.free_pages(zone.nr), "min": zone.min, "low": zone.low, "high": zone.high,
-            "protection": list(zone.protection), "nr_free": mem.pcp.nr_free(zone.nr), "pcp_count": mem.pcp.count(zone.nr),
-            "pcp_batch": zone.pcp_batch, "pcp_high": zone.pcp_high,
-        }
-        if zone.populated:
-            zones[f"{zone.nid}/{zone.name}"]["stat_threshold"] = zone.stat_threshold
-        if mem.rules.movable_has_min:      # 6.12
-            zones[f"{zone.nid}/{zone.name}"] |= {"pcp_high_min": zone.pcp_high, "pcp_high_max": zone.pcp_high_max}
-    return {
-        "min_free_kbytes": mem.min_free_kbytes,
-        "mem_total_kb": mem.totalram_pages * mem.geometry.page_size // 1024,
-        "lowmem_reserve_ratio": list(mem.lowmem_reserve_ratio),
-        "auto_online_blocks": mem.auto_online_blocks,
-        "nodes": node_states(mem),
-        "zones": zones,
-        "blocks": {str(nr): {"state": b.state, "valid_zones": b.valid_zones, "node": b.node} for nr, b in mem.blocks.items()},
-        "iomem": [f"{'  ' * depth}{r.start:#x}-{r.end - 1:#x} {r.name}" for depth, r in mem.resources.walk()],
-    }
-
-
-def _counters(guest):
-    """The counters of /proc/vmstat that a Memory keeps."""
-    stats = guest.mem.stats()
-    return {
-        "pgmigrate_success": stats["pages_migrated"], "balloon_migrate": stats["balloon_migrated"],
-        "balloon_inflate": guest.inflated, "balloon_deflate": guest.deflated,
-    }
-
-
-# -- the ops
 
 def _name(step):
     """The op of a step, or its ops."""
     return "+".join(op["op"] for op in step.get("ops", [step]))
-
-
-def _run(guest, op):
-    """Do one op: 0 or the name of the error."""
-    try:
-        return _OP[op["op"]](guest, op)
-    except HotplugError as e:
-        return errno.errorcode[e.errno]
-
-
-def _add_memory(guest, op):
-    if op.get("rejected"):
-        return None        # the machine refused: the kernel never saw it
-    if op.get("start") is None:
-        raise CannotReplay("the address of the memory was not recorded")
-    dimm, refused = (op["start"], op["size"]), list(guest.refused_dimms)
-    try:
-        _add_dimm(guest, *dimm, op["nid"])
-    except HotplugError:
-        guest.refused_dimms.append(dimm)
-        raise
-    finally:
-        if guest.mem.rules.movable_has_min:      # 6.12 looks at the whole container, and at what it has refused before
-            guest.mem.events.uevent("online@container/PNP0A06:04")
-            for start, size in refused:
-                with suppress(HotplugError):
-                    _add_dimm(guest, start, size, op["nid"])
-    return 0
-
-
-def _add_dimm(guest, start, size, nid):
-    mem, page = guest.mem, guest.mem.geometry.page_size
-    if start % (mem.pages_per_block * page) or size % (mem.pages_per_block * page):
-        mem.events.log(f"Block size [{mem.pages_per_block * page:#x}] unaligned hotplug range: start {start:#x}, size {size:#x}")
-        raise HotplugError.of(errno.EINVAL, f"add_memory of {size:#x} bytes at {start:#x}")
-    mem.add_memory(start // page, size // page, nid)
-
-
-def _remove_memory(guest, op):
-    dimm, page = (op["start"], op["size"]), guest.mem.geometry.page_size
-    if dimm in guest.refused_dimms:
-        guest.refused_dimms.remove(dimm)      # no driver is bound to it: it goes
-    else:
-        guest.mem.blocks.remove(op["start"] // page, op["size"] // page)
-    return 0
-
-
-def _block(guest, op):
-    guest.look()
-    if op["block"] not in guest.mem.blocks:
-        raise HotplugError.of(errno.ENOENT, f"memory{op['block']}")
-    return guest.mem.blocks[op["block"]]
-
-
-def _write_state(guest, op):
-    _block(guest, op).write_state(op["word"])
-    return 0
-
-
-def _write_online(guest, op):
-    _block(guest, op).write_online(op["value"])
-    return 0
-
-
-def _auto_online_blocks(guest, op):
-    if op["word"]:
-        guest.mem.auto_online_blocks = op["word"]
-    return 0
-
-
-def _write_file(guest, op):
-    """Writing to a file below /sys/devices/system/memory."""
-    directory, _, name = op["path"].rpartition("/")
-    if directory:
-        found = re.fullmatch(r"memory(\d+)", directory)
-        if not found or int(found[1]) not in guest.mem.blocks:
-            return "ENOENT"
-        block = {"block": int(found[1])}
-        if name == "state":
-            return _write_state(guest, block | {"word": op["text"]})
-        if name == "online":
-            return _write_online(guest, block | {"value": op["text"]})
-        if name == "uevent" and op["text"]:
-            action = op["text"].removesuffix("\n")
-            if action not in ("add", "remove", "change", "move", "online", "offline", "bind", "unbind"):
-                return "EINVAL"
-            guest.mem.events.uevent(f"{action}@{directory}")
-            return 0
-    elif name == "auto_online_blocks":
-        return _auto_online_blocks(guest, {"word": op["text"]})
-    if name in _READ_ONLY:
-        return "EACCES"
-    if name == "probe":
-        return "ENOENT"
-    if name in ("soft_offline_page", "hard_offline_page"):
-        return _offline_page(guest, op)
-    if name == "uevent" and not op["text"]:
-        return 0       # sysfs_kf_write asks nobody about an empty write
-    raise CannotReplay(f"there is no model of the file {op['path']}")
-
-
-def _number(text):
-    """The int that the kernel makes of text, decimal, 0x... or 0... (kstrtol, base 0); None for what is none."""
-    found = re.fullmatch(r"([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)", text)
-    if not found:
-        return None
-    octal = found[2].isdecimal() and found[2].startswith("0")
-    return (-1 if found[1] == "-" else 1) * int(found[2], 8 if octal else 0)
-
-
-def _offline_page(guest, op):
-    """soft_offline_page_store, hard_offline_page_store (6.12; the 6.1 of the recordings has no CONFIG_MEMORY_FAILURE)."""
-    mem = guest.mem
-    if not mem.rules.movable_has_min:
-        return "ENOENT"
-    if not op["text"]:
-        return 0
-    address = _number(op["text"].partition("\0")[0].removesuffix("\n"))
-    if address is None or not 0 <= address < 1 << 64:
-        return "EINVAL"
-    pfn = address >> mem.geometry.page_shift
-    block = pfn // mem.pages_per_block
-    if block not in mem.blocks:
-        return "ENXIO"
-    free = mem.blocks[block].state == "offline" or "PG_buddy" in mem.page_flags(pfn)
-    if op["path"] == "soft_offline_page" and free:
-        return "EIO"
-    if op["path"] == "hard_offline_page" and not free and not len(movable_pages(mem, pfn, 1)):
-        return "EBUSY"      # the kernel's own: MF_IGNORED
-    raise CannotReplay(f"there is no model of the file {op['path']} for such a page")
-
-
-def _sysctl(guest, op):
-    mem, name = guest.mem, op["name"].removeprefix("vm.")
-    least, most = _SYSCTLS.get(name, (None, None))
-    if least is None:
-        raise CannotReplay(f"there is no model of the sysctl {op['name']}")
-    numbers = [_number(part) for part in op["value"].split()]
-    if not numbers or None in numbers or not least <= min(numbers) <= max(numbers) <= most:      # proc_dointvec_minmax
-        return "EINVAL"
-    if name == "lowmem_reserve_ratio":
-        # what is below 1 becomes 0, and is off (lowmem_reserve_ratio_sysctl_handler)
-        mem.lowmem_reserve_ratio = [max(0, number) for number in numbers[: mem.zones.nr_types]]
-    else:
-        setattr(mem, name, numbers[0])
-    return 0
-
-
-def _balloon(guest, op):
-    nr = op["inflate_pages"]
-    done = guest.inflate(nr) if nr >= 0 else guest.deflate(-nr)
-    if done != abs(nr):
-        raise CannotReplay(f"{done} of {abs(nr)} pages could be had")
-    return 0
-
-
-def _virtio_mem(guest, op):
-    if op["device"] not in guest.virtio_mem.devices:
-        raise CannotReplay(f"there is no device {op['device']}")
-    try:
-        guest.request(op["device"], op["requested_size"])
-    except ValueError as e:
-        raise CannotReplay(str(e)) from None
-    return 0
-
-
-def _alloc(guest, op):
-    page = guest.mem.geometry.page_size
-    try:
-        guest.alloc(op["region"], -(-op["bytes"] // page))
-    except (MemoryError, ValueError) as e:
-        raise CannotReplay(str(e)) from None
-    return 0
-
-
-def _free(guest, op):
-    if op["region"] not in guest.regions:
-        raise CannotReplay(f"region {op['region']} was not allocated")
-    guest.free(op["region"])
-    return 0
-
-
-def _pin(guest, op):
-    if op["region"] not in guest.regions:
-        raise CannotReplay(f"region {op['region']} was not allocated")
-    pages = guest.regions[op["region"]].pages
-    pages.pinned = min(op.get("pages") or len(pages), len(pages))
-    return 0
-
-
-def _unpin(guest, op):
-    if op["region"] not in guest.regions and op["region"] not in guest.pinned:
-        raise CannotReplay(f"region {op['region']} was not allocated")
-    guest.unpin(op["region"])
-    return 0
-
-
-def _nothing(guest, op):
-    return 0
-
-
-def _load(guest, op):
-    if op.get("bytes") is None:
-        guest.unknown = True
-        raise CannotReplay(
-            "the load has no bytes: what slabs and page tables took of the kernel zones was not recorded, and how many "
-            "pages are free there is not compared from here on"
-        )
-    try:
-        guest.page_cache(-(-op["bytes"] // guest.mem.geometry.page_size))
-    except MemoryError as e:
-        raise CannotReplay(str(e)) from None
-    return 0
-
-
-def _drop_caches(guest, op):
-    guest.drop_caches()
-    return 0
-
-
-def _other(guest, op):
-    raise CannotReplay(op["text"])
-
-
-_OP = {
-    "add_memory": _add_memory, "remove_memory": _remove_memory, "write_state": _write_state, "write_online": _write_online,
-    "auto_online_blocks": _auto_online_blocks, "write_file": _write_file, "sysctl": _sysctl, "balloon": _balloon,
-    "virtio_mem": _virtio_mem, "alloc": _alloc, "mlock": _nothing, "free": _free, "pin": _pin, "unpin": _unpin, "load": _load,
-    "drop_caches": _drop_caches, "idle": _nothing, "read": _nothing, "other": _other,
-}
-_OPS: dict[str, dict[str, Any]] = {
-    "add_memory": {"start": (int, type(None)), "size": int, "nid": int}, "remove_memory": {"start": int, "size": int},
-    "write_state": {"block": int, "word": str}, "write_online": {"block": int, "value": str}, "auto_online_blocks": {"word": str},
-    "write_file": {"path": str, "text": str}, "sysctl": {"name": str, "value": str}, "balloon": {"inflate_pages": int},
-    "virtio_mem": {"device": str, "requested_size": int}, "alloc": {"region": (int, str), "bytes": int},
-    "mlock": {"region": (int, str)}, "free": {"region": (int, str)}, "pin": {"region": (int, str)}, "unpin": {"region": (int, str)},
-    "load": {}, "drop_caches": {}, "idle": {}, "read": {}, "other": {"text": str},
-}
 
 
 # -- for the command line
@@ -784,5 +287,3 @@ def replay_files(
     if not as_json:
         yield (f"{len(recordings)} recordings, {steps} steps, {values} values compared, {remarks} remarks, "
                f"{total} differences, {unreplayed} steps not replayed"), 0
-
-

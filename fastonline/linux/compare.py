@@ -1,0 +1,208 @@
+"""What is compared of a replayed step, and how exactly (FORMAT.md, rules for a replay)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastonline.linux.guest import Guest
+from fastonline.linux.prediction import KINDS, page_kinds
+
+NOISE = 64
+"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). How
+many of its pages lie on per-CPU lists is not compared ("pcp_count not at all"): a zone that is off by more, but not when those
+are counted too, is no difference, and is remarked."""
+NOISE_MOVABLE = 10
+"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 (FORMAT.md: "within 10 pages"). In 6.1 its free
+blocks are compared exactly, order by order; `free` is a counter that a CPU's part is missing from, up to the zone's
+stat_threshold."""
+LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ", "Block size [",
+       "memory memory")
+"""Beginnings of the lines of the log that are compared."""
+_ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
+                "pcp_high_max", "stat_threshold")
+
+
+@dataclass
+class Step:
+    """One step, replayed. `recorded` is the recording's own dict of it, `predicted` a state in the recording's schema."""
+
+    index: int
+    op: str
+    errno: str | int | None
+    """0 or the name of the predicted error; None for what the kernel never saw."""
+    uevents: list[str]
+    kmsg: list[str]
+    predicted: dict[str, Any]
+    recorded: dict[str, Any]
+    differences: list[tuple[str, Any, Any]] = field(default_factory=list)
+    """(what, predicted, recorded) of everything that is compared and not alike."""
+    compared: int = 0
+    """Values compared."""
+    remarks: list[tuple[str, Any, Any]] = field(default_factory=list)
+    """(zone, predicted, recorded) of kernel zones whose pages lie on per-CPU lists instead of being free, or the other way
+    round: {"free", "pcp_count"} each."""
+    replayed: bool = True
+    reason: str = ""
+    """Why it could not be replayed."""
+
+
+def compare(
+    step: Step, heard: list[tuple[list[str], list[str]]], found: list[Any], counters: dict[str, int], guest: Guest
+) -> None:
+    """Compare a step with what was recorded of it. heard: (uevents, log) of the steps so far; found: the errno of each of its
+    ops, where it has several; counters: what those of /proc/vmstat have grown by."""
+    recorded = step.recorded
+
+    def check(what, predicted, real, noise=0):
+        step.compared += 1
+        if predicted != real if not noise else abs(predicted - real) > noise:
+            step.differences.append((f"{what} (within {noise})" if noise else what, predicted, real))
+
+    if recorded["errno"] is not None and step.replayed:
+        check("errno", step.errno, recorded["errno"])
+    for i, answer in enumerate(found):
+        if step.replayed and recorded["ops"][i].get("errno") is not None:
+            check(f"errno of op {i}", answer, recorded["ops"][i]["errno"])
+    first = step.index if recorded.get("covers_from") is None else recorded["covers_from"]
+    if recorded["uevents"] is not None:
+        check("uevents", [text for i in range(first, step.index + 1) for text in heard[i][0]], recorded["uevents"])
+    if recorded["kmsg"] is not None:
+        real = [line for line in recorded["kmsg"] if line.startswith(LOG)]
+        ours = [line for i in range(first, step.index + 1) for line in heard[i][1] if line.startswith(LOG)]
+        check("kmsg", ours[: len(real)] if recorded.get("kmsg_cut") else ours, real)
+    for name, count in (recorded.get("counters") or {}).items():
+        if name in counters:
+            check(name, counters[name], count)
+    for op in recorded.get("ops", [recorded]):
+        if op.get("plugged_size") is not None and step.replayed:
+            check("plugged_size", guest.virtio_mem.devices[op["device"]].plugged_size, op["plugged_size"])
+        if op.get("landed") and op["region"] in guest.regions:
+            _compare_landed(check, op["landed"], guest.regions[op["region"]], guest.mem)
+    if isinstance(recorded.get("pages"), list):      # a pin has a number of that name
+        _compare_pages(check, recorded, guest)
+    elif recorded.get("page_counts") and recorded.get("pages_range"):
+        first_pfn, end_pfn = recorded["pages_range"]
+        offline = int(np.count_nonzero(page_kinds(guest, first_pfn, end_pfn - first_pfn) == KINDS.index("OFFLINE")))
+        check("pages OFFLINE", offline,
+              sum(nr for flags, nr in recorded["page_counts"].items() if "OFFLINE" in flags.split("|")))
+    if recorded["state"] is not None:
+        _compare_states(check, step, guest)
+    for op in recorded.get("ops", [recorded]):
+        if op["op"] == "read" and isinstance(op.get("value"), dict):
+            _compare_read(check, op, step.predicted, guest)
+
+
+def _compare_states(check, step, guest):
+    predicted, real = step.predicted, step.recorded["state"]
+    tunes_itself = guest.mem.rules.movable_has_min      # 6.12: pcp_high moves, so do its pages
+    for key in ("min_free_kbytes", "mem_total_kb", "lowmem_reserve_ratio", "auto_online_blocks", "nodes", "iomem"):
+        if key in real:
+            check(key, predicted[key], real[key])
+    if "zones" in real:
+        if not real.get("partial"):
+            check("zones", sorted(predicted["zones"]), sorted(real["zones"]))
+        for name, zone in real["zones"].items():
+            ours = predicted["zones"].get(name)
+            if ours is None:
+                continue
+            for key in _ZONE_FIELDS:
+                if key in zone:
+                    value = zone[key] - zone.get("boost", 0) if key in ("min", "low", "high") else zone[key]
+                    check(f"{name} {key}", ours.get(key), value)
+            if "pcp_high" in zone and not tunes_itself:
+                check(f"{name} pcp_high", ours["pcp_high"], zone["pcp_high"])
+            if "free" not in zone:
+                continue
+            movable = name.endswith("/Movable")
+            with_lists = [z["free"] + z["pcp_count"] for z in (ours, zone)] if "pcp_count" in zone else None
+            if movable and tunes_itself:      # its lists may hold nearly all, and pass it on at any time
+                if with_lists:
+                    check(f"{name} free + pcp_count", *with_lists, NOISE_MOVABLE)
+            elif movable:
+                if "nr_free" in zone:
+                    check(f"{name} nr_free", ours["nr_free"], zone["nr_free"])
+                check(f"{name} free", ours["free"], zone["free"], zone.get("stat_threshold", 0))      # read later
+            elif guest.unknown:
+                pass
+            elif with_lists and abs(ours["free"] - zone["free"]) > NOISE >= abs(with_lists[0] - with_lists[1]):
+                step.compared += 1
+                step.remarks.append((name, *({key: z[key] for key in ("free", "pcp_count")} for z in (ours, zone))))
+            else:
+                check(f"{name} free", ours["free"], zone["free"], NOISE)
+    if "blocks" in real:
+        first, last = real.get("blocks_range", (0, float("inf")))
+        ours = {nr: block for nr, block in predicted["blocks"].items() if first <= int(nr) <= last}
+        check("blocks", sorted(ours, key=int), sorted(real["blocks"], key=int))
+        for nr, block in real["blocks"].items():
+            if nr in ours:
+                keys = [key for key in ("state", "valid_zones", "node") if key in block]
+                check(f"memory{nr}", {key: ours[nr][key] for key in keys}, {key: block[key] for key in keys})
+
+
+def _compare_pages(check, recorded, guest):
+    """The page map, block by block: which pages are there, free and given back to the host. In Movable and offline blocks each
+    page; in kernel zones, where the guest allocates too, how many of them are there."""
+    mem, per_block = guest.mem, guest.mem.pages_per_block
+    first, end = recorded["pages_range"]
+    real = np.repeat(
+        [KINDS.index(next((kind for kind in KINDS if kind in flags.split("|")), "NONE")) for _, _, flags in recorded["pages"]],
+        [nr for _, nr, _ in recorded["pages"]],
+    )
+    ours = page_kinds(guest, first, end - first)
+    for block in range(-(-first // per_block), end // per_block):
+        at = slice(block * per_block - first, (block + 1) * per_block - first)
+        zone = mem.zone_of(block * per_block)
+        exact = zone is None or zone.name == "Movable" and not mem.rules.movable_has_min
+        skipped = () if exact else ("BUDDY", "NONE")
+        counts = [
+            {kind: int(n) for kind, n in zip(KINDS, np.bincount(kinds[at], minlength=len(KINDS)), strict=True)
+             if n and kind not in skipped}
+            for kinds in (ours, real)
+        ]
+        check(f"memory{block} pages", *counts)
+        if exact and counts[0] == counts[1]:
+            check(f"memory{block} pages elsewhere", int(np.count_nonzero(ours[at] != real[at])), 0)
+
+
+def _compare_landed(check, landed, region, mem):
+    """Where a program's memory lay at first."""
+    ours = region.landed
+    check("landed pages", ours["pages"], landed["pages"])
+    all_exact = _compare_per_block(check, "landed in", ours["per_block"], landed["per_block"], mem)
+    for key in ("lowest_pfn", "highest_pfn"):
+        if all_exact and key in landed:
+            check(f"landed {key}", ours.get(key), landed[key])
+
+
+def _compare_per_block(check, what, ours, real, mem):
+    """How many pages of a program lie in which memory block, {block: pages}: in Movable exactly, in kernel zones within the
+    noise. Were all exact?"""
+    all_exact = True
+    for block in sorted({*ours, *real}, key=int):
+        zone = mem.zone_of(int(block) * mem.pages_per_block)
+        noise = NOISE if zone is None or zone.name != "Movable" else NOISE_MOVABLE if mem.rules.movable_has_min else 0
+        check(f"{what} memory{block}", ours.get(block, 0), real.get(block, 0), noise)
+        all_exact = all_exact and not noise
+    return all_exact
+
+
+def _compare_read(check, op, predicted, guest):
+    """What somebody read meanwhile: where a region's pages lie now, and the nodes, their blocks and kernel threads."""
+    mem, value = guest.mem, op["value"]
+    region = re.fullmatch(r"user pages of region (\S+)", op.get("what", ""))
+    if region:
+        found = [ours for name, ours in guest.regions.items() if str(name) == region[1]]
+        if found:
+            _compare_per_block(check, f"region {region[1]} in", found[0].per_block(), value, mem)
+        return
+    ours = predicted["nodes"] | {
+        "nodes": [f"node{nid}" for nid in mem.nodes],
+        "threads": sorted(name for node in mem.nodes.values() for name in node.threads),
+    } | {f"node{nid}_blocks": [nr for nr, block in predicted["blocks"].items() if block["node"] == nid] for nid in mem.nodes}
+    for key, real in value.items():
+        if key in ours:
+            check(key, ours[key], real)

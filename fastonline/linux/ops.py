@@ -1,0 +1,261 @@
+"""The ops of a recording, done to a guest."""
+
+from __future__ import annotations
+
+import errno
+import re
+from contextlib import suppress
+from typing import Any
+
+from fastonline.errors import HotplugError
+from fastonline.hotplug.migrate import movable_pages
+from fastonline.linux.guest import Guest
+from fastonline.rules import INT_MAX
+
+_SYSCTLS = {
+    "min_free_kbytes": (0, INT_MAX), "watermark_scale_factor": (1, 3000), "lowmem_reserve_ratio": (-INT_MAX - 1, INT_MAX)
+}
+"""Of sysctls that there is a model of, the least and the most that may be written (vm_table, 6.1)."""
+_READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
+
+
+class CannotReplay(Exception):
+    """A step that there is no model for: why."""
+
+
+def run(guest: Guest, op: dict[str, Any]) -> str | int | None:
+    """Do one op: 0 or the name of the error."""
+    try:
+        return _OP[op["op"]](guest, op)
+    except HotplugError as e:
+        return errno.errorcode[e.errno]
+
+
+def _add_memory(guest, op):
+    if op.get("rejected"):
+        return None        # the machine refused: the kernel never saw it
+    if op.get("start") is None:
+        raise CannotReplay("the address of the memory was not recorded")
+    dimm, refused = (op["start"], op["size"]), list(guest.refused_dimms)
+    try:
+        _add_dimm(guest, *dimm, op["nid"])
+    except HotplugError:
+        guest.refused_dimms.append(dimm)
+        raise
+    finally:
+        if guest.mem.rules.movable_has_min:      # 6.12 looks at the whole container, and at what it has refused before
+            guest.mem.events.uevent("online@container/PNP0A06:04")
+            for start, size in refused:
+                with suppress(HotplugError):
+                    _add_dimm(guest, start, size, op["nid"])
+    return 0
+
+
+def _add_dimm(guest, start, size, nid):
+    mem, page = guest.mem, guest.mem.geometry.page_size
+    if start % (mem.pages_per_block * page) or size % (mem.pages_per_block * page):
+        mem.events.log(f"Block size [{mem.pages_per_block * page:#x}] unaligned hotplug range: start {start:#x}, size {size:#x}")
+        raise HotplugError.of(errno.EINVAL, f"add_memory of {size:#x} bytes at {start:#x}")
+    mem.add_memory(start // page, size // page, nid)
+
+
+def _remove_memory(guest, op):
+    dimm, page = (op["start"], op["size"]), guest.mem.geometry.page_size
+    if dimm in guest.refused_dimms:
+        guest.refused_dimms.remove(dimm)      # no driver is bound to it: it goes
+    else:
+        guest.mem.blocks.remove(op["start"] // page, op["size"] // page)
+    return 0
+
+
+def _block(guest, op):
+    guest.look()
+    if op["block"] not in guest.mem.blocks:
+        raise HotplugError.of(errno.ENOENT, f"memory{op['block']}")
+    return guest.mem.blocks[op["block"]]
+
+
+def _write_state(guest, op):
+    _block(guest, op).write_state(op["word"])
+    return 0
+
+
+def _write_online(guest, op):
+    _block(guest, op).write_online(op["value"])
+    return 0
+
+
+def _auto_online_blocks(guest, op):
+    if op["word"]:
+        guest.mem.auto_online_blocks = op["word"]
+    return 0
+
+
+def _write_file(guest, op):
+    """Writing to a file below /sys/devices/system/memory."""
+    directory, _, name = op["path"].rpartition("/")
+    if directory:
+        found = re.fullmatch(r"memory(\d+)", directory)
+        if not found or int(found[1]) not in guest.mem.blocks:
+            return "ENOENT"
+        block = {"block": int(found[1])}
+        if name == "state":
+            return _write_state(guest, block | {"word": op["text"]})
+        if name == "online":
+            return _write_online(guest, block | {"value": op["text"]})
+        if name == "uevent" and op["text"]:
+            action = op["text"].removesuffix("\n")
+            if action not in ("add", "remove", "change", "move", "online", "offline", "bind", "unbind"):
+                return "EINVAL"
+            guest.mem.events.uevent(f"{action}@{directory}")
+            return 0
+    elif name == "auto_online_blocks":
+        return _auto_online_blocks(guest, {"word": op["text"]})
+    if name in _READ_ONLY:
+        return "EACCES"
+    if name == "probe":
+        return "ENOENT"
+    if name in ("soft_offline_page", "hard_offline_page"):
+        return _offline_page(guest, op)
+    if name == "uevent" and not op["text"]:
+        return 0       # sysfs_kf_write asks nobody about an empty write
+    raise CannotReplay(f"there is no model of the file {op['path']}")
+
+
+def _number(text):
+    """The int that the kernel makes of text, decimal, 0x... or 0... (kstrtol, base 0); None for what is none."""
+    found = re.fullmatch(r"([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)", text)
+    if not found:
+        return None
+    octal = found[2].isdecimal() and found[2].startswith("0")
+    return (-1 if found[1] == "-" else 1) * int(found[2], 8 if octal else 0)
+
+
+def _offline_page(guest, op):
+    """soft_offline_page_store, hard_offline_page_store (6.12; the 6.1 of the recordings has no CONFIG_MEMORY_FAILURE)."""
+    mem = guest.mem
+    if not mem.rules.movable_has_min:
+        return "ENOENT"
+    if not op["text"]:
+        return 0
+    address = _number(op["text"].partition("\0")[0].removesuffix("\n"))
+    if address is None or not 0 <= address < 1 << 64:
+        return "EINVAL"
+    pfn = address >> mem.geometry.page_shift
+    block = pfn // mem.pages_per_block
+    if block not in mem.blocks:
+        return "ENXIO"
+    free = mem.blocks[block].state == "offline" or "PG_buddy" in mem.page_flags(pfn)
+    if op["path"] == "soft_offline_page" and free:
+        return "EIO"
+    if op["path"] == "hard_offline_page" and not free and not len(movable_pages(mem, pfn, 1)):
+        return "EBUSY"      # the kernel's own: MF_IGNORED
+    raise CannotReplay(f"there is no model of the file {op['path']} for such a page")
+
+
+def _sysctl(guest, op):
+    mem, name = guest.mem, op["name"].removeprefix("vm.")
+    least, most = _SYSCTLS.get(name, (None, None))
+    if least is None:
+        raise CannotReplay(f"there is no model of the sysctl {op['name']}")
+    numbers = [_number(part) for part in op["value"].split()]
+    if not numbers or None in numbers or not least <= min(numbers) <= max(numbers) <= most:      # proc_dointvec_minmax
+        return "EINVAL"
+    if name == "lowmem_reserve_ratio":
+        # what is below 1 becomes 0, and is off (lowmem_reserve_ratio_sysctl_handler)
+        mem.lowmem_reserve_ratio = [max(0, number) for number in numbers[: mem.zones.nr_types]]
+    else:
+        setattr(mem, name, numbers[0])
+    return 0
+
+
+def _balloon(guest, op):
+    nr = op["inflate_pages"]
+    done = guest.inflate(nr) if nr >= 0 else guest.deflate(-nr)
+    if done != abs(nr):
+        raise CannotReplay(f"{done} of {abs(nr)} pages could be had")
+    return 0
+
+
+def _virtio_mem(guest, op):
+    if op["device"] not in guest.virtio_mem.devices:
+        raise CannotReplay(f"there is no device {op['device']}")
+    try:
+        guest.request(op["device"], op["requested_size"])
+    except ValueError as e:
+        raise CannotReplay(str(e)) from None
+    return 0
+
+
+def _alloc(guest, op):
+    page = guest.mem.geometry.page_size
+    try:
+        guest.alloc(op["region"], -(-op["bytes"] // page))
+    except (MemoryError, ValueError) as e:
+        raise CannotReplay(str(e)) from None
+    return 0
+
+
+def _free(guest, op):
+    if op["region"] not in guest.regions:
+        raise CannotReplay(f"region {op['region']} was not allocated")
+    guest.free(op["region"])
+    return 0
+
+
+def _pin(guest, op):
+    if op["region"] not in guest.regions:
+        raise CannotReplay(f"region {op['region']} was not allocated")
+    pages = guest.regions[op["region"]].pages
+    pages.pinned = min(op.get("pages") or len(pages), len(pages))
+    return 0
+
+
+def _unpin(guest, op):
+    if op["region"] not in guest.regions and op["region"] not in guest.pinned:
+        raise CannotReplay(f"region {op['region']} was not allocated")
+    guest.unpin(op["region"])
+    return 0
+
+
+def _nothing(guest, op):
+    return 0
+
+
+def _load(guest, op):
+    if op.get("bytes") is None:
+        guest.unknown = True
+        raise CannotReplay(
+            "the load has no bytes: what slabs and page tables took of the kernel zones was not recorded, and how many "
+            "pages are free there is not compared from here on"
+        )
+    try:
+        guest.page_cache(-(-op["bytes"] // guest.mem.geometry.page_size))
+    except MemoryError as e:
+        raise CannotReplay(str(e)) from None
+    return 0
+
+
+def _drop_caches(guest, op):
+    guest.drop_caches()
+    return 0
+
+
+def _other(guest, op):
+    raise CannotReplay(op["text"])
+
+
+_OP = {
+    "add_memory": _add_memory, "remove_memory": _remove_memory, "write_state": _write_state, "write_online": _write_online,
+    "auto_online_blocks": _auto_online_blocks, "write_file": _write_file, "sysctl": _sysctl, "balloon": _balloon,
+    "virtio_mem": _virtio_mem, "alloc": _alloc, "mlock": _nothing, "free": _free, "pin": _pin, "unpin": _unpin, "load": _load,
+    "drop_caches": _drop_caches, "idle": _nothing, "read": _nothing, "other": _other,
+}
+OPS: dict[str, dict[str, Any]] = {
+    "add_memory": {"start": (int, type(None)), "size": int, "nid": int}, "remove_memory": {"start": int, "size": int},
+    "write_state": {"block": int, "word": str}, "write_online": {"block": int, "value": str}, "auto_online_blocks": {"word": str},
+    "write_file": {"path": str, "text": str}, "sysctl": {"name": str, "value": str}, "balloon": {"inflate_pages": int},
+    "virtio_mem": {"device": str, "requested_size": int}, "alloc": {"region": (int, str), "bytes": int},
+    "mlock": {"region": (int, str)}, "free": {"region": (int, str)}, "pin": {"region": (int, str)}, "unpin": {"region": (int, str)},
+    "load": {}, "drop_caches": {}, "idle": {}, "read": {}, "other": {"text": str},
+}
