@@ -293,6 +293,11 @@ def make_parser():
 
 def main(argv=None):
     """Run one command; returns the exit status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:      # closed before the start
+            setattr(sys, name, open(os.devnull, "w"))
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")      # whatever a file's texts hold
     try:
         try:
             args = make_parser().parse_args(argv)

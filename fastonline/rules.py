@@ -45,7 +45,7 @@ class Rules:
     - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run (4.6).
     - skips_memoryless: a node without memory is in nobody's fallback order, its own neither, and a node that lost its last
       memory is none before zonelists are built again (6.7). Before, a node always falls back to itself first.
-    - threads_stop: they stop when the node's last memory goes offline (2.6.33).
+    - nodes_lose_memory: a node whose last memory goes offline leaves N_MEMORY, and its threads stop (2.6.33).
     - blocks_unaware: memory blocks know nothing of marks: a block is online when online_pages has been over it, else offline,
       and goes online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
     - offline_times_out: offline_pages gives up on pages that cannot move: ENOMEM after five tries where there is no room for
@@ -81,7 +81,7 @@ class Rules:
     memmap_on_memory: bool
     memmap_per_block: bool
     node_threads: tuple[str, ...]
-    threads_stop: bool
+    nodes_lose_memory: bool
     skips_memoryless: bool
     blocks_unaware: bool
     offline_times_out: bool
@@ -130,7 +130,7 @@ LINUX_2_6_25 = Rules(
     memmap_on_memory=False,
     memmap_per_block=False,
     node_threads=("kswapd",),
-    threads_stop=False,
+    nodes_lose_memory=False,
     skips_memoryless=False,
     blocks_unaware=True,
     offline_times_out=True,
@@ -163,7 +163,7 @@ LINUX_6_1 = Rules(
     memmap_on_memory=True,
     memmap_per_block=False,
     node_threads=("kcompactd", "kswapd"),
-    threads_stop=True,
+    nodes_lose_memory=True,
     skips_memoryless=False,
     blocks_unaware=False,
     offline_times_out=False,

@@ -431,3 +431,33 @@ def test_auto_online_when_a_notifier_raises(engine, heard, action, states):
     assert [mem.blocks[nr].state for nr in (40, 41, 42)] == states
     assert heard[3:] == [f"online@memory{nr}" for nr, state in zip((40, 41, 42), states) if state == "online"]
     mem.validate()
+
+
+def test_remove_takes_all_back_when_the_last_step_is_refused(engine):
+    """Block 32 is online, 33 prepared and no block of it is online. Expect EBUSY and 32 online again."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine)
+    mem.add_memory(32 * BLOCK, 2 * BLOCK)
+    mem.blocks[32].online("online_movable")
+    mem.prepare_online_pages(33 * BLOCK, BLOCK)
+    refused("EBUSY", mem.blocks.remove, 32 * BLOCK, 2 * BLOCK)
+    assert mem.blocks[32].state == "online" and 33 in mem.blocks
+    mem.validate()
+
+
+def test_a_memmap_on_memory_stays_page_by_page(engine):
+    """Single marks, an array, and a driver's call. Expect the 512 pages at the block's start to stay Reserved, all others to go
+    online."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine, memmap="on_memory")
+    first = 32 * BLOCK
+    mem.add_memory(first, BLOCK)
+    mem.prepare_online_pages(first, BLOCK)
+    assert [mem.mark_pages_onlined(first + at) for at in (0, 511, 512)] == [0, 0, 1]
+    assert mem.mark_pfns_onlined([first + at for at in (513, 3, 514, 0)]) == 2
+    assert mem.generic_online_page(first, 9) == 0 and mem.generic_online_page(first, 10) == 512 - 3
+    assert mem.mark_pages_onlined(first, BLOCK) == BLOCK - 1024 and mem.zones["Normal"].managed_pages == BLOCK - 512
+    mem.validate()
+
+
+def test_a_block_of_2_6_25_is_one_section():
+    with pytest.raises(ValueError, match="a memory block of Linux 2.6.25 is one section, 128M"):
+        fo.Memory(fo.X86_64, "1G", rules=fo.LINUX_2_6_25, memory_block_size="256M")

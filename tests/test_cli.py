@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -347,3 +348,23 @@ def test_progress_on_a_terminal_only(monkeypatch):
     assert list(shown) == steps
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert cli.progress(steps) is steps
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_are_closed(closed):
+    """Expect the exit status of the command, and nothing on the stream that is left but its own."""
+    line = " ".join(map(shlex.quote, COMMAND))
+    fine = subprocess.run(f"{line} --version {closed}", shell=True, capture_output=True, text=True)
+    assert fine.returncode == 0 and fine.stderr == "" and (fine.stdout == "") == closed.startswith(">")
+    bad = subprocess.run(f"{line} replay /nonexistent {closed}", shell=True, capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stdout == "" and bad.stderr.count("\n") == (closed == ">&-")
+
+
+def test_texts_that_cannot_be_printed(tmp_path):
+    """A recording's name is half a surrogate pair. Expect it shown as an escape."""
+    data = json.loads((Path(__file__).parent / "data" / "recordings" / "S1.json").read_text())
+    data["name"], data["steps"] = "\ud800", data["steps"][:1]
+    path = tmp_path / "name.json"
+    path.write_text(json.dumps(data))
+    done = subprocess.run([*COMMAND, "replay", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("\\ud800 step 0 add_memory: ok") and done.stderr == ""

@@ -141,3 +141,23 @@ def test_a_container_that_does_not_fit_adds_nothing(engine):
     assert e.value.errno == errno.EEXIST and len(mem.blocks) == 2 and 1 not in mem.nodes
     with pytest.raises(ValueError):
         Container(mem, 1, [])
+
+
+def test_a_listener_that_raises_while_a_container_comes():
+    """The second DIMM's block is there when a listener raises, and the first one's went online by itself. Expect its exception, and
+    nothing of the container left."""
+    mem = Memory(SMALL_64, boot="32M")
+    mem.auto_online_blocks = "online"
+    box = Container(mem, 1, [(4 * UNIT, UNIT), (6 * UNIT, UNIT)])
+
+    @mem.events.listen
+    def listener(kind, text):
+        if text == "add@memory6":
+            raise RuntimeError("no")
+    with pytest.raises(RuntimeError):
+        box.add()
+    assert 1 not in mem.nodes and 4 not in mem.blocks and 6 not in mem.blocks
+    mem.validate()
+    mem.events.ignore(listener)
+    box.add()
+    assert mem.nodes[1].present_pages == 2 * UNIT

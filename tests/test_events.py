@@ -27,14 +27,16 @@ def test_listeners_come_and_go():
         events.listen("no callback")
 
 
-def test_what_happens_together_is_told_together():
+def test_all_that_has_happened_is_told_whatever_a_listener_raises():
     events, heard = fo.Memory(SMALL_64).events, []
-    events.listen(lambda kind, text: heard.append(text))
-    with events:
-        events.log("one")
-        events.uevent("two")
-        assert heard == []
-    assert heard == ["one", "two"]
+
+    @events.listen
+    def careless(kind, text):
+        raise RuntimeError(text)
+    events.listen(lambda kind, text: heard.append((kind, text)))
+    with pytest.raises(RuntimeError, match="one"):
+        events.tell([("kmsg", "one"), ("uevent", "two")])
+    assert heard == [("kmsg", "one"), ("uevent", "two")]
 
 
 def life(mem):

@@ -38,6 +38,18 @@ def test_blocks_are_used_in_the_order_in_which_they_went_online():
         assert order[[1024, BLOCK + 1024, -1]].tolist() == [32, 35, 34]
 
 
+def test_blocks_that_no_uevent_has_told_of():
+    """Memory goes online by Memory.online_pages, in a zone that had no free block left. Expect its blocks to be found."""
+    for mem in guests([]):
+        mem.pcp.alloc_kernel(9)
+        mem.alloc_pages_bulk(mem.zones["DMA32"].free_pages >> 10, 10, "DMA32")
+        mem.online_pages(32 * BLOCK, 2 * BLOCK)
+        assert mem.zone_of(mem.pcp.alloc_kernel(9)).name == "Normal"
+        mem.online_pages(34 * BLOCK, BLOCK, fo.MMOP_ONLINE_MOVABLE)
+        assert len(alloc_movable(mem, BLOCK, mem.movable_zonelist(0))) == BLOCK
+        mem.validate()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_pages_come_from_where_lists_have_them(seed):
     """Regions of many sizes come and go. Expect nine tenths of their pages to be found where the lists have them: parts of

@@ -143,3 +143,22 @@ def test_a_memmap_on_memory_is_not_told_of(engine, rules):
         (fo.MEM_GOING_ONLINE, 0), (fo.MEM_ONLINE, 32256), (fo.MEM_GOING_OFFLINE, 0), (fo.MEM_CANCEL_OFFLINE, 0),
         (fo.MEM_GOING_OFFLINE, 0), (fo.MEM_OFFLINE, 0), (fo.MEM_GOING_ONLINE, 0), (fo.MEM_CANCEL_ONLINE, 0),
     ]
+
+
+def test_a_callback_that_a_notifier_sets_and_that_raises(engine):
+    """MEM_GOING_ONLINE's notifier sets an online_page_callback, which raises. Expect its exception, and all as it was."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    mem.add_memory(32 * 32768, 32768)
+
+    @mem.notifiers.register
+    def notifier(action, notice):
+        if action == fo.MEM_GOING_ONLINE:
+            mem.set_online_page_callback(refuse)
+
+    def refuse(pfn, order):
+        raise RuntimeError("no")
+    before = mem.zoneinfo()
+    with pytest.raises(RuntimeError, match="no"):
+        mem.online_pages(32 * 32768, 32768)
+    assert mem.zoneinfo() == before and mem.blocks[32].state == "offline"
+    mem.validate()

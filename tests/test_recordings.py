@@ -212,6 +212,7 @@ def test_what_cannot_be_replayed_says_so(tmp_path, op):
     ("probe", "0x100000000", "ENOENT"), ("block_size_bytes", "8", "EACCES"), ("auto_online_blocks", "online_kernel", 0),
     ("memory32/online", "Y", 0), ("memory32/online", "maybe", "EINVAL"), ("auto_online_blocks", "", 0), ("memory32/uevent", "", 0),
     ("memory32/online", "", 0), ("memory32/state", "", 0), ("memory32/valid_zones", "", "EACCES"),
+    ("valid_zones", "x", "ENOENT"), ("memory32/block_size_bytes", "x", "ENOENT"), ("memory032/state", "online", "ENOENT"),
 ])
 def test_writing_files(tmp_path, path, text, answer):
     """RECORDED.md 7, with memory32 there and offline, on 6.12. Expect the kernel's answer; 6.1 was built without the first
@@ -299,6 +300,52 @@ def test_refused_dimms_are_tried_again(tmp_path, name, again):
     assert [step.errno for step in steps] == ["EINVAL", 0, "EINVAL", 0, 0]
 
 
+def test_a_dimm_that_is_taken_at_last(tmp_path, engine):
+    """4 GiB for node 1 find no room for their memmap; memory is freed, and another DIMM comes for node 0. Expect 6.12 to take the
+    first one on its retry, on its own node, and to remove its blocks like any others."""
+    big = _dimm(32, 32, nid=1)
+    steps = _replayed(tmp_path, "S1_k612", [
+        {"op": "alloc", "region": "a", "bytes": 85000 << 12}, big, {"op": "free", "region": "a"}, _dimm(80),
+        big | {"op": "remove_memory"},
+    ], engine)
+    assert steps[1].errno == "ENOMEM" and "add@memory63" in steps[3].uevents and "add@node1" in steps[3].uevents
+    assert steps[3].predicted["blocks"]["32"]["node"] == 1 and steps[3].predicted["blocks"]["80"]["node"] == 0
+    assert steps[4].uevents == [*(f"remove@memory{nr}" for nr in range(32, 64)), "remove@node1"]
+
+
+def test_what_the_machine_refused(tmp_path):
+    """A DIMM is not removed: the machine refused. Expect it there, and no errno of the kernel's."""
+    steps = _replayed(tmp_path, "S1", [_dimm(32), _dimm(32, op="remove_memory", rejected="busy"), _write(32, "online")])
+    assert [step.errno for step in steps] == [0, None, 0] and steps[1].uevents == []
+
+
+def test_a_synthetic_uevent_says_nothing(tmp_path, engine):
+    """Words are written to uevent files. Expect the events, and everything else as without them."""
+    def steps(words):
+        ops = [{"op": "write_file", "path": f"memory{nr}/uevent", "text": word} for nr, word in words]
+        return _replayed(tmp_path, "S1", [
+            _dimm(32, 2), _write(32, "online_movable"), _write(33, "online_movable"), *ops,
+            {"op": "alloc", "region": 0, "bytes": 5000 << 12}, _write(33, "offline"),
+        ], engine)
+    plain, told = steps([]), steps([(32, "online"), (32, "remove\n"), (33, "offline")])
+    assert [step.uevents for step in told[3:6]] == [["online@memory32"], ["remove@memory32"], ["offline@memory33"]]
+    assert [step.predicted for step in told[-2:]] == [step.predicted for step in plain[-2:]]
+
+
+def test_sizes_between_sub_blocks(tmp_path):
+    """A region of 300 MiB whose device has blocks of 1 MiB. Expect only whole sub-blocks of 2 MiB in whole memory blocks to come
+    and go."""
+    data = json.loads((DIRECTORY / "S6m_movable.json").read_text())
+    data["machine"]["virtio_mem"][0].update(max_size=300 << 20, block_size=1 << 20)
+    data["steps"] = [{"errno": 0, "uevents": None, "kmsg": None, "state": None} | {
+        "op": "virtio_mem", "device": "virtio0", "requested_size": size << 20, "plugged_size": plugged << 20
+    } for size, plugged in ((3, 2), (300, 256), (255, 256), (253, 254), (1, 2), (0, 0))]
+    path = tmp_path / "sizes.json"
+    path.write_text(json.dumps(data))
+    for step in Recording.load(path).replay():
+        assert step.replayed and not step.differences
+
+
 def test_a_device_goes_on_when_others_have_onlined(tmp_path, engine):
     """1.5 GiB are asked of a device of 2 GiB, nothing goes online by itself. Expect it to stop with 1 GiB added, and to go on
     when half of that is online (KERNEL.md 5.6), without another word of what was requested."""
@@ -348,7 +395,7 @@ def test_sysctls_as_the_kernel_reads_numbers(tmp_path, name, value, key, expecte
     assert step.errno == 0 and step.predicted[key] == expected
 
 
-@pytest.mark.parametrize("value", ["-1", "", "x", "2147483648", "1 x", "08", str(1 << 70)])
+@pytest.mark.parametrize("value", ["-1", "", "x", "2147483648", "1 x", "08", str(1 << 70), "9" * 5000])
 def test_sysctls_that_are_none(tmp_path, value):
     op = {"op": "sysctl", "name": "vm.min_free_kbytes", "value": value, "errno": "EINVAL"}
     step = op | {"uevents": [], "kmsg": [], "state": None}

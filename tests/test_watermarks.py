@@ -11,6 +11,23 @@ import fastonline as fo
 from fastonline.hotplug.watermarks import zone_batchsize
 
 BLOCK = 32768                    # pages of 128 MiB
+
+
+def test_marks_are_counted_before_pages_leave(engine):
+    """2.6.25 recomputes at every mark. Expect the watermarks of the last mark, whether pages become Reserved by a range or by an
+    array."""
+    machines = []
+    for _ in range(2):
+        mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_2_6_25, engine=engine)
+        mem.add_memory(32 * BLOCK, BLOCK)
+        mem.prepare_online_pages(32 * BLOCK, BLOCK)
+        mem.mark_pages_onlined(32 * BLOCK, BLOCK)
+        machines.append(mem)
+    machines[0].set_page_reserved(32 * BLOCK, BLOCK)
+    machines[1].set_pfns_reserved(np.arange(32 * BLOCK, 33 * BLOCK))
+    assert [mem.zones["DMA32"].min for mem in machines] == [machines[0].zones["DMA32"].min] * 2
+    assert machines[0].zoneinfo() == machines[1].zoneinfo()
+
 FIRST = 1 << 20                  # pfn of 4 GiB: the recordings' first hot-plug block
 # The recorded guest: DMA had 3840 and DMA32 99908 managed pages; what the kernel itself holds is Reserved here.
 RECORDED_DMA, RECORDED_DMA32 = 3840, 99908

@@ -4,6 +4,7 @@ the container of a whole node. All three speak up in the 2008 thread."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fastonline.drivers.driver import NEVER
@@ -155,27 +156,41 @@ class Container:
         done = []
         try:
             for start_pfn, nr_pages in self.dimms:
-                self.mem.add_memory(start_pfn, nr_pages, self.nid)
-                done.append((start_pfn, nr_pages))
+                there = self.mem.sections.present_section_nr(start_pfn // self._unit)
+                try:
+                    self.mem.add_memory(start_pfn, nr_pages, self.nid)
+                finally:
+                    # what a listener raises comes when the memory is there
+                    if not there and self.mem.sections.present_section_nr(start_pfn // self._unit):
+                        done.append((start_pfn, nr_pages))
         except BaseException:
             for start_pfn, nr_pages in done:
+                for nr in self._online_sections([(start_pfn, nr_pages)]):
+                    self.mem.offline_pages(nr * self._unit, self._unit)
                 self.mem.remove_memory(start_pfn, nr_pages)
             raise
         if udev is not None:
             udev.tell(now, "add", f"container{self.nid}")
 
+    @property
+    def _unit(self):
+        return self.mem.geometry.pages_per_section
+
+    def _online_sections(self, dimms):
+        sections = [nr for start, pages in dimms for nr in range(start // self._unit, (start + pages) // self._unit)]
+        return [nr for nr in sections if self.mem.sections.online_section_nr(nr)]
+
     def remove(self, udev: Udev | None = None, now: float = 0.0) -> None:
         """Offline what is online of it and take it out. All or nothing: HotplugError EBUSY while a page is in use."""
-        unit = self.mem.geometry.pages_per_section
-        sections = [nr for start, pages in self.dimms for nr in range(start // unit, (start + pages) // unit)]
-        online = [nr for nr in sections if self.mem.sections.online_section_nr(nr)]
+        online = self._online_sections(self.dimms)
         try:
             for nr in online:
-                self.mem.offline_pages(nr * unit, unit)
+                self.mem.offline_pages(nr * self._unit, self._unit)
         except BaseException as e:      # a notifier's own exception too
             for nr in online:
                 if not self.mem.sections.online_section_nr(nr):
-                    self.mem.online_pages(nr * unit, unit)
+                    with suppress(HotplugError):      # the others are tried all the same
+                        self.mem.online_pages(nr * self._unit, self._unit)
             if isinstance(e, HotplugError):
                 raise HotplugError.of(e.errno, f"container{self.nid} stays: {e.strerror}") from None
             raise

@@ -8,6 +8,7 @@ is as large as a memory block or larger, a big block comes and goes as a whole (
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +73,7 @@ class VirtioMem:
         self.name = name
         self.nid = nid
         self.sub_block_pages, self.block_pages = block_sizes(mem, block_size)
+        self.max_size = max_size
         page = mem.geometry.page_size
         self.start_pfn = start // page
         self.first_block = -(-self.start_pfn // self.block_pages)
@@ -177,10 +179,9 @@ class VirtioMem:
 
     def request(self, requested_size: int) -> int:
         """Plug or unplug until the size is the requested one, as far as that goes; the size reached, in bytes. `errno` says
-        what was in the way. ValueError for a size that is no multiple of the sub-blocks or larger than the region."""
-        unit = self.sub_block_pages * self._mem.geometry.page_size
-        if requested_size % unit or not 0 <= requested_size <= self.nr_blocks * self._sub_blocks * unit:
-            raise ValueError(f"{self.name}: {requested_size:#x} bytes: no multiple of {unit:#x}, or more than the device has")
+        what was in the way. Only whole sub-blocks come and go. ValueError for a size that is larger than the region."""
+        if not 0 <= requested_size <= self.max_size:
+            raise ValueError(f"{self.name}: {requested_size:#x} bytes are none that the device can have: it has {self.max_size:#x}")
         self._mem.events.log(f"virtio_mem {self.name}: plugged size: {self.plugged_size:#x}")
         self._mem.events.log(f"virtio_mem {self.name}: requested size: {requested_size:#x}")
         self.requested_size = requested_size
@@ -190,16 +191,18 @@ class VirtioMem:
         """Try again to reach the size that was requested last (virtio_mem_run_wq); the size reached, in bytes."""
         try:
             self._unplug_pending()
-            missing = (self.requested_size - self.plugged_size) // (self.sub_block_pages * self._mem.geometry.page_size)
-            self.errno = self._plug(missing) if missing > 0 else self._unplug(-missing)
+            missing = self.requested_size - self.plugged_size
+            nr = abs(missing) // (self.sub_block_pages * self._mem.geometry.page_size)
+            self.errno = self._plug(nr) if missing > 0 else self._unplug(nr)
         except HotplugError as e:
             self.errno = e.errno
         return self.plugged_size
 
-    def goes_on(self, action: int, start_pfn: int) -> bool:
-        """Does the device try again when a memory notifier hears `action` of the memory at start_pfn? When some of its own came
-        online, and half of what it may leave offline can be added again (virtio_mem_memory_notifier_cb)."""
-        return action == MEM_ONLINE and self.holds(start_pfn) and 2 * self.room() >= self.offline_threshold
+    def goes_on(self, action: int, start_pfn: int, nr_pages: int) -> bool:
+        """Does the device try again when a memory notifier hears `action` of the range start_pfn, nr_pages? When some of its own
+        came online, and half of what it may leave offline can be added again (virtio_mem_memory_notifier_cb)."""
+        own = any(map(self.holds, range(start_pfn, start_pfn + nr_pages, self._mem.pages_per_block)))
+        return action == MEM_ONLINE and own and 2 * self.room() >= self.offline_threshold
 
     def _unplug_pending(self):
         while self._pending:
@@ -339,7 +342,8 @@ class VirtioMem:
         except BaseException:      # a notifier's own exception too
             for b, word in online:
                 if b.state == "offline":
-                    b.online(word)
+                    with suppress(HotplugError):      # the others are tried all the same
+                        b.online(word)
             raise
         self._mem.remove_memory(block * self.block_pages, self.block_pages)
         del self.plugged[block]
@@ -489,7 +493,7 @@ class VirtioMemDriver(Driver):
 
     def _notifier(self, action, notice):
         """Memory came online: the device goes on once half of what it may leave offline can be added again."""
-        if self.device.errno == errno.ENOSPC and self.device.goes_on(action, notice.start_pfn):
+        if self.device.errno == errno.ENOSPC and self.device.goes_on(action, notice.start_pfn, notice.nr_pages):
             self.due = 0.0
         return NOTIFY_OK
 

@@ -191,7 +191,7 @@ class Blocks:
         return Block(self._mem, int(nr))
 
     def __contains__(self, nr: object) -> bool:
-        return is_number(nr) and self._mem.sections.present_section_nr(nr * self._sections)
+        return is_number(nr) and self._mem.sections.present_section_nr(int(nr) * self._sections)
 
     def __iter__(self) -> Iterator[int]:
         last = -1
@@ -243,10 +243,10 @@ class Blocks:
         online = [nr for nr in numbers if self[nr].state == "online"]
         try:
             self._offline(online)
+            mem.remove_memory(start_pfn, nr_pages)
         except BaseException:
             self.auto_online([nr for nr in online if self[nr].state == "offline"], MMOP_ONLINE)
             raise
-        mem.remove_memory(start_pfn, nr_pages)
 
     def _offline(self, numbers):
         """Offline these blocks, asking twice; EBUSY when one stays online."""
@@ -273,7 +273,8 @@ class Blocks:
         raised = None
         for nr in numbers:
             try:
-                self[nr].online(WORDS[online_type])
+                if nr in self:      # a listener may have removed it
+                    self[nr].online(WORDS[online_type])
             except HotplugError:
                 pass
             except Exception as e:

@@ -15,23 +15,14 @@ class Events:
     """``mem.events.listen(callback)``: ``callback(kind, text)`` is called with "uevent" and text such as ``online@memory32``,
     or "kmsg" and a line of the log. Nobody listens at first, and then nothing is put together either.
 
-    ``with mem.events:`` what happens in it is told at its end: a listener finds the machine whole, and may call it. Each is
-    told of all, whatever it raises; an exception comes out of the call when that is done as far as the kernel would go,
-    notifiers and auto_online_blocks included; of several, one. So an add_memory that raises it has added the memory.
+    A listener finds the machine whole, and may call it. Each is told of all, whatever it raises; an exception comes out of the
+    call when that is done as far as the kernel would go, notifiers and auto_online_blocks included; of several, one. So an
+    add_memory that raises it has added the memory.
     """
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
         """The callbacks, in the order of their calling; the same list for good."""
-        self._waiting: list[tuple[str, str]] | None = None      # what is to be told, while the machine is not whole
-
-    def __enter__(self) -> None:
-        self._waiting = []
-
-    def __exit__(self, *exc: object) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting:
-            self._tell(waiting)
 
     def listen(self, callback: C) -> C:
         """Call `callback` from now on. Returns it, so that it serves as a decorator. TypeError when it cannot be called."""
@@ -48,19 +39,14 @@ class Events:
 
     def uevent(self, text: str) -> None:
         """Tell of a uevent, its `text` ``action@device``."""
-        self._happened("uevent", text)
+        self.tell([("uevent", text)])
 
     def log(self, text: str) -> None:
         """Tell of a line of the kernel's log, its `text`."""
-        self._happened("kmsg", text)
+        self.tell([("kmsg", text)])
 
-    def _happened(self, kind, text):
-        if self._waiting is None:
-            self._tell([(kind, text)])
-        else:
-            self._waiting.append((kind, text))
-
-    def _tell(self, happened):
+    def tell(self, happened: list[tuple[str, str]]) -> None:
+        """Tell of all that has `happened`, (kind, text) each."""
         raised = None
         for kind, text in happened:
             for callback in list(self.listeners):

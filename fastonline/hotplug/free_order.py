@@ -20,15 +20,6 @@ class FreeOrder:
         self._shift = mem.geometry.max_page_order
         self._stamps = np.zeros(0, np.int64)      # of each largest block: below 0 freed, the last one lowest; above 0 onlined
         self._clock = 0
-        self._of_zone = {}                        # zone number -> its largest blocks, int64 array
-        mem.events.listen(self._heard)
-
-    def _heard(self, kind, text):
-        action, _, device = text.partition("@memory")
-        if kind == "uevent" and action in ("online", "offline") and device:
-            self._of_zone.clear()
-            start = int(device) * self._mem.pages_per_block
-            self.at_tail(np.arange(start, start + self._mem.pages_per_block, 1 << self._shift))
 
     def at_tail(self, pfns):
         """These pages came to the end of the lists."""
@@ -48,17 +39,6 @@ class FreeOrder:
         if len(blocks) and (more := int(blocks[-1]) + 1 - len(self._stamps)) > 0:
             self._stamps = np.concatenate((self._stamps, np.zeros(more, np.int64)))
 
-    def _blocks(self, zone):
-        """The largest blocks of a zone."""
-        if zone.nr not in self._of_zone:
-            mem = self._mem
-            end = zone.start_pfn + zone.spanned_pages
-            self._of_zone[zone.nr] = np.array([
-                block for block in range(zone.start_pfn >> self._shift, -(-end >> self._shift))
-                if (owner := mem.zone_of(block << self._shift)) is not None and owner.nr == zone.nr
-            ], np.int64)
-        return self._of_zone[zone.nr]
-
     def _sorted(self, orders, pfns):
         """These free blocks, smallest order first, each as its list has it."""
         stamps = np.zeros(len(pfns), np.int64)
@@ -69,7 +49,7 @@ class FreeOrder:
 
     def find(self, zone):
         """(orders, first pfns) of the free blocks of a zone, two int64 arrays, in the order in which they are come across."""
-        blocks, words = self._blocks(zone), 1 << self._shift >> 6
+        blocks, words = self._mem.largest_blocks(zone), 1 << self._shift >> 6
         plane = self._mem.flags["PG_buddy"]
         free = plane[: (blocks[-1] + 1) * words if len(blocks) else 0].reshape(-1, words)[blocks]
         whole = (free == _ALL).all(axis=1)

@@ -66,6 +66,7 @@ cdef class Memory:
     cdef int auto_online                 # MMOP_*: what add_memory does with new blocks
     cdef int policy_zone                 # the highest kernel zone that the zonelists have been built with
     cdef list listeners                  # the events' own list, to see at once whether anybody listens
+    cdef list unsaid                     # (kind, text) of events that are told when the machine is whole
     cdef Engine pages
     cdef MachineLock lock                # the engine's own
     cdef BitmapEngine planes             # the same, when it is the bitmap engine; else None
@@ -74,7 +75,7 @@ cdef class Memory:
     cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
     # of the rules and the geometry, as C has them
     cdef bint watermarks_at_mark, aligned, grow_before_notify, shrink_spans, always_notify_online, min_free_kbytes_follows
-    cdef bint totalhigh_shrinks
+    cdef bint totalhigh_shrinks, nodes_lose_memory
     cdef int pageblock_order
     cdef int movable_type, hotplug_type  # numbers of two zone types
     cdef bint fixed_room                 # planes were made for all of max_memory
@@ -130,6 +131,9 @@ cdef class Memory:
     cdef int highest_kernel_zone(self) noexcept nogil
     cdef bint enters_empty_zone(self, uint64_t pfn) noexcept nogil
     cdef int build_zonelists(self, list nids) except -1
+    cdef int say(self, str kind, str text) except -1
+    cdef int tell(self) except -1
+    cdef bint own_memmaps(self) noexcept
     cdef void release_area(self, uint64_t start, uint64_t nr, int z) noexcept
     cdef uint64_t part_pages(self) noexcept nogil
     cdef void step(self, int step, uint64_t start, uint64_t nr, int order) noexcept nogil

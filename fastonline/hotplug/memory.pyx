@@ -18,7 +18,7 @@ from fastonline.core.sections cimport early_section_nr
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.threads cimport MAX_THREADS, in_threads, range_step
 from fastonline.core.types cimport MAX_MAX_ORDER, NO_AREA, int16_t, uint8_t, uint32_t
-from fastonline.hotplug.types cimport MAX_NUMNODES, node_got_memory, zone, zone_area, zone_managed, zone_present, zone_table
+from fastonline.hotplug.types cimport MAX_NUMNODES, zone, zone_area, zone_managed, zone_present, zone_table
 from fastonline.hotplug.watermarks cimport (
     init_per_zone_wmark_min, pcp_update, refresh, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
 )
@@ -186,7 +186,7 @@ cdef class Memory:
     pages_per_block, the pages of a memory block. So are the parts: sections (Sections), zones (Zones), resources (Resources,
     /proc/iomem), notifiers (NotifierChain), events (Events: uevents and the log), online_page_callback (None:
     generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: [(first pfn, pages)]}
-    of what holds page descriptors), groups ([(start_pfn, nr_pages)] as they were added), going_offline (the (start_pfn,
+    of what holds page descriptors), groups ([(start_pfn, nr_pages, group)] as they were added), going_offline (the (start_pfn,
     nr_pages) that offline_pages is at work on, or None). To be set: pcp (PerCpuPages, or None), auto_movable_ratio (int,
     percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
 
@@ -235,6 +235,11 @@ cdef class Memory:
                 raise ValueError(
                     f"memory_block_size {memory_block_size!r} is not 1, 2, 4, 8... sections of {format_size(geometry.section_size)}"
                 )
+            if sections > 1 and not rules.aligned:
+                raise ValueError(
+                    f"memory_block_size {memory_block_size!r}: a memory block of Linux {rules.name} is one section, "
+                    f"{format_size(geometry.section_size)}"
+                )
         if memmap is not None and memmap not in MEMMAPS:
             raise ValueError(f"memmap {memmap!r} is none of None, 'kernel', 'on_memory'")
         if memmap == "on_memory" and not rules.memmap_on_memory:
@@ -272,6 +277,7 @@ cdef class Memory:
         self.chain = self.notifiers.chain
         self.events = Events()
         self.listeners = self.events.listeners
+        self.unsaid = []
         self.page_owners = []
         self.memmaps = {}
         self.groups = []
@@ -284,6 +290,7 @@ cdef class Memory:
         self.grow_before_notify = rules.grow_before_notify
         self.shrink_spans = rules.shrink_spans
         self.totalhigh_shrinks = rules.totalhigh_shrinks
+        self.nodes_lose_memory = rules.nodes_lose_memory
         self.always_notify_online = rules.always_notify_online
         self.min_free_kbytes_follows = rules.min_free_kbytes_follows
         self.pageblock_order = geometry.pageblock_order
@@ -339,7 +346,7 @@ cdef class Memory:
         self.zones.grow_span(z, start, nr)
         self.zones.table.zones[z].present_pages += nr
         self.zones.table.zones[z].present_early += nr
-        node_got_memory(&self.zones.table, z / self.zones.table.nr_types)
+        self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
         self.walk(PREPARE, start, nr, 0)
         self.note_whole(start, nr, True)
         self.walk(ONLINE, start, nr, self.geometry.max_page_order)
@@ -448,7 +455,7 @@ cdef class Memory:
         self.zones.grow_span(z, known.start_pfn, known.spanned_pages)
         self.zones.table.zones[z].present_pages += np.sum(lengths)
         self.zones.table.zones[z].present_early += np.sum(lengths)
-        node_got_memory(&self.zones.table, z / self.zones.table.nr_types)
+        self.zones.table.nodes[z / self.zones.table.nr_types].has_memory = True
 
     cdef int highest_kernel_zone(self) noexcept nogil:
         """The number of the highest zone type below Movable that is populated; 0 when none is."""
@@ -593,7 +600,7 @@ cdef class Memory:
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         cdef uint64_t node = as_uint64(nid, "nid"), unit = self.geometry.pages_per_section, first, end
-        cdef int done = 0
+        cdef int done = 0, auto_online
         held = self.lock.hold()
         as_threads(threads)
         self._not_changing("add_memory")
@@ -629,28 +636,31 @@ cdef class Memory:
             for first, end in runs[:done]:
                 self.pages.forget_pages(first * unit, (end - first) * unit)
                 self._free_memmap(first, end)
+            if self.resources.conflict(start, nr):
+                self.resources.release(start, nr)
             raise
         new_node = not self.zones.table.nodes[node].online
         for first, end in runs:
             self.sections.add(first * unit, (end - first) * unit)
             self.nids[first:end] = node
-        if self.listeners or self.auto_online != MMOP_OFFLINE:
+        if new_node and self.rules.zonelists_follow:
+            self.build_zonelists([node])
+        self.zones.table.nodes[node].online = True
+        self.groups.append((start, nr, group))
+        auto_online = self.auto_online
+        blocks = []
+        if self.listeners or auto_online != MMOP_OFFLINE:
             blocks = [block for first, end in runs
                       for block in range(first * unit // self.pages_per_block, (end * unit - 1) // self.pages_per_block + 1)]
+        for block in blocks:
+            self.say("uevent", f"add@memory{block}")
+        if new_node:
+            self.say("uevent", f"add@node{node}")
         try:
-            with self.events:
-                if new_node and self.rules.zonelists_follow:
-                    self.build_zonelists([node])
-                self.zones.table.nodes[node].online = True
-                self.groups.append((start, nr, group))
-                if self.listeners:
-                    for block in blocks:
-                        self.events.uevent(f"add@memory{block}")
-                    if new_node:
-                        self.events.uevent(f"add@node{node}")
+            self.tell()
         finally:
-            if self.auto_online != MMOP_OFFLINE:
-                self.blocks.auto_online(blocks, self.auto_online)
+            if auto_online != MMOP_OFFLINE:
+                self.blocks.auto_online(blocks, auto_online)
 
     def _alloc_memmap(self, uint64_t start, uint64_t nr, list runs, int nid, bint driver):
         """Page descriptors of an added range, whose new sections are in `runs`: its own first pages, or pages of the kernel
@@ -673,10 +683,12 @@ cdef class Memory:
         try:
             for _ in range(len(sections) * pieces):
                 taken.append((self._alloc_kernel(order, nid), 1 << order))
-        except MemoryError:
+        except BaseException as e:
             for pfn, _ in taken:
                 self._free_kernel(pfn, order)
-            raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
+            if isinstance(e, MemoryError):
+                raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
+            raise
         for i, section in enumerate(sections):
             self.memmaps[section] = taken[i * pieces : (i + 1) * pieces]
 
@@ -743,24 +755,34 @@ cdef class Memory:
             return 0
         refresh(&self.zones.table)
         for nid in nids:
-            self.events.log(f"Fallback order for Node {nid}: {' '.join(map(str, self.node_order(nid)))}")
+            self.say("kmsg", f"Fallback order for Node {nid}: {' '.join(map(str, self.node_order(nid)))}")
         for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
             total += max(<int64_t>0, <int64_t>zone_managed(&self.zones.table, z) - self.zones.table.zones[z].high)
         grouping = "off" if total < (kinds << <int>self.geometry.pageblock_order) else "on"
-        self.events.log(
-            f"Built {len(self.zones.online_nodes())} zonelists, mobility grouping {grouping}.  Total pages: {total}"
-        )
-        self.events.log(f"Policy zone: {self.zones.names[self.policy_zone]}")
+        self.say("kmsg", f"Built {len(self.zones.online_nodes())} zonelists, mobility grouping {grouping}.  Total pages: {total}")
+        self.say("kmsg", f"Policy zone: {self.zones.names[self.policy_zone]}")
+        return 0
+
+    cdef int say(self, str kind, str text) except -1:
+        """An event that is told when the machine is whole: see tell."""
+        if self.listeners:
+            self.unsaid.append((kind, text))
+        return 0
+
+    cdef int tell(self) except -1:
+        """Tell the listeners what has been said. Until here nothing of Python ran since the machine began to change, so that no
+        signal could come in between."""
+        if self.unsaid:
+            unsaid, self.unsaid = self.unsaid, []
+            self.events.tell(unsaid)
         return 0
 
     cdef int recompute(self) except -1:
         """init_per_zone_wmark_min, and what it says when the user's min_free_kbytes is kept."""
         cdef int64_t refused = init_per_zone_wmark_min(&self.zones.table)
-        if refused >= 0 and self.listeners:
-            self.events.log(
-                f"min_free_kbytes is not updated to {refused} because user defined value "
-                f"{self.zones.table.user_min_free_kbytes} is preferred"
-            )
+        if refused >= 0:
+            self.say("kmsg", f"min_free_kbytes is not updated to {refused} because user defined value "
+                     f"{self.zones.table.user_min_free_kbytes} is preferred")
         return 0
 
     def remove_memory(self, start_pfn, nr_pages):
@@ -791,15 +813,14 @@ cdef class Memory:
         self.sections.remove(start // unit, nr // unit)
         self.resources.release(start, nr)
         present = {int(self.nids[n]) for first, count in self.sections.runs() for n in range(first, first + count)}
-        with self.events:
-            if self.listeners:
-                for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
-                    self.events.uevent(f"remove@memory{block}")
-            for nid in self.zones.online_nodes():
-                if nid and nid not in present:
-                    self.zones.table.nodes[nid].online = False
-                    if self.listeners:
-                        self.events.uevent(f"remove@node{nid}")
+        if self.listeners:
+            for block in range(start // self.pages_per_block, (start + nr) // self.pages_per_block):
+                self.say("uevent", f"remove@memory{block}")
+        for nid in self.zones.online_nodes():
+            if nid and nid not in present:
+                self.zones.table.nodes[nid].online = False
+                self.say("uevent", f"remove@node{nid}")
+        self.tell()
 
     # -- onlining
 
@@ -950,7 +971,7 @@ cdef class Memory:
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr
         cdef int64_t done
-        if nr_pages is 1 and order is None and self.online_page_callback is None and not self.chain:
+        if nr_pages is 1 and order is None and self.online_page_callback is None and not self.chain and not self.own_memmaps():
             # one page and nobody listening: the path that a driver takes a million times
             settle(self.lock)
             if not self.enters_empty_zone(start):
@@ -979,7 +1000,7 @@ cdef class Memory:
             )
         nid = self.changed_nid(start)
         empty = self.enters_empty_zone(start)
-        if self.memmap == "on_memory":
+        if self.own_memmaps():
             runs = self.without_memmaps(start, nr)
         if self.online_page_callback is not None:
             done = self._mark_by_callback([(start, nr)] if runs is None else runs, order)
@@ -1005,10 +1026,10 @@ cdef class Memory:
 
     cdef int after_mark(self, uint64_t start, uint64_t nr, int64_t done, int nid, bint was_empty) except -1:
         """What the log and the notifiers are told of a mark."""
+        if was_empty:
+            self.build_zonelists(self.zones.online_nodes())
         try:
-            if was_empty:
-                with self.events:
-                    self.build_zonelists(self.zones.online_nodes())
+            self.tell()
         finally:
             if done and self.chain:
                 self.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
@@ -1096,12 +1117,13 @@ cdef class Memory:
 
     cdef void section_online(self, uint64_t section) noexcept nogil:
         bitmap_set(self.sections.online.words, section, 1)
-        node_got_memory(&self.zones.table, self.nid_of[section])
+        self.zones.table.nodes[self.nid_of[section]].has_memory = True
 
     cdef int changed_nid(self, uint64_t start) noexcept:
         """status_change_nid: the node of the page, when none of its memory has been online."""
         cdef int nid = self.nid_of[start >> self.sections.pfn_section_shift]
-        return -1 if self.zones.table.nodes[nid].has_memory else nid
+        # without node states that follow, 2.6.25 looks at node_present_pages
+        return -1 if (self.zones.table.nodes[nid].has_memory if self.nodes_lose_memory else self.node_present(nid)) else nid
 
     cdef int count_onlined(self, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil:
         """What follows when a range was marked: sections, counters, and watermarks where every mark asks for them."""
@@ -1161,6 +1183,8 @@ cdef class Memory:
         held = self.lock.hold()
         self._not_changing("mark_pfns_onlined")
         array = as_pfn_array(pfns)
+        if self.own_memmaps():
+            array = pfns = self._without_memmap_pages(array)
         if array.size == 0:
             return 0
         self.gather(&batch, array, pfns)
@@ -1248,8 +1272,9 @@ cdef class Memory:
         cdef int nid
         cdef bint was_empty
         held = self.lock.hold()
-        # only a callback can still refuse the second phase, or a signal when it lasts
-        zones = None if self.online_page_callback is None and nr < LASTING // self.pages.page_bits else self.zones.__getstate__()
+        # only a callback can still refuse the second phase, one that a notifier sets too, or a signal when it lasts
+        zones = None if self.online_page_callback is None and not self.chain and nr < LASTING // self.pages.page_bits \
+            else self.zones.__getstate__()
         areas = None if zones is None else self.pages.area_array.copy()
         fresh = self.prepare(start, nr, online_type)
         nid = self.changed_nid(start)
@@ -1267,14 +1292,13 @@ cdef class Memory:
                 self.notifiers.tell(MEM_CANCEL_ONLINE, self._notice(start, nr, 0, nid))
             raise
         self.blocks_went_online(start, nr)
+        if self.pcp is not None:
+            self.pcp.at_tail(np.arange(start, start + nr, <uint64_t>1 << self.pages.max_order))
         if self.always_notify_online:
-            node_got_memory(&self.zones.table, self.nid_of[start >> shift])
+            self.zones.table.nodes[self.nid_of[start >> shift]].has_memory = True
+        self.after_online(was_empty)
         try:
-            if self.listeners:
-                with self.events:
-                    self.after_online(was_empty)
-            else:
-                self.after_online(was_empty)
+            self.tell()
         finally:
             if self.chain and (done or self.always_notify_online):
                 self.notifiers.tell(MEM_ONLINE, self._notice(start, nr, done, nid))
@@ -1289,6 +1313,10 @@ cdef class Memory:
         if self.min_free_kbytes_follows:
             self.recompute()
         return 0
+
+    cdef bint own_memmaps(self) noexcept:
+        """Can a block have its page descriptors on itself?"""
+        return self.memmap is not None and self.memmap == "on_memory"
 
     cdef uint64_t memmap_within(self, uint64_t start) except? -1:
         """Pages from here on that hold the page descriptors of their own memory block: they never go online."""
@@ -1312,6 +1340,14 @@ cdef class Memory:
             runs.append((at, end - at))
         return runs
 
+    def _without_memmap_pages(self, array):
+        """The pfns of an array that are no memmap of their own block."""
+        array = array.astype(np.int64)
+        starts = array // self.pages_per_block * self.pages_per_block
+        blocks, which = np.unique(starts, return_inverse=True)
+        own = np.array([self.memmap_within(block) if block >= 0 else 0 for block in blocks.tolist()], np.int64)
+        return as_pfn_array(array[array - starts >= own[which]])
+
     def _notice(self, uint64_t start, uint64_t nr, onlined, int nid):
         """What is told of a range: a memmap on memory is no part of it (memory_block_online gives online_pages the rest,
         6.1)."""
@@ -1329,7 +1365,9 @@ cdef class Memory:
             raise ValueError(f"pfn {start:#x} is not aligned to a block of order {block}")
         held = self.lock.hold()
         self.check_present(start, size, "generic_online_page")
-        done = self.pages.online_range(start, size, block, False)
+        done = 0
+        for at, run in self.without_memmaps(start, size) if self.own_memmaps() else ((start, size),):
+            done += self.pages.online_range(at, run, block, False)
         self.count_onlined(start, size, done)
         if self.pcp is not None:
             self.pcp.at_tail(np.arange(start, start + size))
@@ -1448,12 +1486,9 @@ cdef class Memory:
         for section in range(start // unit, (start + nr + unit - 1) // unit):
             if not test_bit(self.sections.prepared.words, section):
                 self.sections.set_online(section, 1, False)
+        self.after_offline(start, nr, z)
         try:
-            if self.listeners:
-                with self.events:
-                    self.after_offline(start, nr, z)
-            else:
-                self.after_offline(start, nr, z)
+            self.tell()
         finally:
             if notice is not None:
                 self.notifiers.tell(MEM_OFFLINE, notice)
@@ -1474,10 +1509,8 @@ cdef class Memory:
 
     cdef void lost_memory(self, int nid) noexcept:
         """node_states_clear_node, kswapd_stop and kcompactd_stop, for a node that has no memory any more."""
-        if self.node_present(nid) == 0:
+        if self.nodes_lose_memory and self.node_present(nid) == 0:
             self.zones.table.nodes[nid].has_memory = False
-            if self.rules.threads_stop:
-                self.zones.table.nodes[nid].kswapd = False
 
     def _not_used(self, uint64_t start, uint64_t nr, where):
         """EBUSY naming the first page in use that nobody can move."""
@@ -1552,6 +1585,7 @@ cdef class Memory:
             run = run_of(&batch, i)
             self.check_present(pfn_at(&batch, i), run, "set_pfns_reserved")
             i += run
+        refresh(&self.zones.table)
         i = 0
         while i < batch.nr:
             run = run_of(&batch, i)
@@ -1577,6 +1611,7 @@ cdef class Memory:
         array = as_pfn_array(pfns)      # the batch points into it
         if self.gather_states(&batch, what, array, state, state, name):
             self.pages.ungather(&batch)
+            refresh(&self.zones.table)
             while i < batch.nr:
                 run = run_of(&batch, i)
                 if state & PG_offline:
@@ -1600,6 +1635,7 @@ cdef class Memory:
         array = as_pfn_array(pfns)
         if self.gather_states(&batch, "free_reserved_pfns", array, PG_prepared | PG_reserved, PG_prepared | PG_offline,
                                "Reserved in a prepared range, or PG_offline"):
+            refresh(&self.zones.table)
             while i < batch.nr:
                 run = run_of(&batch, i)
                 if self.pages.weigh(PG_offline, pfn_at(&batch, i), run):
@@ -2056,6 +2092,10 @@ cdef class Memory:
         if not self.sections.present_section_nr(section_nr):
             raise ValueError(f"section {section_nr} is not present")
         return int(self.nids[section_nr])
+
+    def largest_blocks(self, zone):
+        """Numbers of the blocks of 2^max_page_order pages that lie in a Zone: int64 array, ascending."""
+        return np.flatnonzero(self.pages.area_array == zone_area(zone.nr)).astype(np.int64)
 
     def zone_of(self, pfn):
         """The Zone that a page is in, or None for one that is in no zone."""

@@ -432,7 +432,7 @@ class PerCpuPages:
         self.empty_slabs.clear()
 
     def at_tail(self, pfns):
-        """These pages came to the end of the free lists (generic_online_page, undo_isolate_page_range)."""
+        """These pages came to the end of the free lists (online_pages, generic_online_page, undo_isolate_page_range)."""
         if self._free_order is not None:
             self._free_order.at_tail(pfns)
 

@@ -21,8 +21,7 @@ cdef struct zone:
 
 cdef struct pgdat:
     bint online                  # the node is known (node_online_map)
-    bint has_memory              # some of its memory went online (N_MEMORY)
-    bint kswapd                  # its kernel threads run
+    bint has_memory              # some of its memory went online (N_MEMORY), and its kernel threads run
     pfn_t start_pfn
     uint64_t spanned_pages
 
@@ -48,9 +47,6 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     int64_t min_free_kbytes
     int64_t user_min_free_kbytes # as written to the sysctl; -1: never
     bint stale                   # 2.6.25: pages were marked since the watermarks were computed
-
-cdef inline void node_got_memory(zone_table *t, int nid) noexcept nogil:
-    t.nodes[nid].has_memory = t.nodes[nid].kswapd = True      # kswapd_run
 
 cdef inline area_t zone_area(int z) noexcept nogil:      # the engine's area of a zone
     return z + 1

@@ -315,16 +315,16 @@ cdef class Zones:
                 zone.stat_threshold, zone.present_early)
 
     def has_memory(self, int nid):
-        """Is node `nid` in N_MEMORY: has some of its memory gone online?"""
+        """Is node `nid` in N_MEMORY: has some of its memory gone online? In 2.6.25 it stays there for good (N_HIGH_MEMORY)."""
         return nid < self.table.nr_nodes and bool(self.table.nodes[nid].has_memory)
 
     def has_normal_memory(self, int nid):
-        """Is node `nid` in N_NORMAL_MEMORY: has some of its memory in a zone up to Normal gone online?"""
+        """Is node `nid` in N_NORMAL_MEMORY: has it memory, and a zone up to Normal with present pages?"""
         cdef int base = nid * self.table.nr_types
         return self.has_memory(nid) and any([zone_present(&self.table, base + i) for i in range(self.table.normal + 1)])
 
     def _threads(self, int nid):
-        return tuple([f"{name}{nid}" for name in self.node_threads]) if self.table.nodes[nid].kswapd else ()
+        return tuple([f"{name}{nid}" for name in self.node_threads]) if self.has_memory(nid) else ()
 
     def _node(self, int nid):
         return self.table.nodes[nid].start_pfn, self.table.nodes[nid].spanned_pages
@@ -378,8 +378,8 @@ cdef class Zones:
                 [self.table.zones[z].protection[i] for i in range(self.table.nr_types)],
             ))
         nodes = [
-            (bool(self.table.nodes[n].online), bool(self.table.nodes[n].has_memory), bool(self.table.nodes[n].kswapd),
-             self.table.nodes[n].start_pfn, self.table.nodes[n].spanned_pages)
+            (bool(self.table.nodes[n].online), bool(self.table.nodes[n].has_memory), self.table.nodes[n].start_pfn,
+             self.table.nodes[n].spanned_pages)
             for n in range(self.table.nr_nodes)
         ]
         return {
@@ -406,10 +406,9 @@ cdef class Zones:
              protection) = values
             for i in range(self.table.nr_types):
                 self.table.zones[z].protection[i] = protection[i]
-        for n, (online, has_memory, kswapd, start, spanned) in enumerate(state["nodes"]):
+        for n, (online, has_memory, start, spanned) in enumerate(state["nodes"]):
             self.table.nodes[n].online = online
             self.table.nodes[n].has_memory = has_memory
-            self.table.nodes[n].kswapd = kswapd
             self.table.nodes[n].start_pfn = start
             self.table.nodes[n].spanned_pages = spanned
         self.table.min_free_kbytes = state["min_free_kbytes"]

@@ -99,7 +99,7 @@ class Guest:
         self.virtio_mem = VirtioMemBus(mem)
         self.regions = {}
         self.pinned = {}         # regions that were freed -> MovablePages in a list, what a pipe holds of them
-        self.refused_dimms = []  # (start, size), bytes, of DIMMs that the kernel did not take
+        self.refused_dimms = []  # (start, size, nid), bytes, of DIMMs that the kernel did not take
         self._retries = []       # devices that go on when the kernel finds time
         self.cache = MovablePages(mem)
         self.unknown = False
@@ -111,13 +111,14 @@ class Guest:
         self._read_zone = zone       # the zone that single pages have been taken from
         self._inode_zones = {zone}   # zones that slabs of inodes have been taken from
         self._happened = set()       # what uevents of blocks have said in this step
+        self._deaf = False           # to a uevent that says nothing of what happened
         self._has_online_slabs = False
         self._stacks = {nid: [] for nid, node in mem.nodes.items() if node.threads}      # those of boot are not told apart
         mem.events.listen(self._heard)
 
     def _heard(self, kind, text):
         action, _, device = text.partition("@")
-        if kind != "uevent" or not device.startswith("memory"):
+        if kind != "uevent" or not device.startswith("memory") or self._deaf:
             return
         self._happened.add(action)
         if action == "add" and device not in self._devices:
@@ -126,6 +127,14 @@ class Guest:
         elif action == "remove":
             for pfn in self._devices.pop(device, ()):
                 self.mem.pcp.free_kernel(pfn)
+
+    def synthetic_uevent(self, text):
+        """Somebody writes to a uevent file: the event is sent, and nothing has happened (kobject_synth_uevent)."""
+        self._deaf = True
+        try:
+            self.mem.events.uevent(text)
+        finally:
+            self._deaf = False
 
     def booted(self, nid, name, pcp_count, pcp_high):
         """A zone has so many pages on per-CPU lists, the last of those in use, and pcp->high is that. Of the zone that the
@@ -150,7 +159,7 @@ class Guest:
         self.virtio_mem.add(VirtioMem(self.mem, start, max_size, block_size, nid, device))
 
     def _onlined(self, action, notice):
-        self._retries += [d for d in self.virtio_mem.devices.values() if d.goes_on(action, notice.start_pfn)]
+        self._retries += [d for d in self.virtio_mem.devices.values() if d.goes_on(action, notice.start_pfn, notice.nr_pages)]
         return NOTIFY_OK
 
     def request(self, device, requested_size):

@@ -16,7 +16,8 @@ _SYSCTLS = {
     "min_free_kbytes": (0, INT_MAX), "watermark_scale_factor": (1, 3000), "lowmem_reserve_ratio": (-INT_MAX - 1, INT_MAX)
 }
 """Of sysctls that there is a model of, the least and the most that may be written (vm_table, 6.1)."""
-_READ_ONLY = ("valid_zones", "phys_index", "phys_device", "removable", "block_size_bytes")
+_READ_ONLY = (("block_size_bytes",), ("valid_zones", "phys_index", "phys_device", "removable"))
+"""Files that nobody may write: of the directory memory, and of a memory block's."""
 
 
 class CannotReplay(Exception):
@@ -24,7 +25,9 @@ class CannotReplay(Exception):
 
 
 def run(guest: Guest, op: dict[str, Any]) -> str | int | None:
-    """Do one op: 0 or the name of the error."""
+    """Do one op: 0 or the name of the error; None for what the machine refused, so that the kernel never saw it."""
+    if op.get("rejected"):
+        return None
     try:
         return _OP[op["op"]](guest, op)
     except HotplugError as e:
@@ -32,22 +35,21 @@ def run(guest: Guest, op: dict[str, Any]) -> str | int | None:
 
 
 def _add_memory(guest, op):
-    if op.get("rejected"):
-        return None        # the machine refused: the kernel never saw it
     if op.get("start") is None:
         raise CannotReplay("the address of the memory was not recorded")
-    dimm, refused = (op["start"], op["size"]), list(guest.refused_dimms)
+    dimm, refused = (op["start"], op["size"], op["nid"]), list(guest.refused_dimms)
     try:
-        _add_dimm(guest, *dimm, op["nid"])
+        _add_dimm(guest, *dimm)
     except HotplugError:
         guest.refused_dimms.append(dimm)
         raise
     finally:
         if guest.mem.rules.movable_has_min:      # 6.12 looks at the whole container, and at what it has refused before
             guest.mem.events.uevent("online@container/PNP0A06:04")
-            for start, size in refused:
+            for other in refused:
                 with suppress(HotplugError):
-                    _add_dimm(guest, start, size, op["nid"])
+                    _add_dimm(guest, *other)
+                    guest.refused_dimms.remove(other)
     return 0
 
 
@@ -60,9 +62,10 @@ def _add_dimm(guest, start, size, nid):
 
 
 def _remove_memory(guest, op):
-    dimm, page = (op["start"], op["size"]), guest.mem.geometry.page_size
-    if dimm in guest.refused_dimms:
-        guest.refused_dimms.remove(dimm)      # no driver is bound to it: it goes
+    page = guest.mem.geometry.page_size
+    refused = [dimm for dimm in guest.refused_dimms if dimm[:2] == (op["start"], op["size"])]
+    if refused:
+        guest.refused_dimms.remove(refused[0])      # no driver is bound to it: it goes
     else:
         guest.mem.blocks.remove(op["start"] // page, op["size"] // page)
     return 0
@@ -95,7 +98,7 @@ def _write_file(guest, op):
     """Writing to a file below /sys/devices/system/memory."""
     directory, _, name = op["path"].rpartition("/")
     if directory:
-        found = re.fullmatch(r"memory(\d+)", directory)
+        found = re.fullmatch(r"memory(0|[1-9]\d{0,17})", directory)
         if not found or int(found[1]) not in guest.mem.blocks:
             return "ENOENT"
         block = {"block": int(found[1])}
@@ -107,13 +110,13 @@ def _write_file(guest, op):
             action = op["text"].removesuffix("\n")
             if action not in ("add", "remove", "change", "move", "online", "offline", "bind", "unbind"):
                 return "EINVAL"
-            guest.mem.events.uevent(f"{action}@{directory}")
+            guest.synthetic_uevent(f"{action}@{directory}")
             return 0
     elif name == "auto_online_blocks":
         return _auto_online_blocks(guest, {"word": op["text"]})
-    if name in _READ_ONLY:
+    if name in _READ_ONLY[bool(directory)]:
         return "EACCES"
-    if name == "probe":
+    if name == "probe" or name in _READ_ONLY[not directory]:
         return "ENOENT"
     if name in ("soft_offline_page", "hard_offline_page"):
         return _offline_page(guest, op)
@@ -124,7 +127,7 @@ def _write_file(guest, op):
 
 def _number(text):
     """The int that the kernel makes of text, decimal, 0x... or 0... (kstrtol, base 0); None for what is none."""
-    found = re.fullmatch(r"([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)", text)
+    found = re.fullmatch(r"([+-]?)(0[xX][0-9a-fA-F]{1,99}|0[0-7]{0,99}|[1-9][0-9]{0,99})", text)
     if not found:
         return None
     octal = found[2].isdecimal() and found[2].startswith("0")
