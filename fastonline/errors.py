@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from typing import SupportsIndex, TypeGuard
 
 
 class HotplugError(OSError):
@@ -42,6 +43,6 @@ def range_list(numbers: Iterable[int]) -> str:
     return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[SupportsIndex]:
     """Does the value count things? An int or a NumPy integer does, True does not."""
     return hasattr(value, "__index__") and not isinstance(value, bool)

@@ -2094,7 +2094,7 @@ cdef class Memory:
         return int(self.nids[section_nr])
 
     def largest_blocks(self, zone):
-        """Numbers of the blocks of 2^max_page_order pages that lie in a Zone: int64 array, ascending."""
+        """Numbers of the blocks of 2^max_page_order pages that lie in a zone, int64 array, ascending. zone: a Zone."""
         return np.flatnonzero(self.pages.area_array == zone_area(zone.nr)).astype(np.int64)
 
     def zone_of(self, pfn):
