@@ -201,6 +201,29 @@ def test_a_block_that_did_not_go_offline_is_used_last(mem):
     mem.validate()
 
 
+def test_a_page_that_somebody_takes_meanwhile(mem):
+    """Another thread allocates a page of the block after it was looked at and before its free pages are isolated. Expect EBUSY
+    naming that page, which stays in use, and the block online."""
+    class Meddler(fo.MovablePages):
+        def within(self, start_pfn, nr_pages):
+            if not taken:
+                mem.alloc_contig_range(start_pfn + 5000, 1)
+                taken.append(start_pfn + 5000)
+            return super().within(start_pfn, nr_pages)
+    taken = [0]
+    owner = Meddler(mem)
+    owner.alloc(10)
+    block = int(owner.pfns[0]) // BLOCK
+    taken.clear()
+    with pytest.raises(fo.HotplugError, match=f"EBUSY.*page {block * BLOCK + 5000:#x} is in use"):
+        mem.blocks[block].offline()
+    assert mem.blocks[block].state == "online" and mem.page_flags(taken[0]) == "PG_prepared"
+    assert len(owner) == 10 and within(owner.pfns, block) == 0
+    mem.free_pfns(taken)
+    mem.blocks[block].offline()
+    mem.validate()
+
+
 def test_undo_isolate_page_range(mem):
     """A range is taken and given back, then one with a free page, and one in an allocation of two. Expect all of the first
     free, managed as before, the others refused with the page named."""

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, pfn_range
 
 if TYPE_CHECKING:
     from fastonline.hotplug.memory import Memory
 
+_IN_USE, _TAIL = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail"))
 CLUSTER = 32
 """COMPACT_CLUSTER_MAX: pages that alloc_contig_range isolates at a time."""
 
@@ -166,6 +168,11 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
             if len(order) < wanted:
                 raise HotplugError.of(errno.ENOMEM, f"{what} have nowhere to move to")
             raise HotplugError.of(errno.EAGAIN, f"{what} are held: timed out")
+        # what another thread allocated before the free pages were isolated is nobody's to take
+        used = np.flatnonzero(np.isin(mem.page_states(start_pfn, nr_pages), (_IN_USE, _IN_USE | _TAIL))) + start_pfn
+        others = np.setdiff1d(used, np.concatenate(emptied))
+        if len(others):
+            raise HotplugError.of(errno.EBUSY, f"{pfn_range(start_pfn, nr_pages)}: page {int(others[0]):#x} is in use")
     except BaseException:
         free_movable(mem, new[~owned])      # those of owners after the one whose callback raised
         put_back(mem, np.concatenate(emptied))
