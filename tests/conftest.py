@@ -1,6 +1,7 @@
 """What every test file needs: both engines, small machines, and the recordings that may or may not lie beside the project."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import fastonline as fo
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # a shell's background job: tests that interrupt a call, or a child, would wait for good
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "fastonline", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
