@@ -18,7 +18,7 @@ from c_peers import PEERS, CPeer, Missing
 from contenders import CONTENDERS, SECTION, make, pages
 
 import fastonline as fo
-from fastonline.cli import count
+from fastonline.cli.common import count
 from fastonline.cost.phases import calibrate, time_call
 from fastonline.cost.report import number
 from fastonline.hotplug.memory import ENGINES

@@ -1,0 +1,68 @@
+"""The command line: the only place that prints. One file per command; each adds its parser and returns the exit status.
+
+Exit status: 0 done, 1 a check failed (a prediction that is not what the kernel said), 2 wrong use or input that cannot be read,
+with one line on standard error; 130 after Ctrl-C, 141 when nobody reads the output any more.
+"""
+
+import os
+import sys
+
+from fastonline import __version__
+from fastonline.cli.balloon import add_balloon
+from fastonline.cli.common import Parser
+from fastonline.cli.profile import add_profile
+from fastonline.cli.replay import add_replay
+from fastonline.cli.show import add_capture, add_show, add_sysfs
+
+INTERRUPTED, BROKEN_PIPE = 130, 141     # 128 + SIGINT, 128 + SIGPIPE, as a shell has it
+
+COMMANDS = (add_profile, add_show, add_capture, add_replay, add_sysfs, add_balloon)
+
+
+def make_parser():
+    """The parser of the whole command line."""
+    parser = Parser(prog="fastonline", description="Memory onlining the way Linux does it, and what it costs.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    return parser
+
+
+def main(argv=None):
+    """Run one command; returns the exit status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:      # closed before the start
+            setattr(sys, name, open(os.devnull, "w"))
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")      # whatever a file's texts hold
+    try:
+        try:
+            args = make_parser().parse_args(argv)
+            return args.run(args)
+        finally:
+            sys.stdout.flush()      # a broken pipe shows here, not when the interpreter exits
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        unread(sys.stdout)
+        return BROKEN_PIPE
+    except (ImportError, MemoryError, OSError, OverflowError, ValueError) as e:
+        try:
+            print(f"fastonline: {describe(e)}", file=sys.stderr)
+        except BrokenPipeError:
+            unread(sys.stderr)
+        return 2
+
+
+def unread(stream):
+    """Nobody reads it any more: what is still buffered goes nowhere, so that the interpreter does not complain when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def describe(error):
+    """An exception in one line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
