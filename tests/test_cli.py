@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import fastonline as fo
-from fastonline import cli
+from fastonline.cli import common, main
 
 CAPTURED = Path(__file__).parent / "data" / "linux-6.18-24g"
 SECTION = 1 << 17
@@ -28,7 +28,7 @@ def run(capfd):
     """``run(*args)`` -> (exit status, standard output, standard error), as a shell would see them."""
     def run(*args):
         try:
-            status = cli.main([str(arg) for arg in args])
+            status = main([str(arg) for arg in args])
         except SystemExit as e:     # argparse
             status = e.code
         out, err = capfd.readouterr()
@@ -334,20 +334,20 @@ def test_version(run):
 def test_ctrl_c(run, monkeypatch):
     def interrupted(**arguments):
         raise KeyboardInterrupt
-    monkeypatch.setattr(cli, "profile", interrupted)
+    monkeypatch.setattr("fastonline.cli.profile.profile", interrupted)
     assert run("profile") == (130, "", "")
 
 
 def test_progress_on_a_terminal_only(monkeypatch):
     pytest.importorskip("tqdm")
     steps = [1, 2, 3]
-    assert cli.progress(steps) is steps
+    assert common.progress(steps) is steps
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    shown = cli.progress(steps)
+    shown = common.progress(steps)
     assert shown is not steps
     assert list(shown) == steps
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    assert cli.progress(steps) is steps
+    assert common.progress(steps) is steps
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
