@@ -50,6 +50,8 @@ class Rules:
       and goes online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
     - offline_times_out: offline_pages gives up on pages that cannot move: ENOMEM after five tries where there is no room for
       them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); today it tries on until a signal, EINTR.
+    - migrates_from_the_end: offline_pages moves the last page of the range first (isolate_folio_to_list puts each page at the
+      head of its list, 6.12); before, the first one first.
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
 
@@ -85,6 +87,7 @@ class Rules:
     skips_memoryless: bool
     blocks_unaware: bool
     offline_times_out: bool
+    migrates_from_the_end: bool
     exact_words: bool
 
     def __post_init__(self) -> None:
@@ -134,6 +137,7 @@ LINUX_2_6_25 = Rules(
     skips_memoryless=False,
     blocks_unaware=True,
     offline_times_out=True,
+    migrates_from_the_end=False,
     exact_words=False,
 )
 
@@ -167,10 +171,11 @@ LINUX_6_1 = Rules(
     skips_memoryless=False,
     blocks_unaware=False,
     offline_times_out=False,
+    migrates_from_the_end=False,
     exact_words=True,
 )
 
 LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True, "memmap_per_block": True,
-                      "skips_memoryless": True})
+                      "skips_memoryless": True, "migrates_from_the_end": True})
 
 PRESETS = {rules.name: rules for rules in (LINUX_2_6_25, LINUX_6_1, LINUX_6_12)}

@@ -1,4 +1,4 @@
-"""linux/recording.py: nineteen runs of real kernels, replayed and compared, and files that are no recordings."""
+"""linux/recording.py: runs of real kernels, replayed and compared, and files that are no recordings."""
 
 import copy
 import json
@@ -11,6 +11,7 @@ from test_fuzz import mutated_json
 import fastonline as fo
 from fastonline.cli import main
 from fastonline.linux.compare import NOISE
+from fastonline.linux.ops import run
 from fastonline.linux.recording import Recording, RecordingError, replay_files
 
 DIRECTORY = Path(__file__).parent / "data" / "recordings"
@@ -21,8 +22,9 @@ def engine(request):
     return request.param
 
 
-def test_there_are_nineteen():
-    assert len(FILES) == 19
+def test_all_are_there():
+    names = [path.stem for path in FILES]
+    assert len(names) == 22 and {"S1_k612", "S3d_pin_and_no_room_k612", "S6k_kernel_zone_k612", "R61_numa2"} <= set(names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -123,6 +125,49 @@ def test_where_pages_of_a_program_are_read_is_compared():
     recording.steps[13]["value"] |= {"35": 23808 - 1, "37": 32512 - 1}
     found = list(recording.replay())[13].differences
     assert found == [("region 0 in memory37", 32512, 32511)]      # Movable; memory35 is in Normal
+
+
+def test_the_last_page_moves_first(tmp_path, engine):
+    """Two blocks are online in Movable, the memory of one is nearly all in use, the other's is to move and does not all fit. Expect
+    6.1 to have emptied the block's beginning, 6.12 its end (isolate_folio_to_list puts pages at the list's head)."""
+    left = {}
+    for name in ("S1", "S1_k612"):
+        data = json.loads((DIRECTORY / f"{name}.json").read_text())
+        nothing = {"errno": None, "uevents": None, "kmsg": None, "state": None}
+        data["steps"] = [nothing | op for op in [
+            _dimm(32, 2), _write(32, "online_movable"), _write(33, "online_movable"),
+            {"op": "alloc", "region": 0, "bytes": 30000 << 12}, {"op": "alloc", "region": 1, "bytes": 115000 << 12},
+        ]]
+        path = tmp_path / "room.json"
+        path.write_text(json.dumps(data))
+        recording = Recording.load(path)
+        guest = recording.guest(engine)
+        for step in recording.steps:
+            run(guest, step)
+        lines = []
+        guest.mem.events.listen(lambda kind, text, lines=lines: lines.append(text))
+        assert run(guest, _write(33, "offline")) == "EINTR"
+        assert lines == ["page allocation failure: order:0, mode:0x144cca(GFP_HIGHUSER_MOVABLE|__GFP_RETRY_MAYFAIL|__GFP_COMP), nodemask=0"]
+        pages = guest.regions[1].pages.pfns
+        left[name] = pages[pages >= 33 << 15] - (33 << 15)
+    assert left["S1"].max() > 32000 and left["S1"].min() > 100
+    assert left["S1_k612"].min() == 0 and left["S1_k612"].max() < 32000
+
+
+@pytest.mark.parametrize(("name", "first"), [("S1", 0), ("S1_k612", 15)])
+def test_what_is_logged_of_pages_that_are_held(tmp_path, engine, name, first):
+    """A pipe holds sixteen pages of a region, whose other pages move when the block is offlined. Expect the log to name ten of
+    them, in the order in which they are tried, and to go back to none when the pipe lets go."""
+    steps = _replayed(tmp_path, name, [
+        _dimm(32, 2), _write(32, "online_movable"), _write(33, "online_movable"),
+        {"op": "alloc", "region": 0, "bytes": 1000 << 12}, {"op": "pin", "region": 0}, _write(32, "offline"),
+        {"op": "unpin", "region": 0}, _write(32, "offline"),
+    ], engine)
+    assert [steps[i].errno for i in (5, 7)] == ["EINTR", 0]
+    tried = [abs(first - i) for i in range(10)]
+    assert steps[5].kmsg == [line for i in tried for line in (
+        f"migrating pfn {0x100000 + i:x} failed ret:16", f"page: refcount:3 mapcount:1 pfn:{0x100000 + i:#x}",
+        "page dumped because: migration failure")]
 
 
 def test_machine_is_that_of_the_start(engine):
@@ -238,11 +283,13 @@ def test_a_node_without_memory(tmp_path, engine):
 
 
 def test_regions_of_no_pages(tmp_path, engine):
-    """Nothing is allocated, and freed. Expect both done, and a second one of that name refused while it is there."""
-    op = {"region": 7, "errno": 0, "uevents": [], "kmsg": [], "state": None}
-    ops = [{"op": name, "bytes": 0} | op for name in ("alloc", "alloc", "free", "free")]
+    """Nothing is allocated, and freed. A label that is in use means another region, which has the lowest free number. Expect all
+    done but a second free."""
+    op = {"bytes": 0, "errno": 0, "uevents": [], "kmsg": [], "state": None}
+    ops = [{"op": name, "region": region} | op
+           for name, region in (("alloc", 7), ("alloc", 7), ("free", 7), ("free", 0), ("free", 7))]
     done = list(Recording.load(_changed(tmp_path, lambda data: data.update(steps=ops))).replay(engine))
-    assert [step.replayed for step in done] == [True, False, True, False]
+    assert [step.replayed for step in done] == [True, True, True, True, False]
 
 
 def test_a_guest_without_free_memory(tmp_path, engine):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastonline.core.pageflags import FLAG_NAMES
-from fastonline.errors import HotplugError, pfn_range
+from fastonline.errors import HotplugError, pfn_range, range_list
 
 if TYPE_CHECKING:
     from fastonline.hotplug.memory import Memory
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _IN_USE, _TAIL = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail"))
 CLUSTER = 32
 """COMPACT_CLUSTER_MAX: pages that alloc_contig_range isolates at a time."""
+
+RATELIMIT_BURST = 10
+"""DEFAULT_RATELIMIT_BURST: pages that do_migrate_range logs in five seconds."""
 
 
 class MovablePages:
@@ -33,6 +36,8 @@ class MovablePages:
     offline = False
     pinned = 0
     """So many of its first pages are held by a device or a pipe: offline_pages tries to move them, and cannot."""
+    mapped = True
+    """A program maps them."""
 
     def __init__(self, mem: Memory, on_move: Callable[[NDArray[np.int64], NDArray[np.int64]], object] | None = None) -> None:
         self._mem = mem
@@ -118,7 +123,7 @@ def movable_pages(mem: Memory, start_pfn: int, nr_pages: int) -> NDArray[np.int6
 def migrate_range(mem, start_pfn, nr_pages, contig=False):
     """Move every page that has an owner out of the range; True when there was one. Meanwhile nothing is allocated from it.
 
-    offline_pages' way: in the order of their addresses (do_migrate_range), on a machine with memory on other nodes to those
+    offline_pages' way: in the order of their addresses, since 6.12 from the last to the first (do_migrate_range), on a machine with memory on other nodes to those
     only (new_migration_target). contig: alloc_contig_range's way: COMPACT_CLUSTER_MAX at a time, each such cluster back to
     front (isolate_migratepages_block), to any node. Pages of Movable go to any zone, those of kernel zones to kernel zones
     (alloc_migration_target, 6.1).
@@ -137,6 +142,9 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
     order = np.argsort(pfns, kind="stable")
     if contig:
         order = np.concatenate([order[at : at + CLUSTER][::-1] for at in range(0, len(order), CLUSTER)])
+    elif mem.rules.migrates_from_the_end:
+        order = order[::-1]
+    stuck = pfns[order][held[order]]
     order = order[~held[order]]
     wanted = len(order)
     zone = mem.zone_of(start_pfn)
@@ -145,7 +153,7 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
         nodes = [nid for nid in nodes if nid != zone.nid and mem.zones.has_memory(nid)] or [zone.nid]
     highest = "Movable" if zone.name in ("Movable", "HighMem") else "Normal"
     emptied, new = [isolate(mem, start_pfn, nr_pages)], np.empty(0, np.int64)
-    owned = np.zeros(0, bool)
+    owned, log = np.zeros(0, bool), []
     try:
         new = alloc_movable(mem, len(order), mem.movable_zonelist(zone.nid, nodes, highest))
         order, owned = order[: len(new)], np.zeros(len(new), bool)
@@ -162,6 +170,9 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
             mem.count_migrated(len(old), owner.balloon)
             owner.moved(index[order[own]], targets)
         if len(order) < len(pfns):
+            # those that are held get a page to move to, and give it back
+            free_movable(mem, alloc_movable(mem, len(stuck), mem.movable_zonelist(zone.nid, nodes, highest)))
+            log += _failure_log(stuck, leaving, nodes if len(order) < wanted else (), highest)
             what = f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)}"
             if contig or not mem.rules.offline_times_out:
                 raise HotplugError.of(errno.EINTR, f"{what} have nowhere to move to: the kernel would try on")
@@ -176,8 +187,25 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
     except BaseException:
         free_movable(mem, new[~owned])      # those of owners after the one whose callback raised
         put_back(mem, np.concatenate(emptied))
+        for line in log:
+            mem.events.log(line)
         raise
     return True
+
+
+def _failure_log(stuck, leaving, nodes, highest):
+    """Lines that the kernel logs of pages that cannot move: the first of those that are held (do_migrate_range), and that these
+    nodes have no room (warn_alloc)."""
+    lines = []
+    if nodes:
+        mode, flags = (0x144CCA, "GFP_HIGHUSER_MOVABLE") if highest == "Movable" else (0x144CC8, "GFP_USER|__GFP_MOVABLE")
+        lines.append(f"page allocation failure: order:0, mode:{mode:#x}({flags}|__GFP_RETRY_MAYFAIL|__GFP_COMP), "
+                     f"nodemask={range_list(nodes)}")
+    for pfn in stuck[:RATELIMIT_BURST].tolist():
+        mapped = any(owner.mapped for owner, indices in leaving if pfn in owner.pfns[indices])
+        lines += [f"migrating pfn {pfn:x} failed ret:16", f"page: refcount:{2 + mapped} mapcount:{int(mapped)} pfn:{pfn:#x}",
+                  "page dumped because: migration failure"]
+    return lines
 
 
 def isolate(mem, start_pfn, nr_pages):

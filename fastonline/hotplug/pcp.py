@@ -211,6 +211,8 @@ class PerCpuPages:
         zone = self._mem.zones[self._key(z)]
         if pcp.disabled:
             pcp.high = 0
+            if self._tunes_itself:
+                pcp.alloc_factor >>= min(len(pages), 8)
             self._free(np.array(pages, np.int64))
             return
         at = 0

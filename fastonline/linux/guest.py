@@ -13,8 +13,11 @@ BLOCK_PAGES, INODE_PAGES = 1, 2
 """Pages of slabs that a memory block takes: when it is added, for struct memory_block (1 KiB) and some twenty kernfs nodes of
 128 bytes; and when its files are first read, for their inodes (600 bytes) and dentries (192). Together 3 to 4 in every
 recording of either kernel that adds blocks; it matters where tens of them are added."""
-EMPTY_SLABS = 40
-"""Pages of slabs that boot leaves empty, and the first offlining shrinks: 140 to 180 kB in 6.1 (RECORDED.md 6)."""
+BOOT_INODES = 2
+"""Memory blocks whose inodes fit into the slabs that boot left partly empty."""
+EMPTY_SLABS = {False: 40, True: 88}
+"""Pages of slabs that boot leaves empty, and the first offlining shrinks: 35 to 45 in the recordings of 6.1, 74 to 104 in those
+of 6.12 (the key: is it that?)."""
 ONLINE_SLABS, OFFLINE_SLABS = (2, 1), (1, 2)
 """Slabs, of single pages and of SLAB, that caches need for the first block that goes online, and after one went offline:
 estimates, from what free pages and those on lists lose together in all recordings that have either."""
@@ -73,6 +76,7 @@ class Region:
         pinned = MovablePages(self._mem)
         pinned.adopt(held)
         pinned.pinned = len(held)
+        pinned.mapped = False
         self.pages.adopt(rest)
         self.pages.pinned = 0
         return pinned
@@ -98,17 +102,21 @@ class Guest:
         self.inflated = self.deflated = 0
         self.virtio_mem = VirtioMemBus(mem)
         self.regions = {}
+        self.allocated = []      # regions of this step, in the order of their allocation
         self.pinned = {}         # regions that were freed -> MovablePages in a list, what a pipe holds of them
         self.refused_dimms = []  # (start, size, nid), bytes, of DIMMs that the kernel did not take
         self._retries = []       # devices that go on when the kernel finds time
         self.cache = MovablePages(mem)
         self.unknown = False
         """Something took kernel pages that was not recorded: how many are free there cannot be told any more."""
+        self.ran_out = False
+        """Pages had nowhere to move to: how many did depends on what kernel zones had free."""
         self._boot_zone = zone = self._preferred()
         self._devices = {}       # memory block -> pages of the slabs that its device takes
         self._unread = []        # of them, those whose files nobody has read
         self._settled_zone = zone    # the zone that was preferred after the step before
         self._read_zone = zone       # the zone that single pages have been taken from
+        self._blocks_read = 0        # memory blocks whose files have been read since boot
         self._inode_zones = {zone}   # zones that slabs of inodes have been taken from
         self._happened = set()       # what uevents of blocks have said in this step
         self._deaf = False           # to a uevent that says nothing of what happened
@@ -117,6 +125,7 @@ class Guest:
         mem.events.listen(self._heard)
 
     def _heard(self, kind, text):
+        self.ran_out = self.ran_out or kind == "kmsg" and text.startswith("page allocation failure")
         action, _, device = text.partition("@")
         if kind != "uevent" or not device.startswith("memory") or self._deaf:
             return
@@ -148,7 +157,7 @@ class Guest:
         self.mem.pcp.put(zone, used[at:].tolist(), pcp_high)
         if zone.nr == self._boot_zone:
             slabs = used[:at][used[:at] % SLAB == 0]
-            slabs = slabs[np.isin(slabs + SLAB - 1, used[:at])][-EMPTY_SLABS // SLAB :].tolist()
+            slabs = slabs[np.isin(slabs + SLAB - 1, used[:at])][-EMPTY_SLABS[self.mem.rules.migrates_from_the_end] // SLAB :].tolist()
             singles = [(pfn + i, 0) for pfn in slabs[:1] for i in range(SLAB)]
             self.mem.pcp.empty_slabs = singles + [(pfn, 3) for pfn in slabs[1:]]
 
@@ -182,6 +191,7 @@ class Guest:
         if nr_pages > self.mem.totalram_pages:
             raise MemoryError(f"{nr_pages} pages are more than the guest has")
         self.regions[region] = Region(self, nr_pages)
+        self.allocated.append(self.regions[region])
 
     def free(self, region):
         """A program frees a region; what a pipe holds of it stays, until it is unpinned."""
@@ -232,10 +242,12 @@ class Guest:
         return zones[0] if zones else None
 
     def look(self):
-        """Somebody reads the files of the blocks that came last: their inodes and dentries need slabs, the first ones of a
-        zone a pageblock of their own; one that was preferred from boot on has it."""
+        """Somebody reads the files of the blocks that came last: their inodes and dentries need slabs. What boot left of the
+        inodes' slabs is enough for two blocks; the third one's comes from a pageblock that becomes Reclaimable, in a zone that
+        has none since boot."""
+        self._blocks_read += len(self._unread)
         zone = self._preferred()
-        if self._unread and zone not in self._inode_zones:
+        if self._unread and self._blocks_read > BOOT_INODES and zone not in self._inode_zones:
             self._take(1, 1, RECLAIMABLE)
             self._inode_zones.add(zone)
         for device in self._unread:
@@ -257,9 +269,13 @@ class Guest:
             for pfn in self._stacks.pop(nid):
                 self.mem.pcp.free_kernel(pfn)
 
-    def settle(self):
+    def settle(self, observed=True):
         """The kernel works on after a step: caches need new slabs for the first block that goes online, and for what is said
-        of one that went offline, which has shrunk them (slab_mem_going_offline_callback)."""
+        of one that went offline, which has shrunk them (slab_mem_going_offline_callback). Where nobody has `observed` the step,
+        no file was read and nothing is needed."""
+        if not observed:
+            self.mem.pcp.settle()
+            return
         self.look()
         if "offline" in self._happened:
             self._slabs(*OFFLINE_SLABS)

@@ -16,6 +16,8 @@ _SYSCTLS = {
     "min_free_kbytes": (0, INT_MAX), "watermark_scale_factor": (1, 3000), "lowmem_reserve_ratio": (-INT_MAX - 1, INT_MAX)
 }
 """Of sysctls that there is a model of, the least and the most that may be written (vm_table, 6.1)."""
+PIPE_DEF_BUFFERS = 16
+"""Pages that a pipe holds at most (fs/pipe.c): vmsplice pins so many of a region."""
 _READ_ONLY = (("block_size_bytes",), ("valid_zones", "phys_index", "phys_device", "removable"))
 """Files that nobody may write: of the directory memory, and of a memory block's."""
 
@@ -192,8 +194,11 @@ def _virtio_mem(guest, op):
 
 def _alloc(guest, op):
     page = guest.mem.geometry.page_size
+    region = op["region"]
+    if region in guest.regions:      # the program numbers its regions itself
+        region = next(number for number in range(len(guest.regions) + 1) if number not in guest.regions)
     try:
-        guest.alloc(op["region"], -(-op["bytes"] // page))
+        guest.alloc(region, -(-op["bytes"] // page))
     except (MemoryError, ValueError) as e:
         raise CannotReplay(str(e)) from None
     return 0
@@ -210,7 +215,11 @@ def _pin(guest, op):
     if op["region"] not in guest.regions:
         raise CannotReplay(f"region {op['region']} was not allocated")
     pages = guest.regions[op["region"]].pages
-    pages.pinned = min(op.get("pages") or len(pages), len(pages))
+    # a list called pages is the step's page map
+    held = next((op[key] for key in ("held", "pages") if isinstance(op.get(key), int)), PIPE_DEF_BUFFERS)
+    if held < 0:
+        raise ValueError(f"{held} pages cannot be held")
+    pages.pinned = min(held, len(pages))
     return 0
 
 

@@ -220,7 +220,7 @@ class Recording:
     def _replay(self, index, recorded, guest, seen, heard):
         """Do one step. seen: where what the machine says is heard. heard: (uevents, log) of the steps so far."""
         mem = guest.mem
-        del seen[:]
+        del seen[:], guest.allocated[:]
         before = vmstat(guest)
         answers, reason = [], ""
         for op in recorded.get("ops", [recorded]):
@@ -230,7 +230,7 @@ class Recording:
                 reason = reason or str(e)
                 answers.append(0)
             guest.retry()
-        guest.settle()
+        guest.settle(any(recorded[key] is not None for key in ("state", "uevents", "kmsg")))
         heard.append(tuple([text for kind, text in seen if kind == which] for which in ("uevent", "kmsg")))
         step = Step(
             index, _name(recorded), next(filter(None, answers), None if set(answers) == {None} else 0),
