@@ -1,12 +1,12 @@
 """What the commands share: argument types, where a machine is read from, where figures are written to, progress."""
 
 import argparse
-import errno
 import json
 import os
 import sys
 
 from fastonline import geometry
+from fastonline.files import check_output, write_file
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import load
 from fastonline.linux.capture import Capture
@@ -59,10 +59,11 @@ def count(text):
 
 def output(text):
     """A file to be written: what stands in the way is said before the work is done, not after."""
-    directory = os.path.dirname(text) or "."
-    code = errno.EISDIR if os.path.isdir(text) else 0 if os.path.isdir(directory) else errno.ENOENT
-    if code:
-        raise argparse.ArgumentTypeError(f"{text}: {os.strerror(code)}")
+    try:
+        if text != "-":
+            check_output(text)
+    except OSError as e:
+        raise argparse.ArgumentTypeError(f"{text}: {e.strerror}") from None
     return text
 
 
@@ -108,5 +109,4 @@ def write_json(path, value):
     if path == "-":
         sys.stdout.write(text)
     else:
-        with open(path, "w") as file:
-            file.write(text)
+        write_file(path, [text.encode()])

@@ -12,6 +12,7 @@ except ImportError as _missing:
 from matplotlib.figure import Figure
 
 from fastonline.cost.phases import PHASES
+from fastonline.files import save_figure
 
 COLORS = {"bitmap": "#1f77b4", "struct_page": "#ff7f0e"}
 
@@ -36,7 +37,7 @@ def plot_profile(result: dict[str, Any], path: str | PathLike[str]) -> None:
         _workloads(left, result)
         _phases(right, result)
         figure.suptitle(f"onlining {result['section']}: {result['nr_pages']} pages, {result['geometry']}, Linux {result['rules']}")
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def _workloads(axes, result):

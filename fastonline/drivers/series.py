@@ -20,6 +20,7 @@ from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
+from fastonline.files import read_text, save_figure
 from fastonline.geometry import PRESETS as GEOMETRIES, Geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
 from fastonline.rules import PRESETS as RULES, Rules
@@ -91,7 +92,7 @@ class Series:
         axes.set(title=self.driver, xlabel="time, s", ylabel="MiB")
         axes.set_ylim(bottom=0)
         axes.legend()
-        figure.savefig(path)
+        save_figure(figure, path)
 
 
 def parse_targets(text: str) -> list[tuple[float, int]]:
@@ -105,18 +106,22 @@ def parse_targets(text: str) -> list[tuple[float, int]]:
 def read_targets(path: str | PathLike[str]) -> list[tuple[float, int]]:
     """[(s, bytes)] of the CSV file `path` with lines of time,target; a first line that says so is skipped. OSError when it
     cannot be read, ValueError naming the line that is wrong."""
+    try:
+        rows = list(csv.reader(read_text(path).splitlines()))
+    except csv.Error as e:
+        raise ValueError(f"{path}: not a CSV file: {e}") from None
     targets = []
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        for nr, row in enumerate(csv.reader(file), 1):
-            if not row or (nr == 1 and [cell.strip() for cell in row] == ["time", "target"]):
-                continue
-            try:
-                at, _, size = ",".join(row).partition(",")
-                targets.append((float(at), parse_size(size)))
-            except ValueError as e:
-                raise ValueError(f"{path}, line {nr}: {','.join(row)!r} is no time,target: {e}") from None
-            if not 0 <= targets[-1][0] < float("inf") or len(targets) > 1 and targets[-1][0] < targets[-2][0]:
-                raise ValueError(f"{path}, line {nr}: the times are s from 0 on, ascending, and {at} is not")
+    for nr, row in enumerate(rows, 1):
+        if not row or (nr == 1 and [cell.strip() for cell in row] == ["time", "target"]):
+            continue
+        line = ",".join(row)
+        try:
+            at, _, size = line.partition(",")
+            targets.append((float(at), parse_size(size)))
+        except ValueError as e:
+            raise ValueError(f"{path}, line {nr}: {line[:80]!r} is no time,target: {e}") from None
+        if not 0 <= targets[-1][0] < float("inf") or len(targets) > 1 and targets[-1][0] < targets[-2][0]:
+            raise ValueError(f"{path}, line {nr}: the times are s from 0 on, ascending, and {at[:80]} is not")
     if not targets:
         raise ValueError(f"{path}: there is no target in it")
     return targets

@@ -1,17 +1,21 @@
 """One file with a machine or a capture: a magic line, a JSON header, the raw arrays, and a CRC-32 of all that."""
 
 import json
+import math
 import os
-import tempfile
 import zlib
 from dataclasses import asdict, is_dataclass
 
 import numpy as np
 
+from fastonline.files import open_regular, write_file
 from fastonline.geometry import Geometry
 from fastonline.rules import Rules
 
 _DTYPES = ("|u1", "<u2", "<u4", "<u8", "<i2", "<i8")
+_MAX_HEADER = 1 << 28      # bytes; the header of a machine has less than 1 KiB for each run of sections
+_MAX_LENGTH = 1 << 40      # elements in one dimension of an array
+_CHUNK = 1 << 20
 
 
 def _magic(kind):
@@ -20,14 +24,14 @@ def _magic(kind):
 
 def kind_of(path):
     """The kind of file that save wrote, or None for another file. OSError when it cannot be read."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(64)
     return next((kind for kind in ("machine", "capture") if head.startswith(_magic(kind))), None)
 
 
 def save(path, state, kind="machine"):
-    """Write the state (Memory._state, or what else is of dicts, lists, numbers, text and arrays) to path: first beside it, then
-    renamed over it. kind: what the file is, one word."""
+    """Write a state (Memory._state, or any other of dicts, lists, numbers, text and arrays) to the file `path`, as write_file does.
+    kind: what the file is, one word."""
     arrays = []
 
     def plain(value):
@@ -43,71 +47,92 @@ def save(path, state, kind="machine"):
         return value
 
     header = json.dumps(plain(state)).encode()
-    directory = os.path.dirname(os.path.abspath(path))
-    try:
-        handle, beside = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=directory)
-    except OSError as e:
-        e.filename = os.fspath(path)    # what was asked for, not what would have been beside it
-        raise
-    try:
-        with os.fdopen(handle, "wb") as file:
-            crc = 0
-            for part in (_magic(kind), len(header).to_bytes(8, "little"), header, *(array.data.cast("B") for array in arrays if array.size)):
-                crc = zlib.crc32(part, crc)
-                file.write(part)
-            file.write(crc.to_bytes(4, "little"))
-        os.chmod(beside, 0o666 & ~_umask())
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
 
+    def parts():
+        crc = 0
+        for part in (_magic(kind), len(header).to_bytes(8, "little"), header, *(array.data.cast("B") for array in arrays if array.size)):
+            crc = zlib.crc32(part, crc)
+            yield part
+        yield crc.to_bytes(4, "little")
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    write_file(path, parts())
 
 
 def load(path, kind="machine"):
-    """The state that save wrote. ValueError naming the file for one that is something else, truncated or altered."""
+    """The state that save wrote. ValueError naming the file for one that is something else, truncated or altered; the arrays are
+    read when the header says that the file has their size, not before."""
     magic = _magic(kind)
-    with open(path, "rb") as file:
-        data = file.read()
-    if not data.startswith(magic):
-        raise ValueError(f"{path}: not a {kind} that fastonline saved")
-    if zlib.crc32(memoryview(data)[:-4]) != int.from_bytes(data[-4:], "little"):
-        raise ValueError(f"{path}: truncated or altered, its checksum is wrong")
-    start = len(magic) + 8
-    length = int.from_bytes(data[len(magic) : start], "little")
-    at = start + length
-
-    def revive(value):
-        nonlocal at
-        if isinstance(value, dict):
-            if "array" in value:
-                if value["dtype"] not in _DTYPES or any(n < 0 for n in value["shape"]):
-                    raise ValueError(f"no array of {value['dtype']} {value['shape']}")
-                count = int(np.prod(value["shape"], dtype=object))
-                array = np.frombuffer(data, value["dtype"], count, at).reshape(value["shape"])
-                at += array.nbytes
-                return array
-            if "Geometry" in value:
-                fields = value["Geometry"] | {"zone_limits": tuple(map(tuple, value["Geometry"]["zone_limits"]))}
-                return Geometry(**fields)
-            if "Rules" in value:
-                fields = value["Rules"]
-                return Rules(**fields | {
-                    "lowmem_reserve_ratio": tuple(map(tuple, fields["lowmem_reserve_ratio"])),
-                    "node_threads": tuple(fields["node_threads"]),
-                    "struct_page_bytes": tuple(fields["struct_page_bytes"]),
-                })
-            return {key: revive(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [revive(item) for item in value]
-        return value
-
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(len(magic)) != magic:
+            raise ValueError(f"{path}: not a {kind} that fastonline saved")
+        length = file.read(8)
+        nr_bytes = int.from_bytes(length, "little")
+        if nr_bytes > min(size, _MAX_HEADER):
+            raise ValueError(f"{path}: truncated or altered, it has no header of {nr_bytes} bytes")
+        header = file.read(nr_bytes)
+        try:
+            plain = json.loads(header)
+        except (ValueError, RecursionError) as e:
+            raise ValueError(f"{path}: truncated or altered: {e}") from None
+        try:
+            if not isinstance(plain, dict):
+                raise ValueError("it holds no state")
+            arrays = _find_arrays(plain)
+        except (KeyError, TypeError, ValueError) as e:
+            raise ValueError(f"{path}: not a {kind} that fastonline saved: {e}") from None
+        nr_bytes = size - file.tell() - 4
+        if sum(nr for _, _, nr in arrays) != nr_bytes:
+            raise ValueError(f"{path}: truncated or altered, it does not have the size that its header says")
+        data, crc = _read_checked(file, nr_bytes, zlib.crc32(header, zlib.crc32(length, zlib.crc32(magic))))
+        if file.read(4) != crc.to_bytes(4, "little"):
+            raise ValueError(f"{path}: truncated or altered, its checksum is wrong")
+    at, found = 0, []
+    for dtype, shape, nr in arrays:
+        found.append(data[at : at + nr].view(dtype).reshape(shape))
+        at += nr
     try:
-        return revive(json.loads(data[start:at]))
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as e:
+        return _revive(plain, iter(found))
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         raise ValueError(f"{path}: not a {kind} that fastonline saved: {e}") from None
+
+
+def _find_arrays(plain):
+    """(dtype, shape, bytes) of each array in a header, in the order in which they follow it."""
+    if isinstance(plain, list):
+        return [array for item in plain if isinstance(item, (dict, list)) for array in _find_arrays(item)]
+    if "array" not in plain:
+        return [array for item in plain.values() if isinstance(item, (dict, list)) for array in _find_arrays(item)]
+    dtype, shape = plain["dtype"], plain["shape"]
+    if dtype not in _DTYPES or len(shape) > 2 or not all(type(n) is int and 0 <= n <= _MAX_LENGTH for n in shape):
+        raise ValueError(f"no array of {dtype} {shape}")
+    return [(dtype, shape, math.prod(shape) * np.dtype(dtype).itemsize)]
+
+
+def _read_checked(file, nr_bytes, crc):
+    """So many bytes of a file as an array of uint8, and the CRC-32 of what `crc` is of and of them."""
+    data = np.empty(nr_bytes, np.uint8)
+    for at in range(0, nr_bytes, _CHUNK):      # a chunk is still in the cache when its checksum is computed
+        part = memoryview(data)[at : at + _CHUNK]
+        if file.readinto(part) != len(part):
+            raise ValueError(f"{file.name}: truncated while it was read")
+        crc = zlib.crc32(part, crc)
+    return data, crc
+
+
+def _revive(value, arrays):
+    if isinstance(value, list):
+        return [_revive(item, arrays) if isinstance(item, (dict, list)) else item for item in value]
+    if "array" in value:
+        return next(arrays)
+    if "Geometry" in value:
+        fields = value["Geometry"]
+        return Geometry(**fields | {"zone_limits": tuple(map(tuple, fields["zone_limits"]))})
+    if "Rules" in value:
+        fields = value["Rules"]
+        return Rules(**fields | {
+            "lowmem_reserve_ratio": tuple(map(tuple, fields["lowmem_reserve_ratio"])),
+            "node_threads": tuple(fields["node_threads"]),
+            "struct_page_bytes": tuple(fields["struct_page_bytes"]),
+        })
+    return {key: _revive(item, arrays) if isinstance(item, (dict, list)) else item for key, item in value.items()}

@@ -16,6 +16,7 @@ from os import PathLike
 from types import SimpleNamespace
 from typing import Any
 
+from fastonline.files import read_text
 from fastonline.geometry import X86_64
 from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import Memory
@@ -65,10 +66,12 @@ class Recording:
     def load(cls, path: str | PathLike[str]) -> Recording:
         """Read the recording in the file `path`. RecordingError, one line naming the file (and the step), for what is none;
         OSError."""
-        with open(path, "rb") as file:
-            raw = file.read()
         try:
-            data = json.loads(raw)
+            text = read_text(path)
+        except ValueError as e:
+            raise RecordingError(str(e)) from None
+        try:
+            data = json.loads(text)
         except (ValueError, RecursionError) as e:
             raise RecordingError(f"{path}: no recording, or a truncated one: {e}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:

@@ -1,6 +1,10 @@
 """The tree below /sys that util-linux reads: ``lsmem --sysroot DIR`` shows a machine that `export_sysfs` has written."""
 
+import errno
 import os
+import secrets
+import shutil
+from contextlib import suppress
 from typing import TypeVar
 
 from fastonline.errors import range_list
@@ -12,13 +16,40 @@ P = TypeVar("P", str, os.PathLike[str])
 def export_sysfs(mem: Memory, directory: P) -> P:
     """Write DIR/sys/devices/system/memory and .../node of a machine, in the kernel's own formats (drivers/base/memory.c).
 
-    mem: Memory. directory: DIR, made when it is not there. FileExistsError when it has a `sys` already, so that no tree is
-    mixed with another; OSError for what cannot be written. Returns the directory.
+    mem: Memory. directory: DIR, made when it is not there. Returns the directory. FileExistsError when it has a `sys` already;
+    OSError for what cannot be written. The tree is there as a whole, or not at all when anything fails.
     """
     root = os.path.join(directory, "sys")
     if os.path.lexists(root):
-        raise FileExistsError(f"{root} is there already: give another directory, or remove it first")
-    system = os.path.join(root, "devices", "system")
+        raise FileExistsError(errno.EEXIST, "there is a tree already: give another directory, or remove it first", root)
+    missing = _missing_directories(directory)
+    beside = os.path.join(directory, f".{secrets.token_hex(8)}")
+    try:
+        for path in reversed(missing):
+            os.mkdir(path)
+        _write_tree(mem, os.path.join(beside, "devices", "system"))
+        os.rename(beside, root)
+    except BaseException as e:
+        shutil.rmtree(beside, ignore_errors=True)
+        for path in missing:
+            with suppress(OSError):
+                os.rmdir(path)
+        if isinstance(e, OSError):
+            e.filename, e.filename2 = os.fspath(directory), None
+        raise
+    return directory
+
+
+def _missing_directories(path):
+    """The directories that os.makedirs(path) would make, the innermost first."""
+    missing = []
+    while path and not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
+
+
+def _write_tree(mem, system):
     memory, node = os.path.join(system, "memory"), os.path.join(system, "node")
     os.makedirs(memory)
     os.makedirs(node)
@@ -40,7 +71,6 @@ def export_sysfs(mem: Memory, directory: P) -> P:
         os.symlink(
             os.path.join("..", "..", "memory", f"memory{nr}"), os.path.join(node, f"node{block.node}", f"memory{nr}")
         )
-    return directory
 
 
 def node_states(mem: Memory) -> dict[str, str]:

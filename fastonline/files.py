@@ -1,0 +1,193 @@
+"""Files: reading none but regular ones, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+Path = str | os.PathLike[str]
+Bytes = bytes | bytearray | memoryview
+
+_CHUNK = 1 << 20
+_MAX_LINKS = 40      # as many symbolic links as Linux follows (MAXSYMLINKS, fs/namei.c)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open the regular file `path` for reading, as bytes.
+
+    OSError naming the path: IsADirectoryError for a directory, EINVAL for a device, a FIFO or a socket, none of which is opened.
+    """
+    _check_regular(path, os.stat(path).st_mode)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _check_regular(path, os.fstat(fd).st_mode)      # another file may have come in its place
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
+def read_text(path: Path) -> str:
+    """Read a text, UTF-8. ValueError naming the path for a file that holds anything else; it is not read beyond the first NUL,
+    so that the holes of a sparse file cost nothing. OSError as `open_regular`."""
+    parts = []
+    with open_regular(path) as file:
+        while part := file.read(_CHUNK):
+            if b"\0" in part:
+                raise ValueError(f"{path}: not a text: there is a NUL in it")
+            parts.append(part)
+    try:
+        return b"".join(parts).decode()
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: not a text: {e}") from None
+
+
+def write_file(path: Path, parts: Iterable[Bytes]) -> None:
+    """Write `parts`, one after the other, to the file `path`.
+
+    A regular file is replaced as a whole: the new one is written beside it, synced to the disk and then renamed over it, so that
+    a failure or a signal leaves the old one, and nothing else. It keeps its owner (where that is allowed) and its mode; the mode
+    of a new file is what the umask leaves. A symbolic link stays, and the file it leads to is written. FIFOs that somebody reads
+    and character devices are written to. OSError naming the path for what cannot be written, or is something else.
+    """
+    try:
+        target, old, is_open = _target(path)
+        if old is not None and (is_open or not stat.S_ISREG(old.st_mode)):
+            _write_into(target, parts)
+        else:
+            _replace(target, old, parts)
+    except OSError as e:
+        e.filename, e.filename2 = os.fspath(path), None      # what was asked for, not what lies beside it
+        raise
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib Figure to the file `path`, as write_file does, in the format that the suffix names."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=os.path.splitext(path)[1].removeprefix(".").lower() or None)
+    write_file(path, [picture.getbuffer()])
+
+
+def check_output(path: Path) -> None:
+    """Raise the OSError that write_file would raise at once for `path`; nothing is written."""
+    try:
+        target, old, _ = _target(path)
+        directory = os.path.dirname(target) or "."
+        found = os.stat(directory)
+        if not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if found.st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if (old is None or stat.S_ISREG(old.st_mode)) and not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as e:
+        e.filename = os.fspath(path)
+        raise
+
+
+def _target(path: Path) -> tuple[str, os.stat_result | None, bool]:
+    """Where the symbolic links of a path end, what is there (None: nothing yet), and whether the last link is one of /proc,
+    which stands for an open file (/dev/stdout)."""
+    at, is_open = os.fsdecode(path), False
+    for _ in range(_MAX_LINKS):
+        try:
+            link = os.readlink(at)
+        except OSError:      # not a link, or nothing
+            break
+        if _is_in_proc(at):
+            is_open = True
+            break
+        at = os.path.join(os.path.dirname(at), link)
+    try:
+        found = os.stat(at)
+    except FileNotFoundError:
+        return at, None, False
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
+        raise OSError(errno.EINVAL, "neither a regular file nor a FIFO nor a character device")
+    if not os.access(at, os.W_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return at, found, is_open
+
+
+def _is_in_proc(path: str) -> bool:
+    try:
+        return os.lstat(path).st_dev == os.stat("/proc/self").st_dev
+    except FileNotFoundError:
+        return False
+
+
+def _write_into(path: str, parts: Iterable[Bytes]) -> None:
+    """Write to what is there already. A FIFO without a reader is refused (ENXIO): nobody waits for one."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        os.set_blocking(fd, True)
+        _write(fd, parts)
+    finally:
+        os.close(fd)
+
+
+def _replace(path: str, old: os.stat_result | None, parts: Iterable[Bytes]) -> None:
+    name = os.path.basename(path)
+    beside = f".{secrets.token_hex(8)}"      # short: the longest name has room for one beside it
+    directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = -1
+    try:
+        fd = _new_file(beside, directory)
+        if old is not None:
+            with suppress(PermissionError):
+                os.fchown(fd, old.st_uid, old.st_gid)
+            os.fchmod(fd, stat.S_IMODE(old.st_mode))
+        _write(fd, parts)
+        os.fsync(fd)
+        if os.fstat(fd).st_nlink == 0:
+            os.link(f"/proc/self/fd/{fd}", beside, dst_dir_fd=directory, follow_symlinks=True)
+        os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=directory)
+        raise
+    finally:
+        if fd >= 0:
+            os.close(fd)
+        os.close(directory)
+    _sync_directory(os.path.dirname(path) or ".")
+
+
+def _new_file(name: str, directory: int) -> int:
+    """A new file to write, without a name where the file system can do that: then even a process that is killed leaves none."""
+    if os.path.exists("/proc/self/fd"):
+        with suppress(OSError):
+            return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=directory)
+    return os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=directory)
+
+
+def _write(fd: int, parts: Iterable[Bytes]) -> None:
+    for part in parts:
+        left = memoryview(part).cast("B")
+        while len(left):
+            left = left[os.write(fd, left) :]
+
+
+def _sync_directory(path: str) -> None:
+    """Make a rename last. Not every file system can, and the file is there either way."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
