@@ -52,6 +52,12 @@ class Rules:
       them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); today it tries on until a signal, EINTR.
     - migrates_from_the_end: offline_pages moves the last page of the range first (isolate_folio_to_list puts each page at the
       head of its list, 6.12); before, the first one first.
+    - zoneinfo_lines: what /proc/zoneinfo prints of a zone between its free pages and its protection, in order: `managed` since
+      3.9, `cma` since 5.12, `boost` since 5.14, `promo` since 6.12.
+    - zoneinfo_empty: /proc/zoneinfo lists zones without memory too (4.12).
+    - migrate_types: the names in /proc/pagetypeinfo (migratetype_names).
+    - removable_constant: memoryN/removable is 1 whatever is in the block (5.7, 53cdc1cb29e8); before, it says whether pages of
+      the block can be moved.
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
 
@@ -89,6 +95,10 @@ class Rules:
     offline_times_out: bool
     migrates_from_the_end: bool
     exact_words: bool
+    zoneinfo_lines: tuple[str, ...]
+    zoneinfo_empty: bool
+    migrate_types: tuple[str, ...]
+    removable_constant: bool
 
     def __post_init__(self) -> None:
         limits = {"online_order": 63, "watermark_scale_factor": 3000, "min_free_kbytes_max": INT_MAX, "batch_cap_bytes": INT_MAX}
@@ -139,6 +149,10 @@ LINUX_2_6_25 = Rules(
     offline_times_out=True,
     migrates_from_the_end=False,
     exact_words=False,
+    zoneinfo_lines=("min", "low", "high", "scanned", "spanned", "present"),
+    zoneinfo_empty=False,
+    migrate_types=("Unmovable", "Reclaimable", "Movable", "Reserve", "Isolate"),
+    removable_constant=False,
 )
 
 LINUX_6_1 = Rules(
@@ -173,9 +187,14 @@ LINUX_6_1 = Rules(
     offline_times_out=False,
     migrates_from_the_end=False,
     exact_words=True,
+    zoneinfo_lines=("boost", "min", "low", "high", "spanned", "present", "managed", "cma"),
+    zoneinfo_empty=True,
+    migrate_types=("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate"),
+    removable_constant=True,
 )
 
 LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True, "memmap_per_block": True,
-                      "skips_memoryless": True, "migrates_from_the_end": True})
+                      "skips_memoryless": True, "migrates_from_the_end": True,
+                      "zoneinfo_lines": ("boost", "min", "low", "high", "promo", "spanned", "present", "managed", "cma")})
 
 PRESETS = {rules.name: rules for rules in (LINUX_2_6_25, LINUX_6_1, LINUX_6_12)}

@@ -18,7 +18,7 @@ def test_presets_by_name():
 def test_what_differs_from_6_1_to_6_12():
     differ = {field.name for field in fields(fo.LINUX_6_1)
               if getattr(fo.LINUX_6_1, field.name) != getattr(fo.LINUX_6_12, field.name)}
-    assert differ == {"name", "movable_has_min", "memmap_per_block", "skips_memoryless", "migrates_from_the_end"}
+    assert differ == {"name", "movable_has_min", "memmap_per_block", "skips_memoryless", "migrates_from_the_end", "zoneinfo_lines"}
 
 
 def test_struct_page_sizes(engine):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, is_number, range_list
+from fastonline.hotplug.migrate import first_unmovable
 from fastonline.rules import Rules
 
 if TYPE_CHECKING:
@@ -100,8 +101,11 @@ class Block:
 
     @property
     def removable(self) -> int:
-        """1: today's kernels say nothing else (CONFIG_MEMORY_HOTREMOVE)."""
-        return 1
+        """The number in the removable file: 1 since 5.7 (53cdc1cb29e8). Before, 0 for an online block with a page in use that
+        cannot move (is_mem_section_removable)."""
+        if self._mem.rules.removable_constant or self.state != "online":
+            return 1
+        return int(first_unmovable(self._mem, self.start_pfn, self.nr_pages) is None)
 
     @property
     def valid_zones(self) -> str:

@@ -120,6 +120,13 @@ def movable_pages(mem: Memory, start_pfn: int, nr_pages: int) -> NDArray[np.int6
     ])
 
 
+def first_unmovable(mem: Memory, start_pfn: int, nr_pages: int) -> int | None:
+    """The first page in use of the range that no owner can move, or None (has_unmovable_pages, 6.1)."""
+    in_use = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(_TAIL)) == _IN_USE
+    in_use[movable_pages(mem, start_pfn, nr_pages) - start_pfn] = False
+    return start_pfn + int(in_use.argmax()) if in_use.any() else None
+
+
 def migrate_range(mem, start_pfn, nr_pages, contig=False):
     """Move every page that has an owner out of the range; True when there was one. Meanwhile nothing is allocated from it.
 

@@ -1,6 +1,9 @@
 """The kernel's own texts of a machine (mm/vmstat.c, mm/page_alloc.c) and util-linux's lsmem."""
 
-MIGRATE_TYPES = ("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate")
+import re
+
+LSMEM_STYLES = ("2.38", "2.41", "2.42")
+"""Versions of util-linux whose lsmem changed its output; each stands for those up to the next."""
 
 
 def _populated(mem):
@@ -15,18 +18,18 @@ def buddyinfo(mem):
 
 
 def zoneinfo(mem):
-    """/proc/zoneinfo of every zone; per-node and per-CPU statistics are left out."""
+    """/proc/zoneinfo of the zones that the machine's kernel lists; per-node and per-CPU statistics are left out."""
     lines = []
-    for zone in mem.zones.values():
+    for zone in mem.zones.values() if mem.rules.zoneinfo_empty else _populated(mem):
+        values = {
+            "boost": 0, "min": zone.min, "low": zone.low, "high": zone.high, "promo": 2 * zone.high - zone.low,
+            "scanned": "0 (a: 0 i: 0)", "spanned": zone.spanned_pages, "present": zone.present_pages,
+            "managed": zone.managed_pages, "cma": 0,
+        }
         lines += [
             f"Node {zone.nid}, zone {zone.name:>8}",
             f"  pages free     {zone.free_pages}",
-            f"        min      {zone.min}",
-            f"        low      {zone.low}",
-            f"        high     {zone.high}",
-            f"        spanned  {zone.spanned_pages}",
-            f"        present  {zone.present_pages}",
-            f"        managed  {zone.managed_pages}",
+            *(f"        {name:<8} {values[name]}" for name in mem.rules.zoneinfo_lines),
             f"        protection: ({', '.join(map(str, zone.protection))})",
         ]
         if zone.populated:
@@ -36,7 +39,7 @@ def zoneinfo(mem):
 
 def pagetypeinfo(mem):
     """/proc/pagetypeinfo: free blocks by migrate type, and pageblocks by type; every page here is Movable."""
-    geometry = mem.geometry
+    geometry, types = mem.geometry, mem.rules.migrate_types
     header = "".join(f"{order:6} " for order in range(geometry.max_page_order + 1))
     lines = [
         f"Page block order: {geometry.pageblock_order}",
@@ -45,58 +48,112 @@ def pagetypeinfo(mem):
         f"{'Free pages count per migrate type at order':<43} {header}",
     ]
     for zone in _populated(mem):
-        for kind in MIGRATE_TYPES:
+        for kind in types:
             counts = zone.nr_free if kind == "Movable" else (0,) * len(zone.nr_free)
             lines.append(
                 f"Node {zone.nid:4}, zone {zone.name:>8}, type {kind:>12} " + "".join(f"{n:6} " for n in counts)
             )
-    lines += ["", "Number of blocks type " + "".join(f"{kind:>12} " for kind in MIGRATE_TYPES)]
+    lines += ["", "Number of blocks type " + "".join(f"{kind:>12} " for kind in types)]
     for zone in _populated(mem):
-        blocks = zone.spanned_pages >> geometry.pageblock_order
+        blocks = _pageblocks(mem, zone)
         lines.append(
             f"Node {zone.nid}, zone {zone.name:>8} "
-            + "".join(f"{blocks if kind == 'Movable' else 0:12} " for kind in MIGRATE_TYPES)
+            + "".join(f"{blocks if kind == 'Movable' else 0:12} " for kind in types)
         )
     return "".join(line + "\n" for line in lines)
+
+
+def _pageblocks(mem, zone):
+    """pagetypeinfo_showblockcount_print: steps of a pageblock from the zone's first page on; those that land on a page of an
+    online section that is not another zone's count. In 2.6.25 any valid page counts (pfn_valid)."""
+    step, unit = 1 << mem.geometry.pageblock_order, mem.geometry.pages_per_section
+    end = zone.start_pfn + zone.spanned_pages
+    others = [
+        (other.start_pfn, other.start_pfn + other.spanned_pages)
+        for other in mem.zones.values() if other.spanned_pages and (other.nid, other.name) != (zone.nid, zone.name)
+    ]
+    count = 0
+    for first, nr in mem.sections.runs():
+        for section in range(max(first, zone.start_pfn // unit), min(first + nr, -(-end // unit))):
+            if not mem.rules.blocks_unaware and not mem.sections.online_section_nr(section):
+                continue
+            at = zone.start_pfn + -(-max(0, section * unit - zone.start_pfn) // step) * step
+            pfns = range(at, min(end, (section + 1) * unit), step)
+            if any(start < (section + 1) * unit and section * unit < stop for start, stop in others):
+                count += sum(1 for pfn in pfns if _is_of(mem, pfn, zone))
+            else:
+                count += len(pfns)
+    return count
+
+
+def _is_of(mem, pfn, zone):
+    """Is the page the zone's, or a hole amid it?"""
+    found = mem.zone_of(pfn)
+    return found is None or (found.nid, found.name) == (zone.nid, zone.name)
 
 
 def _human(size):
     """util-linux's size_to_human_string with one suffix letter and at most one decimal."""
     for shift, letter in ((60, "E"), (50, "P"), (40, "T"), (30, "G"), (20, "M"), (10, "K")):
         if size >= 1 << shift:
-            tenths = (size * 10 + (1 << shift - 1)) >> shift
-            return f"{tenths // 10}{letter}" if tenths % 10 == 0 else f"{tenths // 10}.{tenths % 10}{letter}"
+            # three decimals, cut, then rounded to one
+            tenths = ((size % (1 << shift)) * 1000 // (1 << shift) + 50) // 100
+            whole = (size >> shift) + tenths // 10
+            return f"{whole}.{tenths % 10}{letter}" if tenths % 10 else f"{whole}{letter}"
     return f"{size}B"
 
 
-def lsmem(mem):
-    """What ``lsmem`` of util-linux prints: ranges of blocks alike in state and node."""
-    size = mem.pages_per_block * mem.geometry.page_size
+def lsmem(mem, style="2.38"):
+    """lsmem_text of a machine's blocks."""
+    blocks = [(nr, block.state, block.removable) for nr, block in mem.blocks.items()]
+    return lsmem_text(blocks, mem.pages_per_block * mem.geometry.page_size, style, memmap_on_memory(mem))
+
+
+def memmap_on_memory(mem):
+    """The text of /sys/module/memory_hotplug/parameters/memmap_on_memory; None under rules without it (before 5.13)."""
+    return ("Y" if mem.memmap == "on_memory" else "N") if mem.rules.memmap_on_memory else None
+
+
+def lsmem_text(blocks, block_size, style="2.38", memmap_on_memory=None):
+    """What ``lsmem`` of util-linux prints: ranges of blocks alike in state and removability.
+
+    blocks: (number, state, removable) of each memory block, ascending. block_size: bytes. style: a version of util-linux, from
+    2.38 on: 2.41 has wider labels (68c9f5578), 2.42 a line on memmap_on_memory (52491bde5), and SIZE no wider than its cells
+    (libsmartcols, bbe44e51a). memmap_on_memory: the text of that parameter of memory_hotplug, None where there is none.
+    ValueError for another style.
+    """
+    version = re.match(r"(\d+)\.(\d+)", str(style))
+    if version is None or (number := tuple(map(int, version.groups()))) < (2, 38):
+        raise ValueError(f"unknown lsmem style {style!r} (expected a version of util-linux from 2.38 on, such as '2.41')")
     rows, online, offline = [], 0, 0
-    for nr, block in mem.blocks.items():
-        state = block.state
-        online, offline = online + size * (state == "online"), offline + size * (state != "online")
-        if rows and rows[-1][1] == nr - 1 and rows[-1][2] == state:
+    for nr, state, removable in blocks:
+        online, offline = online + block_size * (state == "online"), offline + block_size * (state != "online")
+        if rows and rows[-1][1:] == [nr - 1, state, removable]:
             rows[-1][1] = nr
         else:
-            rows.append([nr, nr, state])
+            rows.append([nr, nr, state, removable])
     table = [("RANGE", "SIZE", "STATE", "REMOVABLE", "BLOCK")]
-    for first, last, state in rows:
+    for first, last, state, removable in rows:
         table.append((
-            f"0x{first * size:016x}-0x{(last + 1) * size - 1:016x}",
-            _human((last - first + 1) * size),
-            "on->off" if state == "going-offline" else state,
-            "yes" if state == "online" else "",     # lsmem 2.38 says it of online blocks only
+            f"0x{first * block_size:016x}-0x{(last + 1) * block_size - 1:016x}",
+            _human((last - first + 1) * block_size),
+            {"going-offline": "on->off"}.get(state, state if state in ("online", "offline") else "?"),
+            ("yes" if removable else "no") if state == "online" else "",
             f"{first}-{last}" if last > first else f"{first}",
         ))
     widths = [max(len(row[i]) for row in table) for i in range(5)]
-    if max((len(row[1]) for row in table[1:]), default=0) == 4:
+    if number < (2, 42) and max((len(row[1]) for row in table[1:]), default=0) == 4:
         widths[1] = 5      # libsmartcols widens SIZE to its hint where a cell is as wide as its header
     right = (False, True, True, True, True)
     text = "".join(
         " ".join(cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(row, widths, right)) + "\n"
         for row in table
     )
-    totals = [("Memory block size:", _human(size)), ("Total online memory:", _human(online)),
+    totals = [("Memory block size:", _human(block_size)), ("Total online memory:", _human(online)),
               ("Total offline memory:", _human(offline))]
-    return text + "\n" + "".join(f"{name:<23} {value:>5}\n" for name, value in totals)
+    mode = next((word for start, word in (("Y", "yes"), ("N", "no"), ("force", "force"))
+                 if (memmap_on_memory or "").startswith(start)), None)
+    if number >= (2, 42) and mode is not None:
+        totals.append(("Memmap on memory parameter:", mode))
+    label = 32 if number >= (2, 41) else 23
+    return text + "\n" + "".join(f"{name:<{label}} {value:>5}\n" for name, value in totals)

@@ -132,7 +132,6 @@ def _revive(value, arrays):
         fields = value["Rules"]
         return Rules(**fields | {
             "lowmem_reserve_ratio": tuple(map(tuple, fields["lowmem_reserve_ratio"])),
-            "node_threads": tuple(fields["node_threads"]),
-            "struct_page_bytes": tuple(fields["struct_page_bytes"]),
+            **{name: tuple(fields[name]) for name in ("migrate_types", "node_threads", "struct_page_bytes", "zoneinfo_lines")},
         })
     return {key: _revive(item, arrays) if isinstance(item, (dict, list)) else item for key, item in value.items()}

@@ -8,7 +8,6 @@ that managed_pages is the kernel's. The free blocks then follow from which pages
 
 import io
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,12 @@ from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_NOPAGE, KPF_OFF
 from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry, parse_size
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import Memory
+from fastonline.linux.heads import marks_heads_only, whole_blocks
+from fastonline.linux.lines import TextError, read
 from fastonline.linux.live import read_kernel
-from fastonline.linux.proctext import ZoneInfo, ZoneKey, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
+from fastonline.linux.proctext import (
+    ZoneInfo, ZoneKey, least_min_free_kbytes, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo,
+)
 from fastonline.rules import LINUX_6_12, Rules
 
 _GEOMETRIES = {
@@ -125,7 +128,8 @@ class Capture:
     def load(cls, path: str | os.PathLike[str]) -> "Capture":
         """A capture from the file that save wrote, or from a directory with pages.npz (start, length, flags) and the kernel's
         texts each in a file of its name: buddyinfo, zoneinfo, iomem, blocks, block_size_bytes, of a quiet moment; arch,
-        release and page_size may be there, else it is an x86_64 with pages of 4096 bytes.
+        release and page_size may be there, else it is an x86_64 with pages of 4096 bytes. Of a kernel before 4.6 it may need
+        kpagecount too (uint64 a page), because page maps marked only the first page of a free block (832fc1de01ae).
 
         ValueError naming the path for one that is something else, truncated or altered; OSError when it cannot be read.
         """
@@ -146,14 +150,11 @@ class Capture:
             for name, kind in _KINDS.items():
                 if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
                     raise ValueError(f"{name} is {type(getattr(self, name)).__name__}")
-            runs = (self.start, self.length, self.flags)
-            if any(array.ndim != 1 or array.dtype.kind != "u" or array.shape != self.start.shape for array in runs):
-                raise ValueError("the page map is not three arrays of unsigned integers, equally long")
-            self.start, self.length, self.flags = (array.astype(np.uint64) for array in runs)
-            geometry, ends = self.geometry, self.start + self.length
-            if not len(ends) or self.start[0] != 0 or np.any(ends <= self.start) or np.any(ends[:-1] != self.start[1:]):
-                raise ValueError("the page map does not go on from run to run")
+            self.start, self.length, self.flags = _page_map(self.start, self.length, self.flags)
+            geometry = self.geometry
             buddy, zones = parse_buddyinfo(self.buddyinfo), parse_zoneinfo(self.zoneinfo)
+            if marks_heads_only((self.start, self.length, self.flags), zones, buddy):
+                raise ValueError("the page map marks only the first page of free blocks (a kernel before 4.6)")
             if set(buddy) != set(self.quiet) or set(buddy) != {key for key, zone in zones.items() if zone.present_pages}:
                 raise ValueError("buddyinfo and zoneinfo have different zones")
             if not 0 <= self.min_free_kbytes < 1 << 40:
@@ -268,46 +269,70 @@ def _read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read_directory(path: Path) -> dict[str, Any]:
+    """The fields of a Capture from a directory of texts. ValueError naming the directory, or the file and line in it."""
     def text(name: str, default: str | None = None) -> str:
         if not (path / name).exists():
             if default is None:
                 raise ValueError(f"{path}: not a capture: there is no {name} in it")
             return default
-        return (path / name).read_text()
+        return read(path / name)
 
+    def number(name: str, default: str | None = None, base: int = 10) -> int:
+        try:
+            return int(text(name, default), base)
+        except ValueError:
+            raise TextError(path / name, 1, "not a number") from None
+
+    page_map = _read_runs(path)
+    page_size = number("page_size", "4096")
+    buddyinfo, zoneinfo, iomem, blocks = text("buddyinfo"), text("zoneinfo"), text("iomem"), text("blocks")
+    zones, free = parse_zoneinfo(zoneinfo, str(path / "zoneinfo")), parse_buddyinfo(buddyinfo, str(path / "buddyinfo"))
+    parse_blocks(blocks, str(path / "blocks"))
+    if page_size > 0:
+        parse_iomem(iomem, page_size, str(path / "iomem"))
+    if marks_heads_only(page_map, zones, free):
+        try:
+            counts = np.frombuffer((path / "kpagecount").read_bytes(), np.uint64) if (path / "kpagecount").exists() else None
+            page_map = whole_blocks(page_map, zones, free, counts)
+        except ValueError as e:
+            raise ValueError(f"{path}: not a capture: {e}") from None
+    return {
+        **dict(zip(("start", "length", "flags"), page_map, strict=True)),
+        "buddyinfo": buddyinfo,
+        "zoneinfo": zoneinfo,
+        "iomem": iomem,
+        "blocks": blocks,
+        "block_size_bytes": number("block_size_bytes", base=16),
+        "page_size": page_size,
+        "arch": text("arch", "x86_64").strip(),
+        "release": text("release", "").strip(),
+        "min_free_kbytes": least_min_free_kbytes(zones.values(), page_size),
+        "quiet": dict.fromkeys(free, True),
+    }
+
+
+def _read_runs(path: Path) -> tuple[Any, Any, Any]:
+    """start, length and flags from pages.npz of a directory."""
     if not (path / "pages.npz").exists():
         raise ValueError(f"{path}: not a capture: there is no pages.npz in it")
     archive = io.BytesIO((path / "pages.npz").read_bytes())
     try:
         with np.load(archive, allow_pickle=False) as pages:
-            runs = {name: pages[name] for name in ("start", "length", "flags")}
+            runs = _page_map(*(pages[name] for name in ("start", "length", "flags")))
     except Exception as e:      # zipfile, zlib and NumPy each raise what they like for a file that is damaged
         raise ValueError(f"{path}: not a capture: pages.npz: {e}") from None
-    try:
-        page_size = int(text("page_size", "4096"))
-        zones, buddyinfo = parse_zoneinfo(text("zoneinfo")), text("buddyinfo")
-        return {
-            **runs,
-            "buddyinfo": buddyinfo,
-            "zoneinfo": text("zoneinfo"),
-            "iomem": text("iomem"),
-            "blocks": text("blocks"),
-            "block_size_bytes": int(text("block_size_bytes"), 16),
-            "page_size": page_size,
-            "arch": text("arch", "x86_64").strip(),
-            "release": text("release", "").strip(),
-            "min_free_kbytes": _least_min_free_kbytes(zones.values(), page_size),
-            "quiet": dict.fromkeys(parse_buddyinfo(buddyinfo), True),
-        }
-    except ValueError as e:
-        raise ValueError(str(e) if str(e).startswith(f"{path}: ") else f"{path}: not a capture: {e}") from None
+    return runs
 
 
-def _least_min_free_kbytes(zones: Iterable[ZoneInfo], page_size: int) -> int:
-    """The least vm.min_free_kbytes that gives the zones their min watermarks (__setup_per_zone_wmarks, 6.12)."""
-    lowmem = [zone for zone in zones if zone.managed_pages and zone.name not in ("HighMem", "Movable")]
-    total = sum(zone.managed_pages for zone in lowmem)
-    return max((-(-zone.min * total // zone.managed_pages) for zone in lowmem), default=0) * page_size >> 10
+def _page_map(*runs: Any) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """The arrays of a page map as uint64. ValueError where they are none."""
+    if any(array.ndim != 1 or array.dtype.kind != "u" or array.shape != runs[0].shape for array in runs):
+        raise ValueError("the page map is not three arrays of unsigned integers, equally long")
+    start, length, flags = (array.astype(np.uint64) for array in runs)
+    ends = start + length
+    if not len(ends) or start[0] != 0 or np.any(ends <= start) or np.any(ends[:-1] != start[1:]):
+        raise ValueError("the page map has gaps or overlaps")
+    return start, length, flags
 
 
 # -- runs of pages

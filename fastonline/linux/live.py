@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastonline.linux.heads import marks_heads_only, whole_blocks
 from fastonline.linux.proctext import (
-    MemoryBlock, ZoneInfo, ZoneKey, format_block, parse_buddyinfo, parse_iomem, parse_zoneinfo,
+    AddressesHidden, MemoryBlock, ZoneInfo, ZoneKey, format_block, parse_buddyinfo, parse_iomem, parse_zoneinfo,
 )
 
 _CHUNK_PAGES = 1 << 16      # a read of 512 KiB stays in the cache until it is turned into runs
@@ -35,7 +36,11 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
     end_pfn = 0
     fd = _open_kpageflags(root / "proc/kpageflags")
     try:
-        if not parse_iomem(iomem, page_size):
+        try:
+            hidden = not parse_iomem(iomem, page_size)
+        except AddressesHidden:
+            hidden = True
+        if hidden:
             raise PermissionError(
                 errno.EPERM, "addresses are hidden: reading them takes the capability CAP_SYS_ADMIN", str(root / "proc/iomem")
             )
@@ -53,12 +58,15 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
     finally:
         os.close(fd)
     start_pfn = np.concatenate([first for first, _ in parts])
+    page_map = start_pfn, np.diff(start_pfn, append=np.uint64(end_pfn)), np.concatenate([flags for _, flags in parts])
+    buddyinfo = "".join(lines.get(key, "") for key in before)
+    known = parse_zoneinfo(zoneinfo), parse_buddyinfo(buddyinfo)
+    if marks_heads_only(page_map, *known):
+        page_map = whole_blocks(page_map, *known, np.frombuffer((root / "proc/kpagecount").read_bytes(), np.uint64))
     uname = os.uname()
     return {
-        "start": start_pfn,
-        "length": np.diff(start_pfn, append=np.uint64(end_pfn)),
-        "flags": np.concatenate([flags for _, flags in parts]),
-        "buddyinfo": "".join(lines.get(key, "") for key in before),
+        **dict(zip(("start", "length", "flags"), page_map, strict=True)),
+        "buddyinfo": buddyinfo,
         "zoneinfo": zoneinfo,
         "iomem": iomem,
         **_read_blocks(root / "sys/devices/system/memory"),

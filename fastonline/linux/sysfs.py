@@ -9,12 +9,14 @@ from typing import TypeVar
 
 from fastonline.errors import range_list
 from fastonline.hotplug.memory import Memory
+from fastonline.hotplug.procfs import memmap_on_memory
 
 P = TypeVar("P", str, os.PathLike[str])
 
 
 def export_sysfs(mem: Memory, directory: P) -> P:
-    """Write DIR/sys/devices/system/memory and .../node of a machine, in the kernel's own formats (drivers/base/memory.c).
+    """Write DIR/sys/devices/system/memory and .../node of a machine, in the kernel's own formats (drivers/base/memory.c), and
+    the parameter memmap_on_memory below DIR/sys/module where that kernel has it.
 
     mem: Memory. directory: DIR, made when it is not there. Returns the directory. FileExistsError when it has a `sys` already;
     OSError for what cannot be written. The tree is there as a whole, or not at all when anything fails.
@@ -27,7 +29,7 @@ def export_sysfs(mem: Memory, directory: P) -> P:
     try:
         for path in reversed(missing):
             os.mkdir(path)
-        _write_tree(mem, os.path.join(beside, "devices", "system"))
+        _write_tree(mem, beside)
         os.rename(beside, root)
     except BaseException as e:
         shutil.rmtree(beside, ignore_errors=True)
@@ -49,7 +51,8 @@ def _missing_directories(path):
     return missing
 
 
-def _write_tree(mem, system):
+def _write_tree(mem, root):
+    system = os.path.join(root, "devices", "system")
     memory, node = os.path.join(system, "memory"), os.path.join(system, "node")
     os.makedirs(memory)
     os.makedirs(node)
@@ -57,6 +60,10 @@ def _write_tree(mem, system):
     _write(memory, "auto_online_blocks", mem.auto_online_blocks)
     for name, text in node_states(mem).items():
         _write(node, name, text)
+    if (mode := memmap_on_memory(mem)) is not None:
+        parameters = os.path.join(root, "module", "memory_hotplug", "parameters")
+        os.makedirs(parameters)
+        _write(parameters, "memmap_on_memory", mode)
     for nid in mem.nodes:
         os.mkdir(os.path.join(node, f"node{nid}"))
     for nr, block in mem.blocks.items():

@@ -1,0 +1,153 @@
+"""linux/proctext.py: the kernel's texts of 2.6.25 to 6.18, read; each input of tests/data/inputs with its right answer."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastonline as fo
+from fastonline.linux.lines import TextError
+from fastonline.linux.proctext import least_min_free_kbytes, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
+
+INPUTS = Path(__file__).parent / "data" / "inputs"
+
+
+def zones(name):
+    """{zone name: ZoneInfo} of node 0 in one of the inputs."""
+    return {zone: info for (nid, zone), info in parse_zoneinfo((INPUTS / name).read_text()).items() if nid == 0}
+
+
+def test_only_populated_zones_are_listed():
+    """Up to 4.11. Expect one zone; the protection from types that are not shown is 0."""
+    (normal,) = zones("z01_populated_only_one_zone.zoneinfo").values()
+    assert (normal.name, normal.min, normal.low, normal.high, normal.managed_pages) == ("Normal", 500, 625, 750, 62000)
+    assert len(normal.protection) == 3 and not any(normal.protection.values())
+
+
+def test_protection_entries_of_zones_that_are_not_listed():
+    """x86_64 of 3.x: four entries, three zones. Expect the fourth to be Movable's."""
+    found = zones("z02_populated_only_x86_64_3.x.zoneinfo")
+    assert list(found) == ["DMA", "DMA32", "Normal"]
+    assert found["DMA"].protection == {"DMA": 0, "DMA32": 3000, "Normal": 7000, "Movable": 7000}
+    assert found["DMA32"].protection == {"DMA": 0, "DMA32": 0, "Normal": 4000, "Movable": 4000}
+
+
+def listing(*zones, managed=True):
+    """A zoneinfo of (name, protection)."""
+    return "".join(
+        f"Node 0, zone {name:>8}\n  pages free     5\n        min      1\n        low      2\n        high     3\n"
+        f"        scanned  0 (a: 0 i: 0)\n        spanned  9\n        present  9\n" + ("        managed  8\n" if managed else "")
+        + f"        protection: ({', '.join(map(str, protection))})\n  start_pfn:         {i * 16}\n"
+        for i, (name, protection) in enumerate(zones)
+    )
+
+
+@pytest.mark.parametrize("listed, types", [
+    ((("DMA", (0, 5, 9, 9)), ("Normal", (0, 0, 40, 40)), ("HighMem", (0, 0, 0, 0))), ["DMA", "Normal", "HighMem", "Movable"]),
+    ((("DMA", (0, 5, 9, 9, 9)), ("DMA32", (0, 0, 4, 4, 4))), ["DMA", "DMA32", "Normal", "Movable", "Device"]),
+    ((("Normal", (0, 0, 7)), ("HighMem", (0, 0, 0))), ["Normal", "HighMem", "Movable"]),
+    ((("DMA", (0, 0, 0)),), ["DMA", "Normal", "Movable"]),
+    ((("DMA", (0, 3, 3)), ("Movable", (0, 0, 0))), ["DMA", "Normal", "Movable"]),
+    ((("Normal", (0, 6)),), ["Normal", "Movable"]),
+])
+def test_types_of_zones(listed, types):
+    """x86_32, x86_64 since 4.3, arm, powerpc."""
+    found = parse_zoneinfo(listing(*listed))
+    assert [list(zone.protection) for zone in found.values()] == [types] * len(listed)
+
+
+def test_a_kernel_without_managed_pages():
+    """Up to 3.8. Expect present_pages in its place."""
+    (zone,) = parse_zoneinfo(listing(("Normal", (0, 0)), managed=False)).values()
+    assert zone.managed_pages == zone.present_pages == 9
+
+
+def test_boost_is_not_part_of_the_watermarks():
+    """The text includes the boost. Expect min_free_kbytes to be that of the base: three times too high otherwise."""
+    found = zones("z05_boost.zoneinfo")
+    dma32 = found["DMA32"]
+    assert (dma32.min, dma32.low, dma32.high, dma32.boost) == (8192, 10240, 12288, 5120)
+    assert least_min_free_kbytes(found.values(), 4096) == least_min_free_kbytes(
+        parse_zoneinfo((INPUTS / "z05_boost.zoneinfo").read_text().replace("boost    5120", "boost    0")
+                       .replace("13312", "8192")).values(), 4096)
+
+
+@pytest.mark.parametrize("name, first", [
+    ("z06_per_node_stats_first.zoneinfo", ("Normal", 500, 524288, 500000)),
+    ("z07_unnamed_statistic.zoneinfo", ("Normal", 500, 524288, 500000)),
+    ("z08_empty_zones_with_reserve.zoneinfo", ("DMA", 0, 0, 0)),
+])
+def test_text_of_other_versions(name, first):
+    zone = next(iter(zones(name).values()))
+    assert (zone.name, zone.min, zone.present_pages, zone.managed_pages) == first
+
+
+def test_a_node_without_memory():
+    found = parse_zoneinfo((INPUTS / "z10_memoryless_node.zoneinfo").read_text())
+    assert [zone.present_pages for (nid, _), zone in found.items() if nid == 1] == [0] * 4
+    assert found[0, "DMA32"].protection == {"DMA": 0, "DMA32": 0, "Normal": 0, "Movable": 0}
+
+
+def test_hidden_addresses():
+    with pytest.raises(TextError, match=r"^iomem:2: the addresses are hidden \(all 0\)"):
+        parse_iomem((INPUTS / "i02_hidden_by_kptr.iomem").read_text(), 4096)
+
+
+def test_ram_three_levels_deep():
+    ram = parse_iomem((INPUTS / "i03_dax_kmem.iomem").read_text(), 4096)
+    assert len(ram) == 3 and ram[-1] == (0x148000, 0x240000 - 0x148000)
+
+
+def test_line_ends_and_byte_order_marks():
+    for text in (fo.Memory(fo.X86_64, boot="1G").zoneinfo(), listing(("Normal", (0, 0)))):
+        assert parse_zoneinfo("\ufeff" + text.replace("\n", "\r\n")) == parse_zoneinfo(text)
+    text = fo.Memory(fo.X86_64, boot="1G").buddyinfo()
+    assert parse_buddyinfo("\ufeff" + text.replace("\n", "\r\n")) == parse_buddyinfo(text)
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_what_a_machine_prints_is_read_again(rules, engine):
+    mem = fo.Memory(fo.X86_64, boot="5G", rules=rules, engine=engine)
+    found = parse_zoneinfo(mem.zoneinfo())
+    assert {zone.name for zone in mem.zones.values() if zone.populated} <= {name for _, name in found}
+    for key, info in found.items():
+        zone = mem.zones[key]
+        for name in ("min", "low", "high", "spanned_pages", "present_pages", "managed_pages", "free_pages", "start_pfn"):
+            assert getattr(info, name) == getattr(zone, name), (key, name)
+        assert tuple(info.protection.values()) == zone.protection
+    assert parse_buddyinfo(mem.buddyinfo()) == {key: zone.nr_free for key, zone in mem.zones.items() if zone.populated}
+
+
+@pytest.mark.parametrize("parse, text, message", [
+    (parse_zoneinfo, "", "zoneinfo:1: no zone found"),
+    (parse_zoneinfo, "MemTotal: 5 kB\n", "zoneinfo:2: no zone found"),
+    (parse_zoneinfo, listing(("Normal", (0, 0)), ("Normal", (0, 0))), "zoneinfo:12: zone Normal of node 0 appears twice"),
+    (parse_zoneinfo, listing(("Normal", (0, 0)))[:60], "zoneinfo:1: zone Normal of node 0 has 0 protection entries"),
+    (parse_zoneinfo, listing(("Normal", (0, 0))).replace("present  9", "present  -9"), "zoneinfo:8: .* is not a number of pages"),
+    (parse_zoneinfo, listing(("Normal", (0, 0))).replace("present  9", "presents 9"), "zoneinfo:1: .* lacks some of its pages"),
+    (parse_zoneinfo, listing(("Normal", (0, 0))).replace("low", "boost    7\n        low"), "zoneinfo:1: .*: min is below the boost"),
+    (parse_zoneinfo, listing(("Strange", (0, 0, 0))), "zoneinfo:1: zone Strange of node 0 has 3 protection entries"),
+    (parse_buddyinfo, "", "buddyinfo:1: no zone found"),
+    (parse_buddyinfo, "Node 0, zone   Normal  1 2\nNode 0, zone  Movable  1\n", "buddyinfo:2: 1 orders, and 2 in the lines before"),
+    (parse_buddyinfo, "Node 0, zone   Normal  1 x\n", "buddyinfo:1: .* is not a zone"),
+    (parse_blocks, "memory1 online Normal 1\nmemory0 online Normal 1\n", "blocks:2: .* out of order"),
+    (lambda text: parse_iomem(text, 4096), "00000000-00ffffff : System RAM\nx\n", "iomem:2: 'x' is not a resource"),
+    (lambda text: parse_iomem(text, 4096), "00000000-00ffffff : System RAM\n" * 2, "iomem:2: .* overlaps"),
+])
+def test_errors_name_the_line(parse, text, message):
+    with pytest.raises(TextError, match=f"^{message}") as wrong:
+        parse(text)
+    assert "\n" not in str(wrong.value)
+
+
+@given(data=st.data())
+def test_damaged_text_is_refused_in_one_line_or_read(data):
+    """Expect no other exception, whatever is cut, doubled or changed."""
+    text = (INPUTS / data.draw(st.sampled_from(sorted(path.name for path in INPUTS.glob("*.zoneinfo"))))).read_text()
+    at = data.draw(st.integers(0, len(text) - 1))
+    text = data.draw(st.sampled_from((text[:at], text[at:], text[:at] + data.draw(st.text(max_size=3)) + text[at + 1 :])))
+    try:
+        parse_zoneinfo(text)
+    except TextError as e:
+        assert "\n" not in str(e)
