@@ -1,11 +1,15 @@
-"""The extension modules; everything else about the package is in pyproject.toml.
+"""The extension modules. Everything else about the package is in pyproject.toml.
 
-FASTONLINE_CHECKED=1 builds the checked variant: bounds and overflow checks on, assertions kept.
-FASTONLINE_SANITIZE=address,undefined builds with gcc's sanitizers: the first finding ends the process. Python is then run with
-LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)" ASAN_OPTIONS=detect_leaks=0.
+FASTONLINE_CHECKED=1 builds the checked variant: bounds and overflow checks are on, assertions are kept.
+FASTONLINE_SANITIZE=address,undefined builds with gcc's sanitizers; the first finding ends the process. Run Python with
+LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)" ASAN_OPTIONS=detect_leaks=0 then.
 """
 
 import os
+import shlex
+import shutil
+import sys
+import sysconfig
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -51,10 +55,27 @@ MODULES = [
 ]
 
 
+def missing_tool():
+    """What this machine lacks to compile an extension, in one line, or None."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    compiler = next((word for word in compiler if os.path.basename(word) != "ccache"), "cc")
+    if shutil.which(compiler) is None:
+        return (f"a C compiler is needed and {compiler!r} was not found: install gcc (Debian, Ubuntu: apt-get install gcc; "
+                "Fedora: dnf install gcc; Alpine: apk add gcc musl-dev), or set CC")
+    header = os.path.join(sysconfig.get_path("include"), "Python.h")
+    if not os.path.exists(header):
+        return (f"the headers of Python {sys.version_info.major}.{sys.version_info.minor} are needed and {header} was not found: "
+                "install them (Debian, Ubuntu: apt-get install python3-dev; Fedora: dnf install python3-devel)")
+    return None
+
+
 class cython_build_ext(build_ext):
     """Cython runs first, over all modules at once, and only when something is built: an sdist then lists .pyx, not .c."""
 
     def run(self):
+        lacking = missing_tool()
+        if lacking:
+            sys.exit(f"fastonline: {lacking}")
         cythonized = {ext.name: ext for ext in cythonize(self.extensions, compiler_directives=DIRECTIVES)}
         for ext in self.extensions:
             ext.sources, ext.depends = cythonized[ext.name].sources, cythonized[ext.name].depends

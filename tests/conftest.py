@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, settings
 
 import fastonline as fo
 
+# their asserts hold under python -O too
+pytest.register_assert_rewrite("reference", "drivers_common")
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # a shell's background job: tests that interrupt a call, or a child, would wait for good
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,6 +24,17 @@ settings.register_profile(
     "fastonline", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.load_profile("fastonline")
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_cmdline_main(config):
+    """The whole suite runs in two processes where pytest-xdist is installed; `pytest -n 0` keeps it in one."""
+    option = config.option
+    whole = config.args_source is not config.ArgsSource.ARGS and not option.collectonly and not option.usepdb
+    worker = hasattr(config, "workerinput")     # it must not start workers of its own
+    if whole and not worker and getattr(option, "numprocesses", 0) is None:
+        option.numprocesses, option.dist = 2, "loadgroup"
+
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("bitmap", "struct_page")
@@ -102,18 +116,25 @@ def run(*command, cwd, path=None):
     return done.stdout
 
 
-@pytest.fixture(scope="session")
-def sources(tmp_path_factory):
-    """A copy of what a clean checkout has; what is compiled already is taken along so that only the packing is done anew."""
-    pytest.importorskip("Cython", reason="Cython is not installed")
-    pytest.importorskip("setuptools", reason="setuptools is not installed")
+def copy_sources(tree, tests=False):
+    """Copy into `tree` what a clean checkout has: nothing compiled."""
     if not (ROOT / "setup.py").exists():
         pytest.skip("the tests are run without the sources")
-    tree = tmp_path_factory.mktemp("sources")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy2(ROOT / name, tree)
-    shutil.copytree(ROOT / "fastonline", tree / "fastonline", ignore=shutil.ignore_patterns("*.so", "*.c", "*.html", "__pycache__"))
+    for path in ROOT.glob("*.*"):
+        if path.is_file():
+            shutil.copy2(path, tree)
+    shutil.copy2(ROOT / "LICENSE", tree)
+    for name in ("fastonline", *(("tests", "bench") if tests else ())):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "*.c", "*.html", "__pycache__"))
     return tree
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """A copy of what a clean checkout has."""
+    pytest.importorskip("Cython", reason="Cython is not installed")
+    pytest.importorskip("setuptools", reason="setuptools is not installed")
+    return copy_sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture(scope="session")

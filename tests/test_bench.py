@@ -10,15 +10,18 @@ import pytest
 
 pytest.importorskip("pytest_benchmark")
 
+pytestmark = pytest.mark.package
+
 BENCH = Path(__file__).parent.parent / "bench"
-GROUPS = {"section", "section, both phases", "page", "batch", "call", "alloc", "scale, whole", "scale, random", "scale, page by page", "add_memory, threads"}
 CONTENDERS = {"bitmap", "struct_page", "numpy_only", "plain_python"}
 
 
 def run_bench(*args):
+    # not a worker of pytest-xdist: there pytest-benchmark measures nothing
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     return subprocess.run(
         [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *args, str(BENCH)],
-        capture_output=True, text=True, cwd=BENCH.parent, env=os.environ | {"PYTEST_ADDOPTS": ""},
+        capture_output=True, text=True, cwd=BENCH.parent, env=environ,
     )
 
 

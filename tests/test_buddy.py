@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import SMALL_64, SMALL_64K, SMALL_ORDER_7
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import fastonline as fo
 

@@ -9,6 +9,8 @@ import sysconfig
 import pytest
 from conftest import ROOT, run
 
+pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one build for all of them
+
 EXAMPLES = ROOT / "tests" / "embedding"
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_capture import write_kernel, x86_64  # noqa: F401
 
 import fastonline as fo
 from fastonline.linux.capture import matches_kernel
-from test_capture import write_kernel, x86_64  # noqa: F401
 
 INPUT = Path(__file__).parent / "data" / "inputs" / "c01_heads_only_capture"
 BUDDY = np.uint64(1 << 10)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.package, pytest.mark.xdist_group("annotated")]     # one run of Cython for all of them
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fastonline"
 SOURCES = [*sorted((PACKAGE / "core").glob("*.pyx")), PACKAGE / "hotplug" / "watermarks.pyx", PACKAGE / "hotplug" / "memory.pyx"]

@@ -6,7 +6,10 @@ import sysconfig
 import tarfile
 import zipfile
 
+import pytest
 from conftest import ROOT, run
+
+pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one build for all of them
 
 PROBE = """
 from fastonline.hotplug.memory cimport Memory

@@ -6,7 +6,14 @@ from conftest import SMALL_64
 
 import fastonline as fo
 from fastonline.core.pageflags import (
-    FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED, decode_page_flags,
+    FLAG_NAMES,
+    KPF_BUDDY,
+    KPF_COMPOUND_HEAD,
+    KPF_COMPOUND_TAIL,
+    KPF_NOPAGE,
+    KPF_OFFLINE,
+    KPF_RESERVED,
+    decode_page_flags,
 )
 
 

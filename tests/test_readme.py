@@ -85,6 +85,6 @@ def test_arithmetic_of_the_measured_number():
     assert np.isclose(float(us) * 1000 / 131072, float(ns), rtol=0.1)
 
 
-@pytest.mark.parametrize("command", ["pip install . && fastonline profile", "pip install '.[test]' && pytest"])
+@pytest.mark.parametrize("command", ["pip install -e . && fastonline profile", "pip install -e '.[test]' && pytest"])
 def test_commands_are_there(command):
     assert re.search(rf"^    {re.escape(command)}(  |$)", README.read_text(), re.M)

@@ -11,8 +11,7 @@ import tempfile
 import numpy as np
 import pytest
 from conftest import SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from reference import FREE, HEAD, OFFLINE, WAITING, Reference
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from conftest import SMALL_64, SMALL_PAE
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import fastonline as fo
 from fastonline.core.structpage import StructPageEngine

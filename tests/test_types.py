@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.package
+
 HERE = Path(__file__).resolve().parent
 
 # What Cython gives an extension type with C pointers in it so that it refuses to be pickled: no part of anybody's interface.

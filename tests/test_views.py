@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import fastonline as fo
-
 from fastonline.core.bitmap import Bitmap
 from fastonline.core.bitmap_engine import BitmapEngine
 from fastonline.core.sections import Sections

@@ -13,9 +13,16 @@ from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, Host
 from fastonline.drivers.xen import (
-    BEHAVIOURS, BP_DONE, BP_ECANCELED, BP_WAIT, XEN_2_6_26, XEN_3_1, XEN_THREAD, XEN_TODAY, XenBalloon,
+    BEHAVIOURS,
+    BP_DONE,
+    BP_ECANCELED,
+    BP_WAIT,
+    XEN_2_6_26,
+    XEN_3_1,
+    XEN_THREAD,
+    XEN_TODAY,
+    XenBalloon,
 )
-
 
 MIB = 256       # pages
 

@@ -8,7 +8,16 @@ import numpy as np
 
 from fastonline.cost.counters import Counters
 from fastonline.cost.phases import (
-    PHASES, calibrate, time_ascending, time_call, time_calls, time_in_order, time_memset, time_pages, time_range, time_range_call,
+    PHASES,
+    calibrate,
+    time_ascending,
+    time_call,
+    time_calls,
+    time_in_order,
+    time_memset,
+    time_pages,
+    time_range,
+    time_range_call,
 )
 from fastonline.geometry import X86_64, Geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory

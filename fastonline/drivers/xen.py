@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.drivers.driver import (
-    NEVER, PG_PREPARED, Driver, PageList, alloc_highuser, free_range, highmem_pfn, online_pfns, si_mem_available,
+    NEVER,
+    PG_PREPARED,
+    Driver,
+    PageList,
+    alloc_highuser,
+    free_range,
+    highmem_pfn,
+    online_pfns,
+    si_mem_available,
     totalreserve_pages,
 )
 from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, all_different, pages_of_extents, pages_of_size

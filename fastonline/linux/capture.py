@@ -23,7 +23,13 @@ from fastonline.linux.heads import marks_heads_only, whole_blocks
 from fastonline.linux.lines import TextError, read
 from fastonline.linux.live import read_kernel
 from fastonline.linux.proctext import (
-    ZoneInfo, ZoneKey, least_min_free_kbytes, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo,
+    ZoneInfo,
+    ZoneKey,
+    least_min_free_kbytes,
+    parse_blocks,
+    parse_buddyinfo,
+    parse_iomem,
+    parse_zoneinfo,
 )
 from fastonline.rules import LINUX_6_12, Rules
 

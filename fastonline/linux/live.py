@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from fastonline.linux.heads import marks_heads_only, whole_blocks
 from fastonline.linux.proctext import (
-    AddressesHidden, MemoryBlock, ZoneInfo, ZoneKey, format_block, parse_buddyinfo, parse_iomem, parse_zoneinfo,
+    AddressesHidden,
+    MemoryBlock,
+    ZoneInfo,
+    ZoneKey,
+    format_block,
+    parse_buddyinfo,
+    parse_iomem,
+    parse_zoneinfo,
 )
 
 _CHUNK_PAGES = 1 << 16      # a read of 512 KiB stays in the cache until it is turned into runs

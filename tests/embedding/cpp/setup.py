@@ -1,5 +1,6 @@
-import fastonline
 from setuptools import Extension, setup
+
+import fastonline
 
 setup(
     name="simulator",

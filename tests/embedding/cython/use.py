@@ -1,5 +1,6 @@
-import fastonline as fo
 import simulator
+
+import fastonline as fo
 
 mem = fo.Memory(fo.X86_64, boot="1G")
 mem.add_memory(0x40000, 0x8000)

@@ -1,0 +1,73 @@
+"""The README's two commands, run as a new user runs them: a clean copy, a new virtual environment, the same folder afterwards."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, copy_sources
+
+pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one build for all of them
+
+
+def shell(command, cwd, **environ):
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": "-O0"} | environ
+    done = subprocess.run(["bash", "-c", command], cwd=cwd, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def commands():
+    """The README's two commands, each as (what installs, what runs)."""
+    found = re.findall(r"^    (pip install .*?) && (.*?)(?:  .*)?$", (ROOT / "README.md").read_text(), re.M)
+    assert len(found) == 2, found
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkout(commands, tmp_path_factory):
+    """A new user's folder and the environment that the first command was run in."""
+    tree = copy_sources(tmp_path_factory.mktemp("checkout"), tests=True)
+    code, said = shell(f"{sys.executable} -m venv .venv && . .venv/bin/activate && {commands[0][0]}", tree)
+    if code and re.search("No matching distribution|Could not fetch|NewConnectionError|Temporary failure", said):
+        pytest.skip("pip reaches no package index here")
+    assert code == 0, said[-3000:]
+    return tree
+
+
+def test_first_command(commands, checkout):
+    code, said = shell(f". .venv/bin/activate && {commands[0][1]} --repeat 1", checkout)
+    assert code == 0 and "ns a page" in said, said[-3000:]
+
+
+@pytest.mark.parametrize("command", [
+    "python -c 'import fastonline; print(fastonline.Memory(fastonline.X86_64))'",
+    "python -m fastonline --version",
+    "fastonline --version",
+])
+def test_the_folder_does_not_hide_the_package(checkout, command):
+    """Expect the source folder, which comes first on sys.path, to hold the compiled modules as well."""
+    code, said = shell(f". .venv/bin/activate && {command}", checkout)
+    assert code == 0, said[-3000:]
+
+
+def test_second_command(commands, checkout):
+    """The extra installs all that the tests import; a part of the suite stands for the rest."""
+    install, test = commands[1]
+    code, said = shell(f". .venv/bin/activate && {install} && {test} -q tests/test_memory_two_phase.py tests/test_geometry.py", checkout)
+    if code and "No matching distribution" in said:
+        pytest.skip("pip reaches no package index here")
+    assert code == 0 and " passed" in said, said[-3000:]
+
+
+@pytest.mark.parametrize("environ, said", [
+    ({"CC": "no-such-compiler"}, "a C compiler is needed and 'no-such-compiler' was not found: install gcc"),
+])
+def test_what_is_missing_is_said_in_one_line(environ, said, tmp_path):
+    pytest.importorskip("Cython")
+    tree = copy_sources(tmp_path)
+    done = subprocess.run([sys.executable, "setup.py", "-q", "build_ext"], cwd=tree, capture_output=True, text=True,
+                          env=os.environ | environ)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"fastonline: {said}") and done.stderr.count("\n") == 1
