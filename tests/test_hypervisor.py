@@ -87,6 +87,57 @@ def test_calls_cost():
     assert [domain.calls[name] for name in ("populate_physmap", "update_va_mapping", "decrease_reservation")] == [1, 10, 1]
 
 
+def test_prices_by_call_frame_and_touched_frame():
+    """Expect a discard to cost 5 ns, 2 ns for each page named and 100 ns for each that had a frame; the clock shows the sum."""
+    host = Host("1M", call_ns={"discard": (5, 2, 100), "touch": 7})
+    guest = ResidentDomain(host)
+    guest.touch(np.arange(10))
+    assert guest.ns == 70
+    assert guest.discard(np.arange(30), calls=3) == 10
+    assert guest.ns == 70 + 3 * 5 + 30 * 2 + 10 * 100 and guest.frames["discard"] == 30
+    assert guest.now == pytest.approx(guest.ns / 1e9)
+    guest.wait_until(1.0)
+    guest.wait_until(0.5)
+    assert guest.now == 1.0
+
+
+def test_peak_pages_counts_within_a_step():
+    domain = Domain(Host("1M"), "64K")
+    pfns = np.arange(16, 48)
+    domain.back(pfns)
+    domain.unback(pfns)
+    assert domain.tot_pages == 16 and domain.reset_peak() == 48 and domain.peak_pages == 16
+    domain.wait(2.0)
+    assert domain.page_seconds == 32.0
+    guest = ResidentDomain(Host("1M"), limit="32K")
+    guest.touch(np.arange(20))
+    assert guest.peak_pages == 8
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_extents_and_frames_share_the_pool(scattered):
+    """Large extents are taken out of the middle of the pool, given back, and lent as frames. Expect each frame lent once."""
+    host = Host("8M", scattered=scattered, seed=2)
+    one, two = Domain(host), Domain(host)
+    one.back(np.arange(700))
+    heads = two.populate_physmap(np.array([0, 512]), order=9)
+    two.set_phys_to_machine(np.arange(heads.size << 9), (heads[:, None] + np.arange(512)).ravel())
+    host.validate()
+    one.unback(np.arange(100))
+    two.unback(np.arange(heads.size << 9))
+    host.validate()
+    assert one.back(np.arange(100)) == 100 and two.back(np.arange(2048)) == 2048 - 700
+    host.validate()
+    assert host.free_frames == 0 and host.free_list().size == 0 and host.take(1, two.domid, 9).size == 0
+
+
+def test_every_frame_of_a_scattered_host_is_lent_once():
+    host = Host(1000 * 4096, scattered=True, seed=9)
+    order = host.free_list()
+    domain = Domain(host, 1000 * 4096)
+    assert sorted(order.tolist()) == list(range(1000)) and np.array_equal(domain.p2m, order)
+
+
 def test_a_destroyed_domain_gives_all_back():
     host = Host("1M", scattered=True)
     one, two = Domain(host, "512K"), Domain(host, "512K")
@@ -102,7 +153,9 @@ def test_a_destroyed_domain_gives_all_back():
     (lambda: Host("5000"), ValueError, "whole number of pages"),
     (lambda: Host("no size"), ValueError, "no size"),
     (lambda: Host("1M", call_ns=-1), ValueError, "cost"),
-    (lambda: Host("1M", call_ns={"hypercall": 1}), ValueError, "no call"),
+    (lambda: Host("1M", call_ns={"hypercall": 1}), ValueError, "unknown call 'hypercall'"),
+    (lambda: Host("1M", call_ns={"touch": (1, 2)}), ValueError, "touch cannot cost"),
+    (lambda: Host("1M", call_ns={"touch": (1, 2, float("nan"))}), ValueError, "touch cannot cost"),
     (lambda: Domain(Host("1M"), "1M", max_memory="512K"), ValueError, "more than the domain may have"),
     (lambda: Domain(Host("1M"), "2M"), HotplugError, "cannot be built"),
     (lambda: Domain(Host("1M"), 1.5), TypeError, "size"),

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastonline.drivers.driver import NEVER, PG_BUDDY, Driver, PageList, alloc_highuser
-from fastonline.drivers.hypervisor import Host, ResidentDomain
+from fastonline.drivers.hypervisor import Host, ResidentDomain, lengthen
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.zones import Zone
@@ -66,11 +66,10 @@ class HintedDomain(ResidentDomain):
 
     def need_p2m(self, end_pfn: int) -> None:
         """Make the tables reach up to end_pfn."""
-        super().need_p2m(end_pfn)
-        more = self._p2m.size - self._usage.size
-        if more > 0:
-            self._usage = np.append(self._usage, np.zeros(more, np.uint8))
-            self._dirty = np.append(self._dirty, np.zeros(more, bool))
+        if end_pfn > self._p2m.size:
+            super().need_p2m(end_pfn)
+            self._usage = lengthen(self._usage, self._p2m.size)
+            self._dirty = lengthen(self._dirty, self._p2m.size)
 
     def _pfns(self, pfns):
         pfns = np.asarray(pfns, np.int64)
@@ -97,7 +96,7 @@ class HintedDomain(ResidentDomain):
 
     def _essa(self, pfns):
         pfns = self._pfns(pfns)
-        self.count("essa", pfns.size)
+        self.count("essa", pfns.size, pfns.size)
         return pfns
 
     def set_stable(self, pfns: NDArray[np.int64]) -> None:
@@ -168,10 +167,9 @@ class HintedDomain(ResidentDomain):
     def victims(self, nr: int) -> NDArray[np.int64]:
         """`nr` pages to be taken: unused ones first, then volatile ones and clean potentially volatile ones, then what must be
         swapped out; among equals the longest resident."""
-        resident = self.backed_pfns()
-        usage = self._usage[resident]
-        cost = np.select([usage == UNUSED, self._discardable(resident)], [0, 1], 2)
-        return resident[np.lexsort((self._since[resident], cost))[:nr]]
+        resident = super().victims(self.tot_pages)
+        unused, discardable = self._usage[resident] == UNUSED, self._discardable(resident)
+        return np.concatenate([resident[unused], resident[discardable], resident[~(unused | discardable)]])[:nr]
 
     def _discardable(self, pfns):
         usage = self._usage[pfns]
@@ -266,7 +264,7 @@ class Cmm2(Driver):
             self.free_pfns(gone)
         return gone.size
 
-    def work(self, now: float) -> None:
+    def _work(self):
         """The host sets the limit; pages in the balloon that it could back now are the allocator's again."""
         self.due = NEVER
         self.domain.set_limit(self.target_pages * self.mem.geometry.page_size)
@@ -336,16 +334,16 @@ class Cmm1(Driver):
         self.timed_target += nr_pages
         self.due = now
 
-    def work(self, now: float) -> None:
+    def _work(self):
         """The cmm thread: the pools go to their targets; when its time is up the timed one shrinks."""
-        if now >= self._timeout:
+        if self.domain.now >= self._timeout:
             self.timed_target = max(0, self.timed_target - self.timeout_pages)
             self._timeout = NEVER
         reached = self._move(self._static, max(0, self._size - self.target_pages))
         self.target_pages = max(self.target_pages, self._size - reached)
         self.timed_target = self._move(self._timed, self.timed_target)
         if self.timed_target and self.timeout_pages and self.timeout_seconds and self._timeout == NEVER:
-            self._timeout = now + self.timeout_seconds
+            self._timeout = self.domain.now + self.timeout_seconds
         self.due = self._timeout
 
     def _move(self, pool, target):

@@ -32,12 +32,16 @@ class Actor(Protocol):
         """Do what is due, and set `due` anew. now: s."""
 
 
+SLICE = 1.0
+"""Virtual seconds that a worker works at a time, where calls to the host cost something: then others have their turn."""
+
+
 def run(actors: Sequence[Actor], until: float, now: float = 0.0) -> None:
     """Let every one of `actors` work at the times it is due from `now` on, earliest first (in the order given among equals), up
     to `until` (seconds).
 
     An Actor has `due`, when it is next to run (a time that has passed: at once; NEVER: not by itself), and `work(now)`, which
-    sets it anew.
+    sets it anew. While a driver's calls to the host take their time (Domain.now), the others go on.
     """
     while True:
         actor = min(actors, key=lambda actor: actor.due)
@@ -75,6 +79,22 @@ class Driver:
         """
         self.target_pages = pages_of_size(size, self.mem.geometry.page_size, "target")
         self.due = now
+
+    def work(self, now: float) -> None:
+        """Do what is due at `now` (virtual seconds), and set `due` anew. What the calls to the host cost passes on the guest's
+        clock, Domain.now; the driver is busy until then."""
+        self.domain.wait_until(now)
+        self._began = self.domain.now
+        self._work()
+        self.due = max(self.due, self.domain.now)
+
+    def _work(self) -> None:
+        """The kernel's worker of this driver."""
+        raise NotImplementedError
+
+    def _slice_over(self) -> bool:
+        """Has this call of work taken its time?"""
+        return self.domain.now - self._began >= SLICE
 
     def counts(self) -> dict[str, int]:
         """What a run of targets shows of the driver beside its pages: {name: number}."""

@@ -238,7 +238,7 @@ class HvBalloon(Driver):
 
     # -- the host's part
 
-    def work(self, now: float) -> None:
+    def _work(self):
         """The host asks for what is between the guest and its target."""
         self.due = NEVER
         missing = self.target_pages - self.current_pages
@@ -249,7 +249,7 @@ class HvBalloon(Driver):
             if missing > 0 and len(self._list) == 0:
                 self._grow(min(missing, self.domain.room(missing), self.domain.host.free_frames))
         if self.current_pages != self.target_pages:
-            self.due = now + 1
+            self.due = self.domain.now + 1
 
     def _grow(self, nr_pages):
         if nr_pages <= 0:

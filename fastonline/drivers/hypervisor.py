@@ -10,6 +10,9 @@ Frames are counted in the pages of the guest. Everything is deterministic: the o
 from __future__ import annotations
 
 import errno
+import numbers
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,39 +47,83 @@ def all_different(numbers: NDArray[np.int64]) -> bool:
     return not np.any(ordered[1:] == ordered[:-1])
 
 
+CALLS = ("populate_physmap", "decrease_reservation", "update_va_mapping", "touch", "discard", "essa", "host_message")
+"""The calls that a Domain counts. "touch" is a page fault that the host serves, "discard" is madvise or an inflate message of a
+balloon, "host_message" is a round trip over a bus."""
+
+Price = float | tuple[float, float, float]
+"""ns of a call, or (ns of a call, ns of each frame, ns of each touched frame)."""
+
+
+def check_prices(prices: float | Mapping[str, Price]) -> dict[str, tuple[float, float, float]]:
+    """{call: (ns of a call, ns of each frame, ns of each touched frame)} for all of CALLS.
+
+    prices: one number for every call, or a dict by call; calls that it leaves out cost nothing. ValueError for an unknown call,
+    a price that is not one or three numbers, and a number that is negative, infinite or NaN.
+    """
+    if not isinstance(prices, Mapping):
+        prices = dict.fromkeys(CALLS, prices)
+    checked = dict.fromkeys(CALLS, (0.0, 0.0, 0.0))
+    for name, price in prices.items():
+        if name not in CALLS:
+            raise ValueError(f"unknown call {name!r} (expected one of {', '.join(CALLS)})")
+        parts = tuple(price) if isinstance(price, (tuple, list)) else (price, 0, 0)
+        if len(parts) != 3 or not all(isinstance(ns, numbers.Real) and 0 <= ns < float("inf") for ns in parts):
+            raise ValueError(f"{name} cannot cost {price!r} ns: expected a number from 0 on, or three of them")
+        checked[name] = parts
+    return checked
+
+
+TOUCHED_AT_ONCE = 1 << 15
+"""Pages whose faults are served at a time: so many that the arrays about them stay in the cache."""
+
+
+def lengthen(array: NDArray[Any], size: int) -> NDArray[Any]:
+    """A copy of `array` with zeros behind, `size` long."""
+    longer = np.zeros(size, array.dtype)
+    longer[: array.size] = array
+    return longer
+
+
 class Host:
     """A machine with a finite pool of frames.
 
     memory: its size (bytes, or text such as "4G"). page_size: bytes of a frame. scattered: hand frames out in an order drawn
     from `seed`, as a host that has been up for long does; else ascending. Frames that come back are the first to be used again.
-    call_ns: what a hypercall costs, a number for all of them or a dict by name ("populate_physmap", "decrease_reservation",
-    "update_va_mapping", ...); a Domain sums it up in `ns`. mfns: frames, int64 arrays; domid: a domain's number.
+    call_ns: what the calls of its domains cost, as check_prices takes it; a Domain adds it up in `ns`. mfns: frames, int64
+    arrays; domid: number of a domain.
+
+    The host's tables take memory only for frames that have been lent.
     """
+
+    REFILL = 4096      # fresh frames that enter the pool at a time
 
     def __init__(
         self, memory: int | str, page_size: int = 4096, scattered: bool = False, seed: int = 0,
-        call_ns: float | dict[str, float] = 0
+        call_ns: float | Mapping[str, Price] = 0
     ) -> None:
         self.page_size = page_size
         self.nr_frames = pages_of_size(memory, page_size, "host memory")
         if not self.nr_frames:
-            raise ValueError("a host has at least one frame")
-        if isinstance(call_ns, dict):
-            self.call_ns = dict(call_ns)
-        else:
-            self.call_ns = dict.fromkeys(CALLS, call_ns)
-        for name, ns in self.call_ns.items():
-            if name not in CALLS:
-                raise ValueError(f"{name!r} is no call of a hypervisor; there are {', '.join(CALLS)}")
-            if not 0 <= ns < float("inf"):
-                raise ValueError(f"a call cannot cost {ns} ns")
-        self.owner = np.full(self.nr_frames, FREE, np.int32)
-        """(nr_frames,) int32: the domid that has each frame, FREE = -1."""
+            raise ValueError("a host needs at least one frame")
         if seed < 0:
-            raise ValueError(f"a seed is a number from 0 on, not {seed}")
-        order = np.random.default_rng(seed).permutation(self.nr_frames) if scattered else np.arange(self.nr_frames)
-        self._pool = order[::-1].copy()       # a stack: the next frame is the last one
+            raise ValueError(f"the seed must not be negative, got {seed}")
+        self.prices = check_prices(call_ns)
+        self._owner = np.zeros(self.nr_frames, np.int32)      # domid + 1, 0: free; zeroed pages cost nothing until written
+        self.frame_type = np.dtype(np.int32 if self.nr_frames <= 1 << 31 else np.int64)
+        """dtype of the tables that hold mfns."""
+        self._pool = np.empty(0, self.frame_type)       # a stack of free frames, the next one last
+        self._in_pool = 0
         self._nr_free = self.nr_frames
+        # frames never lent follow the pool: f(fresh), f(fresh + 1)..., f being a bijection of [0, 2^bits)
+        self._fresh = 0
+        self._bits = (self.nr_frames - 1).bit_length()
+        self._rounds = np.random.default_rng(seed).integers(0, 2**63, (4, 2), np.uint64) | np.uint64(1) if scattered else ()
+        # from the first large extent on: frames lent of each extent, by order; no extent below the lowest is free; and which
+        # frames have left the pool and f
+        self._lent: dict[int, NDArray[np.int16]] = {}
+        self._lowest: dict[int, int] = {}
+        self._popped = np.empty(0, bool)
         self.domains: dict[int, Domain] = {}
         """{domid: Domain}"""
         self._next_domid = 0
@@ -89,64 +136,148 @@ class Host:
         """Frames that no domain has."""
         return self._nr_free
 
+    @property
+    def owner(self) -> NDArray[np.int32]:
+        """(nr_frames,) int32: the domid that has each frame, FREE = -1. A copy."""
+        return self._owner - np.int32(1)
+
+    def owns(self, mfns: NDArray[np.int64], domid: int) -> NDArray[np.bool_]:
+        """Bool array: which of these frames the domain has."""
+        there = (mfns >= 0) & (mfns < self.nr_frames)
+        if there.all():
+            return self._owner[mfns] == domid + 1
+        there[there] = self._owner[mfns[there]] == domid + 1
+        return there
+
     def free_list(self) -> NDArray[np.int64]:
         """(free_frames,) int64: the free frames, the next to be handed out first."""
-        return self._pool[: self._nr_free][::-1].copy()
+        frames = np.concatenate([self._pool[: self._in_pool][::-1], self._fresh_frames(self._fresh, 1 << self._bits)])
+        return frames[self._owner[frames] == 0]
 
     def enter(self, domain: Domain) -> int:
-        """A new domain: its domid."""
+        """Register a new domain and return its domid."""
         domid = self._next_domid
         self._next_domid += 1
         self.domains[domid] = domain
         return domid
 
+    def _fresh_frames(self, start, end):
+        """f(start) ... f(end - 1), those of them that are frames."""
+        if not len(self._rounds):
+            return np.arange(start, min(end, self.nr_frames))
+        numbers, mask, half = np.arange(start, end, dtype=np.uint64), np.uint64((1 << self._bits) - 1), max(1, self._bits // 2)
+        for factor, term in self._rounds:
+            numbers = numbers * factor + term & mask
+            numbers ^= numbers >> np.uint64(half)
+        return numbers[numbers < self.nr_frames].astype(np.int64)
+
+    def _pop(self, nr):
+        """Up to `nr` frames off the pool, in order; when it is empty, fresh ones enter it first."""
+        while not self._in_pool:
+            end = min(self._fresh + max(nr, self.REFILL), 1 << self._bits)
+            self._push(self._fresh_frames(self._fresh, end)[::-1])
+            self._fresh = end
+        got = min(nr, self._in_pool)
+        mfns = self._pool[self._in_pool - got : self._in_pool][::-1].astype(np.int64)
+        self._in_pool -= got
+        return mfns
+
+    def _push(self, mfns):
+        end = self._in_pool + mfns.size
+        if end > self._pool.size:
+            pool = np.empty(min(max(end, 2 * self._pool.size), self.nr_frames), self.frame_type)
+            pool[: self._in_pool] = self._pool[: self._in_pool]
+            self._pool = pool
+        self._pool[self._in_pool : end] = mfns
+        self._in_pool = end
+
+    def _frames(self, nr):
+        nr = min(nr, self._nr_free)
+        got = [np.empty(0, np.int64)]
+        while nr:
+            mfns = self._pop(nr)
+            if self._lent:      # some may have gone with a large extent
+                self._popped[mfns] = True
+                mfns = mfns[self._owner[mfns] == 0]
+            got.append(mfns)
+            nr -= mfns.size
+        return np.concatenate(got) if len(got) > 2 else got[-1]
+
+    def _extents(self, nr, order):
+        if order not in self._lent:
+            owned = np.flatnonzero(self._owner) if self._nr_free < self.nr_frames else np.empty(0, np.int64)
+            if not self._lent:
+                self._popped = np.zeros(self.nr_frames, bool)
+                self._popped[owned] = True
+            self._lent[order] = np.zeros(self.nr_frames >> order, np.int16)
+            self._lowest[order] = 0
+            self._count_lent(owned, 1, order)
+        lent, at, got = self._lent[order], self._lowest[order], [np.empty(0, np.int64)]
+        while nr and at < lent.size:
+            part = np.flatnonzero(lent[at : at + max(2 * nr, 1024)] == 0)[:nr] + at
+            got.append(part)
+            nr -= part.size
+            at = int(part[-1]) + 1 if nr == 0 else at + max(2 * (nr + part.size), 1024)
+        self._lowest[order] = min(at, lent.size)
+        return np.concatenate(got) << order
+
+    def _count_lent(self, frames, change, *orders):
+        for order in orders or self._lent:
+            if frames.size:
+                extents = frames >> order
+                first = int(extents.min())
+                counts = np.bincount(extents - first)[: self._lent[order].size - first]      # the host's end may be no whole extent
+                self._lent[order][first : first + counts.size] += (change * counts).astype(np.int16)
+                if change < 0:
+                    self._lowest[order] = min(self._lowest[order], first)
+
     def take(self, nr: int, domid: int, order: int = 0) -> NDArray[np.int64]:
-        """Give a domain up to `nr` extents of 2^order frames, aligned to their size: (got,) int64 array of their first mfns."""
-        if order == 0:
-            got = min(nr, self._nr_free)
-            mfns = self._pool[self._nr_free - got : self._nr_free][::-1].copy()
-            self._nr_free -= got
-            self.owner[mfns] = domid
-            return mfns
-        whole = self.nr_frames >> order
-        free = (self.owner[: whole << order] == FREE).reshape(whole, 1 << order).all(axis=1)
-        mfns = np.flatnonzero(free)[:nr] << order
-        if mfns.size:
-            self.owner[pages_of_extents(mfns, order)] = domid
-            pool = self._pool[: self._nr_free]
-            left = pool[self.owner[pool] == FREE]
-            self._nr_free = left.size
-            self._pool[: left.size] = left
+        """Give a domain up to `nr` extents of 2^order frames, aligned to their size: (got,) int64 array of their first mfns.
+
+        Large extents are the lowest that are wholly free.
+        """
+        mfns = self._extents(nr, order) if order else self._frames(nr)
+        frames = pages_of_extents(mfns, order)
+        self._owner[frames] = domid + 1
+        self._nr_free -= frames.size
+        self._count_lent(frames, 1)
         return mfns
 
     def give(self, mfns: NDArray[np.int64]) -> None:
         """Frames come back to the pool."""
-        self.owner[mfns] = FREE
-        self._pool[self._nr_free : self._nr_free + mfns.size] = mfns
+        self._owner[mfns] = 0
         self._nr_free += mfns.size
+        if self._lent:
+            self._count_lent(mfns, -1)
+            popped = self._popped[mfns]
+            self._popped[mfns] = False
+            mfns = mfns[popped]
+        self._push(mfns)
 
     def validate(self) -> None:
-        """Each frame is owned once: free, or of one domain and behind one of its pages. AssertionError with what is wrong."""
-        pool = self._pool[: self._nr_free]
-        assert all_different(pool), "a frame is in the pool twice"
-        assert np.all(self.owner[pool] == FREE), "a frame in the pool has an owner"
-        nr_free = int(np.count_nonzero(self.owner == FREE))
-        assert nr_free == self._nr_free, f"{nr_free} frames have no owner, {self._nr_free} are in the pool"
+        """Check that each frame is owned once: free, or of one domain and behind one of its pages. AssertionError with the first
+        fault."""
+        free = self.free_list()
+        assert all_different(free), "a frame is in the pool twice"
+        nr_free = self.nr_frames - int(np.count_nonzero(self._owner))
+        assert nr_free == self._nr_free == free.size, (
+            f"{nr_free} frames have no owner, {self._nr_free} are counted, {free.size} are in the pool"
+        )
+        for order, lent in self._lent.items():
+            owned = self._owner[: lent.size << order].reshape(-1, 1 << order)
+            assert np.array_equal(lent, np.count_nonzero(owned, axis=1)), f"frames lent of extents of order {order} are miscounted"
         for domid, domain in self.domains.items():
             backed = domain.p2m_frames(domain.backed_pfns())
-            owned = int(np.count_nonzero(self.owner == domid))
-            assert domain.tot_pages == owned, f"{domain.name} counts {domain.tot_pages} frames, the host says it has {owned}"
-            assert backed.size == owned, f"{domain.name} has {owned} frames and {backed.size} pages with one"
+            nr_owned = int(np.count_nonzero(self._owner == domid + 1))
+            assert domain.tot_pages == nr_owned, (
+                f"{domain.name} counts {domain.tot_pages} frames, the host says it has {nr_owned}"
+            )
+            assert backed.size == nr_owned, f"{domain.name} has {nr_owned} frames and {backed.size} pages with one"
             assert all_different(backed), f"{domain.name} has two pages with the same frame"
-            assert np.all(self.owner[backed] == domid), f"{domain.name} has a page with a frame that is not its own"
+            assert np.all(self._owner[backed] == domid + 1), f"{domain.name} has a page with a frame that is not its own"
             domain.validate()
         total = self._nr_free + sum(domain.tot_pages for domain in self.domains.values())
         assert total == self.nr_frames, f"{total} frames are accounted for, the host has {self.nr_frames}"
-
-
-CALLS = ("populate_physmap", "decrease_reservation", "update_va_mapping", "touch", "discard", "essa", "host_message")
-"""What a Domain counts; "touch" is a fault that the host serves, "discard" madvise or a balloon's message, "host_message" a
-round trip over a bus."""
 
 
 class Domain:
@@ -156,8 +287,8 @@ class Domain:
     host: Host. boot: size of the memory that the domain builder populates, from pfn 0 on. max_memory: the host-set cap on the
     reservation, None: none. name: for messages. pfns, mfns: int64 arrays of pages and of their frames; nr_pages: pages.
 
-    Hypercalls give partial success the way Xen does: they return how far they came, and what was done stays done. `calls`
-    counts them by name, `ns` adds up their cost, `refused` counts the frames not given, by reason ("cap" or "host").
+    Hypercalls give partial success the way Xen does: they return how far they came, and what was done stays done. What they
+    cost (Host's call_ns) is added to `ns`, and the guest's clock `now` moves on by it.
     """
 
     def __init__(self, host: Host, boot: int | str = 0, max_memory: int | str | None = None, name: str | None = None) -> None:
@@ -170,10 +301,22 @@ class Domain:
         """Pages that the reservation may have at most, None: as many as there are (XEN_DOMCTL_max_mem)."""
         self.tot_pages = 0
         """The current reservation."""
+        self.peak_pages = 0
+        """The most that tot_pages has been since reset_peak, at any moment."""
         self.calls = dict.fromkeys(CALLS, 0)
+        """{call: times}"""
+        self.frames = dict.fromkeys(CALLS, 0)
+        """{call: frames that all of them were about}"""
         self.ns: float = 0
+        """What all calls have cost, ns."""
+        self.now = 0.0
+        """The guest's clock, virtual s: what its calls cost passes on it, and driver.run moves it on to the time that it runs
+        the guest's driver at. It never goes back."""
+        self.page_seconds = 0.0
+        """Integral of tot_pages over the clock, pages times s."""
         self.refused = {"cap": 0, "host": 0}
-        self._p2m = np.full(pages, -1, np.int64)     # the same bits as uint64
+        """{reason: frames not given}"""
+        self._p2m = np.full(pages, -1, host.frame_type)
         if pages > host.free_frames:
             raise HotplugError.of(
                 errno.ENOMEM, f"a domain of {pages} pages cannot be built: the host has {host.free_frames} frames left"
@@ -182,7 +325,7 @@ class Domain:
         self.name = f"domain {self.domid}" if name is None else name
         if pages:
             self._p2m[:] = host.take(pages, self.domid)
-            self.tot_pages = pages
+            self.tot_pages = self.peak_pages = pages
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} tot_pages={self.tot_pages} max_pages={self.max_pages}>"
@@ -192,9 +335,9 @@ class Domain:
     @property
     def p2m(self) -> NDArray[np.uint64]:
         """Read-only uint64 array: the mfn behind each pfn, INVALID_P2M_ENTRY where there is none (or past its end)."""
-        view = self._p2m.view(np.uint64)
-        view.flags.writeable = False
-        return view
+        table = self._p2m.astype(np.int64).view(np.uint64)
+        table.flags.writeable = False
+        return table
 
     def backed(self, pfns: ArrayLike) -> NDArray[np.bool_]:
         """Bool array: which of these pages have a frame."""
@@ -211,35 +354,69 @@ class Domain:
 
     def p2m_frames(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 array: the frames behind pages that have one (pfn_to_mfn)."""
-        return self._p2m[pfns]
+        return self._p2m[pfns].astype(np.int64)
 
     def need_p2m(self, end_pfn: int) -> None:
         """Make the table reach up to end_pfn."""
         if end_pfn > self._p2m.size:
-            table = np.full(max(end_pfn, 2 * self._p2m.size), -1, np.int64)
+            table = np.full(max(end_pfn, self._p2m.size + self._p2m.size // 4), -1, self.host.frame_type)
             table[: self._p2m.size] = self._p2m
             self._p2m = table
 
-    def set_phys_to_machine(self, pfns: NDArray[np.int64], mfns: NDArray[np.int64] | int) -> None:
-        """The guest writes its table: arrays of pages and of the frames behind them, or INVALID_P2M_ENTRY for all of them."""
+    def set_phys_to_machine(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int) -> None:
+        """The guest writes its table: a page or an array of them, and the frames behind them, or INVALID_P2M_ENTRY for all of
+        them."""
         if isinstance(mfns, int):
             mfns = -1 if mfns == INVALID_P2M_ENTRY else mfns
         try:
             self._p2m[pfns] = mfns
         except IndexError:
-            self.need_p2m(int(pfns.max()) + 1)
+            self.need_p2m(int(np.max(pfns)) + 1)
             self._p2m[pfns] = mfns
 
-    # -- hypercalls
+    # -- what it counts
 
-    def count(self, name: str, nr: int = 1) -> None:
-        """Count `nr` calls and their cost."""
+    def count(self, name: str, nr: int = 1, frames: int = 0, touched: int = 0) -> None:
+        """Count `nr` calls about `frames` frames, of which `touched` are taken from the guest with what it wrote into them, and
+        let the time pass that they cost."""
         self.calls[name] += nr
-        self.ns += nr * self.host.call_ns.get(name, 0)
+        self.frames[name] += frames
+        per_call, per_frame, per_touched = self.host.prices[name]
+        ns = nr * per_call + frames * per_frame + touched * per_touched
+        if ns:
+            self.ns += ns
+            self.wait(ns / 1e9)
+
+    def wait(self, seconds: float) -> None:
+        """So many seconds pass for the guest."""
+        self.page_seconds += self.tot_pages * seconds
+        self.now += seconds
+
+    def wait_until(self, now: float) -> None:
+        """The guest's clock shows `now` at least, s."""
+        if now > self.now:
+            self.page_seconds += self.tot_pages * (now - self.now)
+            self.now = now
+
+    def reset_peak(self) -> int:
+        """Begin peak_pages anew and return what it was."""
+        peak, self.peak_pages = self.peak_pages, self.tot_pages
+        return peak
+
+    def _grow(self, frames):
+        self.tot_pages += frames
+        if self.tot_pages > self.peak_pages:
+            self.peak_pages = self.tot_pages
+
+    # -- hypercalls
 
     def room(self, nr_pages: int) -> int:
         """Of so many pages, those that the cap allows."""
         return nr_pages if self.max_pages is None else max(0, min(nr_pages, self.max_pages - self.tot_pages))
+
+    def available(self, nr_pages: int) -> int:
+        """Of so many pages, those that the cap allows and the host has frames for."""
+        return min(self.room(nr_pages), self.host.free_frames)
 
     def populate_physmap(self, pfns: NDArray[np.int64], order: int = 0) -> NDArray[np.int64]:
         """XENMEM_populate_physmap: frames for the extents of 2^order pages that begin at `pfns` (int64 array).
@@ -247,14 +424,14 @@ class Domain:
         Returns the (got,) int64 array of their first mfns, for pfns[:got]: shorter than pfns when the cap is reached or the
         host has no more. The guest enters them into its table itself.
         """
-        self.count("populate_physmap")
         want = pfns.size
         allowed = self.room(want << order) >> order
         mfns = self.host.take(allowed, self.domid, order)
         if mfns.size < want:
             self.refused["cap"] += (want - allowed) << order
             self.refused["host"] += (allowed - mfns.size) << order
-        self.tot_pages += mfns.size << order
+        self._grow(mfns.size << order)
+        self.count("populate_physmap", 1, mfns.size << order)
         return mfns
 
     def decrease_reservation(self, mfns: NDArray[np.int64], order: int = 0) -> int:
@@ -262,15 +439,12 @@ class Domain:
 
         Returns how many were: it stops at the first that is not wholly the domain's own.
         """
-        self.count("decrease_reservation")
         frames = pages_of_extents(mfns, order)
-        there = (frames >= 0) & (frames < self.host.nr_frames)
-        own = np.zeros(frames.size, bool)
-        own[there] = self.host.owner[frames[there]] == self.domid
-        bad = np.flatnonzero(~own)
+        bad = np.flatnonzero(~self.host.owns(frames, self.domid))
         got = mfns.size if bad.size == 0 else int(bad[0]) >> order
         self.host.give(frames[: got << order])
         self.tot_pages -= got << order
+        self.count("decrease_reservation", 1, got << order, got << order)
         return got
 
     def update_va_mapping(self, pfns: NDArray[np.int64], mfns: NDArray[np.int64] | None) -> None:
@@ -278,9 +452,9 @@ class Domain:
 
         Xen maps a domain's own frames only: HotplugError EINVAL.
         """
-        if mfns is not None and not np.all(self.host.owner[mfns] == self.domid):
+        if mfns is not None and not np.all(self.host.owns(mfns, self.domid)):
             raise HotplugError.of(errno.EINVAL, f"{self.name} cannot map a frame that is not its own")
-        self.count("update_va_mapping", pfns.size)
+        self.count("update_va_mapping", pfns.size, pfns.size)
 
     # -- hosts that keep the table themselves
 
@@ -292,13 +466,13 @@ class Domain:
 
     def unback(self, pfns: NDArray[np.int64]) -> None:
         """The frames behind pages that have one go back to the host."""
-        mfns = self._p2m[pfns]
+        mfns = self.p2m_frames(pfns)
         self._p2m[pfns] = -1
         self.decrease_reservation(mfns)
 
     def destroy(self) -> None:
         """The domain is gone, its frames are the host's again."""
-        self.host.give(self._p2m[self.backed_pfns()])
+        self.host.give(self.p2m_frames(self.backed_pfns()))
         self._p2m[:] = -1
         self.tot_pages = 0
         del self.host.domains[self.domid]
@@ -308,6 +482,7 @@ class Domain:
         assert self.max_pages is None or self.tot_pages <= self.max_pages, (
             f"{self.name} has {self.tot_pages} pages, it may have {self.max_pages}"
         )
+        assert self.tot_pages <= self.peak_pages, f"{self.name} has {self.tot_pages} pages, its peak is {self.peak_pages}"
 
 
 class ResidentDomain(Domain):
@@ -322,8 +497,10 @@ class ResidentDomain(Domain):
     def __init__(self, host: Host, limit: int | str | None = None, name: str | None = None) -> None:
         super().__init__(host, max_memory=limit, name=name)
         self._swapped = np.zeros(0, bool)
-        self._since = np.zeros(0, np.int64)      # when each resident page became so
-        self._clock = 0
+        # pages in the order they became resident: entry i of the queue is page p as long as _place[p] == i
+        self._queue = np.empty(0, np.int32)
+        self._place = np.empty(0, np.int32)
+        self._oldest = self._newest = 0
         self.swapped_out = 0
         """Pages written to the host's swap, ever."""
         self.swapped_in = 0
@@ -331,11 +508,10 @@ class ResidentDomain(Domain):
 
     def need_p2m(self, end_pfn: int) -> None:
         """Make the tables reach up to end_pfn."""
-        super().need_p2m(end_pfn)
-        more = self._p2m.size - self._swapped.size
-        if more > 0:
-            self._swapped = np.append(self._swapped, np.zeros(more, bool))
-            self._since = np.append(self._since, np.zeros(more, np.int64))
+        if end_pfn > self._p2m.size:
+            super().need_p2m(end_pfn)
+            self._swapped = lengthen(self._swapped, self._p2m.size)
+            self._place = lengthen(self._place, self._p2m.size)
 
     def swapped(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Bool array: which of these pages are in the host's swap."""
@@ -354,37 +530,85 @@ class ResidentDomain(Domain):
         if pfns.size == 0:
             return 0
         self.need_p2m(int(pfns.max()) + 1)
-        missing = np.unique(pfns[self._p2m[pfns] < 0])
-        faults, at = missing.size, 0
-        self.count("touch", faults)
-        while at < faults:
+        if not np.all(pfns[1:] > pfns[:-1]):
+            pfns = np.unique(pfns)
+        faults = 0
+        for at in range(0, pfns.size, TOUCHED_AT_ONCE):
+            part = pfns[at : at + TOUCHED_AT_ONCE]
+            faults += self._fault(part[self._p2m[part] < 0])
+        return faults
+
+    def _fault(self, missing):
+        """Each of these pages gets a frame, those of other pages where there are no others; how many."""
+        at = 0
+        while at < missing.size:
             part = missing[at:]
-            short = part.size - min(self.room(part.size), self.host.free_frames)
+            short = part.size - self.available(part.size)
             if short:
                 self.reclaim(short)
-                part = part[: min(self.room(part.size), self.host.free_frames)]
+                part = part[: self.available(part.size)]
                 if part.size == 0:
                     raise HotplugError.of(errno.ENOMEM, f"{self.name} cannot touch page {int(missing[at]):#x}: no frame for it")
-            mfns = self.host.take(part.size, self.domid)
-            self._p2m[part] = mfns
-            self.tot_pages += part.size
-            self._since[part] = self._clock + np.arange(part.size)
-            self._clock += part.size
-            self.swapped_in += int(np.count_nonzero(self._swapped[part]))
-            self._swapped[part] = False
+            self._enter(part)
+            self.count("touch", part.size, part.size)
             at += part.size
-        return faults
+        return at
+
+    def _enter(self, pfns):
+        """Pages without a frame get one; there are as many."""
+        self._p2m[pfns] = self.host.take(pfns.size, self.domid)
+        self._grow(pfns.size)
+        if self._newest + pfns.size > self._queue.size:
+            self._make_room(pfns.size)
+        self._queue[self._newest : self._newest + pfns.size] = pfns
+        self._place[pfns] = np.arange(self._newest, self._newest + pfns.size, dtype=np.int32)
+        self._newest += pfns.size
+        if self.swapped_out:
+            self.swapped_in += int(np.count_nonzero(self._swapped[pfns]))
+            self._swapped[pfns] = False
+
+    def _live(self, start, end):
+        """The pages of entries of the queue that are still resident."""
+        pfns = self._queue[start:end]
+        return pfns[self._place[pfns] == np.arange(start, end, dtype=np.int32)]
+
+    def _make_room(self, nr):
+        live = self._live(self._oldest, self._newest)
+        self._queue = np.empty((live.size + nr) + (live.size + nr) // 4, np.int32)
+        self._queue[: live.size] = live
+        self._place[live] = np.arange(live.size, dtype=np.int32)
+        self._oldest, self._newest = 0, live.size
+
+    def back(self, pfns: NDArray[np.int64]) -> int:
+        """As Domain.back: the host backs pages before they are touched (prealloc=on); it reclaims nothing for that."""
+        got = self.available(pfns.size)
+        if got < pfns.size:
+            allowed = self.room(pfns.size)
+            self.refused["cap"] += pfns.size - allowed
+            self.refused["host"] += allowed - got
+        if got:
+            self.need_p2m(int(pfns[:got].max()) + 1)
+            self._enter(pfns[:got])
+        self.count("populate_physmap", 1, got)
+        return got
+
+    def unback(self, pfns: NDArray[np.int64]) -> None:
+        """The host takes pages away from the guest: those with a frame lose it."""
+        self.discard(pfns)
 
     def discard(self, pfns: NDArray[np.int64], calls: int = 1) -> int:
         """The guest does not need what is in these pages (madvise DONTNEED, a balloon's message, free page reporting): their
         frames are the host's, they are zero when touched again. calls: how many the guest makes of it. Returns how many
         frames."""
         pfns = np.asarray(pfns, np.int64)
-        self.count("discard", calls)
-        pfns = pfns[pfns < self._p2m.size]
-        self._swapped[pfns] = False
+        named = pfns.size
+        if named and int(pfns.max()) >= self._p2m.size:
+            pfns = pfns[pfns < self._p2m.size]
+        if self.swapped_out:
+            self._swapped[pfns] = False
         pfns = pfns[self._p2m[pfns] >= 0]
         self._release(pfns)
+        self.count("discard", calls, named, pfns.size)
         return pfns.size
 
     def set_limit(self, limit: int | str | None) -> None:
@@ -395,10 +619,16 @@ class ResidentDomain(Domain):
 
     def victims(self, nr: int) -> NDArray[np.int64]:
         """int64 array: up to `nr` pages to take frames from, longest resident first."""
-        resident = self.backed_pfns()
-        if nr < resident.size:
-            resident = resident[np.argpartition(self._since[resident], nr)[:nr]]
-        return resident[np.argsort(self._since[resident], kind="stable")]
+        got, at = [np.empty(0, np.int64)], self._oldest
+        while nr and at < self._newest:
+            end = min(self._newest, at + max(nr, 1024))
+            live = self._live(at, end)[:nr]
+            if live.size == 0 and len(got) == 1:
+                self._oldest = end      # nobody of these is resident any more
+            got.append(live.astype(np.int64))
+            nr -= live.size
+            at = end
+        return np.concatenate(got)
 
     def reclaim(self, nr: int) -> int:
         """The host takes up to `nr` frames back, writing the pages to swap. Returns how many."""
@@ -409,8 +639,9 @@ class ResidentDomain(Domain):
         return pfns.size
 
     def _release(self, pfns: NDArray[np.int64]) -> None:
-        self.host.give(self._p2m[pfns])
+        self.host.give(self.p2m_frames(pfns))
         self._p2m[pfns] = -1
+        self._place[pfns] = -1
         self.tot_pages -= pfns.size
 
     def validate(self) -> None:
@@ -418,3 +649,5 @@ class ResidentDomain(Domain):
         super().validate()
         both = np.flatnonzero(self._swapped & (self._p2m >= 0))
         assert both.size == 0, f"{self.name}: page {int(both[0]):#x} is resident and in swap"
+        queued = np.sort(self._live(self._oldest, self._newest))
+        assert np.array_equal(queued, self.backed_pfns()), f"{self.name}: the order of its resident pages has lost some"

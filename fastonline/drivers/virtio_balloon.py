@@ -26,6 +26,8 @@ REPORTING_DELAY = 2.0
 """Seconds from one look for free blocks to the next (PAGE_REPORTING_DELAY)."""
 RETRY = 0.2
 """Seconds that fill_balloon sleeps when there is no page to be had."""
+PART_PAGES = 1 << 16
+"""Pages that the driver moves before it looks at the clock."""
 
 
 class BalloonPages(MovablePages):
@@ -202,17 +204,21 @@ class VirtioBalloonDriver(Driver):
         else:
             self.domain.count("host_message", messages)
 
-    def work(self, now: float) -> None:
+    def _work(self):
         """update_balloon_size_func, and the look for free blocks when it is due."""
-        missing = self.num_pages // self.balloon.units_per_page - len(self.balloon)
         self.due = NEVER
-        if missing > 0:
-            if self.balloon.inflate(missing) < missing:
-                self.due = now + RETRY
-        else:
-            self.balloon.deflate(-missing)
-        if now >= self._report_at:
-            self._report_at = now + REPORTING_DELAY
+        while (missing := self.num_pages // self.balloon.units_per_page - len(self.balloon)) != 0:
+            part = min(abs(missing), PART_PAGES)
+            if missing < 0:
+                self.balloon.deflate(part)
+            elif self.balloon.inflate(part) < part:
+                self.due = self.domain.now + RETRY
+                break
+            if self._slice_over():
+                self.due = self.domain.now
+                break
+        if self.domain.now >= self._report_at:
+            self._report_at = self.domain.now + REPORTING_DELAY
             self.report_free_pages()
         self.due = min(self.due, self._report_at)
 

@@ -474,7 +474,7 @@ class VirtioMemDriver(Driver):
 
     # -- the guest's worker
 
-    def work(self, now: float) -> None:
+    def _work(self):
         """virtio_mem_run_wq."""
         if not self.broken:
             if self._waits:
@@ -485,7 +485,7 @@ class VirtioMemDriver(Driver):
         if self.device.errno == 0:
             self._retry = RETRY_MIN
         elif self.device.errno in RETRIED:
-            self.due = now + self._retry
+            self.due = self.domain.now + self._retry
             self._waits = True
             self._retry = min(2 * self._retry, RETRY_MAX)
         elif self.device.errno != errno.ENOSPC:

@@ -244,29 +244,29 @@ class XenBalloon(Driver):
         credit = target - self.current_pages - self.hotplug_pages
         return credit >> self.order if credit > 0 else -(-credit >> self.order)
 
-    def work(self, now: float) -> None:
-        """The worker: balloon_process up to 3.1, balloon_thread today. Runs batch after batch until the target is reached or
-        something is in the way, and says in `due` when it wants to run again."""
+    def _work(self):
+        """balloon_process up to 3.1, balloon_thread today: batch after batch until the target is reached or something is in the
+        way."""
         self.due = NEVER
         if self.behaviour.schedule:
-            self._work_by_schedule(now)
+            self._work_by_schedule()
         else:
-            self._work_by_timer(now)
+            self._work_by_timer()
 
-    def _work_by_timer(self, now):
+    def _work_by_timer(self):
         if self.behaviour.expands:
             wanted = self.target_pages if self.hard_limit is None else min(self.target_pages, self.hard_limit)
             missing = wanted - self.current_pages - self.balloon_pages
             if missing > 0:
                 self._try_expand(-(-missing // self.mem.geometry.pages_per_section) * self.mem.geometry.pages_per_section)
         sleeps = False
-        while not sleeps and (credit := self._credit()):
+        while not sleeps and (credit := self._credit()) and not self._slice_over():
             if credit > 0:
                 self._increase(credit)
             else:
                 sleeps = self._decrease(-credit) == BP_EAGAIN
         if self._credit():
-            self.due = min(self.due, now + 1)
+            self.due = min(self.due, self.domain.now + (1 if sleeps else 0))
 
     def _try_expand(self, nr_pages):
         # the thread's driver has no error checking here: what cannot be added is not there to grow into
@@ -275,7 +275,7 @@ class XenBalloon(Driver):
         except HotplugError:
             pass
 
-    def _work_by_schedule(self, now):
+    def _work_by_schedule(self):
         while True:
             credit, state = self._credit(), BP_DONE
             if credit > 0:
@@ -283,12 +283,15 @@ class XenBalloon(Driver):
             elif credit < 0:
                 state = self._shrink_within_reserves(-credit)
             self.state = state = self._update_schedule(state)
-            if state != BP_DONE or not self._credit():
+            if state != BP_DONE or not self._credit() or self._slice_over():
                 break
+        now = self.domain.now
         if state == BP_EAGAIN:
             self.due = min(self.due, now + self.schedule_delay)
         elif state == BP_WAIT:
             self.due = min(self.due, now + 1)
+        elif state == BP_DONE and self._credit():
+            self.due = now
 
     def _update_schedule(self, state):
         if state in (BP_WAIT, BP_ECANCELED):

@@ -1,0 +1,35 @@
+"""What the drivers share: the clock, and the workers' turns."""
+
+import pytest
+from drivers_common import NEW, UNIT
+
+from fastonline import Memory
+from fastonline.drivers.driver import NEVER, SLICE, run
+from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
+from fastonline.drivers.xen import XEN_TODAY, XenBalloon
+
+
+def test_time_passes_by_what_calls_cost():
+    """10 ms a batch, 8 of them. Expect the guest's clock to show 80 ms after the time of the target."""
+    host = Host("64M", call_ns={"decrease_reservation": 1e7})
+    balloon = XenBalloon(Memory(NEW[0], boot="32M", rules=NEW[1]), Domain(host, "32M"), XEN_TODAY)
+    balloon.set_target("16M", 5.0)
+    run([balloon], 6.0, 5.0)
+    assert balloon.current_pages == 4096 and balloon.due == NEVER
+    assert balloon.domain.now == pytest.approx(5.08) and balloon.domain.ns == 8e7
+
+
+def test_a_slow_worker_takes_turns():
+    """A second a batch: expect the neighbour to be served meanwhile, and a target that comes in between to be taken up."""
+    host = Host("128M", call_ns={"decrease_reservation": 1e9})
+    slow = XenBalloon(Memory(NEW[0], boot="32M", rules=NEW[1]), Domain(host, "32M"), XEN_TODAY)
+    other = VirtioBalloonDriver(Memory(NEW[0], boot="32M", rules=NEW[1]), ResidentDomain(host))
+    slow.set_target("16M")
+    other.set_target("20M", 2.5)
+    run([slow, other], 3.2)
+    assert slow.current_pages == 8192 - 4 * 512 and other.current_pages == 20 * 256 and slow.due == slow.domain.now == 4.0
+    assert SLICE == 1.0
+    slow.set_target("32M", 3.2)
+    run([slow, other], 10.0, 3.2)
+    assert slow.current_pages == 2 * UNIT and slow.domain.calls["decrease_reservation"] == 4
