@@ -34,9 +34,11 @@ DIRECTIVES = {
     "cdivision": True,
     "embedsignature": True,
     "binding": True,
+    "auto_pickle": False,
 }
 
 MODULES = [
+    "fastonline.core.numbers",
     "fastonline.core.lock",
     "fastonline.core.threads",
     "fastonline.core.bitmap",

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import SupportsIndex
 
+MAX_BOOT_ZONES = 4
+"""Zones that a kernel has below Movable (enum zone_type)."""
+
 _SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
 
 
@@ -18,6 +21,8 @@ def parse_size(size: SupportsIndex | str) -> int:
     Raises TypeError for what is neither, ValueError for text that is no size or a negative one.
     """
     if isinstance(size, str):
+        if len(size) > 64:
+            raise ValueError(f"a size of {len(size)} characters is no size")
         text = size.strip().upper().removesuffix("IB").removesuffix("B")
         number, suffix = (text[:-1], text[-1]) if text and text[-1].isalpha() else (text, "")
         if suffix not in _SUFFIXES or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
@@ -40,6 +45,19 @@ def format_size(size: int) -> str:
         if size and size % (1 << _SUFFIXES[suffix]) == 0:
             return f"{size >> _SUFFIXES[suffix]}{suffix}"
     return str(size)
+
+
+# A page is at least as large as any kernel's, so that a zone's kilobytes are no fraction of its pages; addresses fit 64 bits.
+_BOUNDS = {
+    "bits": (32, 64),
+    "page_shift": (12, 18),
+    "section_size_bits": (12, 63),
+    "max_physmem_bits": (12, 64),
+    "max_page_order": (6, 13),
+    "pageblock_order": (0, 51),
+    "flags_reserved": (0, 64),
+    "subsection_shift": (0, 63),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,8 +93,13 @@ class Geometry:
     subsection_shift: int = 21
 
     def __post_init__(self) -> None:
-        if not 6 <= self.max_page_order <= 13:
-            raise ValueError(f"{self.name}: max_page_order {self.max_page_order} is not between 6 and 13")
+        for name, (lowest, highest) in _BOUNDS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{self.name}: {name} is an int, not {value!r}")
+            if not lowest <= value <= highest:
+                raise ValueError(f"{self.name}: {name} {value} is not between {lowest} and {highest}")
+        self._check_zones()
         if self.max_page_order + self.page_shift > self.section_size_bits:
             raise ValueError(
                 f"{self.name}: Allocator MAX_ORDER exceeds SECTION_SIZE: a buddy block of "
@@ -104,7 +127,22 @@ class Geometry:
         for zone, limit in self.zone_limits:
             if limit is not None and limit % block:
                 raise ValueError(f"{self.name}: zone {zone} ends at {limit:#x}, inside a buddy block of {format_size(block)}")
-        if self.hotplug_zone not in dict(self.zone_limits):
+
+    def _check_zones(self) -> None:
+        names: list[str] = []
+        last: int | None = 0
+        for zone, limit in self.zone_limits:
+            if not isinstance(zone, str) or limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+                raise TypeError(f"{self.name}: a zone limit is a name and bytes or None, not {(zone, limit)!r}")
+            if zone in names or zone in ("Movable", "Device"):
+                raise ValueError(f"{self.name}: there are two zones {zone}")
+            if last is None or limit is not None and not last <= limit < 1 << 64:
+                raise ValueError(f"{self.name}: zone {zone} does not lie behind the zone before it")
+            names.append(zone)
+            last = limit
+        if not 1 <= len(names) <= MAX_BOOT_ZONES:
+            raise ValueError(f"{self.name}: {len(names)} boot zones, not 1 to {MAX_BOOT_ZONES}: DMA, DMA32, Normal and HighMem")
+        if self.hotplug_zone not in names:
             raise ValueError(f"{self.name}: there is no zone {self.hotplug_zone} for hot-added memory")
 
     def __repr__(self) -> str:

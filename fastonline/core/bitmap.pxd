@@ -16,7 +16,12 @@ cdef class Bitmap:
     cdef readonly uint64_t nbits
     cdef readonly object array   # (ceil(nbits/64),) uint64
 
+    cdef int own(self, object array, uint64_t nbits) except -1
+    cdef object grown(self, uint64_t nbits, list spans)
     cdef int grow(self, uint64_t nbits, list spans) except -1
+
+# A view of a C-contiguous array that nobody can make writeable; it keeps the memory alive.
+cdef object read_only(object array)
 
 
 cdef inline int ctz(word_t x) noexcept nogil:            # position of the lowest one; x != 0

@@ -1,4 +1,9 @@
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.string cimport memset
+
+from fastonline.core.numbers cimport as_range, as_uint64
+from fastonline.core.types cimport max_bits
 
 import math
 import mmap
@@ -168,24 +173,57 @@ cdef uint64_t find_next_zero_bit(const word_t *words, uint64_t end, uint64_t sta
     return min(end, (w << 6) + ctz(x))
 
 
-cdef class Bitmap:
-    def __cinit__(self, uint64_t nbits):
-        self.own(zeroed((nbits + 63) >> 6), nbits)
+@cython.final
+cdef class ReadOnly:
+    """The memory of an array, to be read: an array over it has no writeable one behind it."""
+    cdef object array
+    cdef Py_buffer memory
 
-    def own(self, array, uint64_t nbits):
+    def __cinit__(self, array):
+        PyObject_GetBuffer(array, &self.memory, PyBUF_SIMPLE)
+        self.array = array
+
+    def __dealloc__(self):
+        if self.array is not None:
+            PyBuffer_Release(&self.memory)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        if flags & PyBUF_WRITABLE:
+            raise BufferError("the flags of a machine are read-only")
+        PyBuffer_FillInfo(buffer, self, self.memory.buf, self.memory.len, 1, flags)
+
+
+cdef object read_only(object array):
+    return np.frombuffer(ReadOnly(array), array.dtype).reshape(array.shape)
+
+
+cdef class Bitmap:
+    """Bits in a NumPy-owned array of uint64 words, bit i at word i/64, position i%64; all zero at first.
+
+    nbits: int, how many. TypeError, ValueError and OverflowError for what is no number of bits, MemoryError for more than there
+    is room for; the methods raise IndexError for a range that does not lie in it. array: the words, read-only, as view().
+    """
+
+    def __cinit__(self, nbits):
+        cdef uint64_t number = as_uint64(nbits, "nbits")
+        if number > max_bits():
+            raise MemoryError(f"cannot allocate {number} bits")
+        self.own(zeroed((number + 63) >> 6), number)
+
+    cdef int own(self, object array, uint64_t nbits) except -1:
         """From now on these are the words."""
         cdef word_t[::1] view = array
         self.array = array
         self.words = &view[0] if view.shape[0] else NULL
         self.nbits = nbits
+        return 0
 
     cdef int grow(self, uint64_t nbits, list spans) except -1:
         """Make room for `nbits`. Only the (start, nr) bit ranges in `spans` are carried over, so that nothing else is
         touched. Views of the old array keep their own memory and no longer follow."""
-        self.own(self.grown(nbits, spans), nbits)
-        return 0
+        return self.own(self.grown(nbits, spans), nbits)
 
-    def grown(self, uint64_t nbits, list spans):
+    cdef object grown(self, uint64_t nbits, list spans):
         """The words that grow would make."""
         new = zeroed((nbits + 63) >> 6)
         for start, nr in spans:
@@ -196,47 +234,47 @@ cdef class Bitmap:
     def __len__(self):
         return self.nbits
 
-    def __getitem__(self, uint64_t nr):
-        if nr >= self.nbits:
-            raise IndexError(f"bit {nr} is past the end of a bitmap of {self.nbits} bits")
-        return bool(test_bit(self.words, nr))
-
-    def _checked(self, start, nr):
-        if not 0 <= start <= start + nr <= self.nbits:
-            raise IndexError(f"bits {start} to {start + nr} do not lie in a bitmap of {self.nbits} bits")
-        return start, nr
+    def __getitem__(self, nr):
+        cdef uint64_t bit, count
+        as_range(nr, 1, self.nbits, "bits", IndexError, &bit, &count)
+        return bool(test_bit(self.words, bit))
 
     def set(self, start, nr=1):
         """Set `nr` bits from `start` on."""
-        start, nr = self._checked(start, nr)
-        bitmap_set(self.words, start, nr)
+        cdef uint64_t first, count
+        as_range(start, nr, self.nbits, "bits", IndexError, &first, &count)
+        bitmap_set(self.words, first, count)
 
     def clear(self, start, nr=1):
         """Clear `nr` bits from `start` on."""
-        start, nr = self._checked(start, nr)
-        bitmap_clear(self.words, start, nr)
+        cdef uint64_t first, count
+        as_range(start, nr, self.nbits, "bits", IndexError, &first, &count)
+        bitmap_clear(self.words, first, count)
 
     def bits(self, start, nr):
         """`nr` bits from `start` on, one a byte: (nr,) uint8."""
-        start, nr = self._checked(start, nr)
-        spread = np.unpackbits(self.array[start >> 6 : (start + nr + 63) >> 6].view(np.uint8), bitorder="little")
-        return spread[start & 63 : (start & 63) + nr].copy()
+        cdef uint64_t first, count
+        as_range(start, nr, self.nbits, "bits", IndexError, &first, &count)
+        spread = np.unpackbits(self.array[first >> 6 : (first + count + 63) >> 6].view(np.uint8), bitorder="little")
+        return spread[first & 63 : (first & 63) + count].copy()
 
     def set_bits(self, start, bits):
         """The inverse of bits: one truth value for each bit from `start` on."""
-        for i, bit in enumerate(np.asarray(bits, bool).tolist()):
-            if bit:
-                self.set(start + i)
+        cdef uint64_t first, count, i
+        cdef list values = np.asarray(bits, bool).ravel().tolist()
+        as_range(start, len(values), self.nbits, "bits", IndexError, &first, &count)
+        for i in range(count):
+            if values[i]:
+                set_bit(self.words, first + i)
             else:
-                self.clear(start + i)
+                clear_bit(self.words, first + i)
 
     def weight(self, start=0, nr=None):
         """Number of ones among `nr` bits from `start` on (default: all)."""
-        start, nr = self._checked(start, self.nbits - start if nr is None else nr)
-        return bitmap_weight(self.words, start, nr)
+        cdef uint64_t first, count
+        as_range(start, 0 if nr is None else nr, self.nbits, "bits", IndexError, &first, &count)
+        return bitmap_weight(self.words, first, self.nbits - first if nr is None else count)
 
     def view(self):
         """A read-only uint64 view of the words, no copy; it keeps the memory alive."""
-        v = self.array.view()
-        v.flags.writeable = False
-        return v
+        return read_only(self.array)

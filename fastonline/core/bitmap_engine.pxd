@@ -18,6 +18,7 @@ cdef class BitmapEngine(Engine):
     cdef readonly Bitmap tail
     cdef readonly Bitmap prepared
 
+    cdef list named_planes(self)
     cdef void cache_pointers(self) noexcept nogil
     cdef uint64_t apply_batch(self, pfn_t start, pfn_t end, int order, bint online) noexcept nogil
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil

@@ -27,13 +27,13 @@ PLANES = ("free", "full", "reserved", "offline", "tail", "prepared")
 
 
 cdef class BitmapEngine(Engine):
-    def __cinit__(self, uint64_t nr_pages, int max_order, int nr_areas, *args):
-        self.free = Bitmap(nr_pages)
-        self.full = Bitmap((nr_pages + 63) >> 6)
-        self.reserved = Bitmap(nr_pages)
-        self.offline = Bitmap(nr_pages)
-        self.tail = Bitmap(nr_pages)
-        self.prepared = Bitmap(nr_pages)
+    def __cinit__(self, nr_pages, max_order, nr_areas, *args):
+        self.free = Bitmap(self.nr_pages)
+        self.full = Bitmap((self.nr_pages + 63) >> 6)
+        self.reserved = Bitmap(self.nr_pages)
+        self.offline = Bitmap(self.nr_pages)
+        self.tail = Bitmap(self.nr_pages)
+        self.prepared = Bitmap(self.nr_pages)
         self.cache_pointers()
 
     cdef void cache_pointers(self) noexcept nogil:
@@ -56,7 +56,7 @@ cdef class BitmapEngine(Engine):
         full = self.full.grown((nr_pages + 63) >> 6, [(start >> 6, (nr + 63) >> 6) for start, nr in spans])
         Engine.grow(self, nr_pages, spans)
         for plane, array in zip(planes, arrays):
-            plane.own(array, nr_pages)
+            (<Bitmap>plane).own(array, nr_pages)
         self.full.own(full, (nr_pages + 63) >> 6)
         self.cache_pointers()
         return 0
@@ -66,29 +66,29 @@ cdef class BitmapEngine(Engine):
         self.buddy.areas = self.areas
         return 0
 
-    def planes(self, list spans):
-        """The words of every plane in the (start, nr) page ranges: dict of name -> list of uint64 arrays, the planes' own."""
+    cdef dict planes(self, list spans):
+        """The words of every plane in the page ranges."""
         return {
-            name: [
-                getattr(self, name).array[_words(name, start) : _words(name, start + nr - 1) + 1]
-                for start, nr in spans
-            ]
-            for name in PLANES
+            name: [plane.array[_words(name, start) : _words(name, start + nr - 1) + 1] for start, nr in spans]
+            for name, plane in self.named_planes()
         }
 
-    def set_planes(self, list spans, dict planes):
-        """The inverse of planes()."""
-        for name in PLANES:
+    cdef int set_planes(self, list spans, dict planes) except -1:
+        for name, plane in self.named_planes():
             for (start, nr), words in zip(spans, planes[name], strict=True):
-                getattr(self, name).array[_words(name, start) : _words(name, start + nr - 1) + 1] = words
+                plane.array[_words(name, start) : _words(name, start + nr - 1) + 1] = words
+        return 0
+
+    cdef list named_planes(self):
+        return list(zip(PLANES, (self.free, self.full, self.reserved, self.offline, self.tail, self.prepared)))
 
     def bytes_touched(self):
         """Bytes of page state written since the engine was made."""
         return self.touched + self.singles * 2 * sizeof(word_t)
 
-    def set_touched(self, uint64_t nr_bytes):
+    def set_touched(self, nr_bytes):
         """Go on counting from so many bytes."""
-        self.touched = nr_bytes
+        Engine.set_touched(self, nr_bytes)
         self.singles = 0
 
     def check(self):
@@ -97,7 +97,7 @@ cdef class BitmapEngine(Engine):
         assert full.tobytes() == self.full.array.view(np.uint8)[: full.size].tobytes(), "the plane of full words is wrong"
         assert not self.batch.array.any(), "a batch was left over"
 
-    def view(self, str flag):
+    def view(self, str flag not None):
         """Read-only uint64 view of one flag's plane."""
         return {
             "PG_reserved": self.reserved, "PG_buddy": self.free, "PG_offline": self.offline, "PG_tail": self.tail,
@@ -382,6 +382,6 @@ cdef class BitmapEngine(Engine):
             buddy_free_block(&self.buddy, pfn, order)
 
 
-def _words(str plane, uint64_t page):
+cdef uint64_t _words(str plane, uint64_t page):
     """Index of the word that holds a page's bit."""
     return page >> 12 if plane == "full" else page >> 6

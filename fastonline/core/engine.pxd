@@ -58,10 +58,15 @@ cdef class Engine:
 
     # room
     cdef int grow(self, uint64_t nr_pages, list spans) except -1
+    cdef object grown_areas(self, uint64_t nr_pages)
+    cdef int own_areas(self, object array, uint64_t nr_pages) except -1
     cdef int add_areas(self, int nr_areas) except -1
     cdef free_area *area_at(self, int area) except NULL                      # ValueError: there is none
     cdef void assign_area(self, pfn_t start, uint64_t nr, area_t area) noexcept nogil
     cdef uint64_t area_run(self, pfn_t start, pfn_t end) noexcept nogil      # pages from start on in one area
+    # what a saved machine has of the (start, nr) page ranges: dict of name -> list of arrays, the engine's own; and back
+    cdef dict planes(self, list spans)
+    cdef int set_planes(self, list spans, dict planes) except -1
     # batches: gather sets the bits of a batch, or sets `bad` to the index of a culprit and leaves none set
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil
     cdef void ungather(self, const pfn_batch *batch) noexcept nogil

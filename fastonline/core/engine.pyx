@@ -8,7 +8,8 @@ from fastonline.core.bitmap cimport bitmap_weight, set_bit, test_bit
 from fastonline.core.bitmap import zeroed
 from fastonline.core.buddy cimport free_area_fold, free_area_init
 from fastonline.core.lock cimport MachineLock, settle
-from fastonline.core.types cimport ALL_ONES, NR_ORDERS
+from fastonline.core.numbers cimport as_number, as_uint64
+from fastonline.core.types cimport ALL_ONES, MAX_AREAS, MAX_MAX_ORDER, MIN_MAX_ORDER, NR_ORDERS, max_bits
 
 __all__ = ["COUNTERS", "Engine"]
 
@@ -29,35 +30,50 @@ COUNTERS = ("nr_free", "merges", "splits", "frees", "allocs")
 
 
 cdef class Engine:
-    def __cinit__(self, uint64_t nr_pages, int max_order, int nr_areas, *args):
-        self.max_order = max_order
+    """The state of every page of a machine and the free blocks of its areas; BitmapEngine and StructPageEngine are the two.
+
+    nr_pages: int, pages there is room for, whole blocks of the largest order; max_order: that order, 6 to 13; nr_areas: free
+    areas, the first of which is not used. TypeError, ValueError and OverflowError for what is none of that, MemoryError for more
+    than there is room for.
+    """
+
+    def __cinit__(self, nr_pages, max_order, nr_areas, *args):
+        cdef uint64_t pages = as_number(nr_pages, "nr_pages", 0, max_bits())
+        self.max_order = as_number(max_order, "max_order", MIN_MAX_ORDER, MAX_MAX_ORDER)
+        if pages & ((<uint64_t>1 << self.max_order) - 1):
+            raise ValueError(f"nr_pages {nr_pages} is not a multiple of 2^{max_order}")
         self.lock = MachineLock()
         self.page_bits = 4
         self.areas = NULL
         self.area_array = np.empty(0, np.uint16)
-        self._grow_areas_of(nr_pages)
-        self.add_areas(nr_areas)
-        self.batch = Bitmap(nr_pages)
+        self.own_areas(self.grown_areas(pages), pages)
+        self.add_areas(as_number(nr_areas, "nr_areas", 1, MAX_AREAS))
+        self.batch = Bitmap(pages)
         self.batch_words = self.batch.words
 
     def __dealloc__(self):
         free(self.areas)
 
-    def _grow_areas_of(self, uint64_t nr_pages):
-        cdef area_t[::1] view
+    cdef object grown_areas(self, uint64_t nr_pages):
+        """The area_array that grow would make."""
         array = zeroed(nr_pages >> self.max_order, np.uint16)     # NO_AREA everywhere
         array[: self.area_array.size] = self.area_array
-        view = array
+        return array
+
+    cdef int own_areas(self, object array, uint64_t nr_pages) except -1:
+        cdef area_t[::1] view = array
         self.area_array = array
         self.area_of = &view[0] if view.shape[0] else NULL
         self.nr_blocks = view.shape[0]
         self.nr_pages = nr_pages
+        return 0
 
     cdef int grow(self, uint64_t nr_pages, list spans) except -1:
-        """Make room for `nr_pages`, carrying over the (start, nr) page ranges in `spans`."""
-        self.batch.grow(nr_pages, [])
+        """Make room for `nr_pages`, carrying over the (start, nr) page ranges in `spans`. A MemoryError changes nothing."""
+        areas, batch = self.grown_areas(nr_pages), self.batch.grown(nr_pages, [])
+        self.own_areas(areas, nr_pages)
+        self.batch.own(batch, nr_pages)
         self.batch_words = self.batch.words
-        self._grow_areas_of(nr_pages)
         return 0
 
     cdef int add_areas(self, int nr_areas) except -1:
@@ -117,6 +133,8 @@ cdef class Engine:
             memset(&self.batch_words[first], 0, (end - first) * sizeof(word_t))
 
     # The rest is each engine's own; the bodies here are never run.
+    cdef dict planes(self, list spans): return {}
+    cdef int set_planes(self, list spans, dict planes) except -1: return 0
     cdef int state(self, pfn_t pfn) noexcept nogil: return 0
     cdef void states(self, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil: pass
     cdef uint64_t weigh(self, int flag, pfn_t start, uint64_t nr) noexcept nogil: return 0
@@ -151,21 +169,21 @@ cdef class Engine:
         """Bytes of page state written since the engine was made."""
         return self.touched
 
-    def set_touched(self, uint64_t nr_bytes):
+    def set_touched(self, nr_bytes):
         """Go on counting from so many bytes."""
-        self.touched = nr_bytes
+        self.touched = as_uint64(nr_bytes, "nr_bytes")
 
     cdef free_area *area_at(self, int area) except NULL:
         if not 0 <= area < self.nr_areas:
             raise ValueError(f"there is no free area {area}: there are {self.nr_areas}")
         return &self.areas[area]
 
-    def area_counters(self, int area):
+    def area_counters(self, area):
         """Exact counts of one free area: dict of COUNTERS -> (NR_ORDERS,) int64, and "managed" -> int."""
         cdef free_area *a
         cdef int k
         settle(self.lock)
-        a = self.area_at(area)
+        a = self.area_at(as_number(area, "area", 0, self.nr_areas - 1))
         free_area_fold(a)
         counts = {name: np.empty(NR_ORDERS, np.int64) for name in COUNTERS}
         for k in range(NR_ORDERS):
@@ -177,11 +195,11 @@ cdef class Engine:
         counts["managed"] = a.managed
         return counts
 
-    def set_area_counters(self, int area, dict counts):
+    def set_area_counters(self, area, dict counts not None):
         """The inverse of area_counters; search hints start over."""
         cdef free_area *a
         cdef int k
-        a = self.area_at(area)
+        a = self.area_at(as_number(area, "area", 0, self.nr_areas - 1))
         free_area_init(a, area)
         for k in range(NR_ORDERS):
             a.nr_free[k] = counts["nr_free"][k]

@@ -3,6 +3,10 @@
 All state of a machine is protected by the GIL, and by its MachineLock where that is not enough: a call of several steps holds
 the lock, over its callbacks too (mem_hotplug_begin), and a step that lasts lets go of the GIL meanwhile, `busy` set. A call of
 one short step under the GIL needs no lock: it settles, which costs one test, and waits only while somebody is busy.
+
+Errors of whoever asks for the lock: HotplugError EBUSY for a signal handler in the midst of the same machine's step, EDEADLK
+where waiting would never end (two threads that hold one machine each and call the other's), EOWNERDEAD when the thread that
+took the machine with own() has ended, or did not live through a fork.
 """
 
 from fastonline.core.types cimport uint64_t
@@ -19,20 +23,26 @@ cdef enum:
 
 cdef class Held:                 # the lock is released when this goes
     cdef MachineLock lock
-    cdef bint alone              # of hold_alone
+    cdef int busy, still         # what it has added to the lock's
+    cdef unsigned long taken     # the lock's, when it was made
 
 
 cdef class MachineLock:
     cdef unsigned long owner     # ident of the thread that holds it, 0: nobody
+    cdef unsigned long native    # its thread id for the kernel, when it holds the lock alone; else 0
     cdef int depth               # how many Helds it has
-    cdef int busy                # its holder is in the midst of a step that nobody may see
+    cdef int busy                # reasons why other threads wait even with a call of one step
+    cdef int still               # of them, those that do not concern the holder itself
+    cdef bint unusable           # of an object that was never made
+    cdef unsigned long taken     # how often it was taken from a holder that is gone
     cdef unsigned long forks     # of this process, when it was taken
     cdef int waiters
     cdef bint posted             # a waiter is being woken
     cdef PyThread_type_lock wake # what waiters block on, made for the first
 
-    cdef Held hold(self)         # HotplugError EBUSY for a signal handler in the midst of the same machine's step
-    cdef Held hold_alone(self)   # hold, and busy all the while: the thread works on the machine without the GIL as it likes
+    cdef Held hold(self)         # other threads' calls of several steps wait
+    cdef Held hold_still(self)   # and those of one step too: the machine stands still but for what this thread does
+    cdef Held hold_alone(self)   # and this thread's own calls get EBUSY: it works on the machine as it likes, without the GIL too
     cdef int wait(self) except -1
     cdef PyThreadState *let_go(self, uint64_t nr_bits) noexcept      # NULL: not worth it, the GIL is kept
     cdef void take_back(self, PyThreadState *thread) noexcept
@@ -43,3 +53,6 @@ cdef inline int settle(MachineLock lock) except -1:
     if lock.busy:
         lock.hold()
     return 0
+
+
+cdef MachineLock unusable_lock()     # the lock of an object that was never made: hold() raises RuntimeError

@@ -14,21 +14,49 @@ cdef extern from "Python.h":
 
 cdef extern from "pythread.h":
     ctypedef enum PyLockStatus:
+        PY_LOCK_FAILURE
+        PY_LOCK_ACQUIRED
         PY_LOCK_INTR
     PyThread_type_lock PyThread_allocate_lock()
     void PyThread_free_lock(PyThread_type_lock)
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long, int) nogil
     void PyThread_release_lock(PyThread_type_lock)
     unsigned long PyThread_get_thread_ident()
+    unsigned long PyThread_get_thread_native_id()
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <signal.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static int fo_thread_is_gone(unsigned long native)
+    {
+    #ifdef SYS_tgkill
+        return syscall(SYS_tgkill, (long)getpid(), (long)native, 0L) != 0 && errno == ESRCH;
+    #else
+        return 0;
+    #endif
+    }
+    """
+    bint thread_is_gone "fo_thread_is_gone"(unsigned long native)
 
 cdef extern from "<unistd.h>" nogil:
     int usleep(unsigned int)
 
+# A waiter looks after the holder so often.
+cdef enum:
+    LOOK_AFTER_US = 100000
+
 # A fork copies all memory in an instant: no step may be half done then, and only the thread that forks lives on in the child.
+# A thread that has taken a machine with own() is not waited for, nobody knows how long that would be: its machine is
+# unusable in the child.
 cdef int lasting = 0             # steps that run without the GIL now, in all machines
 cdef int forking = 0             # while it is set no step lets go of the GIL
 cdef unsigned long forks = 0     # this process is the child of so many
 cdef unsigned long survivor = 0  # the thread that lived through the last of them
+
+cdef dict waits_for = {}         # thread -> the MachineLock that it waits for
 
 
 def _before_fork():
@@ -49,6 +77,7 @@ def _after_fork_in_child():
     forking = 0
     forks += 1
     survivor = PyThread_get_thread_ident()
+    waits_for.clear()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
@@ -58,12 +87,14 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, 
 @cython.freelist(16)
 cdef class Held:
     def __dealloc__(self):
-        global lasting
         cdef MachineLock lock = self.lock
-        if self.alone:
-            lock.busy -= 1
-            lasting -= 1
+        if lock is None or self.taken != lock.taken:
+            return
+        lock.busy -= self.busy
+        lock.still -= self.still
         lock.depth -= 1
+        if self.busy > self.still:
+            lock.native = 0
         if lock.depth == 0:
             lock.owner = 0
             if lock.waiters and not lock.posted:
@@ -83,55 +114,79 @@ cdef class MachineLock:
         cdef unsigned long me = PyThread_get_thread_ident()
         cdef Held held
         if self.owner != me or self.forks != forks:
+            if self.unusable:
+                raise RuntimeError("__init__ was not called, or it failed")
             if self.owner != 0:
                 self.wait()
-            self.owner = me
-            self.forks = forks
-        elif self.busy:
+            if self.owner != me:
+                self.owner = me
+                self.forks = forks
+        if self.busy > self.still:
             raise HotplugError.of(
                 errno.EBUSY,
                 "this thread is in the midst of work on this machine: a signal handler, or the owner at the C door, called it",
             )
         held = Held.__new__(Held)
         held.lock = self
+        held.taken = self.taken
         self.depth += 1
         return held
 
-    cdef Held hold_alone(self):
-        global lasting
+    cdef Held hold_still(self):
         cdef Held held = self.hold()
-        held.alone = True
+        held.busy = held.still = 1
         self.busy += 1
-        lasting += 1
+        self.still += 1
+        return held
+
+    cdef Held hold_alone(self):
+        cdef Held held = self.hold()
+        held.busy = 1
+        self.busy += 1
+        self.native = PyThread_get_thread_native_id()
         return held
 
     cdef int wait(self) except -1:
-        """Until nobody else holds it. A holder that did not live through a fork is forgotten."""
+        """Until nobody else holds it. A holder that did not live through a fork is forgotten, unless it had the machine alone."""
         cdef PyLockStatus status
+        cdef unsigned long me = PyThread_get_thread_ident()
         while self.owner != 0:
             if self.forks != forks:
                 if self.owner == survivor:
                     self.forks = forks
-                    if self.owner == PyThread_get_thread_ident():
+                    if self.native:
+                        self.native = os.getpid()
+                    if self.owner == me:
                         return 0
+                elif self.native:
+                    raise HotplugError.of(errno.EOWNERDEAD, "the thread that owned this machine did not live through a fork")
                 else:
                     self.owner = 0
-                    self.depth = 0
-                    self.busy = 0
+                    self.depth = self.busy = self.still = 0
+                    self.taken += 1
                 continue
+            if waits_in_a_circle(self, me):
+                raise HotplugError.of(
+                    errno.EDEADLK,
+                    "the thread that holds this machine waits for one that this thread holds; call several machines in the same order",
+                )
             if self.wake == NULL:
                 self.wake = PyThread_allocate_lock()
                 if self.wake == NULL:
                     raise MemoryError("no memory for a lock to wait at")
                 PyThread_acquire_lock_timed(self.wake, 0, 0)
+            waits_for[me] = self
             self.waiters += 1
             with nogil:
-                status = PyThread_acquire_lock_timed(self.wake, -1, 1)
+                status = PyThread_acquire_lock_timed(self.wake, LOOK_AFTER_US, 1)
             self.waiters -= 1
-            if status == PY_LOCK_INTR:
-                PyErr_CheckSignals()
-            else:
+            waits_for.pop(me, None)
+            if status == PY_LOCK_ACQUIRED:
                 self.posted = False
+            elif status == PY_LOCK_INTR:
+                PyErr_CheckSignals()
+            elif self.native and thread_is_gone(self.native):
+                raise HotplugError.of(errno.EOWNERDEAD, "the thread that owned this machine ended without giving it back")
         return 0
 
     cdef PyThreadState *let_go(self, uint64_t nr_bits) noexcept:
@@ -148,3 +203,19 @@ cdef class MachineLock:
             PyEval_RestoreThread(thread)
             self.busy -= 1
             lasting -= 1
+
+
+cdef bint waits_in_a_circle(MachineLock lock, unsigned long me):
+    """Does the holder of the lock wait, itself or by way of others, for a lock that this thread holds?"""
+    while lock is not None and lock.owner != 0 and lock.forks == forks:
+        if lock.owner == me:
+            return True
+        lock = waits_for.get(lock.owner)
+    return False
+
+
+cdef MachineLock unusable_lock():
+    cdef MachineLock lock = MachineLock.__new__(MachineLock)
+    lock.unusable = True
+    lock.busy = 1
+    return lock

@@ -16,7 +16,12 @@ cdef class Sections:
     cdef readonly object subsection_map      # (nr_sections,) uint64: bit i = the i-th 64th of the section has memory
     cdef word_t *subsections                 # cached from subsection_map
 
+    cdef bint has(self, Bitmap plane, object nr) except -1
     cdef int grow(self, uint64_t nr_sections) except -1
+    # the range's sections have room; they become present, with the subsections that the range meets
+    cdef void sparse_add_section(self, pfn_t start, uint64_t nr, bint early) noexcept nogil
+    cdef void sparse_remove_section(self, uint64_t first, uint64_t nr) noexcept nogil
+    cdef void set_online_sections(self, uint64_t first, uint64_t nr, bint online) noexcept nogil
     cdef bint all_in(self, Bitmap plane, pfn_t start, uint64_t nr) noexcept nogil   # every section of the range set there?
     cdef bint none_in(self, Bitmap plane, pfn_t start, uint64_t nr) noexcept nogil  # no section of the range?
     cdef uint64_t missing(self, pfn_t start, uint64_t nr) noexcept nogil     # first section of the range not present, or -1

@@ -1,7 +1,13 @@
 from operator import index
 
+from libc.string cimport memset
+
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from
 from fastonline.core.bitmap import zeroed
+from fastonline.core.numbers cimport as_number, as_range, as_uint64
+from fastonline.core.types cimport max_bits
+
+from fastonline.errors import is_number
 
 __all__ = ["Sections"]
 
@@ -13,11 +19,11 @@ cdef class Sections:
     SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; block_online: of the online sections whose memory block has
     gone online as such; prepared, whole: of the sections that have prepared pages, and of those that have no other.
     subsection_map: (nr_sections,) uint64, bit i: the i-th 64th of the section has memory.
+    TypeError, ValueError and OverflowError for numbers that are none, and for sections there is no room for.
     """
 
-    def __cinit__(self, int pfn_section_shift, uint64_t nr_sections):
-        self.pfn_section_shift = pfn_section_shift
-        self.nr_sections = 0
+    def __cinit__(self, pfn_section_shift, nr_sections):
+        self.pfn_section_shift = as_number(pfn_section_shift, "pfn_section_shift", 0, 51)
         self.present = Bitmap(0)
         self.online = Bitmap(0)
         self.block_online = Bitmap(0)
@@ -25,17 +31,20 @@ cdef class Sections:
         self.prepared = Bitmap(0)
         self.whole = Bitmap(0)
         self.subsection_map = zeroed(0)
-        self.grow(nr_sections)
+        self.grow(as_number(nr_sections, "nr_sections", 0, max_bits() >> self.pfn_section_shift))
 
     cdef int grow(self, uint64_t nr_sections) except -1:
         cdef word_t[::1] view
         cdef list all = [(0, self.nr_sections)] if self.nr_sections else []
-        for plane in (self.present, self.online, self.block_online, self.early, self.prepared, self.whole):
-            (<Bitmap>plane).grow(nr_sections, all)
-        array = zeroed(nr_sections)
-        array[: self.nr_sections] = self.subsection_map
-        view = array
-        self.subsection_map = array
+        cdef tuple planes = (self.present, self.online, self.block_online, self.early, self.prepared, self.whole)
+        # all room is made before any of it is used: a MemoryError changes nothing
+        arrays = [(<Bitmap>plane).grown(nr_sections, all) for plane in planes]
+        subsections = zeroed(nr_sections)
+        subsections[: self.nr_sections] = self.subsection_map
+        for plane, array in zip(planes, arrays):
+            (<Bitmap>plane).own(array, nr_sections)
+        view = subsections
+        self.subsection_map = subsections
         self.subsections = &view[0] if nr_sections else NULL
         self.nr_sections = nr_sections
         return 0
@@ -58,58 +67,64 @@ cdef class Sections:
         """PAGES_PER_SECTION: pages of one section."""
         return 1 << self.pfn_section_shift
 
-    def _checked(self, first, nr):
-        if not 0 <= first <= first + nr <= self.nr_sections:
-            raise ValueError(f"sections {first} to {first + nr} are not among the {self.nr_sections} there is room for")
+    cdef void sparse_add_section(self, pfn_t start, uint64_t nr, bint early) noexcept nogil:
+        cdef int shift = self.pfn_section_shift, granule = max(0, shift - 6)
+        cdef uint64_t first = start >> shift, count = ((start + nr - 1) >> shift) + 1 - first, section, base
+        for section in range(first, first + count):
+            base = section << shift
+            self.subsections[section] |= ones_from((max(start, base) - base) >> granule) & ones_below(
+                ((min(start + nr, base + (<uint64_t>1 << shift)) - 1 - base) >> granule) + 1)
+        bitmap_set(self.present.words, first, count)
+        if early:
+            bitmap_set(self.early.words, first, count)
+            self.set_online_sections(first, count, True)
 
-    def add(self, uint64_t start_pfn, uint64_t nr_pages, bint early=False):
+    cdef void sparse_remove_section(self, uint64_t first, uint64_t nr) noexcept nogil:
+        bitmap_clear(self.present.words, first, nr)
+        bitmap_clear(self.early.words, first, nr)
+        self.set_online_sections(first, nr, False)
+        memset(&self.subsections[first], 0, nr * sizeof(word_t))
+
+    cdef void set_online_sections(self, uint64_t first, uint64_t nr, bint online) noexcept nogil:
+        if online:
+            bitmap_set(self.online.words, first, nr)
+            bitmap_set(self.block_online.words, first, nr)
+        else:
+            bitmap_clear(self.online.words, first, nr)
+            bitmap_clear(self.block_online.words, first, nr)
+
+    def add(self, start_pfn, nr_pages, early=False):
         """The sections that the range start_pfn, nr_pages meets become present, and the subsections that it meets are there
         (sparse_add_section); early: as at boot (sparse_init), online at once."""
-        cdef int shift = self.pfn_section_shift, granule = max(0, shift - 6)
-        cdef uint64_t nr, first, last, start, end
-        if nr_pages == 0:
-            return
-        self._checked(start_pfn >> shift, 1)
-        self._checked((start_pfn + nr_pages - 1 >> shift), 1)
-        end = start_pfn + nr_pages
-        for nr in range(start_pfn >> shift, ((end - 1) >> shift) + 1):
-            start = max(start_pfn, nr << shift) - (nr << shift)
-            first = start >> granule
-            last = (min(end, (nr + 1) << shift) - 1 - (nr << shift)) >> granule
-            self.subsections[nr] |= ones_from(first) & ones_below(last + 1)
-        nr = start_pfn >> shift
-        bitmap_set(self.present.words, nr, ((end - 1) >> shift) + 1 - nr)
-        if early:
-            bitmap_set(self.early.words, nr, ((end - 1) >> shift) + 1 - nr)
-            self.set_online(nr, ((end - 1) >> shift) + 1 - nr, True)
+        cdef uint64_t first, count
+        as_range(start_pfn, nr_pages, self.nr_sections << self.pfn_section_shift, "pages", ValueError, &first, &count)
+        if count:
+            self.sparse_add_section(first, count, early)
 
-    def remove(self, uint64_t first, uint64_t nr):
+    def remove(self, first, nr):
         """`nr` sections from number `first` on are gone (sparse_remove_section)."""
-        self._checked(first, nr)
-        for plane in (self.present, self.online, self.block_online, self.early):
-            bitmap_clear((<Bitmap>plane).words, first, nr)
-        self.subsection_map[first : first + nr] = 0
+        cdef uint64_t start, count
+        as_range(first, nr, self.nr_sections, "sections", ValueError, &start, &count)
+        if count:
+            self.sparse_remove_section(start, count)
 
-    def set_online(self, uint64_t first, uint64_t nr, bint online):
+    def set_online(self, first, nr, online):
         """online_mem_sections, or offline_mem_sections when not `online`: of `nr` sections from number `first` on, with their
-        memory blocks. ValueError for sections there is no room for."""
-        self._checked(first, nr)
-        for plane in (self.online, self.block_online):
-            if online:
-                bitmap_set((<Bitmap>plane).words, first, nr)
-            else:
-                bitmap_clear((<Bitmap>plane).words, first, nr)
+        memory blocks."""
+        cdef uint64_t start, count
+        as_range(first, nr, self.nr_sections, "sections", ValueError, &start, &count)
+        self.set_online_sections(start, count, online)
 
     def __len__(self):
         return self.nr_sections
 
-    def _has(self, Bitmap plane, nr):
-        nr = index(nr)
-        return 0 <= nr < self.nr_sections and plane[nr]
+    cdef bint has(self, Bitmap plane, nr) except -1:
+        nr = as_section_nr(nr)
+        return 0 <= nr < self.nr_sections and test_bit(plane.words, nr)
 
     def present_section_nr(self, nr):
         """Is section `nr` there?"""
-        return self._has(self.present, nr)
+        return self.has(self.present, nr)
 
     def valid_section_nr(self, nr):
         """Has section `nr` page descriptors? Here every present section has."""
@@ -117,24 +132,27 @@ cdef class Sections:
 
     def online_section_nr(self, nr):
         """Is section `nr` online?"""
-        return self._has(self.online, nr)
+        return self.has(self.online, nr)
 
     def early_section_nr(self, nr):
         """Was section `nr` there at boot?"""
-        return self._has(self.early, nr)
+        return self.has(self.early, nr)
 
     def partial_section_nr(self, nr):
         """Is section `nr` there only in part?"""
-        return self.present_section_nr(nr) and int(self.subsection_map[nr]) != (1 << 64) - 1
+        nr = as_section_nr(nr)
+        return self.has(self.present, nr) and self.subsections[<uint64_t>nr] != <uint64_t>-1
 
-    def missing_runs(self, uint64_t start, uint64_t end):
+    def missing_runs(self, start, end):
         """The sections of [start, end) that are not there, as a list of (first number, end)."""
-        cdef uint64_t nr = find_next_zero_bit(self.present.words, end, start), after
+        cdef uint64_t nr = as_uint64(start, "start"), stop = as_uint64(end, "end"), after, room = min(stop, self.nr_sections)
         cdef list found = []
-        while nr < end:
-            after = find_next_bit(self.present.words, end, nr)
-            found.append((nr, after))
-            nr = find_next_zero_bit(self.present.words, end, after)
+        while nr < stop:
+            nr = find_next_zero_bit(self.present.words, room, nr) if nr < room else nr
+            after = find_next_bit(self.present.words, room, nr) if nr < room else room
+            if nr < stop:
+                found.append((nr, after if after < room else stop))      # past the room nothing is there
+            nr = after if after < room else stop
         return found
 
     def runs(self):
@@ -150,3 +168,10 @@ cdef class Sections:
     def spans(self):
         """The present sections as a list of (start_pfn, nr_pages)."""
         return [(nr << self.pfn_section_shift, count << self.pfn_section_shift) for nr, count in self.runs()]
+
+
+cdef object as_section_nr(object nr):
+    """A number as a Python int, which may be one that no section has."""
+    if not is_number(nr):
+        raise TypeError(f"a section number is an int, not {nr!r}")
+    return index(nr)

@@ -10,7 +10,7 @@ from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.types cimport area_t, int32_t, int64_t, pfn_t, uint32_t, uint64_t
 
 cdef enum:
-    NR_HEADS = 8192              # list heads: NR_ORDERS for each of 512 areas
+    NR_HEADS = 8192              # list heads: NR_ORDERS for each of MAX_AREAS
 
 cdef struct page32:
     uint32_t flags               # PG_* mask; PG_buddy on the first page of a free block only
@@ -61,6 +61,8 @@ cdef class StructPageEngine(Engine):
     cdef readonly object array           # (NR_HEADS + nr_pages, page_bytes) uint8: owns the descriptors
     cdef mem_map map
 
+    cdef int own(self, array) except -1
+    cdef void make_lists(self, int first_area, int end_area) noexcept
     cdef void init(self, pfn_t start, uint64_t nr, int flags) noexcept nogil
     cdef void mark(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil

@@ -2,9 +2,10 @@ from libc.string cimport memset
 
 import numpy as np
 
-from fastonline.core.bitmap cimport ctz
+from fastonline.core.bitmap cimport ctz, read_only
 from fastonline.core.bitmap import zeroed
 from fastonline.core.engine cimport pfn_at
+from fastonline.core.lock cimport settle
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.core.types cimport NR_ORDERS, uint8_t
@@ -257,18 +258,16 @@ cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, free_area *area, uint64_t 
 
 
 cdef class StructPageEngine(Engine):
-    def __cinit__(self, uint64_t nr_pages, int max_order, int nr_areas, int page_bytes=64, bint lifo=False):
+    def __cinit__(self, nr_pages, max_order, nr_areas, page_bytes=64, lifo=False):
         if page_bytes not in PAGE_BYTES:
             raise ValueError(f"a page descriptor is 32, 56 or 64 bytes, not {page_bytes}")
-        if nr_areas > NR_HEADS // NR_ORDERS:
-            raise ValueError(f"the struct_page engine has list heads for {NR_HEADS // NR_ORDERS} free areas, not {nr_areas}")
-        self.page_bytes = page_bytes
-        self.page_bits = 8 * page_bytes
+        self.page_bytes = PAGE_BYTES[PAGE_BYTES.index(page_bytes)]
+        self.page_bits = 8 * self.page_bytes
         self.lifo = lifo
-        self.own(zeroed((NR_HEADS + nr_pages, page_bytes), np.uint8))
-        self.make_lists(0, nr_areas)
+        self.own(zeroed((NR_HEADS + self.nr_pages, self.page_bytes), np.uint8))
+        self.make_lists(0, self.nr_areas)
 
-    def own(self, array):
+    cdef int own(self, array) except -1:
         cdef uint8_t[:, ::1] view = array
         self.array = array
         self.map.heads = &view[0, 0]
@@ -277,8 +276,9 @@ cdef class StructPageEngine(Engine):
         self.map.area_of = self.area_of
         self.map.max_order = self.max_order
         self.map.lifo = self.lifo
+        return 0
 
-    def make_lists(self, int first_area, int end_area):
+    cdef void make_lists(self, int first_area, int end_area) noexcept:
         """Empty lists for the areas of [first_area, end_area): each head points to itself."""
         cdef uint64_t node
         for node in range(<uint64_t>first_area * NR_ORDERS, <uint64_t>end_area * NR_ORDERS):
@@ -301,28 +301,26 @@ cdef class StructPageEngine(Engine):
 
     cdef int add_areas(self, int nr_areas) except -1:
         cdef int before = self.nr_areas
-        if nr_areas > NR_HEADS // NR_ORDERS:
-            raise MemoryError(f"the struct_page engine has list heads for {NR_HEADS // NR_ORDERS} free areas, not {nr_areas}")
         Engine.add_areas(self, nr_areas)
         self.map.areas = self.areas
         if self.array is not None:
             self.make_lists(before, nr_areas)
         return 0
 
-    def planes(self, list spans):
-        """The list heads, and the descriptors in the (start, nr) page ranges: the engine's own arrays."""
+    cdef dict planes(self, list spans):
+        """The list heads, and the descriptors in the page ranges."""
         heads = self.nr_areas * NR_ORDERS
         return {
             "heads": [self.array[:heads]],
             "pages": [self.array[NR_HEADS + start : NR_HEADS + start + nr] for start, nr in spans],
         }
 
-    def set_planes(self, list spans, dict planes):
-        """The inverse of planes()."""
+    cdef int set_planes(self, list spans, dict planes) except -1:
         (heads,) = planes["heads"]
         self.array[: self.nr_areas * NR_ORDERS] = heads
         for (start, nr), pages in zip(spans, planes["pages"], strict=True):
             self.array[NR_HEADS + start : NR_HEADS + start + nr] = pages
+        return 0
 
     def check(self):
         """Is every list a ring of free blocks of its own area and order, linked both ways, and as long as nr_free says?"""
@@ -369,11 +367,11 @@ cdef class StructPageEngine(Engine):
     def view(self, str flag):
         """One flag of every page as it stands now: read-only uint64 words, a copy (the descriptors have no planes)."""
         bit = FLAG_NAMES.index(flag)
+        settle(self.lock)
         cdef uint8_t[::1] view = np.empty(self.nr_pages, np.uint8)
         self.states(0, self.nr_pages, &view[0])
         plane = np.packbits(np.asarray(view) >> bit & 1, bitorder="little").view(np.uint64)
-        plane.flags.writeable = False
-        return plane
+        return read_only(plane)
 
     def bytes_touched(self):
         """Bytes of descriptors and list heads written since the engine was made."""
@@ -386,9 +384,9 @@ cdef class StructPageEngine(Engine):
                 moves += self.areas[area].allocs[k] + self.areas[area].splits[k]
         return self.touched + moves * (self.page_bytes + 2 * (4 if self.page_bytes == 32 else 8))
 
-    def set_touched(self, uint64_t nr_bytes):
+    def set_touched(self, nr_bytes):
         """Go on counting from so many bytes."""
-        self.touched = nr_bytes
+        Engine.set_touched(self, nr_bytes)
         self.touched -= self.bytes_touched() - self.touched
 
     # -- state

@@ -26,5 +26,11 @@ ctypedef uint16_t area_t     # number of a free_area
 cdef enum:
     BITS_PER_WORD = 64
     NR_ORDERS = 16           # length of every per-order array; orders in use are 0..max_order
+    MIN_MAX_ORDER = 6        # smallest max_order a geometry may ask for: a block is at least a word of bits
     MAX_MAX_ORDER = 13       # largest max_order a geometry may ask for: 512 MiB blocks of 64 KiB pages
+    MAX_AREAS = 512          # free areas of an engine
     NO_AREA = 0              # the block belongs to no free area; areas[0] is not used
+
+# More bits or pages cannot be allocated: sizes in bytes stay below 2^64 and do not wrap.
+cdef inline uint64_t max_bits() noexcept nogil:
+    return <uint64_t>1 << 52

@@ -105,7 +105,7 @@ cdef class Counters:
     cdef list fds
     cdef int leader
 
-    def __cinit__(self, dict events=HARDWARE):
+    def __cinit__(self, dict events not None=HARDWARE):
         cdef int fd, first = 0
         self.events, self.missing, self.fds, self.leader = [], {}, [], -1
         for name, (kind, config) in events.items():

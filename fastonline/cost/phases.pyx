@@ -4,7 +4,9 @@ from libc.string cimport memset
 import numpy as np
 
 from fastonline.core.engine cimport Engine
+from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_prepared, PG_reserved
+from fastonline.core.types cimport MAX_MAX_ORDER
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min
 
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_OK, MemoryNotify, NotifierChain
@@ -39,14 +41,14 @@ cdef int64_t since(int64_t start) noexcept nogil:
     return passed if passed > 0 else 0
 
 
-def calibrate(uint32_t readings=10000):
-    """Measure what one reading of the clock costs, to be taken off from now on: the least of `readings`, in ns
+def calibrate(readings=10000):
+    """Measure what one reading of the clock costs, to be taken off from now on: the least of `readings` (1 to 1000000), in ns
     (int64_t)."""
     global clock_cost
     cdef int64_t least = 1 << 40, start, passed
-    cdef uint32_t i
+    cdef uint32_t i, count = as_number(readings, "readings", 1, 1000000)
     with nogil:
-        for i in range(readings):
+        for i in range(count):
             start = now()
             passed = now() - start
             if passed < least:
@@ -95,39 +97,46 @@ cdef int64_t in_order(Memory mem, const uint64_t *pfns, uint64_t nr_pages, uint6
     return since(start)
 
 
-def time_ascending(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages):
+def time_ascending(Memory mem not None, start_pfn, nr_pages):
     """(ns, pages that went online) of one Memory.online_page after the other, at C level and without the GIL, over the range
     start_pfn, nr_pages of mem (prepared, room made)."""
-    cdef uint64_t onlined = 0
+    cdef uint64_t onlined = 0, start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     cdef int64_t passed
+    held = mem.lock.hold()
+    mem.check_present(start, nr, "time_ascending")
+    alone = mem.own()
     with nogil:
-        passed = ascending(mem, start_pfn, nr_pages, &onlined)
+        passed = ascending(mem, start, nr, &onlined)
     return passed, onlined
 
 
-def time_in_order(Memory mem not None, const uint64_t[::1] pfns):
-    """As time_ascending, of mem, for an array of pfns (uint64, contiguous, not empty) in its order."""
-    cdef uint64_t onlined = 0, nr = pfns.shape[0]
+def time_in_order(Memory mem not None, const uint64_t[::1] pfns not None):
+    """As time_ascending, of mem, for an array of pfns (uint64, contiguous) in its order."""
+    cdef const uint64_t[::1] own = np.array(pfns)      # another thread may change the caller's meanwhile
+    cdef uint64_t onlined = 0, nr = own.shape[0]
     cdef int64_t passed
+    alone = mem.own()
     with nogil:
-        passed = in_order(mem, &pfns[0], nr, &onlined)
+        passed = in_order(mem, &own[0], nr, &onlined)
     return passed, onlined
 
 
-def time_range_call(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, int order=-1):
+def time_range_call(Memory mem not None, start_pfn, nr_pages, order=-1):
     """(ns, pages that went online) of one mem.online_range(start_pfn, nr_pages, order) at C level and without the GIL: the
     kernel part of a whole range."""
+    cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+    cdef int block = -1 if order == -1 else <int>as_number(order, "order", 0, MAX_MAX_ORDER)
     cdef int64_t start, passed, onlined
+    alone = mem.own()
     with nogil:
         start = now()
-        onlined = mem.online_range(start_pfn, nr_pages, order)
+        onlined = mem.online_range(first, nr, block)
         passed = since(start)
     return passed, onlined
 
 
-def time_memset(uint8_t[::1] room):
-    """(ns, bytes) of one memset over an array `room` (uint8, contiguous, not empty): what merely writing so many bytes
-    costs."""
+def time_memset(uint8_t[::1] room not None):
+    """(ns, bytes) of one memset over an array `room` (uint8, contiguous): what merely writing so many bytes costs."""
     cdef int64_t start, passed
     with nogil:
         start = now()
@@ -138,7 +147,7 @@ def time_memset(uint8_t[::1] room):
 
 # -- phases
 
-def time_notify(uint64_t start_pfn, uint64_t nr_pages):
+def time_notify(start_pfn, nr_pages):
     """ns of what one listener adds to online_pages(start_pfn, nr_pages): both notices made, and the chain called for
     GOING_ONLINE and ONLINE."""
     cdef int64_t start
@@ -162,63 +171,70 @@ cdef int check_added(Memory mem, uint64_t start_pfn, uint64_t nr_pages) except -
     return 0
 
 
-def time_range(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, int order):
+def time_range(Memory mem not None, start_pfn, nr_pages, order):
     """dict of PHASES -> ns of onlining a whole added range: mem.online_pages(start_pfn, nr_pages) in its pieces.
 
     The range is added and not prepared (else ValueError, HotplugError); it is online afterwards as online_pages leaves it.
     `order`: the largest block handed to the allocator at a time. "accounting" is managed_pages, the sections'
     state, and the watermarks as far as the rules recompute them.
     """
-    cdef Engine pages = mem.pages
+    cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+    cdef int block = as_number(order, "order", 0, mem.pages.max_order)
+    cdef Engine pages
     cdef int64_t prepare, flags, buddy, accounting, start
     cdef bint watermarks = mem.rules.min_free_kbytes_follows
-    check_added(mem, start_pfn, nr_pages)
-    if not 0 <= order <= pages.max_order:
-        raise ValueError(f"order {order} is not between 0 and {pages.max_order}")
-    prepare, _ = time_call(mem.prepare_online_pages, (start_pfn, nr_pages))
+    held = mem.lock.hold()
+    check_added(mem, first, nr)
+    prepare, _ = time_call(mem.prepare_online_pages, (first, nr))
+    pages = mem.pages
+    alone = mem.own()
     with nogil:
         start = now()
-        pages.clear_reserved(start_pfn, nr_pages)
+        pages.clear_reserved(first, nr)
         flags = since(start)
         start = now()
-        pages.free_range(start_pfn, nr_pages, order)
+        pages.free_range(first, nr, block)
         buddy = since(start)
         start = now()
-        pages.account(start_pfn, nr_pages)
-        mem.count_onlined(start_pfn, nr_pages, nr_pages)
-        mem.blocks_went_online(start_pfn, nr_pages)
+        pages.account(first, nr)
+        mem.count_onlined(first, nr, nr)
+        mem.blocks_went_online(first, nr)
         if watermarks:
             init_per_zone_wmark_min(&mem.zones.table)
         accounting = since(start)
     return dict(zip(PHASES, (prepare, flags, buddy, accounting, time_notify(start_pfn, nr_pages))))
 
 
-def time_pages(Memory mem not None, uint64_t start_pfn, uint64_t nr_pages, const uint64_t[::1] pfns):
+def time_pages(Memory mem not None, start_pfn, nr_pages, const uint64_t[::1] pfns not None):
     """dict of PHASES -> ns of preparing the added range start_pfn, nr_pages of mem and onlining it page by page, each phase a
     pass of its own over the pfns (uint64, contiguous: those of the range, each once). "notify" is None: who onlines page by
     page at C level tells nobody.
 
     Each pass calls the engine once a page, so that their sum is more than Memory.online_page, which does all three in one.
     """
-    cdef Engine pages = mem.pages
+    cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), i
+    cdef const uint64_t[::1] own = np.array(pfns)      # another thread may change the caller's meanwhile
+    cdef Engine pages
     cdef int64_t prepare, flags, buddy, accounting, start
-    cdef uint64_t i
-    check_added(mem, start_pfn, nr_pages)
-    if not np.array_equal(np.sort(pfns), np.arange(start_pfn, start_pfn + nr_pages, dtype=np.uint64)):
-        raise ValueError(f"the pfns are not those of the {nr_pages} pages from {start_pfn:#x} on, each once")
-    prepare, _ = time_call(mem.prepare_online_pages, (start_pfn, nr_pages))
+    held = mem.lock.hold()
+    check_added(mem, first, nr)
+    if not np.array_equal(np.sort(own), np.arange(first, first + nr, dtype=np.uint64)):
+        raise ValueError(f"the pfns are not those of the {nr} pages from {first:#x} on, each once")
+    prepare, _ = time_call(mem.prepare_online_pages, (first, nr))
+    pages = mem.pages
+    alone = mem.own()
     with nogil:
         start = now()
-        for i in range(nr_pages):
-            pages.clear_reserved(pfns[i], 1)
+        for i in range(nr):
+            pages.clear_reserved(own[i], 1)
         flags = since(start)
         start = now()
-        for i in range(nr_pages):
-            pages.free_range(pfns[i], 1, 0)
+        for i in range(nr):
+            pages.free_range(own[i], 1, 0)
         buddy = since(start)
         start = now()
-        for i in range(nr_pages):
-            pages.account(pfns[i], 1)
-            mem.count_onlined(pfns[i], 1, 1)
+        for i in range(nr):
+            pages.account(own[i], 1)
+            mem.count_onlined(own[i], 1, 1)
         accounting = since(start)
     return dict(zip(PHASES, (prepare, flags, buddy, accounting, None)))

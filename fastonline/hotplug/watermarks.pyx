@@ -1,5 +1,7 @@
 from libc.math cimport sqrt
+from libc.stdint cimport INT64_MAX
 
+from fastonline.core.numbers cimport as_number
 from fastonline.hotplug.types cimport zone, zone_managed, zone_present
 
 __all__ = ["zone_batchsize"]
@@ -114,7 +116,7 @@ cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
         i = z % t.nr_types
         zone = &t.zones[z]
         pages = pages_of(t, z)
-        share = pages_min * pages / lowmem
+        share = <uint64_t>pages_min * <uint64_t>pages / <uint64_t>lowmem      # u64, which may wrap as the kernel's does
         if t.is_highmem[i] or (t.movable_has_min and t.is_movable[i]):
             zone.min = max(<int64_t>32, min(pages / 1024, <int64_t>128))
         else:
@@ -168,4 +170,5 @@ cdef void refresh(zone_table *t) noexcept nogil:
 
 def zone_batchsize(pages, page_size, batch_cap_bytes):
     """zone_batchsize() of a zone of so many pages: its growth stops at batch_cap_bytes."""
-    return batchsize(pages, batch_cap_bytes // page_size)
+    cdef uint64_t cap = as_number(batch_cap_bytes, "batch_cap_bytes", 0, INT64_MAX) // as_number(page_size, "page_size", 1, INT64_MAX)
+    return batchsize(as_number(pages, "pages", 0, INT64_MAX), cap)

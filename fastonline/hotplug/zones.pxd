@@ -11,6 +11,8 @@ cdef class Zones:
     cdef Engine engine
     cdef zone_table table
 
+    cdef int zone_nr(self, object nr) except -1
+    cdef int node_nr(self, object nid) except -2
     cdef int need_node(self, int nid) except -1
     cdef void grow_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil
     cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil

@@ -1,12 +1,17 @@
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
+from operator import index
+
 from fastonline.core.lock cimport settle
+from fastonline.core.numbers cimport as_number
 from fastonline.core.types cimport area_t
-from fastonline.hotplug.types cimport MAX_NUMNODES, pgdat, zone, zone_area, zone_present
+from fastonline.hotplug.types cimport MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone, zone_area, zone_present
 from fastonline.hotplug.watermarks cimport refresh
 
 from fastonline.errors import is_number, range_list
+from fastonline.geometry import Geometry
+from fastonline.rules import Rules
 
 __all__ = ["Node", "Zone", "Zones"]
 
@@ -158,13 +163,20 @@ class Node:
 
 cdef class Zones:
     """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. A mapping of
-    ``(nid, name)`` to Zone over the online nodes. names: the types that each node has zones of, lowest first."""
+    ``(nid, name)`` to Zone over the online nodes. names: the types that each node has zones of, lowest first.
 
-    def __cinit__(self, geometry, rules, Engine engine, int nr_nodes):
+    geometry: Geometry; rules: Rules; engine: the Engine that keeps the zones' pages; nr_nodes: int, nodes there is room for, 1
+    to 64. TypeError and ValueError for what is none of that."""
+
+    def __cinit__(self, geometry, rules, Engine engine not None, nr_nodes):
         cdef int i
+        if not isinstance(geometry, Geometry) or not isinstance(rules, Rules):
+            raise TypeError(f"zones are made of a Geometry and Rules, not {geometry!r} and {rules!r}")
         names = [name for name, _ in geometry.zone_limits] + ["Movable"]
         if rules.zone_device:
             names.append("Device")
+        if len(names) > MAX_NR_ZONES:
+            raise ValueError(f"{len(names)} zone types, there are at most {MAX_NR_ZONES}")
         ratios = dict(rules.lowmem_reserve_ratio)
         self.names = tuple(names)
         self.table.nr_types = len(names)
@@ -187,21 +199,21 @@ cdef class Zones:
         self.table.nr_cpus = 1
         self.table.min_free_kbytes = 0
         self.table.user_min_free_kbytes = -1
-        self.need_node(nr_nodes - 1)
+        self.need_node(as_number(nr_nodes, "nr_nodes", 1, MAX_NUMNODES) - 1)
 
     def __dealloc__(self):
         free(self.table.zones)
         free(self.table.nodes)
 
     cdef int need_node(self, int nid) except -1:
-        """Room for node `nid`."""
+        """Room for node `nid`, 0 to MAX_NUMNODES - 1. A MemoryError changes nothing that anybody sees."""
         cdef zone *zones
         cdef pgdat *nodes
         cdef int before = self.table.nr_nodes, nr = nid + 1
+        if not 0 <= nid < MAX_NUMNODES:
+            raise ValueError(f"node {nid} is not between 0 and {MAX_NUMNODES - 1}")
         if nr <= before:
             return 0
-        if nr > MAX_NUMNODES:
-            raise ValueError(f"node {nid} is past the last one, {MAX_NUMNODES - 1}")
         self.engine.add_areas(zone_area(nr * self.table.nr_types))
         self.table.areas = self.engine.areas
         zones = <zone *>realloc(self.table.zones, nr * self.table.nr_types * sizeof(zone))
@@ -290,53 +302,73 @@ cdef class Zones:
         """The numbers of the nodes that are there, ascending."""
         return [nid for nid in range(self.table.nr_nodes) if self.table.nodes[nid].online]
 
-    def _span(self, int nr):
+    cdef int zone_nr(self, object nr) except -1:
+        return as_number(nr, "a zone number", 0, self.table.nr_nodes * self.table.nr_types - 1)
+
+    cdef int node_nr(self, object nid) except -2:
+        """The number of a node, or -1 for one that there is no room for. TypeError for what is no number."""
+        if not is_number(nid):
+            raise TypeError(f"a node is an int, not {nid!r}")
+        nid = index(nid)
+        return nid if 0 <= nid < self.table.nr_nodes else -1
+
+    def _span(self, nr):
+        cdef int z = self.zone_nr(nr)
         settle(self.engine.lock)
-        return self.table.zones[nr].start_pfn, self.table.zones[nr].spanned_pages, zone_present(&self.table, nr)
+        return self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, zone_present(&self.table, z)
 
-    def _counters(self, int nr):
-        return self.engine.area_counters(zone_area(nr))
+    def _counters(self, nr):
+        return self.engine.area_counters(zone_area(self.zone_nr(nr)))
 
-    def _watermarks(self, int nr):
+    def _watermarks(self, nr):
         cdef zone *zone
+        cdef int z = self.zone_nr(nr)
         settle(self.engine.lock)
-        zone = &self.table.zones[nr]
+        zone = &self.table.zones[z]
         refresh(&self.table)
         return zone.min, zone.low, zone.high, tuple([zone.protection[i] for i in range(self.table.nr_types)])
 
-    def _pcp(self, int nr):
+    def _pcp(self, nr):
         cdef zone *zone
         cdef bint there
+        cdef int z = self.zone_nr(nr)
         settle(self.engine.lock)
-        zone = &self.table.zones[nr]
+        zone = &self.table.zones[z]
         refresh(&self.table)
-        there = zone_present(&self.table, nr) > 0
+        there = zone_present(&self.table, z) > 0
         return (zone.pcp_batch if there else 0, zone.pcp_high if there else 0, zone.pcp_high_max if there else 0,
                 zone.stat_threshold, zone.present_early)
 
-    def has_memory(self, int nid):
+    def has_memory(self, nid):
         """Is node `nid` in N_MEMORY: has some of its memory gone online? In 2.6.25 it stays there for good (N_HIGH_MEMORY)."""
-        return nid < self.table.nr_nodes and bool(self.table.nodes[nid].has_memory)
+        cdef int n = self.node_nr(nid)
+        return n >= 0 and bool(self.table.nodes[n].has_memory)
 
-    def has_normal_memory(self, int nid):
+    def has_normal_memory(self, nid):
         """Is node `nid` in N_NORMAL_MEMORY: has it memory, and a zone up to Normal with present pages?"""
-        cdef int base = nid * self.table.nr_types
-        return self.has_memory(nid) and any([zone_present(&self.table, base + i) for i in range(self.table.normal + 1)])
+        cdef int n = self.node_nr(nid), base = n * self.table.nr_types, i
+        return n >= 0 and bool(self.table.nodes[n].has_memory) and any([
+            zone_present(&self.table, base + i) for i in range(self.table.normal + 1)
+        ])
 
-    def _threads(self, int nid):
+    def _threads(self, nid):
         return tuple([f"{name}{nid}" for name in self.node_threads]) if self.has_memory(nid) else ()
 
-    def _node(self, int nid):
-        return self.table.nodes[nid].start_pfn, self.table.nodes[nid].spanned_pages
+    def _node(self, nid):
+        cdef int n = as_number(nid, "nid", 0, self.table.nr_nodes - 1)
+        settle(self.engine.lock)
+        return self.table.nodes[n].start_pfn, self.table.nodes[n].spanned_pages
 
     def __getitem__(self, key):
         nid, name = (0, key) if isinstance(key, str) else key if isinstance(key, tuple) and len(key) == 2 else (None, None)
-        if name not in self.names or not is_number(nid) or nid not in self.online_nodes():
+        number = index(nid) if is_number(nid) else -1
+        type_nr = self.names.index(name) if isinstance(name, str) and name in self.names else -1
+        if type_nr < 0 or number not in self.online_nodes():
             raise KeyError(
                 f"there is no zone {key!r}; there are {', '.join(self.names)} of node {range_list(self.online_nodes())}: "
                 "name it, or give (nid, name)"
             )
-        return Zone(self, int(nid) * self.table.nr_types + self.names.index(name), int(nid), name)
+        return Zone(self, number * self.table.nr_types + type_nr, number, name)
 
     def __contains__(self, key):
         try:

@@ -1,0 +1,40 @@
+"""Run a piece of work in a process of its own: one that may end in a signal, or not at all."""
+
+import os
+import signal
+import traceback
+
+
+def in_process(work, seconds=30):
+    """Run work() in a forked child. Returns "" when it returned, else the traceback of its exception; AssertionError when the
+    child ended in a signal or took longer than `seconds`."""
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        text = "the child could not say what happened"
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(seconds)
+            try:
+                work()
+                text = ""
+            except BaseException:
+                text = traceback.format_exc()
+            with open(into, "w") as file:
+                file.write(text)
+        finally:
+            os._exit(0)
+    os.close(into)
+    with open(out) as file:
+        text = file.read()
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        raise AssertionError("the work hung" if number == signal.SIGALRM else f"the process ended in {signal.Signals(number).name}")
+    return text
+
+
+def raised_in_process(work, seconds=30):
+    """The name of the exception that work() raises in a process of its own, or "" when it returns."""
+    text = in_process(work, seconds).strip()
+    return text.splitlines()[-1].partition(":")[0].rpartition(".")[2] if text else ""
