@@ -7,14 +7,20 @@ import io
 import os
 import secrets
 import stat
+import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 Path = str | os.PathLike[str]
 Bytes = bytes | bytearray | memoryview
 
 _CHUNK = 1 << 20
+_MAX_UNPACKED = 100      # a page map of real memory packs to a seventh of its size
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _MAX_LINKS = 40      # as many symbolic links as Linux follows (MAXSYMLINKS, fs/namei.c)
 
 
@@ -53,6 +59,44 @@ def read_text(path: Path) -> str:
         return b"".join(parts).decode()
     except UnicodeDecodeError as e:
         raise ValueError(f"{path}: not a text: {e}") from None
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> list[NDArray[Any]]:
+    """Read one-dimensional arrays of unsigned integers from an .npz file by their names.
+
+    Nothing is unpickled, and nothing is unpacked beyond `_MAX_UNPACKED` times the size of the file. ValueError naming the path for
+    a file that is no such archive; OSError as `open_regular`.
+    """
+    with open_regular(path) as file:
+        left = _MAX_UNPACKED * os.fstat(file.fileno()).st_size
+        arrays = []
+        try:
+            with zipfile.ZipFile(file) as archive:
+                for name in names:
+                    if archive.getinfo(f"{name}.npy").compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        raise ValueError(f"{name} is packed in another way than NumPy does")
+                    with archive.open(f"{name}.npy") as member:
+                        data = member.read(left + 1)
+                    left -= len(data)
+                    if left < 0:
+                        raise ValueError(f"it unpacks to more than {_MAX_UNPACKED} times its size")
+                    arrays.append(_array(data, name))
+        except MemoryError:
+            raise
+        except Exception as e:      # zipfile, zlib and NumPy each raise what they like for a file that is damaged
+            raise ValueError(f"{path}: {e}") from None
+    return arrays
+
+
+def _array(data: bytes, name: str) -> NDArray[Any]:
+    """The array in the bytes of an .npy file."""
+    stream = io.BytesIO(data)
+    read_header = _NPY_HEADERS[np.lib.format.read_magic(stream)]
+    shape, _, dtype = read_header(stream)
+    size = len(data) - stream.tell()
+    if dtype.kind != "u" or len(shape) != 1 or shape[0] * dtype.itemsize != size:
+        raise ValueError(f"{name} is not an array of unsigned integers of one dimension")
+    return np.frombuffer(data, dtype, shape[0], stream.tell())
 
 
 def write_file(path: Path, parts: Iterable[Bytes]) -> None:

@@ -459,8 +459,12 @@ def test_missing_rights_are_named(x86_64, tmp_path, monkeypatch):
     with pytest.raises(PermissionError, match="CAP_SYS_ADMIN.*iomem"):
         fo.Capture.live(root=tmp_path)
 
-    def refuse(path, *args):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    real = os.open
+
+    def refuse(path, *args, **more):
+        if "kpageflags" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *args, **more)
 
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(PermissionError, match="root.*CAP_SYS_ADMIN.*kpageflags"):

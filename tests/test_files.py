@@ -1,16 +1,22 @@
 """files.py: what is read, and that each output is whole or not there at all."""
 
 import errno
+import io
 import os
+import re
 import resource
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import SMALL_64
 
@@ -339,10 +345,6 @@ def test_files_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
 
 # -- reading
 
-def read_machine(path):
-    fo.load(path)
-
-
 READERS = {
     "machine": fo.load, "capture": fo.Capture.load, "recording": fo.Recording.load, "text": read_text, "open": open_regular,
     "show": lambda path: _exits(["show", "buddyinfo", str(path)]), "replay": lambda path: _exits(["replay", str(path)]),
@@ -384,3 +386,90 @@ def test_what_is_no_file_to_read(tmp_path, reader, kind):
 def test_check_output_says_nothing_of_a_place_that_is_free(tmp_path):
     check_output(tmp_path / "out")
     assert os.listdir(tmp_path) == []
+
+
+# -- capture directories
+
+@pytest.fixture
+def directory(tmp_path):
+    """A capture directory to be damaged."""
+    return shutil.copytree(CAPTURE, tmp_path / "capture")
+
+
+@pytest.mark.parametrize("name", sorted(os.listdir(CAPTURE)))
+@pytest.mark.parametrize("kind", ["fifo", "zero", "sparse", "directory"])
+def test_no_file_of_a_capture_is_read_that_is_none(directory, name, kind):
+    if name == "lsmem.json":
+        pytest.skip("it is not read")
+    path = directory / name
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "zero":
+        path.symlink_to("/dev/zero")
+    elif kind == "sparse":
+        path.touch()
+        os.truncate(path, 100 << 30)
+    else:
+        path.mkdir()
+    with pytest.raises((OSError, ValueError), match=re.escape(str(directory))) as caught:
+        fo.Capture.load(directory)
+    assert "\n" not in str(caught.value)
+
+
+def npz(path, arrays, compression=zipfile.ZIP_DEFLATED):
+    """An .npz file of these {name: the bytes of its member}."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in arrays.items():
+            archive.writestr(f"{name}.npy", data)
+
+
+def npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+HUGE_HEADER = npy(np.zeros(1, np.uint64)).replace(b"(1,), }" + b" " * 12, b"(1000000000000,), }")
+GOOD = npy(np.zeros(3, np.uint64))
+
+
+@pytest.mark.parametrize("member, compression", [
+    (npy(np.zeros(1 << 27, np.uint8)), zipfile.ZIP_DEFLATED),
+    (GOOD, zipfile.ZIP_LZMA),
+    (HUGE_HEADER, zipfile.ZIP_STORED),
+    (npy(np.array([{}], object)), zipfile.ZIP_STORED),
+    (npy(np.zeros((2, 2), np.uint64)), zipfile.ZIP_STORED),
+    (npy(np.zeros(3, np.float64)), zipfile.ZIP_STORED),
+    (GOOD[:-1], zipfile.ZIP_STORED),
+    (b"", zipfile.ZIP_STORED),
+], ids=["bomb", "lzma", "header", "pickle", "two dimensions", "floats", "short", "empty"])
+def test_arrays_that_are_refused(tmp_path, member, compression):
+    path = tmp_path / "pages.npz"
+    npz(path, {"start": member, "length": GOOD}, compression)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            files.read_arrays(path, ["start", "length"])
+        assert tracemalloc.get_traced_memory()[1] < 1000 * path.stat().st_size + (8 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_arrays_that_are_read(tmp_path):
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        npz(tmp_path / "a.npz", {"x": npy(np.arange(9, dtype=np.uint32)), "y": npy(np.arange(3, dtype=">u8"))}, compression)
+        x, y = files.read_arrays(tmp_path / "a.npz", ["x", "y"])
+        assert x.tolist() == list(range(9)) and y.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="missing"):
+        files.read_arrays(tmp_path / "a.npz", ["missing"])
+
+
+def test_a_capture_costs_no_more_than_its_size(directory):
+    """Thousands of blocks, zones and ranges: the time grows with the text, not with its square."""
+    blocks = "".join(f"memory{nr} online none 1 0\n" for nr in range(0, 60000, 2))
+    iomem = "".join(f"{nr << 24:x}-{(nr << 24) + 0xffffff:x} : System RAM\n" for nr in range(0, 40000, 2))
+    (directory / "blocks").write_text(blocks)
+    (directory / "iomem").write_text(iomem)
+    with pytest.raises(ValueError):
+        fo.Capture.load(directory)

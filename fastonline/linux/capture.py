@@ -6,8 +6,8 @@ than is present and neither reserved nor offline; so many pages of the longest r
 that managed_pages is the kernel's. The free blocks then follow from which pages are free, and must be buddyinfo's.
 """
 
-import io
 import os
+from bisect import bisect_right
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
+from fastonline.files import read_arrays
 from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry, parse_size
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import Memory
-from fastonline.linux.heads import marks_heads_only, whole_blocks
+from fastonline.linux.heads import mapped_pages, marks_heads_only, whole_blocks
 from fastonline.linux.lines import TextError, read
 from fastonline.linux.live import read_kernel
 from fastonline.linux.proctext import (
@@ -187,20 +188,24 @@ class Capture:
     def _parts(self) -> tuple[list[tuple[int, int, int, bool]], Ranges, list["_MappedZone"]]:
         """sections, ram and zones as Memory.from_page_map takes them."""
         ram = parse_iomem(self.iomem, self.page_size)
+        spans = [(start, start + nr) for start, nr in ram]
         memory = self._memory(ram)
         runs = self._states()
+        of_node: dict[int, list[tuple[int, int, frozenset[str]]]] = {}
+        for start, end, nid, names in memory:
+            of_node.setdefault(nid, []).append((start, end, names))
         zones = []
         for zone in parse_zoneinfo(self.zoneinfo).values():
             if zone.present_pages:
-                parts = [(start, end) for start, end, nid, names in memory if nid == zone.nid and names & {zone.name, "none"}]
-                inside = _meet(_meet([(zone.start_pfn, zone.end_pfn)], parts), [(start, start + nr) for start, nr in ram])
+                parts = [(start, end) for start, end, names in of_node.get(zone.nid, ()) if names & {zone.name, "none"}]
+                inside = _meet(_meet([(zone.start_pfn, zone.end_pfn)], parts), spans)
                 zones.append(_MappedZone(**vars(zone), runs=_managed(_clipped(runs, inside), zone)))
-        sections = [
-            (start, end - start, nid, bool(names))
-            for first, last, nid, names in memory
-            for start, end in (_meet([(first, last)], [(pfn, pfn + nr) for pfn, nr in ram]) if names else [(first, last)])
-        ]
-        return sections, ram, zones
+        online = _meet([(start, end) for start, end, _, names in memory if names], spans)
+        starts = [start for start, _, _, _ in memory]
+        nids = [memory[bisect_right(starts, start) - 1][2] for start, _ in online]
+        sections = [(start, end - start, nid, True) for (start, end), nid in zip(online, nids, strict=True)]
+        sections += [(start, end - start, nid, False) for start, end, nid, names in memory if not names]
+        return sorted(sections), ram, zones
 
     @property
     def hotplug_pfn(self) -> int:
@@ -298,8 +303,8 @@ def _read_directory(path: Path) -> dict[str, Any]:
         parse_iomem(iomem, page_size, str(path / "iomem"))
     if marks_heads_only(page_map, zones, free):
         try:
-            counts = np.frombuffer((path / "kpagecount").read_bytes(), np.uint64) if (path / "kpagecount").exists() else None
-            page_map = whole_blocks(page_map, zones, free, counts)
+            mapped = mapped_pages(path / "kpagecount", page_map) if (path / "kpagecount").exists() else None
+            page_map = whole_blocks(page_map, zones, free, mapped)
         except ValueError as e:
             raise ValueError(f"{path}: not a capture: {e}") from None
     return {
@@ -321,13 +326,10 @@ def _read_runs(path: Path) -> tuple[Any, Any, Any]:
     """start, length and flags from pages.npz of a directory."""
     if not (path / "pages.npz").exists():
         raise ValueError(f"{path}: not a capture: there is no pages.npz in it")
-    archive = io.BytesIO((path / "pages.npz").read_bytes())
     try:
-        with np.load(archive, allow_pickle=False) as pages:
-            runs = _page_map(*(pages[name] for name in ("start", "length", "flags")))
-    except Exception as e:      # zipfile, zlib and NumPy each raise what they like for a file that is damaged
-        raise ValueError(f"{path}: not a capture: pages.npz: {e}") from None
-    return runs
+        return _page_map(*read_arrays(path / "pages.npz", ("start", "length", "flags")))
+    except ValueError as e:
+        raise ValueError(f"{path}: not a capture: {e}") from None
 
 
 def _page_map(*runs: Any) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
@@ -338,14 +340,23 @@ def _page_map(*runs: Any) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArr
     ends = start + length
     if not len(ends) or start[0] != 0 or np.any(ends <= start) or np.any(ends[:-1] != start[1:]):
         raise ValueError("the page map has gaps or overlaps")
+    if ends[-1] > 1 << 52:
+        raise ValueError(f"the page map has {ends[-1]:#x} pages, more than 64 bits address")
     return start, length, flags
 
 
 # -- runs of pages
 
 def _meet(a: Ranges, b: Ranges) -> Ranges:
-    """What two lists of ascending (start, end) have in common."""
-    return [(max(p, r), min(q, s)) for p, q in a for r, s in b if max(p, r) < min(q, s)]
+    """What two lists of ascending, disjoint (start, end) have in common."""
+    ends = [end for _, end in b]
+    found = []
+    for start, end in a:
+        for other in range(bisect_right(ends, start), len(b)):
+            if b[other][0] >= end:
+                break
+            found.append((max(start, b[other][0]), min(end, ends[other])))
+    return found
 
 
 def _clipped(runs: Runs, ranges: Ranges) -> Runs:

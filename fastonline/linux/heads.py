@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_BUDDY
+from fastonline.files import open_regular
 from fastonline.linux.proctext import ZoneInfo, ZoneKey
 
 Map = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
 """First pfns, lengths and KPF_* bits of runs of pages, ascending, without gaps."""
+
+_CHUNK = 1 << 20      # bytes
 
 
 def marks_heads_only(page_map: Map, zones: dict[ZoneKey, ZoneInfo], buddyinfo: dict[ZoneKey, tuple[int, ...]]) -> bool:
@@ -28,18 +33,36 @@ def marks_heads_only(page_map: Map, zones: dict[ZoneKey, ZoneInfo], buddyinfo: d
     return blocks < pages and abs(marked - blocks) < abs(marked - pages)
 
 
+def mapped_pages(path: str | os.PathLike[str], page_map: Map) -> NDArray[np.int64]:
+    """The pfns that are mapped, ascending, of a file such as /proc/kpagecount (uint64 a page) that covers a page map. ValueError
+    naming the path for a file of more pages than the map."""
+    start, length, _ = page_map
+    found, pfn = [np.empty(0, np.int64)], 0
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > 8 * int(start[-1] + length[-1]):
+            raise ValueError(f"{path}: it counts more pages than the page map has")
+        while data := file.read(_CHUNK):
+            counts = np.frombuffer(data[: len(data) & -8], np.int64)
+            found.append(np.flatnonzero(counts > 0) + pfn)
+            pfn += len(counts)
+    return np.concatenate(found)
+
+
 def whole_blocks(
     page_map: Map, zones: dict[ZoneKey, ZoneInfo], buddyinfo: dict[ZoneKey, tuple[int, ...]],
-    mapcount: NDArray[np.uint64] | None,
+    mapped: NDArray[np.int64] | None,
 ) -> Map:
     """The map with BUDDY on every page of each free block.
 
     A block cannot be larger than the run behind its head of pages without flags that nobody maps, and buddyinfo has the number
-    of blocks of each order. mapcount: /proc/kpagecount, a number a page; without it the flags must leave no choice. ValueError
+    of blocks of each order. mapped: the pfns that are mapped, ascending (mapped_pages); without them the flags must leave no choice. ValueError
     where the map and buddyinfo do not fit together, or leave a choice.
     """
     start, length, flags = page_map
     free = np.flatnonzero(flags & np.uint64(KPF_BUDDY))
+    marked, blocks = int(length[free].sum()), sum(sum(counts) for counts in buddyinfo.values())
+    if marked > 2 * blocks:
+        raise ValueError(f"the page map marks {marked} free pages, and buddyinfo has {blocks} free blocks")
     heads = np.concatenate([np.empty(0, np.int64), *(np.arange(start[i], start[i] + length[i], dtype=np.int64) for i in free)])
     parts = [np.empty((0, 2), np.int64)]
     for key, counts in buddyinfo.items():
@@ -47,7 +70,7 @@ def whole_blocks(
             raise ValueError(f"zone {key[1]} of node {key[0]} is in buddyinfo and not in zoneinfo")
         if any(counts):
             own = heads[(heads >= zones[key].start_pfn) & (heads < zones[key].end_pfn)]
-            orders = _orders(own, _room(own, page_map, zones[key].end_pfn, len(counts) - 1, mapcount), counts, mapcount is None)
+            orders = _orders(own, _room(own, page_map, zones[key].end_pfn, len(counts) - 1, mapped), counts, mapped is None)
             if orders is None:
                 raise ValueError(
                     f"the page map marks only the first page of free blocks (a kernel before 4.6), and where those of zone "
@@ -58,7 +81,7 @@ def whole_blocks(
     return _with_blocks(page_map, blocks[np.argsort(blocks[:, 0])])
 
 
-def _room(heads, page_map, end, max_order, mapcount):
+def _room(heads, page_map, end, max_order, mapped):
     """The largest order that the block of each head can have."""
     start, length, flags = page_map
     plain = flags == 0
@@ -66,8 +89,7 @@ def _room(heads, page_map, end, max_order, mapcount):
     bounds = np.append(start, start[-1] + length[-1]).astype(np.int64)
     at = np.searchsorted(start, (heads + 1).astype(np.uint64), "right") - 1
     room = np.where(plain[at], bounds[others[np.searchsorted(others, at)]], heads + 1)
-    if mapcount is not None:
-        mapped = np.flatnonzero(mapcount.astype(np.int64) > 0)
+    if mapped is not None:
         behind = np.append(mapped, end)[np.searchsorted(mapped, heads, "right")]
         room = np.minimum(room, behind)
     room = np.minimum(room, end) - heads
@@ -79,9 +101,9 @@ def _room(heads, page_map, end, max_order, mapcount):
 def _orders(heads, most, counts, forced):
     """Orders for the heads, so many of each as `counts` has and none above its `most`; None when there are none, or several and
     the choice is to be forced."""
-    wanted = np.repeat(np.arange(len(counts)), counts)
-    if len(wanted) != len(heads):
+    if sum(counts) != len(heads):
         return None
+    wanted = np.repeat(np.arange(len(counts)), counts)
     ascending = np.argsort(most, kind="stable")
     if np.any(wanted > most[ascending]) or forced and np.any(wanted != most[ascending]):
         return None

@@ -7,12 +7,14 @@ import errno
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.linux.heads import marks_heads_only, whole_blocks
+from fastonline.files import open_regular
+from fastonline.linux.heads import mapped_pages, marks_heads_only, whole_blocks
+from fastonline.linux.lines import read
 from fastonline.linux.proctext import (
     AddressesHidden,
     MemoryBlock,
@@ -32,17 +34,16 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
     buddyinfo says the same of its zones before and after."""
     if attempts < 1:
         raise ValueError(f"the page map is read at least once, not {attempts} times")
-    zoneinfo = (root / "proc/zoneinfo").read_text()
+    zoneinfo = read(root / "proc/zoneinfo")
     page_size = os.sysconf("SC_PAGE_SIZE")
     iomem = "".join(
-        line.strip() + "\n" for line in (root / "proc/iomem").read_text().splitlines() if " : System RAM" in line
+        line.strip() + "\n" for line in read(root / "proc/iomem").splitlines() if " : System RAM" in line
     )
     lines: dict[ZoneKey, str] = {}
     quiet: dict[ZoneKey, bool] = {}
     parts = []
     end_pfn = 0
-    fd = _open_kpageflags(root / "proc/kpageflags")
-    try:
+    with _open_kpageflags(root / "proc/kpageflags") as kpageflags:
         try:
             hidden = not parse_iomem(iomem, page_size)
         except AddressesHidden:
@@ -54,7 +55,7 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
         for start, end, zones in _windows(parse_zoneinfo(zoneinfo)):
             for attempt in range(attempts):
                 before = _buddy_lines(root)
-                first, flags, end_pfn = _read_runs(fd, start, end)
+                first, flags, end_pfn = _read_runs(kpageflags.fileno(), start, end)
                 after = _buddy_lines(root)
                 lines |= {key: before[key] for key in zones}
                 quiet |= {key: before[key] == after.get(key) for key in zones}
@@ -62,14 +63,12 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
                     break
                 time.sleep(0.01 * attempt)      # whoever is busy may soon be done
             parts.append((first, flags))
-    finally:
-        os.close(fd)
     start_pfn = np.concatenate([first for first, _ in parts])
     page_map = start_pfn, np.diff(start_pfn, append=np.uint64(end_pfn)), np.concatenate([flags for _, flags in parts])
     buddyinfo = "".join(lines.get(key, "") for key in before)
     known = parse_zoneinfo(zoneinfo), parse_buddyinfo(buddyinfo)
     if marks_heads_only(page_map, *known):
-        page_map = whole_blocks(page_map, *known, np.frombuffer((root / "proc/kpagecount").read_bytes(), np.uint64))
+        page_map = whole_blocks(page_map, *known, mapped_pages(root / "proc/kpagecount", page_map))
     uname = os.uname()
     return {
         **dict(zip(("start", "length", "flags"), page_map, strict=True)),
@@ -80,14 +79,14 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
         "page_size": page_size,
         "arch": uname.machine,
         "release": uname.release,
-        "min_free_kbytes": int((root / "proc/sys/vm/min_free_kbytes").read_text()),
+        "min_free_kbytes": int(read(root / "proc/sys/vm/min_free_kbytes")),
         "quiet": quiet,
     }
 
 
-def _open_kpageflags(path: Path) -> int:
+def _open_kpageflags(path: Path) -> BinaryIO:
     try:
-        return os.open(path, os.O_RDONLY)
+        return open_regular(path)
     except PermissionError as e:
         raise PermissionError(
             e.errno, "only root may read the page map: run as root, with the capability CAP_SYS_ADMIN", str(path)
@@ -115,7 +114,7 @@ def _windows(zones: dict[ZoneKey, ZoneInfo]) -> list[tuple[int, int | None, list
 
 def _buddy_lines(root: Path) -> dict[ZoneKey, str]:
     """The line of each zone in buddyinfo."""
-    text = (root / "proc/buddyinfo").read_text()
+    text = read(root / "proc/buddyinfo")
     return dict(zip(parse_buddyinfo(text), text.splitlines(keepends=True), strict=True))
 
 
@@ -147,14 +146,14 @@ def _read_blocks(directory: Path) -> dict[str, Any]:
         nids = [int(node.name[4:]) for node in path.glob("node[0-9]*")]
         blocks.append(MemoryBlock(
             int(path.name[6:]),
-            (path / "state").read_text().strip(),
+            read(path / "state").strip(),
             # not there without CONFIG_MEMORY_HOTREMOVE: the zones' spans then have to tell
-            tuple((path / "valid_zones").read_text().split()) if (path / "valid_zones").exists() else ("none",),
-            int((path / "removable").read_text()),
+            tuple(read(path / "valid_zones").split()) if (path / "valid_zones").exists() else ("none",),
+            int(read(path / "removable")),
             nids[0] if nids else 0,
         ))
     blocks.sort(key=lambda block: block.nr)
     return {
         "blocks": "".join(map(format_block, blocks)),
-        "block_size_bytes": int((directory / "block_size_bytes").read_text(), 16),
+        "block_size_bytes": int(read(directory / "block_size_bytes"), 16),
     }
