@@ -76,8 +76,8 @@ class FreeOrder:
             self._mem.alloc_contig_range(pfn, many)
         return got
 
-    def take_largest(self, zone, order):
-        """Take a block of the largest order that a zone has free, `order`, as single pages: its first pfn."""
+    def take_block(self, zone, order):
+        """Take 2^order pages of the first free block that has as many, as single pages: the first pfn."""
         orders, pfns = self.find(zone)
         pfn = int(pfns[np.searchsorted(orders, order)])
         self._mem.alloc_contig_range(pfn, 1 << order)

@@ -17,7 +17,8 @@ COSTLY = 3
 """PAGE_ALLOC_COSTLY_ORDER: blocks up to this order are kept on per-CPU lists, and those of a pageblock."""
 SCALE_MAX = 5
 """CONFIG_PCP_BATCH_SCALE_MAX: batches grow to 2^5 of them (52166607ecc9 in 6.7, and as a stable patch in 6.1)."""
-_HUGE = 3 * (COSTLY + 1)      # the list of pageblocks
+_HUGE, _HUGE_MOVABLE = 3 * (COSTLY + 1), 3 * (COSTLY + 1) + 1
+"""The lists of pageblocks: until 6.10 the first one is everybody's (NR_PCP_THP)."""
 
 
 class _Zone:
@@ -29,14 +30,14 @@ class _Zone:
     )
 
     def __init__(self):
-        self.lists = [[] for _ in range(_HUGE + 1)]      # order_to_pindex: 3 order + kind
+        self.lists = [[] for _ in range(_HUGE_MOVABLE + 1)]      # order_to_pindex: 3 order + kind
         self.free_factor = 0     # until 6.6: batches freed double as long as nothing is allocated
         self.free_count = 0      # since 6.7: pages freed in a row
         self.alloc_factor = 0    # since 6.7: batches allocated double as long as nothing is freed
         self.freed_high_order = False
         self.high = 0            # since 6.7 it follows what is allocated and freed
         self.below_high = False  # ZONE_BELOW_HIGH
-        self.boost = 0           # watermark_boost, until kswapd has run
+        self.boost = 0           # of the watermarks that requests are checked against
         self.diff = 0            # vm_stat_diff of NR_FREE_PAGES: what the counter does not show yet
         self.disabled = False
         self.reclaimable = set() # those of the pool that are Reclaimable
@@ -62,7 +63,7 @@ class PerCpuPages:
         return nid, self._mem.zones.names[i]
 
     def _order_of(self, pindex):
-        return self._mem.geometry.pageblock_order if pindex == _HUGE else pindex // 3
+        return self._mem.geometry.pageblock_order if pindex >= _HUGE else pindex // 3
 
     # -- what there is to see
 
@@ -100,20 +101,30 @@ class PerCpuPages:
     def alloc(self, nr, zonelist):
         """Up to `nr` movable pages from these zones: int64 array. Each zone gives until its free pages are down to the low
         watermark and what it keeps from requests for the first zone's type; then each until min (get_page_from_freelist)."""
-        names = self._mem.zones.names
-        top = len(names) - 2 if "Device" in names else len(names) - 1      # GFP_HIGHUSER_MOVABLE
-        if zonelist and "Movable" not in {self._key(z)[1] for z in zonelist}:
-            top = max(z % self._mem.zones.nr_types for z in zonelist)
+        top = self._highest(zonelist)
         got, left = [], nr
         for mark in ("low", "min"):
             for z in zonelist:
                 zone = self._mem.zones[self._key(z)]
-                pfns = self._take(z, zone, left, getattr(zone, mark) + self._zone(z).boost + zone.protection[top])
+                pfns = self._take(z, zone, left, self._mark(zone, mark, top))
                 got += pfns
                 left -= len(pfns)
                 if not left:
                     return np.array(got, np.int64)
         return np.array(got, np.int64)
+
+    def _mark(self, zone, mark, top):
+        """How many free pages a zone keeps from a request that zone type `top` could serve: the watermark `mark`, "low" or
+        "min", with its boost, and lowmem_reserve."""
+        return getattr(zone, mark) + max(self._zone(zone.nr).boost, zone.watermark_boost) + zone.protection[top]
+
+    def _highest(self, zonelist):
+        """The highest zone type that a request for movable pages from these zones may use: GFP_HIGHUSER_MOVABLE's, or that of the
+        highest of them where Movable is not among them."""
+        names = self._mem.zones.names
+        if zonelist and "Movable" not in {self._key(z)[1] for z in zonelist}:
+            return max(z % self._mem.zones.nr_types for z in zonelist)
+        return names.index("Movable")
 
     def _take(self, z, zone, nr, mark):
         """Up to `nr` pages from one zone, as long as its free pages are more than `mark`."""
@@ -192,6 +203,49 @@ class PerCpuPages:
         if self._free_order is not None:
             return self._free_order.take(zone, size)
         return self._mem.alloc_pages_bulk(size, 0, zone)
+
+    def _block_from_buddy(self, zone, order):
+        """The first pfn of a free block of at least that order, as single pages, so that any part can be given back."""
+        if self._free_order is not None:
+            return self._free_order.take_block(zone, order)
+        base = self._mem.alloc_pages(order, zone)
+        self._mem.free_pages(base, order)
+        self._mem.alloc_contig_range(base, 1 << order)
+        return base
+
+    def alloc_huge(self, zonelist):
+        """The first pfn of a pageblock of movable pages from these zones, None where there is none to be had without reclaiming
+        anything (GFP_TRANSHUGE_LIGHT, do_huge_pmd_anonymous_page)."""
+        order, top = self._mem.geometry.pageblock_order, self._highest(zonelist)
+        for mark in ("low", "min"):
+            for z in zonelist:
+                zone, pcp = self._mem.zones[self._key(z)], self._zone(z)
+                free = self.free_pages(z) - pcp.diff - (1 << order) + 1
+                if free <= self._mark(zone, mark, top) or not any(zone.nr_free[order:]):
+                    continue
+                pages = pcp.lists[self._pindex(order, MOVABLE)]
+                self._allocated(pcp, 1)
+                if not pages:
+                    for _ in range(min(self._nr_pcp_alloc(pcp, zone, order), self._blocks(zone, order))):
+                        pages.insert(0, self._block_from_buddy(zone, order))
+                        self._count(pcp, zone, -(1 << order))
+                return pages.pop()
+        return None
+
+    @staticmethod
+    def _blocks(zone, order):
+        """Free blocks of an order that a zone's free blocks can be split into."""
+        return sum(nr << k - order for k, nr in enumerate(zone.nr_free) if k >= order)
+
+    def free_huge(self, pfn):
+        """Give back what alloc_huge gave."""
+        order, zone = self._mem.geometry.pageblock_order, self._mem.zone_of(pfn)
+        pcp, pindex = self._zone(zone.nr), self._pindex(order, MOVABLE)
+        if pcp.disabled:
+            self._to_buddy(zone.nr, pcp, zone, [pfn], order)
+            return
+        pcp.lists[pindex].append(pfn)
+        self._commit(zone.nr, pcp, zone, pindex)
 
     def free(self, pfns):
         """Free movable pages, in this order."""
@@ -319,8 +373,7 @@ class PerCpuPages:
         for mark in ("low", "min"):
             for z in zonelist:
                 zone = self._mem.zones[self._key(z)]
-                reserve = self._zone(z).boost + zone.protection[names.index("Normal")]
-                if self.free_pages(z) - (1 << order) + 1 <= getattr(zone, mark) + reserve:
+                if self.free_pages(z) - (1 << order) + 1 <= self._mark(zone, mark, names.index("Normal")):
                     continue
                 pfn = self._rmqueue(z, zone, order, kind)
                 if pfn is not None:
@@ -329,7 +382,11 @@ class PerCpuPages:
 
     def _pindex(self, order, kind):
         """order_to_pindex; None for an order that is not kept on lists (pcp_allowed_order)."""
-        return 3 * order + kind if order <= COSTLY else _HUGE if order == self._mem.geometry.pageblock_order else None
+        if order <= COSTLY:
+            return 3 * order + kind
+        if order != self._mem.geometry.pageblock_order:
+            return None
+        return _HUGE_MOVABLE if kind == MOVABLE and self._tunes_itself else _HUGE
 
     def _rmqueue(self, z, zone, order, kind):
         pcp, pindex = self._zone(z), self._pindex(order, kind)
@@ -365,13 +422,7 @@ class PerCpuPages:
             return None
         size = 1 << largest
         self._boost(self._zone(z), zone)
-        # single pages from here on, so that any part can be given back
-        if self._free_order is not None:
-            base = self._free_order.take_largest(zone, largest)
-        else:
-            base = self._mem.alloc_pages(largest, zone)
-            self._mem.free_pages(base, largest)
-            self._mem.alloc_contig_range(base, size)
+        base = self._block_from_buddy(zone, largest)
         step = min(size, 1 << max(order, self._mem.geometry.pageblock_order))
         for at in range(base, base + size, step):
             pool[at] = np.ones(step, bool)

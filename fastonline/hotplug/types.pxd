@@ -13,6 +13,7 @@ cdef struct zone:
     uint64_t present_pages       # KERNEL.md 3.2: by the core, whole ranges today; in 2.6.25 what went online
     uint64_t present_early       # of them, there at boot
     int64_t min, low, high       # watermarks, in pages
+    int64_t boost                # watermark_boost: pages above all of them until kswapd has run
     int64_t pcp_batch, pcp_high  # of the zone's per-CPU lists
     int64_t pageset_batch, pageset_high      # as of the last time the watermarks were computed, of an empty zone too
     int64_t pcp_high_max         # how far pcp_high may grow since 6.7, an eighth of the zone; as pageset_high
@@ -44,6 +45,9 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     bint pcp_follows             # per-CPU lists go by the pages of now, not by those of boot (2.6.25)
     int64_t nr_cpus              # that share a zone's pcp_high
     int64_t page_kb
+    int64_t pageblock_pages      # pageblock_nr_pages
+    bint khugepaged              # it runs, and wants min_free_kbytes raised
+    int64_t raised_from          # what khugepaged raised min_free_kbytes from when it was last computed, or -1
     int64_t min_free_kbytes
     int64_t user_min_free_kbytes # as written to the sysctl; -1: never
     bint stale                   # 2.6.25: pages were marked since the watermarks were computed

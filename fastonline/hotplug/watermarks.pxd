@@ -9,5 +9,7 @@ cdef int64_t calculate_min_free_kbytes(zone_table *t) noexcept nogil     # -1, o
 cdef void pcp_update(zone_table *t, int z, int64_t pages) noexcept nogil
 cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil
 cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil
+cdef void refresh_zone_stat_thresholds(zone_table *t) noexcept nogil
+cdef void set_recommended_min_free_kbytes(zone_table *t) noexcept nogil  # khugepaged's
 cdef int64_t init_per_zone_wmark_min(zone_table *t) noexcept nogil       # all three; -1 or what calculate_min_free_kbytes gave
 cdef void refresh(zone_table *t) noexcept nogil                          # bring stale watermarks up to date

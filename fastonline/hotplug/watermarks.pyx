@@ -23,14 +23,15 @@ cdef inline int64_t pages_of(zone_table *t, int z) noexcept nogil:
 
 
 cdef uint64_t nr_free_buffer_pages(zone_table *t) noexcept nogil:
-    """nr_free_zone_pages(gfp_zone(GFP_USER)): pages beyond the high watermark of the kernel zones but highmem."""
+    """nr_free_zone_pages(gfp_zone(GFP_USER)): pages beyond the high watermark, with its boost (high_wmark_pages), of the kernel
+    zones but highmem."""
     cdef uint64_t total = 0
     cdef int nid, i, z
     for nid in range(t.nr_nodes):
         for i in range(t.normal + 1):
             z = nid * t.nr_types + i
-            if pages_of(t, z) > t.zones[z].high:
-                total += pages_of(t, z) - t.zones[z].high
+            if pages_of(t, z) > t.zones[z].high + t.zones[z].boost:
+                total += pages_of(t, z) - t.zones[z].high - t.zones[z].boost
     return total
 
 
@@ -151,12 +152,33 @@ cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil:
                     t.zones[base + i].protection[j] = above / t.ratio[i]
 
 
+cdef void set_recommended_min_free_kbytes(zone_table *t) noexcept nogil:
+    """set_recommended_min_free_kbytes (mm/khugepaged.c, 6.1): two pageblocks, and one for each pair of MIGRATE_PCPTYPES (3), for
+    every populated zone up to GFP_USER's, but at most a twentieth of the free pages beyond the high watermarks. t.raised_from:
+    min_free_kbytes before, -1 where it is enough."""
+    cdef int64_t nr_zones = 0, recommended
+    cdef int z
+    for z in range(t.nr_nodes * t.nr_types):
+        if z % t.nr_types <= t.normal and zone_present(t, z):
+            nr_zones += 1
+    recommended = min(t.pageblock_pages * nr_zones * (2 + 3 * 3), <int64_t>(nr_free_buffer_pages(t) / 20)) * t.page_kb
+    t.raised_from = -1
+    if recommended > t.min_free_kbytes:
+        t.raised_from = t.min_free_kbytes
+        t.min_free_kbytes = recommended
+    setup_per_zone_wmarks(t)
+
+
 cdef int64_t init_per_zone_wmark_min(zone_table *t) noexcept nogil:
-    """All of them; what min_free_kbytes was not updated to because the user's value is preferred, or -1."""
+    """All of them; what min_free_kbytes was not updated to because the user's value is preferred, or -1. Then khugepaged raises
+    it (khugepaged_min_free_kbytes_update, mm/khugepaged.c of 6.1)."""
     cdef int64_t refused = calculate_min_free_kbytes(t)
     setup_per_zone_wmarks(t)
     refresh_zone_stat_thresholds(t)
     setup_per_zone_lowmem_reserve(t)
+    t.raised_from = -1
+    if t.khugepaged:
+        set_recommended_min_free_kbytes(t)
     return refused
 
 

@@ -15,6 +15,8 @@ from fastonline.rules import Rules
 
 __all__ = ["Node", "Zone", "Zones"]
 
+THP_WORDS = ("never", "madvise", "always")
+
 
 class Zone:
     """One zone of one node, live: every attribute is read from the machine when asked for. All counts are pages.
@@ -80,6 +82,12 @@ class Zone:
     def high(self):
         """WMARK_HIGH."""
         return self._zones._watermarks(self.nr)[2]
+
+    @property
+    def watermark_boost(self):
+        """Pages by which each watermark is raised until kswapd has run, because pageblocks of different types were mixed
+        (boost_watermark). min, low and high are without it."""
+        return self._zones._boost(self.nr)
 
     @property
     def protection(self):
@@ -197,6 +205,9 @@ cdef class Zones:
         self.table.batch_cap = rules.batch_cap_bytes // geometry.page_size
         self.table.pcp_follows = rules.pcp_follows
         self.table.nr_cpus = 1
+        self.table.pageblock_pages = 1 << <int>geometry.pageblock_order
+        self.table.raised_from = -1
+        self.transparent_hugepage = "never"
         self.table.min_free_kbytes = 0
         self.table.user_min_free_kbytes = -1
         self.need_node(as_number(nr_nodes, "nr_nodes", 1, MAX_NUMNODES) - 1)
@@ -328,6 +339,20 @@ cdef class Zones:
         refresh(&self.table)
         return zone.min, zone.low, zone.high, tuple([zone.protection[i] for i in range(self.table.nr_types)])
 
+    def set_transparent_hugepage(self, word):
+        """As /sys/kernel/mm/transparent_hugepage/enabled: khugepaged runs unless it is "never". ValueError for another word."""
+        if word not in THP_WORDS:
+            raise ValueError(f"invalid transparent_hugepage {word!r} (expected 'never', 'madvise' or 'always')")
+        self.transparent_hugepage = word
+        self.table.khugepaged = word != "never"
+
+    def _boost(self, nr):
+        return self.table.zones[self.zone_nr(nr)].boost
+
+    def _set_boost(self, nr, pages):
+        cdef int z = self.zone_nr(nr)
+        self.table.zones[z].boost = as_number(pages, "a watermark boost", 0, self.table.zones[z].spanned_pages)
+
     def _pcp(self, nr):
         cdef zone *zone
         cdef bint there
@@ -422,6 +447,7 @@ cdef class Zones:
             "lowmem_reserve_ratio": [self.table.ratio[i] for i in range(self.table.nr_types)],
             "nr_cpus": self.table.nr_cpus,
             "user_min_free_kbytes": self.table.user_min_free_kbytes,
+            "transparent_hugepage": self.transparent_hugepage,
         }
 
     def __setstate__(self, dict state):
@@ -446,6 +472,7 @@ cdef class Zones:
         self.table.min_free_kbytes = state["min_free_kbytes"]
         self.table.scale_factor = state["watermark_scale_factor"]
         self.table.nr_cpus = state["nr_cpus"]
+        self.set_transparent_hugepage(state.get("transparent_hugepage", "never"))
         for i, ratio in enumerate(state["lowmem_reserve_ratio"]):
             self.table.ratio[i] = ratio
         self.table.user_min_free_kbytes = state["user_min_free_kbytes"]

@@ -51,11 +51,11 @@ class Region:
     def __init__(self, guest, nr_pages):
         self._mem = guest.mem
         self._tables = []
+        self._huge = []      # first pfns of its huge pages
         self.pages = MovablePages(guest.mem)
         try:
             for at in range(0, nr_pages, PTRS_PER_PTE):
-                self._tables.append(guest.mem.pcp.alloc_kernel(0))
-                self.pages.alloc(min(PTRS_PER_PTE, nr_pages - at))
+                self._fault_in(guest, min(PTRS_PER_PTE, nr_pages - at))
         except MemoryError:
             self.free()
             raise
@@ -63,6 +63,18 @@ class Region:
         """Where its pages lay at first: how many in which memory block, and the first and last of them."""
         if nr_pages:
             self.landed |= {"lowest_pfn": int(self.pages.pfns.min()), "highest_pfn": int(self.pages.pfns.max())}
+
+    def _fault_in(self, guest, nr_pages):
+        """The pages that one page table maps: a huge page where there may be one and it can be had."""
+        mem, huge = self._mem, None
+        if guest.huge_pages and nr_pages == 1 << mem.geometry.pageblock_order:
+            huge = mem.pcp.alloc_huge(mem.movable_zonelist(0))
+        self._tables.append(mem.pcp.alloc_kernel(0))
+        if huge is None:
+            self.pages.alloc(nr_pages)
+        else:
+            self._huge.append(huge)
+            self.pages.adopt(np.arange(huge, huge + nr_pages))
 
     def per_block(self):
         """{memory block: how many of its pages lie there now}, the blocks as text."""
@@ -85,9 +97,16 @@ class Region:
         """munmap: the pages in the order of their addresses, then the page tables. Until 6.8 what was gathered at a time is
         freed back to front (release_pages)."""
         pages = self.pages.give(len(self.pages))[::-1]
-        if len(pages) and not self._mem.rules.movable_has_min:
-            pages = np.concatenate([batch[::-1] for batch in gathered(pages)])
-        free_movable(self._mem, pages)
+        at = 0
+        for first in [*np.flatnonzero(np.isin(pages, self._huge)).tolist(), len(pages)]:
+            part = pages[at:first]
+            if len(part) and not self._mem.rules.movable_has_min:
+                part = np.concatenate([batch[::-1] for batch in gathered(part)])
+            free_movable(self._mem, part)
+            at = first
+            if first < len(pages):
+                self._mem.pcp.free_huge(int(pages[first]))
+                at += 1 << self._mem.geometry.pageblock_order
         for pfn in self._tables:
             self._mem.pcp.free_kernel(pfn)
 
@@ -109,6 +128,9 @@ class Guest:
         self.cache = MovablePages(mem)
         self.unknown = False
         """Something took kernel pages that was not recorded: how many are free there cannot be told any more."""
+        self.split_loosely = False
+        """Several kernel zones have served one request since 6.7: how many pages each gave is not known to the page."""
+        self.huge_pages = mem.zones.transparent_hugepage == "always"
         self.ran_out = False
         """Pages had nowhere to move to: how many did depends on what kernel zones had free."""
         self._boot_zone = zone = self._preferred()
@@ -192,6 +214,14 @@ class Guest:
             raise MemoryError(f"{nr_pages} pages are more than the guest has")
         self.regions[region] = Region(self, nr_pages)
         self.allocated.append(self.regions[region])
+        self._note_zones(self.regions[region].pages.pfns)
+
+    def _note_zones(self, pfns):
+        """A request got these pages."""
+        blocks = np.unique(np.asarray(pfns) >> self.mem.geometry.max_page_order).tolist()
+        zones = {(zone.nid, zone.name) for zone in (self.mem.zone_of(block << self.mem.geometry.max_page_order) for block in blocks)}
+        kernel = [zone for zone in zones if zone[1] != "Movable"]
+        self.split_loosely = self.split_loosely or self.mem.rules.movable_has_min and len(kernel) > 1
 
     def free(self, region):
         """A program frees a region; what a pipe holds of it stays, until it is unpinned."""
@@ -209,7 +239,9 @@ class Guest:
 
     def inflate(self, nr_pages):
         """The balloon takes so many pages; how many it got."""
+        before = self.balloon.pages.pfns
         got = self.balloon.inflate(nr_pages)
+        self._note_zones(np.setdiff1d(self.balloon.pages.pfns, before))
         self.inflated += got
         return got
 

@@ -28,6 +28,8 @@ from fastonline.rules import LINUX_6_1, LINUX_6_12
 
 FORMAT = "memory-hotplug-recording/1"
 
+THP_MIN_KB = 512 << 10
+"""Boot memory below which hugepage_init switches transparent huge pages off."""
 _STEP: dict[str, Any] = {"errno": (int, str), "uevents": list, "kmsg": list, "state": dict}
 
 
@@ -153,6 +155,8 @@ class Recording:
             memmap="on_memory" if params.get("memmap_on_memory") else "kernel",
         )
         mem.nr_cpus = data["machine"].get("cpus", 1)
+        if initial["mem_total_kb"] >= THP_MIN_KB:
+            mem.zones.set_transparent_hugepage(params.get("transparent_hugepage", "never"))
         for first, size, name in lines:
             mem.resources.request(first, size, name)
         if params.get("online_policy"):
