@@ -10,7 +10,7 @@ cdef class Zones:
     cdef tuple node_threads              # names of the kernel threads of a node, without its number
     cdef Engine engine
     cdef zone_table table
-    cdef readonly str transparent_hugepage   # "never", "madvise" or "always"
+    cdef str thp                         # "never", "madvise" or "always"
 
     cdef int zone_nr(self, object nr) except -1
     cdef int node_nr(self, object nid) except -2

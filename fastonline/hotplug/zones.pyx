@@ -207,7 +207,7 @@ cdef class Zones:
         self.table.nr_cpus = 1
         self.table.pageblock_pages = 1 << <int>geometry.pageblock_order
         self.table.raised_from = -1
-        self.transparent_hugepage = "never"
+        self.thp = "never"
         self.table.min_free_kbytes = 0
         self.table.user_min_free_kbytes = -1
         self.need_node(as_number(nr_nodes, "nr_nodes", 1, MAX_NUMNODES) - 1)
@@ -339,11 +339,16 @@ cdef class Zones:
         refresh(&self.table)
         return zone.min, zone.low, zone.high, tuple([zone.protection[i] for i in range(self.table.nr_types)])
 
+    @property
+    def transparent_hugepage(self):
+        """The word in force in /sys/kernel/mm/transparent_hugepage/enabled."""
+        return self.thp
+
     def set_transparent_hugepage(self, word):
-        """As /sys/kernel/mm/transparent_hugepage/enabled: khugepaged runs unless it is "never". ValueError for another word."""
+        """khugepaged runs unless `word` is "never". The watermarks stay as they are. ValueError for a word that is none."""
         if word not in THP_WORDS:
             raise ValueError(f"invalid transparent_hugepage {word!r} (expected 'never', 'madvise' or 'always')")
-        self.transparent_hugepage = word
+        self.thp = word
         self.table.khugepaged = word != "never"
 
     def _boost(self, nr):
