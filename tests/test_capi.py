@@ -1,7 +1,8 @@
-"""The C door, called through its capsule with the types that fastonline.h gives; struct, header and memory.pxd are one list."""
+"""The C API, called through its capsule with the types that fastonline.h gives; struct, header and memory.pxd are one list."""
 
 import ctypes
 import errno
+import hashlib
 import re
 import threading
 from pathlib import Path
@@ -71,11 +72,27 @@ def door(mem):
 def test_struct_header_and_pxd_are_one_list():
     pxd = {}
     for returned, name, args in re.findall(r"^    cdef (\w+) (\w+)\(self(?:, )?(.*?)\) noexcept nogil$",
-                                           CONTRACT.split("# the rest is Memory's own")[0], re.M):
+                                           CONTRACT, re.M):
         types = [re.sub(r"\w+$", "", arg).strip().replace("pfn_t", "uint64_t") for arg in args.split(", ")]
         pxd[name] = (returned, types)
     header = {name: (returned, taken[1:]) for name, returned, taken in members() if name not in ("memory", "own")}
     assert pxd == header and len(header) == 10
+
+
+def layout():
+    """What a compiled client relies on: the C methods of a Memory in their order, and the header without its comments."""
+    machine = (Path(fo.__file__).parent / "hotplug" / "machine.pxd").read_text()
+    methods = re.findall(r"^    cdef [^#\n]*\(self.*", machine + CONTRACT, re.M)
+    enums = re.findall(r"^    [A-Z_]+ = -?\d+", CONTRACT, re.M)
+    header = re.sub(r"/\*.*?\*/", "", HEADER, flags=re.S)
+    return re.sub(r"\s+", " ", " ".join(methods + enums) + header)
+
+
+def test_a_new_layout_has_a_new_number():
+    """When this fails, a client compiled before would call the wrong function: count FASTONLINE_ABI up in memory.pxd and
+    fastonline.h, and put the new layout's digest here under the new number."""
+    digests = {2: "23016099dbf11e99"}
+    assert digests.get(capi.ABI) == hashlib.sha256(layout().encode()).hexdigest()[:16]
 
 
 def test_constants_are_one_list():

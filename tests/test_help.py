@@ -13,8 +13,8 @@ from fastonline.cost import counters, phases, profile, report
 from fastonline.drivers import cmm, consumers, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen
 from fastonline.hotplug.blocks import Block, Blocks
 from fastonline.hotplug.events import Events
-from fastonline.hotplug.memory import Flags
 from fastonline.hotplug.notifier import NotifierChain
+from fastonline.hotplug.page_views import Flags
 from fastonline.hotplug.resources import Resource, Resources
 from fastonline.hotplug.zones import Node, Zone, Zones
 

@@ -279,7 +279,7 @@ def test_nodes_come_and_go(make_machine):
     """RECORDED 6 (S10): a node is there with its first memory, has zones of its own, and goes with its last section."""
     mem = make_machine(boot="1M", rules=fo.LINUX_6_1)
     mem.add_memory(1024, 2 * S, 1)
-    assert list(mem.nodes) == [0, 1] and (1, "Normal") in mem.zones and mem.section_nid(4) == 1
+    assert list(mem.nodes) == [0, 1] and (1, "Normal") in mem.zones and mem.blocks[4].node == 1
     mem.online_pages(1024, S)
     assert mem.zones[1, "Normal"].managed_pages == S and mem.nodes[1].managed_pages == S and mem.zones["Normal"].managed_pages == 0
     assert mem.alloc_pages(0, (1, "Normal")) in range(1024, 1024 + S)

@@ -7,6 +7,7 @@ import pytest
 
 import fastonline as fo
 from fastonline.drivers.virtio_balloon import VirtioBalloon
+from fastonline.hotplug.page_alloc import undo_isolate_page_range
 from fastonline.hotplug.pcp import PerCpuPages
 
 BLOCK = 32768
@@ -229,13 +230,13 @@ def test_undo_isolate_page_range(mem):
     free, managed as before, the others refused with the page named."""
     before = mem.zones["Movable"].managed_pages, mem.buddyinfo()
     mem.alloc_contig_range(32 * BLOCK + 5, 3000)
-    mem.undo_isolate_page_range(32 * BLOCK + 5, 3000)
+    undo_isolate_page_range(mem, 32 * BLOCK + 5, 3000)
     assert (mem.zones["Movable"].managed_pages, mem.buddyinfo()) == before
     with pytest.raises(ValueError, match=f"page {32 * BLOCK:#x} is not an allocation of order 0"):
-        mem.undo_isolate_page_range(32 * BLOCK, 1)
+        undo_isolate_page_range(mem, 32 * BLOCK, 1)
     pfn = mem.alloc_pages(1, "Movable")
     with pytest.raises(ValueError, match=f"page {pfn:#x}"):
-        mem.undo_isolate_page_range(pfn, 2)
+        undo_isolate_page_range(mem, pfn, 2)
     mem.validate()
 
 

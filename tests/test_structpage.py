@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 import fastonline as fo
 from fastonline.core.structpage import StructPageEngine
+from fastonline.hotplug.machine import check_engine
 
 NR_HEADS = 8192
 
@@ -37,7 +38,7 @@ def test_lists_hold_together(geometry, rules, seed):
         else:
             order = int(random.integers(4))
             held.append((mem.alloc_pages(order), order))
-        mem.check_engine()
+        check_engine(mem)
     for pfn, order in held:
         mem.free_pages(pfn, order)
     mem.validate()

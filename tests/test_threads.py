@@ -11,6 +11,7 @@ import pytest
 from conftest import snapshot
 
 import fastonline as fo
+from fastonline.hotplug.machine import check_engine
 
 SECTION = fo.X86_64.pages_per_section
 LARGE = {"bitmap": 1 << 26, "struct_page": 1 << 19}     # pages: several parts of a walk
@@ -229,7 +230,7 @@ def test_threads_of_a_call_leave_what_one_leaves(engine, rules, threads):
     assert shape(shared) == shape(alone)
     assert np.array_equal(shared.page_states(FIRST, nr), alone.page_states(FIRST, nr))
     assert shared.online_pages(FIRST, nr) == nr
-    shared.check_engine()
+    check_engine(shared)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 65])
@@ -275,7 +276,7 @@ def test_a_signal_that_raises_takes_a_lasting_call_back(engine, rules, call, int
             assert len(np.unique(other.page_states(FIRST, nr))) == 1
             times += 1
     getattr(mem, call)(FIRST, nr)
-    mem.validate() if engine == "struct_page" else mem.check_engine()
+    mem.validate() if engine == "struct_page" else check_engine(mem)
 
 
 def test_ctrl_c_leaves_a_valid_machine():
@@ -317,7 +318,7 @@ def test_a_signal_handler_in_the_midst_of_a_call_gets_ebusy(engine):
         if not isinstance(got, fo.HotplugError):
             mem.free_pages(got)
     assert mem.totalram_pages == SECTION + nr
-    mem.check_engine()
+    check_engine(mem)
 
 
 def test_a_fork_during_lasting_calls_leaves_a_usable_machine(engine):
@@ -337,11 +338,11 @@ def test_a_fork_during_lasting_calls_leaves_a_usable_machine(engine):
         thread.start()
 
     def child():
-        mem.check_engine()
+        check_engine(mem)
         mem.add_memory(1 << 20, SECTION)
         assert mem.online_pages(1 << 20, SECTION) == SECTION
         in_threads(lambda: mem.alloc_pages_bulk(1000), lambda: mem.alloc_pages_bulk(1000))
-        mem.check_engine()
+        check_engine(mem)
 
     try:
         assert all([in_child(child) for _ in range(5)])
@@ -349,7 +350,7 @@ def test_a_fork_during_lasting_calls_leaves_a_usable_machine(engine):
         stop.set()
         for thread in threads:
             thread.join()
-    mem.check_engine()
+    check_engine(mem)
     assert mem.totalram_pages == SECTION
 
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import SMALL_PAE
 
 import fastonline as fo
+from fastonline.hotplug.zonelists import kernel_zonelist, movable_zonelist, node_order
 
 
 def test_boot_zones(make_machine):
@@ -56,14 +57,14 @@ def test_fallback_order_of_nodes(rules, engine):
         mem.add_memory(1024 + 256 * nid, 256, nid)
         if nid > 1:
             mem.online_pages(1024 + 256 * nid, 256)
-    assert [mem.node_order(nid) for nid in (0, 2, 3)] == [[0, 2, 3], [2, 3, 0], [3, 2, 0]]
-    assert mem.node_order(1) == [nid for nid in (1, 2, 3, 0) if nid != 1 or rules is fo.LINUX_6_1]
+    assert [node_order(mem, nid) for nid in (0, 2, 3)] == [[0, 2, 3], [2, 3, 0], [3, 2, 0]]
+    assert node_order(mem, 1) == [nid for nid in (1, 2, 3, 0) if nid != 1 or rules is fo.LINUX_6_1]
     log = []
     mem.events.listen(lambda kind, text: log.append(text) if text.startswith("Fallback") else None)
     mem.offline_pages(1024 + 256 * 3, 256)
     names = {0: "0 2", 1: "2 0", 2: "2 0", 3: "2 0"} if rules is fo.LINUX_6_12 else {0: "0 2 3", 1: "1 2 3 0", 2: "2 3 0", 3: "3 2 0"}
     assert log == [f"Fallback order for Node {nid}: {order}" for nid, order in names.items()]
-    assert mem.node_order(3) == ([2, 0] if rules is fo.LINUX_6_12 else [3, 2, 0])
+    assert node_order(mem, 3) == ([2, 0] if rules is fo.LINUX_6_12 else [3, 2, 0])
 
 
 def test_sixty_four_nodes(engine):
@@ -115,7 +116,7 @@ def test_zonelists_of_a_node_that_is_not_there(make_machine):
     """Expect the other nodes' zones: that is where its first memory's memmap comes from."""
     mem = make_machine()
     for nid in (3, 1 << 20):
-        assert mem.kernel_zonelist(nid) == mem.movable_zonelist(nid) == [1, 0]
+        assert kernel_zonelist(mem, nid) == movable_zonelist(mem, nid) == [1, 0]
 
 
 def test_numbers_of_numpy(make_machine):

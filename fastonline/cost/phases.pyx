@@ -7,6 +7,8 @@ from fastonline.core.engine cimport Engine
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_prepared, PG_reserved
 from fastonline.core.types cimport MAX_MAX_ORDER
+from fastonline.hotplug.arguments cimport check_present
+from fastonline.hotplug.section_states cimport blocks_went_online, count_onlined
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min
 
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_OK, MemoryNotify, NotifierChain
@@ -103,7 +105,7 @@ def time_ascending(Memory mem not None, start_pfn, nr_pages):
     cdef uint64_t onlined = 0, start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     cdef int64_t passed
     held = mem.lock.hold()
-    mem.check_present(start, nr, "time_ascending")
+    check_present(mem, start, nr, "time_ascending")
     alone = mem.own()
     with nogil:
         passed = ascending(mem, start, nr, &onlined)
@@ -165,7 +167,7 @@ def _listen(action, notice):
 
 cdef int check_added(Memory mem, uint64_t start_pfn, uint64_t nr_pages) except -1:
     """The engine checks nothing, so that what is not wholly added and unprepared must not reach it."""
-    mem.check_present(start_pfn, nr_pages, "timing")
+    check_present(mem, start_pfn, nr_pages, "timing")
     if mem.pages.weigh(PG_prepared, start_pfn, nr_pages) or mem.pages.weigh(PG_reserved, start_pfn, nr_pages) != nr_pages:
         raise ValueError(f"the {nr_pages} pages from {start_pfn:#x} on are not all added and unprepared")
     return 0
@@ -197,8 +199,8 @@ def time_range(Memory mem not None, start_pfn, nr_pages, order):
         buddy = since(start)
         start = now()
         pages.account(first, nr)
-        mem.count_onlined(first, nr, nr)
-        mem.blocks_went_online(first, nr)
+        count_onlined(mem, first, nr, nr)
+        blocks_went_online(mem, first, nr)
         if watermarks:
             init_per_zone_wmark_min(&mem.zones.table)
         accounting = since(start)
@@ -235,6 +237,6 @@ def time_pages(Memory mem not None, start_pfn, nr_pages, const uint64_t[::1] pfn
         start = now()
         for i in range(nr):
             pages.account(own[i], 1)
-            mem.count_onlined(own[i], 1, 1)
+            count_onlined(mem, own[i], 1, 1)
         accounting = since(start)
     return dict(zip(PHASES, (prepare, flags, buddy, accounting, None)))

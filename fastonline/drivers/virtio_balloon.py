@@ -15,6 +15,7 @@ from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, Driver, alloc
 from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
+from fastonline.hotplug.zonelists import movable_zonelist
 
 ARRAY_PFNS = 256
 """Units of 4 KiB in one message to the host (VIRTIO_BALLOON_ARRAY_PFNS_MAX)."""
@@ -84,7 +85,7 @@ class VirtioBalloon:
     def _alloc(self, nr):
         """Movable single pages, down to the min watermarks; from the per-CPU lists where the machine has them."""
         if self._mem.pcp is not None:
-            return alloc_movable(self._mem, nr, self._mem.movable_zonelist(0))
+            return alloc_movable(self._mem, nr, movable_zonelist(self._mem, 0))
         return alloc_highuser(self._mem, nr, highest="Movable")
 
     def inflate(self, nr_pages: int) -> int:

@@ -22,6 +22,7 @@ from fastonline.hotplug.blocks import Block
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import free_movable, isolate, migrate_range, runs
 from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
+from fastonline.hotplug.offlining import check_unused
 
 RAM = "System RAM (virtio_mem)"
 OFFLINE_THRESHOLD = 1 << 30
@@ -355,7 +356,7 @@ class VirtioMem:
             mem.pcp.drain(mem.zone_of(start).nr)
             mem.pcp.release(start, pages)
         try:
-            mem.check_movable(start, pages)
+            check_unused(mem, start, pages)
             migrate_range(mem, start, pages, contig=True)
         except HotplugError as e:
             if e.errno not in (errno.EBUSY, errno.EINTR):

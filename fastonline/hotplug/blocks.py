@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, is_number, range_list
 from fastonline.hotplug.migrate import first_unmovable
+from fastonline.hotplug.section_states import section_nid
+from fastonline.hotplug.zone_ranges import valid_zones
 from fastonline.rules import Rules
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class Block:
     @property
     def node(self) -> int:
         """The number of the block's node."""
-        return self._mem.section_nid(self._section)
+        return section_nid(self._mem, self._section)
 
     @property
     def removable(self) -> int:
@@ -110,7 +112,7 @@ class Block:
     @property
     def valid_zones(self) -> str:
         """An online block's zone, "none" when it lies in several; an offline one's possible zones, default first."""
-        return self._mem.valid_zones(self.nr)
+        return valid_zones(self._mem, self.nr)
 
     @property
     def _section(self):

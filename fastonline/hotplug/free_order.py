@@ -8,6 +8,7 @@ apart; of the parts of blocks those of one order and one stamp are told apart by
 import numpy as np
 
 from fastonline.hotplug.migrate import runs
+from fastonline.hotplug.zone_ranges import largest_blocks
 
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -49,7 +50,7 @@ class FreeOrder:
 
     def find(self, zone):
         """(orders, first pfns) of the free blocks of a zone, two int64 arrays, in the order in which they are come across."""
-        blocks, words = self._mem.largest_blocks(zone), 1 << self._shift >> 6
+        blocks, words = largest_blocks(self._mem, zone.nr), 1 << self._shift >> 6
         plane = self._mem.flags["PG_buddy"]
         free = plane[: (blocks[-1] + 1) * words if len(blocks) else 0].reshape(-1, words)[blocks]
         whole = (free == _ALL).all(axis=1)

@@ -49,7 +49,6 @@ def check_machine(mem):
             end = node.start_pfn + node.spanned_pages
             assert node.start_pfn <= min(s for s, _ in spans), f"node {nid} begins after one of its zones"
             assert end >= max(e for _, e in spans), f"node {nid} ends before one of its zones"
-    mem.check_engine()
 
 
 def _check_section(mem, pfn, zones, nr_free, managed, prepared, max_order, per_block):

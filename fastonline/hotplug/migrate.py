@@ -11,11 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, pfn_range, range_list
+from fastonline.hotplug.machine import count_migrated
+from fastonline.hotplug.page_alloc import undo_isolate_page_range
+from fastonline.hotplug.zonelists import movable_zonelist
 
 if TYPE_CHECKING:
     from fastonline.hotplug.memory import Memory
 
-_IN_USE, _TAIL = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail"))
+_IN_USE, _TAIL, _BUDDY = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail", "PG_buddy"))
 CLUSTER = 32
 """COMPACT_CLUSTER_MAX: pages that alloc_contig_range isolates at a time."""
 
@@ -49,7 +52,7 @@ class MovablePages:
 
     def alloc(self, nr: int, nid: int = 0) -> None:
         """Take `nr` pages as a program on a CPU of node `nid` gets them. All or nothing: MemoryError."""
-        pfns = alloc_movable(self._mem, nr, self._mem.movable_zonelist(nid))
+        pfns = alloc_movable(self._mem, nr, movable_zonelist(self._mem, nid))
         if len(pfns) < nr:
             free_movable(self._mem, pfns)
             raise MemoryError(f"{nr} movable pages were asked for, {len(pfns)} can be had")
@@ -162,7 +165,7 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
     emptied, new = [isolate(mem, start_pfn, nr_pages)], np.empty(0, np.int64)
     owned, log = np.zeros(0, bool), []
     try:
-        new = alloc_movable(mem, len(order), mem.movable_zonelist(zone.nid, nodes, highest))
+        new = alloc_movable(mem, len(order), movable_zonelist(mem, zone.nid, nodes, highest))
         order, owned = order[: len(new)], np.zeros(len(new), bool)
         for i, (owner, _) in enumerate(leaving):
             own = whose[order] == i
@@ -174,11 +177,11 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
                 mem.set_pfns_offline(targets)
                 mem.clear_pfns_offline(old)
             emptied.append(old)
-            mem.count_migrated(len(old), owner.balloon)
+            count_migrated(mem, len(old), owner.balloon)
             owner.moved(index[order[own]], targets)
         if len(order) < len(pfns):
             # those that are held get a page to move to, and give it back
-            free_movable(mem, alloc_movable(mem, len(stuck), mem.movable_zonelist(zone.nid, nodes, highest)))
+            free_movable(mem, alloc_movable(mem, len(stuck), movable_zonelist(mem, zone.nid, nodes, highest)))
             log += _failure_log(stuck, leaving, nodes if len(order) < wanted else (), highest)
             what = f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)}"
             if contig or not mem.rules.offline_times_out:
@@ -217,7 +220,7 @@ def _failure_log(stuck, leaving, nodes, highest):
 
 def isolate(mem, start_pfn, nr_pages):
     """Take the free pages of a range, so that nobody else gets them: their pfns."""
-    free = mem.free_pages_within(start_pfn, nr_pages)
+    free = np.flatnonzero(mem.page_states(start_pfn, nr_pages) & _BUDDY) + start_pfn
     for pfn, nr in runs(free):
         mem.alloc_contig_range(pfn, nr)
     return free
@@ -226,7 +229,7 @@ def isolate(mem, start_pfn, nr_pages):
 def put_back(mem, pfns):
     """The inverse of isolate, of pages that were emptied meanwhile too: they are found last from now on."""
     for pfn, nr in runs(pfns):
-        mem.undo_isolate_page_range(pfn, nr)
+        undo_isolate_page_range(mem, pfn, nr)
     if mem.pcp is not None:
         mem.pcp.at_tail(pfns)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastonline.hotplug.free_order import FreeOrder
 from fastonline.hotplug.invariants import count_free_blocks
+from fastonline.hotplug.zonelists import kernel_zonelist
 
 UNMOVABLE, MOVABLE, RECLAIMABLE = range(3)
 """Kinds of pages that have per-CPU lists of their own (MIGRATE_PCPTYPES, 6.1)."""
@@ -369,7 +370,7 @@ class PerCpuPages:
         """The first pfn of 2^order pages of a kind, Unmovable or Reclaimable: from the node's kernel zones, highest first.
         MemoryError when none fits."""
         names = self._mem.zones.names
-        zonelist = self._mem.kernel_zonelist(nid)
+        zonelist = kernel_zonelist(self._mem, nid)
         for mark in ("low", "min"):
             for z in zonelist:
                 zone = self._mem.zones[self._key(z)]

@@ -1,5 +1,7 @@
 """The auto-movable policy: may plain `online` put a range into ZONE_MOVABLE? (mm/memory_hotplug.c, 5.15)"""
 
+from fastonline.hotplug.section_states import section_nid
+
 ONLINE_POLICIES = ("contig-zones", "auto-movable")
 
 
@@ -44,7 +46,7 @@ def _dynamic_groups(mem, nid):
     """{dynamic memory group: pages online in kernel zones, in Movable} of a node; None: of all."""
     groups = {}
     for start, nr, group in mem.groups:
-        if group is not None and nid in (None, mem.section_nid(start // mem.geometry.pages_per_section)):
+        if group is not None and nid in (None, section_nid(mem, start // mem.geometry.pages_per_section)):
             kernel, movable = groups.get(group, (0, 0))
             more_kernel, more_movable = _online(mem, start, nr)
             groups[group] = kernel + more_kernel, movable + more_movable

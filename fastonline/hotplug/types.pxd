@@ -7,6 +7,12 @@ cdef enum:
     MAX_NR_ZONES = 6
     MAX_NUMNODES = 64
 
+cdef enum:                       # what onlining is asked for (include/linux/memory_hotplug.h); blocks.py has them for Python
+    MMOP_OFFLINE = 0
+    MMOP_ONLINE = 1
+    MMOP_ONLINE_KERNEL = 2
+    MMOP_ONLINE_MOVABLE = 3
+
 cdef struct zone:
     pfn_t start_pfn
     uint64_t spanned_pages       # end - start

@@ -26,7 +26,7 @@
 extern "C" {
 #endif
 
-#define FASTONLINE_ABI 1
+#define FASTONLINE_ABI 2
 #define FASTONLINE_CAPSULE "fastonline.capi._C_API"
 
 enum {

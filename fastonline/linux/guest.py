@@ -8,6 +8,7 @@ from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.migrate import MovablePages, free_movable
 from fastonline.hotplug.notifier import NOTIFY_OK
 from fastonline.hotplug.pcp import RECLAIMABLE, UNMOVABLE, PerCpuPages
+from fastonline.hotplug.zonelists import kernel_zonelist
 
 BLOCK_PAGES, INODE_PAGES = 1, 2
 """Pages of slabs that a memory block takes: when it is added, for struct memory_block (1 KiB) and some twenty kernfs nodes of
@@ -270,7 +271,7 @@ class Guest:
         return pfns
 
     def _preferred(self):
-        zones = self.mem.kernel_zonelist(0)
+        zones = kernel_zonelist(self.mem, 0)
         return zones[0] if zones else None
 
     def look(self):

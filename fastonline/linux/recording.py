@@ -20,6 +20,7 @@ from fastonline.files import read_text
 from fastonline.geometry import X86_64
 from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import Memory
+from fastonline.hotplug.sysctl import read_lowmem_reserve_ratio
 from fastonline.linux.compare import Step, compare
 from fastonline.linux.guest import Guest
 from fastonline.linux.ops import OPS, CannotReplay, run
@@ -205,7 +206,7 @@ class Recording:
                 guest.add_virtio_mem(
                     device["device"], device["start"], device["max_size"], device["block_size"], device.get("nid", 0)
                 )
-            mem.read_lowmem_reserve_ratio()      # every complete capture ends with a read of it
+            read_lowmem_reserve_ratio(mem)      # every complete capture ends with a read of it
             return guest
 
     def replay(self, engine: str = "struct_page") -> Iterator[Step]:
@@ -246,7 +247,7 @@ class Recording:
         counters = {name: count - before[name] for name, count in vmstat(guest).items()}
         compare(step, heard, answers if "ops" in recorded else [], counters, guest)
         if recorded["state"] is not None and not recorded["state"].get("partial"):
-            mem.read_lowmem_reserve_ratio()
+            read_lowmem_reserve_ratio(mem)
         return step
 
 

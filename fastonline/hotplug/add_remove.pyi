@@ -1,0 +1,3 @@
+__all__: list[str] = []
+
+# C functions only: cimport them (see add_remove.pxd).

@@ -1,0 +1,128 @@
+import errno
+
+from fastonline.core.lock cimport PyThreadState
+from fastonline.core.types cimport NO_AREA
+from fastonline.hotplug.arguments cimport check_present, check_range
+from fastonline.hotplug.interruptible cimport INIT, walk_range
+from fastonline.hotplug.machine cimport flush_events, queue_event, room_for
+from fastonline.hotplug.memmap cimport alloc_memmap, free_memmap
+from fastonline.hotplug.types cimport MAX_NUMNODES
+from fastonline.hotplug.watermarks cimport refresh
+from fastonline.hotplug.zonelists cimport build_all_zonelists
+
+from fastonline.errors import HotplugError, pfn_range
+from fastonline.hotplug.blocks import MMOP_OFFLINE, Blocks
+
+__all__ = []
+
+
+cdef int add_memory(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, object name, bint merge, int threads,
+                    object group) except -1:
+    """add_memory_resource: sections and their memmap, a resource, a node, uevents; then the new blocks go online where
+    auto_online_blocks says so."""
+    cdef uint64_t unit = mem.geometry.pages_per_section, first, end
+    cdef bint new_node
+    check_addable(mem, start, nr, nid)
+    first = start // unit
+    end = (start + nr + unit - 1) // unit
+    refresh(&mem.zones.table)     # what marks have asked for comes before a new node's zones are there
+    room_for(mem, end * unit)
+    # a section that an earlier, narrower range brought is there already (2.6.25 swallows its EEXIST)
+    runs = mem.sections.missing_runs(first, end)
+    add_sections(mem, start, nr, nid, runs, name, merge, threads)
+    new_node = not mem.zones.table.nodes[nid].online
+    if new_node and mem.rules.zonelists_follow:
+        build_all_zonelists(mem, [nid])
+    mem.zones.table.nodes[nid].online = True
+    mem.groups.append((start, nr, group))
+    auto_online = mem.auto_online
+    blocks = []
+    if mem.listeners or auto_online != MMOP_OFFLINE:
+        blocks = [block for first, end in runs
+                  for block in range(first * unit // mem.pages_per_block, (end * unit - 1) // mem.pages_per_block + 1)]
+    for block in blocks:
+        queue_event(mem, "uevent", f"add@memory{block}")
+    if new_node:
+        queue_event(mem, "uevent", f"add@node{nid}")
+    try:
+        flush_events(mem)
+    finally:
+        if auto_online != MMOP_OFFLINE:
+            Blocks(mem).auto_online(blocks, auto_online)
+    return 0
+
+
+cdef int check_addable(Machine mem, uint64_t start, uint64_t nr, uint64_t nid) except -1:
+    check_range(mem, start, nr, "add_memory")
+    if nid >= MAX_NUMNODES:
+        raise ValueError(f"nid {nid} is past the last node, {MAX_NUMNODES - 1}")
+    taken = mem.resources.conflict(start, nr)
+    if taken:
+        raise HotplugError.of(
+            errno.EEXIST, f"add_memory of {pfn_range(start, nr)}: {pfn_range(taken[0], taken[1] - taken[0])} is there"
+        )
+    if mem.aligned and (start % mem.pages_per_block or nr % mem.pages_per_block):
+        raise HotplugError.of(
+            errno.EINVAL, f"add_memory of {pfn_range(start, nr)}: not whole memory blocks of {mem.pages_per_block:#x} pages"
+        )
+    return 0
+
+
+cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, list runs, object name, bint merge,
+                      int threads) except -1:
+    """arch_add_memory: the missing sections of the range, `runs` of (first, end), with their memmap, and the resource; or
+    nothing."""
+    cdef uint64_t unit = mem.geometry.pages_per_section, first, end
+    cdef int done = 0
+    try:
+        for first, end in runs:
+            walk_range(mem, INIT, first * unit, (end - first) * unit, 0, threads)
+            done += 1
+        if mem.memmap is not None:
+            alloc_memmap(mem, start, nr, runs, nid, merge)
+        mem.zones.need_node(nid)
+        mem.resources.register(start, nr, name, merge)
+    except BaseException:
+        # no room for the memmap, or a signal: nothing of the range is there any more
+        for first, end in runs[:done]:
+            mem.pages.forget_pages(first * unit, (end - first) * unit)
+            free_memmap(mem, first, end)
+        if mem.resources.conflict(start, nr):
+            mem.resources.release(start, nr)
+        raise
+    for first, end in runs:
+        mem.sections.sparse_add_section(first * unit, (end - first) * unit, False)
+        mem.nids[first:end] = nid
+    return 0
+
+
+cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
+    """try_remove_memory: memmap, sections and resource go, uevents are sent, and a node without memory is gone too."""
+    cdef uint64_t unit = mem.geometry.pages_per_section
+    cdef PyThreadState *thread
+    cdef int node
+    check_present(mem, start, nr, "remove_memory")
+    if start % mem.pages_per_block or nr % mem.pages_per_block:
+        raise HotplugError.of(
+            errno.EINVAL, f"remove_memory of {pfn_range(start, nr)}: not whole memory blocks of {mem.pages_per_block:#x} pages"
+        )
+    if not mem.sections.none_in(mem.sections.prepared, start, nr):
+        raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
+    free_memmap(mem, start // unit, (start + nr) // unit)
+    mem.groups[:] = [(s, n, group) for s, n, group in mem.groups if s < start or s >= start + nr]
+    thread = mem.lock.let_go(nr * mem.pages.page_bits)
+    mem.pages.forget_pages(start, nr)
+    mem.lock.take_back(thread)
+    mem.pages.assign_area(start, nr, NO_AREA)
+    mem.sections.sparse_remove_section(start // unit, nr // unit)
+    mem.resources.release(start, nr)
+    if mem.listeners:
+        for block in range(start // mem.pages_per_block, (start + nr) // mem.pages_per_block):
+            queue_event(mem, "uevent", f"remove@memory{block}")
+    present = {int(mem.nids[n]) for first, count in mem.sections.runs() for n in range(first, first + count)}
+    for node in mem.zones.online_nodes():
+        if node and node not in present:
+            mem.zones.table.nodes[node].online = False
+            queue_event(mem, "uevent", f"remove@node{node}")
+    flush_events(mem)
+    return 0

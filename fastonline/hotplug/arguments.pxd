@@ -1,0 +1,22 @@
+"""What callers give: pfns, orders and arrays as C has them, and ranges that lie where memory can be.
+
+TypeError, ValueError and OverflowError are for what is no pfn, count or order at all; HotplugError EINVAL is for ranges.
+"""
+
+from fastonline.core.engine cimport pfn_batch
+from fastonline.core.types cimport uint64_t
+from fastonline.hotplug.machine cimport Machine
+
+cdef uint64_t set_arguments(
+    Machine mem, object geometry, object boot, object rules, object engine, object max_memory, object memory_block_size,
+    object memmap
+) except? 0xFFFFFFFFFFFFFFFF
+cdef int as_threads(int threads) except -1
+cdef int as_order(object value, int max_order) except -1
+cdef object as_pfn_array(object pfns)
+
+cdef int check_range(Machine mem, uint64_t start, uint64_t nr, str what) except -1
+cdef int check_present(Machine mem, uint64_t start, uint64_t nr, str what) except -1
+cdef int check_pfn(Machine mem, object pfn, str what) except -1
+
+cdef int gather(Machine mem, pfn_batch *batch, object array, object pfns) except -1

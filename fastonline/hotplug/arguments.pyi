@@ -1,0 +1,4 @@
+__all__ = ["ENGINES", "MEMMAPS"]
+
+ENGINES: tuple[str, ...]
+MEMMAPS: tuple[str, ...]

@@ -1,0 +1,172 @@
+import errno
+
+import numpy as np
+
+from fastonline.core.buffer cimport data_of
+from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE
+from fastonline.core.numbers cimport as_number, as_uint64
+from fastonline.core.lock cimport PyThreadState
+from fastonline.core.threads cimport MAX_THREADS
+from fastonline.core.types cimport uint32_t
+
+from fastonline.errors import HotplugError, pfn_range
+from fastonline.geometry import Geometry, format_size, parse_size
+from fastonline.rules import Rules
+
+ENGINES = ("bitmap", "struct_page")
+MEMMAPS = ("kernel", "on_memory")
+
+__all__ = ["ENGINES", "MEMMAPS"]
+
+
+# -- a machine
+
+cdef uint64_t set_arguments(
+    Machine mem, object geometry, object boot, object rules, object engine, object max_memory, object memory_block_size,
+    object memmap
+) except? 0xFFFFFFFFFFFFFFFF:
+    """Set what Memory() is given; the pages of boot memory."""
+    cdef uint64_t boot_pages
+    if not isinstance(geometry, Geometry):
+        raise TypeError(f"geometry is a Geometry such as fastonline.X86_64, not {geometry!r}")
+    if not isinstance(rules, Rules):
+        raise TypeError(f"rules are a Rules such as fastonline.LINUX_6_12, not {rules!r}")
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    mem.geometry = geometry
+    mem.rules = rules
+    mem.engine = engine
+    mem.max_pfn = geometry.max_pfn
+    if max_memory is not None:
+        mem.max_pfn = pages_of_size(geometry, max_memory, "max_memory")
+        if not 0 < mem.max_pfn <= geometry.max_pfn:
+            raise ValueError(
+                f"max_memory {max_memory!r} is not between one page and the {format_size(geometry.max_pfn * geometry.page_size)} "
+                f"that {geometry.name} can address"
+            )
+    boot_pages = 0 if boot is None else pages_of_size(geometry, boot, "boot")
+    if boot_pages > mem.max_pfn:
+        raise ValueError(f"boot memory of {boot!r} is more than the {format_size(mem.max_pfn * geometry.page_size)} there can be")
+    mem.pages_per_block = pages_of_block(geometry, rules, memory_block_size)
+    if memmap is not None and memmap not in MEMMAPS:
+        raise ValueError(f"memmap {memmap!r} is none of None, 'kernel', 'on_memory'")
+    if memmap == "on_memory" and not rules.memmap_on_memory:
+        raise ValueError(f"memmap 'on_memory': no memmap_on_memory before 5.13, the rules are Linux {rules.name}'s")
+    mem.memmap = memmap
+    return boot_pages
+
+
+cdef object pages_of_size(object geometry, object size, str what):
+    nr_bytes = parse_size(size)
+    if nr_bytes % geometry.page_size:
+        raise ValueError(f"{what} {size!r} is not a whole number of pages of {geometry.page_size} bytes")
+    return nr_bytes // geometry.page_size
+
+
+cdef object pages_of_block(object geometry, object rules, object memory_block_size):
+    if memory_block_size is None:
+        return geometry.pages_per_section
+    pages = pages_of_size(geometry, memory_block_size, "memory_block_size")
+    sections = pages // geometry.pages_per_section
+    if pages % geometry.pages_per_section or not sections or sections & (sections - 1):
+        raise ValueError(
+            f"memory_block_size {memory_block_size!r} is not 1, 2, 4, 8... sections of {format_size(geometry.section_size)}"
+        )
+    if sections > 1 and not rules.aligned:
+        raise ValueError(
+            f"memory_block_size {memory_block_size!r}: a memory block of Linux {rules.name} is one section, "
+            f"{format_size(geometry.section_size)}"
+        )
+    return pages
+
+
+# -- numbers
+
+cdef int as_threads(int threads) except -1:
+    if not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads {threads} is not between 1 and {MAX_THREADS}")
+    return threads
+
+
+cdef int as_order(object value, int max_order) except -1:
+    cdef uint64_t order = as_uint64(value, "order")
+    if order > <uint64_t>max_order:
+        raise ValueError(f"order {value} is past the largest, MAX_PAGE_ORDER = {max_order}")
+    return <int>order
+
+
+cdef object as_pfn_array(object pfns):
+    """One-dimensional, contiguous, uint32 or uint64 (negative ones wrapped, to be refused as out of range)."""
+    array = np.asarray(pfns)
+    if array.ndim != 1:
+        raise ValueError(f"pfns are an array of one dimension, not {array.ndim}")
+    if array.size == 0:
+        return np.empty(0, np.uint64)
+    if array.dtype.kind not in "iu":
+        if array.dtype == object and all(isinstance(pfn, int) for pfn in array):
+            for pfn in array:
+                as_uint64(pfn, "a pfn")
+        raise TypeError(f"pfns are integers, not {array.dtype}: {array[:3].tolist()!r}...")
+    if array.dtype == np.uint32:
+        return np.ascontiguousarray(array)
+    if array.dtype.itemsize < 8:
+        array = array.astype(np.int64)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).view(np.uint64)
+
+
+# -- ranges
+
+cdef int check_range(Machine mem, uint64_t start, uint64_t nr, str what) except -1:
+    if nr == 0:
+        raise HotplugError.of(errno.EINVAL, f"{what} of zero pages at pfn {start:#x}")
+    if nr > mem.max_pfn or start > mem.max_pfn - nr:
+        raise HotplugError.of(
+            errno.EINVAL, f"{what} of {pfn_range(int(start), int(nr))}: memory ends at pfn {mem.max_pfn:#x}"
+        )
+    return 0
+
+
+cdef int check_present(Machine mem, uint64_t start, uint64_t nr, str what) except -1:
+    cdef uint64_t section
+    check_range(mem, start, nr, what)
+    section = mem.sections.missing(start, nr)
+    if section != <uint64_t>-1:
+        raise HotplugError.of(
+            errno.EINVAL, f"{what} of {pfn_range(start, nr)}: section {section} is not present; add_memory it first"
+        )
+    return 0
+
+
+cdef int check_pfn(Machine mem, object pfn, str what) except -1:
+    """ValueError for a pfn that is negative or past the end of memory."""
+    if not 0 <= pfn < mem.max_pfn:
+        raise ValueError(f"{what} = {pfn if pfn < 0 else hex(pfn)} is out of range: memory ends at pfn {mem.max_pfn:#x}")
+    return 0
+
+
+# -- batches
+
+cdef int gather(Machine mem, pfn_batch *batch, object array, object pfns) except -1:
+    """Set the bits of an array of pfns (as_pfn_array of `pfns`), or say which one is wrong; no bit is set then. The batch
+    points into the array."""
+    cdef uint64_t bad = 0
+    cdef int why
+    cdef PyThreadState *thread
+    batch.pfns32 = NULL
+    batch.pfns64 = NULL
+    if array.dtype == np.uint32:
+        batch.pfns32 = <const uint32_t *>data_of(array)
+    else:
+        batch.pfns64 = <const uint64_t *>data_of(array)
+    batch.nr = array.size
+    thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
+    why = mem.pages.gather(batch, &bad)
+    mem.lock.take_back(thread)
+    if why == BATCH_OK:
+        return 0
+    pfn = int(np.asarray(pfns)[bad])
+    if why == BATCH_OUT_OF_RANGE:
+        check_pfn(mem, pfn, f"pfns[{bad}]")
+        # past the room made so far, where no section has been added
+        raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: there is no section")
+    raise ValueError(f"pfns[{bad}] = {pfn:#x} is there twice")

@@ -1,0 +1,68 @@
+from cpython.exc cimport PyErr_CheckSignals
+
+from fastonline.core.lock cimport LASTING, PyThreadState
+from fastonline.core.threads cimport in_threads, range_step
+from fastonline.core.types cimport pfn_t
+
+__all__ = []
+
+
+cdef void take_step(Machine mem, int step, uint64_t start, uint64_t nr, int order) noexcept nogil:
+    if step == INIT:
+        mem.pages.init_pages(start, nr)
+    elif step == PREPARE:
+        mem.pages.prepare_pages(start, nr)
+    elif step == ONLINE:
+        mem.pages.online_range(start, nr, order, True)
+
+
+cdef void take_step_back(Machine mem, int step, uint64_t start, uint64_t nr) noexcept nogil:
+    if step == INIT:
+        mem.pages.forget_pages(start, nr)
+    elif step == PREPARE:
+        mem.pages.unprepare_pages(start, nr)
+    elif step == ONLINE:
+        mem.pages.reserve_range(start, nr)
+
+
+cdef void shared_step(Machine mem, int step, pfn_t start, uint64_t nr) noexcept nogil:
+    take_step(mem, step, start, nr, 0)
+
+
+cdef int walk_range(Machine mem, int step, uint64_t start, uint64_t nr, int order, int threads=1) except -1:
+    """Take a range, all of whose pages are alike, one step further: added, prepared or online. Nobody sees a part of it.
+
+    A large range is walked part by part without the GIL; in between signals are looked at. When a handler raises (Ctrl-C), the
+    parts are taken back, with their counters, and nothing has changed. Several threads share a part of a step whose pages have
+    nothing to do with each other (INIT).
+    """
+    cdef uint64_t at = start, end = start + nr, part, part_pages = pages_between_signals(mem) * threads
+    cdef int area
+    cdef PyThreadState *thread
+    if nr * mem.pages.page_bits < LASTING:
+        take_step(mem, step, start, nr, order)
+        return 0
+    counts = [mem.pages.area_counters(area) for area in range(mem.pages.nr_areas)]
+    mem.lock.busy += 1
+    try:
+        while at < end:
+            part = min(end, (at + part_pages) >> MAX_MAX_ORDER << MAX_MAX_ORDER) - at
+            thread = mem.lock.let_go(part * mem.pages.page_bits)
+            if threads == 1:
+                take_step(mem, step, at, part, order)
+            else:
+                mem.pages.shared = True
+                in_threads(<range_step>shared_step, <void *>mem, step, at, part, 1 << MAX_MAX_ORDER, threads)
+                mem.pages.shared = False
+            mem.lock.take_back(thread)
+            at += part
+            if at < end:
+                PyErr_CheckSignals()
+    except BaseException:
+        take_step_back(mem, step, start, at - start)
+        for area in range(mem.pages.nr_areas):
+            mem.pages.set_area_counters(area, counts[area])
+        raise
+    finally:
+        mem.lock.busy -= 1
+    return 0

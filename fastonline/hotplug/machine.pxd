@@ -1,0 +1,94 @@
+"""One machine: its state, room for more of it, and the events that a call has queued.
+
+Every phase of hot-plug is a file of functions that take a Machine first (add_remove, onlining, offlining, page_ops, ...).
+`Memory` (memory.pxd) is the public class over them; whoever embeds uses that one, not the fields here.
+"""
+
+from fastonline.core.bitmap_engine cimport BitmapEngine
+from fastonline.core.engine cimport Engine
+from fastonline.core.lock cimport Held, MachineLock
+from fastonline.core.sections cimport Sections
+from fastonline.core.types cimport int16_t, int64_t, uint64_t
+from fastonline.hotplug.types cimport zone_present
+from fastonline.hotplug.zones cimport Zones
+
+
+cdef class Machine:
+    cdef readonly object geometry        # Geometry
+    cdef readonly object rules           # Rules
+    cdef readonly str engine             # "bitmap" or "struct_page"
+    cdef readonly uint64_t max_pfn       # page frames from here on can never be there
+    cdef readonly uint64_t pages_per_block       # pages of a memory block, the unit of sysfs
+    cdef readonly str memmap             # None: it costs nothing; "kernel" or "on_memory"
+
+    # the parts
+    cdef Engine pages
+    cdef BitmapEngine planes             # the same, when it is the bitmap engine; else None
+    cdef MachineLock lock                # the engine's own
+    cdef readonly Sections sections
+    cdef readonly Zones zones
+    cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
+    cdef int16_t *nid_of                 # cached from nids
+    cdef readonly object resources       # Resources: what is System RAM
+    cdef readonly dict memmaps           # section -> [(first pfn, pages)] of what holds its page descriptors
+    cdef readonly list groups            # (start_pfn, nr_pages, dynamic memory group or None) as added at a time
+    cdef readonly list page_owners       # MovablePages that offline_pages may move
+    cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
+
+    # who is told
+    cdef readonly object notifiers       # NotifierChain
+    cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
+    cdef readonly object events          # Events: who is told of uevents and of the kernel's log
+    cdef list listeners                  # the events' own list, as chain
+    cdef list pending_events             # (kind, text) of events that are sent when the machine is whole
+    cdef readonly object online_page_callback    # callable, or None: generic_online_page
+    cdef bint changing                   # a notifier is being asked: no hot-plug call may begin
+    cdef readonly tuple going_offline    # (start_pfn, nr_pages) that offline_pages is at work on, or None
+
+    # settings
+    cdef int auto_online                 # MMOP_*: what add_memory does with new blocks
+    cdef bint auto_movable               # the online policy is auto-movable, not contig-zones
+    cdef public int64_t auto_movable_ratio       # memory_hotplug.auto_movable_ratio, in percent
+    cdef public bint auto_movable_numa_aware
+    cdef int policy_zone                 # the highest kernel zone that the zonelists have been built with
+    cdef bint fixed_room                 # planes were made for all of max_memory
+
+    # the rules and the geometry, as C has them
+    cdef bint watermarks_at_mark, aligned, grow_before_notify, shrink_spans, always_notify_online, min_free_kbytes_follows
+    cdef bint totalhigh_shrinks, nodes_lose_memory
+    cdef int pageblock_order
+    cdef int movable_type, hotplug_type  # numbers of two zone types
+    cdef int online_order                # what order=None means
+
+    # counters
+    cdef uint64_t pages_onlined, pages_offlined, pages_migrated, balloon_migrated
+    cdef uint64_t high_offlined          # highmem pages that went offline and are still in totalhigh_pages (2.6.25)
+    cdef object __weakref__
+
+    # The one method: it puts the table of C functions before the fields, so that a new field moves none of Memory's.
+    # The lock, for a call that changes which memory is there; HotplugError EBUSY from inside a notifier
+    cdef Held mem_hotplug_begin(self, str what)
+
+
+cdef int make_machine(Machine mem, uint64_t room) except -1
+cdef uint64_t rounded_room(Machine mem, uint64_t nr_pages) except 0
+cdef int room_for(Machine mem, uint64_t end_pfn) except -1
+cdef int queue_event(Machine mem, str kind, str text) except -1
+cdef int flush_events(Machine mem) except -1
+cdef int reset_counters(Machine mem) except -1
+cdef dict stats(Machine mem)
+cdef uint64_t totalram_pages(Machine mem) noexcept nogil
+cdef uint64_t totalhigh_pages(Machine mem) noexcept nogil
+cpdef int count_migrated(Machine mem, uint64_t nr, bint balloon) except -1
+cpdef int check_engine(Machine mem) except -1
+cdef uint64_t node_present_pages(Machine mem, int nid) noexcept nogil
+
+
+cdef inline bint populated_zone(Machine mem, int nid, int zone_type) noexcept nogil:
+    """Has a zone of node `nid`, which may not be there, present pages?"""
+    cdef int types = mem.zones.table.nr_types
+    return 0 <= nid < mem.zones.table.nr_nodes and zone_present(&mem.zones.table, nid * types + zone_type) > 0
+
+
+cdef inline bint is_zone(Machine mem, int zone_nr) noexcept nogil:
+    return 0 <= zone_nr < mem.zones.table.nr_nodes * mem.zones.table.nr_types

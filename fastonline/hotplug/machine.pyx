@@ -1,0 +1,194 @@
+import errno
+
+import numpy as np
+
+from fastonline.core.buffer cimport data_of
+from fastonline.core.structpage cimport StructPageEngine
+from fastonline.hotplug.types cimport MMOP_OFFLINE, zone_managed
+
+from fastonline.errors import HotplugError
+from fastonline.hotplug.events import Events
+from fastonline.hotplug.notifier import NotifierChain
+from fastonline.hotplug.resources import Resources
+
+__all__ = ["Machine", "check_engine", "count_migrated"]
+
+# Room is whole blocks of every order that a geometry may have.
+cdef enum:
+    ROOM_PAGES = 8192
+
+
+cdef class Machine:
+    """The state of one machine. Memory is the class to use; it documents the attributes."""
+
+    cdef Held mem_hotplug_begin(self, str what):
+        cdef Held held = self.lock.hold()
+        if self.changing:
+            raise HotplugError.of(errno.EBUSY, f"{what} from inside a memory notifier: the hot-plug lock is held")
+        return held
+
+
+# -- room
+
+cdef int make_machine(Machine mem, uint64_t room) except -1:
+    """An empty machine with room for so many pages; geometry, rules and engine are set."""
+    cdef uint64_t nr_pages = rounded_room(mem, room)
+    cdef int nr_areas = 1
+    geometry, rules = mem.geometry, mem.rules
+    if mem.engine == "bitmap":
+        mem.pages = mem.planes = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
+    else:
+        mem.pages = StructPageEngine(
+            nr_pages, geometry.max_page_order, nr_areas, rules.struct_page_bytes[geometry.bits == 64], rules.lifo
+        )
+    mem.lock = mem.pages.lock
+    mem.sections = Sections(geometry.pfn_section_shift, nr_pages >> geometry.pfn_section_shift)
+    set_nids(mem, np.zeros(mem.sections.nr_sections, np.int16))
+    mem.zones = Zones(geometry, rules, mem.pages, 1)
+    mem.zones.table.nodes[0].online = True
+    mem.resources = Resources(geometry.page_shift)
+    mem.notifiers = NotifierChain()
+    mem.chain = mem.notifiers.chain
+    mem.events = Events()
+    mem.listeners = mem.events.listeners
+    mem.pending_events = []
+    mem.page_owners = []
+    mem.memmaps = {}
+    mem.groups = []
+    mem.auto_movable_ratio = 301
+    mem.auto_movable_numa_aware = True
+    mem.auto_online = MMOP_OFFLINE
+    # what the paths of a few microseconds ask of the rules and the geometry
+    mem.watermarks_at_mark = rules.watermarks_at_mark
+    mem.aligned = rules.aligned
+    mem.grow_before_notify = rules.grow_before_notify
+    mem.shrink_spans = rules.shrink_spans
+    mem.totalhigh_shrinks = rules.totalhigh_shrinks
+    mem.nodes_lose_memory = rules.nodes_lose_memory
+    mem.always_notify_online = rules.always_notify_online
+    mem.min_free_kbytes_follows = rules.min_free_kbytes_follows
+    mem.pageblock_order = geometry.pageblock_order
+    mem.movable_type = mem.zones.names.index("Movable")
+    mem.hotplug_type = mem.zones.names.index(geometry.hotplug_zone)
+    mem.online_order = geometry.max_page_order if rules.online_order is None else rules.online_order
+    return 0
+
+
+cdef uint64_t rounded_room(Machine mem, uint64_t nr_pages) except 0:
+    """Room is whole sections, and whole blocks of every order there can be."""
+    cdef uint64_t unit = max(<uint64_t>mem.geometry.pages_per_section, <uint64_t>ROOM_PAGES)
+    return max(<uint64_t>1, (nr_pages + unit - 1) // unit) * unit
+
+
+cdef int room_for(Machine mem, uint64_t end_pfn) except -1:
+    """Room for the pages below end_pfn, doubled each time so that growing by small steps stays cheap."""
+    cdef uint64_t nr_pages, nr_sections
+    if end_pfn <= mem.pages.nr_pages:
+        return 0
+    nr_pages = rounded_room(mem, min(mem.max_pfn, max(end_pfn, 2 * mem.pages.nr_pages)))
+    nr_sections = nr_pages >> mem.sections.pfn_section_shift
+    nids = np.zeros(nr_sections, np.int16)
+    nids[: mem.nids.size] = mem.nids
+    # the engine last: where that fails there is room for sections that nobody asks for, and nothing else has changed
+    mem.sections.grow(nr_sections)
+    set_nids(mem, nids)
+    mem.pages.grow(nr_pages, mem.sections.spans())
+    return 0
+
+
+cdef int set_nids(Machine mem, object array) except -1:
+    mem.nids = array
+    mem.nid_of = <int16_t *>data_of(array)
+    return 0
+
+
+# -- events
+
+cdef int queue_event(Machine mem, str kind, str text) except -1:
+    """Queue an event of this kind, "uevent" or "kmsg", when anybody listens."""
+    if mem.listeners:
+        mem.pending_events.append((kind, text))
+    return 0
+
+
+cdef int flush_events(Machine mem) except -1:
+    """Send the queued events. Until here nothing of Python ran since the machine began to change, so that no signal could come
+    in between."""
+    if mem.pending_events:
+        pending, mem.pending_events = mem.pending_events, []
+        mem.events.tell(pending)
+    return 0
+
+
+# -- counters
+
+cdef int reset_counters(Machine mem) except -1:
+    """What boot did is not counted."""
+    cdef int area
+    for area in range(1, mem.pages.nr_areas):
+        counts = mem.pages.area_counters(area)
+        for name in ("merges", "splits", "frees", "allocs"):
+            counts[name][:] = 0
+        mem.pages.set_area_counters(area, counts)
+    mem.pages.set_touched(0)
+    mem.pages_onlined = 0
+    mem.pages_offlined = 0
+    return 0
+
+
+cpdef int count_migrated(Machine mem, uint64_t nr, bint balloon) except -1:
+    """`nr` pages have moved, a balloon's or not (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
+    mem.pages_migrated += nr
+    mem.balloon_migrated += nr if balloon else 0
+    return 0
+
+
+cpdef int check_engine(Machine mem) except -1:
+    """The part of Memory.validate that only the engine can see: AssertionError with what is wrong."""
+    held = mem.lock.hold()
+    mem.pages.check()
+    return 0
+
+
+cdef dict stats(Machine mem):
+    cdef int area
+    counts = [mem.pages.area_counters(area) for area in range(1, mem.pages.nr_areas)]
+    by_order = {name: sum([c[name] for c in counts])[: mem.pages.max_order + 1].tolist()
+                for name in ("frees", "allocs", "merges", "splits")}
+    return {
+        "frees": by_order["frees"],
+        "allocations": by_order["allocs"],
+        "merges": by_order["merges"],
+        "splits": by_order["splits"],
+        "pages_onlined": mem.pages_onlined,
+        "pages_offlined": mem.pages_offlined,
+        "pages_migrated": mem.pages_migrated,
+        "balloon_migrated": mem.balloon_migrated,
+        "notifications": mem.notifiers.calls,
+        "bytes_touched": mem.pages.bytes_touched(),
+    }
+
+
+cdef uint64_t totalram_pages(Machine mem) noexcept nogil:
+    cdef uint64_t total = 0
+    cdef int z
+    for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
+        total += zone_managed(&mem.zones.table, z)
+    return total
+
+
+cdef uint64_t totalhigh_pages(Machine mem) noexcept nogil:
+    cdef uint64_t total = mem.high_offlined
+    cdef int z
+    for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
+        if mem.zones.table.is_highmem[z % mem.zones.table.nr_types]:
+            total += zone_managed(&mem.zones.table, z)
+    return total
+
+
+cdef uint64_t node_present_pages(Machine mem, int nid) noexcept nogil:
+    cdef int types = mem.zones.table.nr_types, z
+    cdef uint64_t total = 0
+    for z in range(nid * types, (nid + 1) * types):
+        total += zone_present(&mem.zones.table, z)
+    return total

@@ -1,0 +1,113 @@
+import errno
+
+import numpy as np
+
+from fastonline.core.types cimport int64_t
+from fastonline.hotplug.arguments cimport as_pfn_array
+from fastonline.hotplug.page_alloc cimport free_pages
+from fastonline.hotplug.types cimport zone_area
+from fastonline.hotplug.zonelists cimport kernel_zonelist
+
+from fastonline.errors import HotplugError, pfn_range
+
+__all__ = []
+
+
+# -- making and freeing
+
+cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int nid, bint driver) except -1:
+    """Page descriptors of an added range, whose new sections are in `runs`: its own first pages, or pages of the kernel
+    (sparse_add_section, mhp_supports_memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing is
+    kept then."""
+    cdef uint64_t unit = mem.geometry.pages_per_section, at
+    cdef uint64_t size = mem.rules.struct_page_bytes[mem.geometry.bits == 64]
+    cdef uint64_t pages = (unit * size + mem.geometry.page_size - 1) // mem.geometry.page_size
+    cdef uint64_t in_block = mem.pages_per_block * size // mem.geometry.page_size
+    if mem.memmap == "on_memory" and not driver and (nr == mem.pages_per_block or mem.rules.memmap_per_block) \
+            and in_block % (1 << mem.pageblock_order) == 0 and in_block < mem.pages_per_block:
+        for at in range(start, start + nr, mem.pages_per_block):
+            mem.memmaps[at // unit] = [(at, in_block)]
+        return 0
+    # where a section's is more than the largest block there is, several of those (vmemmap_populate on s390)
+    order = min((pages - 1).bit_length(), mem.pages.max_order)
+    sections = [section for run in runs for section in range(*run)]
+    pieces = (pages + (1 << order) - 1) >> order
+    taken = []
+    try:
+        for _ in range(len(sections) * pieces):
+            taken.append((alloc_kernel(mem, order, nid), 1 << order))
+    except BaseException as e:
+        for pfn, _ in taken:
+            free_kernel(mem, pfn, order)
+        if isinstance(e, MemoryError):
+            raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
+        raise
+    for i, section in enumerate(sections):
+        mem.memmaps[section] = taken[i * pieces : (i + 1) * pieces]
+    return 0
+
+
+cdef int free_memmap(Machine mem, uint64_t first, uint64_t end) except -1:
+    """The inverse of alloc_memmap, for sections [first, end)."""
+    cdef uint64_t unit = mem.geometry.pages_per_section
+    for section in range(first, end):
+        for pfn, count in mem.memmaps.pop(section, ()):
+            if not first * unit <= pfn < end * unit:
+                free_kernel(mem, pfn, count.bit_length() - 1)
+    return 0
+
+
+cdef object alloc_kernel(Machine mem, object order, int nid):
+    """An unmovable block: from the node's kernel zones, highest first, then from the other nodes'."""
+    cdef int64_t pfn
+    cdef int z
+    if mem.pcp is not None:
+        return mem.pcp.alloc_kernel(order, nid)
+    for z in kernel_zonelist(mem, nid):
+        pfn = mem.pages.alloc_block(zone_area(z), order)
+        if pfn >= 0:
+            return pfn
+    raise MemoryError(f"no free block of order {order} in a kernel zone")
+
+
+cdef int free_kernel(Machine mem, object pfn, object order) except -1:
+    if mem.pcp is not None:
+        mem.pcp.free_kernel(pfn, order)
+    else:
+        free_pages(mem, pfn, order)
+    return 0
+
+
+# -- what of a range holds its own descriptors: it never goes online
+
+cdef uint64_t memmap_within(Machine mem, uint64_t start) except? 0xFFFFFFFFFFFFFFFF:
+    """Pages from here on that hold the page descriptors of their own memory block."""
+    cdef uint64_t first, pages
+    if mem.memmap is None:
+        return 0
+    first, pages = mem.memmaps.get(start >> mem.sections.pfn_section_shift, ((0, 0),))[0]
+    return pages if first == start else 0
+
+
+cdef list without_memmaps(Machine mem, uint64_t start, uint64_t nr):
+    """The runs (start_pfn, nr_pages) of the range that lie between the memmaps of its blocks."""
+    cdef uint64_t at = start, end = start + nr, size = mem.pages_per_block, first, own
+    cdef list runs = []
+    for first in range(start // size * size, end, size):
+        own = memmap_within(mem, first)
+        if own:
+            if at < first:
+                runs.append((at, first - at))
+            at = max(at, first + own)
+    if at < end:
+        runs.append((at, end - at))
+    return runs
+
+
+cdef object without_memmap_pages(Machine mem, object array):
+    """The pfns of an array that are no memmap of their own block."""
+    array = array.astype(np.int64)
+    starts = array // mem.pages_per_block * mem.pages_per_block
+    blocks, which = np.unique(starts, return_inverse=True)
+    own = np.array([memmap_within(mem, block) if block >= 0 else 0 for block in blocks.tolist()], np.int64)
+    return as_pfn_array(array[array - starts >= own[which]])

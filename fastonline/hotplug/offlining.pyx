@@ -1,0 +1,154 @@
+import errno
+
+from fastonline.core.lock cimport PyThreadState
+from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
+from fastonline.core.types cimport int64_t
+from fastonline.hotplug.arguments cimport check_present
+from fastonline.hotplug.machine cimport flush_events, node_present_pages
+from fastonline.hotplug.notices cimport ask_notifiers, make_notice
+from fastonline.hotplug.section_states cimport note_prepared_alike, sections_went_offline
+from fastonline.hotplug.sysctl cimport recompute_watermarks
+from fastonline.hotplug.types cimport zone_present
+from fastonline.hotplug.watermarks cimport refresh
+from fastonline.hotplug.zone_ranges cimport adjust_present_page_count, page_zone, remove_pfn_range_from_zone
+from fastonline.hotplug.zonelists cimport build_all_zonelists
+
+from fastonline.errors import HotplugError, pfn_range
+from fastonline.hotplug.migrate import first_unmovable, migrate_range
+from fastonline.hotplug.notifier import MEM_CANCEL_OFFLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, NO_NODE
+
+__all__ = ["check_unused"]
+
+
+cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
+    """Pages leave the allocator, those in use move elsewhere first; then zone, node, watermarks, events and notifiers."""
+    cdef int z
+    before, mem.going_offline = mem.going_offline, (start, nr)
+    try:
+        z = check_offlinable(mem, start, nr)
+        notice = isolate_range(mem, start, nr, z)
+        if mem.aligned:
+            adjust_present_page_count(mem, start, -<int64_t>nr, z)
+        note_prepared_alike(mem, start, nr, False)
+        sections_went_offline(mem, start, nr)
+        leave_zone(mem, start, nr, z)
+        try:
+            flush_events(mem)
+        finally:
+            if notice is not None:
+                mem.notifiers.tell(MEM_OFFLINE, notice)
+    finally:
+        mem.going_offline = before
+    return 0
+
+
+cdef int check_offlinable(Machine mem, uint64_t start, uint64_t nr) except -1:
+    """The number of the one zone that the range is online in."""
+    cdef uint64_t block = <uint64_t>1 << mem.pageblock_order
+    check_present(mem, start, nr, "offline_pages")
+    where = pfn_range(start, nr)
+    if start & (block - 1) or (start + nr) % (<uint64_t>1 << mem.sections.pfn_section_shift if mem.aligned else block):
+        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: not whole pageblocks (or, today, sections)")
+    if not mem.sections.all_in(mem.sections.whole, start, nr) and mem.pages.weigh(PG_prepared, start, nr) != nr:
+        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: some of it is not online")
+    if mem.pages.area_run(start, start + nr) != nr:
+        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: it lies in several zones")
+    return page_zone(mem, start)
+
+
+cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
+    """Ask the notifiers, move what can move, and take every page of the range: the MemoryNotify, or None when nobody listens.
+    When a page stays in use nothing is taken, and MEM_CANCEL_OFFLINE told."""
+    cdef int64_t used
+    cdef PyThreadState *thread
+    cdef bint moved = False, alone
+    notice = None
+    if mem.pcp is not None:
+        mem.pcp.disable(z)
+    try:
+        if mem.pcp is not None:
+            mem.pcp.release(start, nr)
+        check_unused(mem, start, nr)
+        if mem.chain:
+            nid = z // mem.zones.table.nr_types
+            notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE)
+            ask_notifiers(mem, MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
+        if mem.pcp is not None:
+            mem.pcp.shrink_slabs()
+        try:
+            if notice is not None:
+                check_unused(mem, start, nr)    # a notifier may have allocated
+            if mem.page_owners:
+                moved = migrate_range(mem, start, nr)
+        except BaseException:      # an owner's on_move too
+            if notice is not None:
+                mem.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
+            raise
+    finally:
+        if mem.pcp is not None:
+            mem.pcp.enable(z)
+    # where Python ran, or the GIL was let go of, other threads may have allocated since the range was looked at
+    alone = notice is None and mem.pcp is None
+    thread = mem.lock.let_go(nr * mem.pages.page_bits)
+    used = -1 if moved or thread == NULL and alone else mem.pages.find_used(start, nr)
+    if used < 0:
+        take_range(mem, start, nr, z, moved)
+    mem.lock.take_back(thread)
+    if used >= 0:
+        if notice is not None:
+            mem.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
+        raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
+    return notice
+
+
+cdef void take_range(Machine mem, uint64_t start, uint64_t nr, int z, bint moved) noexcept nogil:
+    """Every page of the range, none of which anybody needs any more, leaves the allocator (__offline_isolated_pages)."""
+    cdef uint64_t offlined = 0
+    refresh(&mem.zones.table)     # 2.6.25 leaves the watermarks as the last mark made them
+    if moved:
+        offlined = nr - mem.pages.weigh(PG_reserved, start, nr) - mem.pages.weigh(PG_offline, start, nr)
+        mem.pages.reserve_range(start, nr)
+    offlined += mem.pages.take_range(start, nr)
+    mem.pages_offlined += offlined
+    if mem.zones.table.is_highmem[z % mem.zones.table.nr_types] and not mem.totalhigh_shrinks:
+        mem.high_offlined += offlined
+
+
+cdef int leave_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
+    """What follows for zone and node when a range has gone offline, and what the log says of it."""
+    cdef int nid = z / mem.zones.table.nr_types
+    if mem.rules.watermarks_at_offline:
+        recompute_watermarks(mem)
+    if mem.rules.skips_memoryless:
+        node_states_clear_node(mem, nid)
+    if mem.rules.zonelists_follow and zone_present(&mem.zones.table, z) == 0:
+        build_all_zonelists(mem, mem.zones.online_nodes())
+    node_states_clear_node(mem, nid)
+    if mem.shrink_spans:
+        remove_pfn_range_from_zone(mem, start, nr, z)
+    return 0
+
+
+cdef void node_states_clear_node(Machine mem, int nid) noexcept nogil:
+    """A node that has no memory any more leaves N_MEMORY, and its kernel threads stop (kswapd_stop, kcompactd_stop)."""
+    if mem.nodes_lose_memory and node_present_pages(mem, nid) == 0:
+        mem.zones.table.nodes[nid].has_memory = False
+
+
+cpdef int check_unused(Machine mem, uint64_t start, uint64_t nr) except -1:
+    """EBUSY naming the first page in use that nobody can move (has_unmovable_pages)."""
+    cdef int64_t used
+    cdef PyThreadState *thread = mem.lock.let_go(nr * mem.pages.page_bits)
+    used = mem.pages.find_used(start, nr)
+    mem.lock.take_back(thread)
+    if used < 0:
+        return 0
+    if mem.page_owners:
+        unmovable = first_unmovable(mem, start, nr)
+        if unmovable is None:
+            return 0
+        used = unmovable
+    if mem.listeners:
+        mem.events.log(f"page: refcount:1 mapcount:0 pfn:{used:#x}")
+        mem.events.log("page dumped because: unmovable page")
+    raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")

@@ -1,0 +1,333 @@
+import errno
+
+import numpy as np
+
+from libc.errno cimport EINVAL
+
+from fastonline.core.bitmap cimport test_bit
+from fastonline.core.engine cimport pfn_batch
+from fastonline.core.lock cimport LASTING, PyThreadState
+from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
+from fastonline.hotplug.arguments cimport check_pfn, check_present, gather
+from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
+from fastonline.hotplug.machine cimport flush_events
+from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
+from fastonline.hotplug.notices cimport ask_notifiers, make_notice, status_change_nid
+from fastonline.hotplug.page_views cimport page_states
+from fastonline.hotplug.section_states cimport (
+    all_waiting_sections, batch_outside_prepared, blocks_went_online, count_onlined, note_prepared_alike, online_batch,
+    outside_prepared, section_went_online,
+)
+from fastonline.hotplug.sysctl cimport recompute_watermarks
+from fastonline.hotplug.types cimport zone_present
+from fastonline.hotplug.zone_ranges cimport (
+    adjust_present_page_count, enters_empty_zone, move_pfn_range_to_zone, page_zone, remove_pfn_range_from_zone,
+    zone_for_pfn_range,
+)
+from fastonline.hotplug.zonelists cimport build_all_zonelists
+
+from fastonline.errors import HotplugError, pfn_range
+from fastonline.hotplug.notifier import MEM_CANCEL_ONLINE, MEM_GOING_ONLINE, MEM_ONLINE, MemoryNotify
+
+__all__ = []
+
+
+# -- phase 1
+
+cdef list prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type):
+    """The range joins a zone, the notifiers are asked, its pages wait. Returns the runs (start_pfn, nr_pages) that are
+    prepared now and were not before."""
+    cdef uint64_t pfn, run
+    cdef list fresh = [(start, nr)]
+    cdef int z, done = 0
+    cdef bint in_zone = False
+    check_preparable(mem, start, nr)
+    z = zone_for_pfn_range(mem, start, nr, mem.nid_of[start >> mem.sections.pfn_section_shift], online_type)
+    check_zone(mem, start, nr, z)
+    notice = None
+    if mem.chain:
+        notice = make_notice(mem, start, nr, 0, status_change_nid(mem, start))
+    if mem.grow_before_notify:
+        move_pfn_range_to_zone(mem, start, nr, z)
+        in_zone = True
+    if notice is not None:
+        try:
+            ask_notifiers(mem, MEM_GOING_ONLINE, MEM_CANCEL_ONLINE, notice, "prepare_online_pages")
+        except BaseException:
+            if in_zone:
+                remove_pfn_range_from_zone(mem, start, nr, z)
+            raise
+    if not mem.aligned:
+        # 2.6.25 walks System RAM only, and what is online stays as it is
+        fresh = [part for pfn, run in mem.resources.within(start, nr) for part in unprepared_runs(mem, pfn, run)]
+    try:
+        for pfn, run in fresh:
+            walk_range(mem, PREPARE, pfn, run, 0)
+            done += 1
+    except BaseException:
+        for pfn, run in fresh[:done]:
+            mem.pages.unprepare_pages(pfn, run)
+        if in_zone:
+            remove_pfn_range_from_zone(mem, start, nr, z)
+        if notice is not None:
+            mem.notifiers.tell(MEM_CANCEL_ONLINE, notice)
+        raise
+    if not in_zone:
+        move_pfn_range_to_zone(mem, start, nr, z)
+    if mem.aligned:
+        adjust_present_page_count(mem, start, nr, z)
+    for pfn, run in fresh:
+        note_prepared_alike(mem, pfn, run, True)
+    return fresh
+
+
+cdef int check_preparable(Machine mem, uint64_t start, uint64_t nr) except -1:
+    """The range is there and, where the rules ask for it, aligned, without holes and not prepared."""
+    cdef uint64_t unit = <uint64_t>1 << mem.sections.pfn_section_shift
+    check_present(mem, start, nr, "prepare_online_pages")
+    if not mem.aligned:
+        return 0
+    if start & ((<uint64_t>1 << mem.pageblock_order) - 1) or (start + nr) % unit:
+        raise HotplugError.of(
+            errno.EINVAL,
+            f"prepare_online_pages of {pfn_range(start, nr)}: it must begin at a pageblock (2^{mem.pageblock_order} "
+            f"pages) and end with a section ({unit:#x} pages)",
+        )
+    if not mem.sections.none_in(mem.sections.prepared, start, nr) and mem.pages.weigh(PG_prepared, start, nr):
+        raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: prepared or online already")
+    # only a section that was there at boot can have holes
+    if not mem.sections.none_in(mem.sections.early, start, nr) and \
+            sum([part for _, part in mem.resources.within(start, nr)]) != nr:
+        raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: some of it is not memory")
+    return 0
+
+
+cdef int check_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
+    """A buddy block lies in one zone."""
+    cdef int there = page_zone(mem, start)
+    if mem.aligned and there >= 0 and there != z:
+        raise HotplugError.of(
+            errno.EINVAL,
+            f"prepare_online_pages of {pfn_range(start, nr)}: the buddy block at its start lies in zone "
+            f"{mem.zones.names[there % mem.zones.table.nr_types]} already, and a block lies in one zone",
+        )
+    return 0
+
+
+cdef list unprepared_runs(Machine mem, uint64_t start, uint64_t nr):
+    """The runs (start_pfn, nr_pages) of the range that are not prepared."""
+    if mem.pages.weigh(PG_prepared, start, nr) == 0:
+        return [(start, nr)]
+    edges = np.flatnonzero(np.diff(page_states(mem, start, nr) & PG_prepared == 0, prepend=False, append=False))
+    return [(start + first, end - first) for first, end in edges.reshape(-1, 2).tolist()]
+
+
+# -- phase 2
+
+cdef int64_t mark_pages_onlined(Machine mem, uint64_t start, uint64_t nr, int order) except -1:
+    """The waiting pages of a range go online; notifiers and log are told."""
+    cdef int64_t done, outside
+    cdef int nid
+    cdef bint was_empty
+    check_present(mem, start, nr, "mark_pages_onlined")
+    outside = outside_prepared(mem, start, nr)
+    if outside >= 0:
+        raise HotplugError.of(
+            errno.EINVAL,
+            f"mark_pages_onlined of {pfn_range(start, nr)}: section {outside} is not prepared; prepare_online_pages it first",
+        )
+    nid = status_change_nid(mem, start)
+    was_empty = enters_empty_zone(mem, start)
+    done = online_waiting_pages(mem, start, nr, order)
+    tell_of_mark(mem, start, nr, done, nid, was_empty)
+    return done
+
+
+cdef int64_t online_waiting_pages(Machine mem, uint64_t start, uint64_t nr, int order) except -1:
+    """online_pages_range: the waiting pages of a range go online, in blocks of at most `order`; how many did."""
+    cdef int64_t done = 0
+    cdef uint64_t pfn, run
+    cdef PyThreadState *thread
+    cdef list runs = without_memmaps(mem, start, nr) if memmaps_on_memory(mem) else None
+    if mem.online_page_callback is not None:
+        return call_back(mem, [(start, nr)] if runs is None else runs, order)
+    if runs is None and all_waiting_sections(mem, start, nr):
+        walk_range(mem, ONLINE, start, nr, order)
+        done = nr
+    else:
+        for pfn, run in [(start, nr)] if runs is None else runs:
+            thread = mem.lock.let_go(run * mem.pages.page_bits)
+            done += mem.pages.online_range(pfn, run, order, False)
+            mem.lock.take_back(thread)
+    count_onlined(mem, start, nr, done)
+    return done
+
+
+cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, int nid, bint was_empty) except -1:
+    """Tell log and notifiers of a mark."""
+    if was_empty:
+        build_all_zonelists(mem, mem.zones.online_nodes())
+    try:
+        flush_events(mem)
+    finally:
+        if done and mem.chain:
+            mem.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
+    return 0
+
+
+cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
+    """Hand every aligned block of waiting pages of the (start_pfn, nr_pages) ranges to the online_page_callback; how many
+    pages went online, which generic_online_page has counted. When the callback raises, all is as it was before (but for the
+    counts of frees and merges that had been made) and the exception goes on."""
+    cdef uint64_t pfn, nr, end, size, onlined = mem.pages_onlined
+    cdef int64_t done = 0
+    cdef int block
+    callback, given = mem.online_page_callback, []
+    zones, online = mem.zones.__getstate__(), mem.sections.online.array.copy()
+    try:
+        for pfn, nr in ranges:
+            end = pfn + nr
+            while pfn < end:
+                if mem.pages.state(pfn) != (PG_reserved | PG_prepared):
+                    pfn += 1
+                    continue
+                block = 0
+                while block < order and not pfn & ((<uint64_t>2 << block) - 1) and pfn + (<uint64_t>2 << block) <= end and \
+                        mem.pages.all_waiting(pfn, <uint64_t>2 << block):
+                    block += 1
+                size = <uint64_t>1 << block
+                given.append((pfn, size))
+                callback(pfn, block)
+                done += size - mem.pages.weigh(PG_reserved, pfn, size) - mem.pages.weigh(PG_offline, pfn, size)
+                pfn += size
+    except BaseException:
+        for pfn, size in given:
+            mem.pages.reserve_range(pfn, size)
+        mem.zones.__setstate__(zones)
+        mem.sections.online.array[: online.size] = online
+        mem.pages_onlined = onlined
+        raise
+    mem.zones.table.stale |= mem.watermarks_at_mark
+    return done
+
+
+cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except -1:
+    """A block of waiting pages goes online; how many did."""
+    cdef uint64_t size = <uint64_t>1 << order, pfn, run
+    cdef int64_t done = 0
+    check_present(mem, start, size, "generic_online_page")
+    for pfn, run in without_memmaps(mem, start, size) if memmaps_on_memory(mem) else ((start, size),):
+        done += mem.pages.online_range(pfn, run, order, False)
+    count_onlined(mem, start, size, done)
+    if mem.pcp is not None:
+        mem.pcp.at_tail(np.arange(start, start + size))
+    return done
+
+
+cdef int64_t mark_pfns_onlined(Machine mem, object array, object pfns) except -1:
+    """Any pages, in the order of the array."""
+    cdef pfn_batch batch
+    cdef int64_t outside, done
+    cdef int nid
+    cdef bint was_empty
+    cdef PyThreadState *thread
+    if memmaps_on_memory(mem):
+        array = pfns = without_memmap_pages(mem, array)
+    if array.size == 0:
+        return 0
+    gather(mem, &batch, array, pfns)
+    outside = batch_outside_prepared(mem, &batch)
+    if outside >= 0:
+        mem.pages.ungather(&batch)
+        check_pfn(mem, outside, "a pfn")
+        raise HotplugError.of(errno.EINVAL, f"mark_pfns_onlined: the section of pfn {outside:#x} is not present or not prepared")
+    nid = status_change_nid(mem, batch.first)
+    was_empty = enters_empty_zone(mem, batch.first)
+    if mem.online_page_callback is not None:
+        mem.pages.ungather(&batch)
+        done = call_back(mem, [(pfn, 1) for pfn in array.tolist()], 0)
+    else:
+        thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
+        done = online_batch(mem, &batch)
+        mem.lock.take_back(thread)
+    tell_of_mark(mem, batch.first, batch.end - batch.first, done, nid, was_empty)
+    return done
+
+
+cdef int online_page(Machine mem, uint64_t pfn) noexcept nogil:
+    """A waiting page goes online and nobody is told: 1; 0 when it is not Reserved, -EINVAL when it is not there or not
+    prepared."""
+    cdef uint64_t section = pfn >> mem.sections.pfn_section_shift
+    cdef int done
+    if pfn >= mem.pages.nr_pages:
+        return -EINVAL
+    done = mem.pages.online_page(pfn)
+    if done == 1:
+        if not test_bit(mem.sections.online.words, section):
+            section_went_online(mem, section)
+        mem.pages_onlined += 1
+    elif done < 0:
+        if not test_bit(mem.sections.present.words, section) or outside_prepared(mem, pfn, 1) >= 0:
+            return -EINVAL
+        done = 0
+    if mem.watermarks_at_mark:
+        mem.zones.table.stale = True
+    return done
+
+
+cdef int64_t online_range(Machine mem, uint64_t start, uint64_t nr, int order) noexcept nogil:
+    """The waiting pages of a range go online and nobody is told; how many did, or -EINVAL when some of it is not
+    there, not prepared, or the order is too large. order -1: as the rules say."""
+    cdef int64_t done
+    if nr == 0 or nr > mem.pages.nr_pages or start > mem.pages.nr_pages - nr \
+            or mem.sections.missing(start, nr) != <uint64_t>-1 or outside_prepared(mem, start, nr) >= 0 \
+            or order > mem.pages.max_order:
+        return -EINVAL
+    done = mem.pages.online_range(start, nr, mem.online_order if order < 0 else order, all_waiting_sections(mem, start, nr))
+    count_onlined(mem, start, nr, done)
+    return done
+
+
+# -- both
+
+cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1:
+    """Prepare, online every page, then zonelists, watermarks, events and notifiers; or nothing."""
+    cdef uint64_t pfn, run
+    cdef int64_t done
+    cdef int nid
+    cdef bint was_empty
+    # only a callback can still refuse the second phase, one that a notifier sets too, or a signal when it lasts
+    zones = None if mem.online_page_callback is None and not mem.chain and nr < LASTING // mem.pages.page_bits \
+        else mem.zones.__getstate__()
+    areas = None if zones is None else mem.pages.area_array.copy()
+    fresh = prepare_online_pages(mem, start, nr, online_type)
+    nid = status_change_nid(mem, start)
+    was_empty = (0 if mem.zones.table.present_is_managed else nr) == zone_present(&mem.zones.table, page_zone(mem, start))
+    try:
+        done = online_waiting_pages(mem, start, nr, mem.online_order)
+    except BaseException:
+        for pfn, run in fresh:
+            mem.pages.unprepare_pages(pfn, run)
+            note_prepared_alike(mem, pfn, run, False)
+        mem.pages.area_array[: areas.size] = areas
+        mem.zones.__setstate__(zones)
+        if mem.chain:
+            mem.notifiers.tell(MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid))
+        raise
+    blocks_went_online(mem, start, nr)
+    if mem.pcp is not None:
+        mem.pcp.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
+    if mem.always_notify_online:
+        mem.zones.table.nodes[mem.nid_of[start >> mem.sections.pfn_section_shift]].has_memory = True
+    if not mem.min_free_kbytes_follows:
+        mem.zones.table.stale = True
+    if was_empty:
+        build_all_zonelists(mem, mem.zones.online_nodes())
+    if mem.min_free_kbytes_follows:
+        recompute_watermarks(mem)
+    try:
+        flush_events(mem)
+    finally:
+        if mem.chain and (done or mem.always_notify_online):
+            mem.notifiers.tell(MEM_ONLINE, make_notice(mem, start, nr, done, nid))
+    return done

@@ -1,0 +1,36 @@
+"""The allocator's calls: blocks of pages taken from a zone and given back (mm/page_alloc.c)."""
+
+from libc.errno cimport EINVAL, ENOMEM
+
+from fastonline.core.types cimport int64_t, uint64_t
+from fastonline.hotplug.machine cimport Machine, is_zone
+from fastonline.hotplug.types cimport zone_area
+
+
+cdef inline int64_t alloc_block(Machine mem, int zone_nr, int order) noexcept nogil:
+    """The first pfn of a block of one zone; -ENOMEM: there is none, -EINVAL: no such zone or order."""
+    cdef int64_t pfn
+    if not is_zone(mem, zone_nr) or not 0 <= order <= mem.pages.max_order:
+        return -EINVAL
+    pfn = mem.pages.alloc_block(zone_area(zone_nr), order)
+    return pfn if pfn >= 0 else -ENOMEM
+
+
+cdef inline int free_block(Machine mem, uint64_t pfn, int order) noexcept nogil:
+    """Free one allocation; -EINVAL: that is not one allocation of this order."""
+    if pfn >= mem.pages.nr_pages or not 0 <= order <= mem.pages.max_order or pfn & ((<uint64_t>1 << order) - 1) \
+            or not mem.pages.freeable(pfn, order):
+        return -EINVAL
+    mem.pages.free_block(pfn, order)
+    return 0
+
+
+cdef uint64_t blocks_free(Machine mem, int z, int order) noexcept nogil
+cdef uint64_t alloc_blocks(Machine mem, int z, int order, uint64_t nr, int64_t *out) noexcept nogil
+
+cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1
+cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone)
+cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1
+cdef int free_pages(Machine mem, uint64_t start, int order) except -1
+cdef int free_pfns(Machine mem, object array, object pfns) except -1
+cpdef int undo_isolate_page_range(Machine mem, uint64_t start, uint64_t nr) except -1

@@ -1,0 +1,5 @@
+from fastonline.hotplug.machine import Machine
+
+__all__ = ["undo_isolate_page_range"]
+
+def undo_isolate_page_range(mem: Machine, start: int, nr: int) -> int: ...

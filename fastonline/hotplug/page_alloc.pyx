@@ -1,0 +1,148 @@
+import errno
+
+import numpy as np
+
+from fastonline.core.buddy cimport free_area_fold
+from fastonline.core.buffer cimport data_of
+from fastonline.core.engine cimport pfn_batch
+from fastonline.core.lock cimport PyThreadState, settle
+from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
+from fastonline.hotplug.arguments cimport check_present, gather
+from fastonline.hotplug.zonelists cimport any_zonelist
+
+from fastonline.errors import HotplugError, pfn_range
+
+__all__ = ["undo_isolate_page_range"]
+
+
+# -- taking pages
+
+cdef uint64_t blocks_free(Machine mem, int z, int order) noexcept nogil:
+    """Blocks of an order that a zone's free blocks would give."""
+    cdef uint64_t total = 0
+    cdef int k
+    free_area_fold(&mem.pages.areas[zone_area(z)])
+    for k in range(order, mem.pages.max_order + 1):
+        total += <uint64_t>mem.pages.areas[zone_area(z)].nr_free[k] << (k - order)
+    return total
+
+
+cdef uint64_t alloc_blocks(Machine mem, int z, int order, uint64_t nr, int64_t *out) noexcept nogil:
+    """At most `nr` blocks of one zone; how many there were."""
+    cdef uint64_t i
+    if order == 0:
+        return mem.pages.alloc_pages(zone_area(z), nr, out)
+    nr = min(nr, blocks_free(mem, z, order))
+    for i in range(nr):
+        out[i] = mem.pages.alloc_block(zone_area(z), order)
+    return nr
+
+
+cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1:
+    """One block, from the first zone that has one."""
+    cdef int64_t pfn
+    cdef int z
+    for z in any_zonelist(mem, zone):
+        settle(mem.lock)
+        pfn = mem.pages.alloc_block(zone_area(z), order)
+        if pfn >= 0:
+            return pfn
+    raise MemoryError(f"no free block of order {order}" + ("" if zone is None else f" in zone {zone}"))
+
+
+cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
+    """(nr,) int64 array of first pfns, or MemoryError when there are not so many blocks."""
+    cdef uint64_t got = 0, there = 0
+    cdef int z
+    cdef int64_t *out
+    cdef PyThreadState *thread
+    zones = any_zonelist(mem, zone)
+    for z in zones:
+        there += blocks_free(mem, z, order)
+    if nr > there:
+        raise MemoryError(f"{nr} blocks of order {order} were asked for, {there} are free")
+    pfns = np.empty(nr, np.int64)
+    if nr == 0:
+        return pfns
+    out = <int64_t *>data_of(pfns)
+    for z in zones:
+        thread = mem.lock.let_go((nr - got) * (mem.pages.page_bits + 64))
+        got += alloc_blocks(mem, z, order, nr - got, out + got)
+        mem.lock.take_back(thread)
+        if got == nr:
+            break
+    return pfns
+
+
+cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1:
+    """Exactly this range, as single pages in use; EBUSY naming the first page that is not free."""
+    cdef uint64_t pfn
+    if mem.pages.weigh(PG_buddy, start, nr) != nr:
+        for pfn in range(start, start + nr):
+            if not mem.pages.state(pfn) & PG_buddy:
+                raise HotplugError.of(errno.EBUSY, f"alloc_contig_range of {pfn_range(start, nr)}: page {pfn:#x} is not free")
+    mem.pages.claim_range(start, nr)
+    return 0
+
+
+# -- giving them back
+
+cdef str why_not_freeable(Machine mem, uint64_t pfn):
+    cdef uint64_t end = pfn + 1
+    cdef int flags = mem.pages.state(pfn) if pfn < mem.pages.nr_pages else 0
+    if not flags:
+        return "no page is there"
+    if flags & ~PG_tail != PG_prepared:
+        return f"it is {'free' if flags & PG_buddy else 'Reserved' if flags & PG_reserved else 'offline'}"
+    if flags & PG_tail:
+        return "it lies inside an allocation"
+    while end < mem.pages.nr_pages and mem.pages.state(end) & PG_tail:
+        end += 1
+    return f"it was allocated with order {int(end - pfn).bit_length() - 1}"
+
+
+cdef int free_pages(Machine mem, uint64_t start, int order) except -1:
+    """One allocation, or ValueError saying what the page is instead."""
+    if free_block(mem, start, order) == 0:
+        return 0
+    if start & ((<uint64_t>1 << order) - 1):
+        raise ValueError(f"page {start:#x} is not aligned to a block of order {order}")
+    raise ValueError(f"page {start:#x} is not the first of an allocation of order {order}: {why_not_freeable(mem, start)}")
+
+
+cdef int free_pfns(Machine mem, object array, object pfns) except -1:
+    """Single pages, all or none."""
+    cdef pfn_batch batch
+    cdef int64_t bad
+    cdef PyThreadState *thread
+    try:
+        gather(mem, &batch, array, pfns)
+    except HotplugError as e:
+        raise ValueError(e.strerror) from None
+    thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
+    bad = mem.pages.find_unfreeable(&batch)
+    if bad < 0:
+        mem.pages.free_batch(&batch)
+    mem.lock.take_back(thread)
+    if bad >= 0:
+        mem.pages.ungather(&batch)
+        raise ValueError(f"page {bad:#x} is not an allocation of order 0: {why_not_freeable(mem, bad)}")
+    return 0
+
+
+cpdef int undo_isolate_page_range(Machine mem, uint64_t start, uint64_t nr) except -1:
+    """Free single pages in use; their free blocks come to the end of the free lists, lowest address first. HotplugError
+    EINVAL where no section is; ValueError naming a page that is no allocation of order 0. Nothing changes then."""
+    cdef uint64_t pfn, run
+    held = mem.lock.hold()
+    check_present(mem, start, nr, "undo_isolate_page_range")
+    for pfn in range(start, start + nr):
+        if not mem.pages.freeable(pfn, 0):
+            raise ValueError(f"page {pfn:#x} is not an allocation of order 0: {why_not_freeable(mem, pfn)}")
+    while nr:
+        run = mem.pages.area_run(start, start + nr)
+        mem.pages.clear_reserved(start, run)      # as waiting pages go online, but these are managed already
+        mem.pages.free_range(start, run, mem.pages.max_order)
+        start += run
+        nr -= run
+    return 0

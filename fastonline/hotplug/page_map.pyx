@@ -1,0 +1,166 @@
+import numpy as np
+
+from fastonline.core.buffer cimport data_of
+from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
+from fastonline.core.types cimport NO_AREA, uint8_t
+from fastonline.hotplug.interruptible cimport INIT, ONLINE, PREPARE, walk_range
+from fastonline.hotplug.machine cimport reset_counters, room_for
+from fastonline.hotplug.section_states cimport note_prepared, note_prepared_alike
+from fastonline.hotplug.types cimport zone_area, zone_managed, zone_table
+from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, pcp_update
+from fastonline.hotplug.zonelists cimport highest_kernel_zone
+
+from fastonline.errors import pfn_range
+
+__all__ = []
+
+
+# -- boot
+
+cdef int boot_memory(Machine mem, uint64_t nr_pages) except -1:
+    """Memory from pfn 0 on, online as after a boot: early sections, zones by the geometry's limits, every page free."""
+    cdef uint64_t start = 0, end, pfn, nr
+    cdef int z, page_shift = mem.geometry.page_shift
+    mem.sections.sparse_add_section(0, nr_pages, True)
+    mem.resources.register(0, nr_pages)
+    for pfn, nr in mem.sections.spans():
+        walk_range(mem, INIT, pfn, nr, 0)
+    for z, (_, limit) in enumerate(mem.geometry.zone_limits):
+        end = nr_pages if limit is None else min(nr_pages, <uint64_t>limit >> page_shift)
+        if end > start:
+            boot_zone(mem, start, end - start, z)
+            start = end
+    reset_counters(mem)
+    mem.policy_zone = highest_kernel_zone(mem)
+    init_per_zone_wmark_min(&mem.zones.table)
+    return 0
+
+
+cdef int boot_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
+    """A range of one zone that was there at boot, all of it free."""
+    mem.pages.assign_area(start, nr, zone_area(z))
+    mem.zones.grow_span(z, start, nr)
+    mem.zones.table.zones[z].present_pages += nr
+    mem.zones.table.zones[z].present_early += nr
+    mem.zones.table.nodes[z / mem.zones.table.nr_types].has_memory = True
+    walk_range(mem, PREPARE, start, nr, 0)
+    note_prepared_alike(mem, start, nr, True)
+    walk_range(mem, ONLINE, start, nr, mem.pages.max_order)
+    return 0
+
+
+# -- a page map
+
+cdef int load_page_map(
+    Machine mem, object sections, object ram, object zones, object min_free_kbytes, object user_min_free_kbytes
+) except -1:
+    """Bring an empty machine into the states of a page map; see Memory.from_page_map."""
+    cdef zone_table *table = &mem.zones.table
+    cdef uint64_t end = max([start + nr for start, nr, _, _ in sections], default=0), start, nr
+    cdef int shift = mem.sections.pfn_section_shift, nid, z, i
+    if end > mem.max_pfn:
+        raise ValueError(f"a page map of {end:#x} pages: {mem.geometry.name} ends at pfn {mem.max_pfn:#x}")
+    for kbytes in (min_free_kbytes, -1 if user_min_free_kbytes is None else user_min_free_kbytes):
+        if not -1 <= kbytes <= 0x7FFFFFFF:
+            raise ValueError(f"min_free_kbytes does not fit into an int: {kbytes}")
+    room_for(mem, end)
+    for start, nr, nid, early in sections:
+        mem.zones.need_node(nid)
+        table.nodes[nid].online = True
+        mem.sections.add(start, nr, early)
+        mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
+        if not early:
+            mem.groups.append((start, nr, None))
+    for start, nr in mem.sections.spans():
+        mem.pages.init_pages(start, nr)
+    for first, pages in ram:
+        mem.resources.register(first, pages)
+    for known in zones:
+        mem.zones.need_node(known.nid)
+        table.nodes[<int>known.nid].online = True      # a node without memory too
+        if (known.nid, known.name) not in mem.zones:
+            raise ValueError(f"there is no zone {known.name} on node {known.nid} with rules {mem.rules.name}")
+        load_zone(mem, known, mem.zones[known.nid, known.name].nr)
+    for start, nr in mem.sections.spans():
+        note_prepared(mem, start, nr)
+    if np.any(mem.sections.online.array & ~mem.sections.prepared.array):
+        raise ValueError("a section is online, and none of its pages is in the page map of a zone")
+    reset_counters(mem)
+    mem.policy_zone = highest_kernel_zone(mem)
+    init_per_zone_wmark_min(table)
+    if user_min_free_kbytes is not None:
+        table.user_min_free_kbytes = user_min_free_kbytes
+    elif min_free_kbytes > table.min_free_kbytes:
+        # above what a kernel computes: the user's, or khugepaged's, and kept either way
+        table.user_min_free_kbytes = min_free_kbytes
+    table.min_free_kbytes = min_free_kbytes
+    for known in zones:
+        z = mem.zones[known.nid, known.name].nr
+        table.zones[z].min, table.zones[z].low, table.zones[z].high = known.min, known.low, known.high
+        pcp_update(table, z, zone_managed(table, z))
+        for i, name in enumerate(mem.zones.names):
+            table.zones[z].protection[i] = known.protection.get(name, 0)
+    return 0
+
+
+cdef int load_zone(Machine mem, object known, int z) except -1:
+    """Bring the added pages of a zone into the states of its page map."""
+    cdef const uint64_t *starts
+    cdef const uint64_t *lengths
+    cdef const uint8_t *states
+    cdef Py_ssize_t i, nr
+    cdef int max_order = mem.pages.max_order
+    first_pfns, nr_pages, masks = checked_runs(known)
+    nr = len(first_pfns)
+    if nr == 0:
+        return 0
+    starts, lengths = <const uint64_t *>data_of(first_pfns), <const uint64_t *>data_of(nr_pages)
+    states = <const uint8_t *>data_of(masks)
+    for i in range(nr):
+        check_run(mem, known.name, starts[i], lengths[i], z)
+        mem.pages.assign_area(starts[i], lengths[i], zone_area(z))
+        mem.pages.prepare_pages(starts[i], lengths[i])
+        if states[i] & (PG_reserved | PG_buddy) == 0:
+            mem.pages.online_range(starts[i], lengths[i], max_order, True)
+            mem.pages.claim_range(starts[i], lengths[i])
+            if states[i] & PG_offline:
+                mem.pages.set_offline(starts[i], lengths[i])
+    # last, so that the free lists are in the order of these alone
+    for i in range(nr):
+        if states[i] & PG_buddy:
+            mem.pages.online_range(starts[i], lengths[i], max_order, True)
+    mem.zones.grow_span(z, known.start_pfn, known.spanned_pages)
+    mem.zones.table.zones[z].present_pages += np.sum(nr_pages)
+    mem.zones.table.zones[z].present_early += np.sum(nr_pages)
+    mem.zones.table.nodes[z / mem.zones.table.nr_types].has_memory = True
+    return 0
+
+
+cdef tuple checked_runs(object known):
+    """The arrays of a zone's runs: first pfns, lengths and states. ValueError when they are not in order, or in states that
+    there are not."""
+    starts, lengths, states = [np.ascontiguousarray(column) for column in known.runs]
+    if (starts.dtype, lengths.dtype, states.dtype) != (np.uint64, np.uint64, np.uint8) \
+            or not starts.shape == lengths.shape == states.shape == (len(starts),):
+        raise ValueError(f"the page map of zone {known.name} is not three arrays of uint64, uint64 and uint8")
+    if len(starts) == 0:
+        return starts, lengths, states
+    ends, last = starts + lengths, len(starts) - 1
+    if np.any(ends <= starts) or np.any(ends[:last] > starts[1:]) \
+            or not known.start_pfn <= starts[0] or not ends[last] <= known.start_pfn + known.spanned_pages:
+        raise ValueError(f"the page map of zone {known.name} is not in order, or leaves the zone's span")
+    if not np.isin(states, [PG_prepared | flag for flag in (PG_reserved, PG_buddy, 0, PG_offline)]).all():
+        raise ValueError(f"the page map of zone {known.name} has pages that are neither waiting, free, in use nor offline")
+    return starts, lengths, states
+
+
+cdef int check_run(Machine mem, object name, uint64_t start, uint64_t nr, int z) except -1:
+    """The pages of a run have sections, and are in no other zone."""
+    cdef int shift = mem.pages.max_order
+    cdef uint64_t block
+    if mem.sections.missing(start, nr) != <uint64_t>-1 or mem.pages.weigh(PG_prepared, start, nr):
+        raise ValueError(f"{pfn_range(start, nr)} of zone {name} has no section, or is in two zones")
+    for block in range(start >> shift, ((start + nr - 1) >> shift) + 1):
+        if mem.pages.area_of[block] != NO_AREA and mem.pages.area_of[block] != zone_area(z):
+            raise ValueError(f"{pfn_range(block << shift, 1 << shift)} is in two zones, one of them {name}")
+    return 0

@@ -1,0 +1,142 @@
+from fastonline.core.engine cimport Engine, pfn_at, pfn_batch
+from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved, PG_tail
+from fastonline.core.types cimport int64_t
+from fastonline.hotplug.arguments cimport check_present, gather
+from fastonline.hotplug.section_states cimport online_batch
+from fastonline.hotplug.watermarks cimport refresh
+
+from fastonline.core.pageflags import decode_page_flags
+from fastonline.errors import HotplugError
+
+__all__ = []
+
+cdef enum:                       # the states that the calls below start from
+    IN_USE = PG_prepared
+    WITH_HOST = PG_prepared | PG_offline
+    WAITING = PG_prepared | PG_reserved
+
+
+cdef uint64_t run_at(const pfn_batch *batch, uint64_t i) noexcept nogil:
+    """Pages from the i-th on that follow one upon the other."""
+    cdef uint64_t j = i + 1
+    while j < batch.nr and pfn_at(batch, j) == pfn_at(batch, j - 1) + 1:
+        j += 1
+    return j - i
+
+
+# -- ranges
+
+cdef uint64_t set_page_reserved(Machine mem, uint64_t start, uint64_t nr) except? 0xFFFFFFFFFFFFFFFF:
+    check_present(mem, start, nr, "set_page_reserved")
+    refresh(&mem.zones.table)
+    return mem.pages.reserve_range(start, nr)
+
+
+cdef int set_page_offline(Machine mem, uint64_t start, uint64_t nr) except -1:
+    check_states(mem, "set_page_offline", start, nr, IN_USE, "in use")
+    mem.pages.set_offline(start, nr)
+    return 0
+
+
+cdef int clear_page_offline(Machine mem, uint64_t start, uint64_t nr) except -1:
+    check_states(mem, "clear_page_offline", start, nr, WITH_HOST, "PG_offline")
+    mem.pages.clear_offline(start, nr)
+    return 0
+
+
+cdef int check_states(Machine mem, str what, uint64_t start, uint64_t nr, int want, str name) except -1:
+    cdef uint64_t pfn
+    check_present(mem, start, nr, what)
+    for pfn in range(start, start + nr):
+        if mem.pages.state(pfn) & ~PG_tail != want:
+            raise ValueError(f"page {pfn:#x} is not {name}: {decode_page_flags(mem.pages.state(pfn))}")
+    refresh(&mem.zones.table)
+    return 0
+
+
+# -- arrays of pfns: what a driver that keeps pages back does batch by batch
+
+cdef uint64_t set_pfns_reserved(Machine mem, object array, object pfns) except? 0xFFFFFFFFFFFFFFFF:
+    cdef pfn_batch batch
+    cdef uint64_t i = 0, run, reserved = 0
+    if array.size == 0:
+        return 0
+    gather(mem, &batch, array, pfns)
+    mem.pages.ungather(&batch)
+    while i < batch.nr:
+        run = run_at(&batch, i)
+        check_present(mem, pfn_at(&batch, i), run, "set_pfns_reserved")
+        i += run
+    refresh(&mem.zones.table)
+    i = 0
+    while i < batch.nr:
+        run = run_at(&batch, i)
+        reserved += mem.pages.reserve_range(pfn_at(&batch, i), run)
+        i += run
+    return reserved
+
+
+cdef int set_pfns_offline(Machine mem, object array) except -1:
+    cdef pfn_batch batch
+    cdef uint64_t i = 0, run
+    if take_batch(mem, &batch, "set_pfns_offline", array, IN_USE, IN_USE, "in use"):
+        while i < batch.nr:
+            run = run_at(&batch, i)
+            mem.pages.set_offline(pfn_at(&batch, i), run)
+            i += run
+        mem.pages.ungather(&batch)
+    return 0
+
+
+cdef int clear_pfns_offline(Machine mem, object array) except -1:
+    cdef pfn_batch batch
+    cdef uint64_t i = 0, run
+    if take_batch(mem, &batch, "clear_pfns_offline", array, WITH_HOST, WITH_HOST, "PG_offline"):
+        while i < batch.nr:
+            run = run_at(&batch, i)
+            mem.pages.clear_offline(pfn_at(&batch, i), run)
+            i += run
+        mem.pages.ungather(&batch)
+    return 0
+
+
+cdef int free_reserved_pfns(Machine mem, object array) except -1:
+    """Pages given back to the host are waiting first, then all of them go online."""
+    cdef pfn_batch batch
+    cdef uint64_t i = 0, run
+    if take_batch(mem, &batch, "free_reserved_pfns", array, WAITING, WITH_HOST, "Reserved in a prepared range, or PG_offline"):
+        while i < batch.nr:
+            run = run_at(&batch, i)
+            if mem.pages.weigh(PG_offline, pfn_at(&batch, i), run):
+                mem.pages.reserve_range(pfn_at(&batch, i), run)
+            i += run
+        online_batch(mem, &batch)
+    return 0
+
+
+cdef int take_batch(Machine mem, pfn_batch *batch, str what, object array, int want, int other, str name) except -1:
+    """Gather an array of pages each of which has one of two states, and bring the watermarks up to date; 0: it is empty. An
+    error leaves nothing gathered."""
+    cdef Engine pages = mem.pages
+    cdef pfn_batch given
+    cdef uint64_t i
+    cdef int64_t bad = -1
+    cdef int state
+    if array.size == 0:
+        return 0
+    try:
+        gather(mem, batch, array, array)
+    except HotplugError as e:
+        raise ValueError(e.strerror) from None
+    given = batch[0]        # what is local stays in registers
+    for i in range(given.nr):
+        state = pages.state(pfn_at(&given, i)) & ~PG_tail
+        if state != want and state != other:
+            bad = i
+            break
+    if bad >= 0:
+        pages.ungather(batch)
+        pfn = int(array[bad])
+        raise ValueError(f"{what}: pfns[{bad}] = {pfn:#x} is not {name}: {decode_page_flags(pages.state(pfn))}")
+    refresh(&mem.zones.table)
+    return 1

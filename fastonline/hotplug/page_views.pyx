@@ -1,0 +1,84 @@
+import numpy as np
+
+from cpython.exc cimport PyErr_CheckSignals
+
+from fastonline.core.buffer cimport data_of
+from fastonline.core.lock cimport PyThreadState
+from fastonline.core.pageflags cimport PG_prepared, PG_tail
+from fastonline.core.types cimport uint8_t
+from fastonline.hotplug.arguments cimport check_range
+from fastonline.hotplug.interruptible cimport pages_between_signals
+
+from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_NOPAGE, KPF_OFFLINE, \
+    KPF_RESERVED
+
+__all__ = ["Flags"]
+
+
+class Flags:
+    """The per-page flags of a machine by name: ``flags["PG_reserved"]`` is a read-only uint64 array, pfn i at word i/64, bit
+    i%64. With the bitmap engine it is the plane itself, no copy, and follows the machine until that grows beyond the room it
+    has (give ``max_memory`` to have all of it from the start); the struct_page engine has no planes and makes a copy. view: the
+    engine's function that gives the array."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view):
+        self._view = view
+
+    def __getitem__(self, name):
+        if name not in FLAG_NAMES:
+            raise KeyError(f"{name!r} is no page flag; there are {', '.join(FLAG_NAMES)}")
+        return self._view(name)
+
+    def __iter__(self):
+        return iter(FLAG_NAMES)
+
+    def __len__(self):
+        return len(FLAG_NAMES)
+
+    def keys(self):
+        """The names of the flags."""
+        return list(FLAG_NAMES)
+
+
+cdef object page_states(Machine mem, uint64_t start, uint64_t nr):
+    """(nr,) uint8 of PG_* masks, 0 where no page is."""
+    cdef uint64_t there, at = 0, part
+    cdef uint8_t *out
+    cdef PyThreadState *thread
+    check_range(mem, start, nr, "page_states")
+    states = np.zeros(nr, np.uint8)
+    out = <uint8_t *>data_of(states)
+    there = min(nr, mem.pages.nr_pages - min(start, mem.pages.nr_pages))
+    while at < there:
+        part = min(there - at, pages_between_signals(mem))
+        thread = mem.lock.let_go(part * (mem.pages.page_bits + 8))
+        mem.pages.states(start + at, part, out + at)
+        mem.lock.take_back(thread)
+        at += part
+        if at < there:
+            PyErr_CheckSignals()
+    return states
+
+
+cdef object kpageflags(Machine mem, uint64_t start, uint64_t nr):
+    """(nr,) uint64 of KPF_* masks (stable_page_flags): NOPAGE in sections that are not online, RESERVED for the holes and the
+    waiting pages of online ones."""
+    states = page_states(mem, start, nr)
+    has = {name: (states >> i & 1).astype(bool) for i, name in enumerate(FLAG_NAMES)}
+    tail_follows = np.append(has["PG_tail"][1:], False)
+    if start + nr < mem.pages.nr_pages:
+        tail_follows[nr - 1] = mem.pages.state(start + nr) & PG_tail
+    kpf = np.zeros(nr, np.uint64)
+    kpf[has["PG_buddy"]] = KPF_BUDDY
+    kpf[has["PG_reserved"]] = KPF_RESERVED
+    kpf[has["PG_offline"]] = KPF_OFFLINE
+    kpf[has["PG_tail"]] = KPF_COMPOUND_TAIL
+    kpf[tail_follows & (states == PG_prepared)] = KPF_COMPOUND_HEAD
+    sections, of_page = np.unique(
+        np.arange(start, start + nr, dtype=np.uint64) >> np.uint64(mem.sections.pfn_section_shift), return_inverse=True
+    )
+    online = np.array([mem.sections.online_section_nr(int(section)) for section in sections])
+    kpf[~online[of_page]] = KPF_NOPAGE
+    return kpf

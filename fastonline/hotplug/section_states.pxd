@@ -1,0 +1,37 @@
+"""What is known of each section, and what follows for it when its pages are prepared, go online or go offline.
+
+A section is *prepared* when some of its pages are, *fully prepared* (`whole`) when all are, *online* when one has gone online.
+"""
+
+from fastonline.core.bitmap cimport bitmap_set, find_next_zero_bit
+from fastonline.core.engine cimport pfn_batch
+from fastonline.core.types cimport int64_t, uint64_t
+from fastonline.hotplug.machine cimport Machine
+
+
+cdef inline int64_t outside_prepared(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
+    """The first section of the range with no prepared page in it, or -1."""
+    cdef uint64_t shift = mem.sections.pfn_section_shift, end = ((start + nr - 1) >> shift) + 1
+    cdef uint64_t section = find_next_zero_bit(mem.sections.prepared.words, end, start >> shift)
+    return section if section < end else -1
+
+
+cdef inline bint all_waiting_sections(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
+    """Is all of the range waiting, because its sections are fully prepared and none has had a page online?"""
+    return mem.sections.none_in(mem.sections.online, start, nr) and mem.sections.all_in(mem.sections.whole, start, nr)
+
+
+cdef inline void section_went_online(Machine mem, uint64_t section) noexcept nogil:
+    """The first page of a section has gone online: its node has memory."""
+    bitmap_set(mem.sections.online.words, section, 1)
+    mem.zones.table.nodes[mem.nid_of[section]].has_memory = True
+
+
+cdef int64_t batch_outside_prepared(Machine mem, const pfn_batch *batch) noexcept nogil
+cdef void note_prepared(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
+cdef void note_prepared_alike(Machine mem, uint64_t start, uint64_t nr, bint prepared) noexcept nogil
+cdef void count_onlined(Machine mem, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil
+cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil
+cdef void blocks_went_online(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
+cdef void sections_went_offline(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
+cpdef int section_nid(Machine mem, object section_nr) except -1

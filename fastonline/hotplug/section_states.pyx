@@ -1,0 +1,118 @@
+from fastonline.core.bitmap cimport bitmap_clear, clear_bit, set_bit, test_bit
+from fastonline.core.engine cimport pfn_at
+from fastonline.core.pageflags cimport PG_prepared, PG_reserved
+
+__all__ = ["section_nid"]
+
+
+# -- prepared
+
+cdef int64_t batch_outside_prepared(Machine mem, const pfn_batch *batch) noexcept nogil:
+    """The lowest pfn of a gathered batch in a section with no prepared page, or -1."""
+    cdef int64_t pfn = -1
+    if mem.sections.all_in(mem.sections.whole, batch.first, batch.end - batch.first):
+        return -1
+    while True:
+        pfn = mem.pages.find_unprepared(batch, pfn + 1)
+        if pfn < 0 or outside_prepared(mem, pfn, 1) >= 0:
+            return pfn
+        pfn |= (<int64_t>1 << mem.sections.pfn_section_shift) - 1
+
+
+cdef void note_prepared(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
+    """Pages of the range were prepared, or are no longer: look which of its sections are so now, in full or in part."""
+    cdef uint64_t shift = mem.sections.pfn_section_shift, section, pages = <uint64_t>1 << shift, weight
+    for section in range(start >> shift, ((start + nr - 1) >> shift) + 1):
+        weight = mem.pages.weigh(PG_prepared, section << shift, pages)
+        if weight:
+            set_bit(mem.sections.prepared.words, section)
+        else:
+            clear_bit(mem.sections.prepared.words, section)
+        if weight == pages:
+            set_bit(mem.sections.whole.words, section)
+        else:
+            clear_bit(mem.sections.whole.words, section)
+
+
+cdef void note_prepared_alike(Machine mem, uint64_t start, uint64_t nr, bint prepared) noexcept nogil:
+    """note_prepared for a range all of whose pages are alike: only the sections at its ends need be looked at."""
+    cdef uint64_t shift = mem.sections.pfn_section_shift, end = (start + nr) >> shift
+    cdef uint64_t first = (start + (<uint64_t>1 << shift) - 1) >> shift
+    if first < end:
+        if prepared:
+            bitmap_set(mem.sections.prepared.words, first, end - first)
+            bitmap_set(mem.sections.whole.words, first, end - first)
+        else:
+            bitmap_clear(mem.sections.prepared.words, first, end - first)
+            bitmap_clear(mem.sections.whole.words, first, end - first)
+    if first << shift != start:
+        note_prepared(mem, start, 1)
+    if end << shift != start + nr:
+        note_prepared(mem, start + nr - 1, 1)
+
+
+# -- online
+
+cdef void sections_went_online(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
+    """online_mem_sections for what a mark has just been over: a section with a page online is online."""
+    cdef uint64_t shift = mem.sections.pfn_section_shift, pfn = start, end = start + nr, section
+    while pfn < end:
+        section = pfn >> shift
+        if not test_bit(mem.sections.online.words, section):
+            while pfn < end and pfn >> shift == section and \
+                    mem.pages.state(pfn) & (PG_prepared | PG_reserved) != PG_prepared:
+                pfn += 1
+            if pfn < end and pfn >> shift == section:
+                section_went_online(mem, section)
+        pfn = (section + 1) << shift
+
+
+cdef void count_onlined(Machine mem, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil:
+    """What follows when pages of a range went online: sections, counters, and watermarks where every mark asks for them."""
+    if onlined:
+        sections_went_online(mem, start, nr)
+        mem.pages_onlined += onlined
+    mem.zones.table.stale |= mem.watermarks_at_mark
+
+
+cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil:
+    """The waiting pages of a gathered batch go online, and all that counts them knows.
+
+    Its sections are done as soon as none that it spans is offline, mostly after a few pages.
+    """
+    cdef uint64_t onlined = mem.pages.online_batch(batch)
+    cdef uint64_t i = 0 if onlined else batch.nr, span = batch.end - batch.first
+    mem.pages_onlined += onlined
+    mem.zones.table.stale |= mem.watermarks_at_mark
+    while i < batch.nr and not mem.sections.all_in(mem.sections.online, batch.first, span):
+        while i < batch.nr and test_bit(mem.sections.online.words, pfn_at(batch, i) >> mem.sections.pfn_section_shift):
+            i += 1
+        if i < batch.nr:
+            sections_went_online(mem, pfn_at(batch, i), 1)
+            i += 1
+    return onlined
+
+
+cdef void blocks_went_online(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
+    """The whole sections of a range are online, whatever a callback kept back of them (memory_block_change_state)."""
+    cdef uint64_t shift = mem.sections.pfn_section_shift, section
+    for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
+        if test_bit(mem.sections.prepared.words, section):
+            mem.sections.set_online_sections(section, 1, True)
+
+
+cdef void sections_went_offline(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
+    """offline_mem_sections: the sections of the range with no prepared page left are offline, and their memory blocks."""
+    cdef uint64_t shift = mem.sections.pfn_section_shift, section
+    for section in range(start >> shift, ((start + nr - 1) >> shift) + 1):
+        if not test_bit(mem.sections.prepared.words, section):
+            mem.sections.set_online_sections(section, 1, False)
+
+
+# -- nodes
+
+cpdef int section_nid(Machine mem, object section_nr) except -1:
+    """The node that section number section_nr belongs to; ValueError when it is not present (pfn_to_nid)."""
+    if not mem.sections.present_section_nr(section_nr):
+        raise ValueError(f"section {section_nr} is not present")
+    return mem.nid_of[<uint64_t>section_nr]

@@ -1,0 +1,109 @@
+import numpy as np
+
+from fastonline.core.pageflags cimport PG_prepared
+from fastonline.core.sections cimport early_section_nr
+from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, zone
+
+from fastonline.hotplug.policy import auto_movable_can_online_movable
+
+__all__ = ["largest_blocks", "valid_zones"]
+
+
+cdef inline bint zone_intersects(const zone *zone, uint64_t start, uint64_t nr) noexcept nogil:
+    return zone.spanned_pages and start < zone.start_pfn + zone.spanned_pages and zone.start_pfn < start + nr
+
+
+cdef int zone_for_pfn_range(Machine mem, uint64_t start, uint64_t nr, int nid, int online_type) except -1:
+    """The number of the zone that a range would go to (6.1).
+
+    online_kernel and online_movable name the kernel zones or Movable. Plain `online` asks the policy: contig-zones takes the
+    first kernel zone whose span meets the range, else Movable when its span does, else the geometry's hotplug_zone
+    (default_zone_for_pfn); auto-movable weighs (hotplug/policy.py). In 2.6.25 pages keep the zone that they were given, which
+    for added memory is the geometry's hotplug_zone.
+    """
+    cdef int base = nid * mem.zones.table.nr_types, i, kernel = -1, movable = mem.movable_type
+    cdef zone *zones = &mem.zones.table.zones[base]
+    cdef bint kernel_meets, movable_meets
+    if not mem.shrink_spans:
+        i = page_zone(mem, start)
+        return i if i >= 0 else base + mem.hotplug_type
+    if online_type == MMOP_ONLINE_MOVABLE or online_type == MMOP_ONLINE and mem.auto_movable \
+            and auto_movable_can_online_movable(mem, start, nr, nid):
+        return base + movable
+    for i in range(mem.zones.table.normal + 1):
+        if start < zones[i].start_pfn + zones[i].spanned_pages and zones[i].start_pfn < start + nr:
+            kernel = i
+            break
+    kernel_meets = kernel >= 0
+    if not kernel_meets:
+        kernel = mem.hotplug_type
+        kernel_meets = zone_intersects(&zones[kernel], start, nr)
+    movable_meets = zone_intersects(&zones[movable], start, nr)
+    if online_type == MMOP_ONLINE and not mem.auto_movable and movable_meets and not kernel_meets:
+        return base + movable
+    return base + kernel
+
+
+cdef void move_pfn_range_to_zone(Machine mem, uint64_t start, uint64_t nr, int z) noexcept nogil:
+    """The range joins a zone: the span grows. Blocks that are in a zone already stay in it, as pages do in 2.6.25, and it is that
+    zone's span that reaches over them."""
+    cdef int order = mem.pages.max_order
+    cdef uint64_t block, end = start + nr, first
+    for block in range(start >> order, ((end - 1) >> order) + 1):
+        if mem.pages.area_of[block] == NO_AREA:
+            mem.pages.area_of[block] = zone_area(z)
+        elif mem.pages.area_of[block] != zone_area(z):
+            first = max(start, block << order)
+            mem.zones.grow_span(mem.pages.area_of[block] - 1, first, min(end, (block + 1) << order) - first)
+    mem.zones.grow_span(z, start, nr)
+
+
+cdef void remove_pfn_range_from_zone(Machine mem, uint64_t start, uint64_t nr, int z) noexcept nogil:
+    """The range leaves its zone: blocks with nothing else prepared in them are in no zone any more, the span shrinks."""
+    cdef int order = mem.pages.max_order
+    cdef uint64_t size = <uint64_t>1 << order, first = (start + size - 1) >> order, end = (start + nr) >> order
+    if first < end:
+        mem.pages.assign_area(first << order, (end - first) << order, NO_AREA)
+    leave_if_unprepared(mem, start >> order, first, end)
+    leave_if_unprepared(mem, (start + nr - 1) >> order, first, end)
+    mem.zones.shrink_span(z, start, nr)
+
+
+cdef void leave_if_unprepared(Machine mem, uint64_t block, uint64_t first, uint64_t end) noexcept nogil:
+    """A block at an end of a range, outside of its whole blocks [first, end)."""
+    cdef int order = mem.pages.max_order
+    if not first <= block < end and mem.pages.weigh(PG_prepared, block << order, <uint64_t>1 << order) == 0:
+        mem.pages.assign_area(block << order, <uint64_t>1 << order, NO_AREA)
+
+
+cdef void adjust_present_page_count(Machine mem, uint64_t start, int64_t nr, int z) noexcept nogil:
+    """nr pages from start on are present in a zone, or no longer when nr is negative."""
+    cdef zone *zone = &mem.zones.table.zones[z]
+    zone.present_pages += nr
+    if early_section_nr(mem.sections, start >> mem.sections.pfn_section_shift):
+        zone.present_early += nr
+
+
+cpdef str valid_zones(Machine mem, uint64_t block_nr):
+    """The text of the valid_zones file of memory block number block_nr: an online one's zone, "none" when it has several; an
+    offline one's possible zones, default first (valid_zones_show)."""
+    cdef uint64_t unit = mem.pages_per_block, start = block_nr * unit
+    cdef int shift = mem.pages.max_order, types = mem.zones.table.nr_types, nid
+    cdef uint64_t section = start >> mem.sections.pfn_section_shift
+    names = mem.zones.names
+    if mem.sections.online_section_nr(section):
+        areas = np.unique(mem.pages.area_array[start >> shift : start + unit >> shift])
+        areas = areas[areas != NO_AREA]
+        return names[(int(areas[0]) - 1) % types] if len(areas) == 1 else "none"
+    nid = mem.nid_of[section]
+    words = []
+    for online_type in (MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE):
+        name = names[zone_for_pfn_range(mem, start, unit, nid, online_type) % types]
+        if name not in words:
+            words.append(name)
+    return " ".join(words)
+
+
+cpdef object largest_blocks(Machine mem, int z):
+    """Numbers of the blocks of 2^max_page_order pages that lie in zone number z, int64 array, ascending."""
+    return np.flatnonzero(mem.pages.area_array == zone_area(z)).astype(np.int64)

@@ -1,0 +1,80 @@
+from fastonline.core.types cimport int64_t
+from fastonline.hotplug.machine cimport populated_zone, queue_event
+from fastonline.hotplug.types cimport zone_managed, zone_present
+from fastonline.hotplug.watermarks cimport refresh
+
+from fastonline.hotplug.zones import Zone
+
+__all__ = ["kernel_zonelist", "movable_zonelist", "node_order"]
+
+
+cpdef list node_order(Machine mem, int nid):
+    """Nodes in the order in which node `nid` falls back to them: itself, then the others with memory.
+
+    Under rules that skip memoryless nodes only those with memory. All are equally far from one another and the CPUs are node
+    0's, so that higher numbers come first, then lower ones, and node 0 last (find_next_best_node, mm/page_alloc.c).
+    """
+    others = [n for n in mem.zones.online_nodes() if n != nid and mem.zones.has_memory(n)]
+    own = [] if mem.rules.skips_memoryless and not mem.zones.has_memory(nid) else [nid]
+    higher, lower, first = [n for n in others if n > nid], [n for n in others if 0 < n < nid], [n for n in others if n == 0]
+    return own + higher + lower + first
+
+
+cpdef list kernel_zonelist(Machine mem, int nid):
+    """Numbers of the zones that GFP_KERNEL on node `nid` may use, in its order."""
+    cdef int types = mem.zones.table.nr_types
+    return [n * types + i for n in node_order(mem, nid) for i in range(mem.zones.table.normal, -1, -1)
+            if populated_zone(mem, n, i)]
+
+
+cpdef list movable_zonelist(Machine mem, int nid, object nodes=None, object highest=None):
+    """Numbers of the zones that GFP_HIGHUSER_MOVABLE on node `nid` may use, in its order: of `nodes` only, unless None, from
+    zone type `highest` down, None: Movable."""
+    cdef int types = mem.zones.table.nr_types
+    top = mem.zones.names.index(highest or "Movable")
+    return [n * types + i for n in node_order(mem, nid) if nodes is None or n in nodes for i in range(top, -1, -1)
+            if populated_zone(mem, n, i)]
+
+
+cdef list any_zonelist(Machine mem, object zone):
+    """Numbers of the zones that a caller asks for: one (a name, a (nid, name) or a Zone), or None: all of them, from the
+    highest type down, node by node."""
+    cdef int types = mem.zones.table.nr_types
+    if zone is None:
+        return [nid * types + i for nid in mem.zones.online_nodes() for i in range(types - 1, -1, -1)]
+    try:
+        return [mem.zones[(zone.nid, zone.name) if isinstance(zone, Zone) else zone].nr]
+    except KeyError as e:
+        raise ValueError(e.args[0]) from None
+
+
+cdef int highest_kernel_zone(Machine mem) noexcept nogil:
+    """The number of the highest zone type below Movable that is populated; 0 when none is."""
+    cdef int types = mem.zones.table.nr_types, z, highest = 0
+    for z in range(mem.zones.table.nr_nodes * types):
+        if z % types < mem.movable_type and zone_present(&mem.zones.table, z):
+            highest = max(highest, z % types)
+    return highest
+
+
+cdef int build_all_zonelists(Machine mem, list nids) except -1:
+    """For these nodes: which is the policy zone, and what the log says.
+
+    2.6.25 has set the watermarks anew by then (online_pages calls setup_per_zone_pages_min first), later kernels have not.
+    """
+    cdef int z
+    cdef int64_t total = 0
+    cdef int kinds = 6 if mem.rules.shrink_spans else 5
+    mem.policy_zone = max(mem.policy_zone, highest_kernel_zone(mem))
+    if not mem.listeners:
+        return 0
+    refresh(&mem.zones.table)
+    for nid in nids:
+        queue_event(mem, "kmsg", f"Fallback order for Node {nid}: {' '.join(map(str, node_order(mem, nid)))}")
+    for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
+        total += max(<int64_t>0, <int64_t>zone_managed(&mem.zones.table, z) - mem.zones.table.zones[z].high)
+    grouping = "off" if total < (kinds << mem.pageblock_order) else "on"
+    nodes = len(mem.zones.online_nodes())
+    queue_event(mem, "kmsg", f"Built {nodes} zonelists, mobility grouping {grouping}.  Total pages: {total}")
+    queue_event(mem, "kmsg", f"Policy zone: {mem.zones.names[mem.policy_zone]}")
+    return 0
