@@ -5,16 +5,16 @@ import signal
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-import fastonline as fo
+# its asserts hold under python -O too
+pytest.register_assert_rewrite("drivers_common")
 
-# their asserts hold under python -O too
-pytest.register_assert_rewrite("reference", "drivers_common")
+import fastonline as fo  # noqa: E402
+from fastonline.testing.geometries import SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE  # noqa: E402, F401  (tests import them from here)
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # a shell's background job: tests that interrupt a call, or a child, would wait for good
@@ -38,22 +38,6 @@ def pytest_cmdline_main(config):
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINES = ("bitmap", "struct_page")
-
-# Sections of 256 pages and blocks of at most 64, so that a plain Python reference keeps up.
-SMALL_64 = replace(
-    fo.X86_64, name="SMALL_64", section_size_bits=20, max_physmem_bits=24, max_page_order=6, pageblock_order=5,
-    zone_limits=(("DMA", 1 << 18), ("DMA32", 1 << 20), ("Normal", None)), subsection_shift=17,
-)
-SMALL_PAE = replace(
-    fo.X86_32_PAE, name="SMALL_PAE", section_size_bits=20, max_physmem_bits=24, max_page_order=6, pageblock_order=5,
-    zone_limits=(("DMA", 1 << 18), ("Normal", 3 << 18), ("HighMem", None)),
-)
-# 64 KiB pages, 512 MiB blocks: one section is one block of order 13.
-SMALL_64K = replace(fo.ARM64_64K, name="SMALL_64K", max_physmem_bits=31)
-# Buddy blocks of two pageblocks, a section of four blocks: zones meet in the middle of things.
-SMALL_ORDER_7 = replace(SMALL_64, name="SMALL_ORDER_7", section_size_bits=21, max_physmem_bits=25, max_page_order=7, pageblock_order=6,
-                        zone_limits=(("DMA", 1 << 19), ("DMA32", 1 << 21), ("Normal", None)))
-
 
 @pytest.fixture(params=ENGINES)
 def engine(request):

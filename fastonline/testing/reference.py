@@ -1,4 +1,4 @@
-"""The machine once more, slow and obvious: a dict of page states, a set of free blocks an order. Used by tests only.
+"""The machine once more, slow and obvious: a dict of page states, and a set of free blocks for each order.
 
 Written from what Linux does (2.6.25, 6.1, 6.12), not from fastonline's code: blocks are merged one by one as __free_one_page
 does, watermarks are computed eagerly wherever that kernel computes them, and a zone's span is found by looking at its pages.

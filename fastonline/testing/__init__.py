@@ -1,0 +1,22 @@
+"""For tests of your own allocator, simulator or embedding program against this one.
+
+`Reference` is the slow machine that fastonline's own tests use: the same calls as `Memory`, plain Python inside. `Walk` (in
+`fastonline.testing.walk`, which needs hypothesis) is a state machine that calls a machine of yours side by side with `Memory` and
+the reference. The small geometries keep a walk fast. A test of an embedding program takes ten lines::
+
+    from fastonline.testing.walk import Walk
+
+    class MyWalk(Walk):
+        def subjects(self, boot):
+            return [MyMachine(self.geometry, boot)]      # the methods of Memory that you have
+
+        def check(self, mine):
+            assert mine.free_pages() == sum(zone.free_pages for zone in self.bitmap.zones.values())
+
+    TestMyMachine = MyWalk.TestCase
+"""
+
+from fastonline.testing.geometries import SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE
+from fastonline.testing.reference import Reference
+
+__all__ = ["SMALL_64", "SMALL_64K", "SMALL_ORDER_7", "SMALL_PAE", "Reference"]
