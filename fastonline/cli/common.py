@@ -2,14 +2,12 @@
 
 import argparse
 import json
-import os
 import sys
 
 from fastonline import geometry
 from fastonline.files import check_output, write_file
-from fastonline.hotplug import savefile
-from fastonline.hotplug.memory import load
 from fastonline.linux.capture import Capture
+from fastonline.linux.sources import read_source
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,16 +84,28 @@ def add_source(parser, what):
     source.add_argument("--live", action="store_true", help="the kernel that runs here (reads /proc/kpageflags: needs CAP_SYS_ADMIN)")
 
 
+def read(args):
+    """The Source that add_source's arguments mean. What could not be used goes to standard error."""
+    source = Capture.live() if args.live else read_source(args.file)
+    _remark(source.notes)
+    return source
+
+
+def machine_of(source):
+    """The Memory of a Source. What it takes for granted goes to standard error."""
+    mem = source.machine()
+    _remark(source.assumptions)
+    return mem
+
+
 def read_machine(args):
     """The Memory that add_source's arguments mean."""
-    if args.live:
-        return Capture.live().machine()
-    if os.path.isdir(args.file):
-        return Capture.load(args.file).machine()
-    kind = savefile.kind_of(args.file)
-    if kind is None:
-        raise ValueError(f"{args.file}: neither a saved machine nor a capture")
-    return load(args.file) if kind == "machine" else Capture.load(args.file).machine()
+    return machine_of(read(args))
+
+
+def _remark(lines):
+    for line in lines:
+        print(f"fastonline: {line}", file=sys.stderr)
 
 
 def add_json(parser):

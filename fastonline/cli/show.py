@@ -2,9 +2,12 @@
 
 import sys
 
-from fastonline.cli.common import add_source, output, read_machine
+from fastonline.cli.common import add_source, machine_of, output, read, read_machine
 from fastonline.linux.capture import Capture
+from fastonline.linux.snapshot import Snapshot
 from fastonline.linux.sysfs import export_sysfs
+
+SOURCES = "a saved machine, a capture, a /sys tree or sosreport, or a log of Mem-Info, buddyinfo, zoneinfo or page-types -l"
 
 
 def add_show(commands):
@@ -15,12 +18,14 @@ def add_show(commands):
         "as its page map gives them.",
     )
     parser.add_argument("what", choices=("buddyinfo", "zoneinfo", "pagetypeinfo", "lsmem"))
-    add_source(parser, "a machine that Memory.save wrote, or a capture")
+    add_source(parser, SOURCES)
     parser.set_defaults(run=run_show)
 
 
 def run_show(args):
-    sys.stdout.write(getattr(read_machine(args), args.what)())
+    source = read(args)
+    told = isinstance(source, Snapshot) and args.what in ("buddyinfo", "lsmem")
+    sys.stdout.write(getattr(source if told else machine_of(source), args.what)())
     return 0
 
 
@@ -38,9 +43,8 @@ def add_capture(commands):
 def run_capture(args):
     capture = Capture.live()
     capture.save(args.file)
-    busy = [f"node {nid} zone {name}" for (nid, name), quiet in capture.quiet.items() if not quiet]
-    if busy:
-        print(f"{args.file}: page map and buddyinfo may differ in {', '.join(busy)}: pages came and went meanwhile", file=sys.stderr)
+    for note in capture.assumptions:
+        print(f"{args.file}: {note}", file=sys.stderr)
     return 0
 
 
@@ -52,7 +56,7 @@ def add_sysfs(commands):
         "util-linux reads it: lsmem --sysroot DIR.",
     )
     parser.add_argument("directory", metavar="DIR")
-    add_source(parser, "a machine that Memory.save wrote, or a capture")
+    add_source(parser, SOURCES)
     parser.set_defaults(run=run_sysfs)
 
 

@@ -7,54 +7,30 @@ that managed_pages is the kernel's. The free blocks then follow from which pages
 """
 
 import os
-from bisect import bisect_right
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
 from fastonline.files import read_arrays
-from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry, parse_size
+from fastonline.geometry import Geometry, parse_size
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import Memory
 from fastonline.linux.heads import mapped_pages, marks_heads_only, whole_blocks
 from fastonline.linux.lines import TextError, read
 from fastonline.linux.live import read_kernel
-from fastonline.linux.proctext import (
-    ZoneInfo,
-    ZoneKey,
-    least_min_free_kbytes,
-    parse_blocks,
-    parse_buddyinfo,
-    parse_iomem,
-    parse_zoneinfo,
-)
+from fastonline.linux.proctext import ZoneKey, least_min_free_kbytes, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
+from fastonline.linux.ranges import Memory as MemoryRanges, ends, geometry_of, meet, memory_of, sections_of, zone_memory
+from fastonline.linux.states import MappedZone, clipped, managed, states_of
 from fastonline.rules import LINUX_6_12, Rules
-
-_GEOMETRIES = {
-    ("x86_64", 4096): X86_64, ("i686", 4096): X86_32_PAE, ("aarch64", 4096): ARM64_4K, ("aarch64", 65536): ARM64_64K,
-    ("s390x", 4096): S390X,
-}
-
-_BIT = {name: 1 << i for i, name in enumerate(FLAG_NAMES)}
-_IN_USE = _BIT["PG_prepared"]
-_WAITING = _IN_USE | _BIT["PG_reserved"]
-_FREE = _IN_USE | _BIT["PG_buddy"]
-_OFFLINE = _IN_USE | _BIT["PG_offline"]
-_FLAGLESS = 0xFF        # in use or with the host, until managed_pages has decided
 
 _KINDS: dict[str, type] = {
     "start": np.ndarray, "length": np.ndarray, "flags": np.ndarray,
     "buddyinfo": str, "zoneinfo": str, "iomem": str, "blocks": str, "block_size_bytes": int, "page_size": int, "arch": str,
     "release": str, "min_free_kbytes": int, "quiet": dict,
 }
-
-Ranges = list[tuple[int, int]]
-Runs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
-"""First pfns, ends and states of runs of pages, ascending."""
 
 
 @dataclass(eq=False)
@@ -110,15 +86,17 @@ class Capture:
     @property
     def geometry(self) -> Geometry:
         """The preset of the machine's architecture and page size, with as many orders as buddyinfo has columns."""
-        try:
-            geometry = _GEOMETRIES[self.arch, self.page_size]
-        except KeyError:
-            raise ValueError(
-                f"no geometry for {self.arch} with pages of {self.page_size} bytes; there are "
-                + ", ".join(f"{arch}/{size}" for arch, size in _GEOMETRIES)
-            ) from None
-        orders = len(next(iter(parse_buddyinfo(self.buddyinfo).values())))
-        return replace(geometry, max_page_order=orders - 1)
+        return geometry_of(self.arch, self.page_size, len(next(iter(parse_buddyinfo(self.buddyinfo).values()))))
+
+    notes: ClassVar[list[str]] = []
+
+    @property
+    def assumptions(self) -> list[str]:
+        """A line for each zone whose free blocks may not be those of buddyinfo."""
+        return [
+            f"page map and buddyinfo may differ in node {nid} zone {name}: pages came and went meanwhile"
+            for (nid, name), quiet in self.quiet.items() if not quiet
+        ]
 
     # -- from where, to where
 
@@ -185,67 +163,31 @@ class Capture:
         """
         return Memory.from_page_map(self.geometry, *self._parts(), self.min_free_kbytes, rules, engine)
 
-    def _parts(self) -> tuple[list[tuple[int, int, int, bool]], Ranges, list["_MappedZone"]]:
+    def _parts(self) -> tuple[list[tuple[int, int, int, bool]], list[tuple[int, int]], list[MappedZone]]:
         """sections, ram and zones as Memory.from_page_map takes them."""
-        ram = parse_iomem(self.iomem, self.page_size)
-        spans = [(start, start + nr) for start, nr in ram]
-        memory = self._memory(ram)
-        runs = self._states()
-        of_node: dict[int, list[tuple[int, int, frozenset[str]]]] = {}
-        for start, end, nid, names in memory:
-            of_node.setdefault(nid, []).append((start, end, names))
-        zones = []
+        memory, ram, runs, zones = self._memory(), ends(self._ram), states_of(self.start, self.length, self.flags), []
         for zone in parse_zoneinfo(self.zoneinfo).values():
             if zone.present_pages:
-                parts = [(start, end) for start, end, names in of_node.get(zone.nid, ()) if names & {zone.name, "none"}]
-                inside = _meet(_meet([(zone.start_pfn, zone.end_pfn)], parts), spans)
-                zones.append(_MappedZone(**vars(zone), runs=_managed(_clipped(runs, inside), zone)))
-        online = _meet([(start, end) for start, end, _, names in memory if names], spans)
-        starts = [start for start, _, _, _ in memory]
-        nids = [memory[bisect_right(starts, start) - 1][2] for start, _ in online]
-        sections = [(start, end - start, nid, True) for (start, end), nid in zip(online, nids, strict=True)]
-        sections += [(start, end - start, nid, False) for start, end, nid, names in memory if not names]
-        return sorted(sections), ram, zones
+                inside = meet(zone_memory(memory, zone), ram)
+                zones.append(MappedZone(**vars(zone), runs=managed(clipped(runs, inside), zone)))
+        return sections_of(memory, ram), self._ram, zones
+
+    @property
+    def _ram(self) -> list[tuple[int, int]]:
+        return parse_iomem(self.iomem, self.page_size)
 
     @property
     def hotplug_pfn(self) -> int:
         """The first pfn behind all memory at which a memory block may begin."""
-        ends = [end for _, end, _, _ in self._memory(parse_iomem(self.iomem, self.page_size))]
+        last = max((end for _, end, _, _ in self._memory()), default=0)
         unit = max(self.block_size_bytes, self.geometry.section_size) // self.page_size
-        return -(-max(ends, default=0) // unit) * unit
+        return -(-last // unit) * unit
 
-    def _memory(self, ram: Ranges) -> list[tuple[int, int, int, frozenset[str]]]:
-        """(first pfn, end pfn, nid, zones) of memory blocks, neighbours alike in one; no zones: they are offline. Without
-        blocks, the RAM."""
-        if not self.blocks:
-            return [(start, start + nr, 0, frozenset({"none"})) for start, nr in ram]
-        found: list[tuple[int, int, int, frozenset[str]]] = []
-        unit = self.block_size_bytes // self.page_size
-        for block in parse_blocks(self.blocks):
-            names = frozenset(block.valid_zones if block.state != "offline" else ())
-            start = block.nr * unit
-            if found and found[-1][1:] == (start, block.nid, names):
-                found[-1] = (found[-1][0], start + unit, block.nid, names)
-            else:
-                found.append((start, start + unit, block.nid, names))
-        return found
-
-    def _states(self) -> Runs:
-        """The runs of the map that have page frames, with their states."""
-        state = np.full(len(self.flags), _IN_USE, np.uint8)
-        state[self.flags == 0] = _FLAGLESS
-        for bit, becomes in ((KPF_OFFLINE, _OFFLINE), (KPF_RESERVED, _WAITING), (KPF_BUDDY, _FREE)):
-            state[(self.flags & np.uint64(bit)) != 0] = becomes
-        there = (self.flags & np.uint64(KPF_NOPAGE)) == 0
-        start = self.start.astype(np.int64)
-        return start[there], (start + self.length.astype(np.int64))[there], state[there]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _MappedZone(ZoneInfo):
-    """A zone with its pages, as Memory.from_page_map takes it."""
-
-    runs: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]
+    def _memory(self) -> MemoryRanges:
+        """The memory of the blocks; without blocks, the RAM."""
+        if self.blocks:
+            return memory_of(parse_blocks(self.blocks), self.block_size_bytes // self.page_size)
+        return [(start, end, 0, frozenset({"none"})) for start, end in ends(self._ram)]
 
 
 def matches_kernel(mem: Memory, capture: Capture) -> dict[ZoneKey, bool]:
@@ -343,71 +285,3 @@ def _page_map(*runs: Any) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArr
     if ends[-1] > 1 << 52:
         raise ValueError(f"the page map has {ends[-1]:#x} pages, more than 64 bits address")
     return start, length, flags
-
-
-# -- runs of pages
-
-def _meet(a: Ranges, b: Ranges) -> Ranges:
-    """What two lists of ascending, disjoint (start, end) have in common."""
-    ends = [end for _, end in b]
-    found = []
-    for start, end in a:
-        for other in range(bisect_right(ends, start), len(b)):
-            if b[other][0] >= end:
-                break
-            found.append((max(start, b[other][0]), min(end, ends[other])))
-    return found
-
-
-def _clipped(runs: Runs, ranges: Ranges) -> Runs:
-    """The parts of the runs that lie in ascending ranges."""
-    start, end, state = runs
-    parts = [(slice(np.searchsorted(end, lo, "right"), np.searchsorted(start, hi, "left")), lo, hi) for lo, hi in ranges]
-    none = np.empty(0, np.int64)
-    return (
-        np.concatenate([none, *(np.maximum(start[part], lo) for part, lo, hi in parts)]),
-        np.concatenate([none, *(np.minimum(end[part], hi) for part, lo, hi in parts)]),
-        np.concatenate([none.astype(np.uint8), *(state[part] for part, lo, hi in parts)]),
-    )
-
-
-def _managed(runs: Runs, zone: ZoneInfo) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]:
-    """The runs as from_page_map takes them, with as many pages given to the allocator as the zone manages.
-
-    Fewer than neither reserved nor offline: a balloon has them, on the longest runs without a flag (or else in use). More: a
-    driver marked pages offline, or reserved, and left them managed.
-    """
-    start, end, state = runs
-    given = int((end - start)[(state != _WAITING) & (state != _OFFLINE)].sum())
-    missing = given - zone.managed_pages
-    sources, becomes = ((_FLAGLESS, _IN_USE), _OFFLINE) if missing > 0 else ((_OFFLINE, _WAITING), _IN_USE)
-    left = abs(missing)
-    for source in sources:
-        runs, left = _turn(runs, source, becomes, left)
-    if left:
-        raise ValueError(
-            f"zone {zone.name} of node {zone.nid} manages {zone.managed_pages} pages by zoneinfo; the page map and iomem have "
-            f"{given}, and no {left} of them could be otherwise"
-        )
-    start, end, state = runs
-    state = np.where(state == _FLAGLESS, _IN_USE, state).astype(np.uint8)
-    first = np.flatnonzero(np.append(True, (state[1:] != state[:-1]) | (start[1:] != end[:-1])))
-    last = np.append(first[1:], len(state)) - 1
-    return start[first].astype(np.uint64), (end[last] - start[first]).astype(np.uint64), state[first]
-
-
-def _turn(runs: Runs, source: int, becomes: int, pages: int) -> tuple[Runs, int]:
-    """Change the state of exactly `pages` pages, on the longest runs of pages in another; and how many there were not."""
-    start, end, state = runs
-    found = np.flatnonzero(state == source)
-    found = found[np.argsort(-(end - start)[found], kind="stable")]
-    total = np.append(0, np.cumsum((end - start)[found]))
-    whole = int(np.searchsorted(total, pages, "right")) - 1
-    left = pages - int(total[whole])
-    state = state.copy()
-    state[found[:whole]] = becomes
-    if left and whole < len(found):
-        at = int(found[whole])
-        middle = start[at] + left
-        return (np.insert(start, at + 1, middle), np.insert(end, at, middle), np.insert(state, at, becomes)), 0
-    return (start, end, state), left

@@ -18,8 +18,8 @@ _CHUNK = 1 << 20      # bytes
 
 
 def marks_heads_only(page_map: Map, zones: dict[ZoneKey, ZoneInfo], buddyinfo: dict[ZoneKey, tuple[int, ...]]) -> bool:
-    """Does the map mark free blocks by their first page alone? Its BUDDY pages are then nearer to the number of free blocks than
-    to that of free pages."""
+    """Does the map mark free blocks by their first page alone? Its BUDDY pages are then nearer to the number of free blocks
+    than to that of free pages."""
     start, length, flags = page_map
     free = (flags & np.uint64(KPF_BUDDY)) != 0
     marked = blocks = pages = 0
@@ -55,8 +55,8 @@ def whole_blocks(
     """The map with BUDDY on every page of each free block.
 
     A block cannot be larger than the run behind its head of pages without flags that nobody maps, and buddyinfo has the number
-    of blocks of each order. mapped: the pfns that are mapped, ascending (mapped_pages); without them the flags must leave no choice. ValueError
-    where the map and buddyinfo do not fit together, or leave a choice.
+    of blocks of each order. mapped: the pfns that are mapped, ascending (mapped_pages); without them the flags must leave no
+    choice. ValueError where the map and buddyinfo do not fit together, or leave a choice.
     """
     start, length, flags = page_map
     free = np.flatnonzero(flags & np.uint64(KPF_BUDDY))

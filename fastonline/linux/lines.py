@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fastonline.files import open_regular
 
@@ -17,11 +17,11 @@ _PREFIX = re.compile(
     r"(?:<\d{1,3}>)?"
     r"(?:\d{4}-\d\d-\d\d[T ][\d:.,]+(?:Z|[+-]\d\d:?\d\d)? |[A-Z][a-z]{2} [ \d]\d [\d:.]+ )?"
     r"(?:\S+ kernel: )?"
-    r"(?:\[[ \d.]+(?: *[TC]\d+)?\] ?|\[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d [\d:.]+ \d{4}\] ?)?"
+    r"(?:\[[ \d.]+\](?:\[ *[TC]\d+\])? ?|\[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d [\d:.]+ \d{4}\] ?)?"
 )
 _PACKED = (b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 
-Numbered = Iterator[tuple[int, str]]
+Numbered = Iterable[tuple[int, str]]
 
 
 class TextError(ValueError):
@@ -31,13 +31,16 @@ class TextError(ValueError):
         super().__init__(f"{name}:{nr}: {reason}")
 
 
-def numbered(text: str) -> Numbered:
-    """Yield (number from 1, line) of a text: without CR, without a byte order mark."""
+def numbered(text: str | Numbered) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, line) of a text: without CR, without a byte order mark. Lines that have numbers keep them."""
+    if not isinstance(text, str):
+        yield from text
+        return
     for nr, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         yield nr, line.rstrip("\r")
 
 
-def stream(path: str | os.PathLike[str]) -> Numbered:
+def stream(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line) of the text file `path`, a line at a time. TextError for a file that is no text,
     OSError as `open_regular`."""
     with open_regular(path) as file:

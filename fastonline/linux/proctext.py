@@ -1,6 +1,6 @@
 """Parsers of the kernel's texts: /proc/buddyinfo, /proc/zoneinfo, the System RAM of /proc/iomem, and memory blocks.
 
-Each takes the text and the name that errors call it by: TextError, ``NAME:LINE: reason``.
+Each takes the text, or its numbered lines, and the name that errors call it by: TextError, ``NAME:LINE: reason``.
 """
 
 import re
@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from fastonline.linux.lines import TextError, numbered, shown
+from fastonline.linux.lines import Numbered, TextError, numbered, shown
 
 ZoneKey = tuple[int, str]
 """(nid, name) of a zone."""
 
 # Numbers have no more digits than C gives them, so that what is read here fits where it goes.
-_ZONE = re.compile(r"Node +(\d{1,4}), zone +(\w+)(.*)")
+ZONE_LINE = re.compile(r"Node +(\d{1,4}), zone +(\w+)(.*)")
 _IOMEM = re.compile(r"\s*([0-9a-fA-F]{1,16})-([0-9a-fA-F]{1,16}) : (.*)")
 _BLOCK = re.compile(r"memory(\d{1,9}) (\S+) ")
 
@@ -77,14 +77,14 @@ class AddressesHidden(TextError):
     """/proc/iomem shows zeros to those who may not see addresses (r_show, kernel/resource.c, 4.6)."""
 
 
-def parse_buddyinfo(text: str, name: str = "buddyinfo") -> dict[ZoneKey, tuple[int, ...]]:
+def parse_buddyinfo(text: str | Numbered, name: str = "buddyinfo") -> dict[ZoneKey, tuple[int, ...]]:
     """Free blocks of each order of every populated zone."""
     zones: dict[ZoneKey, tuple[int, ...]] = {}
     nr = 0
     for nr, line in numbered(text):
         if not line.strip():
             continue
-        match = _ZONE.fullmatch(line.strip())
+        match = ZONE_LINE.fullmatch(line.strip())
         counts = match[3].split() if match else []
         if match is None or not counts or not all(n.isdecimal() and len(n) < 19 for n in counts):
             raise TextError(name, nr, f"{shown(line)} is not a zone with its free blocks")
@@ -99,7 +99,7 @@ def parse_buddyinfo(text: str, name: str = "buddyinfo") -> dict[ZoneKey, tuple[i
     return zones
 
 
-def parse_zoneinfo(text: str, name: str = "zoneinfo") -> dict[ZoneKey, ZoneInfo]:
+def parse_zoneinfo(text: str | Numbered, name: str = "zoneinfo") -> dict[ZoneKey, ZoneInfo]:
     """Every zone that the text lists, in its order; text of 2.6.25 to 6.18 (zoneinfo_show_print, mm/vmstat.c).
 
     Up to 4.11 only populated zones are listed, and each still has a protection entry for every type of zone. What stands before
@@ -111,7 +111,7 @@ def parse_zoneinfo(text: str, name: str = "zoneinfo") -> dict[ZoneKey, ZoneInfo]
     key: ZoneKey | None = None
     nr = 0
     for nr, line in numbered(text):
-        if match := _ZONE.fullmatch(line.strip()):
+        if match := ZONE_LINE.fullmatch(line.strip()):
             key = int(match[1]), match[2]
             if key in found:
                 raise TextError(name, nr, f"zone {key[1]} of node {key[0]} appears twice")
@@ -133,8 +133,10 @@ def parse_zoneinfo(text: str, name: str = "zoneinfo") -> dict[ZoneKey, ZoneInfo]
     for (nid, zone), values in found.items():
         line_nr, entries = where[nid, zone], protection.get((nid, zone))
         if entries is None or len(entries) != len(types) or zone not in types:
-            raise TextError(name, line_nr, f"zone {zone} of node {nid} has {len(entries or ())} protection entries for the zones "
-                                           f"{', '.join(types) or sorted({other for _, other in found})}")
+            raise TextError(
+                name, line_nr, f"zone {zone} of node {nid} has {len(entries or ())} protection entries for the zones "
+                f"{', '.join(types or sorted({other for _, other in found}))}"
+            )
         values.setdefault("managed_pages", values.get("present_pages", 0))
         boost = values.get("boost", 0)
         for mark in ("min", "low", "high"):

@@ -1,0 +1,106 @@
+"""What `page-types -l` prints: the flags of every page of a kernel (tools/mm/page-types.c)."""
+
+from __future__ import annotations
+
+import os
+import re
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
+from fastonline.hotplug.memory import Memory
+from fastonline.linux.lines import TextError, shown, stream
+from fastonline.linux.proctext import ZoneInfo
+from fastonline.linux.ranges import Ranges, geometry_of, meet
+from fastonline.linux.states import MappedZone, clipped, merged, states_of
+from fastonline.rules import LINUX_6_12, Rules
+
+_HEADER = re.compile(r"(?:(voffset|foffset)\s+)?offset\s+(?:(len)\s+)?flags")
+_LINE = re.compile(r"([0-9a-f]{1,13})\s+(?:([0-9a-f]{1,13})\s+)?([A-Za-z_:0-9]{10,64})")
+_LETTERS = {"B": KPF_BUDDY, "n": KPF_NOPAGE, "o": KPF_OFFLINE, "r": KPF_RESERVED}
+_OTHER = 1 << 5      # KPF_LRU: in use, one flag or another
+
+
+class PageTypes:
+    """A page map without the kernel's texts. source: the file. start, length, flags: runs, as a Capture has them, with gaps
+    where no page was listed."""
+
+    def __init__(
+        self, source: str, start: NDArray[np.uint64], length: NDArray[np.uint64], flags: NDArray[np.uint64]
+    ) -> None:
+        self.source, self.start, self.length, self.flags = source, start, length, flags
+        self.notes: list[str] = []
+        self.assumptions = [f"{source}: zones and watermarks are not told: zones are those of x86_64, and all memory is of node 0"]
+
+    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+        """A Memory with these pages free, reserved and in use; its zones end where those of x86_64 do, and its watermarks are
+        what that kernel computes. ValueError for a map that no machine has."""
+        geometry = geometry_of("x86_64", 4096)
+        runs = states_of(self.start, self.length, self.flags)
+        frames: Ranges = []
+        for start, end in zip(runs[0].tolist(), runs[1].tolist(), strict=True):
+            if frames and frames[-1][1] == start:
+                frames[-1] = (frames[-1][0], end)
+            else:
+                frames.append((start, end))
+        zones, low = [], 0
+        for name, limit in geometry.zone_limits:
+            high = geometry.max_pfn if limit is None else limit // geometry.page_size
+            inside = meet(frames, [(low, high)])
+            low = high
+            if inside:
+                present = sum(end - start for start, end in inside)
+                info = ZoneInfo(
+                    nid=0, name=name, free_pages=0, min=0, low=0, high=0, spanned_pages=inside[-1][1] - inside[0][0],
+                    present_pages=present, managed_pages=present, protection={}, start_pfn=inside[0][0],
+                )
+                zones.append(MappedZone(**vars(info), runs=merged(clipped(runs, inside))))
+        if not zones:
+            raise ValueError(f"{self.source}: there is no page frame in it")
+        mem = Memory.from_page_map(
+            geometry, [(start, end - start, 0, True) for start, end in frames], [(start, end - start) for start, end in frames],
+            zones, 0, rules, engine,
+        )
+        mem.min_free_kbytes = isqrt(16 * 4 * mem.totalram_pages)
+        return mem
+
+
+def is_page_types(lines: list[str]) -> bool:
+    """Do these first lines of a file begin such a list?"""
+    return any(_HEADER.fullmatch(line.strip()) for line in lines[:5])
+
+
+def read_page_types(path: str | os.PathLike[str]) -> PageTypes:
+    """The list that `page-types -l` or `-L` printed into `path`. TextError, OSError."""
+    runs: list[tuple[int, int, int]] = []
+    header, end, nr = None, 0, 0
+    for nr, line in stream(path):
+        bare = line.strip()
+        if header is None:
+            header = _HEADER.fullmatch(bare)
+            if header and header[1]:
+                raise TextError(path, nr, "the list is of one process or file (expected page-types -l without -p and -f)")
+            continue
+        if not bare or bare.startswith("flags"):      # the summary follows
+            break
+        match = _LINE.fullmatch(bare)
+        if match is None or bool(match[2]) != bool(header[2]):
+            raise TextError(path, nr, f"{shown(line)} is not a run of pages")
+        start, length = int(match[1], 16), int(match[2] or "1", 16)
+        if start < end or not length:
+            raise TextError(path, nr, f"page {start:#x} is out of order")
+        end = start + length
+        letters = match[3].replace("_", "")
+        flags = sum(_LETTERS[letter] for letter in set(letters) if letter in _LETTERS) or _OTHER * bool(letters)
+        if runs and sum(runs[-1][:2]) == start and runs[-1][2] == flags:
+            runs[-1] = (runs[-1][0], runs[-1][1] + length, flags)
+        else:
+            runs.append((start, length, flags))
+    if header is None:
+        raise TextError(path, max(nr, 1), "no list of page-types -l found")
+    if not runs:
+        raise TextError(path, nr, "the list has no pages")
+    start, length, flags = (np.array(column, np.uint64) for column in zip(*runs, strict=True))
+    return PageTypes(str(path), start, length, flags)

@@ -1,0 +1,93 @@
+"""Ranges of page frames that a kernel's texts tell: memory blocks, System RAM, and the presets that they fit."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+
+from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry
+from fastonline.linux.proctext import MemoryBlock, ZoneInfo
+
+Ranges = list[tuple[int, int]]
+"""(first pfn, end pfn), ascending and disjoint."""
+Memory = list[tuple[int, int, int, frozenset[str]]]
+"""(first pfn, end pfn, nid, zones) of memory, ascending; no zones: it is offline; "none": nobody says which."""
+
+_GEOMETRIES = {
+    ("x86_64", 4096): X86_64, ("i686", 4096): X86_32_PAE, ("aarch64", 4096): ARM64_4K, ("aarch64", 65536): ARM64_64K,
+    ("s390x", 4096): S390X,
+}
+
+
+def geometry_of(arch: str, page_size: int, orders: int = 0) -> Geometry:
+    """The preset of an architecture (uname -m) and page size, with so many orders of free blocks (0: its own). ValueError where
+    there is none."""
+    try:
+        geometry = _GEOMETRIES[arch, page_size]
+    except KeyError:
+        raise ValueError(
+            f"no geometry for {arch} with pages of {page_size} bytes (expected one of "
+            + ", ".join(f"{arch}/{size}" for arch, size in _GEOMETRIES) + ")"
+        ) from None
+    return replace(geometry, max_page_order=orders - 1) if orders else geometry
+
+
+def block_zones(block: MemoryBlock) -> frozenset[str]:
+    """The zone of an online block, "none" where it lies in several or nobody says, and nothing for an offline one. Up to 4.12
+    the zones that it could move to stand behind its own (show_valid_zones, drivers/base/memory.c)."""
+    return frozenset() if block.state not in ("online", "going-offline") else frozenset(block.valid_zones[:1] or ("none",))
+
+
+def memory_of(blocks: Iterable[MemoryBlock], block_pages: int) -> Memory:
+    """The memory of blocks, neighbours that are alike in one."""
+    found: Memory = []
+    for block in blocks:
+        start, names = block.nr * block_pages, block_zones(block)
+        if found and found[-1][1:] == (start, block.nid, names):
+            found[-1] = (found[-1][0], start + block_pages, block.nid, names)
+        else:
+            found.append((start, start + block_pages, block.nid, names))
+    return found
+
+
+def zone_memory(memory: Memory, zone: ZoneInfo) -> Ranges:
+    """The memory of a zone's node inside its span that may be the zone's."""
+    at = bisect_left(memory, zone.start_pfn, key=lambda part: part[1])
+    parts: Ranges = []
+    for start, end, nid, names in islice(memory, at, None):
+        if start >= zone.end_pfn:
+            break
+        if nid == zone.nid and names & {zone.name, "none"}:
+            parts.append((max(start, zone.start_pfn), min(end, zone.end_pfn)))
+    return [(start, end) for start, end in parts if start < end]
+
+
+def sections_of(memory: Memory, ram: Ranges) -> list[tuple[int, int, int, bool]]:
+    """(start_pfn, nr_pages, nid, early) of sections as Memory.from_page_map takes them: offline memory as a whole, of online
+    memory what is RAM."""
+    starts = [start for start, _, _, _ in memory]
+    sections = [(start, end - start, nid, False) for start, end, nid, names in memory if not names]
+    for start, end in meet([(start, end) for start, end, _, names in memory if names], ram):
+        sections.append((start, end - start, memory[bisect_right(starts, start) - 1][2], True))
+    return sorted(sections)
+
+
+def ends(ram: Iterable[tuple[int, int]]) -> Ranges:
+    """(first pfn, end pfn) of (start_pfn, nr_pages)."""
+    return [(start, start + nr) for start, nr in ram]
+
+
+def meet(a: Ranges, b: Ranges) -> Ranges:
+    """What two lists of ranges have in common."""
+    found, i, j = [], 0, 0
+    while i < len(a) and j < len(b):
+        start, end = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])
+        if start < end:
+            found.append((start, end))
+        if a[i][1] <= b[j][1]:
+            i += 1
+        else:
+            j += 1
+    return found

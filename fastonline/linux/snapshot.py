@@ -1,0 +1,191 @@
+"""What a kernel's texts say of a machine whose page map nobody has: zones, free blocks by order, memory blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.hotplug.layout import lay_out
+from fastonline.hotplug.memory import Memory
+from fastonline.hotplug.procfs import lsmem_text
+from fastonline.linux.proctext import MemoryBlock, ZoneInfo, ZoneKey, least_min_free_kbytes
+from fastonline.linux.ranges import Ranges, block_zones, ends, geometry_of, meet, memory_of, sections_of, zone_memory
+from fastonline.rules import LINUX_6_12, Rules
+
+FREE, RESERVED = (1 << FLAG_NAMES.index("PG_prepared") | 1 << FLAG_NAMES.index(name) for name in ("PG_buddy", "PG_reserved"))
+_MAX_PAGES = 1 << 32
+"""A text of a few lines can claim any amount of memory: of more than 16 TiB of 4 KiB pages no machine is made."""
+
+
+@dataclass(kw_only=True)
+class Snapshot:
+    """A machine as texts show it, of one moment. What a text does not have is empty.
+
+    - source: the file or directory, for messages.
+    - arch, page_size: uname -m, and bytes.
+    - zones: of /proc/zoneinfo.
+    - free: of /proc/buddyinfo: free blocks of each order.
+    - blocks, block_size: memory blocks, and bytes of one.
+    - ram: (start_pfn, nr_pages) of the System RAM in /proc/iomem.
+    - min_free_kbytes: vm.min_free_kbytes; None: the least that gives the zones' watermarks.
+    - memmap_on_memory: the parameter of memory_hotplug; None where it is not there.
+    - notes: what could not be used, a line each. assumptions: what `machine` takes for granted.
+    """
+
+    source: str
+    arch: str = "x86_64"
+    page_size: int = 4096
+    zones: dict[ZoneKey, ZoneInfo] = field(default_factory=dict)
+    free: dict[ZoneKey, tuple[int, ...]] = field(default_factory=dict)
+    blocks: list[MemoryBlock] = field(default_factory=list)
+    block_size: int = 0
+    ram: Ranges = field(default_factory=list)
+    min_free_kbytes: int | None = None
+    memmap_on_memory: str | None = None
+    notes: list[str] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+
+    def buddyinfo(self) -> str:
+        """The text of /proc/buddyinfo. ValueError when the source has no free blocks."""
+        if not self.free:
+            raise ValueError(f"{self.source}: there is no buddyinfo in it")
+        return "".join(
+            f"Node {nid}, zone {name:>8} " + "".join(f"{n:6} " for n in counts) + "\n"
+            for (nid, name), counts in self.free.items()
+        )
+
+    def lsmem(self, style: str = "2.38") -> str:
+        """What util-linux's lsmem of version `style` prints. ValueError when the source has no memory blocks."""
+        if not self.blocks:
+            raise ValueError(f"{self.source}: there are no memory blocks in it")
+        rows = [(block.nr, block.state, block.removable) for block in self.blocks]
+        return lsmem_text(rows, self.block_size, style, self.memmap_on_memory)
+
+    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+        """A Memory with these zones, memory blocks and watermarks, and as many free blocks of each order.
+
+        Which pages are free is not known: they are laid out so that the free blocks are buddyinfo's. Without buddyinfo all
+        managed pages are free. ValueError where the texts do not fit together.
+        """
+        try:
+            return self._machine(engine, rules)
+        except ValueError as e:
+            raise ValueError(str(e) if str(e).startswith(f"{self.source}:") else f"{self.source}: {e}") from None
+
+    def _machine(self, engine, rules):
+        if not self.zones and not self.blocks:
+            raise ValueError("there are neither zones nor memory blocks in it")
+        geometry = geometry_of(self.arch, self.page_size, len(next(iter(self.free.values()), ())))
+        if self.block_size and self.block_size < geometry.section_size:
+            geometry = replace(geometry, section_size_bits=self.block_size.bit_length() - 1)
+        zones = self.zones or self._zones_of_blocks(geometry)
+        total = sum(zone.spanned_pages for zone in zones.values()) + len(self.blocks) * self._block_pages
+        if total > _MAX_PAGES or max(zone.end_pfn for zone in zones.values()) > 16 * _MAX_PAGES:
+            raise ValueError(f"{total} pages are more than a machine is made of here ({_MAX_PAGES})")
+        memory, known, there = self._memory(zones), [], []
+        names = [name for name, _ in geometry.zone_limits] + ["Movable"] + ["Device"] * rules.zone_device
+        for zone in zones.values():
+            if not zone.present_pages and zone.name not in names:
+                continue
+            ranges = self._ranges(zone, memory)
+            there += [(start, end, zone.nid, frozenset({zone.name})) for start, end in ranges]
+            free = self.free.get((zone.nid, zone.name)) or (0,) * (geometry.max_page_order + 1)
+            runs = lay_out([(start, end - start) for start, end in ranges], zone.managed_pages, free, geometry.max_page_order) \
+                if self.free else _all_free(ranges, zone)
+            known.append(_LaidOut(**vars(zone), runs=runs))
+        ram = ends(self.ram) or [(start, end) for start, end, _, names in memory if names]
+        sections = sections_of(memory if self.blocks else sorted(there, key=lambda part: part[0]), ram)
+        least = least_min_free_kbytes(zones.values(), self.page_size)
+        return Memory.from_page_map(
+            geometry, sections, self.ram or [(start, end - start) for start, end in ram], known,
+            least if self.min_free_kbytes is None else self.min_free_kbytes, rules, engine,
+            **({"memory_block_size": self.block_size} if self.block_size > geometry.section_size else {}),
+        )
+
+    @property
+    def _block_pages(self):
+        return self.block_size // self.page_size
+
+    def _memory(self, zones):
+        """What has sections: the memory blocks, or else the zones."""
+        if self.blocks:
+            return memory_of(self.blocks, self._block_pages)
+        parts = []
+        for zone in zones.values():
+            span = [(zone.start_pfn, zone.end_pfn)] if zone.present_pages else []
+            parts += [(start, end, zone.nid, frozenset({"none"})) for start, end in meet(span, ends(self.ram) or span)]
+        return _disjoint(sorted(parts, key=lambda part: part[:2]))
+
+    def _ranges(self, zone, memory):
+        """The page frames of a zone: those of its span that are there, as many as are present."""
+        if not zone.present_pages:
+            return []
+        ranges = zone_memory(memory, zone)
+        if self.ram:
+            ranges = meet(ranges, ends(self.ram))
+        there = sum(end - start for start, end in ranges)
+        if there < zone.present_pages:
+            raise ValueError(
+                f"zone {zone.name} of node {zone.nid} has {zone.present_pages} present pages, and the memory blocks and iomem "
+                f"only {there} in its span"
+            )
+        while there > zone.present_pages:      # holes that the texts do not show: taken to be at the end
+            start, end = ranges.pop()
+            kept = max(0, end - start - (there - zone.present_pages))
+            there -= end - start - kept
+            if kept:
+                ranges.append((start, start + kept))
+        return ranges
+
+    def _zones_of_blocks(self, geometry):
+        """The zones that online blocks name; those of several, by the limits of the architecture's zones."""
+        limits, start = [], 0
+        for name, limit in geometry.zone_limits:
+            end = geometry.max_pfn if limit is None else limit // self.page_size
+            limits.append((name, start, end))
+            start = end
+        spans: dict[ZoneKey, Ranges] = {}
+        for block in self.blocks:
+            first, end = block.nr * self._block_pages, (block.nr + 1) * self._block_pages
+            names = block_zones(block)
+            for name, low, high in limits if "none" in names else [(name, first, end) for name in names]:
+                if max(first, low) < min(end, high):
+                    spans.setdefault((block.nid, name), []).append((max(first, low), min(end, high)))
+        return {
+            (nid, name): ZoneInfo(
+                nid=nid, name=name, free_pages=present, min=0, low=0, high=0, spanned_pages=parts[-1][1] - parts[0][0],
+                present_pages=present, managed_pages=present, protection={}, start_pfn=parts[0][0],
+            )
+            for (nid, name), parts in spans.items() for present in [sum(end - start for start, end in parts)]
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LaidOut(ZoneInfo):
+    """A zone with its pages, as Memory.from_page_map takes it."""
+
+    runs: Any
+
+
+def _all_free(ranges, zone):
+    """Runs of a zone whose managed pages are the last ones, and free."""
+    runs, reserved = [], zone.present_pages - zone.managed_pages
+    for start, end in ranges:
+        middle = min(end, start + reserved)
+        reserved -= middle - start
+        runs += [(start, middle - start, RESERVED)] * (middle > start) + [(middle, end - middle, FREE)] * (end > middle)
+    starts, lengths, states = zip(*runs, strict=True) if runs else ((), (), ())
+    return np.array(starts, np.uint64), np.array(lengths, np.uint64), np.array(states, np.uint8)
+
+
+def _disjoint(parts):
+    """Ascending parts, none of which begins before the one before it ends."""
+    found = []
+    for start, end, nid, names in parts:
+        start = max(start, found[-1][1]) if found else start
+        if start < end:
+            found.append((start, end, nid, names))
+    return found

@@ -1,0 +1,105 @@
+"""Whatever file or directory shows a machine, told by its content."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from fastonline.files import open_regular
+from fastonline.hotplug import savefile
+from fastonline.hotplug.memory import Memory, load
+from fastonline.linux.capture import Capture
+from fastonline.linux.lines import TextError, stream, without_prefix
+from fastonline.linux.monitor import is_monitor, read_monitor
+from fastonline.linux.oom import is_mem_info, read_mem_info
+from fastonline.linux.pagetypes import is_page_types, read_page_types
+from fastonline.linux.recording import FORMAT
+from fastonline.linux.trace import is_trace
+from fastonline.linux.tree import is_tree, read_tree
+from fastonline.rules import LINUX_6_12, Rules
+
+_FIRST_LINES = 200
+
+
+class Source(Protocol):
+    """What shows a machine."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be used, a line each."""
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What `machine` takes for granted, a line each."""
+
+    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+        """The Memory. ValueError where there is none that fits."""
+
+
+class Saved:
+    """A machine that Memory.save wrote: it keeps its engine and rules."""
+
+    notes: list[str] = []
+    assumptions: list[str] = []
+
+    def __init__(self, mem: Memory) -> None:
+        self._mem = mem
+
+    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+        """The Memory, on the engine and with the rules that it was saved with."""
+        return self._mem
+
+
+def read_source(path: str | os.PathLike[str]) -> Source:
+    """Read what shows a machine: a file of Memory.save or Capture.save; a directory with a page map, a /sys tree or a
+    sosreport; a log with Mem-Info, of buddyinfo or of zoneinfo; a list of page-types.
+
+    ValueError in one line for anything else, saying what to do with a recording, a trace or a table; OSError.
+    """
+    if os.path.isdir(path):
+        if (Path(path) / "pages.npz").exists():
+            return Capture.load(path)
+        if is_tree(path):
+            return read_tree(path)
+        raise ValueError(f"{path}: not a capture: there is no pages.npz in it, nor /sys or /proc files")
+    kind = savefile.kind_of(path)
+    if kind is not None:
+        return Saved(load(path)) if kind == "machine" else Capture.load(path)
+    if _is_recording(path):
+        raise ValueError(f"{path}: a recording of what a kernel did: see fastonline replay")
+    try:
+        first = [line for _, line in islice(stream(path), _FIRST_LINES)]
+    except TextError as e:
+        raise ValueError(f"{path}: neither a saved machine nor a capture, nor a text: {e}") from None
+    if is_page_types(first):
+        return read_page_types(path)
+    if is_trace(first):
+        raise ValueError(f"{path}: a trace of page allocations: see fastonline replay")
+    if is_monitor(first):
+        return read_monitor(path)
+    if any(map(is_mem_info, first)) or _has_mem_info(path):
+        return read_mem_info(path)
+    if len(first) > 1 and all(line.count(",") == first[0].count(",") > 0 for line in first[:2]):
+        raise ValueError(f"{path}: a table: see fastonline balloon")
+    raise ValueError(f"{path}: neither a saved machine nor a capture, nor a text that shows one")
+
+
+def names_trace(path: str | os.PathLike[str]) -> bool:
+    """Is this file a trace of page allocations? OSError."""
+    try:
+        return not _is_recording(path) and is_trace([line for _, line in islice(stream(path), _FIRST_LINES)])
+    except TextError:
+        return False
+
+
+def _is_recording(path):
+    with open_regular(path) as file:
+        head = file.read(4096)
+    return head.lstrip()[:1] == b"{" and FORMAT.encode() in head
+
+
+def _has_mem_info(path):
+    return any(without_prefix(line).startswith(("Mem-Info:", "Node 0 DMA free:", "DMA free:", "Normal free:"))
+               for _, line in stream(path))
