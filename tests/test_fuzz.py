@@ -161,7 +161,7 @@ def test_sizes_and_series(tmp_path, capsys):
 CALLS = ("add_memory", "remove_memory", "prepare_online_pages", "mark_pages_onlined", "online_pages", "offline_pages", "set_page_reserved",
          "set_page_offline", "clear_page_offline", "alloc_contig_range", "page_states", "kpageflags", "alloc_pages", "alloc_pages_bulk",
          "free_pages", "free_pfns", "mark_pfns_onlined", "set_pfns_reserved", "set_pfns_offline", "clear_pfns_offline",
-         "free_reserved_pfns", "generic_online_page", "page_flags", "zone_of", "section_nid", "valid_zones", "free_pages_within")
+         "free_reserved_pfns", "generic_online_page", "page_flags", "zone_of")
 
 
 def argument(rng):

@@ -49,7 +49,7 @@ def test_a_broken_link_is_found(tmp_path, rules):
     """Save a machine, break one link of a free block, load it. Expect the file to be refused, and no crash."""
     mem = fo.Memory(SMALL_64, boot="1M", rules=rules, engine="struct_page")
     mem.alloc_pages()
-    state = mem._state()
+    state = mem.__reduce__()[1][0]
     pages = state["planes"]["pages"][0]
     linked = np.flatnonzero(pages.any(axis=1))
     pages[linked[1:4]] = 0xFF

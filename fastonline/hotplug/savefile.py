@@ -30,7 +30,7 @@ def kind_of(path):
 
 
 def save(path, state, kind="machine"):
-    """Write a state (Memory._state, or any other of dicts, lists, numbers, text and arrays) to the file `path`, as write_file does.
+    """Write a state (hotplug/machine_state.pyx, or any other of dicts, lists, numbers, text and arrays) to the file `path`, as write_file does.
     kind: what the file is, one word."""
     arrays = []
 

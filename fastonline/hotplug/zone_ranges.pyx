@@ -2,6 +2,7 @@ import numpy as np
 
 from fastonline.core.pageflags cimport PG_prepared
 from fastonline.core.sections cimport early_section_nr
+from fastonline.hotplug.section_states cimport section_nid
 from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, zone
 
 from fastonline.hotplug.policy import auto_movable_can_online_movable
@@ -95,7 +96,7 @@ cpdef str valid_zones(Machine mem, uint64_t block_nr):
         areas = np.unique(mem.pages.area_array[start >> shift : start + unit >> shift])
         areas = areas[areas != NO_AREA]
         return names[(int(areas[0]) - 1) % types] if len(areas) == 1 else "none"
-    nid = mem.nid_of[section]
+    nid = section_nid(mem, section)
     words = []
     for online_type in (MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE):
         name = names[zone_for_pfn_range(mem, start, unit, nid, online_type) % types]

@@ -8,7 +8,7 @@ from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.migrate import MovablePages, free_movable
 from fastonline.hotplug.notifier import NOTIFY_OK
 from fastonline.hotplug.pcp import RECLAIMABLE, UNMOVABLE, PerCpuPages
-from fastonline.hotplug.zonelists import kernel_zonelist
+from fastonline.hotplug.zonelists import kernel_zonelist, movable_zonelist
 
 BLOCK_PAGES, INODE_PAGES = 1, 2
 """Pages of slabs that a memory block takes: when it is added, for struct memory_block (1 KiB) and some twenty kernfs nodes of
@@ -69,7 +69,7 @@ class Region:
         """The pages that one page table maps: a huge page where there may be one and it can be had."""
         mem, huge = self._mem, None
         if guest.huge_pages and nr_pages == 1 << mem.geometry.pageblock_order:
-            huge = mem.pcp.alloc_huge(mem.movable_zonelist(0))
+            huge = mem.pcp.alloc_huge(movable_zonelist(mem, 0))
         self._tables.append(mem.pcp.alloc_kernel(0))
         if huge is None:
             self.pages.alloc(nr_pages)
