@@ -79,6 +79,19 @@ class MovablePages:
         """Free all of them, first page first."""
         free_movable(self._mem, self.give(len(self.pfns))[::-1])
 
+    def free_at(self, indices: ArrayLike) -> None:
+        """Free the pages at these indices into pfns (integers, none twice), in that order. IndexError for one that is not there,
+        ValueError for one that is there twice; nothing is freed then."""
+        indices = np.asarray(indices, np.int64)
+        keep = np.ones(len(self.pfns), bool)
+        keep[indices] = False
+        if len(self.pfns) - np.count_nonzero(keep) < len(indices):
+            raise ValueError("a page is to be freed twice")
+        freed, self.pfns = self.pfns[indices], self.pfns[keep]
+        if not len(self.pfns) and self in self._mem.page_owners:
+            self._mem.page_owners.remove(self)
+        free_movable(self._mem, freed)
+
     def within(self, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
         """int64 array: indices into pfns of its pages in the range start_pfn, nr_pages."""
         return np.flatnonzero((self.pfns >= start_pfn) & (self.pfns < start_pfn + nr_pages))
