@@ -9,7 +9,9 @@ import pytest
 
 import fastonline as fo
 from fastonline.core.sections import Sections
-from fastonline.cost import counters, phases, profile, report
+from fastonline.cost import (
+    actors, compare, costs, counters, phases, plain, pool, profile, report, run, scenario, strategies, sweep, workloads,
+)
 from fastonline.drivers import cmm, consumers, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen
 from fastonline.hotplug.blocks import Block, Blocks
 from fastonline.hotplug.events import Events
@@ -81,7 +83,8 @@ def test_a_function_and_its_arguments_are_documented(name):
 
 
 @pytest.mark.parametrize("module", [
-    counters, phases, profile, report, cmm, consumers, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen,
+    actors, compare, costs, counters, phases, plain, pool, profile, report, run, scenario, strategies, sweep, workloads,
+    cmm, consumers, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen,
 ], ids=lambda module: module.__name__)
 def test_what_a_module_has_is_documented(module):
     """Fields of a dataclass say what they are where they stand, not in its help."""

@@ -10,13 +10,15 @@ import sys
 from fastonline import __version__
 from fastonline.cli.balloon import add_balloon
 from fastonline.cli.common import Parser
+from fastonline.cli.compare import add_compare
 from fastonline.cli.profile import add_profile
 from fastonline.cli.replay import add_replay
 from fastonline.cli.show import add_capture, add_show, add_sysfs
+from fastonline.cli.sweep import add_sweep
 
 INTERRUPTED, BROKEN_PIPE = 130, 141     # 128 + SIGINT, 128 + SIGPIPE, as a shell has it
 
-COMMANDS = (add_profile, add_show, add_capture, add_replay, add_sysfs, add_balloon)
+COMMANDS = (add_profile, add_show, add_capture, add_replay, add_sysfs, add_balloon, add_compare, add_sweep)
 
 
 def make_parser():

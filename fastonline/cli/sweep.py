@@ -1,0 +1,126 @@
+"""``fastonline sweep``: a grid of runs, and what came out of one."""
+
+import os
+import sys
+from contextlib import contextmanager
+
+from fastonline.cli.common import add_plot, check_plot, count, output
+from fastonline.cli.compare import add_strategies
+from fastonline.cost.pool import Pool, dask_executor
+from fastonline.cost.scenario import PRESETS, scenario
+from fastonline.cost.sweep import SUMMARY, grid, summary, sweep
+
+
+def add_sweep(commands):
+    parser = commands.add_parser(
+        "sweep",
+        help="a grid of runs of compare, on processes or a Dask cluster",
+        description="Run every combination of --set, --strategies and --seeds, and append a row for each to FILE as a line of "
+        "JSON. The same command goes on where it was interrupted. With --summary: mean and 95 %% interval over the seeds.",
+    )
+    parser.add_argument("scenario", nargs="?", metavar="PRESET|FILE.toml", help=f"{', '.join(PRESETS)}, or a TOML file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=A,B",
+                        help="values of a key of the scenario, such as host=2G,4G or workload.in_use=0.5,0.9; again for more")
+    add_strategies(parser)
+    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="run each with N seeds (1)")
+    parser.add_argument("--jobs", type=count, metavar="N", help="so many processes (1: this one)")
+    parser.add_argument("--dask", metavar="ADDRESS", help="run on the Dask cluster whose scheduler is there; needs distributed")
+    parser.add_argument("--out", type=output, metavar="FILE", help="where the rows go")
+    parser.add_argument("--yes", action="store_true", help="a grid of more than 10 million points is meant")
+    parser.add_argument("--summary", metavar="FILE", help="print what came out of a sweep")
+    add_plot(parser, "a heat map (with --summary)")
+    parser.set_defaults(run=run_sweep)
+
+
+def run_sweep(args):
+    if args.summary is not None:
+        if args.scenario is not None or args.set or args.out is not None:
+            raise ValueError("--summary takes no scenario, --set or --out")
+        return print_summary(args.summary, args.plot)
+    if args.scenario is None or args.out is None:
+        raise ValueError("a sweep needs a scenario and --out FILE")
+    if args.plot is not None:
+        raise ValueError("--plot goes with --summary")
+    if args.jobs is not None and args.dask is not None:
+        raise ValueError("--jobs and --dask exclude one another")
+    points = grid(scenario(args.scenario), parse_sets(args.set), args.strategies, args.seeds, args.yes)
+    with executor(args) as (where, workers):
+        made = sweep(points, where, args.out, workers, show if sys.stderr.isatty() else None)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(f"{args.out}: {made} runs, {len(points)} rows")
+    return 0
+
+
+def parse_sets(texts):
+    """{key: [value, ...]} of texts such as "host=2G,4G"."""
+    sets = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not key.strip() or not all(part.strip() for part in values.split(",")):
+            raise ValueError(f"--set {text}: expected KEY=VALUE,VALUE...")
+        if key.strip() in sets:
+            raise ValueError(f"--set {key.strip()} is given twice")
+        sets[key.strip()] = [parse_value(part.strip()) for part in values.split(",")]
+    return sets
+
+
+def parse_value(text):
+    """A number, true, false, or text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text, text)
+
+
+@contextmanager
+def executor(args):
+    """(executor, workers) that the arguments ask for."""
+    if args.dask is not None:
+        with dask_executor(args.dask) as cluster:
+            yield cluster
+    elif args.jobs is None or args.jobs == 1:
+        yield None, 1
+    else:
+        pool = Pool(args.jobs)
+        try:
+            yield pool, args.jobs
+        except BaseException:
+            pool.kill()
+            raise
+        pool.close()
+
+
+def show(done, points):
+    """Progress on a terminal."""
+    print(f"\r{done} of {points}", end="", file=sys.stderr, flush=True)
+
+
+def print_summary(path, plot):
+    """A table: mean, half the 95 % interval and n of each column, by key."""
+    check_plot(plot)
+    lines = summary(path)
+    width = max(len(line["key"]) for line in lines)
+    print(f"{'':{width}} {'n':>5} " + " ".join(f"{column.replace('_bytes', ' MiB').replace('_byte_seconds', ' MiB.s'):>24}"
+                                                   for column in SUMMARY))
+    for line in lines:
+        cells = [cell(column, line[column]) if column in line else "-" for column in SUMMARY]
+        tail = f"  {line['errors']} failed" if line["errors"] else ""
+        print(f"{line['key']:{width}} {line['n']:5} " + " ".join(f"{text:>24}" for text in cells) + tail
+              if line["reason"] is None else f"{line['key']:{width}} {line['n']:5} {line['reason']}")
+    if plot is not None:
+        from fastonline.cost.compare_plots import plot_sweep
+        plot_sweep(os.fspath(path), plot)
+    return 0
+
+
+def cell(column, value):
+    """Text of (mean, half the interval, all equal)."""
+    mean, interval, equal = value
+    unit = 2**20 if "byte" in column else 1
+    text = f"{mean / unit:.6g}"
+    if equal:
+        return f"{text} all equal"
+    return f"{text} ±{interval / unit:.3g}"

@@ -1,0 +1,83 @@
+"""Executors for a sweep: a pool of processes that outlives its workers' deaths, and a Dask cluster."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import fastonline
+
+DASK_TIMEOUT = 10.0     # s to reach a scheduler
+PR_SET_PDEATHSIG = 1
+
+
+class Pool:
+    """A pool of `jobs` processes; when a worker dies, the next submit starts a new pool. Its workers end with their parent, and
+    leave Ctrl-C to it."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._pool = self._start()
+
+    def _start(self):
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._jobs, context, initializer=_begin_worker)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Call fn(*args) in a worker: a Future."""
+        try:
+            return self._pool.submit(fn, *args)
+        except BrokenExecutor:
+            self._pool.shutdown(wait=False)
+            self._pool = self._start()
+            return self._pool.submit(fn, *args)
+
+    def close(self) -> None:
+        """Let the workers finish what they are at, and end."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def kill(self) -> None:
+        """End the workers at once."""
+        for process in list((self._pool._processes or {}).values()):
+            process.kill()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError, AttributeError):      # another system than Linux
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def dask_executor(address: str) -> Iterator[tuple[Any, int]]:
+    """(executor, workers) of the Dask cluster whose scheduler is at `address`.
+
+    ImportError without distributed; OSError when the scheduler cannot be reached in DASK_TIMEOUT seconds; ValueError naming the
+    worker without fastonline, or with another version, and for a cluster without workers.
+    """
+    try:
+        import distributed
+    except ImportError as e:
+        raise ImportError("a Dask cluster needs distributed: pip install 'fastonline[dask]'") from e
+    try:
+        client = distributed.Client(address, timeout=DASK_TIMEOUT, set_as_default=False)
+    except (OSError, ValueError) as e:
+        raise OSError(f"no Dask scheduler at {address}: {e}") from None
+    with client:
+        # eval is the one function that a worker without fastonline can be sent
+        versions = client.run(eval, "__import__('fastonline').__version__", on_error="return")
+        if not versions:
+            raise ValueError(f"the cluster at {address} has no workers")
+        for worker, version in versions.items():
+            if isinstance(version, BaseException):
+                raise ValueError(f"worker {worker} has no fastonline: {type(version).__name__}: {version}")
+            if version != fastonline.__version__:
+                raise ValueError(f"worker {worker} has fastonline {version}, not {fastonline.__version__}")
+        threads = sum(client.nthreads().values())
+        yield client.get_executor(pure=False), threads

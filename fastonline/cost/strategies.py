@@ -1,0 +1,476 @@
+"""The ways for a guest to grow and shrink that the 2008 thread proposed, and those that came later, each as a driver with a
+target.
+
+`STRATEGIES` has them by name; `Strategy.build` makes the `Guest` of a scenario on a host.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastonline.cost.scenario import Scenario
+from fastonline.drivers.cmm import Cmm2, HintedDomain
+from fastonline.drivers.consumers import Udev
+from fastonline.drivers.driver import NEVER, PG_BUDDY, Actor, Driver, PageList, alloc_highuser, free_range
+from fastonline.drivers.hyperv import HvBalloon
+from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain, pages_of_extents
+from fastonline.drivers.virtio_balloon import REPORTING_DELAY, VirtioBalloonDriver
+from fastonline.drivers.virtio_mem import VirtioMemDriver
+from fastonline.drivers.xen import XEN_2_6_26, XEN_3_1, XEN_THREAD, XEN_TODAY, XenBalloon
+from fastonline.errors import HotplugError
+from fastonline.geometry import PRESETS as GEOMETRIES
+from fastonline.hotplug.memory import Memory
+from fastonline.rules import PRESETS as RULES
+
+HUGE = 2 << 20
+"""Bytes of the blocks that reporting, HyperAlloc and the policy work with."""
+
+
+@dataclass
+class Guest:
+    """A guest that was built for a strategy: its driver, and what else acts in it. limited: the domain's limit bounds what it
+    can use, its memory does not. follows: it is given the scenario's targets; else somebody else decides, or nobody. refusals:
+    {name of an errno: how often something was refused}."""
+
+    driver: Driver
+    actors: tuple[Actor, ...] = ()
+    limited: bool = False
+    follows: bool = True
+    refusals: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def mem(self) -> Memory:
+        """The guest's memory."""
+        return self.driver.mem
+
+    @property
+    def domain(self) -> Domain:
+        """What the host knows of the guest."""
+        return self.driver.domain
+
+    @property
+    def size_pages(self) -> int:
+        """Pages that the guest can use."""
+        pages = self.mem.totalram_pages
+        limit = self.domain.max_pages if self.limited else None
+        return pages if limit is None else min(pages, limit)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way to grow. `mechanism` names its prices in a table of costs; `build(scenario, host)` makes the Guest;
+    `whole_blocks`: it needs a kernel that adds whole memory blocks, which 2.6.25 does not."""
+
+    name: str
+    who: str
+    what: str
+    mechanism: str
+    build: Callable[[Scenario, Host], Guest]
+    whole_blocks: bool = False
+
+    def forbidden(self, scenario: Scenario) -> str | None:
+        """Why the rules of a scenario forbid it, None: they do not."""
+        if self.whole_blocks and not RULES[scenario.rules].aligned:
+            return f"needs whole memory blocks, and Linux {scenario.rules} adds ranges of any size"
+        return None
+
+
+# -- drivers that only a comparison needs
+
+def add_section(driver: Driver, backed: bool) -> int:
+    """Hot-add one memory block to the guest of `driver` and return its first pfn; backed: the host gives all of its frames
+    first. HotplugError ENOMEM when it has not so many, and as add_memory; nothing has changed then."""
+    mem, domain = driver.mem, driver.domain
+    start = free_range(mem, mem.pages_per_block)
+    pfns = np.arange(start, start + mem.pages_per_block)
+    if backed:
+        got = domain.back(pfns)
+        if got < pfns.size:
+            domain.unback(pfns[:got])
+            raise HotplugError.of(errno.ENOMEM, f"the host has {got} of {pfns.size} frames")
+    try:
+        mem.add_memory(start, mem.pages_per_block)
+    except BaseException:
+        if backed:
+            domain.unback(pfns)
+        raise
+    return start
+
+
+class WholeSections(XenBalloon):
+    """Dave Hansen's way for Xen: online a whole section, then let the balloon take what is too much.
+
+    mem, domain, batch: as XenBalloon. A section for which the host has not all frames is not tried again before a new target.
+    refusals: {name of an errno: times}.
+    """
+
+    def __init__(self, mem: Memory, domain: Domain, batch: int | None, refusals: Counter[str]) -> None:
+        super().__init__(mem, domain, XEN_2_6_26, batch=batch)
+        self.refusals = refusals
+
+    def _work(self):
+        while self.target_pages > self.current_pages + self.balloon_pages and self.hard_limit is None:
+            try:
+                start = add_section(self, backed=True)
+            except HotplugError as e:
+                self.refusals[errno.errorcode[e.errno]] += 1
+                self.hard_limit = self.current_pages + self.balloon_pages
+                break
+            self.mem.online_pages(start, self.mem.pages_per_block)
+            self._total_pages += self.mem.pages_per_block
+        super()._work()
+
+
+class WholeUntouched(VirtioBalloonDriver):
+    """Dave Hansen's second thought: online a whole section that has no frame behind it before its first touch, then let the
+    balloon take what is too much. mem, domain: as VirtioBalloonDriver."""
+
+    def _work(self):
+        while self.target_pages > self._size:
+            start = add_section(self, backed=False)
+            self._size += self.mem.online_pages(start, self.mem.pages_per_block)
+        super()._work()
+
+
+class Plain(Driver):
+    """Anthony Liguori's way for KVM: plain hot-add of whole sections, which user space onlines, and a limit of what may be
+    resident. It never takes memory away. mem, domain (a ResidentDomain): as Driver."""
+
+    domain: ResidentDomain
+
+    def _work(self):
+        self.due = NEVER
+        while self.target_pages > self.mem.sections.present.weight() * self.mem.geometry.pages_per_section:
+            add_section(self, backed=False)
+        self.domain.set_limit(self.target_pages * self.mem.geometry.page_size)
+
+
+class Dimms(Driver):
+    """Yasunori Goto's way: DIMMs come and go as a whole, and user space decides when their memory goes online.
+
+    mem, domain: as Driver. refusals: {name of an errno: times}. A DIMM is one memory block. The guest gets as many as its
+    target needs; those that are not needed go offline and leave, the newest first. One whose pages are in use stays, and is
+    tried again after RETRY seconds.
+    """
+
+    RETRY = 10.0
+
+    def __init__(self, mem: Memory, domain: Domain, refusals: Counter[str]) -> None:
+        super().__init__(mem, domain)
+        self.refusals = refusals
+        self._dimms: list[int] = []
+
+    def _work(self):
+        self.due = NEVER
+        unit = self.mem.pages_per_block
+        try:
+            while self.current_pages < self.target_pages:
+                if self.domain.available(unit) < unit:
+                    raise HotplugError.of(errno.ENOMEM, "the host has not the frames of a DIMM")
+                self._dimms.append(add_section(self, backed=True))
+        except HotplugError as e:
+            self._refused(e)
+        for start in self._dimms[::-1]:
+            if self.current_pages - unit < self.target_pages:
+                break
+            try:
+                block = self.mem.blocks[start // unit]
+                if block.state == "online":
+                    block.offline()
+                self.mem.remove_memory(start, unit)
+            except HotplugError as e:
+                self._refused(e)
+                continue
+            self._dimms.remove(start)
+            self.domain.unback(np.arange(start, start + unit))
+
+    def _refused(self, error):
+        self.refusals[errno.errorcode[error.errno]] += 1
+        self.due = self.domain.now + self.RETRY
+
+
+class PromptUdev(Udev):
+    """User space that is woken by each uevent, as udevd is, and does not look at a queue now and then. mem, delay: as Udev."""
+
+    def __init__(self, mem: Memory, delay: float) -> None:
+        super().__init__(mem, delay)
+        self.due = NEVER
+
+    def _heard(self, kind, text):
+        super()._heard(kind, text)
+        self.due = 0.0
+
+    def work(self, now: float) -> None:
+        """As Udev.work; now: s."""
+        super().work(now)
+        self.due = min(self._waiting.values(), default=NEVER)
+
+
+class HugeBalloon(Driver):
+    """A balloon of 2 MiB blocks, as the HyperAlloc authors measured it beside their own.
+
+    mem, domain (a ResidentDomain): as Driver. told: the guest sends a message for each 256 blocks; else the host looks itself,
+    which is what HyperAlloc does (`shared`). period: s between two looks of the host for free blocks that hold frames, NEVER:
+    it takes none but what a target makes it take.
+    """
+
+    domain: ResidentDomain
+    MESSAGE = 256      # VIRTIO_BALLOON_ARRAY_PFNS_MAX
+
+    def __init__(self, mem: Memory, domain: ResidentDomain, told: bool = True, period: float = NEVER) -> None:
+        self._list = PageList()
+        self._size = mem.totalram_pages
+        self.order = HUGE.bit_length() - 1 - mem.geometry.page_shift
+        super().__init__(mem, domain)
+        self._told = told
+        self._seen: tuple[Any, ...] = ()
+        self._period = period
+        self._look_at = self.due = period
+
+    @property
+    def current_pages(self) -> int:
+        """Pages that are not in the balloon."""
+        return self._size - (len(self._list) << self.order)
+
+    def counts(self) -> dict[str, int]:
+        """{"balloon": pages in it}."""
+        return {"balloon": len(self._list) << self.order}
+
+    def _work(self):
+        self.due = NEVER
+        missing = (self.current_pages - self.target_pages) >> self.order
+        if missing > 0:
+            heads = alloc_highuser(self.mem, missing, self.order, highest="Movable")
+            if heads.size:
+                pfns = pages_of_extents(heads, self.order)
+                self.mem.set_pfns_offline(pfns)
+                self._list.add_head(heads)
+                self.domain.discard(pfns, calls=self._calls(heads.size))
+            if heads.size < missing:
+                self.due = self.domain.now + 1.0
+        elif self.target_pages > self.current_pages and len(self._list):
+            heads = self._list.head(-(-(self.target_pages - self.current_pages) >> self.order))
+            self._list.drop_head(heads.size)
+            pfns = pages_of_extents(heads, self.order)
+            self.domain.count("host_message", self._calls(heads.size), pfns.size)
+            self.mem.free_reserved_pfns(pfns)
+        if self.domain.now >= self._look_at:
+            self._look_at = self.domain.now + self._period
+            self._take_free()
+        self.due = min(self.due, self._look_at)
+
+    def _calls(self, blocks):
+        return -(-blocks // self.MESSAGE) if self._told else 0
+
+    def _take_free(self):
+        """The frames behind every free block of 2 MiB are the host's again; the guest is not asked."""
+        stats = self.mem.stats()
+        seen = (stats["frees"], stats["allocations"], self.domain.frames["touch"])
+        if seen == self._seen:
+            return
+        self._seen = seen
+        pfns = pages_of_extents(free_heads(self.mem, self.order), self.order)
+        pfns = pfns[self.domain.backed(pfns)]
+        if pfns.size:
+            self.domain.discard(pfns, calls=0)
+
+    def validate(self) -> None:
+        """As Driver.validate, and: what is in the balloon has no frame."""
+        super().validate()
+        self.check_balloon(pages_of_extents(self._list.view(), self.order))
+
+
+class HostPolicy:
+    """The host's policy of the HyperAlloc paper, which drives virtio-mem by the guest's free huge blocks: an actor.
+
+    driver: the VirtioMemDriver. least, most: pages of the guest. period: s between two looks. A step is 1/16 of the most; it
+    grows by two steps when less than half of one is free, by one when less than one is, and shrinks by one when more than two
+    are.
+    """
+
+    def __init__(self, driver: VirtioMemDriver, least: int, most: int, period: float) -> None:
+        self._driver = driver
+        self._least, self._most = least, most
+        self._period = period
+        self.due = 0.0
+
+    def work(self, now: float) -> None:
+        """Look at the time `now` (s), and set a target."""
+        driver, step = self._driver, self._most // 16
+        free = huge_blocks(driver.mem) * (HUGE // driver.mem.geometry.page_size)
+        change = 2 if 2 * free < step else 1 if free < step else -1 if free > 2 * step else 0
+        target = min(max(driver.target_pages + change * step, self._least), self._most)
+        if target != driver.target_pages:
+            driver.set_target(target * driver.mem.geometry.page_size, now)
+        self.due = now + self._period
+
+
+def free_heads(mem: Memory, order: int) -> NDArray[np.int64]:
+    """int64 array: the first pfn of each block of 2^order pages of `mem` that is wholly free; order: at least 5."""
+    width = np.uint64 if order >= 6 else np.uint32
+    words = mem.flags["PG_buddy"].view(width)
+    per_block = (1 << order) // np.iinfo(width).bits
+    words = words[: words.size // per_block * per_block].reshape(-1, per_block)
+    return np.flatnonzero((words == np.iinfo(width).max).all(axis=1)) << order
+
+
+def huge_blocks(mem: Memory) -> int:
+    """Free blocks of 2 MiB in a machine `mem`."""
+    order = HUGE.bit_length() - 1 - mem.geometry.page_shift
+    return sum(nr << at - order for zone in mem.zones.values() for at, nr in enumerate(zone.nr_free) if at >= order)
+
+
+class CountsSwapped(ResidentDomain):
+    """A ResidentDomain that knows what it swaps out: `dead_pages` were free in the guest, `used_pages` were in use.
+
+    mem, a Memory, is set when the guest is there."""
+
+    mem: Memory | None = None
+    dead_pages = 0
+    used_pages = 0
+
+    def victims(self, nr: int) -> NDArray[np.int64]:
+        """As ResidentDomain.victims; nr: pages."""
+        self._victims = super().victims(nr)
+        return self._victims
+
+    def reclaim(self, nr: int) -> int:
+        """As ResidentDomain.reclaim; nr: pages."""
+        got = super().reclaim(nr)
+        swapped = self._victims[self.swapped(self._victims)]
+        if swapped.size and self.mem is not None:
+            first = int(swapped.min())
+            states = self.mem.page_states(first, int(swapped.max()) + 1 - first)[swapped - first]
+            dead = int(np.count_nonzero(states & PG_BUDDY))
+            self.dead_pages += dead
+            self.used_pages += swapped.size - dead
+        return got
+
+
+class CountsSwappedHinted(CountsSwapped, HintedDomain):
+    """The same of a HintedDomain."""
+
+
+# -- how each is built
+
+def _memory(scenario: Scenario, boot: int) -> Memory:
+    return Memory(
+        GEOMETRIES[scenario.geometry], boot=boot, rules=RULES[scenario.rules], engine=scenario.engine,
+        memory_block_size=scenario.memory_block_size, memmap=scenario.memmap,
+    )
+
+
+def _resident(mem: Memory, host: Host, limit: int | None = None, hinted: bool = False) -> Any:
+    domain = (CountsSwappedHinted if hinted else CountsSwapped)(host, limit)
+    domain.mem = mem
+    return domain
+
+
+def _least(scenario: Scenario) -> int:
+    """The least that the guest is ever asked to have: what cannot go below its boot memory boots with that."""
+    return min(scenario.boot, *(target for _, target in scenario.steps))
+
+
+def _split(scenario: Scenario, host: Host) -> Guest:
+    domain = Domain(host, scenario.boot, scenario.maximum)
+    return Guest(XenBalloon(_memory(scenario, scenario.boot), domain, XEN_THREAD, batch=scenario.batch))
+
+
+def _callback(scenario: Scenario, host: Host) -> Guest:
+    behaviour = XEN_TODAY if RULES[scenario.rules].aligned else XEN_3_1
+    domain = Domain(host, scenario.boot, scenario.maximum)
+    return Guest(XenBalloon(_memory(scenario, scenario.boot), domain, behaviour, batch=scenario.batch))
+
+
+def _whole(scenario: Scenario, host: Host) -> Guest:
+    refusals: Counter[str] = Counter()
+    domain = Domain(host, scenario.boot)
+    return Guest(WholeSections(_memory(scenario, scenario.boot), domain, scenario.batch, refusals), refusals=refusals)
+
+
+def _whole_touch(scenario: Scenario, host: Host) -> Guest:
+    mem = _memory(scenario, scenario.boot)
+    return Guest(WholeUntouched(mem, _resident(mem, host)))
+
+
+def _kvm(scenario: Scenario, host: Host) -> Guest:
+    mem = _memory(scenario, scenario.boot)
+    driver = Plain(mem, _resident(mem, host, scenario.boot))
+    return Guest(driver, (PromptUdev(mem, scenario.user_delay),), limited=True)
+
+
+def _dimm(scenario: Scenario, host: Host) -> Guest:
+    mem, refusals = _memory(scenario, _least(scenario)), Counter[str]()
+    driver = Dimms(mem, Domain(host, _least(scenario)), refusals)
+    return Guest(driver, (PromptUdev(mem, scenario.user_delay),), refusals=refusals)
+
+
+def _cmm2(scenario: Scenario, host: Host) -> Guest:
+    mem = _memory(scenario, scenario.maximum)
+    return Guest(Cmm2(mem, _resident(mem, host, scenario.boot, hinted=True)), limited=True)
+
+
+def _boot_big(scenario: Scenario, host: Host) -> Guest:
+    mem = _memory(scenario, scenario.maximum)
+    return Guest(VirtioBalloonDriver(mem, _resident(mem, host)))
+
+
+def _boot_big_huge(scenario: Scenario, host: Host) -> Guest:
+    mem = _memory(scenario, scenario.maximum)
+    return Guest(HugeBalloon(mem, _resident(mem, host)))
+
+
+def _reporting(scenario: Scenario, host: Host) -> Guest:
+    mem = _memory(scenario, scenario.maximum)
+    driver = VirtioBalloonDriver(mem, _resident(mem, host), reporting=True)
+    return Guest(driver, follows=False)
+
+
+def _shared(scenario: Scenario, host: Host) -> Guest:
+    mem = _memory(scenario, scenario.maximum)
+    return Guest(HugeBalloon(mem, _resident(mem, host), told=False, period=REPORTING_DELAY))
+
+
+def _virtio_mem(block_size: int) -> Callable[[Scenario, Host], Guest]:
+    def build(scenario: Scenario, host: Host) -> Guest:
+        mem = _memory(scenario, _least(scenario))
+        return Guest(VirtioMemDriver(mem, Domain(host, _least(scenario), scenario.maximum), block_size))
+    return build
+
+
+def _policy(scenario: Scenario, host: Host) -> Guest:
+    guest = _virtio_mem(HUGE)(scenario, host)
+    page = guest.mem.geometry.page_size
+    policy = HostPolicy(guest.driver, scenario.boot // page, scenario.maximum // page, scenario.policy_period)
+    return Guest(guest.driver, (policy,), follows=False)
+
+
+def _hyperv(scenario: Scenario, host: Host) -> Guest:
+    return Guest(HvBalloon(_memory(scenario, scenario.boot), Domain(host, scenario.boot, scenario.maximum)))
+
+
+STRATEGIES = {strategy.name: strategy for strategy in (
+    Strategy("split", "Jeremy Fitzhardinge", "prepare whole sections, online the pages that the host backs", "xen", _split),
+    Strategy("callback", "KAMEZAWA Hiroyuki", "online whole sections, a callback keeps what is not backed", "xen", _callback),
+    Strategy("whole", "Dave Hansen", "online whole sections, then balloon down", "xen", _whole),
+    Strategy("whole-touch", "Dave Hansen", "the same, and the host backs pages at their first touch", "balloon", _whole_touch),
+    Strategy("kvm", "Anthony Liguori", "plain hot-add, and a limit of what is resident", "kvm", _kvm),
+    Strategy("dimm", "Yasunori Goto", "whole DIMMs, and user space decides", "xen", _dimm),
+    Strategy("cmm2", "Dave Hansen", "boot large; a page is made stable on its way out of the allocator", "cmm2", _cmm2),
+    Strategy("boot-big", "virtio-balloon", "boot large, balloon down", "balloon", _boot_big),
+    Strategy("boot-big-huge", "HyperAlloc's authors", "the same by blocks of 2 MiB", "balloon-huge", _boot_big_huge),
+    Strategy("reporting", "free page reporting", "boot large, report free blocks every 2 s", "reporting", _reporting),
+    Strategy("virtio-mem", "David Hildenbrand", "plug and unplug by 2 MiB", "virtio-mem", _virtio_mem(HUGE), True),
+    Strategy("virtio-mem-huge", "David Hildenbrand", "plug and unplug by 128 MiB", "virtio-mem", _virtio_mem(64 * HUGE), True),
+    Strategy("hyperv", "Hyper-V", "hot-add by regions, online what the host covers", "xen", _hyperv, True),
+    Strategy("shared", "HyperAlloc", "boot large; the host reads the guest's free state", "shared", _shared),
+    Strategy("policy", "HyperAlloc's authors", "virtio-mem, driven by free huge blocks", "virtio-mem", _policy, True),
+)}
+"""{name: Strategy}, in the order of a table."""

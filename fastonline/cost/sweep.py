@@ -1,0 +1,392 @@
+"""Grids of runs on any executor: this process, a pool of processes, a Dask cluster. Rows go to a file of JSON lines.
+
+A task is a scenario as a dict, a strategy and a key; machines never leave the process that makes them. Rows do not depend on
+the executor or on the order. The same sweep goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from itertools import islice, product
+from math import prod, sqrt
+from typing import Any, Protocol
+
+import fastonline
+from fastonline.cost.compare import run_one
+from fastonline.cost.plain import nearest
+from fastonline.cost.scenario import Scenario, changed
+from fastonline.cost.strategies import STRATEGIES
+
+MOST_POINTS = 10**7
+"""Points that a grid may have without being asked for twice."""
+
+CHUNK_S = 1.0
+"""s of work that a chunk of tasks should have."""
+
+RETRIES = 2
+"""Times that a run is tried again after its worker died."""
+
+Task = tuple[int, str, str, dict[str, Any], dict[str, Any]]
+"""(index, key, strategy, scenario as dict, what was set)"""
+
+
+class Executor(Protocol):
+    """What runs chunks: anything whose submit returns a concurrent.futures.Future."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Call fn(*args) somewhere."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of values, strategies and seeds on one scenario.
+
+    scenario: the Scenario they start from. sets: ((dotted key, (value, ...)), ...). strategies: names. seeds: how many, from
+    the scenario's own on.
+    """
+
+    scenario: Scenario
+    sets: tuple[tuple[str, tuple[Any, ...]], ...]
+    strategies: tuple[str, ...]
+    seeds: int
+
+    def __len__(self) -> int:
+        return prod(len(values) for _, values in self.sets) * len(self.strategies) * self.seeds
+
+    @property
+    def name(self) -> str:
+        """The name of the grid: the scenario's, and a digest of everything that is in it."""
+        whole = json.dumps([self.scenario.as_dict(), self.sets, self.strategies, self.seeds], sort_keys=True)
+        return f"{self.scenario.name}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+    def tasks(self, skip: Callable[[int], bool] = lambda index: False) -> Iterator[Task]:
+        """Every point of the grid but those for whose index `skip` is true, in order."""
+        index = 0
+        for values in product(*(values for _, values in self.sets)):
+            given = {key: value for (key, _), value in zip(self.sets, values, strict=True)}
+            base = None
+            for seed in range(self.scenario.seed, self.scenario.seed + self.seeds):
+                for strategy in self.strategies:
+                    if not skip(index):
+                        if base is None:
+                            base = changed(self.scenario, given).as_dict()
+                        key = ",".join([*(f"{key}={_text(value)}" for key, value in given.items()), f"strategy={strategy}",
+                                        f"seed={seed}"])
+                        yield index, key, strategy, {**base, "seed": seed}, given
+                    index += 1
+
+
+def grid(scenario: Scenario, sets: Mapping[str, Sequence[Any]] | None = None, strategies: Sequence[str] | None = None,
+         seeds: int = 1, many: bool = False) -> Grid:
+    """The Grid of a scenario.
+
+    sets: {dotted key: values}, such as {"host": ["2G", "4G"], "workload.in_use": [0.5, 0.9]}. strategies: names, None: all.
+    seeds: how many, at least 1. many: more than MOST_POINTS points are meant. ValueError for what is unknown, for values that a
+    scenario refuses or that change nothing, and for a grid without a point.
+    """
+    names = tuple(STRATEGIES if strategies is None else strategies)
+    for name in names:
+        if name not in STRATEGIES:
+            raise nearest("strategy", name, STRATEGIES)
+    if len(set(names)) < len(names):
+        raise ValueError("a strategy is named twice")
+    sets = {key: tuple(values) for key, values in (sets or {}).items()}
+    made = Grid(scenario, tuple(sets.items()), names, seeds)
+    if len(made) <= 0:
+        raise ValueError("a grid of 0 points: every --set needs a value, and strategies and seeds at least one")
+    if len(made) > MOST_POINTS and not many:
+        raise ValueError(f"a grid of {len(made)} points: more than {MOST_POINTS} need --yes")
+    for key, values in sets.items():
+        if key == "seed":
+            raise ValueError("seed: give the number of --seeds")
+        _check_effect(scenario, key, values)
+    return made
+
+
+def _check_effect(scenario, key, values):
+    """Every value must make a scenario, and another one than the rest."""
+    seen = [scenario.as_dict()] if len(values) == 1 else []
+    for value in values:
+        made = changed(scenario, {key: value}).as_dict()
+        if made in seen:
+            raise ValueError(f"--set {key}={_text(value)} has no effect: the scenario is the same without it")
+        seen.append(made)
+
+
+def _text(value):
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# -- what a worker does
+
+def run_chunk(tasks: Sequence[Task], version: str) -> tuple[list[dict[str, Any]], float]:
+    """(rows, s) of `tasks`, in their order. A run that raises becomes a row with its error. RuntimeError when the caller's
+    fastonline has another version than this one."""
+    if version != fastonline.__version__:
+        raise VersionError(f"a worker has fastonline {fastonline.__version__}, not {version}")
+    began = time.perf_counter()
+    rows = []
+    for index, key, strategy, scenario, given in tasks:
+        head = _head(index, key, strategy, scenario["seed"], given)
+        try:
+            rows.append({**head, **run_one(Scenario.from_dict(scenario), strategy).as_dict(samples=False)})
+        except Exception as e:
+            rows.append({**head, "error": f"{type(e).__name__}: {e}"})
+    return rows, time.perf_counter() - began
+
+
+def _head(index, key, strategy, seed, given):
+    return {"key": key, "index": index, "strategy": strategy, "seed": seed, "set": given}
+
+
+class VersionError(RuntimeError):
+    """A worker has another version of fastonline."""
+
+
+# -- the file of rows
+
+class Rows:
+    """The file that a sweep's rows are appended to. path: of the file, made if it is not there. grid: Grid. `done` says which
+    points it has.
+
+    A torn last line is cut off. ValueError for rows of another grid or version, and for a file that is none; OSError when it
+    cannot be read or written.
+    """
+
+    def __init__(self, path: str, grid: Grid) -> None:
+        self.path = path
+        self._name = grid.name
+        self._done = bytearray(-(-len(grid) // 8))
+        self.nr_done = 0
+        mode = os.stat(path).st_mode if os.path.exists(path) else None
+        if mode is not None and stat.S_ISREG(mode):
+            self._read(len(grid))
+        elif mode is not None and not stat.S_ISCHR(mode):
+            raise OSError(errno.EINVAL, "neither a regular file nor a character device", path)
+        self._file = open(path, "ab", buffering=0)      # noqa: SIM115
+
+    def _read(self, points):
+        whole = 0
+        with open(self.path, "rb") as file:
+            for nr, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break      # torn: its writer was killed
+                try:
+                    row = json.loads(line)
+                    index, name, version = row["index"], row["grid"], row["version"]
+                except (ValueError, KeyError, TypeError):
+                    raise ValueError(f"{self.path}, line {nr}: not a row of a sweep") from None
+                if version != fastonline.__version__:
+                    raise ValueError(f"{self.path}, line {nr}: a row of version {version}, this is {fastonline.__version__}")
+                if name != self._name or not 0 <= index < points:
+                    raise ValueError(f"{self.path}, line {nr}: a row of the grid {name}, this is {self._name}")
+                whole += len(line)
+                self._mark(index)
+        os.truncate(self.path, whole)
+
+    def _mark(self, index):
+        if not self.done(index):
+            self._done[index >> 3] |= 1 << (index & 7)
+            self.nr_done += 1
+
+    def done(self, index: int) -> bool:
+        """Is the row of the point `index` there?"""
+        return bool(self._done[index >> 3] >> (index & 7) & 1)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write a row, and flush it. OSError naming the file when it cannot be written."""
+        line = json.dumps({**row, "grid": self._name, "version": fastonline.__version__}).encode() + b"\n"
+        try:
+            while line:
+                line = line[self._file.write(line):]
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, self.path) from None
+        self._mark(row["index"])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+# -- the sweep
+
+class _Here:
+    """The executor that is none: what is submitted runs at once."""
+
+    def submit(self, fn, /, *args):
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args))
+        except Exception as e:
+            future.set_exception(e)
+        return future
+
+
+def sweep(points: Grid, executor: Executor | None = None, out: str | os.PathLike[str] = "runs.jsonl", workers: int = 1,
+          progress: Callable[[int, int], object] | None = None) -> int:
+    """Run a Grid and append a row for each of its points to the file `out`; rows that are there already are kept and not made
+    again. Returns how many were made.
+
+    executor: None, this process; else anything whose `submit` returns a concurrent.futures.Future, such as a pool, or
+    ``distributed.Client.get_executor(pure=False)``. workers: how many it has. progress: called as progress(done, all) after
+    each chunk. A run that raises becomes a row with its error. The run of a worker that dies is tried twice more, alone, and
+    then becomes such a row too.
+
+    TypeError for an executor without submit; ValueError, OSError as Rows; VersionError when a worker has another version.
+    """
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(f"an executor needs a submit method, {type(executor).__name__} has none")
+    rows = Rows(os.fspath(out), points)
+    try:
+        return _Sweep(points, rows, _Here() if executor is None else executor, workers, progress).run()
+    finally:
+        rows.close()
+
+
+class _Sweep:
+    def __init__(self, points, rows, executor, workers, progress):
+        self._all = len(points)
+        self._rows = rows
+        self._executor = executor
+        self._most = 1 if isinstance(executor, _Here) else 2 * workers
+        self._progress = progress
+        self._tasks = points.tasks(rows.done)
+        self._chunk = 1
+        self._running: dict[Future[Any], tuple[list[Task], int]] = {}
+        self._suspects: deque[tuple[Task, int]] = deque()      # (task, times that its worker died)
+
+    def run(self):
+        before = self._rows.nr_done
+        try:
+            self._submit()
+            while self._running:
+                done, _ = wait(self._running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._collect(future)
+                if self._progress is not None:
+                    self._progress(self._rows.nr_done, self._all)
+                self._submit()
+        except BaseException:
+            for future in self._running:
+                future.cancel()
+            raise
+        return self._rows.nr_done - before
+
+    def _submit(self):
+        """Keep the workers busy. What may have killed its worker runs alone, so that no other run is suspected."""
+        if self._suspects:
+            if not self._running:
+                task, deaths = self._suspects.popleft()
+                self._start([task], deaths)
+            return
+        while len(self._running) < self._most and (tasks := list(islice(self._tasks, self._chunk))):
+            self._start(tasks, 0)
+
+    def _start(self, tasks, deaths):
+        self._running[self._executor.submit(run_chunk, tasks, fastonline.__version__)] = tasks, deaths
+
+    def _collect(self, future):
+        tasks, deaths = self._running.pop(future)
+        try:
+            rows, seconds = future.result()
+        except VersionError:
+            raise
+        except Exception as e:      # the worker died, or its answer was lost
+            for task in tasks:
+                if deaths < RETRIES:
+                    self._suspects.append((task, deaths + 1))
+                else:
+                    index, key, strategy, scenario, given = task
+                    self._rows.append({**_head(index, key, strategy, scenario["seed"], given),
+                                       "error": f"its worker died {deaths + 1} times: {type(e).__name__}"})
+            return
+        for row in rows:
+            self._rows.append(row)
+        self._chunk = max(1, min(1000, round(CHUNK_S * len(rows) / max(seconds, 1e-6)), 2 * self._chunk))
+
+
+# -- what came out
+
+# quantiles of Student's t for 95 %, by degrees of freedom
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110,
+      2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+
+
+class Mean:
+    """Mean and variance of numbers as they come (Welford's method)."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean = 0.0
+        self._squares = 0.0
+
+    def add(self, x: float) -> None:
+        """One more number, x."""
+        self.n += 1
+        delta = x - self.mean
+        self.mean += delta / self.n
+        self._squares += delta * (x - self.mean)
+
+    @property
+    def interval(self) -> float:
+        """Half the width of the 95 % interval of the mean; 0 where all numbers are equal, NaN for one number."""
+        if self.n < 2:
+            return float("nan")
+        quantile = _T[self.n - 2] if self.n - 2 < len(_T) else 1.96 + 2.4 / (self.n - 1)
+        return quantile * sqrt(self._squares / (self.n - 1) / self.n)
+
+
+SUMMARY = ("grown_bytes", "overshoot_bytes", "peak_bytes", "shortfall_byte_seconds", "swapped_dead_pages", "notifications",
+           "usable_s")
+"""The columns that a summary shows."""
+
+
+def summary(path: str | os.PathLike[str], columns: Sequence[str] = SUMMARY) -> list[dict[str, Any]]:
+    """Mean, 95 % interval and n over the seeds of a sweep's rows, for each combination of values and strategy, in the order of
+    the grid.
+
+    path: of the file. columns: names of numbers in its rows. Returns [{"key", "n", "errors", "reason", column: (mean, half
+    the interval, all equal)}]. ValueError naming the line that is no row.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    with open(path, encoding="utf-8") as file:
+        for nr, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                key, index = row["key"].rpartition(",seed=")[0], row["index"]
+            except (ValueError, KeyError, TypeError):
+                if not line.endswith("\n"):
+                    break
+                raise ValueError(f"{os.fspath(path)}, line {nr}: not a row of a sweep") from None
+            group = groups.setdefault(key, {"at": index, "n": 0, "errors": 0, "reason": None, "means": {}})
+            group["at"] = min(group["at"], index)
+            if "error" in row:
+                group["errors"] += 1
+                continue
+            group["n"] += 1
+            group["reason"] = row.get("reason")
+            for column in columns:
+                value = row.get(column)
+                if isinstance(value, (int, float)):
+                    group["means"].setdefault(column, [Mean(), value, True])
+                    mean, first, equal = group["means"][column]
+                    mean.add(value)
+                    group["means"][column][2] = equal and value == first
+    if not groups:
+        raise ValueError(f"{os.fspath(path)}: no rows")
+    made = []
+    for key, group in sorted(groups.items(), key=lambda item: item[1]["at"]):
+        line = {"key": key, "n": group["n"], "errors": group["errors"], "reason": group["reason"]}
+        for column, (mean, first, equal) in group["means"].items():
+            line[column] = (first if equal else mean.mean, 0.0 if equal else mean.interval, equal)
+        made.append(line)
+    return made
