@@ -48,7 +48,7 @@ WORKLOADS = {
     "W4": Workload("every page allocated at order 0, and freed"),
     "W5": Workload("the whole range goes out again", free_after=False),
 }
-"""PERFORMANCE.md's; the C door is only the engines'. A C peer's array is a loop of C calls, a page each, in one of its own."""
+"""The published workloads. Only the engines have a C API; a C peer runs its own loop of C calls, one a page."""
 
 
 def contender(name, nr_pages):

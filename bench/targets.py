@@ -1,4 +1,4 @@
-"""PERFORMANCE.md's targets, and the drivers', beside what one run here measures; it judges nothing, so that a busy machine
+"""The engines' targets, and the drivers', beside what one run here measures; it judges nothing, so that a busy machine
 fails nobody.
 
     python bench/targets.py              # a minute; what takes 16 Mi pages and more says "--large"
@@ -221,7 +221,7 @@ def table(lines, grown):
 
 
 def main(argv=None):
-    args = arguments("PERFORMANCE.md's targets beside what one run here measures.").parse_args(argv)
+    args = arguments("the engines' targets beside what one run here measures.").parse_args(argv)
     common = surroundings(pin(args.cpu))
     lines, grown = figures(args.large, args.repeat)
     sys.stdout.write(table(lines, grown))

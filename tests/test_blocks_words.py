@@ -1,4 +1,4 @@
-"""hotplug/blocks.py: words written to sysfs, and what they are answered (RECORDED.md 7, KERNEL.md 1.5 and 3.5)."""
+"""hotplug/blocks.py: words written to sysfs, and what they are answered (KERNEL.md 1.5, 3.5, 7.7)."""
 
 import errno
 
@@ -210,7 +210,7 @@ def test_remove_offlines_first(engine, heard):
 
 
 def test_remove_rolls_back_into_another_zone(engine, heard):
-    """RECORDED.md 7: 32 in Movable, 33 in Normal and in use. Expect EBUSY, and 32 back with plain `online`, in Normal."""
+    """KERNEL.md 7.7: 32 in Movable, 33 in Normal and in use. Expect EBUSY, and 32 back with plain `online`, in Normal."""
     mem = machine(engine)
     mem.blocks[32].online("online_movable")
     mem.blocks[33].online("online_kernel")
@@ -258,7 +258,7 @@ def test_blocks_of_several_sections(engine):
 
 
 def test_auto_movable_policy(engine):
-    """RECORDED.md 5: at 301 %, 512 MiB at boot take one DIMM of 1 GiB into Movable, and no second."""
+    """KERNEL.md 7.5: at 301 %, 512 MiB at boot take one DIMM of 1 GiB into Movable, and no second."""
     mem = fo.Memory(fo.X86_64, "512M", engine=engine)
     mem.policy = "auto-movable"
     for dimm, zone in ((32, "Movable"), (40, "Normal"), (48, "Normal")):
@@ -300,7 +300,7 @@ def test_dynamic_groups_of_several_blocks_a_unit(engine):
 
 
 def test_memmap(engine):
-    """RECORDED.md 2: 512 pages a block from the highest kernel zone, or the block's own first ones."""
+    """KERNEL.md 7.2: 512 pages a block from the highest kernel zone, or the block's own first ones."""
     mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine, memmap="kernel")
     free = mem.zones["DMA32"].free_pages
     mem.add_memory(32 * BLOCK, 8 * BLOCK)

@@ -115,7 +115,7 @@ def test_offline_and_online_again(captured, engine):
 
 @both_engines
 def test_refused_as_the_kernel_refuses(captured, engine):
-    """RECORDED.md 7: boot block 0 with its holes is EINVAL, a block with pages in use EBUSY."""
+    """KERNEL.md 7.7: boot block 0 with its holes is EINVAL, a block with pages in use EBUSY."""
     mem = captured.machine(engine)
     for block, code in ((0, errno.EINVAL), (32, errno.EBUSY)):
         with pytest.raises(fo.HotplugError) as refused:
@@ -142,7 +142,7 @@ def test_allocate_and_free_give_back_the_kernels_blocks(captured, engine):
 
 @both_engines
 def test_predict_online(captured, engine):
-    """RECORDED.md 3: a block of 128 MiB is 32 more free blocks of order 10 in its zone, and nothing else."""
+    """KERNEL.md 7.3: a block of 128 MiB is 32 more free blocks of order 10 in its zone, and nothing else."""
     mem = predict_online(captured, "512M", engine)
     counts = parse_buddyinfo(captured.buddyinfo)
     counts[0, "Normal"] = (*counts[0, "Normal"][:10], counts[0, "Normal"][10] + 4 * 32)

@@ -27,7 +27,7 @@ def guests(blocks):
 
 
 def test_blocks_are_used_in_the_order_in_which_they_went_online():
-    """RECORDED.md 3 (S14): after 34, 32, 35, 33 pages come from block 34 first, ascending, then from 32; freed ones are reused
+    """KERNEL.md 7.3 (S14): after 34, 32, 35, 33 pages come from block 34 first, ascending, then from 32; freed ones are reused
     first; a block offlined and onlined again comes last (S3c)."""
     for mem in guests([34, 32, 35, 33]):
         got = alloc_movable(mem, BLOCK + 100, movable_zonelist(mem, 0))

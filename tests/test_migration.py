@@ -241,7 +241,7 @@ def test_undo_isolate_page_range(mem):
 
 
 def test_balloon_pages_take_managed_along(mem):
-    """RECORDED.md 14: one page for one page between the zones; the total does not change by moving."""
+    """KERNEL.md 7.14: one page for one page between the zones; the total does not change by moving."""
     mem.blocks[34].online("online_kernel")
     balloon = VirtioBalloon(mem)
     assert balloon.set_target(16384) == 16384
@@ -261,7 +261,7 @@ def test_balloon_pages_take_managed_along(mem):
 
 
 def test_numa_pages_leave_the_node(engine):
-    """RECORDED.md 14: where another node has memory, pages go there only."""
+    """KERNEL.md 7.14: where another node has memory, pages go there only."""
     mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine)
     mem.add_memory(32 * BLOCK, 2 * BLOCK, nid=1)
     for nr in (32, 33):

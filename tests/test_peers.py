@@ -122,7 +122,7 @@ def test_wrong_arguments(args):
 
 
 def test_targets(tmp_path):
-    """Every target of PERFORMANCE.md is a line, measured or with the reason why not; large sizes only on request."""
+    """Every target is a line, measured or with the reason why not; large sizes only on request."""
     out = tmp_path / "targets.json"
     done = run("targets.py", "--repeat", "2", "--write", str(out))
     assert done.returncode == 0, done.stderr

@@ -262,7 +262,7 @@ def test_what_cannot_be_replayed_says_so(tmp_path, op):
     ("valid_zones", "x", "ENOENT"), ("memory32/block_size_bytes", "x", "ENOENT"), ("memory032/state", "online", "ENOENT"),
 ])
 def test_writing_files(tmp_path, path, text, answer):
-    """RECORDED.md 7, with memory32 there and offline, on 6.12. Expect the kernel's answer; 6.1 was built without the first
+    """KERNEL.md 7.7, with memory32 there and offline, on 6.12. Expect the kernel's answer; 6.1 was built without the first
     two."""
     add = json.loads((DIRECTORY / "S1.json").read_text())["steps"][0]
     op = {"op": "write_file", "path": path, "text": text, "errno": answer, "uevents": None, "kmsg": None, "state": None}
@@ -325,7 +325,7 @@ def _write(block, word):
 
 
 def test_pinned_pages(tmp_path, engine):
-    """A region is pinned, by a step of its own, and freed; the block is offlined before and after the pipe lets go (RECORDED.md
+    """A region is pinned, by a step of its own, and freed; the block is offlined before and after the pipe lets go (KERNEL.md
     7). Expect EINTR until it does: the pages of a pipe outlive the mapping. A pin's `pages` is a number, no page map."""
     steps = _replayed(tmp_path, "S1", [
         _dimm(32, 2), _write(32, "online_movable"), {"op": "alloc", "region": "a", "bytes": 1000 << 12},
@@ -340,7 +340,7 @@ def test_pinned_pages(tmp_path, engine):
 @pytest.mark.parametrize(("name", "again"), [("S1", []), ("S1_k612", [0])])
 def test_refused_dimms_are_tried_again(tmp_path, name, again):
     """A DIMM of 64 MiB is refused, then a good one comes, a bad one again, and the first one goes. Expect 6.12 to repeat what it
-    said of those refused before (FORMAT.md, rule 4), and a DIMM without a driver to go."""
+    said of those refused before (tests/data/recordings/README.md, rule 4), and a DIMM without a driver to go."""
     bad, worse = _dimm(36, size=64 << 20), _dimm(40, size=192 << 20)
     steps = _replayed(tmp_path, name, [bad, _dimm(32), worse, bad | {"op": "remove_memory"}, _dimm(33)])
     lines = [f"Block size [0x8000000] unaligned hotplug range: start {op['start']:#x}, size {op['size']:#x}" for op in (bad, worse)]

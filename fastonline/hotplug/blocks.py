@@ -236,7 +236,7 @@ class Blocks:
         remove_memory.
 
         HotplugError: EBUSY when one does not go offline even when asked twice; those that did are onlined again with plain
-        `online`, so that they may come back in another zone (acpi_scan_try_to_offline; RECORDED.md 7). So they are when a
+        `online`, so that they may come back in another zone (acpi_scan_try_to_offline; KERNEL.md 7.7). So they are when a
         callback raises, which then comes out. EINVAL for what is not there, or no whole blocks.
         """
         mem = self._mem

@@ -461,7 +461,7 @@ cdef class Memory(Machine):
 
     def kpageflags(self, start_pfn, nr_pages):
         """(nr_pages,) uint64: what /proc/kpageflags would show, in the kernel's KPF_* bits. Pages of sections that are not
-        online are KPF_NOPAGE, holes and waiting pages of online ones KPF_RESERVED (RECORDED.md 1)."""
+        online are KPF_NOPAGE, holes and waiting pages of online ones KPF_RESERVED (KERNEL.md 7.1)."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         held = self.lock.hold()
         return page_views.kpageflags(self, start, nr)

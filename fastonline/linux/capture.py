@@ -199,7 +199,7 @@ def matches_kernel(mem: Memory, capture: Capture) -> dict[ZoneKey, bool]:
 def predict_online(capture: Capture, size: int | str = "512M", engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
     """The captured machine after so much memory was added behind its end and onlined.
 
-    The memmap that a kernel takes from a zone when memory is added (2 MiB for 128 MiB, RECORDED.md 2) is not taken here, and
+    The memmap that a kernel takes from a zone when memory is added (2 MiB for 128 MiB, KERNEL.md 7.2) is not taken here, and
     nobody allocates from the new pages at once. HotplugError EINVAL for what is no whole memory blocks.
     """
     mem = capture.machine(engine, rules)

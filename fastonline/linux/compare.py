@@ -1,4 +1,4 @@
-"""What is compared of a replayed step, and how exactly (FORMAT.md, rules for a replay)."""
+"""What is compared of a replayed step, and how exactly (tests/data/recordings/README.md)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastonline.linux.guest import Guest
 from fastonline.linux.prediction import KINDS, page_kinds
 
 NOISE = 64
-"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). How
+"""Pages that a kernel zone's free pages may be off by, the guest's own allocations ("within 64 pages"). How
 many of its pages lie on per-CPU lists is not compared ("pcp_count not at all"): a zone that is off by more, but not when those
 are counted too, is no difference, and is remarked."""
 NOISE_MOVABLE = 10
-"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 (FORMAT.md: "within 10 pages"). In 6.1 its free
+"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 ("within 10 pages"). In 6.1 its free
 blocks are compared exactly, order by order; `free` is a counter that a CPU's part is missing from, up to the zone's
 stat_threshold."""
 LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ", "Block size [",
