@@ -8,6 +8,7 @@ from conftest import SMALL_64, SMALL_64K, SMALL_ORDER_7
 from hypothesis import given, strategies as st
 
 import fastonline as fo
+from fastonline.cost.phases import words_searched
 
 START = 0x2000      # a multiple of every block there is
 GEOMETRIES = {
@@ -130,3 +131,94 @@ def test_bulk_is_many_single_allocations(max_order, data):
     assert mem.stats()["splits"] == single.stats()["splits"]
     assert mem.buddyinfo() == single.buddyinfo()
     mem.validate()
+
+
+def lowest_block(free, order, max_order, nr):
+    """First page of the lowest of the smallest free blocks that hold 2^order pages, or None."""
+    whole = [page for page in range(0, nr, 1 << max_order) if free.issuperset(range(page, page + (1 << max_order)))]
+    for k in range(order, max_order):
+        for page in range(0, nr, 1 << k):
+            buddy = page ^ (1 << k)
+            if free.issuperset(range(page, page + (1 << k))) and not free.issuperset(range(buddy, buddy + (1 << k))):
+                return page
+    return whole[0] if whole else None
+
+
+@pytest.mark.parametrize("max_order", GEOMETRIES)
+@given(data=st.data())
+def test_the_lowest_smallest_block_is_taken(max_order, data):
+    """Free and allocate at random, in every way there is. Expect the lowest of the smallest blocks that fit, each time."""
+    mem, zone, start = prepared(max_order)
+    nr = PAGES[max_order]
+    few = data.draw(st.integers(0, nr - 256)) & ~63
+    used = set(range(few, few + 256))       # the rest of the pages stays free or waiting
+    if few and data.draw(st.booleans()):
+        mem.mark_pages_onlined(start, few)
+    free = set(range(few)) if zone.free_pages else set()
+    mem.mark_pages_onlined(start + few, 256)
+    mem.alloc_contig_range(start + few, 256)
+    held = {page: 0 for page in used}
+    for _ in range(12):
+        singles = sorted(page for page, order in held.items() if order == 0)
+        how = data.draw(st.sampled_from(["free", "batch", "alloc", "bulk", "range"]))
+        if how == "free" and held:
+            page = data.draw(st.sampled_from(sorted(held)))
+            order = held.pop(page)
+            mem.free_pages(start + page, order)
+            free |= set(range(page, page + (1 << order)))
+        elif how == "batch" and singles:
+            some = data.draw(st.sets(st.sampled_from(singles), min_size=1))
+            mem.free_pfns([start + page for page in some])
+            free |= some
+            for page in some:
+                del held[page]
+        elif how in ("alloc", "bulk"):
+            order = data.draw(st.integers(0, min(max_order, 5))) if how == "alloc" else 0
+            for _ in range(data.draw(st.integers(1, 6))):
+                page = lowest_block(free, order, max_order, nr)
+                if page is None:
+                    break
+                got = mem.alloc_pages(order) if how == "alloc" else int(mem.alloc_pages_bulk(1)[0])
+                assert got - start == page
+                free -= set(range(page, page + (1 << order)))
+                held[page] = order
+        elif how == "range" and free:
+            page = data.draw(st.sampled_from(sorted(free)))
+            end = page
+            while end in free and end < page + 100:
+                end += 1
+            mem.alloc_contig_range(start + page, end - page)
+            free -= set(range(page, end))
+            held |= dict.fromkeys(range(page, end), 0)
+    mem.validate()
+    assert zone.nr_free == blocks(free, max_order, nr)
+
+
+@pytest.mark.parametrize("nr_pages", [1 << 15, 1 << 18, 1 << 22])
+def test_an_allocation_looks_at_a_fixed_number_of_words(nr_pages):
+    """
+        |.|====|..|====|....|===== in use =====|.|====|
+         k+1    k+1     k+1                     k
+    Free pages at the low end one by one, so that they merge past order k, while the only block of order k lies at the far
+    end. Expect an allocation to look at a word of each level (one more for 64 times the pages) and at the words of one group.
+    """
+    levels = next(n for n in range(1, 9) if 64 ** n >= nr_pages >> 10)
+    mem = fo.Memory(fo.X86_64, max_memory=nr_pages * 4096)
+    mem.add_memory(0, nr_pages)
+    mem.online_pages(0, nr_pages)
+    zone = mem.zone_of(nr_pages - 1)
+    for order in range(mem.geometry.max_page_order):
+        mem.alloc_contig_range(0, nr_pages)
+        far = nr_pages - (1 << order)
+        mem.free_pfns(np.arange(far, nr_pages))
+        for group in range(16):
+            for page in range(2 << order):
+                mem.free_pages((group << 10) + page)
+            before = words_searched(mem)
+            assert mem.alloc_pages(order, zone=zone) == far
+            assert 0 < words_searched(mem) - before <= levels + 16
+            mem.free_pages(far, order)
+        mem.alloc_contig_range(far, 1 << order)
+        for group in range(16):
+            mem.alloc_contig_range(group << 10, 2 << order)
+        mem.free_pfns(np.arange(nr_pages))

@@ -1,7 +1,7 @@
 """The fast engine: a bit plane a flag, and the buddy allocator on the plane of the free pages."""
 
 from fastonline.core.bitmap cimport Bitmap
-from fastonline.core.buddy cimport buddy, buddy_free_page
+from fastonline.core.buddy cimport area_of_page, buddy, buddy_free_page, free_area, order_in_word, present
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.pageflags cimport page_flags
 from fastonline.core.types cimport ALL_ONES, pfn_t, uint64_t, word_t
@@ -17,9 +17,13 @@ cdef class BitmapEngine(Engine):
     cdef readonly Bitmap offline
     cdef readonly Bitmap tail
     cdef readonly Bitmap prepared
+    cdef readonly Bitmap counts      # the summary: one word a group of pages
+    cdef readonly list trees         # of Bitmap, one for each area
 
     cdef list named_planes(self)
-    cdef void cache_pointers(self) noexcept nogil
+    cdef list new_trees(self, uint64_t nr_pages, int first_area, int end_area)
+    cdef void own_summary(self, Bitmap counts, list trees) noexcept
+    cdef void cache_pointers(self) noexcept
     cdef uint64_t apply_batch(self, pfn_t start, pfn_t end, int order, bint online) noexcept nogil
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil
@@ -42,13 +46,28 @@ cdef inline int bitmap_online_page(BitmapEngine engine, pfn_t pfn) noexcept nogi
 
 
 cdef inline bint bitmap_online_quickly(BitmapEngine engine, pfn_t pfn) noexcept nogil:
-    """bitmap_online_page in few instructions and without a call, for most pages: those that are waiting and do not fill a word.
-    False: it is none of them, and nothing was done."""
-    cdef uint64_t w = pfn >> 6
-    cdef word_t bit = (<word_t>1) << (pfn & 63)
-    if not engine.flags.prepared[w] & engine.flags.reserved[w] & bit or engine.buddy.free[w] | bit == ALL_ONES:
+    """bitmap_online_page in few instructions and without a call, for most pages: those that are waiting, do not fill a word and
+    leave the trees as they are. So other pages of the group are free, or were just now. False: nothing was done."""
+    cdef buddy *b = &engine.buddy
+    cdef uint64_t w = pfn >> 6, group = pfn >> b.group_order
+    cdef word_t bit = (<word_t>1) << (pfn & 63), x, before, after
+    cdef free_area *a
+    cdef int m
+    if not engine.flags.prepared[w] & engine.flags.reserved[w] & bit:
         return False
-    buddy_free_page(&engine.buddy, pfn).managed += 1
+    x = b.free[w] | bit
+    if x == ALL_ONES:
+        return False
+    m = order_in_word(x, pfn & 63)
+    before = b.counts[group]
+    after = before + b.merged[m]
+    if group != b.pending and present(before) != present(after):
+        return False
+    b.free[w] = x
+    b.counts[group] = after
     engine.flags.reserved[w] &= ~bit
+    a = area_of_page(b, pfn)
+    a.ended[m] += 1
+    a.managed += 1
     engine.singles += 1
     return True

@@ -8,8 +8,8 @@ from fastonline.core.bitmap cimport (
     ones_from, range_mask, test_bit,
 )
 from fastonline.core.buddy cimport (
-    area_of_page, buddy_alloc_block, buddy_alloc_pages, buddy_free_block, buddy_free_page, buddy_free_range, buddy_free_words,
-    buddy_take_range,
+    area_of_page, buddy, buddy_alloc_block, buddy_alloc_pages, buddy_free_block, buddy_free_page, buddy_free_range,
+    buddy_free_words, buddy_layout, buddy_settle, buddy_summarize, buddy_take_range, buddy_wrong_group,
 )
 from fastonline.core.engine cimport pfn_at, pfn_batch
 from fastonline.core.pageflags cimport (
@@ -26,6 +26,12 @@ cdef enum:
 PLANES = ("free", "full", "reserved", "offline", "tail", "prepared")
 
 
+cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
+    cdef buddy layout
+    buddy_layout(&layout, nr_pages, max_order)
+    return Bitmap(layout.nr_groups << 6)
+
+
 cdef class BitmapEngine(Engine):
     def __cinit__(self, nr_pages, max_order, nr_areas, *args):
         self.free = Bitmap(self.nr_pages)
@@ -34,9 +40,10 @@ cdef class BitmapEngine(Engine):
         self.offline = Bitmap(self.nr_pages)
         self.tail = Bitmap(self.nr_pages)
         self.prepared = Bitmap(self.nr_pages)
-        self.cache_pointers()
+        self.own_summary(new_counts(self.nr_pages, self.max_order), self.new_trees(self.nr_pages, 0, self.nr_areas))
 
-    cdef void cache_pointers(self) noexcept nogil:
+    cdef void cache_pointers(self) noexcept:
+        cdef int area
         self.flags.reserved = self.reserved.words
         self.flags.offline = self.offline.words
         self.flags.tail = self.tail.words
@@ -44,27 +51,60 @@ cdef class BitmapEngine(Engine):
         self.buddy.free = self.free.words
         self.buddy.full = self.full.words
         self.buddy.area_of = self.area_of
+        self.buddy.counts = self.counts.words
         self.buddy.areas = self.areas
-        self.buddy.nr_blocks = self.nr_blocks
-        self.buddy.max_order = self.max_order
+        self.buddy.nr_areas = self.nr_areas
+        for area in range(self.nr_areas):
+            self.areas[area].tree = (<Bitmap>self.trees[area]).words
 
     cdef int grow(self, uint64_t nr_pages, list spans) except -1:
         cdef Bitmap plane
         # all room is made before any of it is used: a MemoryError changes nothing
         planes = (self.free, self.reserved, self.offline, self.tail, self.prepared)
         arrays = [plane.grown(nr_pages, spans) for plane in planes]
+        counts = new_counts(nr_pages, self.max_order)
+        trees = self.new_trees(nr_pages, 0, self.nr_areas)
         full = self.full.grown((nr_pages + 63) >> 6, [(start >> 6, (nr + 63) >> 6) for start, nr in spans])
         Engine.grow(self, nr_pages, spans)
         for plane, array in zip(planes, arrays):
             (<Bitmap>plane).own(array, nr_pages)
         self.full.own(full, (nr_pages + 63) >> 6)
-        self.cache_pointers()
+        self.own_summary(counts, trees)
+        self.summarize(spans)
         return 0
 
     cdef int add_areas(self, int nr_areas) except -1:
+        if self.trees is None:      # the base class makes the first ones before there is a plane
+            return Engine.add_areas(self, nr_areas)
+        trees = self.trees + self.new_trees(self.nr_pages, self.nr_areas, nr_areas)
         Engine.add_areas(self, nr_areas)
-        self.buddy.areas = self.areas
+        self.trees = trees
+        self.cache_pointers()
         return 0
+
+    cdef list new_trees(self, uint64_t nr_pages, int first_area, int end_area):
+        """Empty trees of the areas [first_area, end_area) for so many pages."""
+        cdef buddy layout
+        cdef uint64_t words = buddy_layout(&layout, nr_pages, self.max_order)
+        return [Bitmap(words << 6) for _ in range(first_area, end_area)]
+
+    cdef void own_summary(self, Bitmap counts, list trees) noexcept:
+        """From now on this is the summary of the pages there is room for."""
+        buddy_layout(&self.buddy, self.nr_pages, self.max_order)
+        self.counts = counts
+        self.trees = trees
+        self.cache_pointers()
+
+    cdef int summarize(self, list spans) except -1:
+        cdef uint64_t start, nr
+        for start, nr in spans:
+            buddy_summarize(&self.buddy, start, nr)
+        return 0
+
+    @property
+    def searched(self):
+        """Words of the summary and of the planes that allocations have looked at."""
+        return self.buddy.searched
 
     cdef dict planes(self, list spans):
         """The words of every plane in the page ranges."""
@@ -92,9 +132,12 @@ cdef class BitmapEngine(Engine):
         self.singles = 0
 
     def check(self):
-        """Does `full` say which words of `free` are all ones, and is no batch left over?"""
+        """Does `full` say which words of `free` are all ones, does the summary agree with both, and is no batch left over?"""
+        cdef uint64_t group
         full = np.packbits(self.free.array == np.uint64(0xFFFFFFFFFFFFFFFF), bitorder="little")
         assert full.tobytes() == self.full.array.view(np.uint8)[: full.size].tobytes(), "the plane of full words is wrong"
+        group = buddy_wrong_group(&self.buddy)
+        assert group == self.buddy.nr_groups, f"the summary of the free blocks is wrong in group {group}"
         assert not self.batch.array.any(), "a batch was left over"
 
     def view(self, str flag not None):
@@ -224,6 +267,7 @@ cdef class BitmapEngine(Engine):
         """Take the free pages of the range out of the allocator, and out of what is managed."""
         cdef pfn_t pfn = find_next_bit(self.buddy.free, start + nr, start), end
         cdef uint64_t taken = 0, run
+        buddy_settle(&self.buddy)       # the range may leave its area, with no page of it free
         while pfn < start + nr:
             end = find_next_zero_bit(self.buddy.free, start + nr, pfn)
             while pfn < end:
@@ -365,11 +409,12 @@ cdef class BitmapEngine(Engine):
         return buddy_alloc_pages(&self.buddy, area, nr, out)
 
     cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil:
-        cdef uint64_t nr = <uint64_t>1 << order
+        cdef uint64_t nr = <uint64_t>1 << order, w = pfn >> 6
+        cdef word_t used = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w] | self.flags.offline[w])
         return (
-            self.find_used(pfn, 1) >= 0
+            (used >> (pfn & 63)) & 1
             and not PageTail(&self.flags, pfn)
-            and bitmap_full(self.flags.tail, pfn + 1, nr - 1)
+            and (order == 0 or bitmap_full(self.flags.tail, pfn + 1, nr - 1))
             and (pfn + nr == self.nr_pages or not PageTail(&self.flags, pfn + nr))
         )
 

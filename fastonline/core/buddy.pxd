@@ -7,14 +7,44 @@ k into k+1 exactly as often as F[k+1] grows, whatever the order of the frees.
 
 Memory is parted into free areas, pools of blocks that never merge with each other; every block of 2^max_order pages belongs
 to one of them (or to none).
+
+An allocation takes the lowest block of the smallest order that fits. Where that is, the summary knows:
+
+- Pages lie in groups of 2^group_order: a block of the largest order, or of order 10 where that is larger. `counts` has one
+  word a group, with the number of its free blocks of each order below the group's. Each field is as wide as the most there
+  can be, ten bits for the 512 blocks of order 0 down to one bit for order 9, so that a free that merges up to order m is one
+  addition: 1 more at m, 1 less at every order below. Blocks of the group's order and above are read off `full`.
+- Each area has a tree of bitmaps for each order, 64-ary: a bit of the lowest level says that the group has free blocks of
+  exactly this order (begins one, from the group's order on), a bit above that the word below it is not zero.
+- The trees change when a group gets its first block of an order or loses its last. One group, `pending`, may be ahead of them:
+  pages freed one after the other mostly stay in a group, and what an allocation splits its free often merges again.
+
+So an allocation looks at one word a level and at the words of one group, whatever the size of the machine.
 """
+
+cimport cython
 
 from fastonline.core.bitmap cimport ctz, msb
 from fastonline.core.types cimport ALL_ONES, NR_ORDERS, area_t, int64_t, pfn_t, uint64_t, word_t
 
+cdef enum:
+    MAX_LEVELS = 6               # of a tree: 2^36 groups
+
+cdef extern from *:
+    """
+    /* The fields of a group's counts: order k in 10 - k bits. Their highest bits, and all the others. */
+    #define FASTONLINE_COUNT_TOPS 0x0069108204040200ULL
+    #define FASTONLINE_COUNT_LOWS (0x007FFFFFFFFFFFFFULL & ~FASTONLINE_COUNT_TOPS)
+    #define FASTONLINE_NO_GROUP UINT64_MAX
+    """
+    const word_t COUNT_TOPS "FASTONLINE_COUNT_TOPS"
+    const word_t COUNT_LOWS "FASTONLINE_COUNT_LOWS"
+    const uint64_t NO_GROUP "FASTONLINE_NO_GROUP"
+
 cdef struct free_area:
-    uint64_t ended[NR_ORDERS]    # single-page frees by the order they merged up to; folded into the rest by free_area_fold
-    uint64_t hint[NR_ORDERS]     # no free block of exactly this order lies below this block of 2^max_order pages
+    uint64_t ended[NR_ORDERS]    # single-page frees by the order they merged up to; these three are folded into the rest
+    uint64_t began[NR_ORDERS]    # allocations by the order of the block that was split
+    uint64_t handed[NR_ORDERS]   # and by the order that was asked for
     int64_t nr_free[NR_ORDERS]   # free blocks of each order
     uint64_t merges[NR_ORDERS]   # merges[k]: two blocks of order k became one of k + 1
     uint64_t splits[NR_ORDERS]   # splits[k]: one block of order k became two of k - 1
@@ -22,14 +52,25 @@ cdef struct free_area:
     uint64_t allocs[NR_ORDERS]   # blocks handed out
     int64_t managed              # pages given to the allocator, free or in use
     uint64_t number              # its index in the engine's areas
+    word_t *tree                 # the nodes of its trees, NR_ORDERS words each, the root first
 
 cdef struct buddy:
     word_t *free                 # one bit a page: free
     word_t *full                 # one bit a word of `free`: all 64 pages are free
     area_t *area_of              # the free area of each block of 2^max_order pages
     free_area *areas
-    uint64_t nr_blocks           # entries of area_of
+    int nr_areas
+    word_t *counts               # free blocks in each group
+    uint64_t nr_groups
+    uint64_t pending             # the group that the trees need not agree with, or NO_GROUP
+    word_t hung                  # the counts of `pending` that they agree with
+    uint64_t searched            # words of trees and groups that allocations have looked at
+    uint64_t level[MAX_LEVELS]   # where each level of a tree begins, the lowest first
+    int levels
     int max_order
+    int group_order
+    word_t merged[NR_ORDERS]     # what a page's free that ends at each order adds to its group's counts
+    word_t below[NR_ORDERS]      # one block of each order below this one
 
 
 cdef inline int order_in_word(word_t x, unsigned int bit) noexcept nogil:
@@ -49,9 +90,19 @@ cdef inline free_area *area_of_page(buddy *b, pfn_t pfn) noexcept nogil:
     return &b.areas[b.area_of[pfn >> b.max_order]]
 
 
-cdef inline void lower_hint(free_area *a, int order, uint64_t block) noexcept nogil:
-    if block < a.hint[order]:
-        a.hint[order] = block
+@cython.overflowcheck(False)     # no field overflows; the sums wrap on purpose
+cdef inline word_t present(word_t counts) noexcept nogil:
+    """The highest bit of each field that is not zero. A field of w bits counts to 2^(w-1) at most: none overflows."""
+    return (counts + COUNT_LOWS) & COUNT_TOPS
+
+
+@cython.overflowcheck(False)
+cdef inline void count_blocks(buddy *b, uint64_t group, word_t change) noexcept nogil:
+    """Change a group's counts; the trees follow at the latest when another group's change."""
+    cdef word_t before = b.counts[group], after = before + change
+    b.counts[group] = after
+    if group != b.pending and present(before) != present(after):
+        buddy_defer(b, group, before)
 
 
 cdef inline int fill_word(buddy *b, uint64_t w) noexcept nogil:
@@ -70,8 +121,7 @@ cdef inline free_area *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
     """Free one page that is not free (__free_one_page, order 0); returns its area."""
     cdef uint64_t w = pfn >> 6
     cdef unsigned int bit = pfn & 63
-    cdef uint64_t block = pfn >> b.max_order
-    cdef free_area *a = &b.areas[b.area_of[block]]
+    cdef free_area *a = area_of_page(b, pfn)
     cdef word_t x = b.free[w] | (<word_t>1) << bit
     cdef int m
     b.free[w] = x
@@ -80,14 +130,19 @@ cdef inline free_area *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
     else:
         m = fill_word(b, w)
     a.ended[m] += 1
-    if block < a.hint[m]:
-        a.hint[m] = block
+    count_blocks(b, pfn >> b.group_order, b.merged[m])
     return a
 
 
 cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil               # order of the free block that holds the free page pfn
-cdef void free_area_init(free_area *a, uint64_t number) noexcept nogil
-cdef void free_area_fold(free_area *a) noexcept nogil                  # bring the counts up to date with `ended`
+cdef void free_area_fold(free_area *a) noexcept nogil                  # bring the counts up to date with the three of single pages
+cdef uint64_t buddy_layout(buddy *b, uint64_t nr_pages, int max_order) noexcept nogil    # words of one area's trees
+cdef void buddy_defer(buddy *b, uint64_t group, word_t hung) noexcept nogil    # this group is pending now
+cdef void buddy_settle(buddy *b) noexcept nogil                        # none is
+# Counts and trees of a range of whole blocks from `free` and `full`, where both are still zero.
+cdef void buddy_summarize(buddy *b, pfn_t start, uint64_t nr) noexcept nogil
+# The first group that counts or trees are wrong for, or nr_groups; one past it: a level above the lowest is wrong.
+cdef uint64_t buddy_wrong_group(buddy *b) noexcept nogil
 cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil
 # Free a range of one area, none of it free, handed over in aligned blocks of at most `order`.
 cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexcept nogil

@@ -1,23 +1,36 @@
+cimport cython
 from libc.string cimport memset
 
 from fastonline.core.types cimport ALL_ONES
 from fastonline.core.bitmap cimport (
-    bitmap_clear, bitmap_set, hweight64, ones_below, test_bit,
+    bitmap_clear, bitmap_set, clear_bit, hweight64, ones_below, range_mask, test_bit,
 )
+from fastonline.core.types cimport uint8_t
 
 __all__ = []
 
 cdef extern from *:
     """
-    static FASTONLINE_CLONES void fo_count_runs(const uint64_t *, uint64_t, uint64_t, int, int64_t *);
+    static FASTONLINE_CLONES void fo_count_runs(const uint64_t *, uint64_t, uint64_t, int, int, int64_t *, uint64_t *);
     static FASTONLINE_CLONES uint64_t fo_or_batch(uint64_t *, uint64_t *, const uint64_t *, uint64_t, uint64_t);
     /* ones at the multiples of 2^k */
     static const uint64_t fo_aligned[7] = {
         0xFFFFFFFFFFFFFFFF, 0x5555555555555555, 0x1111111111111111, 0x0101010101010101,
         0x0001000100010001, 0x0000000100000001, 0x0000000000000001,
     };
+    /* where the field of each order begins in a group's counts, and the order of the field that ends at a bit */
+    static const uint8_t fo_field[10] = {0, 10, 19, 27, 34, 40, 45, 49, 52, 54};
+    static const uint8_t fo_order_at[55] = {
+        [9] = 0, [18] = 1, [26] = 2, [33] = 3, [39] = 4, [44] = 5, [48] = 6, [51] = 7, [53] = 8, [54] = 9,
+    };
     """
     const word_t ALIGNED "fo_aligned"[7]
+    const uint8_t FIELD "fo_field"[10]
+    const uint8_t ORDER_AT "fo_order_at"[55]
+
+# Groups that a batch is counted in at a time; their words stay in the nearest cache.
+cdef enum:
+    CHUNK = 64
 
 
 cdef inline word_t runs(word_t x, int order) noexcept nogil:
@@ -44,27 +57,201 @@ cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil:
     return fill_word(b, pfn >> 6)      # which it is
 
 
-cdef void free_area_init(free_area *a, uint64_t number) noexcept nogil:
-    memset(a, 0, sizeof(free_area))
-    a.number = number
-    memset(a.hint, 0xFF, sizeof(a.hint))
-
-
 cdef void free_area_fold(free_area *a) noexcept nogil:
     cdef uint64_t passed = 0    # frees that merged beyond order k
+    cdef uint64_t split = 0     # blocks of order k + 1 that allocations split
     cdef int k = NR_ORDERS - 1
     while k >= 0:
-        a.nr_free[k] += <int64_t>a.ended[k] - <int64_t>passed
+        a.nr_free[k] += <int64_t>a.ended[k] - <int64_t>passed + <int64_t>split - <int64_t>a.began[k]
         a.merges[k] += passed
         passed += a.ended[k]
+        split = split + a.began[k] - a.handed[k]
+        a.splits[k] += split
+        a.allocs[k] += a.handed[k]
         a.ended[k] = 0
+        a.began[k] = 0
+        a.handed[k] = 0
         k -= 1
     a.frees[0] += passed
 
 
+# -- the summary
+
+@cython.overflowcheck(False)     # the sums wrap on purpose, here and where they are added
+cdef uint64_t buddy_layout(buddy *b, uint64_t nr_pages, int max_order) noexcept nogil:
+    cdef uint64_t nodes[MAX_LEVELS]
+    cdef uint64_t nr, words = 0
+    cdef int k
+    b.max_order = max_order
+    b.group_order = min(max_order, 10)
+    b.nr_groups = nr_pages >> b.group_order
+    b.pending = NO_GROUP
+    b.below[0] = 0
+    for k in range(NR_ORDERS):
+        b.merged[k] = (<word_t>1 << FIELD[k] if k < b.group_order else 0) - b.below[k]
+        if k + 1 < NR_ORDERS:
+            b.below[k + 1] = b.below[k] + (<word_t>1 << FIELD[k] if k < b.group_order else 0)
+    b.levels = 0
+    nr = b.nr_groups
+    while True:
+        nr = (nr + 63) >> 6
+        nodes[b.levels] = nr
+        b.levels += 1
+        if nr <= 1:
+            break
+    for k in range(b.levels - 1, -1, -1):
+        b.level[k] = words
+        words += max(nodes[k], <uint64_t>1) * NR_ORDERS
+    return words
+
+
+cdef void climb(buddy *b, word_t *tree, uint64_t at, int order, bint there) noexcept nogil:
+    """Word `at` of a tree's lowest level is no longer zero, or zero now: set or clear its bits above."""
+    cdef word_t *word
+    cdef word_t bit, before
+    cdef int level
+    for level in range(1, b.levels):
+        word = &tree[b.level[level] + (at >> 6) * NR_ORDERS + order]
+        bit = <word_t>1 << (at & 63)
+        before = word[0]
+        word[0] = before | bit if there else before & ~bit
+        if (before == 0) == (word[0] == 0):
+            return
+        at >>= 6
+
+
+cdef inline void hang(buddy *b, word_t *tree, uint64_t group, int order, bint there) noexcept nogil:
+    """Set or clear a group's bit of a tree."""
+    cdef word_t *word = &tree[b.level[0] + (group >> 6) * NR_ORDERS + order]
+    cdef word_t bit = <word_t>1 << (group & 63), before = word[0], after = before | bit if there else before & ~bit
+    if after != before:
+        word[0] = after
+        if before == 0 or after == 0:
+            climb(b, tree, group >> 6, order, there)
+
+
+cdef inline bint group_is_full(buddy *b, uint64_t group) noexcept nogil:
+    cdef uint64_t w = group << (b.group_order - 6)
+    cdef word_t whole = ones_below(<uint64_t>1 << (b.group_order - 6))
+    return (b.full[w >> 6] >> (w & 63)) & whole == whole
+
+
+cdef void hang_full(buddy *b, uint64_t group) noexcept nogil:
+    """The orders from the group's own on, for the block of the largest order that the group is in."""
+    cdef int top = b.max_order - b.group_order, k
+    cdef word_t *tree = b.areas[b.area_of[group >> top]].tree
+    cdef uint64_t first = group >> top << top, i
+    cdef word_t full = 0, blocks
+    for i in range(<uint64_t>1 << top):
+        full |= <word_t>group_is_full(b, first + i) << i
+    for k in range(top + 1):
+        blocks = blocks_of(full, k, top)
+        for i in range(<uint64_t>1 << top):
+            hang(b, tree, first + i, b.group_order + k, (blocks >> i) & 1)
+
+
+cdef void rehang(buddy *b, uint64_t group, word_t hung) noexcept nogil:
+    """The trees agree with the counts `hung` of a group: make them agree with those of now."""
+    cdef word_t now = b.counts[group], there = present(now), changed = present(hung) ^ there
+    cdef word_t *tree = b.areas[b.area_of[group >> (b.max_order - b.group_order)]].tree
+    cdef int bit
+    while changed:
+        bit = ctz(changed)
+        changed &= changed - 1
+        hang(b, tree, group, ORDER_AT[bit], (there >> bit) & 1)
+    if hung == 0 or now == 0:
+        # it was empty or full, or is so now
+        if b.max_order > b.group_order:
+            hang_full(b, group)
+        else:
+            hang(b, tree, group, b.max_order, group_is_full(b, group))
+
+
+cdef void hang_range(buddy *b, word_t *tree, uint64_t first, uint64_t end, bint there) noexcept nogil:
+    """Blocks of the largest order, groups [first, end), are all free, or all taken."""
+    cdef word_t aligned = ALIGNED[b.max_order - b.group_order], before, mask
+    cdef word_t *word
+    cdef uint64_t w
+    for w in range(first >> 6, ((end - 1) >> 6) + 1):
+        word = &tree[b.level[0] + w * NR_ORDERS + b.max_order]
+        before = word[0]
+        mask = range_mask(w, first, end) & aligned
+        word[0] = before | mask if there else before & ~mask
+        if (before == 0) != (word[0] == 0):
+            climb(b, tree, w, b.max_order, there)
+
+
+cdef void buddy_settle(buddy *b) noexcept nogil:
+    cdef uint64_t group = b.pending
+    if group != NO_GROUP:
+        b.pending = NO_GROUP
+        rehang(b, group, b.hung)
+
+
+cdef void buddy_defer(buddy *b, uint64_t group, word_t hung) noexcept nogil:
+    buddy_settle(b)
+    b.pending = group
+    b.hung = hung
+
+
+cdef void recount_group(buddy *b, uint64_t group) noexcept nogil:
+    cdef int64_t F[NR_ORDERS]
+    cdef word_t before = b.counts[group]
+    count_runs(b.free, group, group + 1, b.group_order, b.group_order, F, &b.counts[group])
+    rehang(b, group, before)
+
+
+cdef void recount_groups(buddy *b, pfn_t start, pfn_t end) noexcept nogil:
+    cdef uint64_t group
+    for group in range(start >> b.group_order, (end + (<pfn_t>1 << b.group_order) - 1) >> b.group_order):
+        recount_group(b, group)
+
+
+cdef void buddy_summarize(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
+    recount_groups(b, start, start + nr)
+
+
+cdef uint64_t buddy_wrong_group(buddy *b) noexcept nogil:
+    cdef int64_t F[NR_ORDERS]
+    cdef word_t counts, there, full, blocks
+    cdef word_t *tree
+    cdef uint64_t group, first, i, nr, above
+    cdef int top = b.max_order - b.group_order, k, level, area
+    buddy_settle(b)
+    for group in range(b.nr_groups):
+        first = group >> top << top
+        count_runs(b.free, group, group + 1, b.group_order, b.group_order, F, &counts)
+        there = present(counts)
+        full = 0
+        for i in range(<uint64_t>1 << top):
+            full |= <word_t>group_is_full(b, first + i) << i
+        tree = b.areas[b.area_of[group >> top]].tree + b.level[0] + (group >> 6) * NR_ORDERS
+        blocks = 0
+        for k in range(b.group_order):
+            blocks |= ((tree[k] >> (group & 63)) & 1) << (FIELD[k] + 9 - k)
+        if counts != b.counts[group] or blocks != there:
+            return group
+        for k in range(top + 1):
+            if (tree[b.group_order + k] >> (group & 63)) & 1 != (blocks_of(full, k, top) >> (group - first)) & 1:
+                return group
+    for area in range(b.nr_areas):
+        tree = b.areas[area].tree
+        nr = (b.nr_groups + 63) >> 6
+        for level in range(b.levels - 1):
+            for i in range(nr * NR_ORDERS):
+                above = b.level[level + 1] + (i / NR_ORDERS >> 6) * NR_ORDERS + i % NR_ORDERS
+                if (tree[above] >> (i / NR_ORDERS & 63)) & 1 != (tree[b.level[level] + i] != 0):
+                    return b.nr_groups + 1
+            nr = (nr + 63) >> 6
+    return b.nr_groups
+
+
+# -- frees
+
+@cython.overflowcheck(False)
 cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil:
     cdef free_area *a = area_of_page(b, pfn)
-    cdef uint64_t w = pfn >> 6, nr_words
+    cdef uint64_t w = pfn >> 6, nr_words, group = pfn >> b.group_order
     cdef int k, m
     if order < 6:
         b.free[w] |= ones_below(1 << order) << (pfn & 63)
@@ -79,7 +266,10 @@ cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil:
         a.merges[k] += 1
     a.nr_free[m] += 1
     a.frees[order] += 1
-    lower_hint(a, m, pfn >> b.max_order)
+    if order < b.group_order:
+        count_blocks(b, group, b.merged[m] + b.below[order])
+    else:
+        hang_full(b, group)
 
 
 cdef inline void count_as_singles(free_area *a, int order, int handed, uint64_t nr_blocks) noexcept nogil:
@@ -107,7 +297,7 @@ cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexce
             bitmap_set(b.full, pfn >> 6, words)
             a.nr_free[max_order] += <int64_t>nr_blocks
             a.frees[max_order] += nr_blocks
-            lower_hint(a, max_order, pfn >> max_order)
+            hang_range(b, a.tree, pfn >> b.group_order, (pfn >> b.group_order) + (nr_blocks << (max_order - b.group_order)), True)
             count_as_singles(a, max_order, min(order, max_order), nr_blocks)
             pfn += nr_blocks << max_order
             continue
@@ -119,46 +309,59 @@ cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexce
         pfn += <uint64_t>1 << chunk
 
 
-cdef void count_runs "fo_count_runs"(const word_t *words, uint64_t first, uint64_t end, int max_order,
-                                     int64_t *F) noexcept nogil:
-    cdef uint64_t w, f0 = 0, f1 = 0, f2 = 0, f3 = 0, f4 = 0, f5 = 0, full_words = 0
-    cdef word_t x, y = 0, before = 0
+cdef void count_runs "fo_count_runs"(const word_t *words, uint64_t first, uint64_t end, int group_order, int max_order,
+                                     int64_t *F, word_t *counts) noexcept nogil:
+    """F[k]: the full aligned blocks of order k in groups [first, end), which are whole blocks of max_order. To `counts`, unless
+    it is NULL, those of each group in its fields."""
+    cdef uint64_t group, w, base, step = <uint64_t>1 << (group_order - 6), full_words, count
+    cdef uint64_t f[11]
+    cdef word_t x, y, whole = 0
     cdef int k
     memset(F, 0, NR_ORDERS * sizeof(int64_t))
-    for w in range(first, end):
-        x = words[w]
-        if x == ALL_ONES:
-            full_words += 1
-            y |= (<word_t>1) << (w & 63)
-        elif x:
-            f0 += hweight64(x)
-            x &= (x >> 1) & ALIGNED[1]
-            f1 += hweight64(x)
-            x &= (x >> 2) & ALIGNED[2]
-            f2 += hweight64(x)
-            x &= (x >> 4) & ALIGNED[3]
-            f3 += hweight64(x)
-            x &= (x >> 8) & ALIGNED[4]
-            f4 += hweight64(x)
-            x &= (x >> 16) & ALIGNED[5]
-            f5 += hweight64(x)
-        if w & 63 == 63 or w + 1 == end:
-            # 64 words done: the orders above 6 are runs of full words
-            if max_order == 13 and (w >> 6) & 1 and (y & before) == ALL_ONES:
-                F[13] += 1
-            before = y
-            for k in range(6, min(max_order, 12) + 1):
-                F[k] += hweight64(y)
-                if k < 12:
-                    y &= y >> (<word_t>1 << (k - 6))
-                    y &= ALIGNED[k - 5]
-            y = 0
-    F[0] += f0 + (full_words << 6)
-    F[1] += f1 + (full_words << 5)
-    F[2] += f2 + (full_words << 4)
-    F[3] += f3 + (full_words << 3)
-    F[4] += f4 + (full_words << 2)
-    F[5] += f5 + (full_words << 1)
+    for group in range(first, end):
+        memset(f, 0, sizeof(f))
+        base = group << (group_order - 6)
+        full_words = 0
+        y = 0
+        for w in range(step):
+            x = words[base + w]
+            if x == ALL_ONES:
+                full_words += 1
+                y |= <word_t>1 << w
+            elif x:
+                f[0] += hweight64(x)
+                x &= (x >> 1) & ALIGNED[1]
+                f[1] += hweight64(x)
+                x &= (x >> 2) & ALIGNED[2]
+                f[2] += hweight64(x)
+                x &= (x >> 4) & ALIGNED[3]
+                f[3] += hweight64(x)
+                x &= (x >> 8) & ALIGNED[4]
+                f[4] += hweight64(x)
+                x &= (x >> 16) & ALIGNED[5]
+                f[5] += hweight64(x)
+        if full_words:
+            for k in range(6):
+                f[k] += full_words << (6 - k)
+            for k in range(6, group_order + 1):
+                # orders from 6 on are runs of full words
+                f[k] = hweight64(y)
+                y &= (y >> (<word_t>1 << (k - 6))) & ALIGNED[k - 5]
+        for k in range(group_order + 1):
+            F[k] += f[k]
+        if counts != NULL:
+            count = 0
+            for k in range(group_order):
+                count += (f[k] - 2 * f[k + 1]) << FIELD[k]
+            counts[group - first] = count
+        if max_order > group_order:
+            # and those above a group are runs of full groups
+            whole |= f[group_order] << (group & 7)
+            if group & 7 == 7:
+                for k in range(group_order + 1, max_order + 1):
+                    F[k] += hweight64(runs(whole, k - group_order))
+                whole = 0
+    return
 
 
 cdef uint64_t or_batch "fo_or_batch"(word_t *free, word_t *full, const word_t *batch, uint64_t first,
@@ -178,69 +381,74 @@ cdef uint64_t buddy_free_words(buddy *b, const word_t *batch, uint64_t first, ui
     cdef int64_t after[NR_ORDERS]
     cdef int64_t handed[NR_ORDERS]
     cdef int64_t grown[NR_ORDERS + 1]
-    cdef uint64_t block = first >> (b.max_order - 6)
-    cdef int k
+    cdef word_t counts[CHUNK]
+    cdef word_t hung
+    cdef uint64_t total = 0, group, stop, i
+    cdef int shift = b.group_order - 6, k
     order = min(order, b.max_order)
-    count_runs(b.free, first, end, b.max_order, before)
-    or_batch(b.free, b.full, batch, first, end)
-    count_runs(b.free, first, end, b.max_order, after)
-    if order > 0:
-        count_runs(batch, first, end, b.max_order, handed)
+    buddy_settle(b)
     grown[b.max_order + 1] = 0
-    for k in range(b.max_order + 1):
-        grown[k] = after[k] - before[k]
-    for k in range(b.max_order + 1):
-        a.nr_free[k] += grown[k] - 2 * grown[k + 1]
-        a.merges[k] += grown[k + 1]
-        lower_hint(a, k, block)
-    if order == 0:
-        a.frees[0] += grown[0]
-        return grown[0]
-    # blocks inside the handed-over ones were never merged
-    for k in range(order):
-        a.merges[k] -= handed[k + 1]
-        a.frees[k] += handed[k] - 2 * handed[k + 1]
-    a.frees[order] += handed[order]
-    return grown[0]
+    group = first >> shift
+    while group < end >> shift:
+        stop = min(end >> shift, group + CHUNK)
+        count_runs(b.free, group, stop, b.group_order, b.max_order, before, NULL)
+        or_batch(b.free, b.full, batch, group << shift, stop << shift)
+        count_runs(b.free, group, stop, b.group_order, b.max_order, after, counts)
+        for i in range(stop - group):
+            hung = b.counts[group + i]
+            b.counts[group + i] = counts[i]
+            if hung != counts[i] or hung == 0:
+                rehang(b, group + i, hung)
+        for k in range(b.max_order + 1):
+            grown[k] = after[k] - before[k]
+        for k in range(b.max_order + 1):
+            a.nr_free[k] += grown[k] - 2 * grown[k + 1]
+            a.merges[k] += grown[k + 1]
+        total += grown[0]
+        if order == 0:
+            a.frees[0] += grown[0]
+        else:
+            # blocks inside the handed-over ones were never merged
+            count_runs(batch, group, stop, b.group_order, b.max_order, handed, NULL)
+            for k in range(order):
+                a.merges[k] -= handed[k + 1]
+                a.frees[k] += handed[k] - 2 * handed[k + 1]
+            a.frees[order] += handed[order]
+        group = stop
+    return total
 
 
-cdef int64_t find_block(buddy *b, area_t area, int order) noexcept nogil:
-    """Lowest free block of exactly `order` in the area, which has one; the hint is moved up to it."""
-    cdef free_area *a = &b.areas[area]
-    cdef uint64_t block = a.hint[order], words = <uint64_t>1 << (b.max_order - 6), w, f
-    cdef word_t x, found, group
-    cdef int top = b.max_order - 6
-    while block < b.nr_blocks:
-        if b.area_of[block] == area:
-            if order < 6:
-                for w in range(block * words, (block + 1) * words):
-                    x = b.free[w]
-                    if x and x != ALL_ONES:
-                        found = blocks_of(x, order, 6)
-                        if found:
-                            a.hint[order] = block
-                            return (w << 6) + ctz(found)
-            elif top <= 6:
-                w = block * words
-                group = (b.full[w >> 6] >> (w & 63)) & ones_below(words)
-                found = blocks_of(group, order - 6, top)
-                if found:
-                    a.hint[order] = block
-                    return (w + ctz(found)) << 6
-            else:
-                f = block * 2    # max_order 13: a block is two words of `full`
-                if b.full[f] == ALL_ONES and b.full[f + 1] == ALL_ONES:
-                    if order == 13:
-                        a.hint[order] = block
-                        return block << 13
-                else:
-                    for w in range(f, f + 2):
-                        found = blocks_of(b.full[w], order - 6, 6) if order < 13 else 0
-                        if found:
-                            a.hint[order] = block
-                            return ((w << 6) + ctz(found)) << 6
-        block += 1
-    return -1
+# -- allocations
+
+cdef inline uint64_t find_group(buddy *b, word_t *tree, int order) noexcept nogil:
+    """The lowest group with a free block of exactly `order`; there is one."""
+    cdef uint64_t at = 0
+    cdef int level
+    for level in range(b.levels - 1, -1, -1):
+        at = at << 6 | <uint64_t>ctz(tree[b.level[level] + at * NR_ORDERS + order])
+    b.searched += b.levels
+    return at
+
+
+cdef inline int64_t find_block(buddy *b, word_t *tree, int order) noexcept nogil:
+    """The first page of the lowest free block of exactly `order`; there is one."""
+    cdef uint64_t group = find_group(b, tree, order), w = group << (b.group_order - 6), first
+    cdef word_t x, found
+    if order >= b.group_order:
+        return group << b.group_order
+    if order >= 6:
+        b.searched += 1
+        x = (b.full[w >> 6] >> (w & 63)) & ones_below(<uint64_t>1 << (b.group_order - 6))
+        return (w + ctz(blocks_of(x, order - 6, b.group_order - 6))) << 6
+    first = w
+    while True:
+        x = b.free[w]
+        if x and x != ALL_ONES:
+            found = blocks_of(x, order, 6)
+            if found:
+                b.searched += w + 1 - first
+                return (w << 6) + ctz(found)
+        w += 1
 
 
 cdef inline void clear_free(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
@@ -248,48 +456,104 @@ cdef inline void clear_free(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
     bitmap_clear(b.full, start >> 6, ((start + nr - 1) >> 6) - (start >> 6) + 1)
 
 
+@cython.overflowcheck(False)
 cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil:
     cdef free_area *a = &b.areas[area]
+    cdef word_t *tree = a.tree
     cdef int64_t pfn
-    cdef int k = order, j
-    free_area_fold(a)
-    while a.nr_free[k] == 0:
+    cdef uint64_t group
+    cdef int k = order
+    buddy_settle(b)
+    while tree[k] == 0:
         k += 1
         if k > b.max_order:
             return -1
-    pfn = find_block(b, area, k)
-    clear_free(b, pfn, <uint64_t>1 << order)
-    a.nr_free[k] -= 1
-    for j in range(order, k):
-        a.splits[j + 1] += 1
-        a.nr_free[j] += 1
-        lower_hint(a, j, pfn >> b.max_order)
-    a.allocs[order] += 1
+    pfn = find_block(b, tree, k)
+    group = <pfn_t>pfn >> b.group_order
+    if order < 6:
+        b.free[pfn >> 6] &= ~(ones_below(<uint64_t>1 << order) << (pfn & 63))
+        clear_bit(b.full, <pfn_t>pfn >> 6)
+    else:
+        clear_free(b, pfn, <uint64_t>1 << order)
+    if order < b.group_order:
+        b.pending = group
+        b.hung = b.counts[group]
+        b.counts[group] = b.hung - b.merged[k] - b.below[order]
+    else:
+        hang_full(b, group)
+    a.began[k] += 1
+    a.handed[order] += 1
     return pfn
+
+
+cdef void take_pages(buddy *b, free_area *a, pfn_t pfn, int order, uint64_t nr) noexcept nogil:
+    """Take the first pages of a free block, all of them or some, one by one; the rest of it stays, in the largest blocks."""
+    cdef uint64_t rest = (<uint64_t>1 << order) - nr, group = (pfn + nr) >> b.group_order
+    cdef int k
+    clear_free(b, pfn, nr)
+    a.nr_free[order] -= 1
+    for k in range(order):
+        a.nr_free[k] += (rest >> k) & 1
+        a.splits[k + 1] += (nr + (<uint64_t>2 << k) - 1) >> (k + 1)     # every block with a page handed out was split
+    if order < b.group_order:
+        group = pfn >> b.group_order
+    if group << b.group_order < pfn + (<uint64_t>1 << order):
+        recount_group(b, group)
+    if order >= b.group_order:
+        hang_full(b, pfn >> b.group_order)
+
+
+@cython.overflowcheck(False)
+cdef uint64_t take_from_group(buddy *b, free_area *a, uint64_t group, int order, uint64_t nr, int64_t *out) noexcept nogil:
+    """Take the free blocks of exactly `order` < 6 in a group, as single pages, while `nr` more are wanted; how many pages."""
+    cdef uint64_t w = group << (b.group_order - 6), end = (group + 1) << (b.group_order - 6), blocks = 0, got = 0, i
+    cdef uint64_t size = <uint64_t>1 << order, count
+    cdef word_t x, found, hung = b.counts[group]
+    cdef int64_t pfn
+    cdef int k
+    while w < end and got + size <= nr:
+        x = b.free[w]
+        found = blocks_of(x, order, 6) if x and x != ALL_ONES else 0
+        while found and got + size <= nr:
+            pfn = (w << 6) + ctz(found)
+            for i in range(size):
+                out[got + i] = pfn + <int64_t>i
+            got += size
+            x &= ~(ones_below(size) << (pfn & 63))
+            found &= found - 1
+        b.free[w] = x
+        w += 1
+    blocks = got >> order
+    b.counts[group] = hung - blocks * (b.merged[order] + b.below[order])
+    rehang(b, group, hung)
+    a.nr_free[order] -= blocks
+    for k in range(1, order + 1):
+        a.splits[k] += blocks << (order - k)
+    return got
 
 
 cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out) noexcept nogil:
     cdef free_area *a = &b.areas[area]
     cdef uint64_t got = 0, take, i
     cdef int64_t pfn
-    cdef int k, j
-    free_area_fold(a)
-    for k in range(b.max_order + 1):
-        while a.nr_free[k] and got < nr:
-            pfn = find_block(b, area, k)
-            take = min(<uint64_t>1 << k, nr - got)
-            clear_free(b, pfn, take)
-            for i in range(take):
-                out[got + i] = pfn + <int64_t>i
-            got += take
-            a.nr_free[k] -= 1
-            for j in range(1, k + 1):
-                # every node with a page handed out was split; what is left of the block is its canonical tail
-                a.splits[j] += (take + (<uint64_t>1 << j) - 1) >> j
-            for j in range(k):
-                if (((<uint64_t>1 << k) - take) >> j) & 1:
-                    a.nr_free[j] += 1
-                    lower_hint(a, j, pfn >> b.max_order)
+    cdef int k = 0
+    buddy_settle(b)
+    while got < nr:
+        while a.tree[k] == 0:
+            k += 1
+            if k > b.max_order:
+                break
+        if k > b.max_order:
+            break
+        if k < 6 and nr - got >= <uint64_t>1 << k:
+            got += take_from_group(b, a, find_group(b, a.tree, k), k, nr - got, out + got)
+            continue
+        pfn = find_block(b, a.tree, k)
+        take = min(<uint64_t>1 << k, nr - got)
+        take_pages(b, a, pfn, k, take)
+        for i in range(take):
+            out[got + i] = pfn + <int64_t>i
+        got += take
     a.allocs[0] += got
     return got
 
@@ -309,16 +573,17 @@ cdef void split_at(buddy *b, pfn_t pfn, pfn_t done) noexcept nogil:
         a.nr_free[k] -= 1
         a.nr_free[k - 1] += 2
         k -= 1
-        lower_hint(a, k, pfn >> b.max_order)
 
 
 cdef void buddy_take_range(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
     cdef free_area *a = area_of_page(b, start)
-    cdef pfn_t end = start + nr
+    cdef pfn_t end = start + nr, block = <pfn_t>1 << b.max_order
+    cdef pfn_t first = (start + block - 1) & ~(block - 1), last = end & ~(block - 1)
     cdef uint64_t here, above = 0
     cdef int k = b.max_order
+    buddy_settle(b)
     split_at(b, start, 0)
-    if end & ((<uint64_t>1 << b.max_order) - 1):    # else the next block may be another area's
+    if end & (block - 1):      # else the next block may be another area's
         split_at(b, end, start)
     while k >= 0:
         here = (end >> k)
@@ -327,3 +592,10 @@ cdef void buddy_take_range(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
         above = here
         k -= 1
     clear_free(b, start, nr)
+    if first < last:
+        # the counts of whole blocks are zero before and after
+        hang_range(b, a.tree, first >> b.group_order, last >> b.group_order, False)
+        recount_groups(b, start, first)
+        recount_groups(b, last, end)
+    else:
+        recount_groups(b, start, end)

@@ -67,6 +67,7 @@ cdef class Engine:
     # what a saved machine has of the (start, nr) page ranges: dict of name -> list of arrays, the engine's own; and back
     cdef dict planes(self, list spans)
     cdef int set_planes(self, list spans, dict planes) except -1
+    cdef int summarize(self, list spans) except -1    # what is kept beside planes and areas, from them, once both are set
     # batches: gather sets the bits of a batch, or sets `bad` to the index of a culprit and leaves none set
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil
     cdef void ungather(self, const pfn_batch *batch) noexcept nogil

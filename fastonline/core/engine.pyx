@@ -6,7 +6,7 @@ import numpy as np
 
 from fastonline.core.bitmap cimport bitmap_weight, set_bit, test_bit
 from fastonline.core.bitmap import zeroed
-from fastonline.core.buddy cimport free_area_fold, free_area_init
+from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.lock cimport MachineLock, settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.types cimport ALL_ONES, MAX_AREAS, MAX_MAX_ORDER, MIN_MAX_ORDER, NR_ORDERS, max_bits
@@ -83,7 +83,8 @@ cdef class Engine:
             raise MemoryError(f"no memory for {nr_areas} free areas")
         self.areas = areas
         for i in range(self.nr_areas, nr_areas):
-            free_area_init(&areas[i], i)
+            memset(&areas[i], 0, sizeof(free_area))
+            areas[i].number = i
         self.nr_areas = nr_areas
         return 0
 
@@ -135,6 +136,7 @@ cdef class Engine:
     # The rest is each engine's own; the bodies here are never run.
     cdef dict planes(self, list spans): return {}
     cdef int set_planes(self, list spans, dict planes) except -1: return 0
+    cdef int summarize(self, list spans) except -1: return 0
     cdef int state(self, pfn_t pfn) noexcept nogil: return 0
     cdef void states(self, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil: pass
     cdef uint64_t weigh(self, int flag, pfn_t start, uint64_t nr) noexcept nogil: return 0
@@ -196,18 +198,17 @@ cdef class Engine:
         return counts
 
     def set_area_counters(self, area, dict counts not None):
-        """The inverse of area_counters; search hints start over."""
+        """The inverse of area_counters."""
         cdef free_area *a
         cdef int k
         a = self.area_at(as_number(area, "area", 0, self.nr_areas - 1))
-        free_area_init(a, area)
+        free_area_fold(a)
         for k in range(NR_ORDERS):
             a.nr_free[k] = counts["nr_free"][k]
             a.merges[k] = counts["merges"][k]
             a.splits[k] = counts["splits"][k]
             a.frees[k] = counts["frees"][k]
             a.allocs[k] = counts["allocs"][k]
-            a.hint[k] = 0
         a.managed = counts["managed"]
 
 

@@ -15,7 +15,7 @@ from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_OK,
 
 __all__ = [
     "PHASES", "calibrate", "time_ascending", "time_call", "time_calls", "time_in_order", "time_memset", "time_notify",
-    "time_pages", "time_range", "time_range_call",
+    "time_pages", "time_range", "time_range_call", "words_searched",
 ]
 
 cdef extern from "<time.h>" nogil:
@@ -145,6 +145,12 @@ def time_memset(uint8_t[::1] room not None):
         memset(&room[0], 0xff, room.shape[0])
         passed = since(start)
     return passed, room.shape[0]
+
+
+def words_searched(Memory mem not None):
+    """Words that the allocations of mem have looked at to find their blocks, those of the summary and of the free pages (int);
+    0 for the struct_page engine, which looks at list heads only."""
+    return mem.planes.searched if mem.planes is not None else 0
 
 
 # -- phases

@@ -71,6 +71,7 @@ cdef int restore_machine(Machine mem, object state) except -1:
         mem.pages.area_array[start >> shift : start + nr >> shift] = areas
     if np.any(mem.pages.area_array >= mem.pages.nr_areas):
         raise ValueError("there are pages of a zone that there is not")
+    mem.pages.summarize(spans)
     for area, counts in enumerate(state["areas"]):
         mem.pages.set_area_counters(area, counts)
     mem.resources = Resources(mem.geometry.page_shift, state["resources"])

@@ -2,7 +2,6 @@ import errno
 
 from libc.errno cimport EINVAL, ENOMEM
 
-from fastonline.core.bitmap cimport test_bit
 from fastonline.core.bitmap_engine cimport bitmap_online_quickly
 from fastonline.core.buddy cimport free_area, free_area_fold
 from fastonline.core.engine cimport BATCH_OK, pfn_batch
@@ -364,16 +363,13 @@ cdef class Memory(Machine):
         return self.lock.hold_alone()
 
     cdef int online_page(self, pfn_t pfn) noexcept nogil:
-        cdef uint64_t section
-        # what is rare is elsewhere: no call is left here, and so nothing to save on the stack
+        # what is rare is elsewhere: no call is left here, and so nothing to save on the stack. Where pages are free near by, the
+        # section is online
         if self.planes is None or pfn >= self.planes.nr_pages or not bitmap_online_quickly(self.planes, pfn):
             return onlining.online_page(self, pfn)
         self.pages_onlined += 1
         if self.watermarks_at_mark:
             self.zones.table.stale = True
-        section = pfn >> self.sections.pfn_section_shift
-        if not test_bit(self.sections.online.words, section):
-            section_states.section_went_online(self, section)
         return 1
 
     cdef int64_t online_range(self, pfn_t start_pfn, uint64_t nr_pages, int order) noexcept nogil:
