@@ -10,8 +10,10 @@ import pytest
 
 import fastonline as fo
 from fastonline.hotplug import procfs
+from fastonline.linux.sources import read_source
 
 CAPTURED = Path(__file__).parent / "data" / "linux-6.18-24g"
+INPUTS = CAPTURED.parent / "inputs"
 BLOCK = 32768
 
 
@@ -66,6 +68,15 @@ def test_zoneinfo(engine, rules, before, after):
     else:
         assert names == ["DMA", "DMA32", "Normal", "Movable", "Device"]
         assert "spanned  0" in zone_text(mem, "Movable") and "start_pfn" not in zone_text(mem, "Movable")
+
+
+def test_boost_is_printed_as_the_kernel_does(engine):
+    """Read from a kernel with a boost. Expect min, low, high and promo to include it, and the machine's to be without."""
+    text = (INPUTS / "z05_boost.zoneinfo").read_text()
+    mem = read_source(INPUTS / "z05_boost.zoneinfo").machine(engine)
+    assert (mem.zones["DMA32"].min, mem.zones["DMA32"].watermark_boost) == (8192, 5120)
+    for line in re.search(r"DMA32\n(.*?)        spanned", text, re.S)[1].splitlines()[1:]:
+        assert line in zone_text(mem, "DMA32").splitlines()
 
 
 def test_pagetypeinfo(engine):
@@ -142,15 +153,15 @@ def installed_style():
 def test_lsmem_styles(engine):
     """util-linux 2.38 to 2.40, 2.41, and 2.42 on: labels, the width of SIZE, the line on memmap_on_memory."""
     mem = machine(engine)
-    old, wide, new = (procfs.lsmem(mem, style) for style in procfs.LSMEM_STYLES)
-    assert procfs.lsmem(mem, "2.40.4") == old == mem.lsmem() and procfs.lsmem(mem, "2.41.5") == wide
+    old, wide, new = (mem.lsmem(style) for style in procfs.LSMEM_STYLES)
+    assert mem.lsmem("2.40.4") == old == mem.lsmem() and mem.lsmem("2.41.5") == wide
     assert wide == old.replace("size:       128M", "size:                128M").replace(
         "memory:     640M", "memory:              640M").replace("memory:    128M", "memory:             128M")
     assert new.splitlines()[0] == "RANGE                                 SIZE   STATE REMOVABLE BLOCK"
     assert new.splitlines()[1] == "0x0000000000000000-0x000000001fffffff 512M  online       yes   0-3"
     assert new.splitlines()[-1] == "Memmap on memory parameter:         no"
     with pytest.raises(ValueError, match=r"^unknown lsmem style '1\.9' \(expected a version of util-linux from 2.38 on"):
-        procfs.lsmem(mem, "1.9")
+        mem.lsmem("1.9")
 
 
 def test_removable_before_5_7_depends_on_the_block(engine):

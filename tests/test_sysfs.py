@@ -9,7 +9,6 @@ import subprocess
 import pytest
 
 import fastonline as fo
-from fastonline.hotplug import procfs
 
 BLOCK = 32768
 needs_lsmem = pytest.mark.skipif(shutil.which("lsmem") is None, reason="util-linux is not here")
@@ -44,7 +43,7 @@ def test_lsmem_prints_the_same(tmp_path, engine, make):
     mem = make(engine)
     fo.export_sysfs(mem, tmp_path)
     version = subprocess.run(["lsmem", "--version"], capture_output=True, text=True, check=True).stdout
-    assert lsmem(tmp_path) == procfs.lsmem(mem, re.search(r"\d+\.\d+", version)[0])
+    assert lsmem(tmp_path) == mem.lsmem(re.search(r"\d+\.\d+", version)[0])
 
 
 @needs_lsmem

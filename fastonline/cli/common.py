@@ -92,8 +92,8 @@ def read(args):
 
 
 def machine_of(source):
-    """The Memory of a Source. What it takes for granted goes to standard error."""
-    mem = source.machine()
+    """The Memory of a Source. What it takes for granted goes to standard error. Of a capture it is known which pages move."""
+    mem = source.machine(movable=True) if isinstance(source, Capture) else source.machine()
     _remark(source.assumptions)
     return mem
 

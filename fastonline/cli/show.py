@@ -1,8 +1,20 @@
-"""``fastonline show``, ``capture`` and ``sysfs``: the state of a machine, as the kernel's own files give it."""
+"""``fastonline show``, ``capture`` and ``sysfs``: the state of a machine, and questions about it."""
 
+import argparse
+import re
 import sys
+import time
+from dataclasses import asdict
 
-from fastonline.cli.common import add_source, machine_of, output, read, read_machine
+import numpy as np
+
+from fastonline.cli.common import add_json, add_source, count, machine_of, output, read, read_machine, write_json
+from fastonline.cli.tables import bar, short, table
+from fastonline.core.pageflags import decode_page_flags
+from fastonline.errors import range_list
+from fastonline.hotplug import questions
+from fastonline.hotplug.procfs import LSMEM_STYLES
+from fastonline.hotplug.zonelists import kernel_zonelist, movable_zonelist
 from fastonline.linux.capture import Capture
 from fastonline.linux.snapshot import Snapshot
 from fastonline.linux.sysfs import export_sysfs
@@ -13,21 +25,225 @@ SOURCES = "a saved machine, a capture, a /sys tree or sosreport, or a log of Mem
 def add_show(commands):
     parser = commands.add_parser(
         "show",
-        help="the kernel's own texts of a machine",
-        description="Print buddyinfo, zoneinfo, pagetypeinfo or lsmem of a saved machine, of a capture, or of the running kernel, "
-        "as its page map gives them.",
+        help="the state of a machine, and questions about it",
+        description="Print what a machine is like, or answer a question about it. Nothing changes by it.",
+        epilog="examples: fastonline show summary --live; fastonline show lsmem /path/to/sosreport; "
+        "fastonline show pages 0x100000-0x1003ff CAPTURE; fastonline show offlineable CAPTURE",
     )
-    parser.add_argument("what", choices=("buddyinfo", "zoneinfo", "pagetypeinfo", "lsmem"))
-    add_source(parser, SOURCES)
-    parser.set_defaults(run=run_show)
+    kinds = parser.add_subparsers(metavar="WHAT", required=True)
+    for name, (helped, _) in {**TEXTS, **QUESTIONS}.items():
+        one = kinds.add_parser(name, help=helped, description=f"Print {helped}.")
+        if name == "pages":
+            one.add_argument("range", type=_pfn_range, metavar="FROM-TO", help="page frames, such as 0x100000-0x1003ff")
+        if name == "lsmem":
+            one.add_argument("--style", default=LSMEM_STYLES[0], metavar="VERSION",
+                             help=f"of util-linux: {', '.join(LSMEM_STYLES)} or later ({LSMEM_STYLES[0]})")
+        add_source(one, SOURCES)
+        if name in QUESTIONS:
+            add_json(one)
+        else:
+            one.add_argument("--watch", type=_seconds, metavar="S", help="print it again every S seconds, until Ctrl-C")
+            one.add_argument("--count", type=count, metavar="N", help="with --watch: N times")
+        one.set_defaults(run=run_question if name in QUESTIONS else run_text, what=name)
 
 
-def run_show(args):
+def _pfn_range(text):
+    """(first pfn, number of pages) of a text such as 0x100000-0x1003ff."""
+    match = re.fullmatch(r"(0x[0-9a-fA-F]{1,13}|\d{1,15})(?:-(0x[0-9a-fA-F]{1,13}|\d{1,15}))?", text)
+    first, last = (int(match[1], 0), int(match[2] or match[1], 0)) if match else (1, 0)
+    if last < first:
+        raise argparse.ArgumentTypeError(f"invalid range {text!r} (expected FROM-TO, such as 0x100000-0x1003ff)")
+    return first, last - first + 1
+
+
+def _seconds(text):
+    """A time of at least 0.1 s."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"invalid time {text!r} (expected seconds, at least 0.1)")
+    return seconds
+
+
+def run_text(args):
+    done = 0
+    while True:
+        text = _text(args)
+        if args.watch is not None and sys.stdout.isatty():
+            text = "\x1b[H\x1b[2J" + text
+        elif done:
+            text = "\n" + text
+        sys.stdout.write(text)
+        done += 1
+        if args.watch is None or done == args.count:
+            return 0
+        sys.stdout.flush()
+        time.sleep(args.watch)
+
+
+def _text(args):
     source = read(args)
-    told = isinstance(source, Snapshot) and args.what in ("buddyinfo", "lsmem")
-    sys.stdout.write(getattr(source if told else machine_of(source), args.what)())
+    if isinstance(source, Snapshot) and args.what == "buddyinfo":
+        return source.buddyinfo()
+    if isinstance(source, Snapshot) and args.what == "lsmem":
+        return source.lsmem(args.style)
+    return TEXTS[args.what][1](machine_of(source), args)
+
+
+def run_question(args):
+    source = read(args)
+    answer, lines = QUESTIONS[args.what][1](machine_of(source), source)
+    if args.json != "-":
+        print("\n".join(lines))
+    if args.json is not None:
+        write_json(args.json, [asdict(one) for one in answer] if isinstance(answer, list) else asdict(answer))
     return 0
 
+
+# -- the state of a machine
+
+def _summary(mem, args):
+    page = mem.geometry.page_size
+    states = [(block.nr, block.state) for block in mem.blocks.values()]
+    offline = [nr for nr, state in states if state != "online"]
+    block = short(mem.pages_per_block * page)
+    lines = [
+        f"{mem.geometry.name}, Linux {mem.rules.name}, pages of {short(page)}, min_free_kbytes {mem.min_free_kbytes}",
+        f"{len(states)} memory blocks of {block}: {len(states) - len(offline)} online, {len(offline)} offline"
+        + (f" ({range_list(offline)})"[:40] if offline else ""),
+        "",
+    ]
+    zones = [zone for zone in mem.zones.values() if zone.populated]
+    rows = [("zone", "start pfn", "present", "managed", "free", "#used .free -not managed")]
+    for zone in zones:
+        sizes = [short(pages * page) for pages in (zone.present_pages, zone.managed_pages, zone.free_pages)]
+        used, away = zone.managed_pages - zone.free_pages, zone.present_pages - zone.managed_pages
+        parts = (("#", used), (".", zone.free_pages), ("-", away))
+        rows.append((f"{zone.nid}/{zone.name}", f"{zone.start_pfn:#x}", *sizes, bar(parts, 25)))
+    lines += [*table(rows, "<>>>><"), ""]
+    for at in range(0, len(zones), 6):
+        part = zones[at : at + 6]
+        rows = [("order", "block", *(f"{zone.nid}/{zone.name}" for zone in part))]
+        for order, counts in enumerate(zip(*(zone.nr_free for zone in part), strict=True)):
+            rows.append((str(order), short(page << order), *map(str, counts)))
+        lines += table(rows, ">" * len(rows[0]))
+    return "\n".join(lines) + "\n"
+
+
+def _pages(mem, args):
+    """Runs of pages alike in flags and zone, a line each."""
+    (start, nr), step, rows = args.range, 1 << 18, []
+    if start + nr > mem.max_pfn:
+        raise ValueError(f"page {start + nr - 1:#x} is behind the end of memory, {mem.max_pfn:#x}")
+    for at in range(start, start + nr, step):
+        states = mem.page_states(at, min(step, start + nr - at))
+        cuts = np.append(np.flatnonzero(np.diff(states, prepend=states[0] ^ np.uint8(255))), len(states))
+        for first, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
+            zone = mem.zone_of(at + first)
+            name = f"{zone.nid}/{zone.name}" if zone else "-"
+            flags = decode_page_flags(int(states[first]))
+            if rows and rows[-1][1] == at + first and rows[-1][2:] == (flags, name):
+                rows[-1] = (rows[-1][0], at + end, flags, name)
+            else:
+                rows.append((at + first, at + end, flags, name))
+    return "\n".join(table(
+        [("pages", "number", "zone", "flags")]
+        + [(f"{first:#x}-{end - 1:#x}", str(end - first), name, flags) for first, end, flags, name in rows], "<><<",
+    )) + "\n"
+
+
+def _zonelists(mem, args):
+    """The order in which each node's allocations try the zones."""
+    names, lines = mem.zones.names, []
+    for nid in mem.nodes:
+        for what, zonelist in (("kernel", kernel_zonelist(mem, nid)), ("movable", movable_zonelist(mem, nid))):
+            order = " ".join(f"{nr // len(names)}/{names[nr % len(names)]}" for nr in zonelist)
+            lines.append(f"node {nid} {what:<7} {order or '-'}\n")
+    return "".join(lines)
+
+
+TEXTS = {
+    "summary": ("memory blocks, zones with bars, and free blocks by order", _summary),
+    "buddyinfo": ("/proc/buddyinfo", lambda mem, args: mem.buddyinfo()),
+    "zoneinfo": ("/proc/zoneinfo", lambda mem, args: mem.zoneinfo()),
+    "pagetypeinfo": ("/proc/pagetypeinfo", lambda mem, args: mem.pagetypeinfo()),
+    "iomem": ("/proc/iomem", lambda mem, args: mem.resources.text()),
+    "zonelists": ("the zones that allocations try, in their order", _zonelists),
+    "lsmem": ("util-linux's lsmem", lambda mem, args: mem.lsmem(args.style)),
+    "pages": ("page flags of a range of page frames", _pages),
+}
+
+
+# -- questions about it
+
+def _offlineable(mem, source):
+    answers = questions.offlineable(mem)
+    rows, runs = [("blocks", "can", "page", "why not")], []
+    for answer in answers:
+        what = (answer.can, None if answer.can else answer.pfn, answer.reason)
+        if runs and runs[-1][1] == answer.block - 1 and runs[-1][2] == what:
+            runs[-1][1] = answer.block
+        else:
+            runs.append([answer.block, answer.block, what])
+    for first, last, (can, pfn, why) in runs:
+        reason = why
+        if isinstance(source, Capture) and reason and pfn is not None:
+            reason += f" ({source.page_flags(pfn)})"
+        blocks = f"{first}-{last}" if last > first else f"{first}"
+        rows.append((blocks, "yes" if can else "no", "" if pfn is None else f"{pfn:#x}", reason[:56]))
+    able = sum(answer.can for answer in answers)
+    return answers, [*table(rows, ">><<"), f"{able} of {len(answers)} memory blocks can go offline, each by itself"]
+
+
+def _growable(mem, source):
+    growth = questions.growable(mem)
+    block = growth.block // mem.geometry.page_size
+    lines = [
+        f"page descriptors of a block of {short(growth.block)}: {short(growth.memmap)}; room for them: {short(growth.room)}",
+        f"at once                        {short(growth.at_once):>8}",
+        f"step by step, online_kernel    {short(growth.online_kernel):>8}",
+        f"step by step, online_movable   {short(growth.online_movable):>8}",
+        "accepted ranges" + (" (a capture knows of no devices that may be there):" if isinstance(source, Capture) else ":"),
+    ]
+    page = mem.geometry.page_size
+    for start, nr in growth.ranges:
+        lines.append(f"  {start * page:#018x}-{(start + nr) * page - 1:#018x} {short(nr * page):>8} {nr // block:>9} blocks")
+    return growth, lines
+
+
+def _shrinkable(mem, source):
+    found = questions.shrinkable(mem)
+    rows = [("way", "unit", "units", "size then")]
+    rows += [(one.way, short(one.unit), str(one.units), short(one.size)) for one in found]
+    return found, table(rows, "<>>>")
+
+
+def _hugepages(mem, source):
+    found = questions.huge_pages(mem)
+    rows = [("size", "now", "after migration")]
+    return found, table(rows + [(short(one.size), str(one.now), str(one.migrated)) for one in found], ">>>")
+
+
+def _accounting(mem, source):
+    found, page = questions.accounting(mem), mem.geometry.page_size
+    rows = [("", "pages", "size", "")]
+    for name, pages, why in found.rows():
+        rows.append((name, str(pages), ("-" if pages < 0 else "") + short(abs(pages) * page), why))
+    return found, table(rows, "<>><")
+
+
+QUESTIONS = {
+    "offlineable": ("which memory blocks can go offline, and what is in the way of the others", _offlineable),
+    "growable": ("how much memory can be hot-added, and where", _growable),
+    "shrinkable": ("how small the guest can get, with blocks, virtio-mem and a balloon", _shrinkable),
+    "hugepages": ("how many 2 MiB and 1 GiB pages there are, now and after migration", _hugepages),
+    "accounting": ("the figures of host and guest, and why they differ", _accounting),
+}
+
+
+# -- capture and sysfs
 
 def add_capture(commands):
     parser = commands.add_parser(
@@ -52,8 +268,7 @@ def add_sysfs(commands):
     parser = commands.add_parser(
         "sysfs",
         help="write the /sys tree of a machine that lsmem --sysroot reads",
-        description="Write below DIR the /sys tree of a saved machine, of a capture or of the running kernel's page map, as "
-        "util-linux reads it: lsmem --sysroot DIR.",
+        description="Write below DIR the /sys tree of a machine, as util-linux reads it: lsmem --sysroot DIR.",
     )
     parser.add_argument("directory", metavar="DIR")
     add_source(parser, SOURCES)

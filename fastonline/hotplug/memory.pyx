@@ -93,7 +93,7 @@ cdef class Memory(Machine):
 
         sections: (start_pfn, nr_pages, nid, early) of the memory that has sections; early ones are online. ram: (start_pfn,
         nr_pages) of what is System RAM. zones: objects with nid, name, start_pfn, spanned_pages, min, low, high, protection
-        ({zone name: pages}) and runs, which are the pages that were ever prepared: arrays of their first pfns and lengths
+        ({zone name: pages}), boost (none: 0) and runs, which are the pages that were ever prepared: arrays of their first pfns and lengths
         (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
         Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
         user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no kernel
@@ -502,9 +502,10 @@ cdef class Memory(Machine):
         """The text of /proc/pagetypeinfo; every page is Movable here."""
         return procfs.pagetypeinfo(self)
 
-    def lsmem(self):
-        """What util-linux's lsmem prints of this machine."""
-        return procfs.lsmem(self)
+    def lsmem(self, style="2.38"):
+        """The text that util-linux's lsmem prints of this machine. style: its version, from 2.38 on (str, such as "2.41"): the
+        labels, the width of SIZE and the last line differ. ValueError for another one."""
+        return procfs.lsmem(self, style)
 
     def stats(self):
         """Exact counts since the machine was made, boot memory not counted: "frees", "allocations", "merges", "splits" (lists

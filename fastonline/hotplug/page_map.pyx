@@ -97,6 +97,7 @@ cdef int load_page_map(
     for known in zones:
         z = mem.zones[known.nid, known.name].nr
         table.zones[z].min, table.zones[z].low, table.zones[z].high = known.min, known.low, known.high
+        table.zones[z].boost = getattr(known, "boost", 0)
         pcp_update(table, z, zone_managed(table, z))
         for i, name in enumerate(mem.zones.names):
             table.zones[z].protection[i] = known.protection.get(name, 0)

@@ -21,8 +21,10 @@ def zoneinfo(mem):
     """/proc/zoneinfo of the zones that the machine's kernel lists; per-node and per-CPU statistics are left out."""
     lines = []
     for zone in mem.zones.values() if mem.rules.zoneinfo_empty else _populated(mem):
+        boost = zone.watermark_boost      # which every watermark includes (wmark_pages, 5.0)
         values = {
-            "boost": 0, "min": zone.min, "low": zone.low, "high": zone.high, "promo": 2 * zone.high - zone.low,
+            "boost": boost, "min": zone.min + boost, "low": zone.low + boost, "high": zone.high + boost,
+            "promo": 2 * zone.high - zone.low + boost,
             "scanned": "0 (a: 0 i: 0)", "spanned": zone.spanned_pages, "present": zone.present_pages,
             "managed": zone.managed_pages, "cma": 0,
         }

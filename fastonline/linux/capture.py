@@ -14,17 +14,22 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
 from fastonline.files import read_arrays
 from fastonline.geometry import Geometry, parse_size
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import Memory
+from fastonline.hotplug.migrate import MovablePages
 from fastonline.linux.heads import mapped_pages, marks_heads_only, whole_blocks
 from fastonline.linux.lines import TextError, read
 from fastonline.linux.live import read_kernel
 from fastonline.linux.proctext import ZoneKey, least_min_free_kbytes, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
 from fastonline.linux.ranges import Memory as MemoryRanges, ends, geometry_of, meet, memory_of, sections_of, zone_memory
-from fastonline.linux.states import MappedZone, clipped, managed, states_of
+from fastonline.linux.states import MappedZone, clipped, decode_kpageflags, managed, states_of
 from fastonline.rules import LINUX_6_12, Rules
+
+_KPF_LRU = 1 << 5
+_IN_USE = 1 << FLAG_NAMES.index("PG_prepared")
 
 _KINDS: dict[str, type] = {
     "start": np.ndarray, "length": np.ndarray, "flags": np.ndarray,
@@ -154,14 +159,33 @@ class Capture:
 
     # -- what it becomes
 
-    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12, movable: bool = False) -> Memory:
         """A Memory in the state of the kernel: its zones, spans, watermarks and reserves, its free blocks, its managed_pages.
 
-        engine, rules: the Memory's. present_pages is the zone's System RAM in iomem, which is what the kernel counts. Memory
+        engine, rules: the Memory's. movable: the pages on LRU lists have an owner, so that offline_pages moves them; else no
+        page in use can move. present_pages is the zone's System RAM in iomem, which is what the kernel counts. Memory
         that was there is early, as at boot; that of offline blocks is added. ValueError when map and texts cannot be of one
         kernel.
         """
-        return Memory.from_page_map(self.geometry, *self._parts(), self.min_free_kbytes, rules, engine)
+        mem = Memory.from_page_map(self.geometry, *self._parts(), self.min_free_kbytes, rules, engine)
+        if movable:
+            MovablePages(mem).adopt(self._lru_pfns(mem))
+        return mem
+
+    def page_flags(self, pfn: int) -> str:
+        """What /proc/kpageflags had for a page, by name: "lru|mmap|anon"; "no flag" for none. IndexError behind the end."""
+        if not 0 <= pfn < self.nr_pages:
+            raise IndexError(f"page {pfn:#x} is not in the page map, which has {self.nr_pages:#x} pages")
+        return decode_kpageflags(int(self.flags[np.searchsorted(self.start, np.uint64(pfn), "right") - 1]))
+
+    def _lru_pfns(self, mem: Memory) -> NDArray[np.int64]:
+        """Pages in use on LRU lists, which the kernel takes for movable (has_unmovable_pages, 6.12)."""
+        runs = zip(self.start.tolist(), self.length.tolist(), self.flags.tolist(), strict=True)
+        pfns = [np.empty(0, np.int64)]
+        for start, nr, flags in runs:
+            if flags & _KPF_LRU and not flags & (KPF_BUDDY | KPF_NOPAGE | KPF_RESERVED | KPF_OFFLINE):
+                pfns.append(start + np.flatnonzero(mem.page_states(start, nr) == _IN_USE))
+        return np.concatenate(pfns)
 
     def _parts(self) -> tuple[list[tuple[int, int, int, bool]], list[tuple[int, int]], list[MappedZone]]:
         """sections, ram and zones as Memory.from_page_map takes them."""

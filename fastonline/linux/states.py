@@ -18,6 +18,15 @@ _FREE = _IN_USE | _BIT["PG_buddy"]
 _OFFLINE = _IN_USE | _BIT["PG_offline"]
 _FLAGLESS = 0xFF        # in use or with the host, until managed_pages has decided
 
+KPF_NAMES = dict(enumerate((
+    "locked", "error", "referenced", "uptodate", "dirty", "lru", "active", "slab", "writeback", "reclaim", "buddy", "mmap",
+    "anon", "swapcache", "swapbacked", "compound_head", "compound_tail", "huge", "unevictable", "hwpoison", "nopage", "ksm", "thp",
+    "offline", "zero_page", "idle", "pgtable",
+))) | dict(enumerate((
+    "reserved", "mlocked", "mappedtodisk", "private", "private_2", "owner_private", "arch", "uncached", "softdirty", "arch_2",
+), 32))
+"""Bit of /proc/kpageflags -> name (include/uapi/linux/kernel-page-flags.h and kernel-page-flags.h, 6.12)."""
+
 Runs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
 """First pfns, ends and states of runs of pages, ascending."""
 Map = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]
@@ -40,6 +49,11 @@ def states_of(start: NDArray[np.uint64], length: NDArray[np.uint64], flags: NDAr
     there = (flags & np.uint64(KPF_NOPAGE)) == 0
     first = start.astype(np.int64)
     return first[there], (first + length.astype(np.int64))[there], state[there]
+
+
+def decode_kpageflags(flags: int) -> str:
+    """The names of KPF_* bits, as page-types has them: "lru|mmap|anon"; "no flag" for none."""
+    return "|".join(KPF_NAMES.get(bit, f"bit {bit}") for bit in range(64) if flags >> bit & 1) or "no flag"
 
 
 def clipped(runs: Runs, ranges: Ranges) -> Runs:

@@ -1,0 +1,33 @@
+"""Tables of text, within 80 columns where their cells allow."""
+
+from fastonline.geometry import format_size
+
+_SUFFIXES = "KMGTPE"
+
+
+def table(rows, align):
+    """Lines of rows of text, columns as wide as their widest cell. align: "<" or ">" for each column."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(align))]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def bar(parts, width):
+    """A bar of `width` characters for (character, number) parts; a part that is not 0 has at least one of them."""
+    total, done, drawn = sum(number for _, number in parts), 0, ""
+    for character, number in parts:
+        done += number
+        end = round(done * width / total) if total else 0
+        drawn += character * max(int(number > 0), end - len(drawn))
+    return drawn[:width].ljust(width, parts[-1][0]) if total else ""
+
+
+def short(size):
+    """A size in at most seven characters: exact where that fits, else with one decimal."""
+    text = format_size(size)
+    if len(text) <= 5:
+        return text
+    power = max(0, (size.bit_length() - 1) // 10)
+    return f"{size / (1 << 10 * power):.1f}{_SUFFIXES[power - 1]}" if power else text

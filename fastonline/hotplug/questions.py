@@ -1,0 +1,393 @@
+"""Questions about a machine, answered without changing it: what can go offline, what can be added, how small it can get.
+
+Answers are those of the machine's rules. A notifier's veto and memory that could be reclaimed are left out: nobody knows them
+before they are asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.geometry import format_size
+from fastonline.hotplug.zonelists import movable_zonelist
+
+if TYPE_CHECKING:
+    from fastonline.hotplug.memory import Memory
+
+_RESERVED, _BUDDY, _OFFLINE, _TAIL, _PREPARED = (
+    1 << FLAG_NAMES.index(name) for name in ("PG_reserved", "PG_buddy", "PG_offline", "PG_tail", "PG_prepared")
+)
+_STEP = 1 << 18      # pages that are looked at at a time
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether a memory block can go offline.
+
+    - block: its number. state: as sysfs has it.
+    - pfn: the first page in the way, None where no single page is.
+    - reason: why it cannot, "" when it can. errno: what offline_pages would return, 0 when it can.
+    - free, movable, host: its pages that are free, that would move elsewhere, and that the host has (PG_offline).
+    """
+
+    block: int
+    state: str
+    pfn: int | None
+    reason: str
+    errno: int
+    free: int = 0
+    movable: int = 0
+    host: int = 0
+
+    @property
+    def can(self) -> bool:
+        """Can it go offline?"""
+        return not self.errno
+
+
+def why_not_offline(mem: Memory, block_nr: int) -> Answer:
+    """Whether memory block `block_nr` can go offline, and what is in its way: the checks of offline_pages (6.12), in their
+    order. Returns an Answer. KeyError for a block that is not there."""
+    block = mem.blocks[block_nr]
+    if block.state != "online":
+        return Answer(block_nr, block.state, None, f"it is {block.state}", errno.EINVAL)
+    start, nr = block.start_pfn, block.nr_pages
+    states = mem.page_states(start, nr)
+    missing = np.flatnonzero(states & _PREPARED == 0)
+    if len(missing):
+        pfn = start + int(missing[0])
+        return Answer(block_nr, "online", pfn, f"{len(missing)} pages are a hole, no memory", errno.EINVAL)
+    zones = _zones_of(mem, start, nr)
+    if len(zones) > 1:
+        return Answer(block_nr, "online", None, f"it lies in several zones: {', '.join(zones)}", errno.EINVAL)
+    movable, pinned = _movable(mem, start, nr)
+    used = _in_use(states)
+    stuck = used.copy()
+    stuck[movable] = False
+    counts = {
+        "free": int(np.count_nonzero(states & _BUDDY)), "movable": int(np.count_nonzero(used & ~stuck)),
+        "host": int(np.count_nonzero(states & _OFFLINE)),
+    }
+    if stuck.any():
+        pfn = start + int(stuck.argmax())
+        reason = f"{np.count_nonzero(stuck)} pages in use cannot move"
+        return Answer(block_nr, "online", pfn, reason, errno.EBUSY, **counts)
+    if len(pinned):
+        code = errno.EAGAIN if mem.rules.offline_times_out else errno.EINTR
+        return Answer(block_nr, "online", int(pinned.min()), f"{len(pinned)} pages are pinned", code, **counts)
+    room = _room_outside(mem, start, counts["free"])
+    if counts["movable"] > room:
+        code = errno.ENOMEM if mem.rules.offline_times_out else errno.EINTR
+        reason = f"{counts['movable']} pages have to move, and there is room for {room}"
+        return Answer(block_nr, "online", None, reason, code, **counts)
+    return Answer(block_nr, "online", None, "", 0, **counts)
+
+
+def offlineable(mem: Memory) -> list[Answer]:
+    """why_not_offline of every memory block, ascending. Each is asked alone: where pages have to move, a block's answer may be
+    another once the one before it has gone."""
+    return [why_not_offline(mem, nr) for nr in mem.blocks]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How much memory can be hot-added. Sizes in bytes.
+
+    - block: of a memory block, the least that can be added.
+    - memmap: what the descriptors of one take from the kernel zones; 0 where they lie on the memory itself.
+    - room: what the kernel zones have for descriptors, above their min watermarks and reserves.
+    - at_once: the most that one add_memory takes.
+    - online_kernel, online_movable: the most that comes together block by block, each onlined into a kernel zone, or Movable,
+      before the next one is added.
+    - ranges: (start_pfn, nr_pages) that add_memory accepts: whole blocks where no resource is.
+    """
+
+    block: int
+    memmap: int
+    room: int
+    at_once: int
+    online_kernel: int
+    online_movable: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+def growable(mem: Memory) -> Growth:
+    """How much can be hot-added, at once and step by step. Page descriptors come from the kernel zones as GFP_KERNEL
+    allocations do, down to the min watermark and lowmem_reserve (sparse_add_section, __zone_watermark_ok), unless mem.memmap is
+    "on_memory"."""
+    page, block = mem.geometry.page_size, mem.pages_per_block * mem.geometry.page_size
+    ranges = tuple(acceptable_ranges(mem))
+    limit, largest = (sum(nr for _, nr in ranges) * page, max((nr for _, nr in ranges), default=0) * page)
+    memmap = -(-mem.pages_per_block * mem.rules.struct_page_bytes[mem.geometry.bits == 64] // page)
+    room = _kernel_room(mem)
+    if mem.memmap == "on_memory" and memmap % (1 << mem.geometry.pageblock_order) == 0 and memmap < mem.pages_per_block:
+        memmap = 0
+    fits = limit if not memmap else room // memmap * block
+    # a block that went online in a kernel zone brings more than the next one's descriptors take
+    return Growth(
+        block=block, memmap=memmap * page, room=room * page, at_once=min(fits, largest),
+        online_kernel=limit if fits else 0, online_movable=min(fits, limit), ranges=ranges,
+    )
+
+
+def acceptable_ranges(mem: Memory) -> Iterator[tuple[int, int]]:
+    """Yield (start_pfn, nr_pages) of the ranges that add_memory accepts: whole memory blocks, without a resource or a section
+    that is there, below the end of memory."""
+    unit, shift = mem.pages_per_block, mem.geometry.page_shift
+    taken = [(resource.start >> shift, -(-resource.end >> shift)) for depth, resource in mem.resources.walk() if not depth]
+    section = mem.geometry.pages_per_section
+    taken += [(first * section, (first + nr) * section) for first, nr in mem.sections.runs()]
+    at = 0
+    for start, end in [*sorted(taken), (mem.max_pfn, mem.max_pfn)]:
+        low, high = -(-at // unit) * unit, start // unit * unit
+        if low < high:
+            yield low, high - low
+        at = max(at, end)
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """One way to make the guest smaller. Sizes in bytes.
+
+    - way: "blocks" (whole memory blocks, as DIMMs have), "virtio-mem" or "balloon".
+    - unit: what is given back at a time. units: how many of them can be. size: what the guest has left.
+    """
+
+    way: str
+    unit: int
+    units: int
+    size: int
+
+
+def shrinkable(mem: Memory) -> list[Shrink]:
+    """How small the guest can get, as if all of its memory were plugged that way: in memory blocks, in virtio-mem devices of
+    each block size from a pageblock to 1 GiB, and with a balloon.
+
+    Pages in use that have an owner move together as far as there is room above the min watermarks. A balloon takes single pages
+    down to the min watermark and lowmem_reserve of each zone. Nothing is reclaimed or swapped out.
+    """
+    survey, page = _Survey(mem), mem.geometry.page_size
+    blocks = [answer for answer in offlineable(mem) if answer.can]
+    free, movable = (np.array([getattr(block, name) for block in blocks], np.int64) for name in ("free", "movable"))
+    found = [_shrink("blocks", mem.pages_per_block, free, movable, survey, page)]
+    unit = 1 << mem.geometry.pageblock_order
+    while unit * page <= 1 << 30:
+        found.append(_shrink("virtio-mem", unit, *survey.units(unit), survey, page))
+        unit *= 2
+    top = mem.zones.names.index("Movable")
+    balloon = sum(_above_min(zone, zone.protection[top]) for zone in mem.zones.values())
+    return [*found, Shrink("balloon", page, balloon, (survey.backed_pages - balloon) * page)]
+
+
+def _shrink(way, unit, free, movable, survey, page):
+    """The Shrink of units of so many pages, with those free and movable ones in each; units that the host has count as gone."""
+    backed = free + movable
+    taken = backed[_fitting(free, movable, survey.spare)]
+    return Shrink(way, unit * page, int(np.count_nonzero(taken)), (survey.backed_pages - int(taken.sum())) * page)
+
+
+@dataclass(frozen=True)
+class HugePages:
+    """Pages of `size` bytes that could be had. now: free as they are. migrated: after movable pages have made room."""
+
+    size: int
+    now: int
+    migrated: int
+
+
+def huge_pages(mem: Memory) -> list[HugePages]:
+    """How many 2 MiB and 1 GiB pages are available now, and after migration: aligned ranges of one zone that alloc_contig_range can
+    empty."""
+    survey, page = _Survey(mem), mem.geometry.page_size
+    found = []
+    for size in (2 << 20, 1 << 30):
+        unit = size // page
+        if unit < survey.step:
+            now = sum(count << order - (unit.bit_length() - 1) for zone in mem.zones.values()
+                      for order, count in enumerate(zone.nr_free) if 1 << order >= unit)
+            found.append(HugePages(size, now, now))
+            continue
+        free, movable = survey.units(unit)
+        migrated = len(_fitting(free, movable, survey.spare, whole=unit))
+        found.append(HugePages(size, int(np.count_nonzero(free == unit)), migrated))
+    return found
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """Figures of host and guest of the same memory, in pages, and what lies between them.
+
+    - logical: System RAM that the guest was given. present: of online blocks (present_pages). managed: given to the allocator
+      (MemTotal of /proc/meminfo). free: NR_FREE_PAGES. used: managed and not free.
+    - plugged: of logical, what was hot-added. offline: logical and in no zone. host: present and with the host, a balloon's or
+      unplugged virtio-mem (PG_offline). reserved: present, and never given to the allocator: the kernel's own since boot, pages
+      that wait to be marked. memmap: pages that hold descriptors of added memory.
+    """
+
+    logical: int
+    plugged: int
+    offline: int
+    present: int
+    host: int
+    reserved: int
+    managed: int
+    memmap: int
+    free: int
+    page_size: int
+
+    @property
+    def used(self) -> int:
+        """Pages that are managed and not free."""
+        return self.managed - self.free
+
+    def rows(self) -> list[tuple[str, int, str]]:
+        """(name, pages, why it differs from the row before)."""
+        return [
+            ("logical size", self.logical, f"System RAM; {self._size(self.plugged)} of it hot-added"),
+            ("- offline", -self.offline, "memory blocks that are not online"),
+            ("present", self.present, "present_pages of all zones"),
+            ("- host", -self.host, "with the host: in a balloon, or not plugged"),
+            ("- reserved", -self.reserved, "kernel image, boot memmap, pages never onlined"),
+            ("managed", self.managed, "managed_pages of all zones: MemTotal"),
+            ("- used", -self.used, f"{self._size(self.memmap)} of it memmap of added memory"),
+            ("free", self.free, "free pages of all zones: MemFree"),
+        ]
+
+    def _size(self, pages):
+        return format_size(pages * self.page_size)
+
+
+def accounting(mem: Memory) -> Accounting:
+    """The figures of a machine: what its host gave it, what the kernel counts, and where the difference is."""
+    zones = mem.zones.values()
+    logical = sum(end - start for start, end in mem.resources)
+    present, managed = sum(zone.present_pages for zone in zones), sum(zone.managed_pages for zone in zones)
+    host = _Survey(mem).host_pages
+    return Accounting(
+        logical=logical, plugged=sum(nr for _, nr, _ in mem.groups), offline=logical - present, present=present, host=host,
+        reserved=present - host - managed, managed=managed,
+        memmap=sum(nr for pieces in mem.memmaps.values() for _, nr in pieces), free=sum(zone.free_pages for zone in zones),
+        page_size=mem.geometry.page_size,
+    )
+
+
+class _Survey:
+    """What the pageblocks of a machine hold. step: pages of one. spare: free pages above all min watermarks, to which pages may
+    move. backed_pages, host_pages: online and not with the host; with the host."""
+
+    def __init__(self, mem):
+        self.step = 1 << mem.geometry.pageblock_order
+        zones = mem.zones.values()
+        self.spare = sum(zone.free_pages - zone.min - zone.watermark_boost for zone in zones if zone.populated)
+        self.free, self.movable, self.usable, self.zone, self.first = ([] for _ in range(5))
+        self.backed_pages = self.host_pages = 0
+        for start, nr in mem.sections.spans():
+            for at in range(start, start + nr, _STEP):
+                self._look(mem, at, min(_STEP, start + nr - at))
+        for name in ("free", "movable", "usable", "zone", "first"):
+            setattr(self, name, np.concatenate([np.empty(0, np.int64), *getattr(self, name)]))
+
+    def _look(self, mem, start, nr):
+        states = mem.page_states(start, nr)
+        prepared = states & _PREPARED != 0
+        used = _in_use(states)
+        moves = np.zeros(nr, bool)
+        movable, pinned = _movable(mem, start, nr)
+        moves[movable] = True
+        moves[pinned - start] = False
+        host = states & _OFFLINE != 0
+        self.backed_pages += int(np.count_nonzero(prepared & ~host))
+        self.host_pages += int(np.count_nonzero(host))
+        first = -(-start // self.step) * self.step - start
+        whole = (nr - first) // self.step
+        if whole <= 0:
+            return
+
+        def count(mask):
+            return mask[first : first + whole * self.step].reshape(whole, self.step).sum(axis=1)
+
+        pfns = start + first + np.arange(whole) * self.step
+        self.free.append(count(states & _BUDDY != 0))
+        self.movable.append(count(used & moves))
+        self.usable.append(count(states & _BUDDY != 0) + self.movable[-1] + count(host))
+        zones = [mem.zone_of(int(pfn)) for pfn in pfns]
+        self.zone.append(np.array([-1 if zone is None else zone.nr for zone in zones]))
+        self.first.append(pfns)
+
+    def units(self, pages):
+        """(free, movable) pages of each aligned run of so many pages, in one zone, none of which is in use and stuck."""
+        each = pages // self.step
+        nr = self.first // pages
+        at = np.flatnonzero(self.first % pages == 0)
+        at = at[at + each <= len(self.first)]
+        at = at[nr[at + each - 1] == nr[at]]
+        index = at[:, None] + np.arange(each)
+        zones = self.zone[index]
+        at = index[(self.usable[index] == self.step).all(axis=1) & (zones == zones[:, :1]).all(axis=1)]
+        return self.free[at].sum(axis=1), self.movable[at].sum(axis=1)
+
+
+def _fitting(free: NDArray[np.int64], movable: NDArray[np.int64], spare: int, whole: int = 0) -> NDArray[np.int64]:
+    """Which units can be emptied: those with nothing to move, then those with the least, as long as their pages find room elsewhere.
+    whole: only units of so many pages, none of them the host's."""
+    order = np.argsort(movable, kind="stable")
+    if whole:
+        order = order[(free + movable)[order] == whole]
+    left = spare - np.cumsum((free + movable)[order])
+    fits = (movable[order] == 0) | (left >= 0)
+    return order[: int(fits.argmin())] if len(fits) and not fits.all() else order
+
+
+def _in_use(states):
+    """The pages of a range that somebody has."""
+    return (states & np.uint8(0xFF ^ _TAIL)) == _PREPARED
+
+
+def _movable(mem, start, nr):
+    """(indices into the range of pages that an owner moves, pfns of those that are pinned)."""
+    pinned = [owner.pfns[: owner.pinned] for owner in mem.page_owners if owner.pinned]
+    pfns = np.concatenate([np.empty(0, np.int64), *(
+        owner.pfns[owner.within(start, nr)] for owner in mem.page_owners if not owner.offline
+    )])
+    held = np.concatenate([np.empty(0, np.int64), *pinned])
+    return pfns - start, held[(held >= start) & (held < start + nr)]
+
+
+def _zones_of(mem, start, nr):
+    """The names of the zones that a range of online pages lies in."""
+    near = [zone for zone in mem.zones.values() if zone.spanned_pages
+            and zone.start_pfn < start + nr and start < zone.start_pfn + zone.spanned_pages]
+    if len(near) > 1:
+        found = {zone.nr: zone for pfn in range(start, start + nr, 1 << mem.geometry.pageblock_order)
+                 if (zone := mem.zone_of(pfn)) is not None}
+        near = list(found.values())
+    return [zone.name for zone in near]
+
+
+def _room_outside(mem, start, free):
+    """Free pages that those of a block may move to (new_migration_target, alloc_migration_target)."""
+    zone = mem.zone_of(start)
+    nodes = [nid for nid in mem.nodes if nid != zone.nid and mem.zones.has_memory(nid)] or [zone.nid]
+    highest = "Movable" if zone.name in ("Movable", "HighMem") else "Normal"
+    zones = mem.zones.values()
+    targets = set(movable_zonelist(mem, zone.nid, nodes, highest))
+    return sum(other.free_pages for other in zones if other.nr in targets) - (free if zone.nr in targets else 0)
+
+
+def _kernel_room(mem):
+    """Pages that GFP_KERNEL allocations can have above the min watermark and lowmem_reserve."""
+    names = mem.zones.names
+    top = names.index("Normal")
+    return sum(_above_min(zone, zone.protection[top]) for zone in mem.zones.values() if names.index(zone.name) <= top)
+
+
+def _above_min(zone, reserve):
+    """Free pages that an allocation may take which lowmem_reserve keeps `reserve` pages from (__zone_watermark_ok)."""
+    return max(0, zone.free_pages - zone.min - zone.watermark_boost - reserve)
