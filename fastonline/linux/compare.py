@@ -10,7 +10,7 @@ import numpy as np
 
 from fastonline.hotplug.pcp import SCALE_MAX
 from fastonline.linux.guest import Guest
-from fastonline.linux.prediction import KINDS, page_kinds
+from fastonline.linux.prediction import KPF, flag_names, known_flags, page_flags
 
 NOISE = 64
 """Pages that a kernel zone's free pages may be off by, the guest's own allocations ("within 64 pages"). How
@@ -25,6 +25,18 @@ LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes i
 """Beginnings of the lines of the log that are compared."""
 _ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
                 "pcp_high_max", "stat_threshold")
+
+_OFFLINE, _FREE = np.uint64(1 << KPF["OFFLINE"]), np.uint64(1 << KPF["BUDDY"])
+
+
+def _mask(flags):
+    """Flags joined by | as a number."""
+    return sum(1 << KPF[name] for name in flags.split("|") if name in KPF)
+
+
+_FIXED = np.array([_mask(flags) for flags in ("NOPAGE", "RESERVED", "OWNER_PRIVATE", "RESERVED|OWNER_PRIVATE", "DIRTY|OFFLINE")],
+                  np.uint64)
+"""Flags of pages that neither the allocator nor a balloon ever gets."""
 
 
 @dataclass
@@ -89,7 +101,7 @@ def compare(
         _compare_pages(check, recorded, guest)
     elif recorded.get("page_counts") and recorded.get("pages_range"):
         first_pfn, end_pfn = recorded["pages_range"]
-        offline = int(np.count_nonzero(page_kinds(guest, first_pfn, end_pfn - first_pfn) == KINDS.index("OFFLINE")))
+        offline = int(np.count_nonzero(page_flags(guest, first_pfn, end_pfn - first_pfn) & _OFFLINE))
         check("pages OFFLINE", offline,
               sum(nr for flags, nr in recorded["page_counts"].items() if "OFFLINE" in flags.split("|")))
     if recorded["state"] is not None:
@@ -163,28 +175,49 @@ def _kernel_zone_noise(guest):
 
 
 def _compare_pages(check, recorded, guest):
-    """The page map, block by block: which pages are there, free and given back to the host. In Movable and offline blocks each
-    page; in kernel zones, where the guest allocates too, how many of them are there."""
+    """The page map. Of blocks that are offline, and of Movable in 6.1, each page. Of others how many pages have which flags:
+    block by block in Movable, in a kernel zone all blocks together; but what does not change hands, each page."""
     mem, per_block = guest.mem, guest.mem.pages_per_block
     first, end = recorded["pages_range"]
-    real = np.repeat(
-        [KINDS.index(next((kind for kind in KINDS if kind in flags.split("|")), "NONE")) for _, _, flags in recorded["pages"]],
-        [nr for _, nr, _ in recorded["pages"]],
-    )
-    ours = page_kinds(guest, first, end - first)
+    real = known_flags(np.repeat(
+        np.array([_mask(flags) for _, _, flags in recorded["pages"]], np.uint64), [nr for _, nr, _ in recorded["pages"]]
+    ))
+    ours = page_flags(guest, first, end - first)
+    tunes_itself = mem.rules.movable_has_min
+    together = {}      # kernel zone -> counts of ours and of the recorded pages
     for block in range(-(-first // per_block), end // per_block):
         at = slice(block * per_block - first, (block + 1) * per_block - first)
         zone = mem.zone_of(block * per_block)
-        exact = zone is None or zone.name == "Movable" and not mem.rules.movable_has_min
-        skipped = () if exact else ("BUDDY", "NONE")
-        counts = [
-            {kind: int(n) for kind, n in zip(KINDS, np.bincount(kinds[at], minlength=len(KINDS)), strict=True)
-             if n and kind not in skipped}
-            for kinds in (ours, real)
-        ]
-        check(f"memory{block} pages", *counts)
-        if exact and counts[0] == counts[1]:
-            check(f"memory{block} pages elsewhere", int(np.count_nonzero(ours[at] != real[at])), 0)
+        movable = zone is not None and zone.name == "Movable"
+        if zone is None or movable and not (tunes_itself or guest.ran_out):
+            counts = _counts(ours[at]), _counts(real[at])
+            check(f"memory{block} pages", *counts)
+            if counts[0] == counts[1]:
+                check(f"memory{block} pages elsewhere", int(np.count_nonzero(ours[at] != real[at])), 0)
+            continue
+        fixed = [np.where(np.isin(flags[at], _FIXED), flags[at], 0) for flags in (ours, real)]
+        check(f"memory{block} pages", *({name: n for name, n in _counts(flags).items() if name != "NONE"} for flags in fixed))
+        check(f"memory{block} pages elsewhere", int(np.count_nonzero(fixed[0] != fixed[1])), 0)
+        counts = [_counts(np.where(flags[at] & _FREE, 0, flags[at])[~np.isin(flags[at], _FIXED)]) for flags in (ours, real)]
+        if movable:
+            _check_counts(check, f"memory{block}", counts, NOISE if guest.ran_out else NOISE_MOVABLE)
+        elif not guest.unknown:
+            together.setdefault(f"{zone.nid}/{zone.name}", []).append(counts)
+    for name, pairs in together.items():
+        sums = [{kind: sum(pair[i].get(kind, 0) for pair in pairs) for kind in {k for p in pairs for k in p[i]}} for i in (0, 1)]
+        _check_counts(check, name, sums, _kernel_zone_noise(guest))
+
+
+def _check_counts(check, where, counts, noise):
+    """{flags: pages} twice. Free pages and the kernel's are not told apart: those on per-CPU lists are among the latter."""
+    for kind in sorted({*counts[0], *counts[1]}):
+        what = "free or the kernel's" if kind == "NONE" else kind
+        check(f"{where} pages {what}", counts[0].get(kind, 0), counts[1].get(kind, 0), noise)
+
+
+def _counts(flags):
+    """{names of flags: pages that have them}."""
+    return {flag_names(mask): nr for mask, nr in zip(*(part.tolist() for part in np.unique(flags, return_counts=True)))}
 
 
 def _compare_landed(check, landed, region, guest):

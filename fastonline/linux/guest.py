@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.core.pageflags import FLAG_NAMES, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.migrate import MovablePages, free_movable
@@ -29,6 +29,9 @@ SLAB = 8
 PTRS_PER_PTE = 512
 """Pages that one page table maps."""
 
+KPF_DIRTY, KPF_UNEVICTABLE, KPF_THP, KPF_MLOCKED = 1 << 4, 1 << 18, 1 << 22, 1 << 33
+"""Bits of /proc/kpageflags that only a program's pages have."""
+
 
 def gathered(pages):
     """The batches in which pages are unmapped and freed (struct mmu_gather, 6.1): 8 that fit into it, then pages of 510 each,
@@ -53,7 +56,10 @@ class Region:
         self._mem = guest.mem
         self._tables = []
         self._huge = []      # first pfns of its huge pages
-        self.pages = MovablePages(guest.mem)
+        self.pages = MovablePages(guest.mem, self._moved)
+        self.dirty = np.empty(0, np.int64)      # pfns of pages that migration has unmapped: it takes the dirty bit of their entries
+        self.locked = False
+        """mlock has been called on it."""
         try:
             for at in range(0, nr_pages, PTRS_PER_PTE):
                 self._fault_in(guest, min(PTRS_PER_PTE, nr_pages - at))
@@ -76,6 +82,29 @@ class Region:
         else:
             self._huge.append(huge)
             self.pages.adopt(np.arange(huge, huge + nr_pages))
+
+    def _moved(self, old, new):
+        self.dirty = np.union1d(np.setdiff1d(self.dirty, old), new)
+        self._huge = [pfn for pfn in self._huge if pfn not in old]
+
+    def tried_to_move(self, start_pfn, nr_pages):
+        """offline_pages has tried to move its pages in this range, those that are held too."""
+        held = self.pages.pfns[: self.pages.pinned]
+        self.dirty = np.union1d(self.dirty, held[(held >= start_pfn) & (held < start_pfn + nr_pages)])
+
+    def flags(self):
+        """(pfns, flags) of its pages: int64 and uint64, flags as /proc/kpageflags shows them."""
+        flags = np.zeros(len(self.pages), np.uint64)
+        if self.locked:
+            flags |= np.uint64(KPF_UNEVICTABLE | KPF_MLOCKED)
+        pfns = self.pages.pfns
+        flags[np.isin(pfns, self.dirty)] |= np.uint64(KPF_DIRTY)
+        size = 1 << self._mem.geometry.pageblock_order
+        for first in self._huge:
+            huge = (pfns >= first) & (pfns < first + size)
+            flags[huge] |= np.uint64(KPF_THP | KPF_COMPOUND_TAIL)
+            flags[pfns == first] ^= np.uint64(KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL)
+        return pfns, flags
 
     def per_block(self):
         """{memory block: how many of its pages lie there now}, the blocks as text."""
@@ -230,6 +259,14 @@ class Guest:
         if gone.pages.pinned:
             self.pinned.setdefault(region, []).append(gone.keep_pinned())
         gone.free()
+
+    def programs(self):
+        """The regions whose pages a program maps, a list."""
+        return list(self.regions.values())
+
+    def mlock(self, region):
+        """A program locks a region's pages in memory."""
+        self.regions[region].locked = True
 
     def unpin(self, region):
         """The pipe lets go of a region's pages, and of those that are left of one that was freed."""

@@ -33,6 +33,9 @@ def run(guest: Guest, op: dict[str, Any]) -> str | int | None:
     try:
         return _OP[op["op"]](guest, op)
     except HotplugError as e:
+        if e.errno == errno.EINTR and "block" in op:
+            for region in guest.programs():
+                region.tried_to_move(op["block"] * guest.mem.pages_per_block, guest.mem.pages_per_block)
         return errno.errorcode[e.errno]
 
 
@@ -230,6 +233,12 @@ def _unpin(guest, op):
     return 0
 
 
+def _mlock(guest, op):
+    if op["region"] in guest.regions:
+        guest.mlock(op["region"])
+    return 0
+
+
 def _nothing(guest, op):
     return 0
 
@@ -260,7 +269,7 @@ def _other(guest, op):
 _OP = {
     "add_memory": _add_memory, "remove_memory": _remove_memory, "write_state": _write_state, "write_online": _write_online,
     "auto_online_blocks": _auto_online_blocks, "write_file": _write_file, "sysctl": _sysctl, "balloon": _balloon,
-    "virtio_mem": _virtio_mem, "alloc": _alloc, "mlock": _nothing, "free": _free, "pin": _pin, "unpin": _unpin, "load": _load,
+    "virtio_mem": _virtio_mem, "alloc": _alloc, "mlock": _mlock, "free": _free, "pin": _pin, "unpin": _unpin, "load": _load,
     "drop_caches": _drop_caches, "idle": _nothing, "read": _nothing, "other": _other,
 }
 OPS: dict[str, dict[str, Any]] = {

@@ -7,12 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
+from fastonline.core.pageflags import KPF_NOPAGE, KPF_RESERVED
 from fastonline.linux.guest import Guest
 from fastonline.linux.sysfs import node_states
 
-KINDS = ("NOPAGE", "BUDDY", "OFFLINE", "RESERVED", "NONE")
-"""What a page is: not there, free, given back to the host, not the allocator's, in use."""
+KPF = {
+    "DIRTY": 4, "BUDDY": 10, "MMAP": 11, "ANON": 12, "COMPOUND_HEAD": 15, "COMPOUND_TAIL": 16, "UNEVICTABLE": 18, "NOPAGE": 20,
+    "THP": 22, "OFFLINE": 23, "RESERVED": 32, "MLOCKED": 33, "OWNER_PRIVATE": 37,
+}
+"""Bits of /proc/kpageflags that are predicted (include/uapi/linux/kernel-page-flags.h, include/linux/kernel-page-flags.h)."""
+_ANON = np.uint64(1 << KPF["MMAP"] | 1 << KPF["ANON"])
+_NOT_IN_USE = np.uint64(sum(1 << KPF[name] for name in ("BUDDY", "NOPAGE", "OFFLINE", "RESERVED", "OWNER_PRIVATE")))
 
 
 def predict(guest: Guest) -> dict[str, Any]:
@@ -51,17 +56,31 @@ def vmstat(guest: Guest) -> dict[str, int]:
     }
 
 
-def page_kinds(guest: Guest, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
-    """(nr_pages,) int: which of KINDS each page is, as far as a Memory can tell."""
+def known_flags(flags: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The flags of pages as far as they are predicted: a page that the kernel uses, as a slab or a page table or on a per-CPU
+    list, has none."""
+    flags = flags & np.uint64(sum(1 << bit for bit in KPF.values()))
+    return np.where((flags & _NOT_IN_USE != 0) | (flags & _ANON == _ANON), flags, 0)
+
+
+def flag_names(flags: int) -> str:
+    """The names of the flags of a page, in the order of their bits, joined by |."""
+    return "|".join(name for name, bit in KPF.items() if flags >> bit & 1) or "NONE"
+
+
+def page_flags(guest: Guest, start_pfn: int, nr_pages: int) -> NDArray[np.uint64]:
+    """(nr_pages,) uint64: what /proc/kpageflags shows of these pages, in known_flags."""
     there = max(0, min(nr_pages, guest.mem.max_pfn - start_pfn))
     flags = np.full(nr_pages, np.uint64(KPF_NOPAGE))
     flags[:there] = guest.mem.kpageflags(start_pfn, there) if there else 0
-    kinds = np.full(nr_pages, KINDS.index("NONE"))
-    for bit, kind in ((KPF_BUDDY, "BUDDY"), (KPF_RESERVED, "RESERVED"), (KPF_OFFLINE, "OFFLINE"), (KPF_NOPAGE, "NOPAGE")):
-        kinds[flags & np.uint64(bit) != 0] = KINDS.index(kind)
     for device in guest.virtio_mem.devices.values():
-        for block in device.plugged:      # what never was plugged waits, as PageOffline pages do
+        for block in device.plugged:      # what never was plugged
             at = slice(max(0, block * guest.mem.pages_per_block - start_pfn),
                        max(0, (block + 1) * guest.mem.pages_per_block - start_pfn))
-            kinds[at][kinds[at] == KINDS.index("RESERVED")] = KINDS.index("OFFLINE")
-    return kinds
+            flags[at][flags[at] == KPF_RESERVED] = 1 << KPF["OFFLINE"] | 1 << KPF["DIRTY"]
+    flags = known_flags(flags)
+    for region in guest.programs():
+        pfns, more = region.flags()
+        inside = (pfns >= start_pfn) & (pfns < start_pfn + nr_pages)
+        flags[pfns[inside] - start_pfn] = more[inside] | _ANON
+    return flags
