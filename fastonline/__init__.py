@@ -1,13 +1,14 @@
 """fastonline: memory onlined the way Linux does it, in user space, at the speed of the memory bus.
 
 Memory is one machine, load reads one that Memory.save wrote. What it looks like is a Geometry: X86_32_PAE, X86_64, ARM64_4K,
-ARM64_64K, S390X; which kernel it mirrors are Rules: LINUX_2_6_25, LINUX_6_1, LINUX_6_12. parse_size reads sizes such as "512M".
+ARM64_64K, S390X; which kernel it mirrors are Rules: LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18. parse_size reads sizes such as "512M".
 What a kernel refuses raises HotplugError.
 
 MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL and MMOP_ONLINE_MOVABLE (int) say what a memory block is to become.
 
 mem.notifiers calls callback(action, notice). action (int): MEM_GOING_ONLINE and MEM_GOING_OFFLINE may be vetoed;
-MEM_CANCEL_ONLINE and MEM_CANCEL_OFFLINE follow a veto, MEM_ONLINE and MEM_OFFLINE success. notice: MemoryNotify. It returns
+MEM_CANCEL_ONLINE and MEM_CANCEL_OFFLINE follow a veto, MEM_ONLINE and MEM_OFFLINE success;
+of memory blocks, since 6.9, MEM_PREPARE_ONLINE comes first and MEM_FINISH_OFFLINE last. notice: MemoryNotify. It returns
 None or NOTIFY_OK, NOTIFY_DONE (not interested), NOTIFY_BAD (a veto), NOTIFY_STOP (the rest is not called).
 
 MovablePages are pages in use that offline_pages may move. Capture is the state of a real kernel, Recording what one did, step
@@ -26,10 +27,12 @@ from fastonline.hotplug.migrate import MovablePages
 from fastonline.hotplug.notifier import (
     MEM_CANCEL_OFFLINE,
     MEM_CANCEL_ONLINE,
+    MEM_FINISH_OFFLINE,
     MEM_GOING_OFFLINE,
     MEM_GOING_ONLINE,
     MEM_OFFLINE,
     MEM_ONLINE,
+    MEM_PREPARE_ONLINE,
     NOTIFY_BAD,
     NOTIFY_DONE,
     NOTIFY_OK,
@@ -39,7 +42,7 @@ from fastonline.hotplug.notifier import (
 from fastonline.linux.capture import Capture
 from fastonline.linux.recording import Recording, RecordingError
 from fastonline.linux.sysfs import export_sysfs
-from fastonline.rules import LINUX_2_6_25, LINUX_6_1, LINUX_6_12, Rules
+from fastonline.rules import LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18, Rules
 
 __version__ = "0.1.0"
 

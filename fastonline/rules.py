@@ -26,9 +26,9 @@ class Rules:
     - watermark_scale_factor: low and high lie at least this many 10000ths of the zone above min (4.6); 0 = the rule is not
       there.
     - totalhigh_shrinks: offline_pages takes its pages off totalhigh_pages too; 2.6.25 off totalram_pages alone.
-    - movable_has_min: ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128 (6.8, backported to
-      6.12).
-    - min_free_kbytes_max: upper clamp of min_free_kbytes: 65536 (2.6.25), 262144 (5.0).
+    - movable_has_min: ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128 ("mm/min_free_kbytes: modify
+      min_free_kbytes calculation rules", 2023: 6.8 has it, 6.1 has not).
+    - min_free_kbytes_max: upper clamp of min_free_kbytes: 65536 (2.6.25), 262144 (ee8eb9a5fe86, 5.8).
     - min_free_kbytes_follows: onlining and offlining recompute min_free_kbytes and lowmem_reserve (2.6.38); 2.6.25 computes
       them at boot only.
     - lowmem_reserve_ratio: sysctl_lowmem_reserve_ratio by zone; a zone that is not named has 0, no reserve.
@@ -41,7 +41,8 @@ class Rules:
     - lifo: freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail.
     - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
     - memmap_on_memory: a memmap can lie on the memory that it describes (5.13).
-    - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6.7), not of exactly one (5.13 to 6.6).
+    - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6b8f0798b85a, 6.8), not of exactly
+      one.
     - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run (4.6).
     - skips_memoryless: a node without memory is in nobody's fallback order, its own neither, and a node that lost its last
       memory is none before zonelists are built again (6.7). Before, a node always falls back to itself first.
@@ -52,6 +53,12 @@ class Rules:
       them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); today it tries on until a signal, EINTR.
     - migrates_from_the_end: offline_pages moves the last page of the range first (isolate_folio_to_list puts each page at the
       head of its list, 6.12); before, the first one first.
+    - waits_offline: pages of added memory are PageOffline until they go online (503b158fc30f, 6.11); before, Reserved.
+    - has_thp: there are transparent huge pages, and khugepaged (2.6.38).
+    - lists_possible_nodes: zonelists are built, and logged, for every node that there may ever be (5.18).
+    - block_notices: memory blocks send MEM_PREPARE_ONLINE and MEM_FINISH_OFFLINE (c5f1e2d18909, 6.9).
+    - node_notifier: node changes have a notifier of their own, and memory notices say nothing of them (6.18 has it, 6.8 has
+      not).
     - zoneinfo_lines: what /proc/zoneinfo prints of a zone between its free pages and its protection, in order: `managed` since
       3.9, `cma` since 5.12, `boost` since 5.14, `promo` since 6.12.
     - zoneinfo_empty: /proc/zoneinfo lists zones without memory too (4.12).
@@ -94,6 +101,11 @@ class Rules:
     blocks_unaware: bool
     offline_times_out: bool
     migrates_from_the_end: bool
+    waits_offline: bool
+    has_thp: bool
+    lists_possible_nodes: bool
+    block_notices: bool
+    node_notifier: bool
     exact_words: bool
     zoneinfo_lines: tuple[str, ...]
     zoneinfo_empty: bool
@@ -148,6 +160,11 @@ LINUX_2_6_25 = Rules(
     blocks_unaware=True,
     offline_times_out=True,
     migrates_from_the_end=False,
+    waits_offline=False,
+    has_thp=False,
+    lists_possible_nodes=False,
+    block_notices=False,
+    node_notifier=False,
     exact_words=False,
     zoneinfo_lines=("min", "low", "high", "scanned", "spanned", "present"),
     zoneinfo_empty=False,
@@ -186,6 +203,11 @@ LINUX_6_1 = Rules(
     blocks_unaware=False,
     offline_times_out=False,
     migrates_from_the_end=False,
+    waits_offline=False,
+    has_thp=True,
+    lists_possible_nodes=True,
+    block_notices=False,
+    node_notifier=False,
     exact_words=True,
     zoneinfo_lines=("boost", "min", "low", "high", "spanned", "present", "managed", "cma"),
     zoneinfo_empty=True,
@@ -194,7 +216,9 @@ LINUX_6_1 = Rules(
 )
 
 LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True, "memmap_per_block": True,
-                      "skips_memoryless": True, "migrates_from_the_end": True,
+                      "skips_memoryless": True, "migrates_from_the_end": True, "waits_offline": True, "block_notices": True,
                       "zoneinfo_lines": ("boost", "min", "low", "high", "promo", "spanned", "present", "managed", "cma")})
 
-PRESETS = {rules.name: rules for rules in (LINUX_2_6_25, LINUX_6_1, LINUX_6_12)}
+LINUX_6_18 = Rules(**{**LINUX_6_12.__dict__, "name": "6.18", "node_notifier": True})
+
+PRESETS = {rules.name: rules for rules in (LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18)}

@@ -1,6 +1,7 @@
 """hotplug/notifier.py: who is told, in which order, and who may refuse (1.6, 7.3-7.5); vetoes of whole calls: test_bad_input.py."""
 
 import errno
+from contextlib import suppress
 
 import pytest
 
@@ -139,7 +140,8 @@ def test_a_memmap_on_memory_is_not_told_of(engine, rules):
     with mem.set_online_page_callback(refuse), pytest.raises(RuntimeError):
         mem.blocks[32].online()
     assert {(start, nr) for _, start, nr, _ in notices} == {(0x100200, 32256)}
-    assert [(action, onlined) for action, _, _, onlined in notices] == [
+    ours = (fo.MEM_PREPARE_ONLINE, fo.MEM_FINISH_OFFLINE)
+    assert [(action, onlined) for action, _, _, onlined in notices if action not in ours] == [
         (fo.MEM_GOING_ONLINE, 0), (fo.MEM_ONLINE, 32256), (fo.MEM_GOING_OFFLINE, 0), (fo.MEM_CANCEL_OFFLINE, 0),
         (fo.MEM_GOING_OFFLINE, 0), (fo.MEM_OFFLINE, 0), (fo.MEM_GOING_ONLINE, 0), (fo.MEM_CANCEL_ONLINE, 0),
     ]
@@ -162,3 +164,58 @@ def test_a_callback_that_a_notifier_sets_and_that_raises(engine):
         mem.online_pages(32 * 32768, 32768)
     assert mem.zoneinfo() == before and mem.blocks[32].state == "offline"
     mem.validate()
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12, fo.LINUX_6_18], ids=lambda rules: rules.name)
+def test_what_a_memory_block_sends(engine, rules):
+    """A block goes online and offline, and online against a veto. Expect since 6.9 (c5f1e2d18909) MEM_PREPARE_ONLINE first and
+    MEM_FINISH_OFFLINE last, the latter after a veto of the former too, with where the block's own page descriptors lie."""
+    memmap = "on_memory" if rules.memmap_on_memory else None
+    mem, told, veto = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, memmap=memmap), [], []
+
+    @mem.notifiers.register
+    def listen(action, notice):
+        told.append((action, notice))
+        return fo.NOTIFY_BAD if action in veto else fo.NOTIFY_OK
+
+    mem.add_memory(0x100000, 32768)
+    block = mem.blocks[32]
+    block.online()
+    if rules is not fo.LINUX_2_6_25:
+        block.offline()
+    expected = [fo.MEM_GOING_ONLINE, fo.MEM_ONLINE, fo.MEM_GOING_OFFLINE, fo.MEM_OFFLINE]
+    if rules is fo.LINUX_2_6_25:
+        assert [action for action, _ in told] == expected[:2]
+        return
+    if rules.block_notices:
+        expected = [fo.MEM_PREPARE_ONLINE, *expected, fo.MEM_FINISH_OFFLINE]
+    assert [action for action, _ in told] == expected
+    for action, notice in told:
+        own = (0x100000, 512) if action in (fo.MEM_PREPARE_ONLINE, fo.MEM_FINISH_OFFLINE) else (0, 0)
+        assert (notice.altmap_start_pfn, notice.altmap_nr_pages) == own
+        assert (notice.start_pfn, notice.nr_pages) == (0x100000 + 512, 32768 - 512)
+    for action in (fo.MEM_PREPARE_ONLINE, fo.MEM_GOING_ONLINE):
+        veto[:] = [action]
+        del told[:]
+        with pytest.raises(fo.HotplugError) if rules.block_notices or action == fo.MEM_GOING_ONLINE else suppress(BaseException):
+            block.online()
+        if rules.block_notices:
+            assert told[0][0] == fo.MEM_PREPARE_ONLINE and told[-1][0] == fo.MEM_FINISH_OFFLINE
+            assert block.state == "offline"
+        elif block.state == "online":
+            block.offline()
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12, fo.LINUX_6_18], ids=lambda rules: rules.name)
+def test_nodes_that_get_or_lose_memory(engine, rules):
+    """Node 1 gets a Movable block, then a kernel one, and loses both. Expect status_change_nid for its first and last memory,
+    status_change_nid_normal for its first and last up to zone Normal; neither where nodes have a notifier of their own."""
+    mem, told = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine), []
+    mem.notifiers.register(lambda action, n: told.append((action, n.status_change_nid, n.status_change_nid_normal)))
+    mem.add_memory(0x100000, 65536, nid=1)
+    mem.blocks[32].online("online_movable")
+    mem.blocks[33].online("online_kernel")
+    mem.blocks[33].offline()
+    mem.blocks[32].offline()
+    nids = [told[i][1:] for i, (action, *_) in enumerate(told) if action in (fo.MEM_GOING_ONLINE, fo.MEM_GOING_OFFLINE)]
+    assert nids == ([(-1, -1)] * 4 if rules.node_notifier else [(1, -1), (-1, 1), (-1, 1), (1, -1)])

@@ -10,8 +10,10 @@ from fastonline.core.pageflags import (
     KPF_BUDDY,
     KPF_COMPOUND_HEAD,
     KPF_COMPOUND_TAIL,
+    KPF_DIRTY,
     KPF_NOPAGE,
     KPF_OFFLINE,
+    KPF_OWNER_PRIVATE,
     KPF_RESERVED,
     decode_page_flags,
 )
@@ -79,3 +81,21 @@ def test_the_bitmap_engines_views_follow_the_machine():
     with pytest.raises(KeyError, match="PG_dirty"):
         mem.flags["PG_dirty"]
     assert list(mem.flags) == mem.flags.keys() == list(FLAG_NAMES) and len(mem.flags) == 5
+
+
+@pytest.mark.parametrize(("rules", "waiting", "memmap"), [
+    (fo.LINUX_6_1, KPF_RESERVED, KPF_RESERVED | KPF_OWNER_PRIVATE), (fo.LINUX_6_12, KPF_OFFLINE, KPF_OWNER_PRIVATE),
+], ids=["6.1", "6.12"])
+def test_pages_that_never_were_online(engine, rules, waiting, memmap):
+    """Added memory waits Reserved, since 6.11 (503b158fc30f) PageOffline; the block's own page descriptors lie before it. A
+    callback keeps all of another block back. Expect its flags beside those, and virtio-mem's instead of Reserved
+    (virtio_mem_set_fake_offline)."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine, memmap="on_memory")
+    for block, kept in ((32, 0), (33, KPF_OFFLINE), (34, KPF_OFFLINE | KPF_DIRTY)):
+        mem.add_memory(block << 15, 32768)
+        assert set(mem.kpageflags(block << 15, 32768).tolist()) == {KPF_NOPAGE}
+        with mem.set_online_page_callback(lambda pfn, order: None, kept):
+            mem.blocks[block].online()
+            flags = mem.kpageflags(block << 15, 32768)
+        assert set(flags[:512].tolist()) == {memmap}
+        assert set(flags[512:].tolist()) == {kept if kept & KPF_DIRTY else waiting | kept}

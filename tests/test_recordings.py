@@ -24,7 +24,7 @@ def engine(request):
 
 def test_all_are_there():
     names = [path.stem for path in FILES]
-    assert len(names) == 24 and {"S1_k612", "S3d_pin_and_no_room_k612", "S6k_kernel_zone_k612", "R61_numa2"} <= set(names)
+    assert len(names) == 25 and {"S1_k612", "S3d_pin_and_no_room_k612", "S6k_kernel_zone_k612", "R61_numa2"} <= set(names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -10,15 +10,20 @@ from fastonline.rules import PRESETS
 
 
 def test_presets_by_name():
-    assert PRESETS == {"2.6.25": fo.LINUX_2_6_25, "6.1": fo.LINUX_6_1, "6.12": fo.LINUX_6_12}
+    assert PRESETS == {"2.6.25": fo.LINUX_2_6_25, "6.1": fo.LINUX_6_1, "6.12": fo.LINUX_6_12,
+                       "6.18": fo.LINUX_6_18}
     with pytest.raises(FrozenInstanceError):
         fo.LINUX_6_1.lifo = True
 
 
-def test_what_differs_from_6_1_to_6_12():
-    differ = {field.name for field in fields(fo.LINUX_6_1)
-              if getattr(fo.LINUX_6_1, field.name) != getattr(fo.LINUX_6_12, field.name)}
-    assert differ == {"name", "movable_has_min", "memmap_per_block", "skips_memoryless", "migrates_from_the_end", "zoneinfo_lines"}
+@pytest.mark.parametrize(("older", "newer", "names"), [
+    (fo.LINUX_6_1, fo.LINUX_6_12, {"movable_has_min", "memmap_per_block", "skips_memoryless", "migrates_from_the_end",
+                                   "waits_offline", "block_notices", "zoneinfo_lines"}),
+    (fo.LINUX_6_12, fo.LINUX_6_18, {"node_notifier"}),
+], ids=["6.12", "6.18"])
+def test_what_differs_from_the_preset_before(older, newer, names):
+    differ = {field.name for field in fields(older) if getattr(older, field.name) != getattr(newer, field.name)}
+    assert differ == names | {"name"}
 
 
 def test_struct_page_sizes(engine):

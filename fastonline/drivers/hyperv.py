@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fastonline.core.pageflags import KPF_OFFLINE
 from fastonline.drivers.driver import NEVER, PG_RESERVED, Driver, PageList, alloc_highuser, free_range, si_mem_available
 from fastonline.drivers.hypervisor import Domain, pages_of_extents
 from fastonline.errors import HotplugError, pfn_range
@@ -63,7 +64,7 @@ class HvBalloon(Driver):
         """False for good once memory that was to be added was there (EEXIST)."""
         self.waits = 0
         self._list = PageList()
-        mem.set_online_page_callback(self._online_page)
+        mem.set_online_page_callback(self._online_page, KPF_OFFLINE)
 
     def __repr__(self) -> str:
         return f"<HvBalloon current={self.current_pages} target={self.target_pages} ballooned={len(self._list)}>"

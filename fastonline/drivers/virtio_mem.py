@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastonline.core.pageflags import KPF_DIRTY, KPF_OFFLINE
 from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, PG_RESERVED, Driver
 from fastonline.drivers.hypervisor import Domain
 from fastonline.errors import HotplugError, pfn_range
@@ -377,7 +378,7 @@ class VirtioMemBus:
     def add(self, device: VirtioMem) -> None:
         """Probe a device."""
         if not self.devices:
-            self._mem.set_online_page_callback(self._online_page)
+            self._mem.set_online_page_callback(self._online_page, KPF_OFFLINE | KPF_DIRTY)
         self.devices[device.name] = device
 
     def remove(self, device: VirtioMem) -> None:

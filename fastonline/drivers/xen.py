@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fastonline.core.pageflags import KPF_OFFLINE
 from fastonline.drivers.driver import (
     NEVER,
     PG_PREPARED,
@@ -134,7 +135,7 @@ class XenBalloon(Driver):
         self._high = 0
         start, nr = self._not_backed()
         if behaviour.callback:
-            mem.set_online_page_callback(self._online_page)
+            mem.set_online_page_callback(self._online_page, KPF_OFFLINE)
         if nr:
             try:
                 mem.alloc_contig_range(start, nr)

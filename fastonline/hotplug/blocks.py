@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, is_number, range_list
 from fastonline.hotplug.migrate import first_unmovable
+from fastonline.hotplug.offlining import memory_block_offline
+from fastonline.hotplug.onlining import memory_block_online
 from fastonline.hotplug.section_states import section_nid
 from fastonline.hotplug.zone_ranges import valid_zones
 from fastonline.rules import Rules
@@ -141,7 +143,7 @@ class Block:
         if self._mem.rules.blocks_unaware:
             self._check_reserved()
         try:
-            return self._mem.online_pages(self.start_pfn, self.nr_pages, online_type)
+            return memory_block_online(self._mem, self.start_pfn, self.nr_pages, online_type)
         finally:
             # what a listener or notifier raises when it is told of this comes when it is done
             if self.state == "online":
@@ -151,7 +153,7 @@ class Block:
         """device_offline. HotplugError: EINVAL when the block is offline, others as Memory.offline_pages."""
         self._check_state("online")
         try:
-            self._mem.offline_pages(self.start_pfn, self.nr_pages)
+            memory_block_offline(self._mem, self.start_pfn, self.nr_pages)
         finally:
             if self.state == "offline":
                 self._mem.events.uevent(f"offline@memory{self.nr}")

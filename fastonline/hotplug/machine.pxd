@@ -51,6 +51,8 @@ cdef class Machine:
     cdef public int64_t auto_movable_ratio       # memory_hotplug.auto_movable_ratio, in percent
     cdef public bint auto_movable_numa_aware
     cdef int policy_zone                 # the highest kernel zone that the zonelists have been built with
+    cdef public int possible_nodes            # nodes that there may ever be; 0: those that are there
+    cdef uint64_t kept_flags             # KPF_* of the pages that the online_page_callback keeps back
     cdef bint fixed_room                 # planes were made for all of max_memory
 
     # the rules and the geometry, as C has them

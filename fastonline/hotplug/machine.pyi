@@ -51,6 +51,7 @@ class Machine:
     pcp: PerCpuPages | None
     auto_movable_ratio: int
     auto_movable_numa_aware: bool
+    possible_nodes: int
 
 def count_migrated(mem: Machine, nr: int, balloon: bool) -> int: ...
 def check_engine(mem: Machine) -> int: ...

@@ -36,6 +36,7 @@ cdef dict machine_state(Machine mem):
         "memmaps": [[section, *piece] for section, pieces in mem.memmaps.items() for piece in pieces],
         "groups": list(mem.groups),
         "hotplug": [mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone],
+        "possible_nodes": mem.possible_nodes,
         "counters": [mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, mem.pages.bytes_touched(),
                      mem.pages_migrated, mem.balloon_migrated, mem.high_offlined],
     }
@@ -60,6 +61,7 @@ cdef int restore_machine(Machine mem, object state) except -1:
         mem.memmaps.setdefault(section, []).append((pfn, nr))
     mem.groups.extend((start, nr, group and tuple(group)) for start, nr, group in state["groups"])
     mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
+    mem.possible_nodes = state["possible_nodes"]
     mem.zones.__setstate__(state["zones"])
     restore_sections(mem, state)
     spans = mem.sections.spans()

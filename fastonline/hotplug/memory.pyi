@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, SupportsIndex, TypedDict
@@ -14,7 +14,9 @@ from fastonline.hotplug.page_views import Flags
 from fastonline.hotplug.zones import Node, Zone
 from fastonline.rules import Rules
 
-__all__ = ["ENGINES", "MEMMAPS", "Memory", "load"]
+__all__ = ["ENGINES", "MEMMAPS", "THP_MIN_BYTES", "Memory", "load"]
+
+THP_MIN_BYTES: int
 
 _ZoneKey = str | tuple[int, str] | Zone
 _Callback = Callable[[int, int], object]
@@ -37,7 +39,12 @@ class Memory(Machine):
     auto_online_blocks: str
     lowmem_reserve_ratio: tuple[int, ...]
     watermark_scale_factor: int
-    nr_cpus: int
+    transparent_hugepage: str
+    @property
+    def nr_cpus(self) -> int: ...
+    @nr_cpus.setter
+    def nr_cpus(self, nr: SupportsIndex | Mapping[int, int]) -> None: ...
+    def init_per_zone_wmark_min(self) -> None: ...
     min_free_kbytes: int
     def __init__(
         self,
@@ -48,6 +55,7 @@ class Memory(Machine):
         max_memory: SupportsIndex | str | None = None,
         memory_block_size: SupportsIndex | str | None = None,
         memmap: str | None = None,
+        transparent_hugepage: str = "never",
     ) -> None: ...
     @classmethod
     def from_page_map(
@@ -74,7 +82,7 @@ class Memory(Machine):
     def mark_pfns_onlined(self, pfns: _Pfns) -> int: ...
     def online_pages(self, start_pfn: SupportsIndex, nr_pages: SupportsIndex, online_type: int = ...) -> int: ...
     def generic_online_page(self, pfn: SupportsIndex, order: SupportsIndex = 0) -> int: ...
-    def set_online_page_callback(self, callback: _Callback) -> AbstractContextManager[_Callback]: ...
+    def set_online_page_callback(self, callback: _Callback, kept_flags: int = 0) -> AbstractContextManager[_Callback]: ...
     def restore_online_page_callback(self, callback: Callable[..., Any]) -> None: ...
     def offline_pages(self, start_pfn: SupportsIndex, nr_pages: SupportsIndex) -> None: ...
     def set_page_reserved(self, start_pfn: SupportsIndex, nr_pages: SupportsIndex = 1) -> int: ...

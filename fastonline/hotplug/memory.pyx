@@ -27,7 +27,9 @@ from fastonline.hotplug.policy import ONLINE_POLICIES
 from fastonline.hotplug.zones import Node
 from fastonline.rules import LINUX_6_12
 
-__all__ = ["ENGINES", "MEMMAPS", "Memory", "load"]
+__all__ = ["ENGINES", "MEMMAPS", "THP_MIN_BYTES", "Memory", "load"]
+
+THP_MIN_BYTES = 512 << 20
 
 
 cdef class Memory(Machine):
@@ -47,7 +49,8 @@ cdef class Memory(Machine):
     memory_block_size: size of the blocks of sysfs, one section or 2, 4, 8... of them (None: one). memmap: None, the memmap of
     what is added costs nothing; "kernel", its pages are allocated from the kernel zones (one pageblock for 128 MiB, KERNEL.md
     6.2); "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as
-    "kernel"; ValueError under the rules of a kernel that has no such thing.
+    "kernel"; ValueError under the rules of a kernel that has no such thing. transparent_hugepage: "never", "madvise" or
+    "always", as the attribute; boot memory below 512 MiB switches it off (hugepage_init).
 
     All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
     errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
@@ -60,7 +63,8 @@ cdef class Memory(Machine):
     generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: [(first pfn, pages)]}
     of what holds page descriptors), groups ([(start_pfn, nr_pages, group)] as they were added), going_offline (the (start_pfn,
     nr_pages) that offline_pages is at work on, or None). To be set: pcp (PerCpuPages, or None), auto_movable_ratio (int,
-    percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15).
+    percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15), possible_nodes (int, nodes that there may ever
+    be, which the log lists since 5.18; 0: those that are there).
 
     Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
     (page_states, stats, validate, copy, save) exclude one another, each from its first step to its last, callbacks included
@@ -76,13 +80,17 @@ cdef class Memory(Machine):
     """
 
     def __init__(
-        self, geometry, boot=None, rules=LINUX_6_12, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None
+        self, geometry, boot=None, rules=LINUX_6_12, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None,
+        transparent_hugepage="never",
     ):
         cdef uint64_t boot_pages = set_arguments(self, geometry, boot, rules, engine, max_memory, memory_block_size, memmap)
         self.fixed_room = max_memory is not None
         machine.make_machine(self, self.max_pfn if self.fixed_room else boot_pages)
         if boot_pages:
             page_map.boot_memory(self, boot_pages)
+        if transparent_hugepage != "never":
+            small = 0 < boot_pages < THP_MIN_BYTES // geometry.page_size
+            sysctl.set_transparent_hugepage(self, transparent_hugepage, not small)
 
     @classmethod
     def from_page_map(
@@ -222,9 +230,10 @@ cdef class Memory(Machine):
         held = self.lock.hold()
         return onlining.generic_online_page(self, start, block)
 
-    def set_online_page_callback(self, callback):
+    def set_online_page_callback(self, callback, kept_flags=0):
         """From now on marks hand ``callback(pfn, order)`` each block instead of freeing it; the pages it does not give to
-        generic_online_page stay Reserved. Returns a context manager that restores.
+        generic_online_page stay Reserved. Returns a context manager that restores. kept_flags: KPF_* bits that kpageflags shows
+        of such pages, besides what waiting pages have.
 
         HotplugError EINVAL when another callback is set (set_online_page_callback, 6.1).
         """
@@ -232,6 +241,7 @@ cdef class Memory(Machine):
             raise TypeError(f"an online_page_callback is called, and {callback!r} cannot be")
         if self.online_page_callback is not None:
             raise HotplugError.of(errno.EINVAL, f"another online_page_callback is set: {self.online_page_callback!r}")
+        self.kept_flags = as_uint64(kept_flags, "kept_flags")
         self.online_page_callback = callback
         return _Restoring(self, callback)
 
@@ -241,6 +251,7 @@ cdef class Memory(Machine):
         if current != callback:
             raise HotplugError.of(errno.EINVAL, f"{callback!r} is not the online_page_callback that is set")
         self.online_page_callback = None
+        self.kept_flags = 0
 
     # -- offlining
 
@@ -523,6 +534,13 @@ cdef class Memory(Machine):
 
     # -- settings
 
+    def init_per_zone_wmark_min(self):
+        """Recompute min_free_kbytes, the watermarks and the protection of every zone, as whole online_pages and offline_pages do
+        and marks alone do not (init_per_zone_wmark_min, mm/page_alloc.c)."""
+        held = self.lock.hold()
+        sysctl.recompute_watermarks(self)
+        machine.flush_events(self)
+
     @property
     def min_free_kbytes(self):
         """vm.min_free_kbytes. Writing it sets the watermarks anew and is kept against smaller computed values."""
@@ -555,8 +573,22 @@ cdef class Memory(Machine):
         sysctl.set_watermark_scale_factor(self, factor)
 
     @property
+    def transparent_hugepage(self):
+        """/sys/kernel/mm/transparent_hugepage/enabled: "never", "madvise" or "always". Unless it is "never" khugepaged raises
+        min_free_kbytes (set_recommended_min_free_kbytes), at once and whenever memory goes online or offline. ValueError for
+        another word, and where the rules have no huge pages."""
+        return self.zones.transparent_hugepage
+
+    @transparent_hugepage.setter
+    def transparent_hugepage(self, word):
+        held = self.lock.hold()
+        sysctl.set_transparent_hugepage(self, word)
+
+    @property
     def nr_cpus(self):
-        """CPUs that share a zone's pcp_high, at least 1: ValueError for 0, OverflowError for what fits into no int."""
+        """CPUs, at least 1: an int, all of node 0, or when written {node: CPUs}. A zone's pcp_high is shared by its node's own,
+        or by all where the node has none; stat_threshold counts all. ValueError for 0, OverflowError for what fits into no
+        int."""
         return self.zones.table.nr_cpus
 
     @nr_cpus.setter

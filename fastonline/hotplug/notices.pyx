@@ -1,5 +1,6 @@
 from fastonline.hotplug.machine cimport node_present_pages
 from fastonline.hotplug.memmap cimport memmap_within
+from fastonline.hotplug.types cimport zone_present
 
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.notifier import MemoryNotify, notifier_to_errno
@@ -7,11 +8,20 @@ from fastonline.hotplug.notifier import MemoryNotify, notifier_to_errno
 __all__ = []
 
 
-cdef object make_notice(Machine mem, uint64_t start, uint64_t nr, uint64_t onlined, int nid):
+cdef object make_notice(Machine mem, uint64_t start, uint64_t nr, uint64_t onlined, int nid, int nid_normal):
     """The MemoryNotify of a range: a memmap on memory is no part of it (memory_block_online gives online_pages the rest,
     6.1)."""
     cdef uint64_t own = memmap_within(mem, start)
-    return MemoryNotify(start + own, nr - own, onlined, nid)
+    if mem.rules.node_notifier:
+        nid = nid_normal = -1
+    return MemoryNotify(start + own, nr - own, onlined, nid, nid_normal)
+
+
+cdef object block_notice(Machine mem, uint64_t start, uint64_t nr):
+    """The MemoryNotify of a memory block in MEM_PREPARE_ONLINE and MEM_FINISH_OFFLINE; None when nobody listens, or the rules
+    have no such actions."""
+    cdef uint64_t own = memmap_within(mem, start)
+    return MemoryNotify(start + own, nr - own, 0, -1, -1, start, own) if mem.chain and mem.rules.block_notices else None
 
 
 cdef int ask_notifiers(Machine mem, object going, object cancel, object notice, str what) except -1:
@@ -31,6 +41,30 @@ cdef int ask_notifiers(Machine mem, object going, object cancel, object notice, 
     finally:
         mem.changing = False
     return 0
+
+
+cdef int status_change_nid_normal(Machine mem, int z, uint64_t added) noexcept nogil:
+    """The node of a kernel zone that a range goes to when no more than the `added` pages of the range are in its zones up to
+    Normal, else -1 (node_states_check_changes_online)."""
+    return z / mem.zones.table.nr_types if up_to_normal(mem, z) == <int64_t>added and mem.nodes_lose_memory else -1
+
+
+cdef int lost_nid_normal(Machine mem, int z, uint64_t nr) noexcept nogil:
+    """The node of a kernel zone when `nr` pages are the last that its zones up to Normal have, else -1
+    (node_states_check_changes_offline)."""
+    cdef int64_t present = up_to_normal(mem, z)
+    return z / mem.zones.table.nr_types if 0 <= present <= <int64_t>nr and mem.nodes_lose_memory else -1
+
+
+cdef int64_t up_to_normal(Machine mem, int z) noexcept nogil:
+    """Present pages of the zones up to Normal on the node of zone z, or -1 where z is above Normal."""
+    cdef int types = mem.zones.table.nr_types, i
+    cdef int64_t present = 0
+    if z % types > mem.zones.table.normal:
+        return -1
+    for i in range(mem.zones.table.normal + 1):
+        present += zone_present(&mem.zones.table, z - z % types + i)
+    return present
 
 
 cdef int status_change_nid(Machine mem, uint64_t start) noexcept:

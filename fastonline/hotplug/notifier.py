@@ -18,6 +18,8 @@ MEM_OFFLINE = 1 << 2
 MEM_GOING_ONLINE = 1 << 3
 MEM_CANCEL_ONLINE = 1 << 4
 MEM_CANCEL_OFFLINE = 1 << 5
+MEM_PREPARE_ONLINE = 1 << 6
+MEM_FINISH_OFFLINE = 1 << 7
 
 NO_NODE = -1
 
@@ -38,15 +40,22 @@ class MemoryNotify:
     """struct memory_notify, with the precise count that the 2008 thread asked for.
 
     - start_pfn: int, the first page frame of the range that the call was made for.
-    - nr_pages: the range the call was made for.
+    - nr_pages: pages of that range. An array of pfns has one notice, from its lowest pfn to its highest.
     - onlined: pages that went online, in MEM_ONLINE; 0 before.
     - status_change_nid: the node that gets its first, or loses its last memory; -1: none.
+    - status_change_nid_normal: the same of memory up to zone Normal; -1 under rules that do not have it. Since node changes have
+      a notifier of their own (Rules.node_notifier) both are -1.
+    - altmap_start_pfn, altmap_nr_pages: where a memory block keeps its own page descriptors, in MEM_PREPARE_ONLINE and
+      MEM_FINISH_OFFLINE; else 0 (c5f1e2d18909, 6.9).
     """
 
     start_pfn: int
     nr_pages: int
     onlined: int
     status_change_nid: int
+    status_change_nid_normal: int = NO_NODE
+    altmap_start_pfn: int = 0
+    altmap_nr_pages: int = 0
 
 
 NotifierCallback = Callable[[int, MemoryNotify], int | None]
@@ -58,8 +67,9 @@ C = TypeVar("C", bound=NotifierCallback)
 class NotifierChain:
     """Callbacks by descending priority, first come first served among equals (notifier_chain_register, 2.6.25).
 
-    An action is one of MEM_GOING_ONLINE, MEM_ONLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, MEM_CANCEL_OFFLINE; a
-    notice is a MemoryNotify.
+    An action is one of MEM_GOING_ONLINE, MEM_ONLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, MEM_CANCEL_OFFLINE, and
+    since 6.9 of a memory block MEM_PREPARE_ONLINE before the first and MEM_FINISH_OFFLINE after the last; a notice is a
+    MemoryNotify.
     """
 
     def __init__(self) -> None:

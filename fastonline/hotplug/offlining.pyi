@@ -1,5 +1,6 @@
 from fastonline.hotplug.machine import Machine
 
-__all__ = ["check_unused"]
+__all__ = ["check_unused", "memory_block_offline"]
 
+def memory_block_offline(mem: Machine, start: int, nr: int) -> int: ...
 def check_unused(mem: Machine, start: int, nr: int) -> int: ...

@@ -1,23 +1,23 @@
 import errno
 
-from fastonline.core.lock cimport PyThreadState
+from fastonline.core.lock cimport Held, PyThreadState
 from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present
 from fastonline.hotplug.machine cimport flush_events, node_present_pages
-from fastonline.hotplug.notices cimport ask_notifiers, make_notice
+from fastonline.hotplug.notices cimport ask_notifiers, block_notice, lost_nid_normal, make_notice
 from fastonline.hotplug.section_states cimport note_prepared_alike, sections_went_offline
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zone_ranges cimport adjust_present_page_count, page_zone, remove_pfn_range_from_zone
-from fastonline.hotplug.zonelists cimport build_all_zonelists
+from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.migrate import first_unmovable, migrate_range
-from fastonline.hotplug.notifier import MEM_CANCEL_OFFLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, NO_NODE
+from fastonline.hotplug.notifier import MEM_CANCEL_OFFLINE, MEM_FINISH_OFFLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, NO_NODE
 
-__all__ = ["check_unused"]
+__all__ = ["check_unused", "memory_block_offline"]
 
 
 cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
@@ -39,6 +39,18 @@ cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
                 mem.notifiers.tell(MEM_OFFLINE, notice)
     finally:
         mem.going_offline = before
+    return 0
+
+
+cpdef int memory_block_offline(Machine mem, uint64_t start, uint64_t nr) except -1:
+    """offline_pages of a memory block; since 6.9 MEM_FINISH_OFFLINE follows when it is done."""
+    cdef Held held = mem.mem_hotplug_begin("offline_pages")
+    notice = block_notice(mem, start, nr)
+    try:
+        offline_pages(mem, start, nr)
+    finally:
+        if notice is not None and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
+            mem.notifiers.tell(MEM_FINISH_OFFLINE, notice)
     return 0
 
 
@@ -71,7 +83,8 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
         check_unused(mem, start, nr)
         if mem.chain:
             nid = z // mem.zones.table.nr_types
-            notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE)
+            notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE,
+                                 lost_nid_normal(mem, z, nr))
             ask_notifiers(mem, MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
         if mem.pcp is not None:
             mem.pcp.shrink_slabs()
@@ -122,7 +135,7 @@ cdef int leave_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
     if mem.rules.skips_memoryless:
         node_states_clear_node(mem, nid)
     if mem.rules.zonelists_follow and zone_present(&mem.zones.table, z) == 0:
-        build_all_zonelists(mem, mem.zones.online_nodes())
+        build_all_zonelists(mem, listed_nodes(mem))
     node_states_clear_node(mem, nid)
     if mem.shrink_spans:
         remove_pfn_range_from_zone(mem, start, nr, z)

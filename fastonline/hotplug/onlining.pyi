@@ -1,3 +1,5 @@
-__all__: list[str] = []
+from fastonline.hotplug.machine import Machine
 
-# C functions only: cimport them (see onlining.pxd).
+__all__ = ["memory_block_online"]
+
+def memory_block_online(mem: Machine, start: int, nr: int, online_type: int) -> int: ...

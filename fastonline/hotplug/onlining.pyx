@@ -6,13 +6,13 @@ from libc.errno cimport EINVAL
 
 from fastonline.core.bitmap cimport test_bit
 from fastonline.core.engine cimport pfn_batch
-from fastonline.core.lock cimport LASTING, PyThreadState
+from fastonline.core.lock cimport LASTING, Held, PyThreadState
 from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
 from fastonline.hotplug.arguments cimport check_pfn, check_present, gather
 from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport flush_events
 from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
-from fastonline.hotplug.notices cimport ask_notifiers, make_notice, status_change_nid
+from fastonline.hotplug.notices cimport ask_notifiers, block_notice, make_notice, status_change_nid, status_change_nid_normal
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.section_states cimport (
     all_waiting_sections, batch_outside_prepared, blocks_went_online, count_onlined, note_prepared_alike, online_batch,
@@ -24,12 +24,14 @@ from fastonline.hotplug.zone_ranges cimport (
     adjust_present_page_count, enters_empty_zone, move_pfn_range_to_zone, page_zone, remove_pfn_range_from_zone,
     zone_for_pfn_range,
 )
-from fastonline.hotplug.zonelists cimport build_all_zonelists
+from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 
 from fastonline.errors import HotplugError, pfn_range
-from fastonline.hotplug.notifier import MEM_CANCEL_ONLINE, MEM_GOING_ONLINE, MEM_ONLINE, MemoryNotify
+from fastonline.hotplug.notifier import (
+    MEM_CANCEL_ONLINE, MEM_FINISH_OFFLINE, MEM_GOING_ONLINE, MEM_ONLINE, MEM_PREPARE_ONLINE, MemoryNotify,
+)
 
-__all__ = []
+__all__ = ["memory_block_online"]
 
 
 # -- phase 1
@@ -46,7 +48,7 @@ cdef list prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int onl
     check_zone(mem, start, nr, z)
     notice = None
     if mem.chain:
-        notice = make_notice(mem, start, nr, 0, status_change_nid(mem, start))
+        notice = make_notice(mem, start, nr, 0, status_change_nid(mem, start), status_change_nid_normal(mem, z, 0))
     if mem.grow_before_notify:
         move_pfn_range_to_zone(mem, start, nr, z)
         in_zone = True
@@ -166,7 +168,7 @@ cdef int64_t online_waiting_pages(Machine mem, uint64_t start, uint64_t nr, int 
 cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, int nid, bint was_empty) except -1:
     """Tell log and notifiers of a mark."""
     if was_empty:
-        build_all_zonelists(mem, mem.zones.online_nodes())
+        build_all_zonelists(mem, listed_nodes(mem))
     try:
         flush_events(mem)
     finally:
@@ -294,7 +296,7 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     """Prepare, online every page, then zonelists, watermarks, events and notifiers; or nothing."""
     cdef uint64_t pfn, run
     cdef int64_t done
-    cdef int nid
+    cdef int nid, nid_normal
     cdef bint was_empty
     # only a callback can still refuse the second phase, one that a notifier sets too, or a signal when it lasts
     zones = None if mem.online_page_callback is None and not mem.chain and nr < LASTING // mem.pages.page_bits \
@@ -302,6 +304,7 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     areas = None if zones is None else mem.pages.area_array.copy()
     fresh = prepare_online_pages(mem, start, nr, online_type)
     nid = status_change_nid(mem, start)
+    nid_normal = status_change_nid_normal(mem, page_zone(mem, start), nr)
     was_empty = (0 if mem.zones.table.present_is_managed else nr) == zone_present(&mem.zones.table, page_zone(mem, start))
     try:
         done = online_waiting_pages(mem, start, nr, mem.online_order)
@@ -312,7 +315,7 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         mem.pages.area_array[: areas.size] = areas
         mem.zones.__setstate__(zones)
         if mem.chain:
-            mem.notifiers.tell(MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid))
+            mem.notifiers.tell(MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid, nid_normal))
         raise
     blocks_went_online(mem, start, nr)
     if mem.pcp is not None:
@@ -322,12 +325,27 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     if not mem.min_free_kbytes_follows:
         mem.zones.table.stale = True
     if was_empty:
-        build_all_zonelists(mem, mem.zones.online_nodes())
+        build_all_zonelists(mem, listed_nodes(mem))
     if mem.min_free_kbytes_follows:
         recompute_watermarks(mem)
     try:
         flush_events(mem)
     finally:
         if mem.chain and (done or mem.always_notify_online):
-            mem.notifiers.tell(MEM_ONLINE, make_notice(mem, start, nr, done, nid))
+            mem.notifiers.tell(MEM_ONLINE, make_notice(mem, start, nr, done, nid, nid_normal))
     return done
+
+
+cpdef int64_t memory_block_online(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1:
+    """online_pages of a memory block, between the notices that blocks send since 6.9: MEM_FINISH_OFFLINE follows a veto and a
+    failure."""
+    cdef Held held = mem.mem_hotplug_begin("online_pages")
+    notice = block_notice(mem, start, nr)
+    if notice is not None:
+        ask_notifiers(mem, MEM_PREPARE_ONLINE, MEM_FINISH_OFFLINE, notice, "memory_block_online")
+    try:
+        return online_pages(mem, start, nr, online_type)
+    except BaseException:
+        if notice is not None and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
+            mem.notifiers.tell(MEM_FINISH_OFFLINE, notice)
+        raise

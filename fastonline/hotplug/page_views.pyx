@@ -9,8 +9,9 @@ from fastonline.core.types cimport uint8_t
 from fastonline.hotplug.arguments cimport check_range
 from fastonline.hotplug.interruptible cimport pages_between_signals
 
-from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_NOPAGE, KPF_OFFLINE, \
-    KPF_RESERVED
+from fastonline.core.pageflags import (
+    FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_DIRTY, KPF_NOPAGE, KPF_OFFLINE, KPF_OWNER_PRIVATE, KPF_RESERVED,
+)
 
 __all__ = ["Flags"]
 
@@ -64,7 +65,9 @@ cdef object page_states(Machine mem, uint64_t start, uint64_t nr):
 
 cdef object kpageflags(Machine mem, uint64_t start, uint64_t nr):
     """(nr,) uint64 of KPF_* masks (stable_page_flags): NOPAGE in sections that are not online, RESERVED for the holes and the
-    waiting pages of online ones."""
+    waiting pages of online ones; since 6.11 waiting pages of added memory are OFFLINE. Those that a callback keeps back also
+    have the flags that it was set with. A memmap on memory is OWNER_PRIVATE (PageVmemmapSelfHosted)."""
+    cdef uint64_t waiting = KPF_OFFLINE if mem.rules.waits_offline else KPF_RESERVED
     states = page_states(mem, start, nr)
     has = {name: (states >> i & 1).astype(bool) for i, name in enumerate(FLAG_NAMES)}
     tail_follows = np.append(has["PG_tail"][1:], False)
@@ -79,6 +82,14 @@ cdef object kpageflags(Machine mem, uint64_t start, uint64_t nr):
     sections, of_page = np.unique(
         np.arange(start, start + nr, dtype=np.uint64) >> np.uint64(mem.sections.pfn_section_shift), return_inverse=True
     )
+    if mem.kept_flags & KPF_DIRTY:
+        waiting = 0          # virtio_mem_set_fake_offline clears PG_reserved
+    early = np.array([mem.sections.early_section_nr(int(section)) for section in sections])
+    kpf[has["PG_reserved"] & ~early[of_page]] = waiting | mem.kept_flags
+    for section, ((first, pages), *_) in mem.memmaps.items():
+        if section << mem.sections.pfn_section_shift == first and first < start + nr and start < first + pages:
+            own = slice(max(first, start) - start, min(first + pages, start + nr) - start)
+            kpf[own] = KPF_OWNER_PRIVATE if mem.rules.waits_offline else KPF_OWNER_PRIVATE | KPF_RESERVED
     online = np.array([mem.sections.online_section_nr(int(section)) for section in sections])
     kpf[~online[of_page]] = KPF_NOPAGE
     return kpf

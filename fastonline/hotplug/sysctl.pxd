@@ -8,4 +8,6 @@ cdef tuple lowmem_reserve_ratio(Machine mem)
 cpdef tuple read_lowmem_reserve_ratio(Machine mem)
 cdef int set_lowmem_reserve_ratio(Machine mem, object ratios) except -1
 cdef int set_watermark_scale_factor(Machine mem, object factor) except -1
-cdef int set_nr_cpus(Machine mem, object nr) except -1
+cdef int set_transparent_hugepage(Machine mem, object word, bint possible=*) except -1
+cdef dict nr_cpus_of(Machine mem)
+cdef int set_nr_cpus(Machine mem, object cpus) except -1

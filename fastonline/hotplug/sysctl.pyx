@@ -1,12 +1,14 @@
 import errno
+from collections.abc import Mapping
 
 from fastonline.core.lock cimport settle
-from fastonline.core.numbers cimport as_uint64
+from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.types cimport int64_t, uint64_t
-from fastonline.hotplug.machine cimport queue_event
-from fastonline.hotplug.types cimport zone_managed
+from fastonline.hotplug.machine cimport flush_events, queue_event
+from fastonline.hotplug.types cimport MAX_NUMNODES, zone_managed
 from fastonline.hotplug.watermarks cimport (
-    init_per_zone_wmark_min, pcp_update, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
+    calculate_min_free_kbytes, init_per_zone_wmark_min, pcp_update, refresh_zone_stat_thresholds,
+    set_recommended_min_free_kbytes, setup_per_zone_lowmem_reserve, setup_per_zone_wmarks,
 )
 
 from fastonline.errors import HotplugError
@@ -16,12 +18,40 @@ __all__ = ["read_lowmem_reserve_ratio"]
 
 
 cdef int recompute_watermarks(Machine mem) except -1:
-    """init_per_zone_wmark_min, and what it says when the user's min_free_kbytes is kept."""
+    """init_per_zone_wmark_min, and what it says when the user's min_free_kbytes is kept, or khugepaged raises it."""
     cdef int64_t refused = init_per_zone_wmark_min(&mem.zones.table)
+    mem.zones.table.stale = False
     if refused >= 0:
         queue_event(mem, "kmsg", f"min_free_kbytes is not updated to {refused} because user defined value "
                     f"{mem.zones.table.user_min_free_kbytes} is preferred")
+    log_raised(mem)
     return 0
+
+
+cdef int log_raised(Machine mem) except -1:
+    """The kernel says so only when the user has ever written min_free_kbytes."""
+    if mem.zones.table.raised_from >= 0 and mem.zones.table.user_min_free_kbytes >= 0:
+        queue_event(mem, "kmsg", f"khugepaged: raising min_free_kbytes from {mem.zones.table.raised_from} to "
+                    f"{mem.zones.table.min_free_kbytes} to help transparent hugepage allocations")
+    return 0
+
+
+cdef int set_transparent_hugepage(Machine mem, object word, bint possible=True) except -1:
+    """enabled_store of mm/huge_memory.c: khugepaged starts or stops (start_stop_khugepaged), and min_free_kbytes is computed
+    anew. Where boot has switched it off for good it is not possible, and only the word is checked."""
+    if word != "never" and not mem.rules.has_thp:
+        raise ValueError(f"transparent_hugepage {word!r}: Linux {mem.rules.name} has no transparent huge pages")
+    mem.zones.set_transparent_hugepage(word)
+    if not possible:
+        mem.zones.set_transparent_hugepage("never")
+        return 0
+    if mem.zones.table.khugepaged:
+        set_recommended_min_free_kbytes(&mem.zones.table)
+        log_raised(mem)
+    else:
+        calculate_min_free_kbytes(&mem.zones.table)
+        setup_per_zone_wmarks(&mem.zones.table)
+    return flush_events(mem)
 
 
 cdef int64_t as_int(object number, str name) except -1:
@@ -74,12 +104,24 @@ cdef int set_watermark_scale_factor(Machine mem, object factor) except -1:
     return 0
 
 
-cdef int set_nr_cpus(Machine mem, object nr) except -1:
-    cdef int z
-    cdef int64_t value = as_int(nr, "nr_cpus")
-    if value == 0:
+cdef dict nr_cpus_of(Machine mem):
+    """{node: its CPUs} of the nodes that have some."""
+    cdef int nid
+    return {nid: mem.zones.table.nodes[nid].nr_cpus for nid in range(mem.zones.table.nr_nodes) if mem.zones.table.nodes[nid].nr_cpus}
+
+
+cdef int set_nr_cpus(Machine mem, object cpus) except -1:
+    """CPUs come and go: vmstat_cpu_online computes the stat thresholds, zone_pcp_update the zones' per-CPU lists."""
+    cdef int z, nid
+    numbers = dict(cpus) if isinstance(cpus, Mapping) else {0: cpus}
+    numbers = {as_number(node, "a node", 0, MAX_NUMNODES - 1): as_int(nr, "nr_cpus") for node, nr in numbers.items()}
+    if not 0 < sum(numbers.values()) <= INT_MAX:
         raise ValueError("a machine has at least one CPU")
-    mem.zones.table.nr_cpus = value
+    mem.zones.need_node(max(numbers))
+    for nid in range(mem.zones.table.nr_nodes):
+        mem.zones.table.nodes[nid].nr_cpus = numbers.get(nid, 0)
+    mem.zones.table.nr_cpus = sum(numbers.values())
+    refresh_zone_stat_thresholds(&mem.zones.table)
     for zone in mem.zones.values():
         z = zone.nr
         pcp_update(&mem.zones.table, z, zone_managed(&mem.zones.table, z))

@@ -28,6 +28,7 @@ cdef struct zone:
 
 cdef struct pgdat:
     bint online                  # the node is known (node_online_map)
+    int64_t nr_cpus              # CPUs of the node
     bint has_memory              # some of its memory went online (N_MEMORY), and its kernel threads run
     pfn_t start_pfn
     uint64_t spanned_pages
@@ -49,7 +50,7 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     int64_t min_free_max
     int64_t batch_cap            # pages: where zone_batchsize stops growing
     bint pcp_follows             # per-CPU lists go by the pages of now, not by those of boot (2.6.25)
-    int64_t nr_cpus              # that share a zone's pcp_high
+    int64_t nr_cpus              # CPUs of all nodes
     int64_t page_kb
     int64_t pageblock_pages      # pageblock_nr_pages
     bint khugepaged              # it runs, and wants min_free_kbytes raised

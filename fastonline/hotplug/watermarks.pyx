@@ -56,16 +56,19 @@ cdef int64_t batchsize(int64_t pages, int64_t cap) noexcept nogil:
 
 
 cdef void pcp_update(zone_table *t, int z, int64_t pages) noexcept nogil:
-    """zone_set_pageset_high_and_batch (6.1): high is the low watermark shared among the CPUs, before 5.14 six batches. A zone
+    """zone_set_pageset_high_and_batch (6.1): high is the low watermark shared among the node's own CPUs, or all of
+    them where it has none (zone_highsize), before 5.14 six batches. A zone
     that has just got memory has the lists of boot, batch 1 and high 0, and they stay where nothing is different from before. In
     2.6.25 (setup_pageset) the lists of every zone stay as boot made them."""
     cdef zone *zone = &t.zones[z]
-    cdef int64_t batch, high, high_max
+    cdef int64_t batch, high, high_max, cpus = t.nodes[z / t.nr_types].nr_cpus
     if not t.pcp_follows:
         pages = zone.present_early
+    if not cpus:
+        cpus = t.nr_cpus
     batch = max(<int64_t>1, batchsize(pages, t.batch_cap))
-    high_max = max(pages / 8 / t.nr_cpus, batch << 2)      # MIN_PERCPU_PAGELIST_HIGH_FRACTION
-    high = max(zone.low / t.nr_cpus, batch << 2) if t.scale_factor else 6 * batchsize(pages, t.batch_cap)
+    high_max = max(pages / 8 / cpus, batch << 2)      # MIN_PERCPU_PAGELIST_HIGH_FRACTION
+    high = max(zone.low / cpus, batch << 2) if t.scale_factor else 6 * batchsize(pages, t.batch_cap)
     if zone_present(t, z) == 0:
         zone.pcp_batch = 0
         zone.pcp_high = 0

@@ -57,6 +57,12 @@ cdef int highest_kernel_zone(Machine mem) noexcept nogil:
     return highest
 
 
+cdef list listed_nodes(Machine mem):
+    """The nodes that get zonelists: since 5.18 all that there may ever be, whose pgdat boot makes, before those that are there."""
+    there = mem.zones.online_nodes()
+    return list(range(max(mem.possible_nodes, max(there) + 1))) if mem.possible_nodes and mem.rules.lists_possible_nodes else there
+
+
 cdef int build_all_zonelists(Machine mem, list nids) except -1:
     """For these nodes: which is the policy zone, and what the log says.
 
@@ -72,7 +78,8 @@ cdef int build_all_zonelists(Machine mem, list nids) except -1:
     for nid in nids:
         queue_event(mem, "kmsg", f"Fallback order for Node {nid}: {' '.join(map(str, node_order(mem, nid)))}")
     for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
-        total += max(<int64_t>0, <int64_t>zone_managed(&mem.zones.table, z) - mem.zones.table.zones[z].high)
+        total += max(<int64_t>0, <int64_t>zone_managed(&mem.zones.table, z) - mem.zones.table.zones[z].high
+                     - mem.zones.table.zones[z].boost)
     grouping = "off" if total < (kinds << mem.pageblock_order) else "on"
     nodes = len(mem.zones.online_nodes())
     queue_event(mem, "kmsg", f"Built {nodes} zonelists, mobility grouping {grouping}.  Total pages: {total}")

@@ -211,6 +211,7 @@ cdef class Zones:
         self.table.min_free_kbytes = 0
         self.table.user_min_free_kbytes = -1
         self.need_node(as_number(nr_nodes, "nr_nodes", 1, MAX_NUMNODES) - 1)
+        self.table.nodes[0].nr_cpus = 1
 
     def __dealloc__(self):
         free(self.table.zones)
@@ -441,7 +442,7 @@ cdef class Zones:
             ))
         nodes = [
             (bool(self.table.nodes[n].online), bool(self.table.nodes[n].has_memory), self.table.nodes[n].start_pfn,
-             self.table.nodes[n].spanned_pages)
+             self.table.nodes[n].spanned_pages, self.table.nodes[n].nr_cpus)
             for n in range(self.table.nr_nodes)
         ]
         return {
@@ -469,11 +470,12 @@ cdef class Zones:
              protection) = values
             for i in range(self.table.nr_types):
                 self.table.zones[z].protection[i] = protection[i]
-        for n, (online, has_memory, start, spanned) in enumerate(state["nodes"]):
+        for n, (online, has_memory, start, spanned, nr_cpus) in enumerate(state["nodes"]):
             self.table.nodes[n].online = online
             self.table.nodes[n].has_memory = has_memory
             self.table.nodes[n].start_pfn = start
             self.table.nodes[n].spanned_pages = spanned
+            self.table.nodes[n].nr_cpus = nr_cpus
         self.table.min_free_kbytes = state["min_free_kbytes"]
         self.table.scale_factor = state["watermark_scale_factor"]
         self.table.nr_cpus = state["nr_cpus"]

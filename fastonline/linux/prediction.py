@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import KPF_NOPAGE, KPF_RESERVED
+from fastonline.core.pageflags import KPF_NOPAGE
 from fastonline.linux.guest import Guest
 from fastonline.linux.sysfs import node_states
 
@@ -73,11 +73,6 @@ def page_flags(guest: Guest, start_pfn: int, nr_pages: int) -> NDArray[np.uint64
     there = max(0, min(nr_pages, guest.mem.max_pfn - start_pfn))
     flags = np.full(nr_pages, np.uint64(KPF_NOPAGE))
     flags[:there] = guest.mem.kpageflags(start_pfn, there) if there else 0
-    for device in guest.virtio_mem.devices.values():
-        for block in device.plugged:      # what never was plugged
-            at = slice(max(0, block * guest.mem.pages_per_block - start_pfn),
-                       max(0, (block + 1) * guest.mem.pages_per_block - start_pfn))
-            flags[at][flags[at] == KPF_RESERVED] = 1 << KPF["OFFLINE"] | 1 << KPF["DIRTY"]
     flags = known_flags(flags)
     for region in guest.programs():
         pfns, more = region.flags()

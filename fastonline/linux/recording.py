@@ -19,7 +19,7 @@ from typing import Any
 from fastonline.files import read_text
 from fastonline.geometry import X86_64
 from fastonline.hotplug.layout import lay_out
-from fastonline.hotplug.memory import Memory
+from fastonline.hotplug.memory import THP_MIN_BYTES, Memory
 from fastonline.hotplug.sysctl import read_lowmem_reserve_ratio
 from fastonline.linux.compare import Step, compare
 from fastonline.linux.guest import Guest
@@ -29,8 +29,6 @@ from fastonline.rules import LINUX_6_1, LINUX_6_12
 
 FORMAT = "memory-hotplug-recording/1"
 
-THP_MIN_KB = 512 << 10
-"""Boot memory below which hugepage_init switches transparent huge pages off."""
 _STEP: dict[str, Any] = {"errno": (int, str), "uevents": list, "kmsg": list, "state": dict}
 
 
@@ -156,7 +154,8 @@ class Recording:
             memmap="on_memory" if params.get("memmap_on_memory") else "kernel",
         )
         mem.nr_cpus = data["machine"].get("cpus", 1)
-        if initial["mem_total_kb"] >= THP_MIN_KB:
+        mem.possible_nodes = data["machine"].get("nodes", 1)
+        if initial["mem_total_kb"] << 10 >= THP_MIN_BYTES:
             mem.zones.set_transparent_hugepage(params.get("transparent_hugepage", "never"))
         for first, size, name in lines:
             mem.resources.request(first, size, name)
