@@ -48,9 +48,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ARM64_4K", "ARM64_64K", "S390X", "X86_32_PAE", "X86_64", "Geometry", "parse_size",
-    "LINUX_2_6_25", "LINUX_6_1", "LINUX_6_12", "Rules",
+    "LINUX_2_6_25", "LINUX_6_1", "LINUX_6_12", "LINUX_6_18", "Rules",
     "Capture", "HotplugError", "Memory", "MovablePages", "Recording", "RecordingError", "export_sysfs", "get_include", "load",
-    "MEM_CANCEL_OFFLINE", "MEM_CANCEL_ONLINE", "MEM_GOING_OFFLINE", "MEM_GOING_ONLINE", "MEM_OFFLINE", "MEM_ONLINE",
+    "MEM_CANCEL_OFFLINE", "MEM_CANCEL_ONLINE", "MEM_FINISH_OFFLINE", "MEM_GOING_OFFLINE", "MEM_GOING_ONLINE", "MEM_OFFLINE",
+    "MEM_ONLINE", "MEM_PREPARE_ONLINE",
     "MMOP_OFFLINE", "MMOP_ONLINE", "MMOP_ONLINE_KERNEL", "MMOP_ONLINE_MOVABLE",
     "NOTIFY_BAD", "NOTIFY_DONE", "NOTIFY_OK", "NOTIFY_STOP", "MemoryNotify",
 ]
