@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from fastonline.lines import TextError
 from fastonline.linux.bootmem import read_boot_ranges
-from fastonline.linux.lines import TextError
 
 E820 = """[    0.000000] BIOS-provided physical RAM map:
 [    0.000000] BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable

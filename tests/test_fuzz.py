@@ -16,7 +16,7 @@ import pytest
 from conftest import SMALL_64, snapshot
 
 import fastonline as fo
-from fastonline.drivers.series import read_targets
+from fastonline.drivers.table import read_targets
 from fastonline.hotplug import savefile
 
 SECONDS = float(os.environ.get("FASTONLINE_FUZZ_SECONDS", "8"))

@@ -3,7 +3,7 @@
 import pytest
 
 import fastonline as fo
-from fastonline.linux.lines import TextError
+from fastonline.lines import TextError
 from fastonline.linux.monitor import read_monitor, read_samples
 
 

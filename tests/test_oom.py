@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from fastonline.linux.lines import TextError
+from fastonline.lines import TextError
 from fastonline.linux.oom import read_mem_info
 
 TEXTS = Path(__file__).parent / "data" / "texts"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastonline as fo
-from fastonline.linux.lines import TextError
+from fastonline.lines import TextError
 from fastonline.linux.pagetypes import read_page_types
 
 LETTERS = {10: "B", 20: "n", 23: "o", 32: "r"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import fastonline as fo
-from fastonline.linux.lines import TextError
+from fastonline.lines import TextError
 from fastonline.linux.proctext import least_min_free_kbytes, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
 
 INPUTS = Path(__file__).parent / "data" / "inputs"

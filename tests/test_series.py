@@ -7,7 +7,7 @@ import pytest
 from drivers_common import NEW, OLD
 
 from fastonline import LINUX_6_12, S390X, HotplugError
-from fastonline.drivers.series import add_arguments, from_arguments, parse_targets, read_targets, run_series
+from fastonline.drivers.series import add_arguments, from_arguments, parse_targets, run_series
 
 RUNS = [
     ("xen", OLD, {"behaviour": "2.6.26"}, [32, 32, 24]),
@@ -41,20 +41,6 @@ def test_runs(name, kind, options, actual):
 def test_it_is_deterministic():
     runs = [run_series("xen", parse_targets("48M,20M,56M"), *NEW, "32M", "64M", scattered=True, seed=3) for _ in range(2)]
     assert runs[0].steps == runs[1].steps and runs[0].calls == runs[1].calls
-
-
-def test_a_csv_of_time_and_target(tmp_path):
-    path = tmp_path / "targets.csv"
-    path.write_text("time,target\n0,1G\n2.5,1.5G\n\n10,805306368\n")
-    assert read_targets(path) == [(0.0, 1 << 30), (2.5, 3 << 29), (10.0, 768 << 20)]
-    for text, why in (("1,2,3\n", "line 1"), ("0,1G\nx,1G\n", "line 2"), ("0,1G\n1,lots\n", "line 2"),
-                      ("5,1G\n1,1G\n", "ascending"), ("nan,1G\n", "ascending"), ("", "no target"),
-                      ("time,target\n", "no target")):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=why):
-            read_targets(path)
-    with pytest.raises(FileNotFoundError):
-        read_targets(tmp_path / "nothing.csv")
 
 
 @pytest.mark.parametrize("text", ["", " , ", "1G,,2G", "1G;2G", "big"])

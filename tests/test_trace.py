@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import fastonline as fo
-from fastonline.linux.lines import TextError
+from fastonline.lines import TextError
 from fastonline.linux.trace import read_events, replay_trace
 
 TRACE = Path(__file__).parent / "data" / "texts" / "trace.txt"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import fastonline as fo
-from fastonline.linux.lines import TextError
+from fastonline.lines import TextError
 from fastonline.linux.tree import parse_lsmem, parse_pagetypeinfo, read_tree
 
 DATA = Path(__file__).parent / "data"

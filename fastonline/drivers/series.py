@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import inspect
 import os
 import time
@@ -17,10 +16,11 @@ from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import Actor, Driver, run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.table import read_targets
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
-from fastonline.files import read_text, save_figure
+from fastonline.files import save_figure
 from fastonline.geometry import PRESETS as GEOMETRIES, Geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
 from fastonline.rules import PRESETS as RULES, Rules
@@ -101,30 +101,6 @@ def parse_targets(text: str) -> list[tuple[float, int]]:
     if not any(parts):
         raise ValueError("there is no target: give some, such as 1G,1.5G,768M")
     return [(at * INTERVAL, parse_size(part)) for at, part in enumerate(parts)]
-
-
-def read_targets(path: str | PathLike[str]) -> list[tuple[float, int]]:
-    """[(s, bytes)] of the CSV file `path` with lines of time,target; a first line that says so is skipped. OSError when it
-    cannot be read, ValueError naming the line that is wrong."""
-    try:
-        rows = list(csv.reader(read_text(path).splitlines()))
-    except csv.Error as e:
-        raise ValueError(f"{path}: not a CSV file: {e}") from None
-    targets = []
-    for nr, row in enumerate(rows, 1):
-        if not row or (nr == 1 and [cell.strip() for cell in row] == ["time", "target"]):
-            continue
-        line = ",".join(row)
-        try:
-            at, _, size = line.partition(",")
-            targets.append((float(at), parse_size(size)))
-        except ValueError as e:
-            raise ValueError(f"{path}, line {nr}: {line[:80]!r} is no time,target: {e}") from None
-        if not 0 <= targets[-1][0] < float("inf") or len(targets) > 1 and targets[-1][0] < targets[-2][0]:
-            raise ValueError(f"{path}, line {nr}: the times are s from 0 on, ascending, and {at[:80]} is not")
-    if not targets:
-        raise ValueError(f"{path}: there is no target in it")
-    return targets
 
 
 DRIVERS: dict[str, Callable[..., Driver]] = {}
@@ -252,7 +228,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give an argparse parser the arguments of `fastonline balloon`, which from_arguments understands."""
     parser.add_argument("driver", choices=tuple(DRIVERS))
     parser.add_argument("targets", metavar="TARGETS",
-                        help="sizes such as 1G,1.5G,768M, one a minute, or a CSV file of time,target")
+                        help="sizes such as 1G,1.5G,768M, one a minute, or a CSV file with columns of time and size")
+    parser.add_argument("--column", metavar="NAME", help="of the CSV file's sizes (target, size, or the only one)")
+    parser.add_argument("--time-column", metavar="NAME", help="of its times (time, timestamp, or the first one)")
     parser.add_argument("--behaviour", metavar="NAME", help=f"xen: {', '.join(BEHAVIOURS)} (today); cmm: cmm1, cmm2 (cmm1)")
     parser.add_argument("--order", type=int, metavar="N", help="xen: balloon in blocks of 2^N pages (0)")
     parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks a hypercall (a page of longs)")
@@ -280,8 +258,9 @@ def from_arguments(args: argparse.Namespace, progress: Progress | None = None) -
     options = ("behaviour", "order", "batch", "reporting", "block_size")
     given = {name: value for name in options if (value := getattr(args, name)) is not None}
     is_file = args.targets.endswith(".csv") or os.path.exists(args.targets)
+    targets = read_targets(args.targets, args.column, args.time_column) if is_file else parse_targets(args.targets)
     return run_series(
-        args.driver, (read_targets if is_file else parse_targets)(args.targets), GEOMETRIES[geometry],
+        args.driver, targets, GEOMETRIES[geometry],
         RULES[args.rules or ("2.6.25" if old else "6.12")], args.boot, args.host, engine=args.engine,
         max_memory=args.max_memory, scattered=args.scattered, seed=args.seed, call_ns=args.call_ns,
         udev_delay=args.udev_delay, progress=progress, **given,

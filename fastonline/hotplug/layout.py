@@ -54,18 +54,41 @@ def lay_out(ranges, managed, nr_free, max_order):
         if managed:
             raise ValueError(f"{managed} managed pages in a zone without memory")
         return np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint8)
-    first, last = min(start for start, _ in ranges), max(start + nr for start, nr in ranges)
-    states = np.zeros(last - first + 2, np.uint8)      # a page before and one behind, which are none
-    for start, nr in ranges:
-        states[start - first + 1 : start + nr - first + 1] = _RESERVED
-    for start, nr in free:
-        states[start - first + 1 : start + nr - first + 1] = _FREE
     held = managed - sum(nr for _, nr in free)
-    rest = np.flatnonzero(states == _RESERVED)
-    if not 0 <= held <= len(rest):
+    rest = _without(ranges, free)
+    reserved = sum(nr for _, nr in rest) - held
+    if held < 0 or reserved < 0:
         raise ValueError(f"{managed} managed pages with free blocks {list(nr_free)} do not fit into the zone")
-    states[rest[len(rest) - held :]] = _USED
-    cuts = np.flatnonzero(states[1:] != states[:-1]) + 1
-    starts, state = cuts[:-1], states[cuts[:-1]]
-    there = state != 0
-    return (starts[there] + first - 1).astype(np.uint64), np.diff(cuts)[there].astype(np.uint64), state[there]
+    runs = [(start, nr, _FREE) for start, nr in free]
+    for start, nr in rest:      # the last ones are in use
+        away = min(nr, reserved)
+        reserved -= away
+        runs += [(start, away, _RESERVED)] * (away > 0) + [(start + away, nr - away, _USED)] * (nr > away)
+    return _as_map(runs)
+
+
+def _without(ranges, blocks):
+    """Ranges (first page, pages) without blocks that lie inside them, ascending."""
+    found, blocks, i = [], sorted(blocks), 0
+    for start, nr in sorted(ranges):
+        at, end = start, start + nr
+        while i < len(blocks) and blocks[i][0] < end:
+            if at < blocks[i][0]:
+                found.append((at, blocks[i][0] - at))
+            at = sum(blocks[i])
+            i += 1
+        if at < end:
+            found.append((at, end - at))
+    return found
+
+
+def _as_map(runs):
+    """Starts, lengths and states of runs (first page, pages, state), neighbours alike in one."""
+    merged = []
+    for start, nr, state in sorted(runs):
+        if merged and merged[-1][2] == state and merged[-1][0] + merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], merged[-1][1] + nr, state)
+        else:
+            merged.append((start, nr, state))
+    starts, lengths, states = zip(*merged, strict=True)
+    return np.array(starts, np.uint64), np.array(lengths, np.uint64), np.array(states, np.uint8)

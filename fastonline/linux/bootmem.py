@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from fastonline.linux.lines import TextError, stream, without_prefix
+from fastonline.lines import TextError, stream, without_prefix
 from fastonline.linux.proctext import AddressesHidden
 
 _NODE = re.compile(r"\s*node +(\d{1,4}): \[mem (0x[0-9a-f]{1,16})-(0x[0-9a-f]{1,16})\]")

@@ -20,8 +20,8 @@ from fastonline.geometry import Geometry, parse_size
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages
+from fastonline.lines import TextError, read
 from fastonline.linux.heads import mapped_pages, marks_heads_only, whole_blocks
-from fastonline.linux.lines import TextError, read
 from fastonline.linux.live import read_kernel
 from fastonline.linux.proctext import ZoneKey, least_min_free_kbytes, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
 from fastonline.linux.ranges import Memory as MemoryRanges, ends, geometry_of, meet, memory_of, sections_of, zone_memory

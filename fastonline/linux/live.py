@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.files import open_regular
+from fastonline.lines import read
 from fastonline.linux.heads import mapped_pages, marks_heads_only, whole_blocks
-from fastonline.linux.lines import read
 from fastonline.linux.proctext import (
     AddressesHidden,
     MemoryBlock,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fastonline.linux.lines import TextError, shown, stream
+from fastonline.lines import TextError, shown, stream
 from fastonline.linux.proctext import ZONE_LINE, ZoneInfo, ZoneKey, parse_buddyinfo, parse_zoneinfo
 from fastonline.linux.snapshot import Snapshot
 

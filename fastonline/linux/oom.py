@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 
-from fastonline.linux.lines import TextError, stream, without_prefix
+from fastonline.lines import TextError, stream, without_prefix
 from fastonline.linux.proctext import ZONE_NAMES, ZoneInfo, ZoneKey
 from fastonline.linux.ranges import geometry_of
 from fastonline.linux.snapshot import Snapshot

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
 from fastonline.hotplug.memory import Memory
-from fastonline.linux.lines import TextError, shown, stream
+from fastonline.lines import TextError, shown, stream
 from fastonline.linux.proctext import ZoneInfo
 from fastonline.linux.ranges import Ranges, geometry_of, meet
 from fastonline.linux.states import MappedZone, clipped, merged, states_of

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-from fastonline.linux.lines import Numbered, TextError, numbered, shown
+from fastonline.lines import Numbered, TextError, numbered, shown
 
 ZoneKey = tuple[int, str]
 """(nid, name) of a zone."""

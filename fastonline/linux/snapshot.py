@@ -16,8 +16,8 @@ from fastonline.linux.ranges import Ranges, block_zones, ends, geometry_of, meet
 from fastonline.rules import LINUX_6_12, Rules
 
 FREE, RESERVED = (1 << FLAG_NAMES.index("PG_prepared") | 1 << FLAG_NAMES.index(name) for name in ("PG_buddy", "PG_reserved"))
-_MAX_PAGES = 1 << 32
-"""A text of a few lines can claim any amount of memory: of more than 16 TiB of 4 KiB pages no machine is made."""
+_MAX_PAGES = 1 << 30
+"""A text of a few lines can claim any amount of memory: of more than 4 TiB of 4 KiB pages no machine is made."""
 
 
 @dataclass(kw_only=True)

@@ -10,8 +10,8 @@ from typing import Protocol
 from fastonline.files import open_regular
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import Memory, load
+from fastonline.lines import TextError, stream, without_prefix
 from fastonline.linux.capture import Capture
-from fastonline.linux.lines import TextError, stream, without_prefix
 from fastonline.linux.monitor import is_monitor, read_monitor
 from fastonline.linux.oom import is_mem_info, read_mem_info
 from fastonline.linux.pagetypes import is_page_types, read_page_types

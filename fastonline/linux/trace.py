@@ -17,7 +17,7 @@ import numpy as np
 from fastonline.errors import HotplugError
 from fastonline.geometry import X86_64, Geometry
 from fastonline.hotplug.memory import Memory
-from fastonline.linux.lines import TextError, stream
+from fastonline.lines import TextError, stream
 from fastonline.rules import LINUX_6_12, Rules
 
 _EVENT = re.compile(r"\b(mm_page_alloc|mm_page_free|mm_page_free_direct|mm_page_free_batched|mm_pagevec_free):? ")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastonline.linux.lines import TextError, numbered, read, shown
+from fastonline.lines import TextError, numbered, read, shown
 from fastonline.linux.proctext import (
     ZONE_NAMES,
     AddressesHidden,
