@@ -2,8 +2,10 @@ import errno
 
 import numpy as np
 
+from fastonline.core.buddy cimport free_area, free_area_fold
 from fastonline.core.buffer cimport data_of
 from fastonline.core.structpage cimport StructPageEngine
+from fastonline.core.types cimport NR_ORDERS
 from fastonline.hotplug.types cimport MMOP_OFFLINE, zone_managed
 
 from fastonline.errors import HotplugError
@@ -151,15 +153,27 @@ cpdef int check_engine(Machine mem) except -1:
 
 
 cdef dict stats(Machine mem):
-    cdef int area
-    counts = [mem.pages.area_counters(area) for area in range(1, mem.pages.nr_areas)]
-    by_order = {name: sum([c[name] for c in counts])[: mem.pages.max_order + 1].tolist()
-                for name in ("frees", "allocs", "merges", "splits")}
+    cdef free_area *a
+    cdef int area, k, orders = mem.pages.max_order + 1
+    cdef uint64_t frees[NR_ORDERS]
+    cdef uint64_t allocs[NR_ORDERS]
+    cdef uint64_t merges[NR_ORDERS]
+    cdef uint64_t splits[NR_ORDERS]
+    for k in range(orders):
+        frees[k] = allocs[k] = merges[k] = splits[k] = 0
+    for area in range(1, mem.pages.nr_areas):
+        a = &mem.pages.areas[area]
+        free_area_fold(a)
+        for k in range(orders):
+            frees[k] += a.frees[k]
+            allocs[k] += a.allocs[k]
+            merges[k] += a.merges[k]
+            splits[k] += a.splits[k]
     return {
-        "frees": by_order["frees"],
-        "allocations": by_order["allocs"],
-        "merges": by_order["merges"],
-        "splits": by_order["splits"],
+        "frees": [frees[k] for k in range(orders)],
+        "allocations": [allocs[k] for k in range(orders)],
+        "merges": [merges[k] for k in range(orders)],
+        "splits": [splits[k] for k in range(orders)],
         "pages_onlined": mem.pages_onlined,
         "pages_offlined": mem.pages_offlined,
         "pages_migrated": mem.pages_migrated,

@@ -8,7 +8,7 @@ from fastonline.core.engine cimport pfn_batch
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
 from fastonline.hotplug.arguments cimport check_present, gather
-from fastonline.hotplug.zonelists cimport any_zonelist
+from fastonline.hotplug.zonelists cimport asked_zone, next_zone
 
 from fastonline.errors import HotplugError, pfn_range
 
@@ -41,36 +41,38 @@ cdef uint64_t alloc_blocks(Machine mem, int z, int order, uint64_t nr, int64_t *
 cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1:
     """One block, from the first zone that has one."""
     cdef int64_t pfn
-    cdef int z
-    for z in any_zonelist(mem, zone):
-        settle(mem.lock)
+    cdef int asked = asked_zone(mem, zone), z
+    settle(mem.lock)
+    z = next_zone(mem, asked, -1)
+    while z >= 0:
         pfn = mem.pages.alloc_block(zone_area(z), order)
         if pfn >= 0:
             return pfn
+        z = next_zone(mem, asked, z)
     raise MemoryError(f"no free block of order {order}" + ("" if zone is None else f" in zone {zone}"))
 
 
 cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
     """(nr,) int64 array of first pfns, or MemoryError when there are not so many blocks."""
     cdef uint64_t got = 0, there = 0
-    cdef int z
+    cdef int asked = asked_zone(mem, zone), z = next_zone(mem, asked, -1)
     cdef int64_t *out
     cdef PyThreadState *thread
-    zones = any_zonelist(mem, zone)
-    for z in zones:
+    while z >= 0 and there < nr:
         there += blocks_free(mem, z, order)
+        z = next_zone(mem, asked, z)
     if nr > there:
         raise MemoryError(f"{nr} blocks of order {order} were asked for, {there} are free")
     pfns = np.empty(nr, np.int64)
     if nr == 0:
         return pfns
     out = <int64_t *>data_of(pfns)
-    for z in zones:
+    z = next_zone(mem, asked, -1)
+    while got < nr:
         thread = mem.lock.let_go((nr - got) * (mem.pages.page_bits + 64))
         got += alloc_blocks(mem, z, order, nr - got, out + got)
         mem.lock.take_back(thread)
-        if got == nr:
-            break
+        z = next_zone(mem, asked, z)
     return pfns
 
 

@@ -12,9 +12,8 @@ def _populated(mem):
 
 def buddyinfo(mem):
     """/proc/buddyinfo: the free blocks of each order of every populated zone."""
-    return "".join(
-        f"Node {zone.nid}, zone {zone.name:>8} " + "".join(f"{n:6} " for n in zone.nr_free) + "\n" for zone in _populated(mem)
-    )
+    row = "Node %d, zone %8s " + "%6d " * mem.zones.nr_orders + "\n"
+    return "".join([row % (zone.nid, zone.name, *zone.nr_free) for zone in _populated(mem)])
 
 
 def zoneinfo(mem):

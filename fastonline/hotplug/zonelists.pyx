@@ -2,8 +2,7 @@ from fastonline.core.types cimport int64_t
 from fastonline.hotplug.machine cimport populated_zone, queue_event
 from fastonline.hotplug.types cimport zone_managed, zone_present
 from fastonline.hotplug.watermarks cimport refresh
-
-from fastonline.hotplug.zones import Zone
+from fastonline.hotplug.zones cimport Zone
 
 __all__ = ["kernel_zonelist", "movable_zonelist", "node_order"]
 
@@ -36,16 +35,35 @@ cpdef list movable_zonelist(Machine mem, int nid, object nodes=None, object high
             if populated_zone(mem, n, i)]
 
 
-cdef list any_zonelist(Machine mem, object zone):
-    """Numbers of the zones that a caller asks for: one (a name, a (nid, name) or a Zone), or None: all of them, from the
-    highest type down, node by node."""
-    cdef int types = mem.zones.table.nr_types
+cdef int asked_zone(Machine mem, object zone) except -2:
+    """The number of the zone that a caller asks for (a name, a (nid, name) or a Zone); -1 for None, any zone. ValueError: there
+    is none such."""
+    cdef Zone known
     if zone is None:
-        return [nid * types + i for nid in mem.zones.online_nodes() for i in range(types - 1, -1, -1)]
+        return -1
+    if isinstance(zone, Zone):
+        known = zone
+        if known.zones is mem.zones and mem.zones.table.nodes[known.nid].online:
+            return known.nr
+        zone = (known.nid, known.name)
     try:
-        return [mem.zones[(zone.nid, zone.name) if isinstance(zone, Zone) else zone].nr]
+        return mem.zones.need(zone)
     except KeyError as e:
         raise ValueError(e.args[0]) from None
+
+
+cdef int next_zone(Machine mem, int asked, int z) noexcept nogil:
+    """The zone to try after `z` (-1: the first): the one asked for, or where any will do all of them, from the highest type
+    down, node by node; -1: there is no other."""
+    cdef int types = mem.zones.table.nr_types, nid
+    if asked >= 0:
+        return asked if z < 0 else -1
+    if z >= 0 and z % types:
+        return z - 1
+    for nid in range(0 if z < 0 else z / types + 1, mem.zones.table.nr_nodes):
+        if mem.zones.table.nodes[nid].online:
+            return nid * types + types - 1
+    return -1
 
 
 cdef int highest_kernel_zone(Machine mem) noexcept nogil:

@@ -1,18 +1,35 @@
 """Zones and nodes: spans and counters. A zone's free pages and managed_pages are kept by the engine, in its area."""
 
+from fastonline.core.buddy cimport free_area
 from fastonline.core.engine cimport Engine
 from fastonline.core.types cimport pfn_t, uint64_t
-from fastonline.hotplug.types cimport zone_table
+from fastonline.hotplug.types cimport zone, zone_table
+
+
+cdef class Zones
+
+
+cdef class Zone:
+    cdef Zones zones
+    cdef readonly int nr, nid
+    cdef readonly str name
+
+    cdef zone *at(self) noexcept
+    cdef zone *fresh(self) except NULL
+    cdef free_area *area(self) except NULL
 
 
 cdef class Zones:
     cdef readonly tuple names            # zone types, lowest first
+    cdef dict types                      # their numbers by name
     cdef tuple node_threads              # names of the kernel threads of a node, without its number
     cdef Engine engine
     cdef zone_table table
     cdef str thp                         # "never", "madvise" or "always"
 
     cdef int zone_nr(self, object nr) except -1
+    cdef int find(self, object key) except -2
+    cdef int need(self, object key) except -1
     cdef int node_nr(self, object nid) except -2
     cdef int need_node(self, int nid) except -1
     cdef void grow_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil

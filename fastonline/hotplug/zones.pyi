@@ -1,14 +1,19 @@
 from collections.abc import Iterator
+from typing import Self, final
 
 from typing_extensions import disjoint_base
 
 __all__ = ["Node", "Zone", "Zones"]
 
+@final
 class Zone:
-    nr: int
-    nid: int
-    name: str
-    def __init__(self, zones: Zones, nr: int, nid: int, name: str) -> None: ...
+    @property
+    def nr(self) -> int: ...
+    @property
+    def nid(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    def __new__(cls, zones: Zones, nr: int, nid: int, name: str) -> Self: ...
     @property
     def start_pfn(self) -> int: ...
     @property

@@ -1,12 +1,14 @@
+cimport cython
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from operator import index
 
+from fastonline.core.buddy cimport free_area, free_area_fold
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_number
-from fastonline.core.types cimport area_t
-from fastonline.hotplug.types cimport MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone, zone_area, zone_present
+from fastonline.core.types cimport area_t, int64_t
+from fastonline.hotplug.types cimport MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone, zone_area, zone_managed, zone_present
 from fastonline.hotplug.watermarks cimport refresh
 
 from fastonline.errors import is_number, range_list
@@ -18,19 +20,35 @@ __all__ = ["Node", "Zone", "Zones"]
 THP_WORDS = ("never", "madvise", "always")
 
 
-class Zone:
+@cython.final
+@cython.freelist(16)
+cdef class Zone:
     """One zone of one node, live: every attribute is read from the machine when asked for. All counts are pages.
 
     nid, name: of its node and of its type; nr: its number in the machine, nid * Zones.nr_types + type. struct zone.
     """
 
-    __slots__ = ("_zones", "nr", "nid", "name")
-
-    def __init__(self, zones, nr, nid, name):
-        self._zones = zones
-        self.nr = nr
+    def __cinit__(self, Zones zones not None, nr, nid, str name not None):
+        self.zones = zones
+        self.nr = zones.zone_nr(nr)
         self.nid = nid
         self.name = name
+
+    cdef zone *at(self) noexcept:
+        return &self.zones.table.zones[self.nr]
+
+    cdef zone *fresh(self) except NULL:
+        """With its watermarks as they are now."""
+        settle(self.zones.engine.lock)
+        refresh(&self.zones.table)
+        return self.at()
+
+    cdef free_area *area(self) except NULL:
+        """With its counts as they are now."""
+        cdef free_area *a = &self.zones.engine.areas[zone_area(self.nr)]
+        settle(self.zones.engine.lock)
+        free_area_fold(a)
+        return a
 
     def __repr__(self):
         return (
@@ -41,83 +59,97 @@ class Zone:
     @property
     def start_pfn(self):
         """zone_start_pfn; 0 for an empty zone."""
-        return self._zones._span(self.nr)[0]
+        settle(self.zones.engine.lock)
+        return self.at().start_pfn
 
     @property
     def spanned_pages(self):
         """Pages from the first to the last, holes included."""
-        return self._zones._span(self.nr)[1]
+        settle(self.zones.engine.lock)
+        return self.at().spanned_pages
 
     @property
     def present_pages(self):
         """Pages that are there; prepared ones too, except under 2.6.25 where a page counts when it goes online."""
-        return self._zones._span(self.nr)[2]
+        settle(self.zones.engine.lock)
+        return zone_present(&self.zones.table, self.nr)
 
     @property
     def managed_pages(self):
         """Pages given to the allocator, free or in use."""
-        return self._zones._counters(self.nr)["managed"]
+        settle(self.zones.engine.lock)
+        return zone_managed(&self.zones.table, self.nr)
 
     @property
     def nr_free(self):
         """Free blocks of each order: tuple of ints, orders 0..MAX_PAGE_ORDER."""
-        return tuple(self._zones._counters(self.nr)["nr_free"].tolist()[: self._zones.nr_orders])
+        cdef free_area *a = self.area()
+        cdef int k
+        return tuple([a.nr_free[k] for k in range(self.zones.engine.max_order + 1)])
 
     @property
     def free_pages(self):
         """NR_FREE_PAGES."""
-        return sum(n << order for order, n in enumerate(self.nr_free))
+        cdef free_area *a = self.area()
+        cdef int64_t total = 0
+        cdef int k
+        for k in range(self.zones.engine.max_order + 1):
+            total += a.nr_free[k] << k
+        return total
 
     @property
     def min(self):
         """WMARK_MIN."""
-        return self._zones._watermarks(self.nr)[0]
+        return self.fresh().min
 
     @property
     def low(self):
         """WMARK_LOW."""
-        return self._zones._watermarks(self.nr)[1]
+        return self.fresh().low
 
     @property
     def high(self):
         """WMARK_HIGH."""
-        return self._zones._watermarks(self.nr)[2]
+        return self.fresh().high
 
     @property
     def watermark_boost(self):
         """Pages by which each watermark is raised until kswapd has run, because pageblocks of different types were mixed
         (boost_watermark). min, low and high are without it."""
-        return self._zones._boost(self.nr)
+        return self.at().boost
 
     @property
     def protection(self):
         """lowmem_reserve: pages kept from allocations that could have come from each higher zone."""
-        return self._zones._watermarks(self.nr)[3]
+        cdef zone *zone = self.fresh()
+        cdef int i
+        return tuple([zone.protection[i] for i in range(self.zones.table.nr_types)])
 
     @property
     def pcp_batch(self):
         """Pages that the zone's per-CPU lists take and give at a time; 0 for an empty zone."""
-        return self._zones._pcp(self.nr)[0]
+        return self.fresh().pcp_batch if self.populated else 0
 
     @property
     def pcp_high(self):
         """Pages beyond which a per-CPU list gives back; 0 for an empty zone."""
-        return self._zones._pcp(self.nr)[1]
+        return self.fresh().pcp_high if self.populated else 0
 
     @property
     def pcp_high_max(self):
         """How far pcp_high may grow (6.7 and later); 0 for an empty zone."""
-        return self._zones._pcp(self.nr)[2]
+        return self.fresh().pcp_high_max if self.populated else 0
 
     @property
     def stat_threshold(self):
         """Pages by which a CPU's part of the zone's counters may be off; 0 for an empty zone."""
-        return self._zones._pcp(self.nr)[3]
+        return self.fresh().stat_threshold
 
     @property
     def present_early_pages(self):
         """Of the present pages, those that were there at boot."""
-        return self._zones._pcp(self.nr)[4]
+        settle(self.zones.engine.lock)
+        return self.at().present_early
 
     @property
     def populated(self):
@@ -187,6 +219,7 @@ cdef class Zones:
             raise ValueError(f"{len(names)} zone types, there are at most {MAX_NR_ZONES}")
         ratios = dict(rules.lowmem_reserve_ratio)
         self.names = tuple(names)
+        self.types = {name: i for i, name in enumerate(names)}
         self.table.nr_types = len(names)
         self.engine = engine
         for i, name in enumerate(names):
@@ -324,22 +357,6 @@ cdef class Zones:
         nid = index(nid)
         return nid if 0 <= nid < self.table.nr_nodes else -1
 
-    def _span(self, nr):
-        cdef int z = self.zone_nr(nr)
-        settle(self.engine.lock)
-        return self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, zone_present(&self.table, z)
-
-    def _counters(self, nr):
-        return self.engine.area_counters(zone_area(self.zone_nr(nr)))
-
-    def _watermarks(self, nr):
-        cdef zone *zone
-        cdef int z = self.zone_nr(nr)
-        settle(self.engine.lock)
-        zone = &self.table.zones[z]
-        refresh(&self.table)
-        return zone.min, zone.low, zone.high, tuple([zone.protection[i] for i in range(self.table.nr_types)])
-
     @property
     def transparent_hugepage(self):
         """The word in force in /sys/kernel/mm/transparent_hugepage/enabled."""
@@ -352,23 +369,9 @@ cdef class Zones:
         self.thp = word
         self.table.khugepaged = word != "never"
 
-    def _boost(self, nr):
-        return self.table.zones[self.zone_nr(nr)].boost
-
     def _set_boost(self, nr, pages):
         cdef int z = self.zone_nr(nr)
         self.table.zones[z].boost = as_number(pages, "a watermark boost", 0, self.table.zones[z].spanned_pages)
-
-    def _pcp(self, nr):
-        cdef zone *zone
-        cdef bint there
-        cdef int z = self.zone_nr(nr)
-        settle(self.engine.lock)
-        zone = &self.table.zones[z]
-        refresh(&self.table)
-        there = zone_present(&self.table, z) > 0
-        return (zone.pcp_batch if there else 0, zone.pcp_high if there else 0, zone.pcp_high_max if there else 0,
-                zone.stat_threshold, zone.present_early)
 
     def has_memory(self, nid):
         """Is node `nid` in N_MEMORY: has some of its memory gone online? In 2.6.25 it stays there for good (N_HIGH_MEMORY)."""
@@ -390,23 +393,34 @@ cdef class Zones:
         settle(self.engine.lock)
         return self.table.nodes[n].start_pfn, self.table.nodes[n].spanned_pages
 
-    def __getitem__(self, key):
-        nid, name = (0, key) if isinstance(key, str) else key if isinstance(key, tuple) and len(key) == 2 else (None, None)
-        number = index(nid) if is_number(nid) else -1
-        type_nr = self.names.index(name) if isinstance(name, str) and name in self.names else -1
-        if type_nr < 0 or number not in self.online_nodes():
+    cdef int find(self, object key) except -2:
+        """The number of the zone with this key, or -1: there is none."""
+        cdef int nid = 0, number
+        name = key
+        if isinstance(key, tuple) and len(key) == 2:
+            nid = self.node_nr(key[0]) if is_number(key[0]) else -1
+            name = key[1]
+        if not isinstance(name, str) or not 0 <= nid < self.table.nr_nodes or not self.table.nodes[nid].online:
+            return -1
+        number = self.types.get(name, -1)
+        return -1 if number < 0 else nid * self.table.nr_types + number
+
+    cdef int need(self, object key) except -1:
+        """find, or KeyError."""
+        cdef int z = self.find(key)
+        if z < 0:
             raise KeyError(
                 f"there is no zone {key!r}; there are {', '.join(self.names)} of node {range_list(self.online_nodes())}: "
                 "name it, or give (nid, name)"
             )
-        return Zone(self, number * self.table.nr_types + type_nr, number, name)
+        return z
+
+    def __getitem__(self, key):
+        cdef int z = self.need(key)
+        return Zone(self, z, z / self.table.nr_types, self.names[z % self.table.nr_types])
 
     def __contains__(self, key):
-        try:
-            self[key]
-        except KeyError:
-            return False
-        return True
+        return self.find(key) >= 0
 
     def __iter__(self):
         return iter([(nid, name) for nid in self.online_nodes() for name in self.names])
@@ -420,7 +434,9 @@ cdef class Zones:
 
     def values(self):
         """Every zone of every online node, node by node, lowest first."""
-        return [self[key] for key in self]
+        cdef int nid, i
+        return [Zone(self, nid * self.table.nr_types + i, nid, self.names[i])
+                for nid in range(self.table.nr_nodes) if self.table.nodes[nid].online for i in range(self.table.nr_types)]
 
     def items(self):
         """((nid, name), Zone) pairs."""
