@@ -39,6 +39,7 @@ DIRECTIVES = {
 
 MODULES = [
     "fastonline.core.numbers",
+    "fastonline.core.ram",
     "fastonline.core.lock",
     "fastonline.core.threads",
     "fastonline.core.bitmap",

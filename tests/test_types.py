@@ -24,7 +24,7 @@ fo.export_sysfs("mem", "there")
 fo.X86_64.page_shift = 3
 fo.LINUX_6_12.aligned.upper()
 mem.max_pfn = 3
-mem.add_memory("0x40000", 1)
+mem.add_memory(1.0, 1)
 mem.mark_pages_onlined(1.0)
 mem.mark_pages_onlined(1, order="3")
 mem.mark_pages_onlined(1).upper()

@@ -12,10 +12,14 @@ cdef extern from *:
 
 cdef class Bitmap:
     """`nbits` bits in a NumPy-owned array of uint64 words, bit i at word i/64, position i%64."""
-    cdef word_t *words           # cached from `array`; changes when the bitmap grows
+    cdef word_t *words           # cached from `owner`; changes when the bitmap grows
     cdef readonly uint64_t nbits
-    cdef readonly object array   # (ceil(nbits/64),) uint64
+    cdef bint sealed             # part of a machine: Python may look, and not write
+    cdef object owner            # (ceil(nbits/64),) uint64
 
+    cdef uint64_t writable(self, object start, object nr, uint64_t *count) except? 0xFFFFFFFFFFFFFFFF
+    cdef uint64_t ones(self) noexcept nogil      # how many
+    cdef int put_bits(self, uint64_t start, object bits) except -1
     cdef int own(self, object array, uint64_t nbits) except -1
     cdef object grown(self, uint64_t nbits, list spans)
     cdef int grow(self, uint64_t nbits, list spans) except -1

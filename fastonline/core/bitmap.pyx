@@ -197,11 +197,13 @@ cdef object read_only(object array):
     return np.frombuffer(ReadOnly(array), array.dtype).reshape(array.shape)
 
 
+@cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class Bitmap:
     """Bits in a NumPy-owned array of uint64 words, bit i at word i/64, position i%64; all zero at first.
 
     nbits: int, how many. TypeError, ValueError and OverflowError for what is no number of bits, MemoryError for more than there
-    is room for; the methods raise IndexError for a range that does not lie in it. array: the words, read-only, as view().
+    is room for; the methods raise IndexError for a range that does not lie in it. The bitmaps of a machine are to be read:
+    their set, clear and set_bits raise ValueError.
     """
 
     def __cinit__(self, nbits):
@@ -213,7 +215,7 @@ cdef class Bitmap:
     cdef int own(self, object array, uint64_t nbits) except -1:
         """From now on these are the words."""
         cdef word_t[::1] view = array
-        self.array = array
+        self.owner = array
         self.words = &view[0] if view.shape[0] else NULL
         self.nbits = nbits
         return 0
@@ -228,8 +230,30 @@ cdef class Bitmap:
         new = zeroed((nbits + 63) >> 6)
         for start, nr in spans:
             words = slice(start >> 6, (start + nr + 63) >> 6)
-            new[words] = self.array[words]
+            new[words] = self.owner[words]
         return new
+
+    cdef uint64_t ones(self) noexcept nogil:
+        return bitmap_weight(self.words, 0, self.nbits)
+
+    cdef int put_bits(self, uint64_t start, object bits) except -1:
+        """The inverse of bits, of a range that lies in the bitmap."""
+        cdef list values = np.asarray(bits, bool).tolist()
+        cdef uint64_t i
+        for i in range(len(values)):
+            if values[i]:
+                set_bit(self.words, start + i)
+            else:
+                clear_bit(self.words, start + i)
+        return 0
+
+    cdef uint64_t writable(self, object start, object nr, uint64_t *count) except? 0xFFFFFFFFFFFFFFFF:
+        """The first bit of a range that Python may write, and how many there are."""
+        cdef uint64_t first
+        as_range(start, nr, self.nbits, "bits", IndexError, &first, count)
+        if self.sealed:
+            raise ValueError("this bitmap is part of a machine, and read-only")
+        return first
 
     def __len__(self):
         return self.nbits
@@ -241,33 +265,26 @@ cdef class Bitmap:
 
     def set(self, start, nr=1):
         """Set `nr` bits from `start` on."""
-        cdef uint64_t first, count
-        as_range(start, nr, self.nbits, "bits", IndexError, &first, &count)
+        cdef uint64_t count, first = self.writable(start, nr, &count)
         bitmap_set(self.words, first, count)
 
     def clear(self, start, nr=1):
         """Clear `nr` bits from `start` on."""
-        cdef uint64_t first, count
-        as_range(start, nr, self.nbits, "bits", IndexError, &first, &count)
+        cdef uint64_t count, first = self.writable(start, nr, &count)
         bitmap_clear(self.words, first, count)
 
     def bits(self, start, nr):
         """`nr` bits from `start` on, one a byte: (nr,) uint8."""
         cdef uint64_t first, count
         as_range(start, nr, self.nbits, "bits", IndexError, &first, &count)
-        spread = np.unpackbits(self.array[first >> 6 : (first + count + 63) >> 6].view(np.uint8), bitorder="little")
+        spread = np.unpackbits(self.owner[first >> 6 : (first + count + 63) >> 6].view(np.uint8), bitorder="little")
         return spread[first & 63 : (first & 63) + count].copy()
 
     def set_bits(self, start, bits):
         """The inverse of bits: one truth value for each bit from `start` on."""
-        cdef uint64_t first, count, i
-        cdef list values = np.asarray(bits, bool).ravel().tolist()
-        as_range(start, len(values), self.nbits, "bits", IndexError, &first, &count)
-        for i in range(count):
-            if values[i]:
-                set_bit(self.words, first + i)
-            else:
-                clear_bit(self.words, first + i)
+        cdef uint64_t count
+        values = np.asarray(bits, bool).ravel()
+        self.put_bits(self.writable(start, len(values), &count), values)
 
     def weight(self, start=0, nr=None):
         """Number of ones among `nr` bits from `start` on (default: all)."""
@@ -277,4 +294,9 @@ cdef class Bitmap:
 
     def view(self):
         """A read-only uint64 view of the words, no copy; it keeps the memory alive."""
-        return read_only(self.array)
+        return read_only(self.owner)
+
+    @property
+    def array(self):
+        """The words, as view()."""
+        return self.view()

@@ -32,6 +32,7 @@ cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
     return Bitmap(layout.nr_groups << 6)
 
 
+@cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class BitmapEngine(Engine):
     def __cinit__(self, nr_pages, max_order, nr_areas, *args):
         self.free = Bitmap(self.nr_pages)
@@ -109,14 +110,14 @@ cdef class BitmapEngine(Engine):
     cdef dict planes(self, list spans):
         """The words of every plane in the page ranges."""
         return {
-            name: [plane.array[_words(name, start) : _words(name, start + nr - 1) + 1] for start, nr in spans]
+            name: [(<Bitmap>plane).owner[_words(name, start) : _words(name, start + nr - 1) + 1] for start, nr in spans]
             for name, plane in self.named_planes()
         }
 
     cdef int set_planes(self, list spans, dict planes) except -1:
         for name, plane in self.named_planes():
             for (start, nr), words in zip(spans, planes[name], strict=True):
-                plane.array[_words(name, start) : _words(name, start + nr - 1) + 1] = words
+                (<Bitmap>plane).owner[_words(name, start) : _words(name, start + nr - 1) + 1] = words
         return 0
 
     cdef list named_planes(self):
@@ -134,11 +135,11 @@ cdef class BitmapEngine(Engine):
     def check(self):
         """Does `full` say which words of `free` are all ones, does the summary agree with both, and is no batch left over?"""
         cdef uint64_t group
-        full = np.packbits(self.free.array == np.uint64(0xFFFFFFFFFFFFFFFF), bitorder="little")
-        assert full.tobytes() == self.full.array.view(np.uint8)[: full.size].tobytes(), "the plane of full words is wrong"
+        full = np.packbits(self.free.owner == np.uint64(0xFFFFFFFFFFFFFFFF), bitorder="little")
+        assert full.tobytes() == self.full.owner.view(np.uint8)[: full.size].tobytes(), "the plane of full words is wrong"
         group = buddy_wrong_group(&self.buddy)
         assert group == self.buddy.nr_groups, f"the summary of the free blocks is wrong in group {group}"
-        assert not self.batch.array.any(), "a batch was left over"
+        assert not self.batch.owner.any(), "a batch was left over"
 
     def view(self, str flag not None):
         """Read-only uint64 view of one flag's plane."""

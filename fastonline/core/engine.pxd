@@ -44,7 +44,7 @@ cdef class Engine:
     cdef uint64_t nr_blocks
     cdef readonly uint64_t touched       # bytes of page state written since the engine was made
     cdef bint shared                     # several threads work on it, each on pages of its own
-    cdef readonly object area_array      # owns area_of: (nr_pages >> max_order,) uint16
+    cdef object areas_owner              # owns area_of: (nr_pages >> max_order,) uint16
     cdef Bitmap batch                    # one bit a page, zero but inside a batch call
     cdef word_t *batch_words
     cdef MachineLock lock                # of the machine that the engine is part of
@@ -60,8 +60,8 @@ cdef class Engine:
     cdef int grow(self, uint64_t nr_pages, list spans) except -1
     cdef object grown_areas(self, uint64_t nr_pages)
     cdef int own_areas(self, object array, uint64_t nr_pages) except -1
+    cdef dict counters(self, int area)                                       # as area_counters, of an area that is there
     cdef int add_areas(self, int nr_areas) except -1
-    cdef free_area *area_at(self, int area) except NULL                      # ValueError: there is none
     cdef void assign_area(self, pfn_t start, uint64_t nr, area_t area) noexcept nogil
     cdef uint64_t area_run(self, pfn_t start, pfn_t end) noexcept nogil      # pages from start on in one area
     # what a saved machine has of the (start, nr) page ranges: dict of name -> list of arrays, the engine's own; and back

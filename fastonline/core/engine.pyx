@@ -4,7 +4,7 @@ from libc.string cimport memset
 
 import numpy as np
 
-from fastonline.core.bitmap cimport bitmap_weight, set_bit, test_bit
+from fastonline.core.bitmap cimport bitmap_weight, read_only, set_bit, test_bit
 from fastonline.core.bitmap import zeroed
 from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.lock cimport MachineLock, settle
@@ -29,6 +29,7 @@ cdef enum:
 COUNTERS = ("nr_free", "merges", "splits", "frees", "allocs")
 
 
+@cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class Engine:
     """The state of every page of a machine and the free blocks of its areas; BitmapEngine and StructPageEngine are the two.
 
@@ -45,7 +46,7 @@ cdef class Engine:
         self.lock = MachineLock()
         self.page_bits = 4
         self.areas = NULL
-        self.area_array = np.empty(0, np.uint16)
+        self.areas_owner = np.empty(0, np.uint16)
         self.own_areas(self.grown_areas(pages), pages)
         self.add_areas(as_number(nr_areas, "nr_areas", 1, MAX_AREAS))
         self.batch = Bitmap(pages)
@@ -57,12 +58,12 @@ cdef class Engine:
     cdef object grown_areas(self, uint64_t nr_pages):
         """The area_array that grow would make."""
         array = zeroed(nr_pages >> self.max_order, np.uint16)     # NO_AREA everywhere
-        array[: self.area_array.size] = self.area_array
+        array[: self.areas_owner.size] = self.areas_owner
         return array
 
     cdef int own_areas(self, object array, uint64_t nr_pages) except -1:
         cdef area_t[::1] view = array
-        self.area_array = array
+        self.areas_owner = array
         self.area_of = &view[0] if view.shape[0] else NULL
         self.nr_blocks = view.shape[0]
         self.nr_pages = nr_pages
@@ -167,6 +168,11 @@ cdef class Engine:
     cdef void account(self, pfn_t start, int64_t nr) noexcept nogil:
         self.areas[self.area_of[start >> self.max_order]].managed += nr
 
+    @property
+    def area_array(self):
+        """The area of each block of 2^max_order pages, 0 for none: read-only uint16 view."""
+        return read_only(self.areas_owner)
+
     def bytes_touched(self):
         """Bytes of page state written since the engine was made."""
         return self.touched
@@ -175,17 +181,15 @@ cdef class Engine:
         """Go on counting from so many bytes."""
         self.touched = as_uint64(nr_bytes, "nr_bytes")
 
-    cdef free_area *area_at(self, int area) except NULL:
-        if not 0 <= area < self.nr_areas:
-            raise ValueError(f"there is no free area {area}: there are {self.nr_areas}")
-        return &self.areas[area]
-
     def area_counters(self, area):
         """Exact counts of one free area: dict of COUNTERS -> (NR_ORDERS,) int64, and "managed" -> int."""
-        cdef free_area *a
-        cdef int k
+        cdef int number = as_number(area, "area", 0, self.nr_areas - 1)
         settle(self.lock)
-        a = self.area_at(as_number(area, "area", 0, self.nr_areas - 1))
+        return self.counters(number)
+
+    cdef dict counters(self, int area):
+        cdef free_area *a = &self.areas[area]
+        cdef int k
         free_area_fold(a)
         counts = {name: np.empty(NR_ORDERS, np.int64) for name in COUNTERS}
         for k in range(NR_ORDERS):
@@ -199,17 +203,18 @@ cdef class Engine:
 
     def set_area_counters(self, area, dict counts not None):
         """The inverse of area_counters."""
-        cdef free_area *a
-        cdef int k
-        a = self.area_at(as_number(area, "area", 0, self.nr_areas - 1))
-        free_area_fold(a)
+        cdef int k, number = as_number(area, "area", 0, self.nr_areas - 1)
+        cdef free_area made
+        free_area_fold(&self.areas[number])
+        made = self.areas[number]
         for k in range(NR_ORDERS):
-            a.nr_free[k] = counts["nr_free"][k]
-            a.merges[k] = counts["merges"][k]
-            a.splits[k] = counts["splits"][k]
-            a.frees[k] = counts["frees"][k]
-            a.allocs[k] = counts["allocs"][k]
-        a.managed = counts["managed"]
+            made.nr_free[k] = counts["nr_free"][k]
+            made.merges[k] = counts["merges"][k]
+            made.splits[k] = counts["splits"][k]
+            made.frees[k] = counts["frees"][k]
+            made.allocs[k] = counts["allocs"][k]
+        made.managed = counts["managed"]
+        self.areas[number] = made
 
 
 ctypedef fused width_t:

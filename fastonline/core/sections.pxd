@@ -13,9 +13,12 @@ cdef class Sections:
     cdef readonly Bitmap early               # SECTION_IS_EARLY: there at boot
     cdef readonly Bitmap prepared            # some of its pages are prepared
     cdef readonly Bitmap whole               # all of its pages are prepared
-    cdef readonly object subsection_map      # (nr_sections,) uint64: bit i = the i-th 64th of the section has memory
-    cdef word_t *subsections                 # cached from subsection_map
+    cdef object subsections_owner            # (nr_sections,) uint64: bit i = the i-th 64th of the section has memory
+    cdef word_t *subsections                 # cached from subsections_owner
 
+    cdef bint sealed                         # part of a machine: Python may look, and not write
+    cdef void seal(self)
+    cdef int check_writable(self) except -1
     cdef bint has(self, Bitmap plane, object nr) except -1
     cdef int grow(self, uint64_t nr_sections) except -1
     # the range's sections have room; they become present, with the subsections that the range meets

@@ -1,8 +1,10 @@
+cimport cython
+
 from operator import index
 
 from libc.string cimport memset
 
-from fastonline.core.bitmap cimport bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from
+from fastonline.core.bitmap cimport bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from, read_only, test_bit
 from fastonline.core.bitmap import zeroed
 from fastonline.core.numbers cimport as_number, as_range, as_uint64
 from fastonline.core.types cimport max_bits
@@ -12,6 +14,7 @@ from fastonline.errors import is_number
 __all__ = ["Sections"]
 
 
+@cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class Sections:
     """The sections of a machine, by number (mem_section of sparsemem): bit planes, one bit a section, and a map of subsections.
 
@@ -19,7 +22,8 @@ cdef class Sections:
     SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; block_online: of the online sections whose memory block has
     gone online as such; prepared, whole: of the sections that have prepared pages, and of those that have no other.
     subsection_map: (nr_sections,) uint64, bit i: the i-th 64th of the section has memory.
-    TypeError, ValueError and OverflowError for numbers that are none, and for sections there is no room for.
+    TypeError, ValueError and OverflowError for numbers that are none, and for sections there is no room for. The sections of a
+    machine are to be read: add, remove and set_online raise ValueError.
     """
 
     def __cinit__(self, pfn_section_shift, nr_sections):
@@ -30,7 +34,7 @@ cdef class Sections:
         self.early = Bitmap(0)
         self.prepared = Bitmap(0)
         self.whole = Bitmap(0)
-        self.subsection_map = zeroed(0)
+        self.subsections_owner = zeroed(0)
         self.grow(as_number(nr_sections, "nr_sections", 0, max_bits() >> self.pfn_section_shift))
 
     cdef int grow(self, uint64_t nr_sections) except -1:
@@ -40,11 +44,11 @@ cdef class Sections:
         # all room is made before any of it is used: a MemoryError changes nothing
         arrays = [(<Bitmap>plane).grown(nr_sections, all) for plane in planes]
         subsections = zeroed(nr_sections)
-        subsections[: self.nr_sections] = self.subsection_map
+        subsections[: self.nr_sections] = self.subsections_owner
         for plane, array in zip(planes, arrays):
             (<Bitmap>plane).own(array, nr_sections)
         view = subsections
-        self.subsection_map = subsections
+        self.subsections_owner = subsections
         self.subsections = &view[0] if nr_sections else NULL
         self.nr_sections = nr_sections
         return 0
@@ -61,6 +65,11 @@ cdef class Sections:
     cdef bint none_in(self, Bitmap plane, pfn_t start, uint64_t nr) noexcept nogil:
         cdef uint64_t first = start >> self.pfn_section_shift
         return bitmap_empty(plane.words, first, ((start + nr - 1) >> self.pfn_section_shift) + 1 - first)
+
+    @property
+    def subsection_map(self):
+        """(nr_sections,) uint64, read-only; bit i: the i-th 64th of the section has memory."""
+        return read_only(self.subsections_owner)
 
     @property
     def pages_per_section(self):
@@ -93,11 +102,23 @@ cdef class Sections:
             bitmap_clear(self.online.words, first, nr)
             bitmap_clear(self.block_online.words, first, nr)
 
+    cdef void seal(self):
+        """From now on Python may not write."""
+        self.sealed = True
+        for plane in (self.present, self.online, self.block_online, self.early, self.prepared, self.whole):
+            (<Bitmap>plane).sealed = True
+
+    cdef int check_writable(self) except -1:
+        if self.sealed:
+            raise ValueError("these sections are part of a machine, and read-only")
+        return 0
+
     def add(self, start_pfn, nr_pages, early=False):
         """The sections that the range start_pfn, nr_pages meets become present, and the subsections that it meets are there
         (sparse_add_section); early: as at boot (sparse_init), online at once."""
         cdef uint64_t first, count
         as_range(start_pfn, nr_pages, self.nr_sections << self.pfn_section_shift, "pages", ValueError, &first, &count)
+        self.check_writable()
         if count:
             self.sparse_add_section(first, count, early)
 
@@ -105,6 +126,7 @@ cdef class Sections:
         """`nr` sections from number `first` on are gone (sparse_remove_section)."""
         cdef uint64_t start, count
         as_range(first, nr, self.nr_sections, "sections", ValueError, &start, &count)
+        self.check_writable()
         if count:
             self.sparse_remove_section(start, count)
 
@@ -113,6 +135,7 @@ cdef class Sections:
         memory blocks."""
         cdef uint64_t start, count
         as_range(first, nr, self.nr_sections, "sections", ValueError, &start, &count)
+        self.check_writable()
         self.set_online_sections(start, count, online)
 
     def __len__(self):

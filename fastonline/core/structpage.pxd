@@ -58,7 +58,7 @@ cdef struct mem_map:             # what the kernels need of an engine
 cdef class StructPageEngine(Engine):
     cdef readonly int page_bytes         # sizeof(struct page): 32, 56 or 64
     cdef readonly bint lifo              # 2.6.25: a freed block goes to the head of its list, always
-    cdef readonly object array           # (NR_HEADS + nr_pages, page_bytes) uint8: owns the descriptors
+    cdef object owner                    # (NR_HEADS + nr_pages, page_bytes) uint8: owns the descriptors
     cdef mem_map map
 
     cdef int own(self, array) except -1

@@ -1,3 +1,4 @@
+cimport cython
 from libc.string cimport memset
 
 import numpy as np
@@ -257,6 +258,7 @@ cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, free_area *area, uint64_t 
     return got
 
 
+@cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class StructPageEngine(Engine):
     def __cinit__(self, nr_pages, max_order, nr_areas, page_bytes=64, lifo=False):
         if page_bytes not in PAGE_BYTES:
@@ -269,7 +271,7 @@ cdef class StructPageEngine(Engine):
 
     cdef int own(self, array) except -1:
         cdef uint8_t[:, ::1] view = array
-        self.array = array
+        self.owner = array
         self.map.heads = &view[0, 0]
         self.map.pages = &view[0, 0] + <uint64_t>NR_HEADS * self.page_bytes
         self.map.areas = self.areas
@@ -290,7 +292,7 @@ cdef class StructPageEngine(Engine):
                 link_between(<page64 *>self.map.heads, node, node, node)
 
     cdef int grow(self, uint64_t nr_pages, list spans) except -1:
-        old = self.array
+        old = self.owner
         new = zeroed((NR_HEADS + nr_pages, self.page_bytes), np.uint8)
         new[:NR_HEADS] = old[:NR_HEADS]
         for start, nr in spans:
@@ -303,7 +305,7 @@ cdef class StructPageEngine(Engine):
         cdef int before = self.nr_areas
         Engine.add_areas(self, nr_areas)
         self.map.areas = self.areas
-        if self.array is not None:
+        if self.owner is not None:
             self.make_lists(before, nr_areas)
         return 0
 
@@ -311,16 +313,21 @@ cdef class StructPageEngine(Engine):
         """The list heads, and the descriptors in the page ranges."""
         heads = self.nr_areas * NR_ORDERS
         return {
-            "heads": [self.array[:heads]],
-            "pages": [self.array[NR_HEADS + start : NR_HEADS + start + nr] for start, nr in spans],
+            "heads": [self.owner[:heads]],
+            "pages": [self.owner[NR_HEADS + start : NR_HEADS + start + nr] for start, nr in spans],
         }
 
     cdef int set_planes(self, list spans, dict planes) except -1:
         (heads,) = planes["heads"]
-        self.array[: self.nr_areas * NR_ORDERS] = heads
+        self.owner[: self.nr_areas * NR_ORDERS] = heads
         for (start, nr), pages in zip(spans, planes["pages"], strict=True):
-            self.array[NR_HEADS + start : NR_HEADS + start + nr] = pages
+            self.owner[NR_HEADS + start : NR_HEADS + start + nr] = pages
         return 0
+
+    @property
+    def array(self):
+        """The descriptors, those of the list heads first: read-only (NR_HEADS + nr_pages, page_bytes) uint8 view."""
+        return read_only(self.owner)
 
     def check(self):
         """Is every list a ring of free blocks of its own area and order, linked both ways, and as long as nr_free says?"""

@@ -4,7 +4,7 @@ from fastonline.core.lock cimport PyThreadState
 from fastonline.core.types cimport NO_AREA
 from fastonline.hotplug.arguments cimport check_present, check_range
 from fastonline.hotplug.interruptible cimport INIT, walk_range
-from fastonline.hotplug.machine cimport flush_events, queue_event, room_for
+from fastonline.hotplug.machine cimport add_group, flush_events, queue_event, room_for
 from fastonline.hotplug.memmap cimport alloc_memmap, free_memmap
 from fastonline.hotplug.types cimport MAX_NUMNODES
 from fastonline.hotplug.watermarks cimport refresh
@@ -34,7 +34,7 @@ cdef int add_memory(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, obje
     if new_node and mem.rules.zonelists_follow:
         build_all_zonelists(mem, [nid])
     mem.zones.table.nodes[nid].online = True
-    mem.groups.append((start, nr, group))
+    add_group(mem, start, nr, group)
     auto_online = mem.auto_online
     blocks = []
     if mem.listeners or auto_online != MMOP_OFFLINE:
@@ -93,12 +93,14 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
     for first, end in runs:
         mem.sections.sparse_add_section(first * unit, (end - first) * unit, False)
         mem.nids[first:end] = nid
+        mem.zones.table.nodes[nid].nr_sections += end - first
     return 0
 
 
 cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
     """try_remove_memory: memmap, sections and resource go, uevents are sent, and a node without memory is gone too."""
     cdef uint64_t unit = mem.geometry.pages_per_section
+    cdef uint64_t section
     cdef PyThreadState *thread
     cdef int node
     check_present(mem, start, nr, "remove_memory")
@@ -109,7 +111,9 @@ cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
     if not mem.sections.none_in(mem.sections.prepared, start, nr):
         raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
     free_memmap(mem, start // unit, (start + nr) // unit)
-    mem.groups[:] = [(s, n, group) for s, n, group in mem.groups if s < start or s >= start + nr]
+    for section in range(start // unit, (start + nr) // unit):
+        mem.groups_at.pop(section, None)
+        mem.zones.table.nodes[mem.nid_of[section]].nr_sections -= 1
     thread = mem.lock.let_go(nr * mem.pages.page_bits)
     mem.pages.forget_pages(start, nr)
     mem.lock.take_back(thread)
@@ -119,9 +123,8 @@ cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
     if mem.listeners:
         for block in range(start // mem.pages_per_block, (start + nr) // mem.pages_per_block):
             queue_event(mem, "uevent", f"remove@memory{block}")
-    present = {int(mem.nids[n]) for first, count in mem.sections.runs() for n in range(first, first + count)}
     for node in mem.zones.online_nodes():
-        if node and node not in present:
+        if node and mem.zones.table.nodes[node].nr_sections == 0:
             mem.zones.table.nodes[node].online = False
             queue_event(mem, "uevent", f"remove@node{node}")
     flush_events(mem)

@@ -11,7 +11,10 @@ cdef uint64_t set_arguments(
     Machine mem, object geometry, object boot, object rules, object engine, object max_memory, object memory_block_size,
     object memmap
 ) except? 0xFFFFFFFFFFFFFFFF
-cdef int as_threads(int threads) except -1
+cdef uint64_t as_pages(Machine mem, object value, str what) except? 0xFFFFFFFFFFFFFFFF
+cdef tuple as_group(object group)
+cdef int as_threads(object threads) except -1
+cdef int as_online_type(object online_type) except -1
 cdef int as_order(object value, int max_order) except -1
 cdef object as_pfn_array(object pfns)
 
@@ -19,4 +22,4 @@ cdef int check_range(Machine mem, uint64_t start, uint64_t nr, str what) except 
 cdef int check_present(Machine mem, uint64_t start, uint64_t nr, str what) except -1
 cdef int check_pfn(Machine mem, object pfn, str what) except -1
 
-cdef int gather(Machine mem, pfn_batch *batch, object array, object pfns) except -1
+cdef int gather(Machine mem, pfn_batch *batch, object array) except -1

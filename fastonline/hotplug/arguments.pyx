@@ -5,11 +5,12 @@ import numpy as np
 from fastonline.core.buffer cimport data_of
 from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE
 from fastonline.core.numbers cimport as_number, as_uint64
-from fastonline.core.lock cimport PyThreadState
+from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.threads cimport MAX_THREADS
 from fastonline.core.types cimport uint32_t
+from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_MOVABLE
 
-from fastonline.errors import HotplugError, pfn_range
+from fastonline.errors import HotplugError, is_number, pfn_range
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.rules import Rules
 
@@ -32,7 +33,7 @@ cdef uint64_t set_arguments(
     if not isinstance(rules, Rules):
         raise TypeError(f"rules are a Rules such as fastonline.LINUX_6_12, not {rules!r}")
     if engine not in ENGINES:
-        raise ValueError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+        raise ValueError(f"invalid engine {engine!r} (expected 'bitmap' or 'struct_page')")
     mem.geometry = geometry
     mem.rules = rules
     mem.engine = engine
@@ -49,7 +50,7 @@ cdef uint64_t set_arguments(
         raise ValueError(f"boot memory of {boot!r} is more than the {format_size(mem.max_pfn * geometry.page_size)} there can be")
     mem.pages_per_block = pages_of_block(geometry, rules, memory_block_size)
     if memmap is not None and memmap not in MEMMAPS:
-        raise ValueError(f"memmap {memmap!r} is none of None, 'kernel', 'on_memory'")
+        raise ValueError(f"invalid memmap {memmap!r} (expected None, 'kernel' or 'on_memory')")
     if memmap == "on_memory" and not rules.memmap_on_memory:
         raise ValueError(f"memmap 'on_memory': no memmap_on_memory before 5.13, the rules are Linux {rules.name}'s")
     mem.memmap = memmap
@@ -82,10 +83,32 @@ cdef object pages_of_block(object geometry, object rules, object memory_block_si
 
 # -- numbers
 
-cdef int as_threads(int threads) except -1:
-    if not 1 <= threads <= MAX_THREADS:
+cdef uint64_t as_pages(Machine mem, object value, str what) except? 0xFFFFFFFFFFFFFFFF:
+    """A pfn or a count of pages; text is a size, such as "512M"."""
+    if not isinstance(value, str):
+        return as_uint64(value, what)
+    if value.strip().isdigit():
+        raise TypeError(f"{what} is an int, or text with a unit such as '512M', not {value!r}")
+    settle(mem.lock)
+    return pages_of_size(mem.geometry, value, what)
+
+
+cdef tuple as_group(object group):
+    """(name, unit_pages) of a dynamic memory group."""
+    if not isinstance(group, tuple) or len(group) != 2 or not isinstance(group[0], str):
+        raise TypeError(f"a dynamic memory group is (name, unit_pages), not {group!r}")
+    return group[0], <object>as_number(group[1], "unit_pages", 1, <uint64_t>1 << 52)
+
+
+cdef int as_threads(object threads) except -1:
+    if is_number(threads) and not 1 <= threads <= MAX_THREADS:
         raise ValueError(f"threads {threads} is not between 1 and {MAX_THREADS}")
-    return threads
+    return as_number(threads, "threads", 1, MAX_THREADS)
+
+
+cdef int as_online_type(object online_type) except -1:
+    """MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE."""
+    return as_number(online_type, "online_type", MMOP_ONLINE, MMOP_ONLINE_MOVABLE)
 
 
 cdef int as_order(object value, int max_order) except -1:
@@ -96,8 +119,11 @@ cdef int as_order(object value, int max_order) except -1:
 
 
 cdef object as_pfn_array(object pfns):
-    """One-dimensional, contiguous, uint32 or uint64 (negative ones wrapped, to be refused as out of range)."""
-    array = np.asarray(pfns)
+    """One-dimensional, contiguous, uint32 or uint64 (negative ones wrapped, to be refused as out of range).
+
+    It is always a copy: another thread may change the caller's array while it is used without the GIL.
+    """
+    array = np.array(pfns)
     if array.ndim != 1:
         raise ValueError(f"pfns are an array of one dimension, not {array.ndim}")
     if array.size == 0:
@@ -108,7 +134,7 @@ cdef object as_pfn_array(object pfns):
                 as_uint64(pfn, "a pfn")
         raise TypeError(f"pfns are integers, not {array.dtype}: {array[:3].tolist()!r}...")
     if array.dtype == np.uint32:
-        return np.ascontiguousarray(array)
+        return array
     if array.dtype.itemsize < 8:
         array = array.astype(np.int64)
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).view(np.uint64)
@@ -146,9 +172,9 @@ cdef int check_pfn(Machine mem, object pfn, str what) except -1:
 
 # -- batches
 
-cdef int gather(Machine mem, pfn_batch *batch, object array, object pfns) except -1:
-    """Set the bits of an array of pfns (as_pfn_array of `pfns`), or say which one is wrong; no bit is set then. The batch
-    points into the array."""
+cdef int gather(Machine mem, pfn_batch *batch, object array) except -1:
+    """Set the bits of an array of pfns (as_pfn_array), or say which one is wrong; no bit is set then. The batch points into
+    the array."""
     cdef uint64_t bad = 0
     cdef int why
     cdef PyThreadState *thread
@@ -164,7 +190,7 @@ cdef int gather(Machine mem, pfn_batch *batch, object array, object pfns) except
     mem.lock.take_back(thread)
     if why == BATCH_OK:
         return 0
-    pfn = int(np.asarray(pfns)[bad])
+    pfn = int((array if array.base is None else array.base)[bad])      # as the caller has it, perhaps negative
     if why == BATCH_OUT_OF_RANGE:
         check_pfn(mem, pfn, f"pfns[{bad}]")
         # past the room made so far, where no section has been added

@@ -1,6 +1,7 @@
 from cpython.exc cimport PyErr_CheckSignals
 
 from fastonline.core.lock cimport LASTING, PyThreadState
+from fastonline.core.ram cimport check_ram
 from fastonline.core.threads cimport in_threads, range_step
 from fastonline.core.types cimport pfn_t
 
@@ -39,10 +40,12 @@ cdef int walk_range(Machine mem, int step, uint64_t start, uint64_t nr, int orde
     cdef uint64_t at = start, end = start + nr, part, part_pages = pages_between_signals(mem) * threads
     cdef int area
     cdef PyThreadState *thread
+    if step == INIT:
+        check_ram(nr * mem.pages.page_bits >> 3)
     if nr * mem.pages.page_bits < LASTING:
         take_step(mem, step, start, nr, order)
         return 0
-    counts = [mem.pages.area_counters(area) for area in range(mem.pages.nr_areas)]
+    counts = [mem.pages.counters(area) for area in range(mem.pages.nr_areas)]
     mem.lock.busy += 1
     try:
         while at < end:

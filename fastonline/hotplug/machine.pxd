@@ -30,8 +30,8 @@ cdef class Machine:
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
     cdef readonly object resources       # Resources: what is System RAM
-    cdef readonly dict memmaps           # section -> [(first pfn, pages)] of what holds its page descriptors
-    cdef readonly list groups            # (start_pfn, nr_pages, dynamic memory group or None) as added at a time
+    cdef dict memmap_of                  # section -> [(first pfn, pages)] of what holds its page descriptors
+    cdef dict groups_at                  # section -> [(start_pfn, nr_pages, dynamic memory group or None)] added from there on
     cdef readonly list page_owners       # MovablePages that offline_pages may move
     cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
 
@@ -72,17 +72,19 @@ cdef class Machine:
     cdef Held mem_hotplug_begin(self, str what)
 
 
-cdef int make_machine(Machine mem, uint64_t room) except -1
+# until make_machine, and when that fails: a machine without memory whose calls raise RuntimeError
+cdef int unmake_machine(Machine mem) except -1
+cdef Held make_machine(Machine mem, uint64_t room)
+cdef int add_group(Machine mem, uint64_t start, uint64_t nr, object group) except -1
 cdef uint64_t rounded_room(Machine mem, uint64_t nr_pages) except 0
 cdef int room_for(Machine mem, uint64_t end_pfn) except -1
 cdef int queue_event(Machine mem, str kind, str text) except -1
 cdef int flush_events(Machine mem) except -1
+cdef int count_sections(Machine mem) except -1
 cdef int reset_counters(Machine mem) except -1
 cdef dict stats(Machine mem)
 cdef uint64_t totalram_pages(Machine mem) noexcept nogil
 cdef uint64_t totalhigh_pages(Machine mem) noexcept nogil
-cpdef int count_migrated(Machine mem, uint64_t nr, bint balloon) except -1
-cpdef int check_engine(Machine mem) except -1
 cdef uint64_t node_present_pages(Machine mem, int nid) noexcept nogil
 
 

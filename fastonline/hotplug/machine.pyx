@@ -1,17 +1,24 @@
 import errno
 
+cimport cython
+
 import numpy as np
 
 from fastonline.core.buddy cimport free_area, free_area_fold
 from fastonline.core.buffer cimport data_of
+from fastonline.core.lock cimport unusable_lock
+from fastonline.core.numbers cimport as_uint64
+from fastonline.core.ram cimport check_ram
 from fastonline.core.structpage cimport StructPageEngine
-from fastonline.core.types cimport NR_ORDERS
+from fastonline.core.types cimport MIN_MAX_ORDER, NR_ORDERS
 from fastonline.hotplug.types cimport MMOP_OFFLINE, zone_managed
 
 from fastonline.errors import HotplugError
 from fastonline.hotplug.events import Events
 from fastonline.hotplug.notifier import NotifierChain
+from fastonline.geometry import X86_64
 from fastonline.hotplug.resources import Resources
+from fastonline.rules import LINUX_6_12
 
 __all__ = ["Machine", "check_engine", "count_migrated"]
 
@@ -19,9 +26,30 @@ __all__ = ["Machine", "check_engine", "count_migrated"]
 cdef enum:
     ROOM_PAGES = 8192
 
+# The parts of every machine that was not made: nothing can be done with them.
+cdef MachineLock NO_LOCK = unusable_lock()
+cdef Engine NO_PAGES = Engine(0, MIN_MAX_ORDER, 1)
+cdef Sections NO_SECTIONS = Sections(0, 0)
+cdef Zones NO_ZONES = Zones(X86_64, LINUX_6_12, NO_PAGES, 1)
+NO_SECTIONS.seal()
 
+
+@cython.no_gc_clear      # the garbage collector calls what may still call the machine
 cdef class Machine:
     """The state of one machine. Memory is the class to use; it documents the attributes."""
+
+    def __cinit__(self, *args, **kwargs):
+        unmake_machine(self)
+
+    @property
+    def memmaps(self):
+        """{section: [(first pfn, pages)]} of what holds the page descriptors of added memory: a copy."""
+        return {section: list(pieces) for section, pieces in self.memmap_of.items()}
+
+    @property
+    def groups(self):
+        """[(start_pfn, nr_pages, group)] as memory was added, section by section: a copy."""
+        return [added for groups in self.groups_at.values() for added in groups]
 
     cdef Held mem_hotplug_begin(self, str what):
         cdef Held held = self.lock.hold()
@@ -32,8 +60,22 @@ cdef class Machine:
 
 # -- room
 
-cdef int make_machine(Machine mem, uint64_t room) except -1:
-    """An empty machine with room for so many pages; geometry, rules and engine are set."""
+cdef int unmake_machine(Machine mem) except -1:
+    mem.lock = NO_LOCK
+    mem.pages, mem.planes, mem.sections, mem.zones = NO_PAGES, None, NO_SECTIONS, NO_ZONES
+    mem.geometry = mem.rules = mem.engine = mem.memmap = mem.resources = mem.notifiers = mem.events = mem.pcp = None
+    mem.online_page_callback = mem.going_offline = None
+    mem.max_pfn = mem.pages_per_block = 0
+    set_nids(mem, np.zeros(1, np.int16))
+    mem.chain, mem.listeners, mem.pending_events, mem.page_owners = [], [], [], []
+    mem.memmap_of, mem.groups_at = {}, {}
+    return 0
+
+
+cdef Held make_machine(Machine mem, uint64_t room):
+    """An empty machine with room for so many pages; geometry, rules and engine are set. Other threads wait until the Held
+    goes."""
+    cdef Held held
     cdef uint64_t nr_pages = rounded_room(mem, room)
     cdef int nr_areas = 1
     geometry, rules = mem.geometry, mem.rules
@@ -43,8 +85,10 @@ cdef int make_machine(Machine mem, uint64_t room) except -1:
         mem.pages = StructPageEngine(
             nr_pages, geometry.max_page_order, nr_areas, rules.struct_page_bytes[geometry.bits == 64], rules.lifo
         )
+    held = mem.pages.lock.hold_still()
     mem.lock = mem.pages.lock
     mem.sections = Sections(geometry.pfn_section_shift, nr_pages >> geometry.pfn_section_shift)
+    mem.sections.seal()
     set_nids(mem, np.zeros(mem.sections.nr_sections, np.int16))
     mem.zones = Zones(geometry, rules, mem.pages, 1)
     mem.zones.table.nodes[0].online = True
@@ -54,9 +98,6 @@ cdef int make_machine(Machine mem, uint64_t room) except -1:
     mem.events = Events()
     mem.listeners = mem.events.listeners
     mem.pending_events = []
-    mem.page_owners = []
-    mem.memmaps = {}
-    mem.groups = []
     mem.auto_movable_ratio = 301
     mem.auto_movable_numa_aware = True
     mem.auto_online = MMOP_OFFLINE
@@ -73,7 +114,7 @@ cdef int make_machine(Machine mem, uint64_t room) except -1:
     mem.movable_type = mem.zones.names.index("Movable")
     mem.hotplug_type = mem.zones.names.index(geometry.hotplug_zone)
     mem.online_order = geometry.max_page_order if rules.online_order is None else rules.online_order
-    return 0
+    return held
 
 
 cdef uint64_t rounded_room(Machine mem, uint64_t nr_pages) except 0:
@@ -89,12 +130,21 @@ cdef int room_for(Machine mem, uint64_t end_pfn) except -1:
         return 0
     nr_pages = rounded_room(mem, min(mem.max_pfn, max(end_pfn, 2 * mem.pages.nr_pages)))
     nr_sections = nr_pages >> mem.sections.pfn_section_shift
+    # NumPy lets go of the GIL while it copies: other threads' calls of one step wait
+    held = mem.lock.hold_still()
+    check_ram((mem.sections.present.ones() << mem.sections.pfn_section_shift) * mem.pages.page_bits >> 3)
     nids = np.zeros(nr_sections, np.int16)
     nids[: mem.nids.size] = mem.nids
     # the engine last: where that fails there is room for sections that nobody asks for, and nothing else has changed
     mem.sections.grow(nr_sections)
     set_nids(mem, nids)
     mem.pages.grow(nr_pages, mem.sections.spans())
+    return 0
+
+
+cdef int add_group(Machine mem, uint64_t start, uint64_t nr, object group) except -1:
+    """Note what was added at a time: policy.py asks which memory belongs together."""
+    mem.groups_at.setdefault(start >> mem.sections.pfn_section_shift, []).append((start, nr, group))
     return 0
 
 
@@ -124,11 +174,23 @@ cdef int flush_events(Machine mem) except -1:
 
 # -- counters
 
+cdef int count_sections(Machine mem) except -1:
+    """Which node has how many sections, after all of them were set at once."""
+    cdef uint64_t section, first, count
+    cdef int nid
+    for nid in range(mem.zones.table.nr_nodes):
+        mem.zones.table.nodes[nid].nr_sections = 0
+    for first, count in mem.sections.runs():
+        for section in range(first, first + count):
+            mem.zones.table.nodes[mem.nid_of[section]].nr_sections += 1
+    return 0
+
+
 cdef int reset_counters(Machine mem) except -1:
     """What boot did is not counted."""
     cdef int area
     for area in range(1, mem.pages.nr_areas):
-        counts = mem.pages.area_counters(area)
+        counts = mem.pages.counters(area)
         for name in ("merges", "splits", "frees", "allocs"):
             counts[name][:] = 0
         mem.pages.set_area_counters(area, counts)
@@ -138,18 +200,17 @@ cdef int reset_counters(Machine mem) except -1:
     return 0
 
 
-cpdef int count_migrated(Machine mem, uint64_t nr, bint balloon) except -1:
+def count_migrated(Machine mem not None, nr, balloon):
     """`nr` pages have moved, a balloon's or not (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
-    mem.pages_migrated += nr
-    mem.balloon_migrated += nr if balloon else 0
-    return 0
+    cdef uint64_t pages = as_uint64(nr, "nr")
+    mem.pages_migrated += pages
+    mem.balloon_migrated += pages if balloon else 0
 
 
-cpdef int check_engine(Machine mem) except -1:
+def check_engine(Machine mem not None):
     """The part of Memory.validate that only the engine can see: AssertionError with what is wrong."""
-    held = mem.lock.hold()
+    held = mem.lock.hold_still()
     mem.pages.check()
-    return 0
 
 
 cdef dict stats(Machine mem):

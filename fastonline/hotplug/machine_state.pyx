@@ -1,6 +1,7 @@
 import numpy as np
 
-from fastonline.hotplug.machine cimport make_machine, rounded_room
+from fastonline.core.bitmap cimport Bitmap
+from fastonline.hotplug.machine cimport add_group, count_sections, make_machine, rounded_room
 from fastonline.hotplug.section_states cimport note_prepared
 
 from fastonline.hotplug.resources import Resources
@@ -22,19 +23,19 @@ cdef dict machine_state(Machine mem):
         "nr_pages": mem.pages.nr_pages,
         "runs": runs,
         "planes": mem.pages.planes(spans),
-        "areas": [mem.pages.area_counters(area) for area in range(mem.pages.nr_areas)],
-        "area_of": [mem.pages.area_array[start >> shift : start + nr >> shift] for start, nr in spans],
+        "areas": [mem.pages.counters(area) for area in range(mem.pages.nr_areas)],
+        "area_of": [mem.pages.areas_owner[start >> shift : start + nr >> shift] for start, nr in spans],
         "nids": [mem.nids[first : first + nr] for first, nr in runs],
-        "subsections": [mem.sections.subsection_map[first : first + nr] for first, nr in runs],
+        "subsections": [mem.sections.subsections_owner[first : first + nr] for first, nr in runs],
         "online": [mem.sections.online.bits(first, nr) for first, nr in runs],
         "block_online": [mem.sections.block_online.bits(first, nr) for first, nr in runs],
         "early": [mem.sections.early.bits(first, nr) for first, nr in runs],
-        "zones": mem.zones.__getstate__(),
+        "zones": mem.zones.state(),
         "resources": mem.resources.tree(),
         "pages_per_block": mem.pages_per_block,
         "memmap": mem.memmap,
-        "memmaps": [[section, *piece] for section, pieces in mem.memmaps.items() for piece in pieces],
-        "groups": list(mem.groups),
+        "memmaps": [[section, *piece] for section, pieces in mem.memmap_of.items() for piece in pieces],
+        "groups": mem.groups,
         "hotplug": [mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone],
         "possible_nodes": mem.possible_nodes,
         "counters": [mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, mem.pages.bytes_touched(),
@@ -42,8 +43,9 @@ cdef dict machine_state(Machine mem):
     }
 
 
-cdef int restore_machine(Machine mem, object state) except -1:
-    """Make the bare machine `mem` from what machine_state gave. ValueError for values that no machine has."""
+cdef Held restore_machine(Machine mem, object state):
+    """Make the bare machine `mem` from what machine_state gave. ValueError for values that no machine has. Other threads wait
+    until the Held goes."""
     cdef int area, shift
     mem.geometry = state["geometry"]
     mem.rules = state["rules"]
@@ -56,22 +58,26 @@ cdef int restore_machine(Machine mem, object state) except -1:
             or not 0 < state["nr_pages"] <= rounded_room(mem, mem.max_pfn) \
             or mem.pages_per_block <= 0 or mem.pages_per_block % mem.geometry.pages_per_section:
         raise ValueError("the engine, the size or the blocks of the machine are none")
-    make_machine(mem, state["nr_pages"])
+    held = make_machine(mem, state["nr_pages"])
     for section, pfn, nr in state["memmaps"]:
-        mem.memmaps.setdefault(section, []).append((pfn, nr))
-    mem.groups.extend((start, nr, group and tuple(group)) for start, nr, group in state["groups"])
+        mem.memmap_of.setdefault(section, []).append((pfn, nr))
+    for start, nr, group in state["groups"]:
+        add_group(mem, start, nr, group and tuple(group))
     mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
     mem.possible_nodes = state["possible_nodes"]
     mem.zones.__setstate__(state["zones"])
     restore_sections(mem, state)
+    if any(len(nids) and not 0 <= nids.min() <= nids.max() < mem.zones.table.nr_nodes for nids in state["nids"]):
+        raise ValueError("there are sections of a node that there is not")
+    count_sections(mem)
     spans = mem.sections.spans()
     mem.pages.set_planes(spans, state["planes"])
     for start, nr in spans:
         note_prepared(mem, start, nr)
     shift = mem.pages.max_order
     for (start, nr), areas in zip(spans, state["area_of"], strict=True):
-        mem.pages.area_array[start >> shift : start + nr >> shift] = areas
-    if np.any(mem.pages.area_array >= mem.pages.nr_areas):
+        mem.pages.areas_owner[start >> shift : start + nr >> shift] = areas
+    if np.any(mem.pages.areas_owner >= mem.pages.nr_areas):
         raise ValueError("there are pages of a zone that there is not")
     mem.pages.summarize(spans)
     for area, counts in enumerate(state["areas"]):
@@ -80,7 +86,7 @@ cdef int restore_machine(Machine mem, object state) except -1:
     mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, touched, mem.pages_migrated, \
         mem.balloon_migrated, mem.high_offlined = state["counters"]
     mem.pages.set_touched(touched)
-    return 0
+    return held
 
 
 cdef int restore_sections(Machine mem, object state) except -1:
@@ -89,12 +95,15 @@ cdef int restore_sections(Machine mem, object state) except -1:
         state["runs"], state["nids"], state["subsections"], state["online"], state["block_online"], state["early"],
         strict=True,
     ):
-        mem.sections.add(first << shift, nr << shift)
+        if not 0 <= first < first + nr <= mem.sections.nr_sections:
+            raise ValueError(f"there is no room for sections {first} to {first + nr}")
+        mem.sections.sparse_add_section(first << shift, nr << shift, False)
         mem.nids[first : first + nr] = nids
-        mem.sections.subsection_map[first : first + nr] = subsections
-        mem.sections.online.set_bits(first, online)
-        mem.sections.block_online.set_bits(first, block_online)
-        mem.sections.early.set_bits(first, early)
+        mem.sections.subsections_owner[first : first + nr] = subsections
+        for plane, bits in ((mem.sections.online, online), (mem.sections.block_online, block_online), (mem.sections.early, early)):
+            if len(bits) != nr:
+                raise ValueError(f"{len(bits)} bits of {nr} sections")
+            (<Bitmap>plane).put_bits(first, bits)
     return 0
 
 

@@ -6,7 +6,7 @@ from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport as_pfn_array
 from fastonline.hotplug.page_alloc cimport free_pages
 from fastonline.hotplug.types cimport zone_area
-from fastonline.hotplug.zonelists cimport kernel_zonelist
+from fastonline.hotplug.zonelists cimport kernel_zones
 
 from fastonline.errors import HotplugError, pfn_range
 
@@ -26,7 +26,7 @@ cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int n
     if mem.memmap == "on_memory" and not driver and (nr == mem.pages_per_block or mem.rules.memmap_per_block) \
             and in_block % (1 << mem.pageblock_order) == 0 and in_block < mem.pages_per_block:
         for at in range(start, start + nr, mem.pages_per_block):
-            mem.memmaps[at // unit] = [(at, in_block)]
+            mem.memmap_of[at // unit] = [(at, in_block)]
         return 0
     # where a section's is more than the largest block there is, several of those (vmemmap_populate on s390)
     order = min((pages - 1).bit_length(), mem.pages.max_order)
@@ -43,7 +43,7 @@ cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int n
             raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
         raise
     for i, section in enumerate(sections):
-        mem.memmaps[section] = taken[i * pieces : (i + 1) * pieces]
+        mem.memmap_of[section] = taken[i * pieces : (i + 1) * pieces]
     return 0
 
 
@@ -51,7 +51,7 @@ cdef int free_memmap(Machine mem, uint64_t first, uint64_t end) except -1:
     """The inverse of alloc_memmap, for sections [first, end)."""
     cdef uint64_t unit = mem.geometry.pages_per_section
     for section in range(first, end):
-        for pfn, count in mem.memmaps.pop(section, ()):
+        for pfn, count in mem.memmap_of.pop(section, ()):
             if not first * unit <= pfn < end * unit:
                 free_kernel(mem, pfn, count.bit_length() - 1)
     return 0
@@ -63,7 +63,7 @@ cdef object alloc_kernel(Machine mem, object order, int nid):
     cdef int z
     if mem.pcp is not None:
         return mem.pcp.alloc_kernel(order, nid)
-    for z in kernel_zonelist(mem, nid):
+    for z in kernel_zones(mem, nid):
         pfn = mem.pages.alloc_block(zone_area(z), order)
         if pfn >= 0:
             return pfn
@@ -85,7 +85,7 @@ cdef uint64_t memmap_within(Machine mem, uint64_t start) except? 0xFFFFFFFFFFFFF
     cdef uint64_t first, pages
     if mem.memmap is None:
         return 0
-    first, pages = mem.memmaps.get(start >> mem.sections.pfn_section_shift, ((0, 0),))[0]
+    first, pages = mem.memmap_of.get(start >> mem.sections.pfn_section_shift, ((0, 0),))[0]
     return pages if first == start else 0
 
 

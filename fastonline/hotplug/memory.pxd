@@ -12,8 +12,9 @@ thread may call that machine from Python meanwhile. In a program of several thre
         mem.online_page(pfn)
     held = None             # or when it goes out of scope: the machine is everybody's again, with the GIL
 
-Meanwhile the same thread must neither fork nor own() once more (HotplugError EBUSY, as for any Python call on that machine
-that holds its lock). A fork by another thread waits.
+Meanwhile the same thread must not own() once more (HotplugError EBUSY, as for any Python call on that machine that holds its
+lock). A fork by another thread does not wait: in the child the machine is nobody's, HotplugError EOWNERDEAD. So it is for
+everybody when the thread ends and its Held is still there.
 
 FASTONLINE_ABI changes whenever a function or a constant of this file does; the fields of Machine may change without.
 """

@@ -11,7 +11,9 @@ from fastonline.hotplug cimport (
     add_remove, machine, machine_state, offlining, onlining, page_alloc, page_map, page_ops, page_views, section_states, sysctl,
     zone_ranges,
 )
-from fastonline.hotplug.arguments cimport as_order, as_pfn_array, as_threads, check_present, check_range, set_arguments
+from fastonline.hotplug.arguments cimport (
+    as_group, as_online_type, as_order, as_pages, as_pfn_array, as_threads, check_present, check_range, set_arguments,
+)
 from fastonline.hotplug.machine cimport is_zone
 from fastonline.hotplug.memmap cimport memmaps_on_memory
 from fastonline.hotplug.types cimport zone_area, zone_present
@@ -75,22 +77,29 @@ cdef class Memory(Machine):
     A signal whose handler raises (Ctrl-C) comes through add_memory, prepare_online_pages, mark_pages_onlined and online_pages
     in the midst of a large range and takes them back whole, but for bytes_touched and the order of free lists at the range's
     ends; from the other calls it comes when the step is done. A handler that calls the machine in the midst of a step gets
-    HotplugError EBUSY. A fork waits for steps that run without the GIL; in the child a machine is nobody's but the forking
-    thread's.
+    HotplugError EBUSY. Two threads that hold a machine each and call the other's: one of them gets HotplugError EDEADLK. A fork
+    waits for steps that run without the GIL; in the child a machine is nobody's but the forking thread's.
     """
 
     def __init__(
         self, geometry, boot=None, rules=LINUX_6_12, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None,
         transparent_hugepage="never",
     ):
-        cdef uint64_t boot_pages = set_arguments(self, geometry, boot, rules, engine, max_memory, memory_block_size, memmap)
-        self.fixed_room = max_memory is not None
-        machine.make_machine(self, self.max_pfn if self.fixed_room else boot_pages)
-        if boot_pages:
-            page_map.boot_memory(self, boot_pages)
-        if transparent_hugepage != "never":
-            small = 0 < boot_pages < THP_MIN_BYTES // geometry.page_size
-            sysctl.set_transparent_hugepage(self, transparent_hugepage, not small)
+        cdef uint64_t boot_pages
+        if self.geometry is not None:
+            raise RuntimeError("__init__ was called already; a Memory is one machine for good")
+        try:
+            boot_pages = set_arguments(self, geometry, boot, rules, engine, max_memory, memory_block_size, memmap)
+            self.fixed_room = max_memory is not None
+            held = machine.make_machine(self, self.max_pfn if self.fixed_room else boot_pages)
+            if boot_pages:
+                page_map.boot_memory(self, boot_pages)
+            if transparent_hugepage != "never":
+                small = 0 < boot_pages < THP_MIN_BYTES // geometry.page_size
+                sysctl.set_transparent_hugepage(self, transparent_hugepage, not small)
+        except BaseException:
+            machine.unmake_machine(self)
+            raise
 
     @classmethod
     def from_page_map(
@@ -111,10 +120,13 @@ cdef class Memory(Machine):
         the span, in a zone there is not.
         """
         cdef Memory mem = cls(geometry, rules=rules, engine=engine, **more)
+        held = mem.lock.hold_still()
         page_map.load_page_map(mem, sections, ram, zones, min_free_kbytes, user_min_free_kbytes)
         return mem
 
     def __repr__(self):
+        if self.geometry is None:
+            return "<Memory, __init__ was not called>"
         return (
             f"<Memory {self.geometry.name} rules={self.rules.name} engine={self.engine} "
             f"sections={self.sections.present.weight()} totalram_pages={self.totalram_pages}>"
@@ -122,10 +134,13 @@ cdef class Memory(Machine):
 
     # -- adding and removing
 
-    def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False, int threads=1, group=None):
-        """Sections appear: their memmap is there, every page Reserved, nothing online; no zone changes.
+    def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False, threads=1, group=None):
+        """Add memory: start_pfn and nr_pages are pages; the kernel's add_memory takes bytes.
 
-        start_pfn, nr_pages: unsigned long, pages. Today's rules take whole memory blocks, 2.6.25 widens the range to whole
+        Sections appear: their memmap is there, every page Reserved, nothing online; no zone changes.
+
+        start_pfn, nr_pages: unsigned long, pages, or text that is a size: ``add_memory("1G", "512M")``. Today's rules take
+        whole memory blocks, 2.6.25 widens the range to whole
         sections. nid: the node, which comes online with its first memory. name: of the resource in /proc/iomem,
         merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE), as virtio-mem, Xen and Hyper-V ask; they do not
         ask for a memmap on memory. threads: 1 to 64 share the first write of the memmap, whose page faults are what adding
@@ -137,14 +152,18 @@ cdef class Memory(Machine):
 
         HotplugError: EEXIST over memory that is there, or over any resource that does not hold the whole range; EINVAL for a
         range that is misaligned, empty or past the end (`blocks.add` tells that one as today's kernels do, E2BIG); ENOMEM when
-        there is no room for the memmap in the machine. MemoryError when there is none here. Mirrors add_memory (2.6.25, 6.1:
-        KERNEL.md 1.2, 3.1).
+        there is no room for the memmap in the machine. MemoryError when there is none here, before any of it is written.
+        Mirrors add_memory (2.6.25 and 6.1, mm/memory_hotplug.c).
         """
-        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+        cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         cdef uint64_t node = as_uint64(nid, "nid")
-        as_threads(threads)
+        cdef int workers = as_threads(threads)
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a resource is text, not {name!r}")
+        if group is not None:
+            group = as_group(group)
         held = self.mem_hotplug_begin("add_memory")
-        add_remove.add_memory(self, start, nr, node, name, merge, threads, group)
+        add_remove.add_memory(self, start, nr, node, name, bool(merge), workers, group)
 
     def remove_memory(self, start_pfn, nr_pages):
         """The sections of an offline range are gone, with the node when that was its last memory.
@@ -152,7 +171,7 @@ cdef class Memory(Machine):
         HotplugError: EBUSY when some of it is prepared or online, EINVAL when it is not there, or no whole memory blocks.
         Mirrors try_remove_memory (6.1).
         """
-        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+        cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         held = self.mem_hotplug_begin("remove_memory")
         add_remove.remove_memory(self, start, nr)
 
@@ -169,9 +188,10 @@ cdef class Memory(Machine):
         for NOTIFY_BAD), or its exception; MEM_CANCEL_ONLINE then goes to the whole chain. Mirrors the patch of the 2008
         thread (KERNEL.md 1.8); today move_pfn_range_to_zone (6.1).
         """
-        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+        cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
+        cdef int kind = as_online_type(online_type)
         held = self.mem_hotplug_begin("prepare_online_pages")
-        onlining.prepare_online_pages(self, start, nr, online_type)
+        onlining.prepare_online_pages(self, start, nr, kind)
 
     def mark_pages_onlined(self, start_pfn, nr_pages=1, order=None):
         """Phase 2: the Reserved pages of a prepared range go online, Reserved -> free, merged as the buddy allocator merges.
@@ -204,10 +224,11 @@ cdef class Memory(Machine):
 
         Returns the number of pages that went online. All or nothing: TypeError for what is no array of integers, ValueError
         for one of two dimensions, or with a pfn past the end of memory, negative, or there twice; HotplugError EINVAL when a
-        page is in a section that was not prepared. uint32 and int64 or uint64 arrays are read in place.
+        page is in a section that was not prepared. An array is copied first.
         """
+        array = as_pfn_array(pfns)
         held = self.mem_hotplug_begin("mark_pfns_onlined")
-        return onlining.mark_pfns_onlined(self, as_pfn_array(pfns), pfns)
+        return onlining.mark_pfns_onlined(self, array)
 
     def online_pages(self, start_pfn, nr_pages, online_type=MMOP_ONLINE):
         """Both phases: prepare the range, mark it, recompute the watermarks. Returns the number of pages that went online.
@@ -216,9 +237,10 @@ cdef class Memory(Machine):
         online_page_callback raises. Under 2.6.25 a range that is online already gives 0, today EINVAL. Mirrors online_pages
         (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
-        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+        cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
+        cdef int kind = as_online_type(online_type)
         held = self.mem_hotplug_begin("online_pages")
-        return onlining.online_pages(self, start, nr, online_type)
+        return onlining.online_pages(self, start, nr, kind)
 
     def generic_online_page(self, pfn, order=0):
         """What an online_page_callback, or the driver behind it later, calls to let a block of waiting pages go online; how
@@ -239,6 +261,7 @@ cdef class Memory(Machine):
         """
         if not callable(callback):
             raise TypeError(f"an online_page_callback is called, and {callback!r} cannot be")
+        held = self.lock.hold()
         if self.online_page_callback is not None:
             raise HotplugError.of(errno.EINVAL, f"another online_page_callback is set: {self.online_page_callback!r}")
         self.kept_flags = as_uint64(kept_flags, "kept_flags")
@@ -247,6 +270,7 @@ cdef class Memory(Machine):
 
     def restore_online_page_callback(self, callback):
         """Go back to generic_online_page. HotplugError EINVAL when `callback` is not the one that is set."""
+        held = self.lock.hold()
         current = self.generic_online_page if self.online_page_callback is None else self.online_page_callback
         if current != callback:
             raise HotplugError.of(errno.EINVAL, f"{callback!r} is not the online_page_callback that is set")
@@ -266,7 +290,7 @@ cdef class Memory(Machine):
         pages: pages that moved stay moved.
         Mirrors offline_pages (2.6.25: KERNEL.md 1.7, 6.1: 3.6).
         """
-        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+        cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         held = self.mem_hotplug_begin("offline_pages")
         offlining.offline_pages(self, start, nr)
 
@@ -299,20 +323,23 @@ cdef class Memory(Machine):
     def set_pfns_reserved(self, pfns):
         """set_page_reserved for any one-dimensional integer array of pfns; how many were not Reserved before. All or nothing:
         HotplugError EINVAL for one where no section is, else as free_pfns."""
+        array = as_pfn_array(pfns)
         held = self.mem_hotplug_begin("set_pfns_reserved")
-        return page_ops.set_pfns_reserved(self, as_pfn_array(pfns), pfns)
+        return page_ops.set_pfns_reserved(self, array)
 
     def set_pfns_offline(self, pfns):
         """set_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is not
         in use, or is there twice."""
+        array = as_pfn_array(pfns)
         held = self.lock.hold()
-        page_ops.set_pfns_offline(self, as_pfn_array(pfns))
+        page_ops.set_pfns_offline(self, array)
 
     def clear_pfns_offline(self, pfns):
         """clear_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is
         not PG_offline, or is there twice."""
+        array = as_pfn_array(pfns)
         held = self.lock.hold()
-        page_ops.clear_pfns_offline(self, as_pfn_array(pfns))
+        page_ops.clear_pfns_offline(self, array)
 
     def free_reserved_pfns(self, pfns):
         """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave back
@@ -321,8 +348,9 @@ cdef class Memory(Machine):
         pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is neither, or is there twice.
         Mirrors free_reserved_page (6.1) over the array.
         """
+        array = as_pfn_array(pfns)
         held = self.mem_hotplug_begin("free_reserved_pfns")
-        page_ops.free_reserved_pfns(self, as_pfn_array(pfns))
+        page_ops.free_reserved_pfns(self, array)
 
     # -- the allocator
 
@@ -366,7 +394,7 @@ cdef class Memory(Machine):
         array = as_pfn_array(pfns)
         if array.size:
             held = self.lock.hold()
-            page_alloc.free_pfns(self, array, pfns)
+            page_alloc.free_pfns(self, array)
 
     # -- the C API
 
@@ -451,6 +479,7 @@ cdef class Memory(Machine):
     @property
     def flags(self):
         """The per-page flags by name, see Flags."""
+        settle(self.lock)
         return Flags(self.pages.view)
 
     def page_flags(self, pfn):
@@ -498,24 +527,31 @@ cdef class Memory(Machine):
 
     def zone_of(self, pfn):
         """The Zone that a page is in, or None for one that is in no zone."""
-        cdef int z = zone_ranges.page_zone(self, as_uint64(pfn, "pfn")), types = self.zones.table.nr_types
+        cdef uint64_t number = as_uint64(pfn, "pfn")
+        cdef int z, types = self.zones.table.nr_types
+        settle(self.lock)
+        z = zone_ranges.page_zone(self, number)
         return self.zones[z // types, self.zones.names[z % types]] if z >= 0 else None
 
     def buddyinfo(self):
         """The text of /proc/buddyinfo."""
+        held = self.lock.hold()
         return procfs.buddyinfo(self)
 
     def zoneinfo(self):
         """The text of /proc/zoneinfo, as far as zones go."""
+        held = self.lock.hold()
         return procfs.zoneinfo(self)
 
     def pagetypeinfo(self):
         """The text of /proc/pagetypeinfo; every page is Movable here."""
+        held = self.lock.hold()
         return procfs.pagetypeinfo(self)
 
     def lsmem(self, style="2.38"):
         """The text that util-linux's lsmem prints of this machine. style: its version, from 2.38 on (str, such as "2.41"): the
         labels, the width of SIZE and the last line differ. ValueError for another one."""
+        held = self.lock.hold()
         return procfs.lsmem(self, style)
 
     def stats(self):
@@ -527,8 +563,8 @@ cdef class Memory(Machine):
         return machine.stats(self)
 
     def validate(self):
-        """Check every invariant from scratch; AssertionError with the first that is broken."""
-        held = self.lock.hold()
+        """Check every invariant from scratch; AssertionError with the first that is broken. Other threads wait meanwhile."""
+        held = self.lock.hold_still()
         check_machine(self)
         self.pages.check()
 
@@ -604,6 +640,7 @@ cdef class Memory(Machine):
 
     @auto_online_blocks.setter
     def auto_online_blocks(self, word):
+        settle(self.lock)
         self.auto_online = word_to_type(word, self.rules)
 
     @property
@@ -623,12 +660,16 @@ cdef class Memory(Machine):
     def _restore(cls, state):
         """A machine from what machine_state gave."""
         cdef Memory mem = cls.__new__(cls)
-        machine_state.restore_machine(mem, state)
+        try:
+            held = machine_state.restore_machine(mem, state)
+        except BaseException:
+            machine.unmake_machine(mem)
+            raise
         return mem
 
     def copy(self):
         """A second machine in the same state. Whoever listens, owns pages or keeps per-CPU lists is not carried over."""
-        held = self.lock.hold()
+        held = self.lock.hold_alone()
         return Memory._restore(machine_state.machine_state(self))
 
     def __copy__(self):
@@ -638,13 +679,13 @@ cdef class Memory(Machine):
         return self.copy()
 
     def __reduce__(self):
-        held = self.lock.hold()
+        held = self.lock.hold_alone()
         return Memory._restore, (machine_state.owned(machine_state.machine_state(self)),)
 
     def save(self, path):
         """Write the machine to one file `path`, atomically; fastonline.load reads it. OSError when it cannot be written. What
         copy does not carry over is not saved. Other threads' changes wait until it is written."""
-        held = self.lock.hold()
+        held = self.lock.hold_alone()
         savefile.save(path, machine_state.machine_state(self))
 
 

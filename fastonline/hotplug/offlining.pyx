@@ -1,6 +1,7 @@
 import errno
 
-from fastonline.core.lock cimport Held, PyThreadState
+from fastonline.core.lock cimport PyThreadState
+from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present
@@ -42,16 +43,17 @@ cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
     return 0
 
 
-cpdef int memory_block_offline(Machine mem, uint64_t start, uint64_t nr) except -1:
+def memory_block_offline(Machine mem not None, start_pfn, nr_pages):
     """offline_pages of a memory block; since 6.9 MEM_FINISH_OFFLINE follows when it is done."""
-    cdef Held held = mem.mem_hotplug_begin("offline_pages")
+    cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+    held = mem.mem_hotplug_begin("offline_pages")
+    check_present(mem, start, nr, "offline_pages")
     notice = block_notice(mem, start, nr)
     try:
         offline_pages(mem, start, nr)
     finally:
         if notice is not None and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
             mem.notifiers.tell(MEM_FINISH_OFFLINE, notice)
-    return 0
 
 
 cdef int check_offlinable(Machine mem, uint64_t start, uint64_t nr) except -1:
@@ -80,7 +82,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
     try:
         if mem.pcp is not None:
             mem.pcp.release(start, nr)
-        check_unused(mem, start, nr)
+        refuse_used(mem, start, nr)
         if mem.chain:
             nid = z // mem.zones.table.nr_types
             notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE,
@@ -90,7 +92,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
             mem.pcp.shrink_slabs()
         try:
             if notice is not None:
-                check_unused(mem, start, nr)    # a notifier may have allocated
+                refuse_used(mem, start, nr)    # a notifier may have allocated
             if mem.page_owners:
                 moved = migrate_range(mem, start, nr)
         except BaseException:      # an owner's on_move too
@@ -148,7 +150,7 @@ cdef void node_states_clear_node(Machine mem, int nid) noexcept nogil:
         mem.zones.table.nodes[nid].has_memory = False
 
 
-cpdef int check_unused(Machine mem, uint64_t start, uint64_t nr) except -1:
+cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr) except -1:
     """EBUSY naming the first page in use that nobody can move (has_unmovable_pages)."""
     cdef int64_t used
     cdef PyThreadState *thread = mem.lock.let_go(nr * mem.pages.page_bits)
@@ -165,3 +167,11 @@ cpdef int check_unused(Machine mem, uint64_t start, uint64_t nr) except -1:
         mem.events.log(f"page: refcount:1 mapcount:0 pfn:{used:#x}")
         mem.events.log("page dumped because: unmovable page")
     raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
+
+
+def check_unused(Machine mem not None, start_pfn, nr_pages):
+    """EBUSY naming the first page in use of a range that nobody can move, EINVAL where no section is."""
+    cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+    held = mem.lock.hold()
+    check_present(mem, start, nr, "check_unused")
+    refuse_used(mem, start, nr)

@@ -2,13 +2,16 @@ import errno
 
 import numpy as np
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EINVAL
 
 from fastonline.core.bitmap cimport test_bit
 from fastonline.core.engine cimport pfn_batch
-from fastonline.core.lock cimport LASTING, Held, PyThreadState
-from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
-from fastonline.hotplug.arguments cimport check_pfn, check_present, gather
+from fastonline.core.lock cimport PyThreadState
+from fastonline.core.numbers cimport as_uint64
+from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
+from fastonline.core.types cimport NO_AREA, area_t
+from fastonline.hotplug.arguments cimport as_online_type, check_pfn, check_present, gather
 from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport flush_events
 from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
@@ -21,8 +24,7 @@ from fastonline.hotplug.section_states cimport (
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present
 from fastonline.hotplug.zone_ranges cimport (
-    adjust_present_page_count, enters_empty_zone, move_pfn_range_to_zone, page_zone, remove_pfn_range_from_zone,
-    zone_for_pfn_range,
+    adjust_present_page_count, enters_empty_zone, move_pfn_range_to_zone, page_zone, zone_for_pfn_range,
 )
 from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 
@@ -38,11 +40,11 @@ __all__ = ["memory_block_online"]
 
 cdef list prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type):
     """The range joins a zone, the notifiers are asked, its pages wait. Returns the runs (start_pfn, nr_pages) that are
-    prepared now and were not before."""
+    prepared now and were not before, and last what leave_zone_again takes."""
     cdef uint64_t pfn, run
     cdef list fresh = [(start, nr)]
+    cdef tuple joined = None
     cdef int z, done = 0
-    cdef bint in_zone = False
     check_preparable(mem, start, nr)
     z = zone_for_pfn_range(mem, start, nr, mem.nid_of[start >> mem.sections.pfn_section_shift], online_type)
     check_zone(mem, start, nr, z)
@@ -50,14 +52,13 @@ cdef list prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int onl
     if mem.chain:
         notice = make_notice(mem, start, nr, 0, status_change_nid(mem, start), status_change_nid_normal(mem, z, 0))
     if mem.grow_before_notify:
-        move_pfn_range_to_zone(mem, start, nr, z)
-        in_zone = True
+        joined = join_zone(mem, start, nr, z)
     if notice is not None:
         try:
             ask_notifiers(mem, MEM_GOING_ONLINE, MEM_CANCEL_ONLINE, notice, "prepare_online_pages")
         except BaseException:
-            if in_zone:
-                remove_pfn_range_from_zone(mem, start, nr, z)
+            if joined is not None:
+                leave_zone_again(mem, start, nr, joined)
             raise
     if not mem.aligned:
         # 2.6.25 walks System RAM only, and what is online stays as it is
@@ -69,18 +70,46 @@ cdef list prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int onl
     except BaseException:
         for pfn, run in fresh[:done]:
             mem.pages.unprepare_pages(pfn, run)
-        if in_zone:
-            remove_pfn_range_from_zone(mem, start, nr, z)
+        if joined is not None:
+            leave_zone_again(mem, start, nr, joined)
         if notice is not None:
             mem.notifiers.tell(MEM_CANCEL_ONLINE, notice)
         raise
-    if not in_zone:
-        move_pfn_range_to_zone(mem, start, nr, z)
+    if joined is None:
+        joined = join_zone(mem, start, nr, z)
     if mem.aligned:
         adjust_present_page_count(mem, start, nr, z)
     for pfn, run in fresh:
         note_prepared_alike(mem, pfn, run, True)
+    fresh.append(joined)
     return fresh
+
+
+cdef tuple join_zone(Machine mem, uint64_t start, uint64_t nr, int z):
+    """move_pfn_range_to_zone, and what leave_zone_again takes: the zone, the areas of the range and the spans as they were,
+    and the spans as they are now."""
+    cdef uint64_t first = start >> mem.pages.max_order, count = ((start + nr - 1) >> mem.pages.max_order) + 1 - first
+    areas = PyBytes_FromStringAndSize(<char *>&mem.pages.area_of[first], count * sizeof(area_t))
+    before = mem.zones.spans(z)
+    move_pfn_range_to_zone(mem, start, nr, z)
+    return z, areas, before, mem.zones.spans(z)
+
+
+cdef int leave_zone_again(Machine mem, uint64_t start, uint64_t nr, tuple joined) except -1:
+    """The inverse of join_zone, for a range whose pages are not prepared any more. What others have done to the zone
+    meanwhile stays."""
+    cdef int z = joined[0], order = mem.pages.max_order
+    cdef bytes areas = joined[1]
+    cdef const area_t *before = <const area_t *><const char *>areas
+    cdef uint64_t first = start >> order, i, count = len(areas) // sizeof(area_t)
+    for i in range(count):
+        if before[i] == NO_AREA and mem.pages.weigh(PG_prepared, (first + i) << order, <uint64_t>1 << order) == 0:
+            mem.pages.area_of[first + i] = NO_AREA
+    if mem.zones.spans(z) == joined[3]:
+        mem.zones.set_spans(z, joined[2])
+    else:
+        mem.zones.shrink_span(z, start, nr)
+    return 0
 
 
 cdef int check_preparable(Machine mem, uint64_t start, uint64_t nr) except -1:
@@ -179,15 +208,17 @@ cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, in
 
 cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
     """Hand every aligned block of waiting pages of the (start_pfn, nr_pages) ranges to the online_page_callback; how many
-    pages went online, which generic_online_page has counted. When the callback raises, all is as it was before (but for the
-    counts of frees and merges that had been made) and the exception goes on."""
-    cdef uint64_t pfn, nr, end, size, onlined = mem.pages_onlined
+    pages went online, which generic_online_page has counted. When the callback raises, the pages that went online wait again,
+    but for those that somebody has taken, and the exception goes on; counts of frees and merges stay."""
+    cdef uint64_t pfn, nr, end, size
     cdef int64_t done = 0
     cdef int block
+    cdef bint stale = mem.zones.table.stale
+    cdef dict offline = {}
     callback, given = mem.online_page_callback, []
-    zones, online = mem.zones.__getstate__(), mem.sections.online.array.copy()
     try:
         for pfn, nr in ranges:
+            note_offline_sections(mem, pfn, nr, offline)
             end = pfn + nr
             while pfn < end:
                 if mem.pages.state(pfn) != (PG_reserved | PG_prepared):
@@ -200,17 +231,54 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
                 size = <uint64_t>1 << block
                 given.append((pfn, size))
                 callback(pfn, block)
-                done += size - mem.pages.weigh(PG_reserved, pfn, size) - mem.pages.weigh(PG_offline, pfn, size)
+                if mem.pages.weigh(PG_prepared, pfn, size) == size:
+                    done += size - mem.pages.weigh(PG_reserved, pfn, size) - mem.pages.weigh(PG_offline, pfn, size)
                 pfn += size
     except BaseException:
         for pfn, size in given:
-            mem.pages.reserve_range(pfn, size)
-        mem.zones.__setstate__(zones)
-        mem.sections.online.array[: online.size] = online
-        mem.pages_onlined = onlined
+            mem.pages_onlined -= reserve_free_pages(mem, pfn, size)
+        for section, had_memory in offline.items():
+            section_went_back(mem, section, had_memory)
+        # watermarks that were computed from these pages meanwhile are computed again
+        mem.zones.table.stale = mem.watermarks_at_mark and (stale or not mem.zones.table.stale)
         raise
     mem.zones.table.stale |= mem.watermarks_at_mark
     return done
+
+
+cdef int note_offline_sections(Machine mem, uint64_t start, uint64_t nr, dict offline) except -1:
+    """Which sections of a range are offline, and whether their nodes have memory: {section: bool}."""
+    cdef uint64_t section
+    for section in range(start >> mem.sections.pfn_section_shift, ((start + nr - 1) >> mem.sections.pfn_section_shift) + 1):
+        if not test_bit(mem.sections.online.words, section):
+            offline[section] = bool(mem.zones.table.nodes[mem.nid_of[section]].has_memory)
+    return 0
+
+
+cdef uint64_t reserve_free_pages(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
+    """The free pages of a range are waiting again; how many."""
+    cdef uint64_t pfn, reserved = 0
+    for pfn in range(start, start + nr):
+        if mem.pages.state(pfn) & PG_buddy:
+            reserved += mem.pages.reserve_range(pfn, 1)
+    return reserved
+
+
+cdef void section_went_back(Machine mem, uint64_t section, bint had_memory) noexcept nogil:
+    """The inverse of section_went_online, for a section that was offline, unless a page of it stays online. had_memory: the
+    node's, before."""
+    cdef uint64_t shift = mem.sections.pfn_section_shift, pfn, other
+    cdef int nid = mem.nid_of[section]
+    for pfn in range(section << shift, (section + 1) << shift):
+        if mem.pages.state(pfn) & (PG_prepared | PG_reserved) == PG_prepared:
+            return
+    mem.sections.set_online_sections(section, 1, False)
+    if had_memory:
+        return
+    for other in range(mem.sections.nr_sections):
+        if test_bit(mem.sections.online.words, other) and mem.nid_of[other] == nid:
+            return
+    mem.zones.table.nodes[nid].has_memory = False
 
 
 cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except -1:
@@ -226,7 +294,7 @@ cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except 
     return done
 
 
-cdef int64_t mark_pfns_onlined(Machine mem, object array, object pfns) except -1:
+cdef int64_t mark_pfns_onlined(Machine mem, object array) except -1:
     """Any pages, in the order of the array."""
     cdef pfn_batch batch
     cdef int64_t outside, done
@@ -234,10 +302,10 @@ cdef int64_t mark_pfns_onlined(Machine mem, object array, object pfns) except -1
     cdef bint was_empty
     cdef PyThreadState *thread
     if memmaps_on_memory(mem):
-        array = pfns = without_memmap_pages(mem, array)
+        array = without_memmap_pages(mem, array)
     if array.size == 0:
         return 0
-    gather(mem, &batch, array, pfns)
+    gather(mem, &batch, array)
     outside = batch_outside_prepared(mem, &batch)
     if outside >= 0:
         mem.pages.ungather(&batch)
@@ -298,22 +366,15 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     cdef int64_t done
     cdef int nid, nid_normal
     cdef bint was_empty
-    # only a callback can still refuse the second phase, one that a notifier sets too, or a signal when it lasts
-    zones = None if mem.online_page_callback is None and not mem.chain and nr < LASTING // mem.pages.page_bits \
-        else mem.zones.__getstate__()
-    areas = None if zones is None else mem.pages.area_array.copy()
     fresh = prepare_online_pages(mem, start, nr, online_type)
+    joined = fresh.pop()
     nid = status_change_nid(mem, start)
     nid_normal = status_change_nid_normal(mem, page_zone(mem, start), nr)
     was_empty = (0 if mem.zones.table.present_is_managed else nr) == zone_present(&mem.zones.table, page_zone(mem, start))
     try:
         done = online_waiting_pages(mem, start, nr, mem.online_order)
     except BaseException:
-        for pfn, run in fresh:
-            mem.pages.unprepare_pages(pfn, run)
-            note_prepared_alike(mem, pfn, run, False)
-        mem.pages.area_array[: areas.size] = areas
-        mem.zones.__setstate__(zones)
+        take_back_prepare(mem, start, nr, fresh, joined)
         if mem.chain:
             mem.notifiers.tell(MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid, nid_normal))
         raise
@@ -336,15 +397,33 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     return done
 
 
-cpdef int64_t memory_block_online(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1:
+cdef int take_back_prepare(Machine mem, uint64_t start, uint64_t nr, list fresh, tuple joined) except -1:
+    """The inverse of prepare_online_pages. Where the callback has made more of the pages than waiting ones, or less, they stay
+    prepared."""
+    cdef uint64_t pfn, run
+    for pfn, run in fresh:
+        if not mem.pages.all_waiting(pfn, run):
+            return 0
+    for pfn, run in fresh:
+        mem.pages.unprepare_pages(pfn, run)
+        note_prepared_alike(mem, pfn, run, False)
+    if mem.aligned:
+        adjust_present_page_count(mem, start, -<int64_t>nr, joined[0])
+    return leave_zone_again(mem, start, nr, joined)
+
+
+def memory_block_online(Machine mem not None, start_pfn, nr_pages, online_type):
     """online_pages of a memory block, between the notices that blocks send since 6.9: MEM_FINISH_OFFLINE follows a veto and a
     failure."""
-    cdef Held held = mem.mem_hotplug_begin("online_pages")
+    cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+    cdef int kind = as_online_type(online_type)
+    held = mem.mem_hotplug_begin("online_pages")
+    check_present(mem, start, nr, "online_pages")
     notice = block_notice(mem, start, nr)
     if notice is not None:
         ask_notifiers(mem, MEM_PREPARE_ONLINE, MEM_FINISH_OFFLINE, notice, "memory_block_online")
     try:
-        return online_pages(mem, start, nr, online_type)
+        return online_pages(mem, start, nr, kind)
     except BaseException:
         if notice is not None and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
             mem.notifiers.tell(MEM_FINISH_OFFLINE, notice)

@@ -32,5 +32,4 @@ cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1
 cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone)
 cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1
 cdef int free_pages(Machine mem, uint64_t start, int order) except -1
-cdef int free_pfns(Machine mem, object array, object pfns) except -1
-cpdef int undo_isolate_page_range(Machine mem, uint64_t start, uint64_t nr) except -1
+cdef int free_pfns(Machine mem, object array) except -1

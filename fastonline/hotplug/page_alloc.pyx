@@ -6,6 +6,7 @@ from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.buffer cimport data_of
 from fastonline.core.engine cimport pfn_batch
 from fastonline.core.lock cimport PyThreadState, settle
+from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
 from fastonline.hotplug.arguments cimport check_present, gather
 from fastonline.hotplug.zonelists cimport asked_zone, next_zone
@@ -112,13 +113,13 @@ cdef int free_pages(Machine mem, uint64_t start, int order) except -1:
     raise ValueError(f"page {start:#x} is not the first of an allocation of order {order}: {why_not_freeable(mem, start)}")
 
 
-cdef int free_pfns(Machine mem, object array, object pfns) except -1:
+cdef int free_pfns(Machine mem, object array) except -1:
     """Single pages, all or none."""
     cdef pfn_batch batch
     cdef int64_t bad
     cdef PyThreadState *thread
     try:
-        gather(mem, &batch, array, pfns)
+        gather(mem, &batch, array)
     except HotplugError as e:
         raise ValueError(e.strerror) from None
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
@@ -132,10 +133,10 @@ cdef int free_pfns(Machine mem, object array, object pfns) except -1:
     return 0
 
 
-cpdef int undo_isolate_page_range(Machine mem, uint64_t start, uint64_t nr) except -1:
+def undo_isolate_page_range(Machine mem not None, start_pfn, nr_pages):
     """Free single pages in use; their free blocks come to the end of the free lists, lowest address first. HotplugError
     EINVAL where no section is; ValueError naming a page that is no allocation of order 0. Nothing changes then."""
-    cdef uint64_t pfn, run
+    cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), pfn, run
     held = mem.lock.hold()
     check_present(mem, start, nr, "undo_isolate_page_range")
     for pfn in range(start, start + nr):
@@ -147,4 +148,3 @@ cpdef int undo_isolate_page_range(Machine mem, uint64_t start, uint64_t nr) exce
         mem.pages.free_range(start, run, mem.pages.max_order)
         start += run
         nr -= run
-    return 0

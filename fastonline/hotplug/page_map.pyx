@@ -1,10 +1,11 @@
 import numpy as np
 
 from fastonline.core.buffer cimport data_of
+from fastonline.core.ram cimport check_ram
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport NO_AREA, uint8_t
 from fastonline.hotplug.interruptible cimport INIT, ONLINE, PREPARE, walk_range
-from fastonline.hotplug.machine cimport reset_counters, room_for
+from fastonline.hotplug.machine cimport add_group, count_sections, reset_counters, room_for
 from fastonline.hotplug.section_states cimport note_prepared, note_prepared_alike
 from fastonline.hotplug.types cimport zone_area, zone_managed, zone_table
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, pcp_update
@@ -30,6 +31,7 @@ cdef int boot_memory(Machine mem, uint64_t nr_pages) except -1:
         if end > start:
             boot_zone(mem, start, end - start, z)
             start = end
+    count_sections(mem)
     reset_counters(mem)
     mem.policy_zone = highest_kernel_zone(mem)
     init_per_zone_wmark_min(&mem.zones.table)
@@ -67,11 +69,14 @@ cdef int load_page_map(
     for start, nr, nid, early in sections:
         mem.zones.need_node(nid)
         table.nodes[nid].online = True
-        mem.sections.add(start, nr, early)
+        if not nr or nr > mem.max_pfn or start > mem.max_pfn - nr:
+            raise ValueError(f"there is no memory of {nr} pages at pfn {start:#x}")
+        mem.sections.sparse_add_section(start, nr, early)
         mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
         if not early:
-            mem.groups.append((start, nr, None))
+            add_group(mem, start, nr, None)
     for start, nr in mem.sections.spans():
+        check_ram(nr * mem.pages.page_bits >> 3)
         mem.pages.init_pages(start, nr)
     for first, pages in ram:
         mem.resources.register(first, pages)
@@ -83,8 +88,9 @@ cdef int load_page_map(
         load_zone(mem, known, mem.zones[known.nid, known.name].nr)
     for start, nr in mem.sections.spans():
         note_prepared(mem, start, nr)
-    if np.any(mem.sections.online.array & ~mem.sections.prepared.array):
+    if np.any(mem.sections.online.owner & ~mem.sections.prepared.owner):
         raise ValueError("a section is online, and none of its pages is in the page map of a zone")
+    count_sections(mem)
     reset_counters(mem)
     mem.policy_zone = highest_kernel_zone(mem)
     init_per_zone_wmark_min(table)

@@ -56,12 +56,12 @@ cdef int check_states(Machine mem, str what, uint64_t start, uint64_t nr, int wa
 
 # -- arrays of pfns: what a driver that keeps pages back does batch by batch
 
-cdef uint64_t set_pfns_reserved(Machine mem, object array, object pfns) except? 0xFFFFFFFFFFFFFFFF:
+cdef uint64_t set_pfns_reserved(Machine mem, object array) except? 0xFFFFFFFFFFFFFFFF:
     cdef pfn_batch batch
     cdef uint64_t i = 0, run, reserved = 0
     if array.size == 0:
         return 0
-    gather(mem, &batch, array, pfns)
+    gather(mem, &batch, array)
     mem.pages.ungather(&batch)
     while i < batch.nr:
         run = run_at(&batch, i)
@@ -125,7 +125,7 @@ cdef int take_batch(Machine mem, pfn_batch *batch, str what, object array, int w
     if array.size == 0:
         return 0
     try:
-        gather(mem, batch, array, array)
+        gather(mem, batch, array)
     except HotplugError as e:
         raise ValueError(e.strerror) from None
     given = batch[0]        # what is local stays in registers

@@ -34,4 +34,3 @@ cdef void count_onlined(Machine mem, uint64_t start, uint64_t nr, uint64_t onlin
 cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil
 cdef void blocks_went_online(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
 cdef void sections_went_offline(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
-cpdef int section_nid(Machine mem, object section_nr) except -1

@@ -1,6 +1,9 @@
 from fastonline.core.bitmap cimport bitmap_clear, clear_bit, set_bit, test_bit
 from fastonline.core.engine cimport pfn_at
+from fastonline.core.lock cimport settle
+from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_prepared, PG_reserved
+from fastonline.core.sections cimport present_section_nr
 
 __all__ = ["section_nid"]
 
@@ -111,8 +114,10 @@ cdef void sections_went_offline(Machine mem, uint64_t start, uint64_t nr) noexce
 
 # -- nodes
 
-cpdef int section_nid(Machine mem, object section_nr) except -1:
+def section_nid(Machine mem not None, section_nr):
     """The node that section number section_nr belongs to; ValueError when it is not present (pfn_to_nid)."""
-    if not mem.sections.present_section_nr(section_nr):
-        raise ValueError(f"section {section_nr} is not present")
-    return mem.nid_of[<uint64_t>section_nr]
+    cdef uint64_t section = as_uint64(section_nr, "section_nr")
+    settle(mem.lock)
+    if not present_section_nr(mem.sections, section):
+        raise ValueError(f"section {section} is not present")
+    return mem.nid_of[section]

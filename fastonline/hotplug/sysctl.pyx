@@ -76,7 +76,7 @@ cdef tuple lowmem_reserve_ratio(Machine mem):
     return tuple([mem.zones.table.ratio[i] for i in range(mem.zones.table.nr_types)])
 
 
-cpdef tuple read_lowmem_reserve_ratio(Machine mem):
+def read_lowmem_reserve_ratio(Machine mem not None):
     """Read the sysctl, whose handler recomputes the protection of every zone; the ratios."""
     settle(mem.lock)
     setup_per_zone_lowmem_reserve(&mem.zones.table)

@@ -32,6 +32,7 @@ cdef struct pgdat:
     bint has_memory              # some of its memory went online (N_MEMORY), and its kernel threads run
     pfn_t start_pfn
     uint64_t spanned_pages
+    uint64_t nr_sections         # present sections that belong to it
 
 cdef struct zone_table:          # zone number z = nid * nr_types + type
     zone *zones

@@ -1,8 +1,8 @@
 import numpy as np
 
 from fastonline.core.pageflags cimport PG_prepared
-from fastonline.core.sections cimport early_section_nr
-from fastonline.hotplug.section_states cimport section_nid
+from fastonline.core.numbers cimport as_uint64
+from fastonline.core.sections cimport early_section_nr, present_section_nr
 from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, zone
 
 from fastonline.hotplug.policy import auto_movable_can_online_movable
@@ -85,18 +85,21 @@ cdef void adjust_present_page_count(Machine mem, uint64_t start, int64_t nr, int
         zone.present_early += nr
 
 
-cpdef str valid_zones(Machine mem, uint64_t block_nr):
+def valid_zones(Machine mem not None, block_nr):
     """The text of the valid_zones file of memory block number block_nr: an online one's zone, "none" when it has several; an
-    offline one's possible zones, default first (valid_zones_show)."""
-    cdef uint64_t unit = mem.pages_per_block, start = block_nr * unit
+    offline one's possible zones, default first (valid_zones_show). ValueError for a block that is not there."""
+    cdef uint64_t unit = mem.pages_per_block, number = as_uint64(block_nr, "block_nr"), start = number * unit
     cdef int shift = mem.pages.max_order, types = mem.zones.table.nr_types, nid
     cdef uint64_t section = start >> mem.sections.pfn_section_shift
     names = mem.zones.names
+    held = mem.lock.hold()
+    if number >= mem.max_pfn or not present_section_nr(mem.sections, section):
+        raise ValueError(f"memory{number} is not present")
     if mem.sections.online_section_nr(section):
-        areas = np.unique(mem.pages.area_array[start >> shift : start + unit >> shift])
+        areas = np.unique(mem.pages.areas_owner[start >> shift : start + unit >> shift])
         areas = areas[areas != NO_AREA]
         return names[(int(areas[0]) - 1) % types] if len(areas) == 1 else "none"
-    nid = section_nid(mem, section)
+    nid = mem.nid_of[section]
     words = []
     for online_type in (MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE):
         name = names[zone_for_pfn_range(mem, start, unit, nid, online_type) % types]
@@ -105,6 +108,7 @@ cpdef str valid_zones(Machine mem, uint64_t block_nr):
     return " ".join(words)
 
 
-cpdef object largest_blocks(Machine mem, int z):
+def largest_blocks(Machine mem not None, z):
     """Numbers of the blocks of 2^max_page_order pages that lie in zone number z, int64 array, ascending."""
-    return np.flatnonzero(mem.pages.area_array == zone_area(z)).astype(np.int64)
+    z = mem.zones.zone_nr(z)
+    return np.flatnonzero(mem.pages.areas_owner == zone_area(z)).astype(np.int64)

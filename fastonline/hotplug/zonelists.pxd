@@ -2,9 +2,8 @@
 
 from fastonline.hotplug.machine cimport Machine
 
-cpdef list node_order(Machine mem, int nid)
-cpdef list kernel_zonelist(Machine mem, int nid)
-cpdef list movable_zonelist(Machine mem, int nid, object nodes=*, object highest=*)
+cdef list fallback_nodes(Machine mem, int nid)
+cdef list kernel_zones(Machine mem, int nid)
 cdef int asked_zone(Machine mem, object zone) except -2
 cdef int next_zone(Machine mem, int asked, int z) noexcept nogil
 cdef int highest_kernel_zone(Machine mem) noexcept nogil

@@ -1,3 +1,5 @@
+from fastonline.core.lock cimport settle
+from fastonline.core.numbers cimport as_number
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.machine cimport populated_zone, queue_event
 from fastonline.hotplug.types cimport zone_managed, zone_present
@@ -7,31 +9,46 @@ from fastonline.hotplug.zones cimport Zone
 __all__ = ["kernel_zonelist", "movable_zonelist", "node_order"]
 
 
-cpdef list node_order(Machine mem, int nid):
+cdef int as_nid(object nid) except -1:
+    return as_number(nid, "nid", 0, 0x7FFFFFFF)
+
+
+def node_order(Machine mem not None, nid):
     """Nodes in the order in which node `nid` falls back to them: itself, then the others with memory.
 
     Under rules that skip memoryless nodes only those with memory. All are equally far from one another and the CPUs are node
     0's, so that higher numbers come first, then lower ones, and node 0 last (find_next_best_node, mm/page_alloc.c).
     """
+    settle(mem.lock)
+    return fallback_nodes(mem, as_nid(nid))
+
+
+def kernel_zonelist(Machine mem not None, nid):
+    """Numbers of the zones that GFP_KERNEL on node `nid` may use, in its order."""
+    settle(mem.lock)
+    return kernel_zones(mem, as_nid(nid))
+
+
+def movable_zonelist(Machine mem not None, nid, nodes=None, highest=None):
+    """Numbers of the zones that GFP_HIGHUSER_MOVABLE on node `nid` may use, in its order: of `nodes` only, unless None, from
+    zone type `highest` down, None: Movable."""
+    cdef int types = mem.zones.table.nr_types, node = as_nid(nid), n, i
+    top = mem.zones.names.index("Movable" if highest is None else highest)
+    settle(mem.lock)
+    return [n * types + i for n in fallback_nodes(mem, node) if nodes is None or n in nodes for i in range(top, -1, -1)
+            if populated_zone(mem, n, i)]
+
+
+cdef list fallback_nodes(Machine mem, int nid):
     others = [n for n in mem.zones.online_nodes() if n != nid and mem.zones.has_memory(n)]
     own = [] if mem.rules.skips_memoryless and not mem.zones.has_memory(nid) else [nid]
     higher, lower, first = [n for n in others if n > nid], [n for n in others if 0 < n < nid], [n for n in others if n == 0]
     return own + higher + lower + first
 
 
-cpdef list kernel_zonelist(Machine mem, int nid):
-    """Numbers of the zones that GFP_KERNEL on node `nid` may use, in its order."""
+cdef list kernel_zones(Machine mem, int nid):
     cdef int types = mem.zones.table.nr_types
-    return [n * types + i for n in node_order(mem, nid) for i in range(mem.zones.table.normal, -1, -1)
-            if populated_zone(mem, n, i)]
-
-
-cpdef list movable_zonelist(Machine mem, int nid, object nodes=None, object highest=None):
-    """Numbers of the zones that GFP_HIGHUSER_MOVABLE on node `nid` may use, in its order: of `nodes` only, unless None, from
-    zone type `highest` down, None: Movable."""
-    cdef int types = mem.zones.table.nr_types
-    top = mem.zones.names.index(highest or "Movable")
-    return [n * types + i for n in node_order(mem, nid) if nodes is None or n in nodes for i in range(top, -1, -1)
+    return [n * types + i for n in fallback_nodes(mem, nid) for i in range(mem.zones.table.normal, -1, -1)
             if populated_zone(mem, n, i)]
 
 
@@ -94,7 +111,7 @@ cdef int build_all_zonelists(Machine mem, list nids) except -1:
         return 0
     refresh(&mem.zones.table)
     for nid in nids:
-        queue_event(mem, "kmsg", f"Fallback order for Node {nid}: {' '.join(map(str, node_order(mem, nid)))}")
+        queue_event(mem, "kmsg", f"Fallback order for Node {nid}: {' '.join(map(str, fallback_nodes(mem, nid)))}")
     for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
         total += max(<int64_t>0, <int64_t>zone_managed(&mem.zones.table, z) - mem.zones.table.zones[z].high
                      - mem.zones.table.zones[z].boost)

@@ -27,10 +27,13 @@ cdef class Zones:
     cdef zone_table table
     cdef str thp                         # "never", "madvise" or "always"
 
+    cdef dict state(self)
     cdef int zone_nr(self, object nr) except -1
     cdef int find(self, object key) except -2
     cdef int need(self, object key) except -1
     cdef int node_nr(self, object nid) except -2
     cdef int need_node(self, int nid) except -1
     cdef void grow_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil
+    cdef tuple spans(self, int z)                    # start and pages of a zone's span, and of its node's
+    cdef int set_spans(self, int z, tuple spans) except -1
     cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil

@@ -201,6 +201,7 @@ class Node:
         return self._zones._threads(self.nid)
 
 
+@cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class Zones:
     """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. A mapping of
     ``(nid, name)`` to Zone over the online nodes. names: the types that each node has zones of, lowest first.
@@ -292,6 +293,17 @@ cdef class Zones:
         else:
             node.start_pfn = start
         node.spanned_pages = end - node.start_pfn
+
+    cdef tuple spans(self, int z):
+        cdef zone *zone = &self.table.zones[z]
+        cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        return zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages
+
+    cdef int set_spans(self, int z, tuple spans) except -1:
+        cdef zone *zone = &self.table.zones[z]
+        cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages = spans
+        return 0
 
     cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil:
         """remove_pfn_range_from_zone: a range at an edge of the span takes it back to the next block of the zone that is
@@ -443,9 +455,12 @@ cdef class Zones:
         return [(key, self[key]) for key in self]
 
     def __getstate__(self):
+        settle(self.engine.lock)
+        return self.state()
+
+    cdef dict state(self):
         cdef int z
         cdef list zones = []
-        settle(self.engine.lock)
         refresh(&self.table)
         for z in range(self.table.nr_nodes * self.table.nr_types):
             zones.append((

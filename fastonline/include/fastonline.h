@@ -8,8 +8,8 @@
  * or touches a Python object; they return a count, a pfn, or a negative errno, having changed nothing. No notifier is called.
  *
  * Who holds what: one thread at a time may be at this door of one machine, and no other thread may call that machine from
- * Python meanwhile. Where there are other threads, take the machine first, and until it is given back let the owner neither
- * fork nor call it from Python:
+ * Python meanwhile. Where there are other threads, take the machine first, and until it is given back do not call it from
+ * Python in the same thread:
  *
  *     PyObject *held = fo->own(object);                      with the GIL; waits for whoever works on it; NULL: exception
  *     Py_BEGIN_ALLOW_THREADS ... fo->online_range(mem, ...) ... Py_END_ALLOW_THREADS

@@ -1,0 +1,3 @@
+__all__ = ["available_bytes"]
+
+def available_bytes() -> int: ...

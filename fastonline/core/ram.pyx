@@ -1,0 +1,41 @@
+__all__ = ["available_bytes"]
+
+# So many bytes are written between two looks at what is available.
+cdef enum:
+    BETWEEN_LOOKS = 268435456
+
+cdef uint64_t unseen = 0         # bytes written since the last look
+
+
+def available_bytes():
+    """Bytes that can be written before the system runs out of memory (int), as far as the kernel tells: MemAvailable and
+    SwapFree of /proc/meminfo, and what the control group of a container leaves. 2^63 where nothing tells."""
+    available = 1 << 63
+    try:
+        with open("/proc/meminfo") as file:
+            known = {name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in file)}
+        available = known["MemAvailable"] + known.get("SwapFree", 0)      # MemAvailable: 3.14
+    except (KeyError, IndexError, OSError, ValueError):
+        pass
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            with open(limit) as most, open(used) as now:
+                available = min(available, max(0, int(most.read()) - int(now.read())))
+        except (OSError, ValueError):
+            pass
+    return available
+
+
+cdef int check_ram(uint64_t nr_bytes) except -1:
+    global unseen
+    if nr_bytes < <uint64_t>BETWEEN_LOOKS - unseen:
+        unseen += nr_bytes
+        return 0
+    available = available_bytes()
+    if nr_bytes > available:
+        raise MemoryError(f"{nr_bytes} bytes of page descriptors or flags cannot be written: {available} bytes of memory are available")
+    unseen = 0
+    return 0
