@@ -57,6 +57,7 @@ NUMBERS = {
     "has_normal_memory of a negative node": (lambda: machine().zones.has_normal_memory(-2**20), MAY_ANSWER),
     "threads of a node": (lambda: Node(machine().zones, -2**31).threads, MAY_ANSWER),
     "span of a node": (lambda: Node(machine().zones, 2**30).start_pfn, MUST_RAISE),
+    "a zone of another node": (lambda: machine().alloc_pages(zone=Zone(machine().zones, 0, 2**30, "DMA")), MUST_RAISE),
     "span of a zone": (lambda: Zone(machine().zones, 2**30, 0, "Normal").start_pfn, MUST_RAISE),
     "watermarks of a zone": (lambda: Zone(machine().zones, -1, 0, "Normal").low, MUST_RAISE),
     "lists of a zone": (lambda: Zone(machine().zones, 10**6, 0, "Normal").nr_free, MUST_RAISE),

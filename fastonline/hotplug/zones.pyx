@@ -31,8 +31,10 @@ cdef class Zone:
     def __cinit__(self, Zones zones not None, nr, nid, str name not None):
         self.zones = zones
         self.nr = zones.zone_nr(nr)
-        self.nid = nid
+        self.nid = self.nr // zones.table.nr_types
         self.name = name
+        if (self.nid, zones.names[self.nr % zones.table.nr_types]) != (nid, name):
+            raise ValueError(f"zone number {nr} is not zone {name} of node {nid}")
 
     cdef zone *at(self) noexcept:
         return &self.zones.table.zones[self.nr]
@@ -45,8 +47,9 @@ cdef class Zone:
 
     cdef free_area *area(self) except NULL:
         """With its counts as they are now."""
-        cdef free_area *a = &self.zones.engine.areas[zone_area(self.nr)]
+        cdef free_area *a
         settle(self.zones.engine.lock)
+        a = &self.zones.engine.areas[zone_area(self.nr)]
         free_area_fold(a)
         return a
 
