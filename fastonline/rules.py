@@ -60,7 +60,7 @@ class Rules:
     - node_notifier: node changes have a notifier of their own, and memory notices say nothing of them (6.18 has it, 6.8 has
       not).
     - zoneinfo_lines: what /proc/zoneinfo prints of a zone between its free pages and its protection, in order: `managed` since
-      3.9, `cma` since 5.12, `boost` since 5.14, `promo` since 6.12.
+      3.9, `cma` since 5.12, `boost` since 5.14, `promo` since 6.12; `scanned` up to 4.7, of each LRU list up to 2.6.27.
     - zoneinfo_empty: /proc/zoneinfo lists zones without memory too (4.12).
     - migrate_types: the names in /proc/pagetypeinfo (migratetype_names).
     - removable_constant: memoryN/removable is 1 whatever is in the block (5.7, 53cdc1cb29e8); before, it says whether pages of
@@ -166,7 +166,7 @@ LINUX_2_6_25 = Rules(
     block_notices=False,
     node_notifier=False,
     exact_words=False,
-    zoneinfo_lines=("min", "low", "high", "scanned", "spanned", "present"),
+    zoneinfo_lines=("min", "low", "high", "scanned (a: i:)", "spanned", "present"),
     zoneinfo_empty=False,
     migrate_types=("Unmovable", "Reclaimable", "Movable", "Reserve", "Isolate"),
     removable_constant=False,

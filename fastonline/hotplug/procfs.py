@@ -24,13 +24,13 @@ def zoneinfo(mem):
         values = {
             "boost": boost, "min": zone.min + boost, "low": zone.low + boost, "high": zone.high + boost,
             "promo": 2 * zone.high - zone.low + boost,
-            "scanned": "0 (a: 0 i: 0)", "spanned": zone.spanned_pages, "present": zone.present_pages,
+            "scanned": 0, "scanned (a: i:)": "0 (a: 0 i: 0)", "spanned": zone.spanned_pages, "present": zone.present_pages,
             "managed": zone.managed_pages, "cma": 0,
         }
         lines += [
             f"Node {zone.nid}, zone {zone.name:>8}",
             f"  pages free     {zone.free_pages}",
-            *(f"        {name:<8} {values[name]}" for name in mem.rules.zoneinfo_lines),
+            *(f"        {name.split()[0]:<8} {values[name]}" for name in mem.rules.zoneinfo_lines),
             f"        protection: ({', '.join(map(str, zone.protection))})",
         ]
         if zone.populated:

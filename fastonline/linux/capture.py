@@ -23,7 +23,15 @@ from fastonline.hotplug.migrate import MovablePages
 from fastonline.lines import TextError, read
 from fastonline.linux.heads import mapped_pages, marks_heads_only, whole_blocks
 from fastonline.linux.live import read_kernel
-from fastonline.linux.proctext import ZoneKey, least_min_free_kbytes, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
+from fastonline.linux.proctext import (
+    ZoneKey,
+    least_min_free_kbytes,
+    parse_blocks,
+    parse_buddyinfo,
+    parse_iomem,
+    parse_zoneinfo,
+    rules_of_zoneinfo,
+)
 from fastonline.linux.ranges import Memory as MemoryRanges, ends, geometry_of, meet, memory_of, sections_of, zone_memory
 from fastonline.linux.states import MappedZone, clipped, decode_kpageflags, managed, states_of
 from fastonline.rules import LINUX_6_12, Rules
@@ -162,11 +170,12 @@ class Capture:
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12, movable: bool = False) -> Memory:
         """A Memory in the state of the kernel: its zones, spans, watermarks and reserves, its free blocks, its managed_pages.
 
-        engine, rules: the Memory's. movable: the pages on LRU lists have an owner, so that offline_pages moves them; else no
-        page in use can move. present_pages is the zone's System RAM in iomem, which is what the kernel counts. Memory
-        that was there is early, as at boot; that of offline blocks is added. ValueError when map and texts cannot be of one
-        kernel.
+        engine, rules: the Memory's, whose zoneinfo() has the lines of the captured text. movable: the pages on LRU lists have an
+        owner, so that offline_pages moves them; else no page in use can move. present_pages is the zone's System RAM in iomem,
+        which is what the kernel counts. Memory that was there is early, as at boot; that of offline blocks is added. ValueError
+        when map and texts cannot be of one kernel.
         """
+        rules = rules_of_zoneinfo(rules, self.zoneinfo)
         mem = Memory.from_page_map(self.geometry, *self._parts(), self.min_free_kbytes, rules, engine)
         if movable:
             MovablePages(mem).adopt(self._lru_pfns(mem))

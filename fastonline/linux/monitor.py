@@ -19,12 +19,14 @@ _STAMP = re.compile(
 
 @dataclass
 class Sample:
-    """One text of the log. time: the stamp before it, "" where there is none. nr: its first line."""
+    """One text of the log. time: the stamp before it, "" where there is none. nr: its first line. zoneinfo: the text, if it is
+    one of /proc/zoneinfo."""
 
     time: str
     nr: int
     zones: dict[ZoneKey, ZoneInfo] = field(default_factory=dict)
     free: dict[ZoneKey, tuple[int, ...]] = field(default_factory=dict)
+    zoneinfo: str = ""
 
 
 def is_monitor(lines: list[str]) -> bool:
@@ -76,16 +78,17 @@ def read_samples(path: str | os.PathLike[str]) -> Iterator[Sample]:
 
 def read_monitor(path: str | os.PathLike[str]) -> Snapshot:
     """The Snapshot of the last text in the log."""
-    for count, sample in enumerate(read_samples(path), 1):
-        pass
-    snapshot = Snapshot(source=str(path), zones=sample.zones, free=sample.free)
-    if any(name == "HighMem" for _, name in (*sample.zones, *sample.free)):
+    count = 0
+    for sample in read_samples(path):
+        last, count = sample, count + 1
+    snapshot = Snapshot(source=str(path), zones=last.zones, free=last.free, zoneinfo=last.zoneinfo)
+    if any(name == "HighMem" for _, name in (*last.zones, *last.free)):
         snapshot.arch = "i686"
     if not snapshot.free:
         snapshot.assumptions.append(f"{path}: there is no buddyinfo: all pages count as free")
     if count > 1:
-        at = f", of time {sample.time}" if sample.time else ""
-        snapshot.notes.append(f"{path}:{sample.nr}: the last of {count} texts is shown{at}")
+        at = f", of time {last.time}" if last.time else ""
+        snapshot.notes.append(f"{path}:{last.nr}: the last of {count} texts is shown{at}")
     return snapshot
 
 
@@ -94,4 +97,4 @@ def _parsed(lines, time, path):
     first = ZONE_LINE.fullmatch(lines[0][1].strip())
     if first and first[3].split():
         return Sample(time, lines[0][0], free=parse_buddyinfo(lines, path))
-    return Sample(time, lines[0][0], zones=parse_zoneinfo(lines, path))
+    return Sample(time, lines[0][0], zones=parse_zoneinfo(lines, path), zoneinfo="\n".join(line for _, line in lines))

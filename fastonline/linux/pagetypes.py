@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
+from fastonline.geometry import Geometry
 from fastonline.hotplug.memory import Memory
 from fastonline.lines import TextError, shown, stream
 from fastonline.linux.proctext import ZoneInfo
-from fastonline.linux.ranges import Ranges, geometry_of, meet
+from fastonline.linux.ranges import check_size, geometry_of, meet
 from fastonline.linux.states import MappedZone, clipped, merged, states_of
 from fastonline.rules import LINUX_6_12, Rules
 
@@ -32,39 +33,48 @@ class PageTypes:
     ) -> None:
         self.source, self.start, self.length, self.flags = source, start, length, flags
         self.notes: list[str] = []
-        self.assumptions = [f"{source}: zones and watermarks are not told: zones are those of x86_64, and all memory is of node 0"]
+        self.assumptions = [f"{source}: zones and watermarks are not told: zones are those of x86_64, all memory is of node 0"]
 
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
         """A Memory with these pages free, reserved and in use; its zones end where those of x86_64 do, and its watermarks are
         what that kernel computes. ValueError for a map that no machine has."""
-        geometry = geometry_of("x86_64", 4096)
-        runs = states_of(self.start, self.length, self.flags)
-        frames: Ranges = []
-        for start, end in zip(runs[0].tolist(), runs[1].tolist(), strict=True):
-            if frames and frames[-1][1] == start:
-                frames[-1] = (frames[-1][0], end)
-            else:
-                frames.append((start, end))
-        zones, low = [], 0
-        for name, limit in geometry.zone_limits:
-            high = geometry.max_pfn if limit is None else limit // geometry.page_size
-            inside = meet(frames, [(low, high)])
-            low = high
-            if inside:
-                present = sum(end - start for start, end in inside)
-                info = ZoneInfo(
-                    nid=0, name=name, free_pages=0, min=0, low=0, high=0, spanned_pages=inside[-1][1] - inside[0][0],
-                    present_pages=present, managed_pages=present, protection={}, start_pfn=inside[0][0],
-                )
-                zones.append(MappedZone(**vars(info), runs=merged(clipped(runs, inside))))
-        if not zones:
+        mem = machine_of_map(geometry_of("x86_64", 4096), self.start, self.length, self.flags, engine, rules)
+        if not mem.totalram_pages:
             raise ValueError(f"{self.source}: there is no page frame in it")
-        mem = Memory.from_page_map(
-            geometry, [(start, end - start, 0, True) for start, end in frames], [(start, end - start) for start, end in frames],
-            zones, 0, rules, engine,
-        )
-        mem.min_free_kbytes = isqrt(16 * 4 * mem.totalram_pages)
         return mem
+
+
+def machine_of_map(
+    geometry: Geometry, start: NDArray[np.uint64], length: NDArray[np.uint64], flags: NDArray[np.uint64], engine: str,
+    rules: Rules,
+) -> Memory:
+    """A Memory of runs of pages with their KPF_* flags, in the geometry's zones, all on node 0; watermarks as a kernel computes
+    them for so much memory."""
+    runs, frames = states_of(start, length, flags), []
+    for first, end in zip(runs[0].tolist(), runs[1].tolist(), strict=True):
+        if frames and frames[-1][1] == first:
+            frames[-1] = (frames[-1][0], end)
+        else:
+            frames.append((first, end))
+    check_size(sum(end - first for first, end in frames), frames[-1][1] if frames else 0)
+    zones, low = [], 0
+    for name, limit in geometry.zone_limits:
+        high = geometry.max_pfn if limit is None else limit // geometry.page_size
+        inside = meet(frames, [(low, high)])
+        low = high
+        if inside:
+            present = sum(end - first for first, end in inside)
+            info = ZoneInfo(
+                nid=0, name=name, free_pages=0, min=0, low=0, high=0, spanned_pages=inside[-1][1] - inside[0][0],
+                present_pages=present, managed_pages=present, protection={}, start_pfn=inside[0][0],
+            )
+            zones.append(MappedZone(**vars(info), runs=merged(clipped(runs, inside))))
+    mem = Memory.from_page_map(
+        geometry, [(first, end - first, 0, True) for first, end in frames], [(first, end - first) for first, end in frames],
+        zones, 0, rules, engine,
+    )
+    mem.min_free_kbytes = isqrt(16 * (geometry.page_size >> 10) * mem.totalram_pages)
+    return mem
 
 
 def is_page_types(lines: list[str]) -> bool:

@@ -5,10 +5,11 @@ Each takes the text, or its numbered lines, and the name that errors call it by:
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from fastonline.lines import Numbered, TextError, numbered, shown
+from fastonline.rules import Rules
 
 ZoneKey = tuple[int, str]
 """(nid, name) of a zone."""
@@ -28,6 +29,7 @@ _FIELDS = {
     "boost": "boost", "min": "min", "low": "low", "high": "high", "cma": "cma_pages",
     "spanned": "spanned_pages", "present": "present_pages", "managed": "managed_pages", "start_pfn:": "start_pfn",
 }
+_LINES = ("boost", "min", "low", "high", "promo", "scanned", "spanned", "present", "managed", "cma")
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,20 @@ def parse_zoneinfo(text: str | Numbered, name: str = "zoneinfo") -> dict[ZoneKey
         except TypeError:
             raise TextError(name, line_nr, f"zone {zone} of node {nid} lacks some of its pages or watermarks") from None
     return zones
+
+
+def rules_of_zoneinfo(rules: Rules, text: str) -> Rules:
+    """The rules, with /proc/zoneinfo listing the zones and lines that this text of it lists."""
+    lines: list[str] = []
+    empty = inside = done = False
+    for _, line in numbered(text):
+        words = line.split() or [""]
+        inside = (inside or words[:2] == ["pages", "free"]) and words[0] != "protection:"
+        done = done or words[0] == "protection:"
+        empty = empty or words[:2] == ["present", "0"]
+        if inside and not done and words[0] in _LINES:
+            lines.append("scanned (a: i:)" if line.strip().endswith(")") else words[0])
+    return replace(rules, zoneinfo_lines=tuple(lines), zoneinfo_empty=empty)
 
 
 def _zone_types(keys: list[ZoneKey], protection: dict[ZoneKey, list[int]]) -> tuple[str, ...]:

@@ -21,6 +21,16 @@ _GEOMETRIES = {
 }
 
 
+_MAX_PAGES = 1 << 30
+"""A text of a few lines can claim any amount of memory: of more than 4 TiB of 4 KiB pages no machine is made."""
+
+
+def check_size(pages: int, end_pfn: int) -> None:
+    """ValueError for more pages, or a higher end, than a machine is made of on the word of a text."""
+    if pages > _MAX_PAGES or end_pfn > 16 * _MAX_PAGES:
+        raise ValueError(f"{pages} pages up to {end_pfn:#x} are more than a machine is made of here ({_MAX_PAGES})")
+
+
 def geometry_of(arch: str, page_size: int, orders: int = 0) -> Geometry:
     """The preset of an architecture (uname -m) and page size, with so many orders of free blocks (0: its own). ValueError where
     there is none."""

@@ -11,13 +11,21 @@ from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.procfs import lsmem_text
-from fastonline.linux.proctext import MemoryBlock, ZoneInfo, ZoneKey, least_min_free_kbytes
-from fastonline.linux.ranges import Ranges, block_zones, ends, geometry_of, meet, memory_of, sections_of, zone_memory
+from fastonline.linux.proctext import MemoryBlock, ZoneInfo, ZoneKey, least_min_free_kbytes, rules_of_zoneinfo
+from fastonline.linux.ranges import (
+    Ranges,
+    block_zones,
+    check_size,
+    ends,
+    geometry_of,
+    meet,
+    memory_of,
+    sections_of,
+    zone_memory,
+)
 from fastonline.rules import LINUX_6_12, Rules
 
 FREE, RESERVED = (1 << FLAG_NAMES.index("PG_prepared") | 1 << FLAG_NAMES.index(name) for name in ("PG_buddy", "PG_reserved"))
-_MAX_PAGES = 1 << 30
-"""A text of a few lines can claim any amount of memory: of more than 4 TiB of 4 KiB pages no machine is made."""
 
 
 @dataclass(kw_only=True)
@@ -29,6 +37,7 @@ class Snapshot:
     - zones: of /proc/zoneinfo.
     - free: of /proc/buddyinfo: free blocks of each order.
     - blocks, block_size: memory blocks, and bytes of one.
+    - zoneinfo: the text of /proc/zoneinfo, whose lines the machine's text has too.
     - ram: (start_pfn, nr_pages) of the System RAM in /proc/iomem.
     - min_free_kbytes: vm.min_free_kbytes; None: the least that gives the zones' watermarks.
     - memmap_on_memory: the parameter of memory_hotplug; None where it is not there.
@@ -42,6 +51,7 @@ class Snapshot:
     free: dict[ZoneKey, tuple[int, ...]] = field(default_factory=dict)
     blocks: list[MemoryBlock] = field(default_factory=list)
     block_size: int = 0
+    zoneinfo: str = ""
     ram: Ranges = field(default_factory=list)
     min_free_kbytes: int | None = None
     memmap_on_memory: str | None = None
@@ -81,10 +91,13 @@ class Snapshot:
         geometry = geometry_of(self.arch, self.page_size, len(next(iter(self.free.values()), ())))
         if self.block_size and self.block_size < geometry.section_size:
             geometry = replace(geometry, section_size_bits=self.block_size.bit_length() - 1)
+        types = list(next(iter(self.zones.values())).protection) if self.zoneinfo else []
+        if "Normal" in types:      # the kernel's own zones: others of its configuration are not there
+            geometry = replace(geometry, zone_limits=tuple(limit for limit in geometry.zone_limits if limit[0] in types))
+            rules = replace(rules_of_zoneinfo(rules, self.zoneinfo), zone_device="Device" in types)
         zones = self.zones or self._zones_of_blocks(geometry)
         total = sum(zone.spanned_pages for zone in zones.values()) + len(self.blocks) * self._block_pages
-        if total > _MAX_PAGES or max(zone.end_pfn for zone in zones.values()) > 16 * _MAX_PAGES:
-            raise ValueError(f"{total} pages are more than a machine is made of here ({_MAX_PAGES})")
+        check_size(total, max(zone.end_pfn for zone in zones.values()))
         memory, known, there = self._memory(zones), [], []
         names = [name for name, _ in geometry.zone_limits] + ["Movable"] + ["Device"] * rules.zone_device
         for zone in zones.values():

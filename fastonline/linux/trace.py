@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fastonline.core.pageflags import KPF_BUDDY
 from fastonline.errors import HotplugError
 from fastonline.geometry import X86_64, Geometry
 from fastonline.hotplug.memory import Memory
 from fastonline.lines import TextError, stream
+from fastonline.linux.pagetypes import machine_of_map
 from fastonline.rules import LINUX_6_12, Rules
 
 _EVENT = re.compile(r"\b(mm_page_alloc|mm_page_free|mm_page_free_direct|mm_page_free_batched|mm_pagevec_free):? ")
@@ -120,9 +122,9 @@ def replay_trace(
 ) -> Replay:
     """Replay a trace twice: at the kernel's page frames, and with this allocator choosing.
 
-    Both machines begin with all pages free but those that the trace frees first, and end behind the highest page in it. The
-    file is read twice; memory is that of the machines and of the pages that the trace names. TextError, OSError; ValueError for
-    pages that the geometry has not.
+    Both machines have the sections that the trace names, with all pages free but those that it frees first. The file is read
+    twice; memory is that of the machines and of the pages that the trace names. TextError, OSError; ValueError for pages that
+    the geometry has not.
     """
     first: dict[int, int] = {}      # pages that were in use before: {pfn: order}
     end, seen, known = 0, 0, set()
@@ -139,11 +141,12 @@ def replay_trace(
                 first[event.pfn] = event.order
     if not seen:
         raise TextError(path, 1, "no mm_page_alloc or mm_page_free found")
-    section = geometry.pages_per_section
-    size = max(1, -(-end // section)) * section * geometry.page_size
-    if size > 1 << geometry.max_physmem_bits:
+    if end > geometry.max_pfn:
         raise ValueError(f"{path}: page {end - 1:#x} is behind the end of memory in {geometry.name}")
-    kernel = Memory(geometry, boot=size, rules=rules, engine=engine)
+    unit = geometry.pages_per_section
+    sections = np.array(sorted({pfn // unit for pfn in known} or {0}), np.uint64) * np.uint64(unit)
+    whole = np.full(len(sections), unit, np.uint64)
+    kernel = machine_of_map(geometry, sections, whole, np.full(len(sections), KPF_BUDDY, np.uint64), engine, rules)
     return _Replayer(str(path), kernel, first).run(read_events(path))
 
 

@@ -46,7 +46,7 @@ def read_tree(path: str | os.PathLike[str]) -> Snapshot:
     snapshot = Snapshot(source=str(path))
     zoneinfo, buddyinfo, iomem = (_text(root, name) for name in ("zoneinfo", "buddyinfo", "iomem"))
     if zoneinfo:
-        snapshot.zones = parse_zoneinfo(*zoneinfo)
+        snapshot.zones, snapshot.zoneinfo = parse_zoneinfo(*zoneinfo), zoneinfo[0]
     if buddyinfo:
         snapshot.free = parse_buddyinfo(*buddyinfo)
     elif types := _text(root, "pagetypeinfo"):
