@@ -170,10 +170,11 @@ class Capture:
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12, movable: bool = False) -> Memory:
         """A Memory in the state of the kernel: its zones, spans, watermarks and reserves, its free blocks, its managed_pages.
 
-        engine, rules: the Memory's, whose zoneinfo() has the lines of the captured text. movable: the pages on LRU lists have an
+        engine, rules: the Memory's, whose zoneinfo() has the lines of the captured text. movable: pages on LRU lists have an
         owner, so that offline_pages moves them; else no page in use can move. present_pages is the zone's System RAM in iomem,
-        which is what the kernel counts. Memory that was there is early, as at boot; that of offline blocks is added. ValueError
-        when map and texts cannot be of one kernel.
+        which is what the kernel counts. Memory that was there is early, as at boot; that of offline blocks is added. Pages
+        that wait to be onlined look like those given back to the host since 6.11, and count as such, but virtio-mem's.
+        ValueError when map and texts cannot be of one kernel.
         """
         rules = rules_of_zoneinfo(rules, self.zoneinfo)
         mem = Memory.from_page_map(self.geometry, *self._parts(), self.min_free_kbytes, rules, engine)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
+from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_DIRTY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
 from fastonline.linux.proctext import ZoneInfo
 from fastonline.linux.ranges import Ranges
 
@@ -20,8 +20,8 @@ _FLAGLESS = 0xFF        # in use or with the host, until managed_pages has decid
 
 KPF_NAMES = dict(enumerate((
     "locked", "error", "referenced", "uptodate", "dirty", "lru", "active", "slab", "writeback", "reclaim", "buddy", "mmap",
-    "anon", "swapcache", "swapbacked", "compound_head", "compound_tail", "huge", "unevictable", "hwpoison", "nopage", "ksm", "thp",
-    "offline", "zero_page", "idle", "pgtable",
+    "anon", "swapcache", "swapbacked", "compound_head", "compound_tail", "huge", "unevictable", "hwpoison", "nopage", "ksm",
+    "thp", "offline", "zero_page", "idle", "pgtable",
 ))) | dict(enumerate((
     "reserved", "mlocked", "mappedtodisk", "private", "private_2", "owner_private", "arch", "uncached", "softdirty", "arch_2",
 ), 32))
@@ -44,8 +44,10 @@ def states_of(start: NDArray[np.uint64], length: NDArray[np.uint64], flags: NDAr
     """The runs of a map of KPF_* flags that have page frames, with their states."""
     state = np.full(len(flags), _IN_USE, np.uint8)
     state[flags == 0] = _FLAGLESS
-    for bit, becomes in ((KPF_OFFLINE, _OFFLINE), (KPF_RESERVED, _WAITING), (KPF_BUDDY, _FREE)):
-        state[(flags & np.uint64(bit)) != 0] = becomes
+    # since 6.11 pages that never were online are PageOffline too; virtio-mem has marked its own with DIRTY
+    kinds = {KPF_OFFLINE: _OFFLINE, KPF_OFFLINE | KPF_DIRTY: _WAITING, KPF_RESERVED: _WAITING, KPF_BUDDY: _FREE}
+    for bits, becomes in kinds.items():
+        state[(flags & np.uint64(bits)) == bits] = becomes
     there = (flags & np.uint64(KPF_NOPAGE)) == 0
     first = start.astype(np.int64)
     return first[there], (first + length.astype(np.int64))[there], state[there]
