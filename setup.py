@@ -69,6 +69,7 @@ MODULES = [
     "fastonline.hotplug.page_map",
     "fastonline.hotplug.machine_state",
     "fastonline.hotplug.memory",
+    "fastonline.hotplug.migrate",
     "fastonline.cost.phases",
     "fastonline.cost.counters",
     "fastonline.capi",

@@ -15,7 +15,7 @@ from fastonline.hotplug.zone_ranges cimport adjust_present_page_count, page_zone
 from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 
 from fastonline.errors import HotplugError, pfn_range
-from fastonline.hotplug.migrate import first_unmovable, migrate_range
+from fastonline.hotplug.migrate import first_unmovable, migrate_range, put_back
 from fastonline.hotplug.notifier import MEM_CANCEL_OFFLINE, MEM_FINISH_OFFLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, NO_NODE
 
 __all__ = ["check_unused", "memory_block_offline"]
@@ -75,8 +75,10 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
     When a page stays in use nothing is taken, and MEM_CANCEL_OFFLINE told."""
     cdef int64_t used
     cdef PyThreadState *thread
-    cdef bint moved = False, alone
-    notice = None
+    cdef bint moved, alone
+    notice, empty = None, ()
+    # where Python runs, or the GIL is let go of, other threads may allocate after the range was looked at
+    alone = not mem.chain and mem.pcp is None
     if mem.pcp is not None:
         mem.pcp.disable(z)
     try:
@@ -94,16 +96,20 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
             if notice is not None:
                 refuse_used(mem, start, nr)    # a notifier may have allocated
             if mem.page_owners:
-                moved = migrate_range(mem, start, nr)
+                alone = False
+                empty = move_pages(mem, start, nr)
         except BaseException:      # an owner's on_move too
             if notice is not None:
                 mem.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
             raise
     finally:
-        if mem.pcp is not None:
-            mem.pcp.enable(z)
-    # where Python ran, or the GIL was let go of, other threads may have allocated since the range was looked at
-    alone = notice is None and mem.pcp is None
+        try:
+            if mem.pcp is not None:
+                mem.pcp.enable(z)
+        except BaseException:
+            put_back(mem, empty)
+            raise
+    moved = len(empty) > 0
     thread = mem.lock.let_go(nr * mem.pages.page_bits)
     used = -1 if moved or thread == NULL and alone else mem.pages.find_used(start, nr)
     if used < 0:
@@ -114,6 +120,16 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
             mem.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
         raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
     return notice
+
+
+cdef object move_pages(Machine mem, uint64_t start, uint64_t nr):
+    """migrate_range, whose owners' callbacks may not change which memory is there: the hot-plug lock is held."""
+    cdef bint changing = mem.changing
+    mem.changing = True
+    try:
+        return migrate_range(mem, start, nr)
+    finally:
+        mem.changing = changing
 
 
 cdef void take_range(Machine mem, uint64_t start, uint64_t nr, int z, bint moved) noexcept nogil:

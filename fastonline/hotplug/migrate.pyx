@@ -1,13 +1,8 @@
 """Moving pages out of a range: who owns movable pages, and where they may go (do_migrate_range, mm/memory_hotplug.c)."""
 
-from __future__ import annotations
-
 import errno
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, pfn_range, range_list
@@ -15,8 +10,13 @@ from fastonline.hotplug.machine import count_migrated
 from fastonline.hotplug.page_alloc import undo_isolate_page_range
 from fastonline.hotplug.zonelists import movable_zonelist
 
-if TYPE_CHECKING:
-    from fastonline.hotplug.memory import Memory
+__all__ = [
+    "CLUSTER", "RATELIMIT_BURST", "MovablePages", "alloc_movable", "first_unmovable", "free_movable", "isolate", "migrate_range",
+    "movable_pages", "put_back", "runs",
+]
+
+# Compiled, so that no signal handler runs between a page's being taken and its owner's knowing: the interpreter looks at signals
+# in Python code only. NumPy has functions that are Python code; what follows them is undone when they raise.
 
 _IN_USE, _TAIL, _BUDDY = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail", "PG_buddy"))
 CLUSTER = 32
@@ -42,44 +42,53 @@ class MovablePages:
     mapped = True
     """A program maps them."""
 
-    def __init__(self, mem: Memory, on_move: Callable[[NDArray[np.int64], NDArray[np.int64]], object] | None = None) -> None:
+    def __init__(self, mem, on_move=None):
         self._mem = mem
         self._on_move = on_move
-        self.pfns: NDArray[np.int64] = np.empty(0, np.int64)
+        self.pfns = np.empty(0, np.int64)
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self.pfns)
 
-    def alloc(self, nr: int, nid: int = 0) -> None:
+    def alloc(self, nr, nid=0):
         """Take `nr` pages as a program on a CPU of node `nid` gets them. All or nothing: MemoryError."""
         pfns = alloc_movable(self._mem, nr, movable_zonelist(self._mem, nid))
-        if len(pfns) < nr:
+        try:
+            if len(pfns) < nr:
+                raise MemoryError(f"{nr} movable pages were asked for, {len(pfns)} can be had")
+            self.adopt(pfns)
+        except BaseException:
             free_movable(self._mem, pfns)
-            raise MemoryError(f"{nr} movable pages were asked for, {len(pfns)} can be had")
-        self.adopt(pfns)
+            raise
 
-    def adopt(self, pfns: ArrayLike) -> None:
+    def adopt(self, pfns):
         """Own pages that are in use already. pfns: one-dimensional integer array."""
-        self.pfns = np.concatenate((self.pfns, np.asarray(pfns, np.int64)))
-        if len(self.pfns) and self not in self._mem.page_owners:
+        self._own(np.concatenate((self.pfns, np.asarray(pfns, np.int64))))
+
+    def _own(self, pfns):
+        """From now on these are its pages."""
+        self.pfns = pfns
+        if not len(pfns) and self in self._mem.page_owners:
+            self._mem.page_owners.remove(self)
+        elif len(pfns) and self not in self._mem.page_owners:
             self._mem.page_owners.append(self)
 
-    def give(self, nr: int) -> NDArray[np.int64]:
+    def give(self, nr):
         """Stop owning the `nr` pages that came last, newest first; their pfns, (nr,) int64. ValueError when there are not so
         many."""
         at = len(self.pfns) - nr
         if nr < 0 or at < 0:
             raise ValueError(f"{nr} pages of {len(self.pfns)}")
-        given, self.pfns = self.pfns[at:][::-1], self.pfns[:at]
-        if not len(self.pfns) and self in self._mem.page_owners:
-            self._mem.page_owners.remove(self)
+        given = self.pfns[at:][::-1]
+        self._own(self.pfns[:at])
         return given
 
-    def free(self) -> None:
+    def free(self):
         """Free all of them, first page first."""
-        free_movable(self._mem, self.give(len(self.pfns))[::-1])
+        free_movable(self._mem, self.pfns)
+        self._own(self.pfns[:0])
 
-    def free_at(self, indices: ArrayLike) -> None:
+    def free_at(self, indices):
         """Free the pages at these indices into pfns (integers, none twice), in that order. IndexError for one that is not there,
         ValueError for one that is there twice; nothing is freed then."""
         indices = np.asarray(indices, np.int64)
@@ -87,16 +96,15 @@ class MovablePages:
         keep[indices] = False
         if len(self.pfns) - np.count_nonzero(keep) < len(indices):
             raise ValueError("a page is to be freed twice")
-        freed, self.pfns = self.pfns[indices], self.pfns[keep]
-        if not len(self.pfns) and self in self._mem.page_owners:
-            self._mem.page_owners.remove(self)
-        free_movable(self._mem, freed)
+        kept = self.pfns[keep]
+        free_movable(self._mem, self.pfns[indices])
+        self._own(kept)
 
-    def within(self, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
+    def within(self, start_pfn, nr_pages):
         """int64 array: indices into pfns of its pages in the range start_pfn, nr_pages."""
         return np.flatnonzero((self.pfns >= start_pfn) & (self.pfns < start_pfn + nr_pages))
 
-    def moved(self, indices: NDArray[np.int64], new: NDArray[np.int64]) -> None:
+    def moved(self, indices, new):
         """The pages at these indices into pfns have moved: to `new` (int64 array as long)."""
         old = self.pfns[indices]
         self.pfns[indices] = new
@@ -104,22 +112,27 @@ class MovablePages:
             self._on_move(old, new)
 
 
-def alloc_movable(mem: Memory, nr: int, zonelist: Sequence[int]) -> NDArray[np.int64]:
+def alloc_movable(mem, nr, zonelist):
     """Up to `nr` movable pages from these zones, as a process gets them: int64 array."""
     if mem.pcp is not None:
         return mem.pcp.alloc(nr, zonelist)
-    got = [np.empty(0, np.int64)]
-    for z in zonelist:
-        zone = mem.zones[divmod(z, mem.zones.nr_types)[0], mem.zones.names[z % mem.zones.nr_types]]
-        take = min(nr, zone.free_pages)
-        got.append(mem.alloc_pages_bulk(take, 0, zone))
-        nr -= take
-        if not nr:
-            break
-    return np.concatenate(got)
+    pfns = np.empty(nr, np.int64)
+    got = 0
+    try:
+        for z in zonelist:
+            zone = mem.zones[divmod(z, mem.zones.nr_types)[0], mem.zones.names[z % mem.zones.nr_types]]
+            take = min(nr - got, zone.free_pages)
+            pfns[got : got + take] = mem.alloc_pages_bulk(take, 0, zone)
+            got += take
+            if got == nr:
+                break
+    except BaseException:      # another thread took the zone's last pages, too
+        mem.free_pfns(pfns[:got])
+        raise
+    return pfns[:got]
 
 
-def free_movable(mem: Memory, pfns: NDArray[np.int64]) -> None:
+def free_movable(mem, pfns):
     """Give them back."""
     if not len(pfns):
         return
@@ -129,14 +142,14 @@ def free_movable(mem: Memory, pfns: NDArray[np.int64]) -> None:
         mem.free_pfns(pfns)
 
 
-def movable_pages(mem: Memory, start_pfn: int, nr_pages: int) -> NDArray[np.int64]:
+def movable_pages(mem, start_pfn, nr_pages):
     """The pages in use of the range that can be moved: int64 array."""
     return np.concatenate([np.empty(0, np.int64)] + [
         owner.pfns[owner.within(start_pfn, nr_pages)] for owner in mem.page_owners if not owner.offline
     ])
 
 
-def first_unmovable(mem: Memory, start_pfn: int, nr_pages: int) -> int | None:
+def first_unmovable(mem, start_pfn, nr_pages):
     """The first page in use of the range that no owner can move, or None (has_unmovable_pages, 6.1)."""
     in_use = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(_TAIL)) == _IN_USE
     in_use[movable_pages(mem, start_pfn, nr_pages) - start_pfn] = False
@@ -144,20 +157,20 @@ def first_unmovable(mem: Memory, start_pfn: int, nr_pages: int) -> int | None:
 
 
 def migrate_range(mem, start_pfn, nr_pages, contig=False):
-    """Move every page that has an owner out of the range; True when there was one. Meanwhile nothing is allocated from it.
+    """Move every page that has an owner out of the range. Meanwhile nothing is allocated from it. Returns the pages that are in
+    use in the range now and nobody's, int64 array: the caller takes them, or puts them back; empty when nothing moved.
 
-    offline_pages' way: in the order of their addresses, since 6.12 from the last to the first (do_migrate_range), on a machine with memory on other nodes to those
-    only (new_migration_target). contig: alloc_contig_range's way: COMPACT_CLUSTER_MAX at a time, each such cluster back to
+    offline_pages' way: in the order of their addresses, since 6.12 from the last to the first (do_migrate_range), on a machine
+    with memory on other nodes to those only (new_migration_target). contig: alloc_contig_range's way: COMPACT_CLUSTER_MAX at a time, each such cluster back to
     front (isolate_migratepages_block), to any node. Pages of Movable go to any zone, those of kernel zones to kernel zones
     (alloc_migration_target, 6.1).
 
     HotplugError EINTR where they do not all fit or are pinned: those that moved stay moved, the range's free pages are free
-    again; so too when an owner's callback raises. 2.6.25 gives up: ENOMEM, EAGAIN (Rules.offline_times_out). Moved pages are in
-    use in the range until the caller takes it, so that nobody gets them.
+    again; so too when an owner's callback raises. 2.6.25 gives up: ENOMEM, EAGAIN (Rules.offline_times_out).
     """
     leaving = [(owner, indices) for owner in mem.page_owners if len(indices := owner.within(start_pfn, nr_pages))]
     if not leaving:
-        return False
+        return np.empty(0, np.int64)
     pfns = np.concatenate([owner.pfns[indices] for owner, indices in leaving])
     whose = np.repeat(np.arange(len(leaving)), [len(indices) for _, indices in leaving])
     index = np.concatenate([indices for _, indices in leaving])
@@ -184,14 +197,14 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
             own = whose[order] == i
             if not own.any():
                 continue
-            owned |= own
-            old, targets = pfns[order[own]], new[own]
+            old, targets, moving = pfns[order[own]], new[own], index[order[own]]
             if owner.offline:
                 mem.set_pfns_offline(targets)
                 mem.clear_pfns_offline(old)
+            owned |= own
             emptied.append(old)
             count_migrated(mem, len(old), owner.balloon)
-            owner.moved(index[order[own]], targets)
+            owner.moved(moving, targets)
         if len(order) < len(pfns):
             # those that are held get a page to move to, and give it back
             free_movable(mem, alloc_movable(mem, len(stuck), movable_zonelist(mem, zone.nid, nodes, highest)))
@@ -204,7 +217,8 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
             raise HotplugError.of(errno.EAGAIN, f"{what} are held: timed out")
         # what another thread allocated before the free pages were isolated is nobody's to take
         used = np.flatnonzero(np.isin(mem.page_states(start_pfn, nr_pages), (_IN_USE, _IN_USE | _TAIL))) + start_pfn
-        others = np.setdiff1d(used, np.concatenate(emptied))
+        empty = np.concatenate(emptied)
+        others = np.setdiff1d(used, empty)
         if len(others):
             raise HotplugError.of(errno.EBUSY, f"{pfn_range(start_pfn, nr_pages)}: page {int(others[0]):#x} is in use")
     except BaseException:
@@ -213,7 +227,7 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
         for line in log:
             mem.events.log(line)
         raise
-    return True
+    return empty
 
 
 def _failure_log(stuck, leaving, nodes, highest):
@@ -234,8 +248,15 @@ def _failure_log(stuck, leaving, nodes, highest):
 def isolate(mem, start_pfn, nr_pages):
     """Take the free pages of a range, so that nobody else gets them: their pfns."""
     free = np.flatnonzero(mem.page_states(start_pfn, nr_pages) & _BUDDY) + start_pfn
-    for pfn, nr in runs(free):
-        mem.alloc_contig_range(pfn, nr)
+    taken = []
+    try:
+        for pfn, nr in runs(free):
+            mem.alloc_contig_range(pfn, nr)
+            taken.append((pfn, nr))
+    except BaseException:      # another thread got one of them
+        for pfn, nr in taken:
+            undo_isolate_page_range(mem, pfn, nr)
+        raise
     return free
 
 
