@@ -70,6 +70,7 @@ MODULES = [
     "fastonline.hotplug.machine_state",
     "fastonline.hotplug.memory",
     "fastonline.hotplug.migrate",
+    "fastonline.hotplug.resources",
     "fastonline.cost.phases",
     "fastonline.cost.counters",
     "fastonline.capi",

@@ -1,13 +1,13 @@
 """The tree of /proc/iomem: which physical ranges are System RAM, and what else is taken (kernel/resource.c)."""
 
-from __future__ import annotations
-
 import errno
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from bisect import bisect_left, bisect_right
 
 from fastonline.errors import HotplugError
+
+__all__ = ["RAM", "Resource", "Resources"]
+
+# Compiled, so that no signal handler runs between two steps of a change: the interpreter looks at signals in Python code only.
 
 RAM = "System RAM"
 
@@ -20,55 +20,59 @@ class Resource:
 
     __slots__ = ("start", "end", "name", "children", "is_ram")
 
-    def __init__(
-        self, start: int, end: int, name: str, children: Iterable[Sequence[Any]] = (), is_ram: bool | None = None
-    ) -> None:
+    def __init__(self, start, end, name, children=(), is_ram=None):
         self.start, self.end, self.name = start, end, name
         self.children = [Resource(*child) for child in children]
         self.is_ram = name == RAM or name.startswith(RAM + " (") if is_ram is None else is_ram
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         return f"<Resource {self.start:#x}-{self.end - 1:#x} {self.name}>"
 
-    def tree(self) -> list[Any]:
+    def tree(self):
         """(start, end, name, children, is_ram), plain values."""
         return [self.start, self.end, self.name, [child.tree() for child in self.children], self.is_ram]
 
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, Resource]]:
+    def walk(self, depth=0):
         """(depth, resource) of every resource inside, as they are printed."""
         for child in self.children:
             yield depth, child
             yield from child.walk(depth + 1)
 
-    def conflict(self, start: int, end: int) -> Resource | None:
+    def conflict(self, start, end):
         """The first child that meets [start, end), or None."""
-        at = bisect_right(self.children, start, key=lambda child: child.start)
-        for child in self.children[max(0, at - 1) : at + 1]:
-            if child.start < end and start < child.end:
-                return child
-        return None
+        first, stop = self.meeting(start, end)
+        return self.children[first] if first < stop else None
+
+    def meeting(self, start, end):
+        """The slice (first, stop) of the children that meet [start, end)."""
+        first = stop = bisect_left(self.children, start, key=_end_of)
+        if first < len(self.children) and self.children[first].end == start:
+            first = stop = first + 1
+        while stop < len(self.children) and self.children[stop].start < end:
+            stop += 1
+        return first, stop
 
 
 class Resources:
     """iomem_resource and what is in it. Addresses are bytes where a method says so; RAM is asked for in page frames."""
 
-    def __init__(self, page_shift: int, tree: Iterable[Sequence[Any]] = ()) -> None:
+    def __init__(self, page_shift, tree=()):
         self._shift = page_shift
         self._root = Resource(0, 1 << 64, "PCI mem", tree)
 
-    def tree(self) -> list[Any]:
+    def tree(self):
         """Plain values that the constructor takes."""
         return self._root.tree()[3]
 
     def _ram(self):
         return [resource for _, resource in self._root.walk() if resource.is_ram]
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self):
         """(start_pfn, end_pfn) of each range of RAM; of a page that is RAM only in part, nothing."""
         up = (1 << self._shift) - 1
         return iter([(r.start + up >> self._shift, r.end >> self._shift) for r in self._ram()])
 
-    def __len__(self) -> int:
+    def __len__(self):
         return len(self._ram())
 
     def _place(self, start, end):
@@ -81,7 +85,7 @@ class Resources:
             parent = taken
         return parent, taken
 
-    def request(self, start: int, size: int, name: str, merge: bool = False, ram: bool | None = None) -> Resource:
+    def request(self, start, size, name, merge=False, ram=None):
         """request_resource of `size` bytes from the address `start` on: inside what reserves the range for a driver, else at
         the top. merge: join it with neighbours of that name (MHP_MERGE_RESOURCE). ram: what its flags say, None: as its name
         (see Resource). HotplugError EEXIST when some of it is taken, EINVAL for no range of addresses."""
@@ -96,7 +100,7 @@ class Resources:
             )
         made = Resource(start, end, name, (), ram)
 
-        def joins(other: Resource) -> bool:
+        def joins(other):
             return merge and (other.name, other.is_ram) == (name, made.is_ram)
 
         at = bisect_right(parent.children, start, key=lambda child: child.start)
@@ -109,14 +113,14 @@ class Resources:
         parent.children.insert(at, made)
         return made
 
-    def allocate_resource(self, size: int, align: int, name: str = RAM, first: int = 0, last: int = (1 << 64) - 1) -> int:
+    def allocate_resource(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
         """allocate_resource: request under `name` what find_resource(size, align, first, last) finds; its first address, or its
         errors."""
         at = self.find_resource(size, align, first, last)
         self.request(at, size, name)
         return at
 
-    def find_resource(self, size: int, align: int, first: int = 0, last: int = (1 << 64) - 1) -> int:
+    def find_resource(self, size, align, first=0, last=(1 << 64) - 1):
         """The lowest address, aligned to `align` (a power of two), of `size` bytes between the addresses `first` and `last` that
         are free at the top of the tree; what the balloon drivers place their memory with. HotplugError EBUSY where none is,
         EINVAL for an align or size that is none."""
@@ -132,34 +136,33 @@ class Resources:
             raise HotplugError.of(errno.EBUSY, f"allocate_resource: no {size:#x} free bytes in [{first:#x}-{last:#x}]")
         return at
 
-    def conflict(self, start_pfn: int, nr_pages: int) -> tuple[int, int] | None:
+    def conflict(self, start_pfn, nr_pages):
         """(start_pfn, end_pfn) of the resource for which the range start_pfn, nr_pages cannot be registered, or None."""
         _, taken = self._place(start_pfn << self._shift, start_pfn + nr_pages << self._shift)
         return None if taken is None else (taken.start >> self._shift, -(-taken.end >> self._shift))
 
-    def register(self, start_pfn: int, nr_pages: int, name: str = RAM, merge: bool = False) -> None:
+    def register(self, start_pfn, nr_pages, name=RAM, merge=False):
         """register_memory_resource: request the range start_pfn, nr_pages, which is RAM under whatever name; name, merge and
         errors as `request`."""
         self.request(start_pfn << self._shift, nr_pages << self._shift, name, merge, ram=True)
 
-    def release(self, start_pfn: int, nr_pages: int) -> None:
+    def release(self, start_pfn, nr_pages):
         """release_mem_region_adjustable: the RAM of the range start_pfn, nr_pages is gone; what it is cut out of stays."""
         self._cut(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift)
 
     def _cut(self, parent, start, end):
+        first, stop = parent.meeting(start, end)
         kept = []
-        for child in parent.children:
-            if child.end <= start or child.start >= end:
-                kept.append(child)
-            elif not child.is_ram:
+        for child in parent.children[first:stop]:
+            if not child.is_ram:
                 self._cut(child, start, end)
                 kept.append(child)
             else:
                 rest = (child.start, start), (end, child.end)
                 kept += [Resource(*span, child.name, (), True) for span in rest if span[0] < span[1]]
-        parent.children = kept
+        parent.children[first:stop] = kept
 
-    def release_resource(self, start: int, size: int) -> None:
+    def release_resource(self, start, size):
         """Give back what was requested with this start and size (int, bytes). HotplugError EINVAL when nothing was."""
         for _, parent in [(0, self._root), *self._root.walk()]:
             for child in parent.children:
@@ -168,18 +171,30 @@ class Resources:
                     return
         raise HotplugError.of(errno.EINVAL, f"no resource [{start:#x}-{start + size - 1:#x}] without others inside")
 
-    def within(self, start_pfn: int, nr_pages: int) -> list[tuple[int, int]]:
+    def within(self, start_pfn, nr_pages):
         """The parts of the range start_pfn, nr_pages that are RAM, as a list of such pairs (walk_memory_resource, 2.6.25)."""
-        end_pfn = start_pfn + nr_pages
-        return [
-            (max(start, start_pfn), min(end, end_pfn) - max(start, start_pfn))
-            for start, end in self if start < end_pfn and end > start_pfn
-        ]
+        found = []
+        self._ram_within(self._root, start_pfn, start_pfn + nr_pages, found)
+        return found
 
-    def walk(self) -> Iterator[tuple[int, Resource]]:
+    def _ram_within(self, parent, start_pfn, end_pfn, found):
+        up = (1 << self._shift) - 1
+        first, stop = parent.meeting(start_pfn << self._shift, end_pfn << self._shift)
+        for child in parent.children[first:stop]:
+            if child.is_ram:
+                start, end = max(child.start + up >> self._shift, start_pfn), min(child.end >> self._shift, end_pfn)
+                if start < end:
+                    found.append((start, end - start))
+            self._ram_within(child, start_pfn, end_pfn, found)
+
+    def walk(self):
         """(depth, Resource) of everything, as /proc/iomem shows it."""
         return self._root.walk()
 
-    def text(self) -> str:
+    def text(self):
         """The text of /proc/iomem."""
         return "".join(f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk())
+
+
+def _end_of(resource):
+    return resource.end
