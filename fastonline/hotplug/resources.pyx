@@ -1,15 +1,76 @@
 """The tree of /proc/iomem: which physical ranges are System RAM, and what else is taken (kernel/resource.c)."""
 
 import errno
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 
 from fastonline.errors import HotplugError
 
-__all__ = ["RAM", "Resource", "Resources"]
+__all__ = ["PIECE", "RAM", "Resource", "Resources", "Siblings"]
 
 # Compiled, so that no signal handler runs between two steps of a change: the interpreter looks at signals in Python code only.
 
 RAM = "System RAM"
+
+
+# Resources that lie beside one another are kept in pieces of at most so many.
+PIECE = 512
+
+
+class Siblings:
+    """Resources that do not meet, in ascending order, in pieces: to add or remove one costs as much among many as among few."""
+
+    __slots__ = ("pieces", "starts")
+
+    def __init__(self, resources=()):
+        resources = list(resources)
+        self.pieces = [resources[at : at + PIECE] for at in range(0, len(resources), PIECE)]
+        self.starts = [piece[0].start for piece in self.pieces]
+
+    def __iter__(self):
+        for piece in list(self.pieces):
+            yield from list(piece)
+
+    def __len__(self):
+        return sum([len(piece) for piece in self.pieces])
+
+    def meeting(self, start, end):
+        """Those that meet [start, end), ascending."""
+        found = []
+        nr = max(0, bisect_right(self.starts, start) - 1)
+        while nr < len(self.pieces) and self.starts[nr] < end:
+            piece = self.pieces[nr]
+            at = max(0, bisect_right(piece, start, key=_start_of) - 1)
+            while at < len(piece) and piece[at].start < end:
+                if piece[at].end > start:
+                    found.append(piece[at])
+                at += 1
+            nr += 1
+        return found
+
+    def add(self, resource):
+        """One that meets none of them."""
+        nr = max(0, bisect_right(self.starts, resource.start) - 1)
+        if not self.pieces:
+            self.pieces.append([])
+            self.starts.append(resource.start)
+        piece = self.pieces[nr]
+        piece.insert(bisect_right(piece, resource.start, key=_start_of), resource)
+        if len(piece) > PIECE:
+            half = piece[PIECE // 2 :]
+            del piece[PIECE // 2 :]
+            self.pieces.insert(nr + 1, half)
+            self.starts.insert(nr + 1, half[0].start)
+        self.starts[nr] = piece[0].start
+
+    def remove(self, resource):
+        """One of them."""
+        nr = bisect_right(self.starts, resource.start) - 1
+        piece = self.pieces[nr]
+        del piece[bisect_right(piece, resource.start, key=_start_of) - 1]
+        if piece:
+            self.starts[nr] = piece[0].start
+        else:
+            del self.pieces[nr], self.starts[nr]
 
 
 class Resource:
@@ -18,39 +79,35 @@ class Resource:
     else's? (IORESOURCE_MEM and IORESOURCE_BUSY in 2.6.25, IORESOURCE_SYSTEM_RAM and IORESOURCE_BUSY today.) None: as what is
     named ``System RAM`` or ``System RAM (driver)``."""
 
-    __slots__ = ("start", "end", "name", "children", "is_ram")
+    __slots__ = ("start", "end", "name", "inside", "is_ram")
 
     def __init__(self, start, end, name, children=(), is_ram=None):
         self.start, self.end, self.name = start, end, name
-        self.children = [Resource(*child) for child in children]
+        self.inside = Siblings(sorted([Resource(*child) for child in children], key=_start_of))
         self.is_ram = name == RAM or name.startswith(RAM + " (") if is_ram is None else is_ram
 
     def __repr__(self):
         return f"<Resource {self.start:#x}-{self.end - 1:#x} {self.name}>"
 
+    @property
+    def children(self):
+        """The resources inside it, ascending: a list."""
+        return list(self.inside)
+
     def tree(self):
         """(start, end, name, children, is_ram), plain values."""
-        return [self.start, self.end, self.name, [child.tree() for child in self.children], self.is_ram]
+        return [self.start, self.end, self.name, [child.tree() for child in self.inside], self.is_ram]
 
     def walk(self, depth=0):
         """(depth, resource) of every resource inside, as they are printed."""
-        for child in self.children:
+        for child in self.inside:
             yield depth, child
             yield from child.walk(depth + 1)
 
     def conflict(self, start, end):
         """The first child that meets [start, end), or None."""
-        first, stop = self.meeting(start, end)
-        return self.children[first] if first < stop else None
-
-    def meeting(self, start, end):
-        """The slice (first, stop) of the children that meet [start, end)."""
-        first = stop = bisect_left(self.children, start, key=_end_of)
-        if first < len(self.children) and self.children[first].end == start:
-            first = stop = first + 1
-        while stop < len(self.children) and self.children[stop].start < end:
-            stop += 1
-        return first, stop
+        meeting = self.inside.meeting(start, end)
+        return meeting[0] if meeting else None
 
 
 class Resources:
@@ -103,14 +160,15 @@ class Resources:
         def joins(other):
             return merge and (other.name, other.is_ram) == (name, made.is_ram)
 
-        at = bisect_right(parent.children, start, key=lambda child: child.start)
-        if at < len(parent.children) and (after := parent.children[at]).start == end and joins(after):
+        after = parent.conflict(end, end + 1)
+        if after is not None and joins(after):
             made.end = after.end
-            del parent.children[at]
-        if at and (before := parent.children[at - 1]).end == start and joins(before):
+            parent.inside.remove(after)
+        before = parent.conflict(start - 1, start)
+        if before is not None and joins(before):
             before.end = made.end
             return before
-        parent.children.insert(at, made)
+        parent.inside.add(made)
         return made
 
     def allocate_resource(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
@@ -127,7 +185,7 @@ class Resources:
         if size <= 0 or align <= 0 or align & (align - 1):
             raise HotplugError.of(errno.EINVAL, f"allocate_resource of {size} bytes aligned to {align}")
         at = -(-first // align) * align
-        for child in self._root.children:
+        for child in self._root.inside:
             if child.start >= at + size:
                 break
             if child.end > at:
@@ -151,23 +209,21 @@ class Resources:
         self._cut(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift)
 
     def _cut(self, parent, start, end):
-        first, stop = parent.meeting(start, end)
-        kept = []
-        for child in parent.children[first:stop]:
+        for child in parent.inside.meeting(start, end):
             if not child.is_ram:
                 self._cut(child, start, end)
-                kept.append(child)
-            else:
-                rest = (child.start, start), (end, child.end)
-                kept += [Resource(*span, child.name, (), True) for span in rest if span[0] < span[1]]
-        parent.children[first:stop] = kept
+                continue
+            rest = [Resource(*span, child.name, (), True) for span in ((child.start, start), (end, child.end)) if span[0] < span[1]]
+            parent.inside.remove(child)
+            for resource in rest:
+                parent.inside.add(resource)
 
     def release_resource(self, start, size):
         """Give back what was requested with this start and size (int, bytes). HotplugError EINVAL when nothing was."""
         for _, parent in [(0, self._root), *self._root.walk()]:
-            for child in parent.children:
-                if child.start == start and child.end == start + size and not child.children:
-                    parent.children.remove(child)
+            for child in parent.inside.meeting(start, start + 1):
+                if child.start == start and child.end == start + size and not len(child.inside):
+                    parent.inside.remove(child)
                     return
         raise HotplugError.of(errno.EINVAL, f"no resource [{start:#x}-{start + size - 1:#x}] without others inside")
 
@@ -179,8 +235,7 @@ class Resources:
 
     def _ram_within(self, parent, start_pfn, end_pfn, found):
         up = (1 << self._shift) - 1
-        first, stop = parent.meeting(start_pfn << self._shift, end_pfn << self._shift)
-        for child in parent.children[first:stop]:
+        for child in parent.inside.meeting(start_pfn << self._shift, end_pfn << self._shift):
             if child.is_ram:
                 start, end = max(child.start + up >> self._shift, start_pfn), min(child.end >> self._shift, end_pfn)
                 if start < end:
@@ -196,5 +251,5 @@ class Resources:
         return "".join(f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk())
 
 
-def _end_of(resource):
-    return resource.end
+def _start_of(resource):
+    return resource.start
