@@ -23,7 +23,6 @@ from fastonline.hotplug.notifier import NotifierChain
 from fastonline.hotplug.zones import Node, Zone
 from fastonline.linux.capture import matches_kernel, predict_online
 from fastonline.linux.compare import Step
-from fastonline.linux.recording import replay_files
 
 
 def onlining(directory: Path) -> fo.Memory:
@@ -161,9 +160,6 @@ def replaying(recording: Path, capture: Path) -> None:
     for step in fo.Recording.load(recording).replay():
         one: Step = step
         print(one.op, one.errno, one.differences)
-        break
-    for line, differences in replay_files([recording]):
-        print(line, differences + 0)
         break
     kernel = fo.Capture.load(capture)
     machine: fo.Memory = kernel.machine()

@@ -4,4 +4,4 @@ from fastonline.core.types cimport uint64_t
 from fastonline.hotplug.machine cimport Machine
 
 cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1
-cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr) except -1
+cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr, bint report=*) except -1

@@ -166,8 +166,9 @@ cdef void node_states_clear_node(Machine mem, int nid) noexcept nogil:
         mem.zones.table.nodes[nid].has_memory = False
 
 
-cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr) except -1:
-    """EBUSY naming the first page in use that nobody can move (has_unmovable_pages)."""
+cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr, bint report=True) except -1:
+    """EBUSY naming the first page in use that nobody can move (has_unmovable_pages); report: the log shows it
+    (REPORT_FAILURE)."""
     cdef int64_t used
     cdef PyThreadState *thread = mem.lock.let_go(nr * mem.pages.page_bits)
     used = mem.pages.find_used(start, nr)
@@ -179,15 +180,16 @@ cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr) except -1:
         if unmovable is None:
             return 0
         used = unmovable
-    if mem.listeners:
+    if mem.listeners and report:
         mem.events.log(f"page: refcount:1 mapcount:0 pfn:{used:#x}")
         mem.events.log("page dumped because: unmovable page")
     raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
 
 
 def check_unused(Machine mem not None, start_pfn, nr_pages):
-    """EBUSY naming the first page in use of a range that nobody can move, EINVAL where no section is."""
+    """EBUSY naming the first page in use of a range that nobody can move, EINVAL where no section is. As alloc_contig_range
+    asks: nothing is logged."""
     cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     held = mem.lock.hold()
     check_present(mem, start, nr, "check_unused")
-    refuse_used(mem, start, nr)
+    refuse_used(mem, start, nr, False)

@@ -89,6 +89,48 @@ class PerCpuPages:
                 counts[k] += count
         return counts
 
+    def is_free(self, pfn):
+        """Is the page free in the buddy allocator, not on a list?"""
+        base = self._pool_of(pfn)
+        return "PG_buddy" in self._mem.page_flags(pfn) if base is None else bool(self._zone_of(pfn).pool[base][pfn - base])
+
+    def take_page(self, pfn):
+        """A free page is never used again (take_page_off_buddy)."""
+        base, pcp = self._pool_of(pfn), self._zone_of(pfn)
+        if base is None:
+            self._mem.alloc_contig_range(pfn, 1)
+        else:
+            pcp.pool[base][pfn - base] = False
+
+    def _zone_of(self, pfn):
+        zone = self._mem.zone_of(pfn)
+        return _Zone() if zone is None else self._zone(zone.nr)
+
+    def _pool_of(self, pfn):
+        """The first pfn of the pageblock of the pool that the page is in, or None."""
+        return next((base for base, free in self._zone_of(pfn).pool.items() if base <= pfn < base + len(free)), None)
+
+    def away(self, start_pfn, nr_pages):
+        """Pages of a range that look like in use to the engine and are not: (those on lists, those free in the pool), two int64
+        arrays."""
+        lists, free = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for pcp in self._zones.values():
+            for i, pages in enumerate(pcp.lists):
+                lists += [np.arange(pfn, pfn + (1 << self._order_of(i))) for pfn in pages]
+            free += [base + np.flatnonzero(there) for base, there in pcp.pool.items()]
+        return [pfns[(pfns >= start_pfn) & (pfns < start_pfn + nr_pages)] for pfns in (np.concatenate(lists), np.concatenate(free))]
+
+    def evict(self, start_pfn, nr_pages, pages):
+        """These pages of a range, which the kernel uses, are free, and its pageblocks are ordinary again."""
+        self.drain(self._mem.zone_of(start_pfn).nr)
+        self.empty_slabs = [(pfn, order) for pfn, order in self.empty_slabs if pfn not in pages]
+        for pcp in self._zones.values():
+            for base in [base for base in pcp.pool if start_pfn <= base < start_pfn + nr_pages]:
+                pcp.pool[base][pages[(pages >= base) & (pages < base + len(pcp.pool[base]))] - base] = True
+                pages = pages[(pages < base) | (pages >= base + len(pcp.pool[base]))]
+        self.release(start_pfn, nr_pages)
+        self._free(pages)
+
     # -- the counter that watermarks are checked against
 
     def _count(self, pcp, zone, delta):

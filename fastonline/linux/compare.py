@@ -13,18 +13,46 @@ from fastonline.linux.guest import Guest
 from fastonline.linux.prediction import KPF, flag_names, known_flags, page_flags
 
 NOISE = 64
-"""Pages that a kernel zone's free pages may be off by, the guest's own allocations ("within 64 pages"). How
+"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). How
 many of its pages lie on per-CPU lists is not compared ("pcp_count not at all"): a zone that is off by more, but not when those
 are counted too, is no difference, and is remarked."""
+NOISE_BLOCKS = 16
+"""Free blocks of one order that a kernel zone may be off by: NOISE pages in blocks of four or more. Of single pages and pairs
+there may be NOISE pages."""
 NOISE_MOVABLE = 10
-"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 ("within 10 pages"). In 6.1 its free
+"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 (FORMAT.md: "within 10 pages"). In 6.1 its free
 blocks are compared exactly, order by order; `free` is a counter that a CPU's part is missing from, up to the zone's
 stat_threshold."""
 LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ", "Block size [",
-       "memory memory")
-"""Beginnings of the lines of the log that are compared."""
+       "memory memory", "khugepaged: raising ", "migrating pfn ", "page: ", "page dumped because: ", "page allocation failure: ",
+       "init (1): drop_caches: ", "synth uevent: ", "Memory failure: ")
+"""Beginnings of the lines of the log that there is a model of."""
+NOT_COMPARED = (
+    "in kernel zones: how many pages lie on per-CPU lists (a zone that differs only in that is remarked), which page is used by "
+    "whom, and which page map entry is a slab, a page table or on a list",
+    "in Movable of 6.12: which free pages lie on per-CPU lists",
+    "pcp_high where the kernel tunes it itself (6.7 and later)",
+    "whether the kernel's own pages keep a block of a kernel zone from going offline, or a virtio-mem device from shrinking: where "
+    "it differs it is remarked, and the recording followed",
+    "flags of a page besides those of linux/prediction.py: LRU, ACTIVE, REFERENCED and others that change by themselves",
+    "lines of the log that there is no model of, among them what follows a page allocation failure",
+    "how long anything takes, and how often a failing migration is tried again until a signal",
+)
+"""What a recording holds and is not compared, or cannot be predicted."""
 _ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
                 "pcp_high_max", "stat_threshold")
+_CONCERNS = (
+    ("pages", "page flags"), ("errno", "errno"), ("uevents", "uevents"), ("kmsg", "log"), ("plugged_size", "sizes"),
+    ("landed|region", "places"), ("pgmigrate|balloon_", "counters"), ("nr_free", "free blocks"), ("free", "free pages"),
+    ("pcp_|stat_threshold", "per-CPU lists"), (" (min|low|high|protection)$|min_free_kbytes|lowmem", "watermarks"),
+    ("start_pfn|spanned|present|managed|zones|mem_total|pageblocks", "zones"), ("iomem", "iomem"), ("memory\\d|blocks", "blocks"),
+)
+
+
+def concern(what: str) -> str:
+    """What a difference of that name concerns, in a word or two."""
+    return next((name for pattern, name in _CONCERNS if re.search(pattern, what)), "settings")
+
 
 _OFFLINE, _FREE = np.uint64(1 << KPF["OFFLINE"]), np.uint64(1 << KPF["BUDDY"])
 
@@ -56,8 +84,9 @@ class Step:
     compared: int = 0
     """Values compared."""
     remarks: list[tuple[str, Any, Any]] = field(default_factory=list)
-    """(zone, predicted, recorded) of kernel zones whose pages lie on per-CPU lists instead of being free, or the other way
-    round: {"free", "pcp_count"} each."""
+    """(what, predicted, recorded) of what cannot be told from a recording and is not alike: {"free", "pcp_count"} of kernel zones
+    whose pages lie on per-CPU lists instead of being free, or the other way round; an outcome that the kernel's own pages
+    decide, in which the recording was followed; which of them was in the way."""
     replayed: bool = True
     reason: str = ""
     """Why it could not be replayed."""
@@ -68,30 +97,27 @@ def compare(
 ) -> None:
     """Compare a step with what was recorded of it. heard: (uevents, log) of the steps so far; found: the errno of each of its
     ops, where it has several; counters: what those of /proc/vmstat have grown by."""
-    recorded = step.recorded
-
-    def check(what, predicted, real, noise=0):
-        step.compared += 1
-        if predicted != real if not noise else abs(predicted - real) > noise:
-            step.differences.append((f"{what} (within {noise})" if noise else what, predicted, real))
-
-    if recorded["errno"] is not None and step.replayed:
-        check("errno", step.errno, recorded["errno"])
-    for i, answer in enumerate(found):
-        if step.replayed and recorded["ops"][i].get("errno") is not None:
-            check(f"errno of op {i}", answer, recorded["ops"][i]["errno"])
+    recorded, check = step.recorded, _checker(step)
+    step.remarks += guest.remarks
+    if step.replayed and not guest.remarks:
+        if recorded["errno"] is not None:
+            check("errno", step.errno, recorded["errno"])
+        for i, answer in enumerate(found):
+            if recorded["ops"][i].get("errno") is not None:
+                check(f"errno of op {i}", answer, recorded["ops"][i]["errno"])
     first = step.index if recorded.get("covers_from") is None else recorded["covers_from"]
     if recorded["uevents"] is not None:
         check("uevents", [text for i in range(first, step.index + 1) for text in heard[i][0]], recorded["uevents"])
     if recorded["kmsg"] is not None:
-        real = [line for line in recorded["kmsg"] if line.startswith(LOG)]
-        ours = [line for i in range(first, step.index + 1) for line in heard[i][1] if line.startswith(LOG)]
-        check("kmsg", ours[: len(real)] if recorded.get("kmsg_cut") else ours, real)
+        _compare_log(check, step, [line for i in range(first, step.index + 1) for line in heard[i][1]])
     for name, count in (recorded.get("counters") or {}).items():
-        if name in counters:
+        if name == "pgmigrate_fail":
+            # so many in every round of a loop that ends with a signal
+            check(name, guest.failing * max(1, count // max(1, guest.failing)), count)
+        elif name in counters:
             check(name, counters[name], count, NOISE if guest.ran_out and name == "pgmigrate_success" else 0)
     for op in recorded.get("ops", [recorded]):
-        if op.get("plugged_size") is not None and step.replayed:
+        if op.get("plugged_size") is not None and step.replayed and not guest.remarks:
             check("plugged_size", guest.virtio_mem.devices[op["device"]].plugged_size, op["plugged_size"])
     landed = [op.get("landed") for op in recorded.get("ops", [recorded]) if op["op"] == "alloc"]
     for real, region in zip(landed, guest.allocated):
@@ -105,14 +131,57 @@ def compare(
         check("pages OFFLINE", offline,
               sum(nr for flags, nr in recorded["page_counts"].items() if "OFFLINE" in flags.split("|")))
     if recorded["state"] is not None:
-        _compare_states(check, step, guest)
+        _compare_states(check, step, step.predicted, recorded["state"], guest)
     for op in recorded.get("ops", [recorded]):
         if op["op"] == "read" and isinstance(op.get("value"), dict):
             _compare_read(check, op, step.predicted, guest)
 
 
-def _compare_states(check, step, guest):
-    predicted, real = step.predicted, step.recorded["state"]
+def _checker(step, where=""):
+    """check(what, predicted, recorded, noise): compare two values, which may be off by `noise`, and note the difference."""
+    def check(what, predicted, real, noise=0):
+        step.compared += 1
+        if predicted != real if not noise else abs(predicted - real) > noise:
+            step.differences.append((where + (f"{what} (within {noise})" if noise else what), predicted, real))
+    return check
+
+
+def compare_reread(step: Step, predicted: dict[str, Any], guest: Guest) -> None:
+    """Compare what a second capture showed with nothing done in between: all that differed from the first, and the protection of
+    every zone, which the first has recomputed. predicted: the state now."""
+    reread, state = step.recorded.get("reread"), step.recorded["state"]
+    if reread is None:
+        return
+    zones = {name: {"protection": zone["protection"]} for name, zone in state["zones"].items() if "protection" in zone}
+    for name, zone in reread.get("zones", {}).items():
+        # free pages are compared together with those on lists, so both are there or neither
+        known = {key: state["zones"][name][key] for key in ("free", "pcp_count") if key in state["zones"][name]}
+        zones.setdefault(name, {}).update((known if known.keys() & zone.keys() else {}) | zone)
+    _compare_states(_checker(step, "reread "), step, predicted, {"partial": True} | reread | {"zones": zones}, guest)
+
+
+def _compare_log(check, step, ours):
+    """The log, as far as there is a model of it. What the kernel's own page that is in the way looks like is remarked; of a loop
+    that a signal ends its first round is compared."""
+    real = [re.sub(r"^\S+: (?=page allocation failure)|,cpuset=.*", "", line) for line in step.recorded["kmsg"]]
+    lines = []
+    for log in (ours, real):
+        kept, dumped = [], []
+        for at, line in enumerate(log):
+            if line.startswith("page: ") and log[at + 1 : at + 2] == ["page dumped because: unmovable page"]:
+                dumped.append(line)
+            elif line.startswith(LOG):
+                kept.append(line)
+        lines.append((kept, dumped))
+    (ours, our_dumps), (real, real_dumps) = lines
+    if step.recorded.get("kmsg_cut") or step.recorded["errno"] == "EINTR":
+        ours, real = ours[: len(real)], real[: len(ours)]
+    check("kmsg", ours, real)
+    if our_dumps != real_dumps:
+        step.remarks.append(("the page in the way", our_dumps, real_dumps))
+
+
+def _compare_states(check, step, predicted, real, guest):
     tunes_itself = guest.mem.rules.movable_has_min      # 6.12: pcp_high moves, so do its pages
     noise = _kernel_zone_noise(guest)
     for key in ("min_free_kbytes", "mem_total_kb", "lowmem_reserve_ratio", "auto_online_blocks", "nodes", "iomem"):
@@ -131,6 +200,8 @@ def _compare_states(check, step, guest):
                     check(f"{name} {key}", ours.get(key), value)
             if "pcp_high" in zone and not tunes_itself:
                 check(f"{name} pcp_high", ours["pcp_high"], zone["pcp_high"])
+            if "pageblocks" in zone:
+                check(f"{name} pageblocks", ours["pageblocks"], sum(zone["pageblocks"].values()))
             if "free" not in zone:
                 continue
             movable = name.endswith("/Movable")
@@ -145,12 +216,15 @@ def _compare_states(check, step, guest):
                     check(f"{name} nr_free", ours["nr_free"], zone["nr_free"])
                 check(f"{name} free", ours["free"], zone["free"], zone.get("stat_threshold", 0))      # read later
             elif guest.unknown:
-                pass
+                continue
             elif with_lists and abs(ours["free"] - zone["free"]) > noise >= abs(with_lists[0] - with_lists[1]):
                 step.compared += 1
                 step.remarks.append((name, *({key: z[key] for key in ("free", "pcp_count")} for z in (ours, zone))))
             else:
                 check(f"{name} free", ours["free"], zone["free"], noise)
+                if "nr_free" in zone and not guest.split_loosely:
+                    for order, nr in enumerate(zone["nr_free"]):
+                        check(f"{name} nr_free[{order}]", ours["nr_free"][order], nr, max(NOISE >> order, NOISE_BLOCKS))
         if guest.split_loosely and not real.get("partial") and not guest.unknown:
             check("free + pcp_count of kernel zones", *(
                 sum(zone["free"] + zone["pcp_count"] for name, zone in state["zones"].items() if not name.endswith("/Movable"))

@@ -45,7 +45,7 @@ def gathered(pages):
             at += size
 
 
-_IN_USE = 1 << FLAG_NAMES.index("PG_prepared")
+_IN_USE, _BUDDY = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_buddy"))
 
 
 class Region:
@@ -151,8 +151,10 @@ class Guest:
         self.inflated = self.deflated = 0
         self.virtio_mem = VirtioMemBus(mem)
         self.regions = {}
-        self.allocated = []      # regions of this step, in the order of their allocation
+        self.begin_step()
         self.pinned = {}         # regions that were freed -> MovablePages in a list, what a pipe holds of them
+        self._evicted, self._lost_memmaps = 0, []      # kernel pages, and (section, index, pages), that left their block in this step
+        self.slots = {}          # number -> (start, size, nid) of the DIMM in it
         self.refused_dimms = []  # (start, size, nid), bytes, of DIMMs that the kernel did not take
         self._retries = []       # devices that go on when the kernel finds time
         self.cache = MovablePages(mem)
@@ -175,6 +177,32 @@ class Guest:
         self._has_online_slabs = False
         self._stacks = {nid: [] for nid, node in mem.nodes.items() if node.threads}      # those of boot are not told apart
         mem.events.listen(self._heard)
+
+    def begin_step(self):
+        """Forget what is known of the step before."""
+        self.allocated = []
+        """Regions of this step, in the order of their allocation."""
+        self.remarks = []
+        """(what, predicted, recorded) of outcomes that a recording cannot tell, in which it was followed."""
+        self.failing = 0
+        """Pages that fail to move in each round of an offline_pages that a signal ended."""
+
+    def take_boost(self, zones):
+        """Watermarks that are boosted in the recorded `zones` of a state, {"node/zone": {"boost"}}: kswapd has not run."""
+        for zone in self.mem.zones.values():
+            self.mem.zones._set_boost(zone.nr, zones.get(f"{zone.nid}/{zone.name}", {}).get("boost", 0))
+
+    def interrupted(self, start_pfn, nr_pages):
+        """A signal ended an offline_pages of this range: what was tried again and again."""
+        pinned = [region.pages for region in self.regions.values()] + [pages for held in self.pinned.values() for pages in held]
+        self.failing = sum(
+            int(np.count_nonzero((pages.pfns[: pages.pinned] >= start_pfn) & (pages.pfns[: pages.pinned] < start_pfn + nr_pages)))
+            for pages in pinned
+        )
+        if not self.failing:
+            self.failing = 1      # the page for which there is no room
+        for region in self.regions.values():
+            region.tried_to_move(start_pfn, nr_pages)
 
     def _heard(self, kind, text):
         self.ran_out = self.ran_out or kind == "kmsg" and text.startswith("page allocation failure")
@@ -223,12 +251,62 @@ class Guest:
         self._retries += [d for d in self.virtio_mem.devices.values() if d.goes_on(action, notice.start_pfn, notice.nr_pages)]
         return NOTIFY_OK
 
-    def request(self, device, requested_size):
-        """The host asks a virtio-mem device for another size: the size reached, bytes. ValueError for a size that it cannot
-        have."""
-        reached = self.virtio_mem.devices[device].request(requested_size)
+    def request(self, name, requested_size, plugged_size=None):
+        """The host asks a virtio-mem device for another size. plugged_size: what it reached in a recording, bytes; where the
+        kernel's own pages decide that, the recording is followed. ValueError for a size that it cannot have."""
+        device = self.virtio_mem.devices[name]
+        reached = device.request(requested_size)
+        if plugged_size is not None and reached != plugged_size and self._kernel_blocks(device):
+            self.remarks.append((f"plugged_size of {name}", reached, plugged_size))
+            for start_pfn in self._kernel_blocks(device):
+                for pfn in range(start_pfn + device.block_pages - device.sub_block_pages, start_pfn - 1, -device.sub_block_pages):
+                    if device.plugged_size > plugged_size and self.evict(pfn, device.sub_block_pages):
+                        device.go_on()
+            if device.plugged_size < plugged_size:
+                device.requested_size = plugged_size
+                device.go_on()
+                device.requested_size = requested_size
         self._retries.clear()       # what it onlined itself does not make it go on
-        return reached
+
+    def _kernel_blocks(self, device):
+        """First pfns of a virtio-mem device's blocks that are in a kernel zone, highest first."""
+        starts = [block * device.block_pages for block in sorted(device.plugged, reverse=True)]
+        return [start for start in starts if (zone := self.mem.zone_of(start)) is not None and zone.name != "Movable"]
+
+    # -- the kernel's own pages, of which a recording does not tell where they lie
+
+    def kernel_pages(self, start_pfn, nr_pages):
+        """Pages of a range that the kernel uses itself, and that do not leave with the per-CPU lists: int64 array."""
+        lists, free = self.mem.pcp.away(start_pfn, nr_pages)
+        used = np.flatnonzero(self.mem.page_states(start_pfn, nr_pages) == _IN_USE) + start_pfn
+        owned = np.concatenate([np.empty(0, np.int64), *(owner.pfns for owner in self.mem.page_owners)])
+        return np.setdiff1d(used, np.concatenate([lists, free, owned]))
+
+    def evict(self, start_pfn, nr_pages):
+        """The kernel's own pages of a range are elsewhere: how many there were. As many are taken when the step is done."""
+        pages = self.kernel_pages(start_pfn, nr_pages)
+        if len(pages):
+            self._evicted += len(pages)
+            self.mem.pcp.evict(start_pfn, nr_pages, pages)
+            for pfns in [*self._devices.values(), *self._stacks.values(), *(region._tables for region in self.regions.values())]:
+                pfns[:] = np.setdiff1d(pfns, pages).tolist()
+            for section, pieces in self.mem.memmaps.items():
+                self._lost_memmaps += [(section, at, nr) for at, (pfn, nr) in enumerate(pieces) if pfn in pages]
+                self._evicted -= sum(nr for pfn, nr in pieces if pfn in pages)
+        return len(pages)
+
+    def hold(self, start_pfn, nr_pages):
+        """The kernel has a page of its own in a range."""
+        free = np.flatnonzero(self.mem.page_states(start_pfn, nr_pages) & _BUDDY)
+        if len(free):
+            self.mem.alloc_contig_range(start_pfn + int(free[0]), 1)
+
+    def _replace_evicted(self):
+        for section, at, nr in self._lost_memmaps:
+            found = self._take(1, nr.bit_length() - 1)
+            self.mem.memmaps[section][at] = (found[0], nr) if found else (0, 0)
+        self._take(max(0, self._evicted))
+        self._lost_memmaps, self._evicted = [], 0
 
     def retry(self):
         """Devices for which others have onlined memory go on."""
@@ -274,6 +352,19 @@ class Guest:
             self.regions[region].pages.pinned = 0
         for pages in self.pinned.pop(region, ()):
             pages.free()
+
+    def move_and_keep(self, pfn):
+        """A movable page moves elsewhere and is never used again (soft_offline_in_use_page): False when a pipe holds it, or there
+        is no room."""
+        owner = next(owner for owner in self.mem.page_owners if len(owner.within(pfn, 1)))
+        index = owner.within(pfn, 1)
+        zone = self.mem.zone_of(pfn)
+        if index[0] < owner.pinned:
+            return False
+        new = self.mem.pcp.alloc(1, movable_zonelist(self.mem, zone.nid, None, "Movable" if zone.name == "Movable" else "Normal"))
+        if len(new):
+            owner.moved(index, new)
+        return len(new) == 1
 
     def inflate(self, nr_pages):
         """The balloon takes so many pages; how many it got."""
@@ -343,6 +434,7 @@ class Guest:
         """The kernel works on after a step: caches need new slabs for the first block that goes online, and for what is said
         of one that went offline, which has shrunk them (slab_mem_going_offline_callback). Where nobody has `observed` the step,
         no file was read and nothing is needed."""
+        self._replace_evicted()
         if not observed:
             self.mem.pcp.settle()
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-from contextlib import suppress
 from typing import Any
 
 from fastonline.errors import HotplugError
@@ -30,31 +29,65 @@ def run(guest: Guest, op: dict[str, Any]) -> str | int | None:
     """Do one op: 0 or the name of the error; None for what the machine refused, so that the kernel never saw it."""
     if op.get("rejected"):
         return None
+    _follow(guest, op)
     try:
         return _OP[op["op"]](guest, op)
     except HotplugError as e:
         if e.errno == errno.EINTR and "block" in op:
-            for region in guest.programs():
-                region.tried_to_move(op["block"] * guest.mem.pages_per_block, guest.mem.pages_per_block)
+            guest.interrupted(op["block"] * guest.mem.pages_per_block, guest.mem.pages_per_block)
         return errno.errorcode[e.errno]
+
+
+def _follow(guest, op):
+    """Where an op takes a block of a kernel zone offline and was recorded to succeed, or to fail with EBUSY, make it do so: only
+    the kernel's own pages, of which nothing was recorded, decide that. A remark says when they had to be moved."""
+    mem = guest.mem
+    if op["op"] not in ("write_state", "write_online", "write_file", "remove_memory"):
+        return
+    if op["op"] == "write_file":
+        directory, _, name = op["path"].rpartition("/")
+        found = re.fullmatch(r"memory(0|[1-9]\d{0,17})", directory) if name in ("state", "online") else None
+        blocks, word = [int(found[1])] if found else [], op["text"]
+    else:
+        blocks, word = [op["block"]] if "block" in op else [], op.get("word", op.get("value", ""))
+    if op["op"] == "remove_memory":
+        size = mem.pages_per_block * mem.geometry.page_size
+        blocks = [nr for nr in mem.blocks if op["start"] <= nr * size < op["start"] + op["size"]]
+    elif word.removesuffix("\n") not in ("offline", "0"):
+        return
+    kernel = [mem.blocks[nr] for nr in blocks if nr in mem.blocks and mem.blocks[nr].state == "online"
+              and mem.blocks[nr].valid_zones not in ("Movable", "none")]
+    held = [block for block in kernel if len(guest.kernel_pages(block.start_pfn, block.nr_pages))]
+    if op.get("errno") == 0 and held:
+        for block in held:
+            guest.evict(block.start_pfn, block.nr_pages)
+        guest.remarks.append((f"errno of {op['op']}", "EBUSY", 0))
+    elif op.get("errno") == "EBUSY" and kernel and not held:
+        guest.hold(kernel[-1].start_pfn, kernel[-1].nr_pages)
+        guest.remarks.append((f"errno of {op['op']}", 0, "EBUSY"))
 
 
 def _add_memory(guest, op):
     if op.get("start") is None:
         raise CannotReplay("the address of the memory was not recorded")
-    dimm, refused = (op["start"], op["size"], op["nid"]), list(guest.refused_dimms)
-    try:
-        _add_dimm(guest, *dimm)
-    except HotplugError:
-        guest.refused_dimms.append(dimm)
-        raise
-    finally:
-        if guest.mem.rules.movable_has_min:      # 6.12 looks at the whole container, and at what it has refused before
-            guest.mem.events.uevent("online@container/PNP0A06:04")
-            for other in refused:
-                with suppress(HotplugError):
-                    _add_dimm(guest, *other)
+    dimm, answer = (op["start"], op["size"], op["nid"]), None
+    slot = next(nr for nr in range(len(guest.slots) + 1) if nr not in guest.slots)
+    guest.slots[slot] = dimm
+    whole_container = guest.mem.rules.movable_has_min      # 6.12 looks at what it has refused before too, slot by slot
+    for nr, other in sorted(guest.slots.items()):
+        if nr == slot or whole_container and other in guest.refused_dimms:
+            try:
+                _add_dimm(guest, *other)
+                if nr != slot:
                     guest.refused_dimms.remove(other)
+            except HotplugError as e:
+                if nr == slot:
+                    answer = e
+    if whole_container:
+        guest.mem.events.uevent("online@container/PNP0A06:04")
+    if answer is not None:
+        guest.refused_dimms.append(dimm)
+        raise answer
     return 0
 
 
@@ -68,11 +101,14 @@ def _add_dimm(guest, start, size, nid):
 
 def _remove_memory(guest, op):
     page = guest.mem.geometry.page_size
+    slots = [nr for nr, dimm in guest.slots.items() if dimm[:2] == (op["start"], op["size"])]
     refused = [dimm for dimm in guest.refused_dimms if dimm[:2] == (op["start"], op["size"])]
     if refused:
         guest.refused_dimms.remove(refused[0])      # no driver is bound to it: it goes
     else:
         guest.mem.blocks.remove(op["start"] // page, op["size"] // page)
+    for nr in slots:
+        del guest.slots[nr]
     return 0
 
 
@@ -114,6 +150,8 @@ def _write_file(guest, op):
         if name == "uevent" and op["text"]:
             action = op["text"].removesuffix("\n")
             if action not in ("add", "remove", "change", "move", "online", "offline", "bind", "unbind"):
+                guest.mem.events.log(f"synth uevent: /devices/system/memory/{directory}: unknown uevent action string")
+                guest.mem.events.log(f"memory {directory}: uevent: failed to send synthetic uevent: -22")
                 return "EINVAL"
             guest.synthetic_uevent(f"{action}@{directory}")
             return 0
@@ -140,7 +178,8 @@ def _number(text):
 
 
 def _offline_page(guest, op):
-    """soft_offline_page_store, hard_offline_page_store (6.12; the 6.1 of the recordings has no CONFIG_MEMORY_FAILURE)."""
+    """soft_offline_page_store, hard_offline_page_store (6.12; the 6.1 of the recordings has no CONFIG_MEMORY_FAILURE). A free page
+    is taken off the buddy allocator, a program's moves elsewhere first; one that the kernel uses stays."""
     mem = guest.mem
     if not mem.rules.movable_has_min:
         return "ENOENT"
@@ -153,10 +192,21 @@ def _offline_page(guest, op):
     block = pfn // mem.pages_per_block
     if block not in mem.blocks:
         return "ENXIO"
-    free = mem.blocks[block].state == "offline" or "PG_buddy" in mem.page_flags(pfn)
-    if op["path"] == "soft_offline_page" and free:
-        return "EIO"
-    if op["path"] == "hard_offline_page" and not free and not len(movable_pages(mem, pfn, 1)):
+    if mem.blocks[block].state == "offline":
+        if op["path"] == "soft_offline_page":
+            return "EIO"
+        raise CannotReplay(f"there is no model of the file {op['path']} for such a page")
+    free, movable = mem.pcp.is_free(pfn), len(movable_pages(mem, pfn, 1)) > 0
+    if op["path"] == "soft_offline_page":
+        if free:
+            mem.pcp.take_page(pfn)
+            return 0
+        if not movable:
+            mem.events.log(f"Memory failure: {pfn:#x}: unhandlable page.")
+            return "EIO"
+        if guest.move_and_keep(pfn):
+            return 0
+    elif not free and not movable:
         return "EBUSY"      # the kernel's own: MF_IGNORED
     raise CannotReplay(f"there is no model of the file {op['path']} for such a page")
 
@@ -189,7 +239,7 @@ def _virtio_mem(guest, op):
     if op["device"] not in guest.virtio_mem.devices:
         raise CannotReplay(f"there is no device {op['device']}")
     try:
-        guest.request(op["device"], op["requested_size"])
+        guest.request(op["device"], op["requested_size"], op.get("plugged_size"))
     except ValueError as e:
         raise CannotReplay(str(e)) from None
     return 0
@@ -258,6 +308,7 @@ def _load(guest, op):
 
 
 def _drop_caches(guest, op):
+    guest.mem.events.log("init (1): drop_caches: 3")
     guest.drop_caches()
     return 0
 

@@ -29,7 +29,7 @@ def predict(guest: Guest) -> dict[str, Any]:
             "start_pfn": zone.start_pfn, "spanned": zone.spanned_pages, "present": zone.present_pages,
             "managed": zone.managed_pages, "free": mem.pcp.free_pages(zone.nr), "min": zone.min, "low": zone.low, "high": zone.high,
             "protection": list(zone.protection), "nr_free": mem.pcp.nr_free(zone.nr), "pcp_count": mem.pcp.count(zone.nr),
-            "pcp_batch": zone.pcp_batch, "pcp_high": zone.pcp_high,
+            "pcp_batch": zone.pcp_batch, "pcp_high": zone.pcp_high, "pageblocks": _pageblocks(mem, zone),
         }
         if zone.populated:
             zones[f"{zone.nid}/{zone.name}"]["stat_threshold"] = zone.stat_threshold
@@ -45,6 +45,15 @@ def predict(guest: Guest) -> dict[str, Any]:
         "blocks": {str(nr): {"state": b.state, "valid_zones": b.valid_zones, "node": b.node} for nr, b in mem.blocks.items()},
         "iomem": [f"{'  ' * depth}{r.start:#x}-{r.end - 1:#x} {r.name}" for depth, r in mem.resources.walk()],
     }
+
+
+def _pageblocks(mem, zone):
+    """Pageblocks whose first page is the zone's and online (pagetypeinfo_showblockcount_print)."""
+    size, nr = 1 << mem.geometry.pageblock_order, 0
+    for pfn in range(zone.start_pfn // size * size, zone.start_pfn + zone.spanned_pages, size):
+        there = mem.zone_of(max(pfn, zone.start_pfn))
+        nr += there is not None and there.nr == zone.nr and mem.sections.online_section_nr(pfn // mem.geometry.pages_per_section)
+    return nr
 
 
 def vmstat(guest: Guest) -> dict[str, int]:

@@ -2,30 +2,26 @@
 
 A recording is the state of a machine, then steps: what was done, and what the kernel showed afterwards. `Recording.machine`
 makes the machine of the start, `Recording.replay` does every step to it and compares. What is predicted comes from the machine
-alone; a recorded state is only looked at to compare.
+alone; a recorded state is only looked at to compare. Two things that no recording can tell are taken from it and said in a
+remark: whether the kernel's own pages hold a block of a kernel zone (ops.py), and a watermark boost that is in force.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from os import PathLike
-from types import SimpleNamespace
 from typing import Any
 
 from fastonline.files import read_text
-from fastonline.geometry import X86_64
-from fastonline.hotplug.layout import lay_out
-from fastonline.hotplug.memory import THP_MIN_BYTES, Memory
+from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.sysctl import read_lowmem_reserve_ratio
-from fastonline.linux.compare import Step, compare
+from fastonline.linux.compare import Step, compare, compare_reread
 from fastonline.linux.guest import Guest
 from fastonline.linux.ops import OPS, CannotReplay, run
 from fastonline.linux.prediction import predict, vmstat
-from fastonline.rules import LINUX_6_1, LINUX_6_12
+from fastonline.linux.start import start_machine
 
 FORMAT = "memory-hotplug-recording/1"
 
@@ -34,23 +30,6 @@ _STEP: dict[str, Any] = {"errno": (int, str), "uevents": list, "kmsg": list, "st
 
 class RecordingError(ValueError):
     """A file that is no recording: one line that names the file, and the step where it is a step's fault."""
-
-
-def _rules(kernel):
-    """The preset of a version such as 6.1.192."""
-    numbers = re.match(r"(\d+)\.(\d+)", kernel)
-    if not numbers or tuple(map(int, numbers.groups())) < (6, 1):
-        raise RecordingError(f"there are no rules for kernel {kernel!r}")
-    return LINUX_6_12 if tuple(map(int, numbers.groups())) >= (6, 8) else LINUX_6_1
-
-
-def _span(line):
-    """(first byte, size, name) of a line of iomem."""
-    found = re.fullmatch(r"(?:  )*0x([0-9a-f]+)-0x([0-9a-f]+) (.+)", line)
-    if not found:
-        raise RecordingError(f"{line!r} is no line of iomem")
-    first, last = int(found[1], 16), int(found[2], 16)
-    return first, last + 1 - first, found[3]
 
 
 class Recording:
@@ -122,76 +101,9 @@ class Recording:
         finds them. bitmap has none; the order is worked out, and after long use other parts of a block may be the free ones.
         RecordingError for a start that cannot be."""
         with self._reading("initial"):
-            return self._machine(engine)
-
-    def _machine(self, engine):
-        data, initial, params = self.data, self.data["initial"], self.data["params"]
-        if not data.get("block_size"):
-            raise RecordingError(self._no_blocks())
-        if data["page_size"] != X86_64.page_size:
-            raise RecordingError(f"pages of {data['page_size']} bytes are not replayed")
-        rules = replace(_rules(self.kernel), watermark_scale_factor=params.get("watermark_scale_factor", 10))
-        page, per_block = data["page_size"], data["block_size"] // data["page_size"]
-        zones = {(int(key.split("/")[0]), key.split("/")[1]): zone for key, zone in initial["zones"].items()}
-        blocks = {int(nr): block for nr, block in initial["blocks"].items()}
-        lines = [_span(line) for line in initial["iomem"]]
-        sections, of_zone = [], {key: [] for key in zones}
-        for first, size, name in lines:
-            if not name.startswith("System RAM"):
-                continue
-            start, end = -(-first // page), (first + size) // page
-            while start < end:
-                stop = min(end, (start // per_block + 1) * per_block)
-                block = blocks[start // per_block]
-                online = block["state"] != "offline"
-                sections.append((start, stop - start, block["node"], online))
-                for first_pfn, nr, key in self._by_zone(start, stop, block, zones) if online else ():
-                    of_zone[key].append((first_pfn, nr))
-                start = stop
-        mem = Memory.from_page_map(
-            X86_64, sections, (), [self._zone(key, zone, of_zone[key], zones) for key, zone in zones.items()],
-            initial["min_free_kbytes"], rules, engine, params.get("min_free_kbytes", -1), memory_block_size=data["block_size"],
-            memmap="on_memory" if params.get("memmap_on_memory") else "kernel",
-        )
-        mem.nr_cpus = data["machine"].get("cpus", 1)
-        mem.possible_nodes = data["machine"].get("nodes", 1)
-        if initial["mem_total_kb"] << 10 >= THP_MIN_BYTES:
-            mem.zones.set_transparent_hugepage(params.get("transparent_hugepage", "never"))
-        for first, size, name in lines:
-            mem.resources.request(first, size, name)
-        if params.get("online_policy"):
-            mem.policy = params["online_policy"]
-        mem.auto_movable_ratio = params.get("auto_movable_ratio", mem.auto_movable_ratio)
-        mem.auto_movable_numa_aware = bool(params.get("auto_movable_numa_aware", mem.auto_movable_numa_aware))
-        mem.auto_online_blocks = initial["auto_online_blocks"]
-        if list(mem.lowmem_reserve_ratio) != initial["lowmem_reserve_ratio"]:
-            mem.lowmem_reserve_ratio = initial["lowmem_reserve_ratio"]
-        return mem
-
-    @staticmethod
-    def _zone(key, zone, ranges, zones):
-        """A zone as from_page_map takes it. Which of its pages were free is not known: lay_out says where."""
-        boost = zone.get("boost", 0)
-        names = [name for nid, name in zones if nid == key[0]]
-        return SimpleNamespace(
-            nid=key[0], name=key[1], start_pfn=zone["start_pfn"], spanned_pages=zone["spanned"],
-            min=zone["min"] - boost, low=zone["low"] - boost, high=zone["high"] - boost,
-            protection=dict(zip(names, zone["protection"], strict=True)),
-            runs=lay_out(ranges, zone["managed"], zone["nr_free"], X86_64.max_page_order),
-        )
-
-    @staticmethod
-    def _by_zone(start, stop, block, zones):
-        """(start, pages, (nid, zone)) of the parts of a block: one zone, or as the zones' spans have it."""
-        nid, name = block["node"], block["valid_zones"]
-        if (nid, name) in zones:
-            return [(start, stop - start, (nid, name))]
-        parts = []
-        for (node, zone), state in zones.items():
-            first, end = max(start, state["start_pfn"]), min(stop, state["start_pfn"] + state["spanned"])
-            if node == nid and first < end:
-                parts.append((first, end - first, (nid, zone)))
-        return sorted(parts)
+            if not self.data.get("block_size"):
+                raise RecordingError(self._no_blocks())
+            return start_machine(self.data, engine)
 
     def guest(self, engine: str = "struct_page") -> Guest:
         """A running machine of the recording's start, on `engine`: its Memory, drivers and programs."""
@@ -227,7 +139,8 @@ class Recording:
     def _replay(self, index, recorded, guest, seen, heard):
         """Do one step. seen: where what the machine says is heard. heard: (uevents, log) of the steps so far."""
         mem = guest.mem
-        del seen[:], guest.allocated[:]
+        del seen[:]
+        guest.begin_step()
         before = vmstat(guest)
         answers, reason = [], ""
         for op in recorded.get("ops", [recorded]):
@@ -245,52 +158,14 @@ class Recording:
         )
         counters = {name: count - before[name] for name, count in vmstat(guest).items()}
         compare(step, heard, answers if "ops" in recorded else [], counters, guest)
-        if recorded["state"] is not None and not recorded["state"].get("partial"):
-            read_lowmem_reserve_ratio(mem)
+        if recorded["state"] is not None:
+            if not recorded["state"].get("partial"):
+                read_lowmem_reserve_ratio(mem)
+                compare_reread(step, predict(guest), guest)
+            guest.take_boost(recorded["state"].get("zones", {}))
         return step
 
 
 def _name(step):
     """The op of a step, or its ops."""
     return "+".join(op["op"] for op in step.get("ops", [step]))
-
-
-# -- for the command line
-
-def _verdict(step):
-    """What the command line says of a step."""
-    text = "; ".join(f"{what}: predicted {ours}, recorded {real}" for what, ours, real in step.differences) or "ok"
-    for name, ours, real in step.remarks:
-        text += (f"; {name}: {ours['free']} pages free and {ours['pcp_count']} on per-CPU lists predicted, "
-                 f"{real['free']} and {real['pcp_count']} recorded")
-    return text + ("" if step.replayed else f" (not replayed: {step.reason})")
-
-
-def replay_files(
-    paths: Iterable[str | PathLike[str]], engine: str = "struct_page", as_json: bool = False
-) -> Iterator[tuple[str, int]]:
-    """What `fastonline replay FILE...` prints: yields (line, differences) a step, and a last line of totals.
-
-    RecordingError (exit status 2) for a file that is no recording, OSError for one that cannot be read."""
-    recordings = [Recording.load(path) for path in paths]
-    total, values, remarks, unreplayed, steps = 0, 0, 0, 0, 0
-    for recording in recordings:
-        for step in recording.replay(engine):
-            total += len(step.differences)
-            values += step.compared
-            remarks += len(step.remarks)
-            unreplayed += not step.replayed
-            steps += 1
-            if as_json:
-                line = json.dumps({
-                    "recording": recording.name, "step": step.index, "op": step.op, "errno": step.errno,
-                    "uevents": step.uevents, "kmsg": step.kmsg, "replayed": step.replayed, "reason": step.reason,
-                    "compared": step.compared, "differences": step.differences, "remarks": step.remarks,
-                    "predicted": step.predicted,
-                })
-            else:
-                line = f"{recording.name} step {step.index} {step.op}: {_verdict(step)}"
-            yield line, len(step.differences)
-    if not as_json:
-        yield (f"{len(recordings)} recordings, {steps} steps, {values} values compared, {remarks} remarks, "
-               f"{total} differences, {unreplayed} steps not replayed"), 0
