@@ -230,7 +230,7 @@ def test_capture_of_a_busy_kernel_says_so(run, tmp_path, monkeypatch):
     (["capture", os.path.dirname(__file__)], "Is a directory"),
     (["replay", os.path.dirname(__file__)], "Is a directory"),
     (["balloon", "xen", "1G", "--call-ns", "nan"], "nan ns"),
-    (["balloon", "xen", "1G", "--scattered", "--seed", "-1"], "not -1"),
+    (["balloon", "xen", "1G", "--scattered", "--seed", "-1"], "got -1"),
     (["balloon", "xen", "1Q"], "'1Q' is not a size"),
     (["balloon", "hyperv", "1G", "--behaviour", "thread"], "no option behaviour"),
 ], ids=str)

@@ -23,7 +23,8 @@ def test_pages_that_are_not_there():
 
 
 @pytest.mark.parametrize("flags, text", [
-    (0, "no flag"), (17213423656, "uptodate|lru|idle|mappedtodisk"), (1 << 7, "slab"), (1 << 32, "reserved"), (1 << 60, "bit 60"),
+    (0, "no flag"), (17213423656, "uptodate|lru|idle|mappedtodisk"), (1 << 7, "slab"), (1 << 32, "reserved"),
+    (1 << 60, "bit 60"),
 ])
 def test_names(flags, text):
     assert decode_kpageflags(flags) == text

@@ -179,7 +179,8 @@ def shrinkable(mem: Memory) -> list[Shrink]:
     found = [_shrink("blocks", mem.pages_per_block, free, movable, survey, page)]
     unit = 1 << mem.geometry.pageblock_order
     while unit * page <= 1 << 30:
-        found.append(_shrink("virtio-mem", unit, *survey.units(unit), survey, page))
+        free, movable = survey.units(unit)
+        found.append(_shrink("virtio-mem", unit, free, movable, survey, page))
         unit *= 2
     top = mem.zones.names.index("Movable")
     balloon = sum(_above_min(zone, zone.protection[top]) for zone in mem.zones.values())

@@ -77,8 +77,8 @@ def whole_blocks(
                     f"{key[1]} of node {key[0]} end does not follow from it: add /proc/kpagecount as the file kpagecount"
                 )
             parts.append(np.stack([own, 1 << orders], axis=1))
-    blocks = np.concatenate(parts)
-    return _with_blocks(page_map, blocks[np.argsort(blocks[:, 0])])
+    found = np.concatenate(parts)
+    return _with_blocks(page_map, found[np.argsort(found[:, 0])])
 
 
 def _room(heads, page_map, end, max_order, mapped):

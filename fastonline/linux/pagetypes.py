@@ -14,7 +14,7 @@ from fastonline.geometry import Geometry
 from fastonline.hotplug.memory import Memory
 from fastonline.lines import TextError, shown, stream
 from fastonline.linux.proctext import ZoneInfo
-from fastonline.linux.ranges import check_size, geometry_of, meet
+from fastonline.linux.ranges import Ranges, check_size, geometry_of, meet
 from fastonline.linux.states import MappedZone, clipped, merged, states_of
 from fastonline.rules import LINUX_6_12, Rules
 
@@ -50,7 +50,8 @@ def machine_of_map(
 ) -> Memory:
     """A Memory of runs of pages with their KPF_* flags, in the geometry's zones, all on node 0; watermarks as a kernel computes
     them for so much memory."""
-    runs, frames = states_of(start, length, flags), []
+    runs = states_of(start, length, flags)
+    frames: Ranges = []
     for first, end in zip(runs[0].tolist(), runs[1].tolist(), strict=True):
         if frames and frames[-1][1] == first:
             frames[-1] = (frames[-1][0], end)
@@ -112,5 +113,4 @@ def read_page_types(path: str | os.PathLike[str]) -> PageTypes:
         raise TextError(path, max(nr, 1), "no list of page-types -l found")
     if not runs:
         raise TextError(path, nr, "the list has no pages")
-    start, length, flags = (np.array(column, np.uint64) for column in zip(*runs, strict=True))
-    return PageTypes(str(path), start, length, flags)
+    return PageTypes(str(path), *(np.array(column, np.uint64) for column in zip(*runs, strict=True)))
