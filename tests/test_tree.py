@@ -169,3 +169,16 @@ def test_texts_that_do_not_fit_together(engine, tmp_path):
     (tmp_path / "proc/zoneinfo").write_text(text.replace("present  126976", "present  926976"))
     with pytest.raises(ValueError, match=f"^{tmp_path}: zone DMA32 of node 0 has 926976 present pages"):
         read_tree(tmp_path).machine(engine)
+
+
+@pytest.mark.parametrize("edit, message", [
+    (lambda text: text + text.splitlines()[0].replace("Node 0", "Node 3") + "\n", "zone DMA of node 3 is missing in zoneinfo"),
+    (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", "zone Normal of node 1 is missing in buddyinfo"),
+])
+def test_zones_of_one_text_alone(engine, tmp_path, edit, message):
+    """A foreign line, and a buddyinfo that is cut. Expect no machine that leaves them out without a word."""
+    exported(tmp_path, used(engine))
+    text = (tmp_path / "proc/buddyinfo").read_text()
+    (tmp_path / "proc/buddyinfo").write_text(edit(text))
+    with pytest.raises(ValueError, match=f"^{tmp_path}: {message}"):
+        read_tree(tmp_path).machine(engine)

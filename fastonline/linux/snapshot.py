@@ -98,6 +98,11 @@ class Snapshot:
         zones = self.zones or self._zones_of_blocks(geometry)
         total = sum(zone.spanned_pages for zone in zones.values()) + len(self.blocks) * self._block_pages
         check_size(total, max(zone.end_pfn for zone in zones.values()))
+        for keys, others, missing in ((self.free, zones, "zoneinfo"), (zones, self.free, "buddyinfo")):
+            for nid, name in keys if self.free else ():
+                populated = keys is self.free or zones[nid, name].present_pages
+                if populated and (nid, name) not in others:
+                    raise ValueError(f"zone {name} of node {nid} is missing in {missing}")
         memory, known, there = self._memory(zones), [], []
         names = [name for name, _ in geometry.zone_limits] + ["Movable"] + ["Device"] * rules.zone_device
         for zone in zones.values():
@@ -156,7 +161,10 @@ class Snapshot:
     def _zones_of_blocks(self, geometry):
         """The zones that online blocks name; those of several, by the limits of the architecture's zones."""
         limits, start = [], 0
+        there = {name for _, name in self.free} or {name for name, _ in geometry.zone_limits}
         for name, limit in geometry.zone_limits:
+            if name not in there:      # the kernel was built without it
+                continue
             end = geometry.max_pfn if limit is None else limit // self.page_size
             limits.append((name, start, end))
             start = end
