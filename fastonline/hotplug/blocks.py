@@ -253,7 +253,7 @@ class Blocks:
             self._offline(online)
             mem.remove_memory(start_pfn, nr_pages)
         except BaseException:
-            self.auto_online([nr for nr in online if self[nr].state == "offline"], MMOP_ONLINE)
+            self.auto_online([nr for nr in online if nr in self and self[nr].state == "offline"], MMOP_ONLINE)
             raise
 
     def _offline(self, numbers):

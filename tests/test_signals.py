@@ -1,0 +1,185 @@
+"""Real signals at random times in every long call: it is finished or undone when the handler's exception comes out.
+
+FASTONLINE_SIGNAL_SECONDS=60 takes so long for each call.
+"""
+
+import itertools
+import os
+import pickle
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+from conftest import SMALL_64
+from in_process import in_process
+
+import fastonline as fo
+from fastonline.hotplug.pcp import PerCpuPages
+
+SECONDS = float(os.environ.get("FASTONLINE_SIGNAL_SECONDS", "0.4"))
+S = SMALL_64.pages_per_section
+FIRST, PAGES = 1024, 8 * S
+IN_USE, TAIL = 16, 8
+
+
+class Interrupted(BaseException):
+    """No Exception, as KeyboardInterrupt is none."""
+
+
+class Guest:
+    """A machine and the pages that somebody owns."""
+
+    def __init__(self, engine, rules=fo.LINUX_6_12, pcp=False, listening=False, directory="."):
+        self.mem = fo.Memory(SMALL_64, boot="1M", engine=engine, rules=rules)
+        self.mem.add_memory(FIRST, PAGES)
+        self.mem.online_pages(FIRST, 4 * S)
+        if pcp:
+            self.mem.pcp = PerCpuPages(self.mem)
+        if listening:
+            self.mem.notifiers.register(lambda action, notice: None)
+            self.mem.events.listen(lambda kind, text: None)
+        self.owner = fo.MovablePages(self.mem, on_move=lambda old, new: None)
+        self.blocks = []
+        self.path = os.path.join(directory, "saved")
+
+    def owned(self):
+        return len(self.owner) + sum(1 << order for _, order in self.blocks)
+
+    def in_use(self):
+        states = np.concatenate([self.mem.page_states(first, nr) for first, nr in self.mem.sections.spans()])
+        return int(np.count_nonzero((states & (0xFF ^ TAIL)) == IN_USE))
+
+
+def is_online(guest, start):
+    return guest.mem.sections.online_section_nr(start // S)
+
+
+# Each takes a guest from where it is to somewhere else, and works from where an interrupted one has left it.
+
+def add_and_remove(guest):
+    if guest.mem.sections.present_section_nr(15):
+        guest.mem.remove_memory(15 * S, S)
+    guest.mem.add_memory(15 * S, S)
+
+
+def online_and_offline(guest):
+    start = FIRST + 4 * S
+    if is_online(guest, start):
+        guest.mem.offline_pages(start, 2 * S)
+    guest.mem.online_pages(start, 2 * S)
+
+
+def by_phases(guest):
+    start = FIRST + 6 * S
+    if is_online(guest, start):
+        guest.mem.offline_pages(start, S)
+    elif np.all(guest.mem.page_states(start, S) == 17):
+        guest.mem.mark_pfns_onlined(np.arange(start, start + S))
+    else:
+        guest.mem.prepare_online_pages(start, S)
+
+
+def movable(guest):
+    guest.owner.alloc(500)
+    guest.owner.free_at(np.arange(0, len(guest.owner), 3))
+    guest.owner.free()
+
+
+def move(guest):
+    """Pages move from a range that goes offline to the others."""
+    start = FIRST + 2 * S
+    if not is_online(guest, start):
+        guest.mem.online_pages(start, 2 * S)
+    if len(guest.owner) < 300:
+        guest.owner.alloc(300)
+    guest.mem.offline_pages(start, 2 * S)
+
+
+def removed_by_blocks(guest):
+    if 15 in guest.mem.blocks:
+        guest.mem.blocks.remove(15 * S, S)
+    guest.mem.add_memory(15 * S, S)
+    guest.mem.blocks[15].online()
+
+
+def look(guest):
+    guest.mem.validate()
+    guest.mem.copy().validate()
+    pickle.loads(pickle.dumps(guest.mem)).validate()
+    guest.mem.zoneinfo(), guest.mem.lsmem(), guest.mem.kpageflags(0, FIRST)
+
+
+def saved(guest):
+    guest.mem.save(guest.path)
+    fo.load(guest.path).validate()
+
+
+CALLS = (add_and_remove, online_and_offline, by_phases, movable, move, removed_by_blocks, look, saved)
+
+
+def interrupt_again_and_again(work, guest, seconds, seed):
+    """How many times the signal came in time, and how many pages were in use and not owned at the end."""
+    rng = random.Random(seed)
+
+    def handler(signum, frame):
+        raise Interrupted
+
+    signal.signal(signal.SIGALRM, handler)
+    begin = time.perf_counter()
+    work(guest)
+    longest = (time.perf_counter() - begin) * 1.5
+    end, interrupted = time.monotonic() + seconds, 0
+    for nr in itertools.count():
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-6, rng.random() * longest))
+            try:
+                work(guest)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Interrupted:
+            interrupted += 1
+        if nr % 4 == 0 or time.monotonic() > end:
+            guest.mem.validate()
+            assert guest.in_use() == guest.owned() + kept_by_lists(guest.mem), f"in use and nobody's after {interrupted} interruptions"
+        if time.monotonic() > end:
+            return interrupted
+
+
+def kept_by_lists(mem):
+    """Pages that are in use as the engine sees them and on a per-CPU list, or free in a pageblock of unmovable ones."""
+    if mem.pcp is None:
+        return 0
+    zones = mem.zones.values()
+    return sum(mem.pcp.count(zone.nr) + mem.pcp.free_pages(zone.nr) - zone.free_pages for zone in zones)
+
+
+@pytest.mark.parametrize("work", CALLS, ids=lambda work: work.__name__)
+@pytest.mark.parametrize("given", [{}, {"rules": fo.LINUX_2_6_25}, {"listening": True}], ids=["6.12", "2.6.25", "listening"])
+def test_an_interrupted_call_is_finished_or_undone(engine, work, given, tmp_path):
+    def run():
+        interrupt_again_and_again(work, Guest(engine, directory=tmp_path, **given), SECONDS, f"{work.__name__} {given}")
+
+    assert in_process(run, 60 + int(2 * SECONDS)) == ""
+
+
+def test_ctrl_c_comes_out_of_a_call_as_itself(engine):
+    """SIGINT itself, in the midst of owners' pages moving. Expect KeyboardInterrupt or a finished call."""
+    def run():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for _ in range(30):
+            guest = Guest(engine)
+            guest.owner.alloc(800)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, lambda signum, frame: os.kill(os.getpid(), signal.SIGINT))
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005)
+                guest.mem.offline_pages(FIRST + 2 * S, 2 * S)
+                time.sleep(0.001)
+            except KeyboardInterrupt:
+                pass
+            guest.mem.validate()
+            assert guest.in_use() == guest.owned() == 800
+
+    assert in_process(run) == ""
