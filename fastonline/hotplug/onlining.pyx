@@ -379,8 +379,6 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
             mem.notifiers.tell(MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid, nid_normal))
         raise
     blocks_went_online(mem, start, nr)
-    if mem.pcp is not None:
-        mem.pcp.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
     if mem.always_notify_online:
         mem.zones.table.nodes[mem.nid_of[start >> mem.sections.pfn_section_shift]].has_memory = True
     if not mem.min_free_kbytes_follows:
@@ -390,6 +388,8 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     if mem.min_free_kbytes_follows:
         recompute_watermarks(mem)
     try:
+        if mem.pcp is not None:
+            mem.pcp.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
         flush_events(mem)
     finally:
         if mem.chain and (done or mem.always_notify_online):
