@@ -15,8 +15,10 @@ None or NOTIFY_OK, NOTIFY_DONE (not interested), NOTIFY_BAD (a veto), NOTIFY_STO
 MovablePages are pages in use that offline_pages may move. Capture is the state of a real kernel, Recording what one did, step
 by step, RecordingError a file that is none. export_sysfs writes the tree that lsmem --sysroot reads.
 
-Further: fastonline.drivers (balloons and their host), fastonline.cost.profile, for cimport fastonline.hotplug.memory and
-fastonline.core, and for C and C++ fastonline.h in get_include().
+Further: fastonline.hotplug.questions (what can go offline, what can be added, how small it gets),
+fastonline.linux.sources.read_source (whatever file shows a machine), fastonline.drivers (balloons and their host),
+fastonline.cost.profile, for cimport fastonline.hotplug.memory and fastonline.core, and for C and C++ fastonline.h in
+get_include().
 """
 
 from fastonline.capi import get_include

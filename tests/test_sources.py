@@ -43,6 +43,15 @@ def test_saved_machines_and_captures(tmp_path):
     assert type(read_source(tmp_path / "capture")).__name__ == "Capture"
 
 
+def test_pagetypeinfo_and_lsmem(tmp_path):
+    """Each alone tells of free blocks, or of memory blocks."""
+    mem = fo.Memory(fo.X86_64, boot="512M")
+    (tmp_path / "pagetypeinfo").write_text(mem.pagetypeinfo())
+    assert read_source(tmp_path / "pagetypeinfo").buddyinfo() == mem.buddyinfo()
+    (tmp_path / "lsmem").write_text(mem.lsmem("2.42"))
+    assert read_source(tmp_path / "lsmem").lsmem() == mem.lsmem()
+
+
 def test_show_a_tree(run):
     """Only the table, nothing on standard error."""
     path = DATA / "inputs" / "l01_tree"

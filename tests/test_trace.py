@@ -30,7 +30,7 @@ def test_replay(engine):
         mem.validate()
         assert mem.totalram_pages - sum(zone.free_pages for zone in mem.zones.values()) == 4
     assert replayed.kernel.page_flags(5000) == replayed.kernel.page_flags(5003) == "PG_prepared"
-    assert str(TRACE) in str(replayed) and "1 events contradict" in str(replayed)
+    assert str(TRACE) in str(replayed) and "events that contradict those before: 1, the first on line 10" in str(replayed)
 
 
 def traced(tmp_path, mem, orders):

@@ -87,7 +87,7 @@ def _text(args):
     source = read(args)
     if isinstance(source, Snapshot) and args.what == "buddyinfo":
         return source.buddyinfo()
-    if isinstance(source, Snapshot) and args.what == "lsmem":
+    if args.what == "lsmem" and (isinstance(source, Snapshot) or isinstance(source, Capture) and source.blocks):
         return source.lsmem(args.style)
     return TEXTS[args.what][1](machine_of(source), args)
 

@@ -20,6 +20,7 @@ from fastonline.geometry import Geometry, parse_size
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages
+from fastonline.hotplug.procfs import lsmem_text
 from fastonline.lines import TextError, read
 from fastonline.linux.heads import mapped_pages, marks_heads_only, whole_blocks
 from fastonline.linux.live import read_kernel
@@ -181,6 +182,14 @@ class Capture:
         if movable:
             MovablePages(mem).adopt(self._lru_pfns(mem))
         return mem
+
+    def lsmem(self, style: str = "2.38") -> str:
+        """What util-linux's lsmem of version `style` printed of the captured blocks, whose removable files before 5.7 told them
+        apart. ValueError in a kernel without memory hot-plug."""
+        if not self.blocks:
+            raise ValueError("there are no memory blocks in it: the kernel has no memory hot-plug")
+        rows = [(block.nr, block.state, block.removable) for block in parse_blocks(self.blocks)]
+        return lsmem_text(rows, self.block_size_bytes, style)
 
     def page_flags(self, pfn: int) -> str:
         """What /proc/kpageflags had for a page, by name: "lru|mmap|anon"; "no flag" for none. IndexError behind the end."""

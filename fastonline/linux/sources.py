@@ -10,14 +10,15 @@ from typing import Protocol
 from fastonline.files import open_regular
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import Memory, load
-from fastonline.lines import TextError, stream, without_prefix
+from fastonline.lines import TextError, read, stream, without_prefix
 from fastonline.linux.capture import Capture
 from fastonline.linux.monitor import is_monitor, read_monitor
 from fastonline.linux.oom import is_mem_info, read_mem_info
 from fastonline.linux.pagetypes import is_page_types, read_page_types
 from fastonline.linux.recording import FORMAT
+from fastonline.linux.snapshot import Snapshot
 from fastonline.linux.trace import is_trace
-from fastonline.linux.tree import is_tree, read_tree
+from fastonline.linux.tree import is_tree, parse_lsmem, parse_pagetypeinfo, read_tree
 from fastonline.rules import LINUX_6_12, Rules
 
 _FIRST_LINES = 200
@@ -54,7 +55,7 @@ class Saved:
 
 def read_source(path: str | os.PathLike[str]) -> Source:
     """Read what shows a machine: a file of Memory.save or Capture.save; a directory with a page map, a /sys tree or a
-    sosreport; a log with Mem-Info, of buddyinfo or of zoneinfo; a list of page-types.
+    sosreport; a log with Mem-Info, of buddyinfo or of zoneinfo; pagetypeinfo; what lsmem or page-types printed.
 
     ValueError in one line for anything else, saying what to do with a recording, a trace or a table; OSError.
     """
@@ -79,6 +80,11 @@ def read_source(path: str | os.PathLike[str]) -> Source:
         raise ValueError(f"{path}: a trace of page allocations: see fastonline replay")
     if is_monitor(first):
         return read_monitor(path)
+    if any(line.startswith("Free pages count per migrate type") for line in first):
+        return Snapshot(source=str(path), free=parse_pagetypeinfo(read(path), str(path)))
+    if any(line.startswith("RANGE ") for line in first[:5]):
+        blocks, size = parse_lsmem(read(path), str(path))
+        return Snapshot(source=str(path), blocks=blocks, block_size=size)
     if any(map(is_mem_info, first)) or _has_mem_info(path):
         return read_mem_info(path)
     if len(first) > 1 and all(line.count(",") == first[0].count(",") > 0 for line in first[:2]):
