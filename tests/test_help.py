@@ -10,7 +10,7 @@ import pytest
 import fastonline as fo
 from fastonline.core.sections import Sections
 from fastonline.cost import (
-    actors, compare, costs, counters, phases, plain, pool, profile, report, run, scenario, strategies, sweep, workloads,
+    actors, against, caches, compare, costs, counters, phases, plain, pool, profile, provenance, report, run, scale, scenario, strategies, sweep, workloads,
 )
 from fastonline.drivers import cmm, consumers, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen
 from fastonline.hotplug.blocks import Block, Blocks
@@ -83,7 +83,7 @@ def test_a_function_and_its_arguments_are_documented(name):
 
 
 @pytest.mark.parametrize("module", [
-    actors, compare, costs, counters, phases, plain, pool, profile, report, run, scenario, strategies, sweep, workloads,
+    actors, against, caches, compare, costs, counters, phases, plain, pool, profile, provenance, report, run, scale, scenario, strategies, sweep, workloads,
     cmm, consumers, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen,
 ], ids=lambda module: module.__name__)
 def test_what_a_module_has_is_documented(module):

@@ -8,7 +8,7 @@ import pytest
 
 import fastonline as fo
 from fastonline.cost import phases
-from fastonline.cost.profile import BATCH, C_DOOR, WORKLOADS, profile, ratios, summary
+from fastonline.cost.profile import BATCH, C_API, LIFECYCLE, LISTENED, LISTENER, WORKLOADS, parts, profile, ratios, summary
 from fastonline.cost.report import number, profile_text, si, size
 
 SECTION = 1 << 17       # pages
@@ -40,7 +40,7 @@ def added(request):
 
 
 def rows(result, workload):
-    return [row for row in result["rows"] if row["workload"] == workload]
+    return [row for row in result["rows"] + result["calls"] if row["workload"] == workload]
 
 
 def same_machine(mem, twin):
@@ -50,7 +50,8 @@ def same_machine(mem, twin):
     assert mem.zoneinfo() == twin.zoneinfo()
     assert mem.lsmem() == twin.lsmem()
     assert mem.totalram_pages == twin.totalram_pages
-    assert mem.stats()["pages_onlined"] == twin.stats()["pages_onlined"]
+    now, then = mem.stats(), twin.stats()
+    assert now["pages_onlined"] - now["pages_offlined"] == then["pages_onlined"] - then["pages_offlined"]
     assert np.array_equal(mem.page_states(START, SECTION), twin.page_states(START, SECTION))
 
 
@@ -60,13 +61,14 @@ def test_rows_of_every_engine_and_workload(result):
     want = {(engine, name) for engine in ENGINES for name in ("whole, order 10", "whole, order 3", "whole, order 0", *WORKLOADS)}
     assert {(row["engine"], row["workload"]) for row in result["rows"]} == want
     assert len(result["rows"]) == len(want)
+    assert [row["workload"] for row in result["calls"]] == [LISTENER, *LIFECYCLE] * 2
 
 
 @pytest.mark.parametrize(("workload", "merges"), [
     ("whole, order 10", [0] * 11),
     ("whole, order 3", [0, 0, 0, *MERGES[3:]]),
     ("whole, order 0", MERGES),
-    (C_DOOR, [0] * 11),
+    (C_API, [0] * 11),
     ("ascending", MERGES),
     ("random", MERGES),
     (f"batches of {BATCH}", MERGES),
@@ -78,12 +80,14 @@ def test_merges_are_exact_and_the_same_for_both_engines(result, workload, merges
 
 
 def test_times_are_consistent(result):
-    for row in result["rows"]:
+    for row in result["rows"] + result["calls"]:
         ns, per_page = row["ns"], row["ns_per_page"]
         assert 0 <= ns["min"] <= ns["median"]
         assert ns["spread"] >= 0
-        assert per_page["min"] * SECTION == pytest.approx(ns["min"])
-        assert row["pages_per_second"] == pytest.approx(SECTION * 1e9 / max(ns["min"], 1))
+        assert row["pages"] == (LISTENED if row["workload"] == LISTENER else SECTION)
+        assert per_page["min"] * row["pages"] == pytest.approx(ns["min"])
+        assert row["pages_per_second"] == pytest.approx(row["pages"] * 1e9 / max(ns["min"], 1))
+        assert len(row["times"]) == 2 and min(row["times"]) == ns["min"] and row["first"] >= 0 and row["cold"] is None
 
 
 def test_bytes_touched_follow_from_the_layout(result):
@@ -97,7 +101,7 @@ def test_bytes_touched_follow_from_the_layout(result):
 
 
 def test_memset_of_what_the_whole_writes(result):
-    for item, row in zip(result["memset"], rows(result, C_DOOR), strict=True):
+    for item, row in zip(result["memset"], rows(result, C_API), strict=True):
         assert item["engine"] == row["engine"]
         assert item["bytes"] == row["bytes_touched"]
         assert item["ratio"] == row["ns"]["min"] / max(item["ns"]["min"], 1)
@@ -108,8 +112,52 @@ def test_phases_of_every_path(result):
         (engine, path) for engine in ENGINES for path in ("whole", "ascending", "random")
     }
     for item in result["phases"]:
-        assert tuple(item["ns"]) == phases.PHASES == ("prepare", "flags", "buddy", "accounting", "notify")
+        assert tuple(item["ns"]) == phases.PHASES == ("prepare", "flags", "buddy", "accounting", "watermarks", "notify")
         assert (item["ns"]["notify"] is None) == (item["path"] != "whole")
+        assert (item["ns"]["watermarks"] is None) == (item["path"] != "whole")      # a mark of 6.12 recomputes none
+        for name in ("min", "median"):
+            assert sum(ns[name] for ns in item["ns"].values() if ns is not None) == item["total"][name]
+
+
+def test_phases_are_what_each_step_adds_to_the_one_before():
+    """Expect a step that noise made longer than the whole to count as the whole, and the sum to be the total all the same."""
+    run = {"prepare": 5, "flags": 10, "engine": 30, "total": 42, "watermarks": 3, "notify": None}
+    assert parts([run])["ns"] == {
+        "prepare": {"min": 5, "median": 5}, "flags": {"min": 10, "median": 10}, "buddy": {"min": 20, "median": 20},
+        "accounting": {"min": 12, "median": 12}, "watermarks": {"min": 3, "median": 3}, "notify": None,
+    }
+    noisy = parts([{**run, "flags": 50}])
+    assert noisy["ns"]["flags"]["min"] == 42 and noisy["ns"]["buddy"]["min"] == noisy["ns"]["accounting"]["min"] == 0
+    assert noisy["total"]["min"] == 50
+
+
+def test_every_pass_over_the_pages_is_the_same_length(added):
+    """Each step of time_pages onlines the whole section once: three times frees and merges of one."""
+    mem, twin = added
+    before = mem.stats()
+    phases.time_pages(mem, START, SECTION, np.arange(START, START + SECTION, dtype=np.uint64))
+    after = mem.stats()
+    assert after["pages_onlined"] - before["pages_onlined"] == 3 * SECTION
+    assert sum(after["frees"]) - sum(before["frees"]) == 3 * SECTION
+    assert [b - a for a, b in zip(before["merges"], after["merges"], strict=True)] == [3 * n for n in MERGES]
+
+
+def test_watermarks_of_2_6_25_are_a_phase():
+    result = profile(fo.X86_32_PAE, rules=fo.LINUX_2_6_25, repeat=1)
+    assert all(item["ns"]["watermarks"] is not None for item in result["phases"])
+
+
+def test_first_touch_and_repeated_add_are_apart(result):
+    """The bitmap engine's state is small; struct_page's first add_memory faults in its descriptors, the next one does not."""
+    first, again = ({row["engine"]: row for row in rows(result, name)} for name in LIFECYCLE[:2])
+    assert first["struct_page"]["faults"] > again["struct_page"]["faults"]
+    assert first["struct_page"]["bytes_touched"] == again["struct_page"]["bytes_touched"] == SECTION * 64
+
+
+def test_cold_stands_beside_warm():
+    result = profile(engines=["bitmap"], section="128M", repeat=1, cold=True)
+    assert all(row["cold"]["min"] >= 0 for row in result["rows"] + result["calls"])
+    assert "    cold" in profile_text(result) and "warm, " in profile_text(result)
 
 
 def test_result_goes_through_json(result):
@@ -146,7 +194,7 @@ def test_progress_gets_every_step(result):
             yield step
 
     profile(engines=["bitmap"], repeat=1, progress=progress)
-    assert len(seen) == 1 + len(WORKLOADS) + 3
+    assert len(seen) == 1 + len(WORKLOADS) + 1 + len(LIFECYCLE) + 3
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -154,8 +202,8 @@ def test_progress_gets_every_step(result):
     ({"section": 0}, "whole sections"),
     ({"orders": [11]}, "order 11 is not between 0 and X86_64's MAX_PAGE_ORDER = 10"),
     ({"orders": [-1]}, "order -1"),
-    ({"repeat": 0}, "repeat is at least 1, not 0"),
-    ({"engines": ["slab"]}, "engine 'slab' is none of bitmap, struct_page"),
+    ({"repeat": 0}, "repeat must be at least 1, not 0"),
+    ({"engines": ["slab"]}, "invalid engine 'slab' .expected 'bitmap' or 'struct_page'."),
 ])
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message.replace("'", ".")):
@@ -179,17 +227,17 @@ def test_ratios_of_least_times():
 def test_time_range_is_online_pages(added):
     mem, twin = added
     ns = phases.time_range(mem, START, SECTION, mem.rules.online_order if mem.rules.online_order is not None else 10)
-    assert list(ns) == list(phases.PHASES)
+    assert list(ns) == ["prepare", "flags", "engine", "total", "watermarks", "notify"]
     assert all(value >= 0 for value in ns.values())
     same_machine(mem, twin)
-    assert mem.stats()["merges"] == twin.stats()["merges"]
+    assert mem.stats()["merges"] == [2 * n for n in twin.stats()["merges"]]
 
 
 def test_time_range_by_order(added):
     mem, twin = added
     phases.time_range(mem, START, SECTION, 0)
     same_machine(mem, twin)
-    assert mem.stats()["merges"] == MERGES
+    assert mem.stats()["merges"] == [2 * n for n in MERGES]
 
 
 @pytest.mark.parametrize("order", ["ascending", "random"])
@@ -200,13 +248,17 @@ def test_time_pages_ends_where_page_by_page_ends(added, order):
     if order == "random":
         pfns = np.random.default_rng(5).permutation(pfns)
     phases.time_pages(mem, START, SECTION, pfns)
+    for _ in range(2):
+        twin.prepare_online_pages(START, SECTION)
+        twin.mark_pages_onlined(START, SECTION)
+        twin.offline_pages(START, SECTION)
     twin.prepare_online_pages(START, SECTION)
     assert phases.time_in_order(twin, pfns)[1] == SECTION
     same_machine(mem, twin)
-    assert mem.stats()["merges"] == twin.stats()["merges"] == MERGES
+    assert mem.stats()["merges"] == [3 * n for n in MERGES]
 
 
-def test_c_door_loops_count_what_went_online(added):
+def test_c_api_loops_count_what_went_online(added):
     mem, _ = added
     assert phases.time_ascending(mem, START, 4)[1] == 0     # not prepared
     mem.prepare_online_pages(START, SECTION)
@@ -271,21 +323,29 @@ def test_clock_cost_is_taken_off():
 
 # -- text and picture
 
-def test_text_has_every_workload_once_and_fits(result):
+def test_text_has_every_workload_and_fits(result):
     text = profile_text(result)
-    assert max(map(len, text.splitlines())) <= 120
-    for name in WORKLOADS:
-        assert sum(line.startswith(f"{name:<16}") for line in text.splitlines()) == 1
-    table = next(line for line in text.splitlines() if line.startswith("random"))
-    assert table.endswith(f" {sum(MERGES)}")
-    assert "131072 pages of 4096 bytes; X86_64, rules of Linux 6.12, 1G there at boot" in text
+    assert max(map(len, text.splitlines())) <= 80
+    for name in (*WORKLOADS, LISTENER, *LIFECYCLE):
+        assert sum(line.startswith(f"{name:<19}") for line in text.splitlines()) >= 2, name
+    assert "131072 pages of 4096 bytes;\nX86_64, rules of Linux 6.12, 1G of boot memory" in text
+    assert "2 repeats with warm caches" in text and "not a kernel's" in text
+    assert "struct_page walks every page, the bitmap engine none" in text
+    assert text.rstrip().splitlines()[-3].startswith("Onlining 512M (online_pages, median) takes ")
+
+
+def test_brief_text_has_five_rows_and_the_figure_to_quote(result):
+    text = profile_text(result, brief=True)
+    assert [line.split("  ")[0] for line in text.splitlines()[2:7]] == [
+        "ascending", "random", "online_pages", "add_memory, first", "offline_pages"]
+    assert text.splitlines()[7].startswith("Onlining 512M")
 
 
 def test_text_of_one_engine_has_no_ratio():
     text = profile_text(profile(engines=["struct_page"], repeat=1))
-    assert "ratio" not in text
-    assert "bitmap" not in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert " ratio\n" not in text
+    assert "1 repeat with warm caches" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.004321, "0.00432"), (0.0123, "0.0123"), (1.268, "1.27"), (24.54, "24.5"), (1893.2, "1893")])
@@ -310,7 +370,7 @@ def test_plot(result, tmp_path):
     plots.plot_profile(result, tmp_path / "p.svg")
     svg = (tmp_path / "p.svg").read_text()
     assert "<svg" in svg
-    for name in (*WORKLOADS, *phases.PHASES, *ENGINES):
-        assert name in svg      # matplotlib leaves each text as a comment beside its outlines
+    for name in (*WORKLOADS, *phases.PHASES, *ENGINES, "fastonline 0."):
+        assert f">{name}" in svg, name      # text, not outlines
     with pytest.raises(ValueError, match="foo"):
         plots.plot_profile(result, tmp_path / "p.foo")

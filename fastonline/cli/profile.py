@@ -1,37 +1,62 @@
 """``fastonline profile``: what onlining one section costs."""
 
+import argparse
+import csv
+import io
 import sys
 
 from fastonline import geometry, rules
-from fastonline.cli.common import add_json, add_plot, check_plot, count, preset, progress, size, write_json
+from fastonline.cli.common import add_json, add_plot, check_plot, count, output, preset, progress, size, write_json
+from fastonline.cost.against import against, against_text, load_profile
 from fastonline.cost.counters import HARDWARE
 from fastonline.cost.profile import profile
-from fastonline.cost.report import profile_text
+from fastonline.cost.report import geometries_text, profile_text
+from fastonline.cost.scale import memmap_text, scale, scale_text, touch_memmap
+from fastonline.files import write_file
 from fastonline.hotplug.memory import ENGINES
 from fastonline.linux.capture import Capture
+
+EXAMPLES = """examples:
+  fastonline profile                                       512 MiB of X86_64 under the rules of 6.12
+  fastonline profile --brief                               the five rows that most people want
+  fastonline profile --geometry X86_32_PAE --rules 2.6.25  the case of the 2008 thread
+  fastonline profile --geometry X86_32_PAE,X86_64,ARM64_64K
+  fastonline profile --cold                                with caches emptied before each run, too
+  fastonline profile --json old.json                       keep it, and later:
+  fastonline profile --against old.json                    exit status 1 when something became slower
+"""
 
 
 def add_profile(commands):
     parser = commands.add_parser(
         "profile",
         help="what onlining one section costs",
-        description="Measure what onlining one section costs: as a whole, page by page upward and in random order, in a balloon "
-        "driver's batches of 512, and by online_pages; engine by engine and phase by phase. Without options: 512 MiB (four "
-        "sections of X86_64, rules of Linux 6.12) behind 1 GiB of boot memory, on both engines. The case of the 2008 thread, "
-        "one 512 MiB section of a 32-bit PAE guest: --geometry X86_32_PAE --rules 2.6.25",
+        description="Measure what onlining one section costs: as a whole, page by page, in a balloon driver's batches, and the other "
+        "calls in a section's life; engine by engine and phase by phase. online_pages is what a kernel engineer calls onlining: quote "
+        "that row.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--geometry", type=preset(geometry.PRESETS), metavar="NAME", help=f"{', '.join(geometry.PRESETS)} (X86_64)")
-    parser.add_argument("--section", type=size, default="512M", metavar="SIZE", help="how much goes online; whole sections (512M)")
+    parser.add_argument("--geometry", type=geometries, metavar="NAME[,NAME...]",
+                        help=f"{', '.join(geometry.PRESETS)} (default: X86_64); several give one table")
+    parser.add_argument("--section", type=size, default="512M", metavar="SIZE", help="how much goes online, whole sections (default: 512M)")
     parser.add_argument("--rules", type=preset(rules.PRESETS), default="6.12", metavar="VERSION",
-                        help=f"the kernel that is mirrored: {', '.join(rules.PRESETS)} (6.12)")
-    parser.add_argument("--engine", choices=ENGINES, action="append", help="only this engine; may be given again (both)")
+                        help=f"the kernel that is mirrored: {', '.join(rules.PRESETS)} (default: 6.12)")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="only this engine; may be repeated (default: both)")
     parser.add_argument("--order", type=int, action="append", metavar="N",
-                        help="largest block handed to the allocator at a time when the whole goes online; may be given again "
-                        "(the rules': 0 in 2.6.25, MAX_PAGE_ORDER today)")
-    parser.add_argument("--repeat", type=count, default=50, metavar="N", help="measure each workload so often (50)")
+                        help="largest block handed to the allocator at a time when the whole goes online; may be repeated "
+                        "(default: as the rules say, 0 under 2.6.25, MAX_PAGE_ORDER since)")
+    parser.add_argument("--repeat", type=count, default=50, metavar="N", help="repetitions of each workload (default: 50)")
+    parser.add_argument("--cold", action="store_true", help="measure with emptied caches too, as for a section onlined once in a while")
+    parser.add_argument("--memmap", action="store_true", help="measure the first touch of the page descriptors too")
+    parser.add_argument("--scale", action="store_true", help="measure machines of 2^17 to 2^34 pages instead, as far as memory allows")
+    parser.add_argument("--brief", action="store_true", help="print only the five rows that most people want")
     parser.add_argument("--counters", action="store_true", help="count cycles, instructions, cache and branch misses too (perf "
                         "events), in further runs; says so where the machine has none")
+    parser.add_argument("--against", metavar="FILE", help="compare with an older profile that --json wrote; exit status 1 when a "
+                        "workload became slower by more than --tolerance")
+    parser.add_argument("--tolerance", type=share, default=0.1, metavar="SHARE", help="for --against (default: 0.1, that is 10 %%)")
     add_json(parser)
+    parser.add_argument("--csv", type=output, metavar="FILE", help="write the rows as CSV to FILE, - for standard output instead of the text")
     add_plot(parser, "the figures")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--capture", metavar="FILE", help="start from a captured machine's pages, online a section behind them, "
@@ -40,21 +65,104 @@ def add_profile(commands):
     parser.set_defaults(run=run_profile)
 
 
+def geometries(text):
+    """One or more names of geometries, separated by commas."""
+    return [preset(geometry.PRESETS)(name) for name in text.split(",")]
+
+
+def share(text):
+    """A share such as 0.1, at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"invalid share {text!r} (expected a number of at least 0, such as 0.1)")
+    return value
+
+
 def run_profile(args):
-    capture = Capture.live() if args.live else Capture.load(args.capture) if args.capture is not None else None
-    if capture is not None and args.geometry is not None:
+    if (args.capture is not None or args.live) and args.geometry is not None:
         raise ValueError("--geometry cannot be chosen for a captured machine: it has its own")
+    old = None if args.against is None else load_profile(args.against)
     check_plot(args.plot)
-    result = profile(
-        geometry=args.geometry or geometry.X86_64, section=args.section, rules=args.rules, engines=args.engine or ENGINES,
-        orders=args.order, repeat=args.repeat, capture=capture, counters=HARDWARE if args.counters else None, progress=progress,
-    )
-    if args.json != "-":
-        sys.stdout.write(profile_text(result))
-    if args.json is not None:
-        write_json(args.json, result)
+    if args.scale:
+        return _run_scale(args)
+    several = args.geometry or [geometry.X86_64]
+    if len(several) > 1:
+        return _run_geometries(args, several)
+    capture = Capture.live() if args.live else Capture.load(args.capture) if args.capture is not None else None
+    result = _profile(args, several[0], capture)
+    if args.memmap:
+        result["memmap"] = touch_memmap(result["nr_pages"])
+    compared = [] if old is None else against(result, old, args.tolerance)
+    if "-" not in (args.json, args.csv):
+        sys.stdout.write(profile_text(result, args.brief))
+        if args.memmap:
+            sys.stdout.write("\n" + memmap_text(result["memmap"]))
+        if old is not None:
+            sys.stdout.write("\n" + against_text(compared, args.tolerance))
+    if old is not None:
+        result["against"] = compared
     if args.plot is not None:
         from fastonline.cost.plots import plot_profile
         plot_profile(result, args.plot)
-    compared = result["capture"] or {"zones": []}
-    return 1 if any(zone["quiet"] and not zone["matches"] for zone in compared["zones"]) else 0
+    _write(args, result, result["rows"] + result["calls"])
+    zones = (result["capture"] or {"zones": []})["zones"]
+    return 1 if any(zone["quiet"] and not zone["matches"] for zone in zones) or any(row["worse"] for row in compared) else 0
+
+
+def _profile(args, of, capture=None):
+    return profile(
+        geometry=of, section=args.section, rules=args.rules, engines=args.engine or ENGINES, orders=args.order, repeat=args.repeat,
+        capture=capture, counters=HARDWARE if args.counters else None, cold=args.cold, progress=progress,
+    )
+
+
+def _run_geometries(args, several):
+    for name in ("plot", "against"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} takes one geometry")
+    results = [_profile(args, of) for of in several]
+    if "-" not in (args.json, args.csv):
+        sys.stdout.write(geometries_text(results))
+    _write(args, results, [{"geometry": result["geometry"], **row} for result in results for row in result["rows"] + result["calls"]])
+    return 0
+
+
+def _run_scale(args):
+    result = scale(args.engine or ENGINES, repeat=min(args.repeat, 3), progress=progress)
+    if "-" not in (args.json, args.csv):
+        sys.stdout.write(scale_text(result))
+    if args.plot is not None:
+        from fastonline.cost.plots import plot_scale
+        plot_scale(result, args.plot)
+    _write(args, result, result["rows"])
+    return 0
+
+
+def _write(args, result, rows):
+    """--json and --csv."""
+    if args.json is not None:
+        write_json(args.json, result)
+    if args.csv is not None:
+        text = io.StringIO()
+        flat = [_flat(row) for row in rows]
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flat)
+        if args.csv == "-":
+            sys.stdout.write(text.getvalue())
+        else:
+            write_file(args.csv, [text.getvalue().encode()])
+
+
+def _flat(row):
+    """A row without lists, its dicts as columns such as ns_min."""
+    flat = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat.update({f"{key}_{name}": item for name, item in value.items() if not isinstance(item, (dict, list))})
+        elif not isinstance(value, list):
+            flat[key] = value
+    return flat

@@ -3,18 +3,19 @@ from libc.string cimport memset
 
 import numpy as np
 
+from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_page, bitmap_online_quickly
 from fastonline.core.engine cimport Engine
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_prepared, PG_reserved
-from fastonline.core.types cimport MAX_MAX_ORDER
+from fastonline.core.types cimport MAX_MAX_ORDER, word_t
 from fastonline.hotplug.arguments cimport check_present
 from fastonline.hotplug.section_states cimport blocks_went_online, count_onlined
-from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min
+from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, refresh
 
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_OK, MemoryNotify, NotifierChain
 
 __all__ = [
-    "PHASES", "calibrate", "time_ascending", "time_call", "time_calls", "time_in_order", "time_memset", "time_notify",
+    "PHASES", "built", "calibrate", "time_ascending", "time_call", "time_calls", "time_in_order", "time_memset", "time_notify",
     "time_pages", "time_range", "time_range_call", "words_searched",
 ]
 
@@ -26,8 +27,35 @@ cdef extern from "<time.h>" nogil:
         CLOCK_MONOTONIC_RAW
     int clock_gettime(int clock, timespec *out)
 
-# The phases of onlining, in the order in which they happen but for the notifications, which come before and after the rest.
-PHASES = ("prepare", "flags", "buddy", "accounting", "notify")
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define FASTONLINE_COMPILER __VERSION__
+    #else
+    #define FASTONLINE_COMPILER "gcc " __VERSION__
+    #endif
+    #if defined(__x86_64__)
+    #define FASTONLINE_AVX2 (__builtin_cpu_init(), __builtin_cpu_supports("avx2"))
+    #else
+    #define FASTONLINE_AVX2 0
+    #endif
+    """
+    const char *FASTONLINE_COMPILER
+    const char *CYTHON_ABI
+    bint FASTONLINE_AVX2
+
+
+def built():
+    """Return how the extensions were built: {"compiler", "cython", "variant"}, all str. variant is "AVX2" when the kernels' AVX2
+    bodies run on this processor, else "plain"."""
+    return {
+        "compiler": FASTONLINE_COMPILER.decode(), "cython": CYTHON_ABI.decode().replace("_", "."),
+        "variant": "AVX2" if FASTONLINE_AVX2 else "plain",
+    }
+
+
+# The phases of onlining in the order in which they happen, but for the notices, which come before and after the rest.
+PHASES = ("prepare", "flags", "buddy", "accounting", "watermarks", "notify")
 
 cdef int64_t clock_cost = 0
 
@@ -179,70 +207,120 @@ cdef int check_added(Memory mem, uint64_t start_pfn, uint64_t nr_pages) except -
     return 0
 
 
-def time_range(Memory mem not None, start_pfn, nr_pages, order):
-    """dict of PHASES -> ns of onlining a whole added range: mem.online_pages(start_pfn, nr_pages) in its pieces.
+cdef int64_t flags_only(Engine pages, BitmapEngine planes, const uint64_t *pfns, uint64_t nr) noexcept nogil:
+    """ns of what Memory.online_page does to the flags of each page: if it is waiting, it is Reserved no more."""
+    cdef int64_t start = now()
+    cdef uint64_t i, w
+    cdef word_t bit
+    if planes is None:
+        for i in range(nr):
+            pages.clear_reserved(pfns[i], 1)
+    else:
+        for i in range(nr):
+            w, bit = pfns[i] >> 6, (<word_t>1) << (pfns[i] & 63)
+            if planes.flags.prepared[w] & planes.flags.reserved[w] & bit:
+                planes.flags.reserved[w] &= ~bit
+    return since(start)
 
-    The range is added and not prepared (else ValueError, HotplugError); it is online afterwards as online_pages leaves it.
-    `order`: the largest block handed to the allocator at a time. "accounting" is managed_pages, the sections'
-    state, and the watermarks as far as the rules recompute them.
+
+cdef int64_t flags_and_buddy(Engine pages, BitmapEngine planes, const uint64_t *pfns, uint64_t nr) noexcept nogil:
+    """ns of all that Memory.online_page lets the engine do: flags_only, and the page goes into the buddy allocator."""
+    cdef int64_t start = now()
+    cdef uint64_t i
+    if planes is None:
+        for i in range(nr):
+            pages.online_page(pfns[i])
+    else:
+        for i in range(nr):
+            if not bitmap_online_quickly(planes, pfns[i]):
+                bitmap_online_page(planes, pfns[i])
+    return since(start)
+
+
+cdef object recompute_watermarks(Memory mem):
+    """ns of one recomputation as the rules have it when pages go online."""
+    cdef int64_t start = now()
+    if mem.watermarks_at_mark:
+        mem.zones.table.stale = True
+        refresh(&mem.zones.table)
+    else:
+        init_per_zone_wmark_min(&mem.zones.table)
+    return since(start)
+
+
+def time_range(Memory mem not None, start_pfn, nr_pages, order):
+    """Online a whole added range of mem twice, once in pieces and once by the real calls; return {step: ns}.
+
+    start_pfn, nr_pages: unsigned long, a range that is added and not prepared (else ValueError, HotplugError); it is prepared and
+    online afterwards. order: the largest block handed to the allocator at a time. Steps: "prepare" is prepare_online_pages;
+    "flags" and "engine" are the flags alone, and the flags and the buddy allocator; "total" is mark_pages_onlined as a whole;
+    "watermarks" is one recomputation; "notify" is what one listener adds. `cost.profile.parts` turns them into PHASES.
     """
     cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     cdef int block = as_number(order, "order", 0, mem.pages.max_order)
     cdef Engine pages
-    cdef int64_t prepare, flags, buddy, accounting, start
-    cdef bint watermarks = mem.rules.min_free_kbytes_follows
+    cdef int64_t prepare, flags, engine, total, start
     held = mem.lock.hold()
     check_added(mem, first, nr)
-    prepare, _ = time_call(mem.prepare_online_pages, (first, nr))
+    mem.prepare_online_pages(first, nr)
     pages = mem.pages
     alone = mem.own()
     with nogil:
         start = now()
         pages.clear_reserved(first, nr)
         flags = since(start)
-        start = now()
         pages.free_range(first, nr, block)
-        buddy = since(start)
-        start = now()
+        engine = since(start)
         pages.account(first, nr)
         count_onlined(mem, first, nr, nr)
-        blocks_went_online(mem, first, nr)
-        if watermarks:
-            init_per_zone_wmark_min(&mem.zones.table)
-        accounting = since(start)
-    return dict(zip(PHASES, (prepare, flags, buddy, accounting, time_notify(start_pfn, nr_pages))))
+    alone = None
+    mem.offline_pages(first, nr)
+    prepare, _ = time_call(mem.prepare_online_pages, (first, nr))
+    total, _ = time_call(mem.mark_pages_onlined, (first, nr, block))
+    blocks_went_online(mem, first, nr)
+    return {"prepare": prepare, "flags": flags, "engine": engine, "total": total,
+            "watermarks": recompute_watermarks(mem), "notify": time_notify(start_pfn, nr_pages)}
 
 
 def time_pages(Memory mem not None, start_pfn, nr_pages, const uint64_t[::1] pfns not None):
-    """dict of PHASES -> ns of preparing the added range start_pfn, nr_pages of mem and onlining it page by page, each phase a
-    pass of its own over the pfns (uint64, contiguous: those of the range, each once). "notify" is None: who onlines page by
-    page at C level tells nobody.
+    """Online an added range of mem page by page three times, each time with more of the real path; return {step: ns}.
 
-    Each pass calls the engine once a page, so that their sum is more than Memory.online_page, which does all three in one.
+    start_pfn, nr_pages: as for time_range. pfns: uint64, contiguous: those of the range, each once. Steps as for time_range, page by
+    page at C level: "flags" and "engine" run that part of Memory.online_page alone, "total" is Memory.online_page. "notify" is
+    None: nobody is told of pages that go online at C level. "watermarks" is None where no mark asks for them.
     """
-    cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), i
+    cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), onlined = 0
     cdef const uint64_t[::1] own = np.array(pfns)      # another thread may change the caller's meanwhile
     cdef Engine pages
-    cdef int64_t prepare, flags, buddy, accounting, start
+    cdef BitmapEngine planes
+    cdef int64_t prepare, flags, engine, total
     held = mem.lock.hold()
     check_added(mem, first, nr)
     if not np.array_equal(np.sort(own), np.arange(first, first + nr, dtype=np.uint64)):
         raise ValueError(f"the pfns are not those of the {nr} pages from {first:#x} on, each once")
-    prepare, _ = time_call(mem.prepare_online_pages, (first, nr))
-    pages = mem.pages
+    mem.prepare_online_pages(first, nr)
+    pages, planes = mem.pages, mem.planes
     alone = mem.own()
     with nogil:
-        start = now()
-        for i in range(nr):
-            pages.clear_reserved(own[i], 1)
-        flags = since(start)
-        start = now()
-        for i in range(nr):
-            pages.free_range(own[i], 1, 0)
-        buddy = since(start)
-        start = now()
-        for i in range(nr):
-            pages.account(own[i], 1)
-            count_onlined(mem, own[i], 1, 1)
-        accounting = since(start)
-    return dict(zip(PHASES, (prepare, flags, buddy, accounting, None)))
+        flags = flags_only(pages, planes, &own[0], nr)
+        pages.free_range(first, nr, 0)
+        pages.account(first, nr)
+        count_onlined(mem, first, nr, nr)
+    alone = None
+    mem.offline_pages(first, nr)
+    mem.prepare_online_pages(first, nr)
+    alone = mem.own()
+    with nogil:
+        engine = flags_and_buddy(pages, planes, &own[0], nr)
+        count_onlined(mem, first, nr, nr)
+    alone = None
+    mem.offline_pages(first, nr)
+    prepare, _ = time_call(mem.prepare_online_pages, (first, nr))
+    alone = mem.own()
+    with nogil:
+        total = in_order(mem, &own[0], nr, &onlined)
+    alone = None
+    if onlined != nr:
+        raise AssertionError(f"{onlined} of {nr} pages went online")
+    return {"prepare": prepare, "flags": flags, "engine": engine, "total": total,
+            "watermarks": recompute_watermarks(mem) if mem.watermarks_at_mark else None, "notify": None}

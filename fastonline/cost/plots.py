@@ -1,4 +1,4 @@
-"""Pictures of what things cost; needs matplotlib."""
+"""Pictures of a profile; needs matplotlib."""
 
 import os
 from os import PathLike
@@ -12,9 +12,17 @@ except ImportError as _missing:
 from matplotlib.figure import Figure
 
 from fastonline.cost.phases import PHASES
+from fastonline.cost.provenance import one_line
+from fastonline.cost.report import number
 from fastonline.files import save_figure
 
-COLORS = {"bitmap": "#1f77b4", "struct_page": "#ff7f0e"}
+COLORS = {"bitmap": "#0072b2", "struct_page": "#d55e00"}
+"""One colour for each engine, in every picture; told apart by the colour-blind too (Okabe and Ito)."""
+
+STYLE: Any = {"svg.hashsalt": "fastonline", "svg.fonttype": "none", "font.size": 9}
+"""For matplotlib.rc_context: text stays text in SVG, and the same figures give the same file."""
+
+_PHASE_COLORS = ("#999999", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#000000")
 
 
 def check_format(path: str | PathLike[str]) -> None:
@@ -25,44 +33,102 @@ def check_format(path: str | PathLike[str]) -> None:
         raise ValueError(f"{os.fspath(path)}: {suffix!r} is no format of a picture; there are {', '.join(formats)}")
 
 
+def corner(figure: Figure, origin: dict[str, Any]) -> None:
+    """Write into the corner of a figure where its numbers come from; origin: cost.provenance.provenance's dict."""
+    figure.set_layout_engine("constrained", rect=(0, 0.03, 1, 0.97))
+    figure.text(0.995, 0.005, one_line(origin), ha="right", va="bottom", fontsize=6, color="0.4")
+
+
 def plot_profile(result: dict[str, Any], path: str | PathLike[str]) -> None:
     """Draw cost.profile.profile's result into the file `path`, whose suffix says how (.png, .svg, .pdf).
 
-    Left: ns a page by workload, the least as a bar and a line up to the median, on a logarithmic scale; right: the phases.
-    ValueError for a suffix that matplotlib does not know.
+    Left: ns a page by workload, the median as a dot and a line to the least, on a logarithmic axis. Right: the phases' shares of
+    their total. ValueError for a suffix that matplotlib does not know.
     """
-    with matplotlib.rc_context({"svg.hashsalt": "fastonline"}):
-        figure = Figure(figsize=(12, 4.5), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 5), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _workloads(left, result)
         _phases(right, result)
-        figure.suptitle(f"onlining {result['section']}: {result['nr_pages']} pages, {result['geometry']}, Linux {result['rules']}")
+        figure.suptitle(f"Onlining {result['section']} of {result['geometry']}, rules of Linux {result['rules']}: "
+                        f"{result['nr_pages']} pages, {result['repeat']} repeats")
+        corner(figure, result["provenance"])
         save_figure(figure, path)
 
 
 def _workloads(axes, result):
-    names = list(dict.fromkeys(row["workload"] for row in result["rows"]))
-    engines = list(dict.fromkeys(row["engine"] for row in result["rows"]))
-    width = 0.8 / len(engines)
+    measured = result["rows"] + result["calls"]
+    names = list(dict.fromkeys(row["workload"] for row in measured))
+    engines = list(dict.fromkeys(row["engine"] for row in measured))
     for i, engine in enumerate(engines):
-        rows = {row["workload"]: row["ns_per_page"] for row in result["rows"] if row["engine"] == engine}
-        at = [n + (i - (len(engines) - 1) / 2) * width for n in range(len(names))]
-        least = [rows[name]["min"] for name in names]
-        above = [rows[name]["median"] - rows[name]["min"] for name in names]
-        axes.bar(at, least, width, yerr=([0] * len(names), above), color=COLORS[engine], label=engine)
-    axes.set_xticks(range(len(names)), names, rotation=20)
-    axes.set_yscale("log")
-    axes.set_ylabel("ns a page (least; line: to the median)")
-    axes.legend()
+        rows = {row["workload"]: row for row in measured if row["engine"] == engine}
+        at = [n + 0.24 * (i - (len(engines) - 1) / 2) for n in range(len(names))]
+        medians = [max(rows[name]["ns_per_page"]["median"], 1e-4) for name in names]
+        least = [max(rows[name]["ns_per_page"]["min"], 1e-4) for name in names]
+        axes.hlines(at, least, medians, color=COLORS[engine], linewidth=1)
+        axes.plot(medians, at, "o", color=COLORS[engine], markersize=4, label=f"{engine}, warm")
+        for y, x in zip(at, medians, strict=True):
+            axes.annotate(number(x), (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=6)
+        cold = [(y, rows[name]["cold"]["median"] / rows[name]["pages"]) for y, name in zip(at, names, strict=True) if rows[name]["cold"]]
+        if cold:
+            axes.plot([x for _, x in cold], [y for y, _ in cold], "o", color=COLORS[engine], markersize=4, fillstyle="none",
+                      label=f"{engine}, cold")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.grid(axis="x", color="0.9")
+    axes.set_xlabel("ns a page (dot: median, line: to the least)")
+    axes.legend(fontsize=7, loc="best")
 
 
 def _phases(axes, result):
-    runs = [{phase: 0 if ns is None else ns["median"] for phase, ns in item["ns"].items()} for item in result["phases"]]
-    bottom = [0.0] * len(runs)
-    for phase in PHASES:
-        share = [100 * run[phase] / max(sum(run.values()), 1) for run in runs]
-        axes.bar(range(len(runs)), share, bottom=bottom, label=phase)
-        bottom = [a + b for a, b in zip(bottom, share, strict=True)]
-    axes.set_xticks(range(len(runs)), [f"{item['engine']}\n{item['path']}" for item in result["phases"]], fontsize=7)
-    axes.set_ylabel("share of the phases, %")
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    left = [0.0] * len(result["phases"])
+    labels = [f"{item['path']}\n{item['engine']}\n{_time(item['total']['median'])}" for item in result["phases"]]
+    for phase, color in zip(PHASES, _PHASE_COLORS, strict=True):
+        share = [
+            100 * (item["ns"][phase] or {"median": 0})["median"] / max(item["total"]["median"], 1) for item in result["phases"]
+        ]
+        axes.barh(range(len(share)), share, left=left, label=phase, color=color)
+        for y, (x, width) in enumerate(zip(left, share, strict=True)):
+            if width >= 8:
+                axes.text(x + width / 2, y, f"{width:.0f}", ha="center", va="center", fontsize=6,
+                          color="white" if phase == "notify" else "black")
+        left = [a + b for a, b in zip(left, share, strict=True)]
+    axes.set_yticks(range(len(labels)), labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of the total, %")
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False)
+
+
+def _time(ns):
+    for factor, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "us")):
+        if ns >= factor:
+            return f"{number(ns / factor)} {unit}"
+    return f"{number(ns)} ns"
+
+
+def plot_scale(result: dict[str, Any], path: str | PathLike[str]) -> None:
+    """Draw cost.scale.scale's result into the file `path`: ns a page over the number of pages, both axes logarithmic."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.subplots()
+        for engine in dict.fromkeys(row["engine"] for row in result["rows"]):
+            rows = [row for row in result["rows"] if row["engine"] == engine and "online" in row]
+            pages = [row["pages"] for row in rows]
+            for what, style, label in (("random", "o-", "a page at random"), ("online", "s--", "online_pages")):
+                axes.plot(pages, [max(row[what]["min"], 1e-4) for row in rows], style, color=COLORS[engine], markersize=4,
+                          label=f"{engine}, {label}")
+            for row in rows[:1] + rows[-1:]:
+                axes.annotate(number(row["random"]["min"]), (row["pages"], row["random"]["min"]), xytext=(0, 5),
+                              textcoords="offset points", ha="center", fontsize=7)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.grid(color="0.9")
+        axes.set_xlabel("pages of the machine")
+        axes.set_ylabel("ns a page, least")
+        axes.set_title("Onlining, by size of the machine (X86_64, rules of Linux 6.12)")
+        axes.legend(fontsize=7)
+        corner(figure, result["provenance"])
+        save_figure(figure, path)

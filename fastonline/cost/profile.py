@@ -1,26 +1,21 @@
 """What onlining one section costs: whole, page by page, in a driver's batches; engine by engine, phase by phase."""
 
+import resource
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from fastonline.cost.caches import Eviction
 from fastonline.cost.counters import Counters
 from fastonline.cost.phases import (
-    PHASES,
-    calibrate,
-    time_ascending,
-    time_call,
-    time_calls,
-    time_in_order,
-    time_memset,
-    time_pages,
-    time_range,
-    time_range_call,
+    PHASES, calibrate, time_ascending, time_call, time_calls, time_in_order, time_memset, time_pages, time_range, time_range_call,
 )
+from fastonline.cost.provenance import provenance
 from fastonline.geometry import X86_64, Geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
+from fastonline.hotplug.notifier import NOTIFY_OK
 from fastonline.linux.capture import Capture, matches_kernel
 from fastonline.rules import LINUX_6_12, Rules
 
@@ -30,53 +25,72 @@ BOOT = "1G"
 BATCH = 512
 """Pages of a balloon driver's batch: a page full of 8-byte frame numbers (Xen's frame_list)."""
 
+LISTENED = 2048
+"""Pages that are marked one by one with a listener: a Python call each, so that a whole section would take long."""
+
 SEED = 2008
 
-C_DOOR = "whole, C door"
+C_API = "whole, C API"
 
-WORKLOADS = (C_DOOR, "ascending", "random", f"batches of {BATCH}", "one batch", "online_pages")
-"""Beside "whole, order N": the whole without Python (Memory.online_range); page by page through the C door, upward and shuffled;
+WORKLOADS = (C_API, "ascending", "random", f"batches of {BATCH}", "one batch", "online_pages")
+"""Beside "whole, order N": the whole without Python (Memory.online_range); page by page through the C API, upward and shuffled;
 shuffled through mark_pfns_onlined, BATCH or all pages a call; both phases in one call."""
+
+LISTENER = "with a listener"
+
+LIFECYCLE = ("add_memory, first", "add_memory", "prepare", "offline_pages", "remove_memory")
+"""The other calls in a section's life. "first": on a new machine, whose memory this process has not touched before."""
 
 PATHS = ("whole", "ascending", "random")
 """What is measured phase by phase."""
+
+FRESH = 5
+"""New machines that "add_memory, first" is measured on, at most."""
+
+COLD = 10
+"""Repeats with caches emptied, at most: emptying them takes milliseconds."""
 
 
 def profile(
     geometry: Geometry = X86_64, section: int | str = "512M", rules: Rules = LINUX_6_12, engines: Sequence[str] = ENGINES,
     orders: Iterable[int] | None = None, repeat: int = 50, capture: Capture | None = None,
-    counters: dict[str, tuple[int, int]] | None = None,
+    counters: dict[str, tuple[int, int]] | None = None, cold: bool = False,
     progress: Callable[[list[tuple[str, str, str]]], Iterable[tuple[str, str, str]]] = iter
 ) -> dict[str, Any]:
-    """Measure what onlining one section costs; a plain dict that json.dumps takes.
+    """Measure what onlining one section costs; return a plain dict that json.dumps takes.
 
     section: size of the range that is onlined, whole sections of the geometry. orders: largest blocks handed to the allocator,
     one "whole" for each; None: what the rules say. capture: a linux.capture.Capture to start from, whose geometry then counts;
     else BOOT memory is there. counters: the events to count in runs of their own after the timed ones, cost.counters.HARDWARE or
-    another dict of its kind; None: nothing is counted. progress: called with the list of steps, gives them back one by one
-    (tqdm.tqdm does).
+    another dict of its kind; None: nothing is counted. cold: measure each workload again with caches emptied before each run.
+    progress: called with the list of steps, gives them back one by one (tqdm.tqdm does).
 
-    Every step is repeated `repeat` times on the same machine, put back by offline_pages outside of the timed part; caches are
-    warm. All times are ns with the cost of reading the clock taken off. Keys:
+    Every step runs once unmeasured, then `repeat` times on the same machine, put back by offline_pages outside of the timed part:
+    caches are warm. All times are ns with the cost of reading the clock subtracted. Keys:
 
-    - "geometry", "rules", "boot", "page_size", "section" (text), "start_pfn", "nr_pages", "repeat", "clock_ns", and "capture": None, or
-      a dict "release", "kernel_buddyinfo", "predicted_buddyinfo", "zones": for each "nid", "zone", "quiet", "matches";
-    - "rows": for each engine and workload "engine", "workload", "ns" and "ns_per_page" (see summary), "pages_per_second" (from
-      the least time), "merges" by order and "bytes_touched" of one run, "counts": {event: summary} and "counted", the least share
-      of a run that the events were being counted for (None when nothing is);
-    - "memset": for each engine "engine", "bytes", those that C_DOOR writes, "ns" (summary) of a memset of so many, and "ratio",
-      the least time of C_DOOR over that of the memset;
+    - "geometry", "rules", "boot", "page_size", "section" (text), "start_pfn", "nr_pages", "nr_sections", "repeat", "clock_ns", "provenance"
+      (cost.provenance.provenance), and "capture": None, or a dict "release", "kernel_buddyinfo", "predicted_buddyinfo", "zones":
+      for each "nid", "zone", "quiet", "matches";
+    - "rows": for each engine and workload "engine", "workload", "pages" (that a run handles), "ns" and "ns_per_page" (see summary),
+      "times" (every repeat's ns), "first" (ns of the unmeasured run), "cold" (as "ns", None without `cold`),
+      "pages_per_second" (from the least time), "merges" by order and "bytes_touched" of one run, "faults" (least page faults of a
+      run), "counts": {event: summary} and "counted", the least share of a run that the events were being counted for (None when
+      nothing is);
+    - "calls": the same for LISTENER and LIFECYCLE, the other calls in a section's life;
+    - "memset": for each engine "engine", "bytes", those that C_API writes, "ns" (summary) of a memset of so many, and "ratio",
+      the least time of C_API over that of the memset;
     - "counters": None when nobody asked, or a dict "events", "missing": {event: why there is none} and "unavailable": None, or
       why nothing could be counted;
-    - "phases": for each engine and path "engine", "path", "ns": {phase: summary, or None where the path has no such phase};
+    - "phases": for each engine and path "engine", "path", "ns": {phase: {"min", "median"}, or None where the path has no such
+      phase} and "total": {"min", "median"}, which the phases add up to (see parts);
     - "ratios": {workload: struct_page over bitmap, least times}, empty unless both engines ran.
     """
     if repeat < 1:
-        raise ValueError(f"repeat is at least 1, not {repeat}")
+        raise ValueError(f"repeat must be at least 1, not {repeat}")
     engines = list(dict.fromkeys(engines))
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown:
-        raise ValueError(f"engine {unknown[0]!r} is none of {', '.join(ENGINES)}")
+        raise ValueError(f"invalid engine {unknown[0]!r} (expected {' or '.join(map(repr, ENGINES))})")
     if capture is not None:
         geometry = capture.geometry
     if orders is None:
@@ -85,6 +99,53 @@ def profile(
     for order in orders:
         if not 0 <= order <= geometry.max_page_order:
             raise ValueError(f"order {order} is not between 0 and {geometry.name}'s MAX_PAGE_ORDER = {geometry.max_page_order}")
+    nr_pages = _section_pages(geometry, section)
+    result: dict[str, Any] = {
+        "geometry": geometry.name,
+        "rules": rules.name,
+        "boot": None if capture is not None else BOOT,
+        "page_size": geometry.page_size,
+        "section": format_size(nr_pages * geometry.page_size),
+        "nr_pages": nr_pages,
+        "nr_sections": nr_pages // geometry.pages_per_section,
+        "repeat": repeat,
+        "clock_ns": calibrate(),
+        "provenance": provenance(seed=SEED),
+        "capture": None,
+        "counters": None,
+        "rows": [],
+        "calls": [],
+        "memset": [],
+        "phases": [],
+    }
+    counting = None
+    if counters is not None:
+        counting, result["counters"] = _open(counters)
+    workloads = [f"whole, order {order}" for order in orders] + list(WORKLOADS) + [LISTENER, *LIFECYCLE]
+    if capture is not None:
+        workloads.remove(LIFECYCLE[0])      # a new machine for each run would be a new captured one
+    steps = [(engine, what, name) for engine in engines for what, names in (("row", workloads), ("phases", PATHS)) for name in names]
+    bench = None
+    for engine, what, name in progress(steps):
+        if bench is None or bench.engine != engine:
+            bench = None    # one machine at a time: a captured one may be large
+            bench = _Bench(geometry, nr_pages, rules, engine, capture)
+            result["start_pfn"] = bench.start
+            result["capture"] = bench.compared
+        if what == "row":
+            row = {"engine": engine, "workload": name, **bench.row(name, repeat, counting, cold)}
+            result["calls" if name in (LISTENER, *LIFECYCLE) else "rows"].append(row)
+            if name == C_API:
+                result["memset"].append({"engine": engine, **memset(row["bytes_touched"], row["ns"]["min"], repeat)})
+        else:
+            result["phases"].append({"engine": engine, "path": name, **bench.phases(name, orders[0], repeat)})
+    if counting is not None:
+        counting.close()
+    result["ratios"] = ratios(result["rows"] + result["calls"])
+    return result
+
+
+def _section_pages(geometry, section):
     size = parse_size(section)
     if size == 0 or size % geometry.section_size:
         raise ValueError(
@@ -92,44 +153,7 @@ def profile(
         )
     if size // geometry.page_size > geometry.max_pfn:
         raise ValueError(f"a section of {format_size(size)} is too large for {geometry.name}: memory ends at pfn {geometry.max_pfn:#x}")
-    result: dict[str, Any] = {
-        "geometry": geometry.name,
-        "rules": rules.name,
-        "boot": None if capture is not None else BOOT,
-        "page_size": geometry.page_size,
-        "section": format_size(size),
-        "nr_pages": size // geometry.page_size,
-        "repeat": repeat,
-        "clock_ns": calibrate(),
-        "capture": None,
-        "counters": None,
-        "rows": [],
-        "memset": [],
-        "phases": [],
-    }
-    counting = None
-    if counters is not None:
-        counting, result["counters"] = _open(counters)
-    workloads = [f"whole, order {order}" for order in orders] + list(WORKLOADS)
-    steps = [(engine, what, name) for engine in engines for what, names in (("row", workloads), ("phases", PATHS)) for name in names]
-    bench = None
-    for engine, what, name in progress(steps):
-        if bench is None or bench.engine != engine:
-            bench = None    # one machine at a time: a captured one may be large
-            bench = _Bench(geometry, size, rules, engine, capture)
-            result["start_pfn"] = bench.start
-            result["capture"] = bench.compared
-        if what == "row":
-            result["rows"].append({"engine": engine, "workload": name, **bench.row(name, repeat, counting)})
-            if name == C_DOOR:
-                row = result["rows"][-1]
-                result["memset"].append({"engine": engine, **memset(row["bytes_touched"], row["ns"]["min"], repeat)})
-        else:
-            result["phases"].append({"engine": engine, "path": name, "ns": bench.phases(name, orders[0], repeat)})
-    if counting is not None:
-        counting.close()
-    result["ratios"] = ratios(result["rows"])
-    return result
+    return size // geometry.page_size
 
 
 def _open(events):
@@ -146,6 +170,33 @@ def summary(times: Sequence[float]) -> dict[str, float]:
     """{"min", "median", "spread"} of a list of times; spread is from the lower to the upper quartile."""
     low, _, high = statistics.quantiles(times, method="inclusive") if len(times) > 1 else (times[0],) * 3
     return {"min": min(times), "median": statistics.median(times), "spread": high - low}
+
+
+def parts(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """{"ns": {phase: {"min", "median"} or None}, "total": {"min", "median"}} of runs of phases.time_range or time_pages.
+
+    steps: the dicts that phases.time_range or time_pages gave, one a run. Each run timed the flags alone, the flags and the buddy allocator, and the real path with all of it. So a phase is what a
+    step adds to the one before, and the phases add up to the total. A step that a noisy machine made longer than the whole counts
+    as the whole.
+    """
+    ns: dict[str, Any] = {phase: {} for phase in PHASES}
+    total = {}
+    for name, of in (("min", min), ("median", statistics.median)):
+        least: dict[str, Any] = {step: None if steps[0][step] is None else of([run[step] for run in steps]) for step in steps[0]}
+        marked = least["total"]
+        flags = min(least["flags"], marked)
+        engine = min(max(least["engine"], flags), marked)
+        values = {
+            "prepare": least["prepare"], "flags": flags, "buddy": engine - flags, "accounting": marked - engine,
+            "watermarks": least["watermarks"], "notify": least["notify"],
+        }
+        total[name] = sum(value for value in values.values() if value is not None)
+        for phase, value in values.items():
+            if value is None:
+                ns[phase] = None
+            else:
+                ns[phase][name] = value
+    return {"ns": ns, "total": total}
 
 
 def memset(nr_bytes: int, least: float, repeat: int) -> dict[str, Any]:
@@ -180,61 +231,104 @@ def _compare(mem, capture):
     }
 
 
+def _listen(action, notice):
+    return NOTIFY_OK
+
+
 class _Bench:
     """One machine with one added section, onlined and put back again and again."""
 
-    def __init__(self, geometry, size, rules, engine, capture):
+    def __init__(self, geometry, nr_pages, rules, engine, capture):
         self.engine = engine
         self.compared = None
+        self.new_machine = None
         if capture is None:
-            self.mem = Memory(geometry, boot=BOOT, rules=rules, engine=engine)
+            self.new_machine = lambda: Memory(geometry, boot=BOOT, rules=rules, engine=engine)
+            self.mem = self.new_machine()
             self.start = parse_size(BOOT) // geometry.page_size
         else:
             self.mem = capture.machine(engine=engine, rules=rules)
             self.start = capture.hotplug_pfn
             self.compared = _compare(self.mem, capture)
-        self.nr = size // geometry.page_size
+        self.nr = nr_pages
         self.mem.add_memory(self.start, self.nr)
         self.upward = np.arange(self.start, self.start + self.nr, dtype=np.uint64)
         self.shuffled = np.random.default_rng(SEED).permutation(self.upward)
         self.batches = [self.shuffled[i : i + BATCH] for i in range(0, self.nr, BATCH)]
+        self.listened = [int(pfn) for pfn in self.shuffled[:LISTENED]]
+        self.eviction = Eviction()
 
-    def row(self, workload, repeat, counters):
+    def row(self, workload, repeat, counters, cold):
         """One workload's times and counts."""
-        timer, args = self.timer(workload)
-        times, counts, shares = [], [], []
-        for run in range(repeat if counters is None else 2 * repeat):
-            if workload != "online_pages":
-                self.mem.prepare_online_pages(self.start, self.nr)
-            before = self.mem.stats()
-            if run < repeat:
-                ns, onlined = timer(*args)
-                times.append(ns)
-            else:
-                (_, onlined), count, share = counters.count(timer, args)
-                counts.append(count)
-                shares.append(share)
-            after = self.mem.stats()
-            if onlined != self.nr:
-                raise AssertionError(f"{workload}: {onlined} of {self.nr} pages went online")
-            self.mem.offline_pages(self.start, self.nr)
+        pages = len(self.listened) if workload == LISTENER else self.nr
+        repeat = min(repeat, FRESH) if workload == LIFECYCLE[0] else repeat
+        warm = [self.run(workload, None, False) for _ in range(1 + repeat)]
+        times = [run["ns"] for run in warm[1:]]
+        counted = [self.run(workload, counters, False) for _ in range(repeat if counters is not None else 0)]
+        cooled = [self.run(workload, None, True)["ns"] for _ in range(min(repeat, COLD) if cold else 0)]
+        last = warm[-1]
         return {
+            "pages": pages,
             "ns": summary(times),
-            "ns_per_page": summary([ns / self.nr for ns in times]),
-            "pages_per_second": self.nr * 1e9 / max(min(times), 1),
-            "merges": [b - a for a, b in zip(before["merges"], after["merges"], strict=True)],
-            "bytes_touched": after["bytes_touched"] - before["bytes_touched"],
-            "counts": {event: summary([count[event] for count in counts]) for event in (counts[0] if counts else ())},
-            "counted": min(shares, default=None),
+            "ns_per_page": summary([ns / pages for ns in times]),
+            "times": times,
+            "first": warm[0]["ns"],
+            "cold": summary(cooled) if cooled else None,
+            "pages_per_second": pages * 1e9 / max(min(times), 1),
+            "merges": last["merges"],
+            "bytes_touched": last["bytes"],
+            "faults": min(run["faults"] for run in warm[1:]),
+            "counts": {event: summary([run["count"][event] for run in counted]) for event in (counted[0]["count"] if counted else ())},
+            "counted": min((run["share"] for run in counted), default=None),
         }
 
-    def timer(self, workload):
-        """The stopwatch of one run, which gives (ns, pages that went online), and its arguments."""
+    def run(self, workload, counters, cold):
+        """One run: its ns, and what it counted."""
         mem, start, nr = self.mem, self.start, self.nr
+        if workload == LIFECYCLE[0]:
+            mem = self.new_machine()
+        elif workload in ("add_memory", "remove_memory"):
+            if workload == "add_memory":
+                mem.remove_memory(start, nr)
+        elif workload == "offline_pages":
+            mem.online_pages(start, nr)
+        elif workload not in ("online_pages", "prepare"):
+            mem.prepare_online_pages(start, nr)
+        if workload == LISTENER:
+            mem.notifiers.register(_listen)
+        timer, args = self.timer(mem, workload)
+        before, faults = mem.stats(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        if cold:
+            self.eviction.evict()
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        count = share = None
+        if counters is None:
+            ns, done = timer(*args)
+        else:
+            (ns, done), count, share = counters.count(timer, args)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+        after = mem.stats()
+        wanted = len(self.listened) if workload == LISTENER else nr
+        if done is not None and done != wanted:
+            raise AssertionError(f"{workload}: {done} of {wanted} pages went online")
+        if workload == LISTENER:
+            mem.notifiers.unregister(_listen)
+        if workload == "remove_memory":
+            mem.add_memory(start, nr)
+        elif workload not in (*LIFECYCLE[:2], "offline_pages"):
+            mem.offline_pages(start, nr)
+        return {
+            "ns": ns, "faults": faults, "count": count, "share": share, "bytes": after["bytes_touched"] - before["bytes_touched"],
+            "merges": [b - a for a, b in zip(before["merges"], after["merges"], strict=True)],
+        }
+
+    def timer(self, mem, workload):
+        """The stopwatch of one run, which gives (ns, pages that went online or None), and its arguments."""
+        start, nr = self.start, self.nr
         match workload.split(", order "):
             case ["whole", order]:
                 return time_call, (mem.mark_pages_onlined, (start, nr, int(order)))
-            case ["whole, C door"]:
+            case ["whole, C API"]:
                 return time_range_call, (mem, start, nr)
             case ["ascending"]:
                 return time_ascending, (mem, start, nr)
@@ -244,10 +338,20 @@ class _Bench:
                 return time_call, (mem.mark_pfns_onlined, (self.shuffled,))
             case ["online_pages"]:
                 return time_call, (mem.online_pages, (start, nr))
+            case ["add_memory, first"] | ["add_memory"]:
+                return time_call, (mem.add_memory, (start, nr))
+            case ["prepare"]:
+                return time_call, (mem.prepare_online_pages, (start, nr))
+            case ["offline_pages"]:
+                return time_call, (mem.offline_pages, (start, nr))
+            case ["remove_memory"]:
+                return time_call, (mem.remove_memory, (start, nr))
+            case ["with a listener"]:
+                return time_calls, (mem.mark_pages_onlined, self.listened)
         return time_calls, (mem.mark_pfns_onlined, self.batches)
 
     def phases(self, path, order, repeat):
-        """{phase: summary} of one path."""
+        """One path's phases."""
         runs = []
         for _ in range(repeat):
             if path == "whole":
@@ -256,4 +360,4 @@ class _Bench:
                 pfns = self.upward if path == "ascending" else self.shuffled
                 runs.append(time_pages(self.mem, self.start, self.nr, pfns))
             self.mem.offline_pages(self.start, self.nr)
-        return {phase: None if runs[0][phase] is None else summary([run[phase] for run in runs]) for phase in PHASES}
+        return parts(runs)

@@ -1,0 +1,77 @@
+"""A profile held against an older one: ratios with an interval, so that noise is not taken for a change."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from fastonline.files import Path, read_text
+
+_RESAMPLES = 2000
+_SAME = ("geometry", "rules", "section", "nr_pages", "boot")
+
+
+def load_profile(path: Path) -> dict[str, Any]:
+    """Read a profile that `fastonline profile --json` wrote to the file `path`.
+
+    ValueError naming the file when it is not one; OSError as `files.open_regular`.
+    """
+    try:
+        old = json.loads(read_text(path))
+        for row in old["rows"] + old["calls"]:
+            times = np.asarray(row["times"], float)
+            if times.ndim != 1 or times.size == 0 or not np.isfinite(times).all() or (times < 0).any():
+                raise ValueError
+            str(row["engine"]), str(row["workload"])
+        if not all(key in old for key in _SAME):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError(f"{path}: not a profile with every repeat's time (fastonline profile --json FILE writes one)") from None
+    return old
+
+
+def against(new: dict[str, Any], old: dict[str, Any], tolerance: float = 0.1, seed: int = 1) -> list[dict[str, Any]]:
+    """Compare two profiles of the same section, `new` and `old`; return a row for each engine and workload that both have.
+
+    tolerance: how much longer a workload may take, 0.1 for 10 %. seed: of the bootstrap. A row has "engine", "workload", "ratio" (new
+    median over old), "low" and "high" (its 95 % interval, from resampled medians) and "worse": is the whole interval above
+    1 + tolerance? ValueError when the profiles are of different sections, or have no workload in common.
+    """
+    for name in _SAME:
+        if new[name] != old[name]:
+            raise ValueError(f"the older profile has {name} {old[name]!r}, this one {new[name]!r}: they cannot be compared")
+    random = np.random.default_rng(seed)
+    before = {(row["engine"], row["workload"]): row["times"] for row in old["rows"] + old["calls"]}
+    rows = []
+    for row in new["rows"] + new["calls"]:
+        key = row["engine"], row["workload"]
+        if key not in before:
+            continue
+        ratios = _medians(row["times"], random) / np.maximum(_medians(before[key], random), 1)
+        low, high = np.quantile(ratios, (0.025, 0.975))
+        ratio = float(np.median(row["times"])) / max(float(np.median(before[key])), 1)
+        rows.append({
+            "engine": key[0], "workload": key[1], "ratio": ratio, "low": float(low), "high": float(high),
+            "worse": bool(low > 1 + tolerance),
+        })
+    if not rows:
+        raise ValueError("the two profiles have no workload in common")
+    return rows
+
+
+def _medians(times, random):
+    values = np.asarray(times, float)
+    return np.median(values[random.integers(0, values.size, (_RESAMPLES, values.size))], axis=1)
+
+
+def against_text(rows: list[dict[str, Any]], tolerance: float) -> str:
+    """Return the `rows` of `against` as a table that names the `tolerance` they were made with."""
+    lines = [f"{'new over old':<34}{'ratio':>8}  95 % interval"]
+    for row in rows:
+        mark = "  WORSE" if row["worse"] else ""
+        lines.append(f"{row['engine']:<12}{row['workload']:<22}{row['ratio']:>8.3f}  {row['low']:.3f} to {row['high']:.3f}{mark}")
+    worse = sum(row["worse"] for row in rows)
+    geometric = math.exp(sum(math.log(max(row["ratio"], 1e-9)) for row in rows) / len(rows))
+    lines.append(f"geometric mean {geometric:.3f}; {worse} of {len(rows)} worse by more than {tolerance:.0%}")
+    return "\n".join(lines) + "\n"

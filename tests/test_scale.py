@@ -1,0 +1,53 @@
+"""cost.scale, cost.caches and cost.provenance: what is counted, never how long it took."""
+
+import re
+
+import pytest
+
+from fastonline.cost import scale as module
+from fastonline.cost.caches import Eviction, cache_sizes
+from fastonline.cost.provenance import one_line, provenance
+from fastonline.cost.scale import bend, memmap_text, scale, scale_text, touch_memmap
+
+
+def test_every_size_is_measured_or_says_why_not(monkeypatch):
+    monkeypatch.setattr(module, "available_bytes", lambda: 24 << 20)
+    result = scale(orders=(17, 18), repeat=1)
+    assert [(row["engine"], row["order"], "skipped" in row) for row in result["rows"]] == [
+        ("bitmap", 17, False), ("bitmap", 18, False), ("struct_page", 17, False), ("struct_page", 18, True)]
+    text = scale_text(result)
+    assert "needs 18 MiB of state, 24 MiB are available" in text
+    bitmap, struct_page = result["rows"][0], result["rows"][2]
+    assert bitmap["bytes_per_page"] < 1 < 64 < struct_page["bytes_per_page"]
+
+
+def test_bend_names_the_cache():
+    rows = [{"engine": "bitmap", "order": order, "pages": 1 << order, "random": {"min": ns}}
+            for order, ns in ((17, 1.0), (18, 1.1), (19, 1.1), (20, 4.4), (21, 4.5))]
+    result = {"rows": rows, "caches": {"L1d": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}}
+    assert bend(result, "bitmap") == {"order": 20, "cache": "L2", "factor": pytest.approx(4.0)}
+    assert bend({"rows": rows[:2], "caches": {}}, "bitmap") is None
+
+
+def test_first_touch_of_a_memmap():
+    rows = touch_memmap(1 << 15, repeat=1)
+    assert {row["backing"] for row in rows} <= {"small pages", "huge pages"} and rows
+    assert all(row["bytes"] == 64 << 15 and row["faults"] > 0 for row in rows)
+    assert rows[0]["faults"] >= (64 << 15) // 65536       # at most 64 KiB a fault
+    assert len(memmap_text(rows).splitlines()) == 1 + len(rows)
+
+
+def test_caches():
+    sizes = cache_sizes()
+    assert all(re.fullmatch(r"L\d+d?", name) and size > 0 for name, size in sizes.items())
+    eviction = Eviction()
+    eviction.evict()
+    eviction.evict()
+
+
+def test_provenance():
+    origin = provenance(seed=7)
+    assert origin["seed"] == 7 and origin["variant"] in ("AVX2", "plain")
+    assert {"fastonline", "commit", "python", "numpy", "cython", "compiler", "cpu", "kernel", "huge_pages", "date"} <= set(origin)
+    assert re.match(r"\d{4}-\d\d-\d\dT", origin["date"])
+    assert one_line(origin).startswith(f"fastonline {origin['fastonline']}")
