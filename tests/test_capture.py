@@ -97,6 +97,14 @@ def test_lsmem_agrees_with_util_linux(kernel):
         == [(row["range"], row["size"], row["state"], row["block"]) for row in theirs]
 
 
+def test_a_directory_without_blocks(tmp_path, captured):
+    """A kernel without memory hot-plug. Expect the RAM to tell."""
+    shutil.copytree(CAPTURED, tmp_path / "capture", copy_function=shutil.copyfile)
+    for name in ("blocks", "block_size_bytes"):
+        (tmp_path / "capture" / name).unlink()
+    assert fo.Capture.load(tmp_path / "capture").machine().buddyinfo() == captured.buddyinfo
+
+
 def test_lsmem_shows_what_each_block_said(captured):
     """Before 5.7 removable files differ. Expect the captured ones, not those that the machine's rules have."""
     blocks = captured.blocks.replace("memory1 online DMA32 1", "memory1 online DMA32 0")

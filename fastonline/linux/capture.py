@@ -125,10 +125,10 @@ class Capture:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Capture":
-        """A capture from the file that save wrote, or from a directory with pages.npz (start, length, flags) and the kernel's
-        texts each in a file of its name: buddyinfo, zoneinfo, iomem, blocks, block_size_bytes, of a quiet moment; arch,
-        release and page_size may be there, else it is an x86_64 with pages of 4096 bytes. Of a kernel before 4.6 it may need
-        kpagecount too (uint64 a page), because page maps marked only the first page of a free block (832fc1de01ae).
+        """A capture from the file that save wrote, or from a directory of a quiet moment: pages.npz (start, length, flags), and
+        the kernel's texts each in a file of its name: buddyinfo, zoneinfo, iomem, and blocks and block_size_bytes if it has
+        memory blocks. arch, release and page_size may be there, else it is an x86_64 with pages of 4096 bytes. Before 4.6 page
+        maps mark only the first page of a free block (832fc1de01ae): kpagecount (uint64 a page) may be needed then.
 
         ValueError naming the path for one that is something else, truncated or altered; OSError when it cannot be read.
         """
@@ -281,7 +281,7 @@ def _read_directory(path: Path) -> dict[str, Any]:
 
     page_map = _read_runs(path)
     page_size = number("page_size", "4096")
-    buddyinfo, zoneinfo, iomem, blocks = text("buddyinfo"), text("zoneinfo"), text("iomem"), text("blocks")
+    buddyinfo, zoneinfo, iomem, blocks = text("buddyinfo"), text("zoneinfo"), text("iomem"), text("blocks", "")
     zones, free = parse_zoneinfo(zoneinfo, str(path / "zoneinfo")), parse_buddyinfo(buddyinfo, str(path / "buddyinfo"))
     parse_blocks(blocks, str(path / "blocks"))
     if page_size > 0:
@@ -298,7 +298,7 @@ def _read_directory(path: Path) -> dict[str, Any]:
         "zoneinfo": zoneinfo,
         "iomem": iomem,
         "blocks": blocks,
-        "block_size_bytes": number("block_size_bytes", base=16),
+        "block_size_bytes": number("block_size_bytes", "0", 16),
         "page_size": page_size,
         "arch": text("arch", "x86_64").strip(),
         "release": text("release", "").strip(),

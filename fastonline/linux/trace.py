@@ -75,7 +75,7 @@ class Replay:
         page = self.kernel.geometry.page_size
         lines = [
             f"{self.source}: {sum(self.allocations)} allocations, {sum(self.frees)} frees, {self.failed} failed allocations",
-            *([f"events that contradict those before: {self.unknown}, the first on line {self.first_unknown}"] * bool(self.unknown)),
+            *[f"events that contradict those before: {self.unknown}, the first on line {self.first_unknown}"][: self.unknown],
             f"in use at the end {self.in_use * page >> 10} KiB, at most {self.peak * page >> 10} KiB",
             f"{'order':<11}" + "".join(f"{order:>6}" for order in range(len(self.allocations))),
             f"{'allocations':<11}" + "".join(f"{n:>6}" for n in self.allocations),
