@@ -105,7 +105,7 @@ class Growth:
     - room: what the kernel zones have for descriptors, above their min watermarks and reserves.
     - at_once: the most that one add_memory takes.
     - online_kernel, online_movable: the most that comes together block by block, each onlined into a kernel zone, or Movable,
-      before the next one is added.
+      before the next one is added. Up to 6.7 Movable memory lowers the kernel zones' watermarks, and a little more fits.
     - ranges: (start_pfn, nr_pages) that add_memory accepts: whole blocks where no resource is.
     """
 
@@ -129,10 +129,10 @@ def growable(mem: Memory) -> Growth:
     room = _kernel_room(mem)
     if mem.memmap == "on_memory" and memmap % (1 << mem.geometry.pageblock_order) == 0 and memmap < mem.pages_per_block:
         memmap = 0
-    fits = limit if not memmap else room // memmap * block
+    fits = limit if not memmap else _sections_with_room(mem) * mem.geometry.pages_per_section // mem.pages_per_block * block
     # a block that went online in a kernel zone brings more than the next one's descriptors take
     return Growth(
-        block=block, memmap=memmap * page, room=room * page, at_once=min(fits, largest),
+        block=block, memmap=memmap * page, room=sum(room.values()) * page, at_once=min(fits, largest),
         online_kernel=limit if fits else 0, online_movable=min(fits, limit), ranges=ranges,
     )
 
@@ -383,10 +383,26 @@ def _room_outside(mem, start, free):
 
 
 def _kernel_room(mem):
-    """Pages that GFP_KERNEL allocations can have above the min watermark and lowmem_reserve."""
+    """{zone: pages} that GFP_KERNEL allocations can have above the min watermark and lowmem_reserve."""
     names = mem.zones.names
     top = names.index("Normal")
-    return sum(_above_min(zone, zone.protection[top]) for zone in mem.zones.values() if names.index(zone.name) <= top)
+    return {zone.nr: _above_min(zone, zone.protection[top]) for zone in mem.zones.values() if names.index(zone.name) <= top}
+
+
+def _sections_with_room(mem):
+    """Sections whose page descriptors can be had: in blocks as large as they need, then page by page with a page table for each
+    such block (vmemmap_populate_hugepages, vmemmap_populate_basepages)."""
+    pages = -(-mem.geometry.pages_per_section * mem.rules.struct_page_bytes[mem.geometry.bits == 64] // mem.geometry.page_size)
+    order = min((pages - 1).bit_length(), mem.geometry.max_page_order)
+    room, blocks = _kernel_room(mem), 0
+    for zone in mem.zones.values():
+        if zone.nr in room:
+            there = sum(count << larger - order for larger, count in enumerate(zone.nr_free) if larger >= order)
+            taken = min(there, room[zone.nr] >> order)
+            blocks += taken
+            room[zone.nr] -= taken << order
+    blocks += sum(room.values()) // ((1 << order) + 1)
+    return blocks // -(-pages >> order) if pages > 1 << order else blocks
 
 
 def _above_min(zone, reserve):
