@@ -1,8 +1,33 @@
 """Which kernel is mirrored, as data. The facts are in the docstring of Rules; their sources are the kernel files named."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fastonline.errors import is_number
 
 INT_MAX = 0x7FFFFFFF
+ZONEINFO_LINES = {"boost", "min", "low", "high", "promo", "scanned", "scanned (a: i:)", "spanned", "present", "managed", "cma"}
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    """Is the value of one of the types that the fields of Rules have?"""
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is int:
+        return is_number(value)
+    if kind == int | None:
+        return value is None or is_number(value)
+    if kind is str:
+        return isinstance(value, str)
+    if kind == tuple[int, int]:
+        return isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
+    return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+
+
+def _is_pairs(value: object) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and is_number(item[1]) for item in value
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,6 +138,10 @@ class Rules:
     removable_constant: bool
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (_is_pairs(value) if field.name == "lowmem_reserve_ratio" else _is_of(value, field.type)):
+                raise TypeError(f"rules {self.name!r:.40}: {field.name} is {field.type}, not {value!r:.80}")
         limits = {"online_order": 63, "watermark_scale_factor": 3000, "min_free_kbytes_max": INT_MAX, "batch_cap_bytes": INT_MAX}
         for name, most in limits.items():
             value = getattr(self, name)
@@ -120,6 +149,12 @@ class Rules:
                 raise ValueError(f"rules {self.name}: {name} is {value}, not between 0 and {most}")
         if self.watermark_pages not in ("present", "managed"):
             raise ValueError(f"rules {self.name}: watermark_pages is {self.watermark_pages!r}, not 'present' or 'managed'")
+        if not all(0 <= ratio <= INT_MAX for _, ratio in self.lowmem_reserve_ratio):
+            raise ValueError(f"rules {self.name}: lowmem_reserve_ratio is {self.lowmem_reserve_ratio}")
+        if not all(1 <= size <= 4096 for size in self.struct_page_bytes):
+            raise ValueError(f"rules {self.name}: struct_page_bytes is {self.struct_page_bytes}")
+        if not set(self.zoneinfo_lines) <= ZONEINFO_LINES:
+            raise ValueError(f"rules {self.name}: zoneinfo_lines is {self.zoneinfo_lines}")
 
     def __repr__(self) -> str:
         # short: it is the default of many an argument, and help() shows those

@@ -11,7 +11,7 @@ import pytest
 from conftest import snapshot
 
 import fastonline as fo
-from fastonline.hotplug.machine import check_engine
+from fastonline.hotplug.invariants import check_engine
 
 SECTION = fo.X86_64.pages_per_section
 LARGE = {"bitmap": 1 << 26, "struct_page": 1 << 19}     # pages: several parts of a walk

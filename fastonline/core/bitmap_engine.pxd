@@ -24,6 +24,7 @@ cdef class BitmapEngine(Engine):
     cdef list new_trees(self, uint64_t nr_pages, int first_area, int end_area)
     cdef void own_summary(self, Bitmap counts, list trees) noexcept
     cdef void cache_pointers(self) noexcept
+    cdef int check_summary(self, pfn_t start, uint64_t nr) except -1
     cdef uint64_t apply_batch(self, pfn_t start, pfn_t end, int order, bint online) noexcept nogil
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil

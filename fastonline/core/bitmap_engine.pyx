@@ -8,7 +8,7 @@ from fastonline.core.bitmap cimport (
     ones_from, range_mask, test_bit,
 )
 from fastonline.core.buddy cimport (
-    area_of_page, buddy, buddy_alloc_block, buddy_alloc_pages, buddy_free_block, buddy_free_page, buddy_free_range,
+    NO_GROUP, area_of_page, buddy, buddy_alloc_block, buddy_alloc_pages, buddy_free_block, buddy_free_page, buddy_free_range,
     buddy_free_words, buddy_layout, buddy_settle, buddy_summarize, buddy_take_range, buddy_wrong_group,
 )
 from fastonline.core.engine cimport pfn_at, pfn_batch
@@ -132,14 +132,12 @@ cdef class BitmapEngine(Engine):
         Engine.set_touched(self, nr_bytes)
         self.singles = 0
 
-    def check(self):
-        """Does `full` say which words of `free` are all ones, does the summary agree with both, and is no batch left over?"""
-        cdef uint64_t group
-        full = np.packbits(self.free.owner == np.uint64(0xFFFFFFFFFFFFFFFF), bitorder="little")
-        assert full.tobytes() == self.full.owner.view(np.uint8)[: full.size].tobytes(), "the plane of full words is wrong"
-        group = buddy_wrong_group(&self.buddy)
-        assert group == self.buddy.nr_groups, f"the summary of the free blocks is wrong in group {group}"
-        assert not self.batch.owner.any(), "a batch was left over"
+    cdef int check_summary(self, pfn_t start, uint64_t nr) except -1:
+        """AssertionError when the summary of the free blocks is not what the planes make up in a range of whole blocks."""
+        cdef uint64_t group = buddy_wrong_group(&self.buddy, start, nr)
+        if group != NO_GROUP:
+            raise AssertionError(f"the summary of the free blocks is wrong at page {group << self.buddy.group_order:#x}")
+        return 0
 
     def view(self, str flag not None):
         """Read-only uint64 view of one flag's plane."""

@@ -141,8 +141,8 @@ cdef void buddy_defer(buddy *b, uint64_t group, word_t hung) noexcept nogil    #
 cdef void buddy_settle(buddy *b) noexcept nogil                        # none is
 # Counts and trees of a range of whole blocks from `free` and `full`, where both are still zero.
 cdef void buddy_summarize(buddy *b, pfn_t start, uint64_t nr) noexcept nogil
-# The first group that counts or trees are wrong for, or nr_groups; one past it: a level above the lowest is wrong.
-cdef uint64_t buddy_wrong_group(buddy *b) noexcept nogil
+# The first group of a range of whole blocks that counts or trees are wrong for, or NO_GROUP.
+cdef uint64_t buddy_wrong_group(buddy *b, pfn_t start, uint64_t nr) noexcept nogil
 cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil
 # Free a range of one area, none of it free, handed over in aligned blocks of at most `order`.
 cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexcept nogil

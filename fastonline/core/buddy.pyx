@@ -211,14 +211,14 @@ cdef void buddy_summarize(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
     recount_groups(b, start, start + nr)
 
 
-cdef uint64_t buddy_wrong_group(buddy *b) noexcept nogil:
+cdef uint64_t buddy_wrong_group(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
     cdef int64_t F[NR_ORDERS]
     cdef word_t counts, there, full, blocks
     cdef word_t *tree
-    cdef uint64_t group, first, i, nr, above
+    cdef uint64_t group, first, i, low, high, above
     cdef int top = b.max_order - b.group_order, k, level, area
     buddy_settle(b)
-    for group in range(b.nr_groups):
+    for group in range(start >> b.group_order, (start + nr) >> b.group_order):
         first = group >> top << top
         count_runs(b.free, group, group + 1, b.group_order, b.group_order, F, &counts)
         there = present(counts)
@@ -236,14 +236,16 @@ cdef uint64_t buddy_wrong_group(buddy *b) noexcept nogil:
                 return group
     for area in range(b.nr_areas):
         tree = b.areas[area].tree
-        nr = (b.nr_groups + 63) >> 6
+        low = start >> b.group_order >> 6
+        high = ((start + nr - 1) >> b.group_order >> 6) + 1
         for level in range(b.levels - 1):
-            for i in range(nr * NR_ORDERS):
+            for i in range(low * NR_ORDERS, high * NR_ORDERS):
                 above = b.level[level + 1] + (i / NR_ORDERS >> 6) * NR_ORDERS + i % NR_ORDERS
                 if (tree[above] >> (i / NR_ORDERS & 63)) & 1 != (tree[b.level[level] + i] != 0):
-                    return b.nr_groups + 1
-            nr = (nr + 63) >> 6
-    return b.nr_groups
+                    return start >> b.group_order
+            low >>= 6
+            high = ((high - 1) >> 6) + 1
+    return NO_GROUP
 
 
 # -- frees

@@ -67,7 +67,3 @@ cdef class StructPageEngine(Engine):
     cdef void mark(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil
-    cdef uint64_t next_of(self, uint64_t node)
-    cdef uint64_t prev_of(self, uint64_t node)
-    cdef void *node(self, uint64_t node) except NULL
-    cdef bint is_block(self, pfn_t pfn, int order)

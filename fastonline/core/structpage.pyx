@@ -329,48 +329,6 @@ cdef class StructPageEngine(Engine):
         """The descriptors, those of the list heads first: read-only (NR_HEADS + nr_pages, page_bytes) uint8 view."""
         return read_only(self.owner)
 
-    def check(self):
-        """Is every list a ring of free blocks of its own area and order, linked both ways, and as long as nr_free says?"""
-        cdef uint64_t head, node, nr
-        cdef int area, order
-        for area in range(1, self.nr_areas):
-            for order in range(self.max_order + 1):
-                head = area * NR_ORDERS + order
-                node, nr = self.next_of(head), 0
-                assert self.prev_of(node) == head, f"list {area}/{order} is not linked both ways at its head"
-                while node != head:
-                    assert NR_HEADS <= node < NR_HEADS + self.nr_pages, f"list {area}/{order} leads to no page: {node}"
-                    assert self.is_block(node - NR_HEADS, order), f"page {node - NR_HEADS:#x} is on list {area}/{order}"
-                    assert self.area_of[(node - NR_HEADS) >> self.max_order] == area, f"page {node - NR_HEADS:#x}: wrong area"
-                    assert self.prev_of(self.next_of(node)) == node, f"list {area}/{order} is not linked both ways"
-                    node, nr = self.next_of(node), nr + 1
-                    assert nr <= self.nr_pages, f"list {area}/{order} has no end"
-                assert nr == <uint64_t>self.areas[area].nr_free[order], f"list {area}/{order} has {nr} blocks"
-
-    cdef uint64_t next_of(self, uint64_t node):
-        cdef void *at = self.node(node)
-        if self.page_bytes == 32:
-            return (<page32 *>at).next
-        return (<page56 *>at).next if self.page_bytes == 56 else (<page64 *>at).next
-
-    cdef uint64_t prev_of(self, uint64_t node):
-        cdef void *at = self.node(node)
-        if self.page_bytes == 32:
-            return (<page32 *>at).prev
-        return (<page56 *>at).prev if self.page_bytes == 56 else (<page64 *>at).prev
-
-    cdef void *node(self, uint64_t node) except NULL:
-        if node >= NR_HEADS + self.nr_pages:
-            raise AssertionError(f"a list leads to no descriptor: {node}")
-        return <char *>self.map.heads + node * self.page_bytes
-
-    cdef bint is_block(self, pfn_t pfn, int order):
-        if self.page_bytes == 32:
-            return page_is_buddy(<page32 *>self.map.pages, pfn, order)
-        if self.page_bytes == 56:
-            return page_is_buddy(<page56 *>self.map.pages, pfn, order)
-        return page_is_buddy(<page64 *>self.map.pages, pfn, order)
-
     def view(self, str flag):
         """One flag of every page as it stands now: read-only uint64 words, a copy (the descriptors have no planes)."""
         bit = FLAG_NAMES.index(flag)

@@ -5,7 +5,7 @@ from fastonline.core.types cimport NO_AREA
 from fastonline.hotplug.arguments cimport check_present, check_range
 from fastonline.hotplug.interruptible cimport INIT, walk_range
 from fastonline.hotplug.machine cimport add_group, flush_events, queue_event, room_for
-from fastonline.hotplug.memmap cimport alloc_memmap, free_memmap
+from fastonline.hotplug.memmap cimport alloc_memmap, check_memmap, free_memmap
 from fastonline.hotplug.types cimport MAX_NUMNODES
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zonelists cimport build_all_zonelists
@@ -110,6 +110,7 @@ cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
         )
     if not mem.sections.none_in(mem.sections.prepared, start, nr):
         raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
+    check_memmap(mem, start // unit, (start + nr) // unit)
     free_memmap(mem, start // unit, (start + nr) // unit)
     for section in range(start // unit, (start + nr) // unit):
         mem.groups_at.pop(section, None)

@@ -69,7 +69,7 @@ cdef object pages_of_block(object geometry, object rules, object memory_block_si
         return geometry.pages_per_section
     pages = pages_of_size(geometry, memory_block_size, "memory_block_size")
     sections = pages // geometry.pages_per_section
-    if pages % geometry.pages_per_section or not sections or sections & (sections - 1):
+    if pages % geometry.pages_per_section or not sections or sections & (sections - 1) or pages > geometry.max_pfn:
         raise ValueError(
             f"memory_block_size {memory_block_size!r} is not 1, 2, 4, 8... sections of {format_size(geometry.section_size)}"
         )

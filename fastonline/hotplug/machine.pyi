@@ -12,7 +12,7 @@ from fastonline.hotplug.resources import Resources
 from fastonline.hotplug.zones import Zones
 from fastonline.rules import Rules
 
-__all__ = ["Machine", "check_engine", "count_migrated"]
+__all__ = ["Machine", "count_migrated"]
 
 @disjoint_base
 class Machine:
@@ -54,4 +54,3 @@ class Machine:
     possible_nodes: int
 
 def count_migrated(mem: Machine, nr: int, balloon: bool) -> None: ...
-def check_engine(mem: Machine) -> None: ...

@@ -20,7 +20,7 @@ from fastonline.geometry import X86_64
 from fastonline.hotplug.resources import Resources
 from fastonline.rules import LINUX_6_12
 
-__all__ = ["Machine", "check_engine", "count_migrated"]
+__all__ = ["Machine", "count_migrated"]
 
 # Room is whole blocks of every order that a geometry may have.
 cdef enum:
@@ -205,12 +205,6 @@ def count_migrated(Machine mem not None, nr, balloon):
     cdef uint64_t pages = as_uint64(nr, "nr")
     mem.pages_migrated += pages
     mem.balloon_migrated += pages if balloon else 0
-
-
-def check_engine(Machine mem not None):
-    """The part of Memory.validate that only the engine can see: AssertionError with what is wrong."""
-    held = mem.lock.hold_still()
-    mem.pages.check()
 
 
 cdef dict stats(Machine mem):

@@ -1,10 +1,15 @@
 import numpy as np
 
-from fastonline.core.bitmap cimport Bitmap
+from fastonline.core.numbers cimport as_number, as_uint64
+from fastonline.core.sections cimport Sections
+from fastonline.core.types cimport NR_ORDERS, uint64_t
+from fastonline.hotplug.arguments cimport set_arguments
 from fastonline.hotplug.machine cimport add_group, count_sections, make_machine, rounded_room
 from fastonline.hotplug.section_states cimport note_prepared
+from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE
 
-from fastonline.hotplug.resources import Resources
+from fastonline.core.engine import COUNTERS
+from fastonline.hotplug.resources import Resources, check_tree
 
 __all__ = []
 
@@ -14,6 +19,7 @@ cdef dict machine_state(Machine mem):
     cdef int area, shift = mem.pages.max_order
     spans = mem.sections.spans()
     runs = mem.sections.runs()
+    areas = [mem.pages.counters(area) for area in range(mem.pages.nr_areas)]
     return {
         "geometry": mem.geometry,
         "rules": mem.rules,
@@ -23,7 +29,7 @@ cdef dict machine_state(Machine mem):
         "nr_pages": mem.pages.nr_pages,
         "runs": runs,
         "planes": mem.pages.planes(spans),
-        "areas": [mem.pages.counters(area) for area in range(mem.pages.nr_areas)],
+        "areas": {name: np.stack([counts[name] for counts in areas]) for name in (*COUNTERS, "managed")},
         "area_of": [mem.pages.areas_owner[start >> shift : start + nr >> shift] for start, nr in spans],
         "nids": [mem.nids[first : first + nr] for first, nr in runs],
         "subsections": [mem.sections.subsections_owner[first : first + nr] for first, nr in runs],
@@ -43,68 +49,110 @@ cdef dict machine_state(Machine mem):
     }
 
 
+# -- back. Whoever wrote a state may have written anything: each value is checked for what the next steps need of it, and
+# check_machine looks at what all of them make up. ValueError, TypeError, KeyError or OverflowError for values that no machine has.
+
 cdef Held restore_machine(Machine mem, object state):
-    """Make the bare machine `mem` from what machine_state gave. ValueError for values that no machine has. Other threads wait
-    until the Held goes."""
-    cdef int area, shift
-    mem.geometry = state["geometry"]
-    mem.rules = state["rules"]
-    mem.engine = state["engine"]
-    mem.max_pfn = state["max_pfn"]
-    mem.fixed_room = state["fixed_room"]
-    mem.pages_per_block = state["pages_per_block"]
-    mem.memmap = state["memmap"]
-    if mem.engine not in ("bitmap", "struct_page") or not 0 < mem.max_pfn <= mem.geometry.max_pfn \
-            or not 0 < state["nr_pages"] <= rounded_room(mem, mem.max_pfn) \
-            or mem.pages_per_block <= 0 or mem.pages_per_block % mem.geometry.pages_per_section:
-        raise ValueError("the engine, the size or the blocks of the machine are none")
-    held = make_machine(mem, state["nr_pages"])
-    for section, pfn, nr in state["memmaps"]:
-        mem.memmap_of.setdefault(section, []).append((pfn, nr))
-    for start, nr, group in state["groups"]:
-        add_group(mem, start, nr, group and tuple(group))
-    mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone = state["hotplug"]
-    mem.possible_nodes = state["possible_nodes"]
+    """Make the bare machine `mem` from what machine_state gave. Other threads wait until the Held goes."""
+    cdef Held held
+    cdef int area
+    page_size = state["geometry"].page_size
+    set_arguments(
+        mem, state["geometry"], None, state["rules"], state["engine"], as_uint64(state["max_pfn"], "max_pfn") * page_size,
+        as_uint64(state["pages_per_block"], "pages_per_block") * page_size, state["memmap"],
+    )
+    mem.fixed_room = as_flag(state["fixed_room"])
+    held = make_machine(mem, as_number(state["nr_pages"], "nr_pages", 1, rounded_room(mem, mem.max_pfn)))
     mem.zones.__setstate__(state["zones"])
     restore_sections(mem, state)
-    if any(len(nids) and not 0 <= nids.min() <= nids.max() < mem.zones.table.nr_nodes for nids in state["nids"]):
-        raise ValueError("there are sections of a node that there is not")
     count_sections(mem)
-    spans = mem.sections.spans()
-    mem.pages.set_planes(spans, state["planes"])
-    for start, nr in spans:
-        note_prepared(mem, start, nr)
-    shift = mem.pages.max_order
-    for (start, nr), areas in zip(spans, state["area_of"], strict=True):
-        mem.pages.areas_owner[start >> shift : start + nr >> shift] = areas
-    if np.any(mem.pages.areas_owner >= mem.pages.nr_areas):
-        raise ValueError("there are pages of a zone that there is not")
-    mem.pages.summarize(spans)
-    for area, counts in enumerate(state["areas"]):
-        mem.pages.set_area_counters(area, counts)
+    restore_pages(mem, state)
+    counters = {name: as_array(state["areas"][name], np.int64, (mem.pages.nr_areas, NR_ORDERS)) for name in COUNTERS}
+    counters["managed"] = as_array(state["areas"]["managed"], np.int64, (mem.pages.nr_areas,))
+    for area in range(mem.pages.nr_areas):
+        mem.pages.set_area_counters(area, {name: counts[area] for name, counts in counters.items()})
+    check_tree(state["resources"])
     mem.resources = Resources(mem.geometry.page_shift, state["resources"])
-    mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, touched, mem.pages_migrated, \
-        mem.balloon_migrated, mem.high_offlined = state["counters"]
-    mem.pages.set_touched(touched)
+    restore_added(mem, state)
+    restore_settings(mem, state)
     return held
 
 
 cdef int restore_sections(Machine mem, object state) except -1:
-    cdef int shift = mem.sections.pfn_section_shift
+    cdef uint64_t first, nr, end = 0
+    cdef Sections sections = mem.sections
     for (first, nr), nids, subsections, online, block_online, early in zip(
         state["runs"], state["nids"], state["subsections"], state["online"], state["block_online"], state["early"],
         strict=True,
     ):
-        if not 0 <= first < first + nr <= mem.sections.nr_sections:
-            raise ValueError(f"there is no room for sections {first} to {first + nr}")
-        mem.sections.sparse_add_section(first << shift, nr << shift, False)
-        mem.nids[first : first + nr] = nids
-        mem.sections.subsections_owner[first : first + nr] = subsections
-        for plane, bits in ((mem.sections.online, online), (mem.sections.block_online, block_online), (mem.sections.early, early)):
-            if len(bits) != nr:
-                raise ValueError(f"{len(bits)} bits of {nr} sections")
-            (<Bitmap>plane).put_bits(first, bits)
+        if not end <= first < first + nr <= sections.nr_sections or end and first == end:
+            raise ValueError(f"a run of {nr} sections from {first} on, behind {end}")
+        end = first + nr
+        sections.sparse_add_section(first << sections.pfn_section_shift, nr << sections.pfn_section_shift, False)
+        if not 0 <= as_array(nids, np.int16, (nr,)).min() <= nids.max() < mem.zones.table.nr_nodes:
+            raise ValueError(f"sections of node {nids.min()} or {nids.max()}, there are {mem.zones.table.nr_nodes} nodes")
+        mem.nids[first:end] = nids
+        sections.subsections_owner[first:end] = as_array(subsections, np.uint64, (nr,))
+        sections.online.put_bits(first, as_array(online, np.uint8, (nr,)))
+        sections.block_online.put_bits(first, as_array(block_online, np.uint8, (nr,)))
+        sections.early.put_bits(first, as_array(early, np.uint8, (nr,)))
     return 0
+
+
+cdef int restore_pages(Machine mem, object state) except -1:
+    cdef int shift = mem.pages.max_order
+    spans = mem.sections.spans()
+    mem.pages.set_planes(spans, state["planes"])
+    for start, nr in spans:
+        note_prepared(mem, start, nr)
+    for (start, nr), areas in zip(spans, state["area_of"], strict=True):
+        areas = as_array(areas, np.uint16, (nr >> shift,))
+        if areas.max() >= mem.pages.nr_areas:
+            raise ValueError(f"pages of area {areas.max()}, there are {mem.pages.nr_areas}")
+        mem.pages.areas_owner[start >> shift : start + nr >> shift] = areas
+    mem.pages.summarize(spans)
+    return 0
+
+
+cdef int restore_added(Machine mem, object state) except -1:
+    """What was added at a time, and what holds its page descriptors."""
+    for section, pfn, nr in state["memmaps"]:
+        piece = as_number(pfn, "a pfn", 0, mem.max_pfn), as_number(nr, "a memmap's pages", 1, mem.max_pfn)
+        mem.memmap_of.setdefault(as_number(section, "a section", 0, mem.sections.nr_sections), []).append(piece)
+    for start, nr, group in state["groups"]:
+        if group is not None:
+            name, unit = group
+            group = name, as_number(unit, "the unit of a group", 1, mem.max_pfn)
+        add_group(mem, as_number(start, "a pfn", 0, mem.max_pfn), as_number(nr, "the pages of a range", 1, mem.max_pfn), group)
+    return 0
+
+
+cdef int restore_settings(Machine mem, object state) except -1:
+    auto_online, auto_movable, ratio, numa_aware, policy_zone = state["hotplug"]
+    mem.possible_nodes = as_number(state["possible_nodes"], "possible_nodes", 0, 1024)
+    mem.auto_online = as_number(auto_online, "auto_online", MMOP_OFFLINE, MMOP_ONLINE_MOVABLE)
+    mem.auto_movable = as_flag(auto_movable)
+    mem.auto_movable_ratio = ratio
+    mem.auto_movable_numa_aware = as_flag(numa_aware)
+    mem.policy_zone = as_number(policy_zone, "the policy zone", 0, mem.movable_type - 1)
+    mem.pages_onlined, mem.pages_offlined, calls, touched, mem.pages_migrated, mem.balloon_migrated, mem.high_offlined = [
+        as_uint64(count, "a counter") for count in state["counters"]
+    ]
+    mem.notifiers.calls = calls
+    mem.pages.set_touched(touched)
+    return 0
+
+
+cdef object as_array(object array, object dtype, tuple shape):
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"an array of {np.dtype(dtype)} {shape} is missing")
+    return array
+
+
+cdef bint as_flag(object value) except -1:
+    if not isinstance(value, bool):
+        raise TypeError(f"a flag is True or False, not {value!r:.80}")
+    return value
 
 
 cdef object owned(object value):

@@ -47,6 +47,18 @@ cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int n
     return 0
 
 
+cdef int check_memmap(Machine mem, uint64_t first, uint64_t end) except -1:
+    """EBUSY when free_memmap of sections [first, end) could not free what somebody else has freed or taken away."""
+    cdef uint64_t unit = mem.geometry.pages_per_section, pfn
+    cdef int order
+    for section in range(first, end) if mem.memmap is not None and mem.pcp is None else ():
+        for pfn, count in mem.memmap_of.get(section, ()):
+            order = count.bit_length() - 1
+            if not first * unit <= pfn < end * unit and not mem.pages.freeable(pfn, order):
+                raise HotplugError.of(errno.EBUSY, f"the memmap of section {section} at {pfn:#x} is not in use any more")
+    return 0
+
+
 cdef int free_memmap(Machine mem, uint64_t first, uint64_t end) except -1:
     """The inverse of alloc_memmap, for sections [first, end)."""
     cdef uint64_t unit = mem.geometry.pages_per_section

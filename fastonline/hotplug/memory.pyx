@@ -566,7 +566,6 @@ cdef class Memory(Machine):
         """Check every invariant from scratch; AssertionError with the first that is broken. Other threads wait meanwhile."""
         held = self.lock.hold_still()
         check_machine(self)
-        self.pages.check()
 
     # -- settings
 
@@ -658,19 +657,24 @@ cdef class Memory(Machine):
 
     @classmethod
     def _restore(cls, state):
-        """A machine from what machine_state gave."""
+        """A machine from what machine_state gave, or another wrote: checked in full. ValueError for what no machine has."""
         cdef Memory mem = cls.__new__(cls)
         try:
             held = machine_state.restore_machine(mem, state)
-        except BaseException:
+            check_machine(mem)
+        except BaseException as e:
             machine.unmake_machine(mem)
+            if isinstance(e, (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError, ValueError)):
+                raise ValueError(f"not the state of a machine: {e}") from None
             raise
         return mem
 
     def copy(self):
         """A second machine in the same state. Whoever listens, owns pages or keeps per-CPU lists is not carried over."""
+        cdef Memory mem = Memory.__new__(Memory)
         held = self.lock.hold_alone()
-        return Memory._restore(machine_state.machine_state(self))
+        machine_state.restore_machine(mem, machine_state.machine_state(self))
+        return mem
 
     def __copy__(self):
         return self.copy()
@@ -731,8 +735,6 @@ def load(path):
     altered or something else; OSError when it cannot be read."""
     state = savefile.load(path)
     try:
-        mem = Memory._restore(state)
-        mem.validate()
-    except (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError, ValueError) as e:
-        raise ValueError(f"{path}: not a machine that fastonline saved: {e}") from None
-    return mem
+        return Memory._restore(state)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None

@@ -9,7 +9,6 @@ One CPU. Pages on a per-CPU list, and the free rest of pageblocks that were made
 import numpy as np
 
 from fastonline.hotplug.free_order import FreeOrder
-from fastonline.hotplug.invariants import count_free_blocks
 from fastonline.hotplug.zonelists import kernel_zonelist
 
 UNMOVABLE, MOVABLE, RECLAIMABLE = range(3)
@@ -20,6 +19,15 @@ SCALE_MAX = 5
 """CONFIG_PCP_BATCH_SCALE_MAX: batches grow to 2^5 of them (52166607ecc9 in 6.7, and as a stable patch in 6.1)."""
 _HUGE, _HUGE_MOVABLE = 3 * (COSTLY + 1), 3 * (COSTLY + 1) + 1
 """The lists of pageblocks: until 6.10 the first one is everybody's (NR_PCP_THP)."""
+
+
+def count_free_blocks(free, max_order):
+    """Free blocks of each order, from one bool a page (whole blocks of the largest order): list of ints."""
+    full, runs = free, []
+    for _ in range(max_order + 1):
+        runs.append(int(np.count_nonzero(full)))
+        full = full[0::2] & full[1::2]
+    return [runs[k] - 2 * runs[k + 1] for k in range(max_order)] + [runs[max_order]]
 
 
 class _Zone:

@@ -1,10 +1,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-__all__ = ["PIECE", "RAM", "Resource", "Resources", "Siblings"]
+__all__ = ["MAX_DEPTH", "PIECE", "RAM", "Resource", "Resources", "Siblings", "check_tree"]
 
 RAM: str
 PIECE: int
+MAX_DEPTH: int
+
+def check_tree(tree: Sequence[Sequence[Any]]) -> None: ...
 
 class Siblings:
     pieces: list[list[Resource]]

@@ -5,7 +5,7 @@ from bisect import bisect_right
 
 from fastonline.errors import HotplugError
 
-__all__ = ["PIECE", "RAM", "Resource", "Resources", "Siblings"]
+__all__ = ["MAX_DEPTH", "PIECE", "RAM", "Resource", "Resources", "Siblings", "check_tree"]
 
 # Compiled, so that no signal handler runs between two steps of a change: the interpreter looks at signals in Python code only.
 
@@ -108,6 +108,27 @@ class Resource:
         """The first child that meets [start, end), or None."""
         meeting = self.inside.meeting(start, end)
         return meeting[0] if meeting else None
+
+
+MAX_DEPTH = 32      # of resources inside resources
+
+
+def check_tree(tree):
+    """Check what is said to be Resources.tree(): every resource inside its parent, beside the others, in ascending order.
+    TypeError or ValueError with the first that is not."""
+    todo = [(0, 0, 1 << 64, tree)]
+    while todo:
+        depth, last, limit, children = todo.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"there are more than {MAX_DEPTH} resources inside one another")
+        for start, end, name, inside, is_ram in children:
+            if not isinstance(name, str) or not isinstance(is_ram, bool) or not isinstance(inside, (list, tuple)) \
+                    or type(start) is not int or type(end) is not int:
+                raise TypeError(f"a resource is two addresses, a name, a list and a flag, not {(start, end, name, is_ram)!r:.80}")
+            if not last <= start < end <= limit:
+                raise ValueError(f"resource {start:#x}-{end - 1:#x} {name:.40} is out of order, or not inside its parent")
+            last = end
+            todo.append((depth + 1, start, end, inside))
 
 
 class Resources:

@@ -1,4 +1,5 @@
 cimport cython
+from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
@@ -6,16 +7,19 @@ from operator import index
 
 from fastonline.core.buddy cimport free_area, free_area_fold
 from fastonline.core.lock cimport settle
-from fastonline.core.numbers cimport as_number
+from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.types cimport area_t, int64_t
 from fastonline.hotplug.types cimport MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone, zone_area, zone_managed, zone_present
 from fastonline.hotplug.watermarks cimport refresh
 
 from fastonline.errors import is_number, range_list
 from fastonline.geometry import Geometry
-from fastonline.rules import Rules
+from fastonline.rules import INT_MAX, Rules
 
 __all__ = ["Node", "Zone", "Zones"]
+
+cdef enum:
+    ZONE_VALUES = 14     # of a zone in a state, before its reserves
 
 THP_WORDS = ("never", "madvise", "always")
 
@@ -471,7 +475,7 @@ cdef class Zones:
                 self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
                 self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high,
                 self.table.zones[z].pageset_batch, self.table.zones[z].pageset_high,
-                self.table.zones[z].pcp_high_max, self.table.zones[z].stat_threshold,
+                self.table.zones[z].pcp_high_max, self.table.zones[z].stat_threshold, self.table.zones[z].boost,
                 [self.table.zones[z].protection[i] for i in range(self.table.nr_types)],
             ))
         nodes = [
@@ -485,36 +489,59 @@ cdef class Zones:
             "min_free_kbytes": self.table.min_free_kbytes,
             "watermark_scale_factor": self.table.scale_factor,
             "lowmem_reserve_ratio": [self.table.ratio[i] for i in range(self.table.nr_types)],
-            "nr_cpus": self.table.nr_cpus,
             "user_min_free_kbytes": self.table.user_min_free_kbytes,
             "transparent_hugepage": self.transparent_hugepage,
         }
 
-    def __setstate__(self, dict state):
-        cdef int z, i, n
-        self.need_node(len(state["nodes"]) - 1)
-        if len(state["nodes"]) != self.table.nr_nodes or len(state["zones"]) != self.table.nr_nodes * self.table.nr_types \
-                or len(state["lowmem_reserve_ratio"]) > self.table.nr_types:
-            raise ValueError(f"{len(state['nodes'])} nodes with {len(state['zones'])} zones in all of {self.table.nr_types} types")
-        for z, values in enumerate(state["zones"]):
-            (self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
-             self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
-             self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high, self.table.zones[z].pageset_batch,
-             self.table.zones[z].pageset_high, self.table.zones[z].pcp_high_max, self.table.zones[z].stat_threshold,
-             protection) = values
-            for i in range(self.table.nr_types):
-                self.table.zones[z].protection[i] = protection[i]
-        for n, (online, has_memory, start, spanned, nr_cpus) in enumerate(state["nodes"]):
+    def __setstate__(self, dict state not None):
+        """The inverse of __getstate__. TypeError, ValueError or OverflowError for values that no machine has; nothing has changed
+        then."""
+        cdef int z, i, n, types = self.table.nr_types
+        cdef zone *zone
+        nodes, zones, ratios = state["nodes"], state["zones"], state["lowmem_reserve_ratio"]
+        if not self.table.nr_nodes <= len(nodes) <= MAX_NUMNODES or len(zones) != len(nodes) * types or len(ratios) != types:
+            raise ValueError(f"{len(nodes)} nodes with {len(zones)} zones in all, of {types} types")
+        nodes = [
+            (bool(online), bool(has_memory), as_pages(start), as_pages(spanned), as_number(cpus, "nr_cpus", 0, INT_MAX))
+            for online, has_memory, start, spanned, cpus in nodes
+        ]
+        zones = [
+            [as_pages(start), as_pages(spanned), as_pages(present), as_uint64(early, "pages"), *map(as_pages, values),
+             *map(as_pages, protection)]
+            for start, spanned, present, early, *values, protection in zones
+        ]
+        if any([len(values) != ZONE_VALUES + types for values in zones]):
+            raise ValueError(f"a zone has {ZONE_VALUES} values and {types} reserves")
+        ratios = [as_number(ratio, "a lowmem_reserve_ratio", 0, INT64_MAX) for ratio in ratios]
+        min_free_kbytes = as_number(state["min_free_kbytes"], "min_free_kbytes", 0, INT_MAX)
+        user_min_free_kbytes = state["user_min_free_kbytes"]
+        if user_min_free_kbytes != -1:
+            user_min_free_kbytes = as_number(user_min_free_kbytes, "min_free_kbytes", 0, INT_MAX)
+        scale_factor = as_number(state["watermark_scale_factor"], "watermark_scale_factor", 0, 3000)
+        nr_cpus = as_number(sum([cpus for _, _, _, _, cpus in nodes]), "nr_cpus", 1, INT_MAX)
+        self.need_node(len(nodes) - 1)
+        self.set_transparent_hugepage(state.get("transparent_hugepage", "never"))
+        for z, values in enumerate(zones):
+            zone = &self.table.zones[z]
+            (zone.start_pfn, zone.spanned_pages, zone.present_pages, zone.present_early, zone.min, zone.low, zone.high,
+             zone.pcp_batch, zone.pcp_high, zone.pageset_batch, zone.pageset_high, zone.pcp_high_max,
+             zone.stat_threshold, zone.boost) = values[:ZONE_VALUES]
+            for i in range(types):
+                zone.protection[i] = values[ZONE_VALUES + i]
+        for n, (online, has_memory, start, spanned, cpus) in enumerate(nodes):
             self.table.nodes[n].online = online
             self.table.nodes[n].has_memory = has_memory
             self.table.nodes[n].start_pfn = start
             self.table.nodes[n].spanned_pages = spanned
-            self.table.nodes[n].nr_cpus = nr_cpus
-        self.table.min_free_kbytes = state["min_free_kbytes"]
-        self.table.scale_factor = state["watermark_scale_factor"]
-        self.table.nr_cpus = state["nr_cpus"]
-        self.set_transparent_hugepage(state.get("transparent_hugepage", "never"))
-        for i, ratio in enumerate(state["lowmem_reserve_ratio"]):
+            self.table.nodes[n].nr_cpus = cpus
+        for i, ratio in enumerate(ratios):
             self.table.ratio[i] = ratio
-        self.table.user_min_free_kbytes = state["user_min_free_kbytes"]
+        self.table.min_free_kbytes = min_free_kbytes
+        self.table.user_min_free_kbytes = user_min_free_kbytes
+        self.table.scale_factor = scale_factor
+        self.table.nr_cpus = nr_cpus
         self.table.stale = False
+
+
+cdef uint64_t as_pages(object value) except? 0xFFFFFFFFFFFFFFFF:
+    return as_number(value, "a number of pages", 0, <uint64_t>1 << 62)

@@ -60,9 +60,9 @@ def whole_blocks(
     """
     start, length, flags = page_map
     free = np.flatnonzero(flags & np.uint64(KPF_BUDDY))
-    marked, blocks = int(length[free].sum()), sum(sum(counts) for counts in buddyinfo.values())
-    if marked > 2 * blocks:
-        raise ValueError(f"the page map marks {marked} free pages, and buddyinfo has {blocks} free blocks")
+    marked, nr_blocks = int(length[free].sum()), sum(sum(counts) for counts in buddyinfo.values())
+    if marked > 2 * nr_blocks:
+        raise ValueError(f"the page map marks {marked} free pages, and buddyinfo has {nr_blocks} free blocks")
     heads = np.concatenate([np.empty(0, np.int64), *(np.arange(start[i], start[i] + length[i], dtype=np.int64) for i in free)])
     parts = [np.empty((0, 2), np.int64)]
     for key, counts in buddyinfo.items():

@@ -1,0 +1,14 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastonline.hotplug.machine import Machine
+
+__all__ = ["check_engine", "check_machine"]
+
+def check_machine(mem: Machine) -> None:
+    """Check every invariant of a machine from scratch. AssertionError with the first that is broken."""
+
+def check_engine(mem: Machine) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Check that every page is in a state that there is, and that the engine's counters, free blocks and lists are those that
+    the pages make up."""
