@@ -1,0 +1,327 @@
+"""Mutates the state of saved machines, seals it with a right checksum and loads it: what test_fuzz_state.py runs in processes.
+
+    python tests/state_fuzzer.py ENGINE FIRST END PROGRESS_FILE
+
+Each input is one number, and the same number is the same input. What it finds is printed, a line a finding; the number that is
+being tried stands in the progress file, so that the parent knows it when this process dies.
+"""
+
+import copy
+import mmap
+import os
+import pickle
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import asdict
+
+import numpy as np
+from conftest import SMALL_64, SMALL_PAE
+
+import fastonline as fo
+from fastonline.hotplug import savefile
+from fastonline.hotplug.sysctl import read_lowmem_reserve_ratio
+
+S = 256
+NUMBERS = (
+    -(1 << 63), -(1 << 31), -4096, -1, 0, 1, 2, 3, 5, 6, 7, 13, 16, 31, 32, 63, 64, 255, 256, 257, 1023, 4096, 0x7FFF, 0xFFFF,
+    (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 40, 1 << 52, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 1 << 64, 1 << 200,
+)
+OTHERS = (None, True, False, 0.5, -1.5, float("nan"), float("inf"), "", "7", "Normal", "Movable", "x" * 100, "\0", "\n", [], {},
+          [0], [[]], {"array": 0}, [1, 2, 3])
+DTYPES = (np.uint8, np.uint16, np.uint32, np.uint64, np.int16, np.int64)
+REFUSALS = (fo.HotplugError, ValueError, TypeError, OverflowError, MemoryError, KeyError, IndexError)
+MOST_SECONDS = 2.0
+MOST_BYTES = 256 << 20
+
+
+# -- machines that states are taken from
+
+def small(engine):
+    return fo.Memory(SMALL_64, boot="1M", engine=engine)
+
+
+def busy(engine):
+    """Two nodes, all states of pages, blocks of several sizes in use."""
+    mem = fo.Memory(SMALL_64, boot="2M", engine=engine, rules=fo.LINUX_6_1)
+    mem.add_memory(1024, 2 * S, 1)
+    mem.prepare_online_pages(1024, S, fo.MMOP_ONLINE_MOVABLE)
+    mem.mark_pages_onlined(1024, 100)
+    mem.add_memory(2048, S)
+    mem.online_pages(2048, S)
+    mem.set_page_offline(mem.alloc_pages(0, "DMA32"))
+    for order in (0, 1, 3, 5):
+        mem.alloc_pages(order)
+    mem.min_free_kbytes = 300
+    mem.auto_online_blocks = "online"
+    return mem
+
+
+def old(engine):
+    """2.6.25, 32 bits: HighMem, spans that stay."""
+    mem = fo.Memory(SMALL_PAE, boot="1M", engine=engine, rules=fo.LINUX_2_6_25)
+    mem.add_memory(1024, 2 * S)
+    mem.prepare_online_pages(1024, S)
+    mem.mark_pages_onlined(1024, 33)
+    mem.add_memory(2048, S)
+    mem.online_pages(2048, S)
+    mem.offline_pages(2048, S)
+    return mem
+
+
+def with_memmaps(engine):
+    """The memmaps of what was added lie on it, or in a kernel zone."""
+    mem = fo.Memory(SMALL_64, boot="2M", engine=engine, memmap="on_memory")
+    mem.policy = "auto-movable"
+    mem.add_memory(1024, S)
+    mem.online_pages(1024, S)
+    mem.add_memory(2048, 2 * S)
+    mem.add_memory(3072, S, group=(0, S)) if False else mem.add_memory(3072, S)
+    return mem
+
+
+MACHINES = (small, busy, old, with_memmaps)
+
+
+# -- mutations
+
+def leaves(value, path=()):
+    """Paths to everything in a tree."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, (*path, key))
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from leaves(item, (*path, at))
+    yield path
+
+
+def hostile(rng, value):
+    """Something in the place of a value."""
+    kind = rng.random()
+    if isinstance(value, np.ndarray):
+        return hostile_array(rng, value)
+    if isinstance(value, list):
+        return hostile_list(rng, value)
+    if isinstance(value, dict):
+        if value and kind < 0.5:
+            gone = rng.choice(list(value))
+            return {key: item for key, item in value.items() if key != gone}
+        return rng.choice(OTHERS)
+    if isinstance(value, int) and not isinstance(value, bool) and kind < 0.45:
+        return value + rng.choice((-1, 1, 2, -2, 64, -64, S, -S, 4096, -4096, value, -2 * value))
+    return rng.choice(NUMBERS) if kind < 0.85 else rng.choice(OTHERS)
+
+
+def hostile_list(rng, value):
+    kind = rng.randrange(6)
+    at = rng.randrange(len(value) + 1)
+    if kind == 0:
+        return value[:at]
+    if kind == 1:
+        return value[:at] + value[at + 1 :]
+    if kind == 2:
+        return value[:at] + value[at : at + 1] * 2 + value[at + 1 :]
+    if kind == 3:
+        return value[:at] + [rng.choice(NUMBERS + OTHERS)] + value[at:]
+    if kind == 4:
+        return value[:at] + rng.sample(value[at:], len(value) - at)
+    return value * rng.choice((2, 10, 1000)) if len(value) < 100 else value * 2
+
+
+def hostile_array(rng, value):
+    kind = rng.random()
+    value = value.copy()
+    if kind < 0.8 and value.size:
+        flat = value.reshape(-1)
+        for _ in range(rng.choice((1, 1, 1, 2, 4, 64))):
+            at = rng.randrange(flat.size)
+            bits = 8 * flat.itemsize
+            how = rng.randrange(6)
+            if how == 0:
+                flat[at] = flat.dtype.type(np.uint64(rng.getrandbits(64) & ((1 << bits) - 1)).astype(flat.dtype))
+            elif how == 1:
+                flat[at] ^= flat.dtype.type(np.uint64(1 << rng.randrange(bits)).astype(flat.dtype))
+            elif how == 2:
+                flat[at] = flat[rng.randrange(flat.size)]
+            elif how == 3:
+                flat[at] = 0
+            elif how == 4:
+                flat[at] = np.uint64((1 << bits) - 1).astype(flat.dtype)
+            else:
+                flat[at] = np.uint64(rng.choice(NUMBERS) & ((1 << bits) - 1)).astype(flat.dtype)
+        return value
+    if kind < 0.85:
+        return value.astype(rng.choice(DTYPES))
+    if kind < 0.9:
+        return value.reshape(-1)[: rng.randrange(value.size + 1)]
+    if kind < 0.94:
+        return np.concatenate([value.reshape(-1), value.reshape(-1)])
+    if kind < 0.97 and value.size:
+        return rng.sample(value.reshape(-1).tolist(), min(value.size, 64))
+    return rng.choice(NUMBERS + OTHERS)
+
+
+def descriptor(rng, value, page_bytes):
+    """One field of a page descriptor or list head, changed where it hurts: flags, links, order, counts."""
+    value = value.copy()
+    width = 4 if page_bytes == 32 else 8
+    row = value[rng.randrange(len(value))]
+    at = rng.randrange(page_bytes // 4) * 4 if rng.random() < 0.2 else rng.randrange(page_bytes // width) * width
+    size = min(width, page_bytes - at)
+    number = rng.choice((*NUMBERS, rng.randrange(1 << 13), 8192 + rng.randrange(4096), rng.randrange(32), 18, 16, 17, 24))
+    row[at : at + size] = np.frombuffer(struct.pack("<Q", number & ((1 << 64) - 1))[:size], np.uint8)
+    return value
+
+
+def mutated(rng, state):
+    """The state with one to three things in it changed."""
+    state = copy.copy(state)
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        part = rng.choice(list(state))
+        paths = list(leaves(state[part], (part,)))
+        path = rng.choice(paths)
+        where = state
+        for key in path[:-1]:       # copy on the way down: the template stays
+            where[key] = copy.copy(where[key])
+            where = where[key]
+        value = where[path[-1]]
+        if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] in (32, 56, 64) and rng.random() < 0.8 and len(value):
+            where[path[-1]] = descriptor(rng, value, value.shape[1])
+        else:
+            where[path[-1]] = hostile(rng, value)
+    return state
+
+
+# -- what is done with a machine that was loaded
+
+def exercise(rng, mem):
+    """Look at all of the machine and change it in many ways; what it refuses is fine."""
+    mem.validate()
+    for look in (mem.buddyinfo, mem.zoneinfo, mem.pagetypeinfo, mem.lsmem, mem.stats):
+        look()
+    for block in mem.blocks.values():
+        block.state, block.node, block.valid_zones
+    for nid in mem.nodes:
+        mem.zones.has_memory(nid)
+    pages = []
+    end = mem.max_pfn
+    for _ in range(12):
+        where = rng.choice((0, 1024, 2048, 3072, rng.randrange(16) * S, rng.randrange(min(end, 1 << 20))))
+        nr = rng.choice((1, 33, S, 2 * S))
+        call = rng.choice((
+            lambda: pages.append((mem.alloc_pages(order := rng.randrange(7), rng.choice((None, "DMA", "Normal", "Movable"))), order)),
+            lambda: mem.free_pages(*pages.pop()) if pages else None,
+            lambda: mem.free_pfns(mem.alloc_pages_bulk(rng.randrange(100))),
+            lambda: mem.add_memory(where, nr, rng.randrange(3)),
+            lambda: mem.remove_memory(where, nr),
+            lambda: mem.prepare_online_pages(where, nr),
+            lambda: mem.mark_pages_onlined(where, nr),
+            lambda: mem.online_pages(where, nr, rng.choice((fo.MMOP_ONLINE, fo.MMOP_ONLINE_MOVABLE, fo.MMOP_ONLINE_KERNEL))),
+            lambda: mem.offline_pages(where, nr),
+            lambda: mem.mark_pfns_onlined(range(where, where + 40)),
+            lambda: mem.alloc_contig_range(where, nr),
+            lambda: mem.set_page_offline(where, nr),
+            lambda: mem.clear_page_offline(where, nr),
+            lambda: mem.set_page_reserved(where, nr),
+            lambda: mem.page_states(where, nr),
+            lambda: mem.kpageflags(where, nr),
+            lambda: mem.zone_of(where),
+            lambda: setattr(mem, "nr_cpus", rng.randrange(1, 9)),
+            lambda: setattr(mem, "min_free_kbytes", rng.randrange(1 << 12)),
+            lambda: setattr(mem, "watermark_scale_factor", rng.randrange(1, 1000)),
+            lambda: setattr(mem, "lowmem_reserve_ratio", [rng.randrange(300) for _ in mem.lowmem_reserve_ratio]),
+            lambda: read_lowmem_reserve_ratio(mem),
+            lambda: setattr(mem, "policy", rng.choice(("auto-movable", "contig-zones"))),
+            lambda: mem.blocks[rng.randrange(16)].online("online"),
+            lambda: mem.blocks[rng.randrange(16)].offline(),
+            lambda: mem.resources.find_resource(1 << 20, 1 << 20),
+            lambda: mem.resources.text(),
+        ))
+        try:
+            call()
+        except REFUSALS:
+            pass
+    mem.zoneinfo()
+    mem.validate()
+    again = pickle.loads(pickle.dumps(mem)) if rng.random() < 0.2 else mem.copy()
+    again.validate()
+
+
+def attempt(nr, states, path):
+    """One input: None, or what was found, in a line. How far it got: 0 refused, 1 loaded."""
+    rng = random.Random(nr)
+    name, state = rng.choice(states)
+    savefile.save(path, sealed(mutated(rng, state)))
+    try:
+        mem = fo.load(path)
+    except (ValueError, MemoryError) as e:
+        text = str(e)
+        if "\n" in text or not isinstance(e, MemoryError) and path not in text:
+            return 0, f"{name}: load says {text[:200]!r}"
+        return 0, None
+    exercise(rng, mem)
+    return 1, None
+
+
+def sealed(state):
+    """The state as savefile takes it; values that JSON has not are left to it."""
+    return state
+
+
+def templates(engine):
+    found = []
+    for make in MACHINES:
+        path = tempfile.mktemp()
+        make(engine).save(path)
+        state = savefile.load(path)
+        os.unlink(path)
+        state["geometry"] = {"Geometry": jsonable(asdict(state["geometry"]))}
+        state["rules"] = {"Rules": jsonable(asdict(state["rules"]))}
+        found.append((make.__name__, state))
+    return found
+
+
+def jsonable(value):
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    return [jsonable(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def run(engine, first, end, progress):
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, resource.RLIM_INFINITY))
+    states = templates(engine)
+    directory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with open(progress, "r+b") as file, tempfile.TemporaryDirectory(dir=directory) as where:
+        shown = mmap.mmap(file.fileno(), 16)
+        path = os.path.join(where, "machine")
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        loaded = 0
+        for nr in range(first, end):
+            shown[:8] = struct.pack("<Q", nr)
+            start = time.monotonic()
+            try:
+                got, found = attempt(nr, states, path)
+                loaded += got
+            except BaseException as e:
+                at = traceback.extract_tb(e.__traceback__)[-1]
+                found = f"{type(e).__name__}: {str(e)[:200]!r} at {os.path.basename(at.filename)}:{at.lineno}"
+            seconds = time.monotonic() - start
+            now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+            if found is None and seconds > MOST_SECONDS:
+                found = f"took {seconds:.1f} s"
+            if found is None and now > most + MOST_BYTES:
+                found = f"took {(now - most) >> 20} MiB"
+            most = max(most, now)
+            shown[8:] = struct.pack("<Q", loaded)
+            if found is not None:
+                print(f"input {nr}: {found}", flush=True)
+        shown[:8] = struct.pack("<Q", end)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
