@@ -182,3 +182,16 @@ def test_zones_of_one_text_alone(engine, tmp_path, edit, message):
     (tmp_path / "proc/buddyinfo").write_text(edit(text))
     with pytest.raises(ValueError, match=f"^{tmp_path}: {message}"):
         read_tree(tmp_path).machine(engine)
+
+
+def test_other_architectures(tmp_path):
+    """64 KiB pages by the orders of arm64, and one without a geometry: its lsmem is shown, no machine is made."""
+    (tmp_path / "zoneinfo").write_text(fo.Memory(fo.ARM64_64K, boot="2G").zoneinfo())
+    (tmp_path / "buddyinfo").write_text(fo.Memory(fo.ARM64_64K, boot="2G").buddyinfo())
+    (tmp_path / "uname").write_text("Linux host 6.1.0 #1 SMP Thu Nov 26 2026 aarch64 aarch64 aarch64 GNU/Linux\n")
+    snapshot = read_tree(tmp_path)
+    assert snapshot.page_size == 65536
+    assert snapshot.machine().buddyinfo() == snapshot.buddyinfo()
+    (tmp_path / "uname").write_text("Linux host 6.1.0 #1 SMP Thu Nov 26 2026 mips64 GNU/Linux\n")
+    with pytest.raises(ValueError, match=f"^{tmp_path}: no geometry for mips64 with pages of 4096 bytes"):
+        read_tree(tmp_path).machine()

@@ -204,8 +204,8 @@ class HugePages:
 
 
 def huge_pages(mem: Memory) -> list[HugePages]:
-    """How many 2 MiB and 1 GiB pages are available now, and after migration: aligned ranges of one zone that alloc_contig_range can
-    empty."""
+    """How many 2 MiB and 1 GiB pages are available now, and after migration: aligned ranges of one zone that alloc_contig_range
+    can empty."""
     survey, page = _Survey(mem), mem.geometry.page_size
     found = []
     for size in (2 << 20, 1 << 30):
@@ -336,8 +336,8 @@ class _Survey:
 
 
 def _fitting(free: NDArray[np.int64], movable: NDArray[np.int64], spare: int, whole: int = 0) -> NDArray[np.int64]:
-    """Which units can be emptied: those with nothing to move, then those with the least, as long as their pages find room elsewhere.
-    whole: only units of so many pages, none of them the host's."""
+    """Which units can be emptied: those with nothing to move, then those with the least, as long as their pages find room
+    elsewhere. whole: only units of so many pages, none of them the host's."""
     order = np.argsort(movable, kind="stable")
     if whole:
         order = order[(free + movable)[order] == whole]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
-from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry
+from fastonline.geometry import PRESETS, Geometry
 from fastonline.linux.proctext import MemoryBlock, ZoneInfo
 
 Ranges = list[tuple[int, int]]
@@ -15,12 +15,15 @@ Ranges = list[tuple[int, int]]
 Memory = list[tuple[int, int, int, frozenset[str]]]
 """(first pfn, end pfn, nid, zones) of memory, ascending; no zones: it is offline; "none": nobody says which."""
 
-_GEOMETRIES = {
-    ("x86_64", 4096): X86_64, ("i686", 4096): X86_32_PAE, ("aarch64", 4096): ARM64_4K, ("aarch64", 65536): ARM64_64K,
-    ("s390x", 4096): S390X,
+_NAMES = {
+    "x86_64": ("X86_64",), "i686": ("X86_32_PAE",), "aarch64": ("ARM64_4K", "ARM64_16K", "ARM64_64K"), "s390x": ("S390X",),
+    "ppc64le": ("PPC64LE_64K",), "riscv64": ("RISCV64",), "loongarch64": ("LOONGARCH64_16K",),
 }
-
-
+"""uname -m -> names of presets."""
+GEOMETRIES = {
+    (arch, PRESETS[name].page_size): PRESETS[name] for arch, names in _NAMES.items() for name in names if name in PRESETS
+}
+"""(uname -m, page size) -> preset."""
 _MAX_PAGES = 1 << 30
 """A text of a few lines can claim any amount of memory: of more than 4 TiB of 4 KiB pages no machine is made."""
 
@@ -31,15 +34,23 @@ def check_size(pages: int, end_pfn: int) -> None:
         raise ValueError(f"{pages} pages up to {end_pfn:#x} are more than a machine is made of here ({_MAX_PAGES})")
 
 
+def page_size_of(arch: str, orders: int) -> int:
+    """Bytes of a page of an architecture whose buddyinfo has so many columns: those of the preset with as many orders, else of
+    its first one; 4096 where it has none."""
+    presets = [geometry for (known, _), geometry in GEOMETRIES.items() if known == arch]
+    same = [geometry for geometry in presets if geometry.max_page_order + 1 == orders]
+    return (same or presets)[0].page_size if presets else 4096
+
+
 def geometry_of(arch: str, page_size: int, orders: int = 0) -> Geometry:
     """The preset of an architecture (uname -m) and page size, with so many orders of free blocks (0: its own). ValueError where
     there is none."""
     try:
-        geometry = _GEOMETRIES[arch, page_size]
+        geometry = GEOMETRIES[arch, page_size]
     except KeyError:
         raise ValueError(
             f"no geometry for {arch} with pages of {page_size} bytes (expected one of "
-            + ", ".join(f"{arch}/{size}" for arch, size in _GEOMETRIES) + ")"
+            + ", ".join(f"{arch}/{size}" for arch, size in GEOMETRIES) + ")"
         ) from None
     return replace(geometry, max_page_order=orders - 1) if orders else geometry
 

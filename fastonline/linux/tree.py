@@ -17,11 +17,12 @@ from fastonline.linux.proctext import (
     parse_iomem,
     parse_zoneinfo,
 )
+from fastonline.linux.ranges import GEOMETRIES, page_size_of
 from fastonline.linux.snapshot import Snapshot
 
 _MEMORY = "sys/devices/system/memory"
 _BLOCK = re.compile(r"memory(\d{1,9})")
-_ARCHES = {"x86_64": "x86_64", "i686": "i686", "i386": "i686", "aarch64": "aarch64", "s390x": "s390x"}
+_ARCHES = {arch: arch for arch, _ in GEOMETRIES} | {"i386": "i686", "i486": "i686", "i586": "i686"}
 _PAGETYPE = re.compile(r"Node +(\d{1,4}), zone +(\w+), type +(\w+) +([\d >]+)")
 _LSMEM_ZONES = {name: name for name in ZONE_NAMES} | {"None": "none", "Highmem": "HighMem"}
 _LSMEM = re.compile(r"0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16}) ")
@@ -165,13 +166,16 @@ def _outputs(root: Path, *patterns: str) -> Iterator[tuple[str, str]]:
 def _read_architecture(root, snapshot):
     """arch and page_size, from uname and from what only some architectures have."""
     for text, _ in _outputs(root, "uname", "sos_commands/kernel/uname_-a", "proc/sys/kernel/arch"):
-        known = [word for word in text.split() if word in _ARCHES]
-        if known:
+        words = text.split()
+        known = [word for word in words if word in _ARCHES]
+        if "GNU/Linux" in words[1:]:
+            word = words[words.index("GNU/Linux") - 1]
+            snapshot.arch = _ARCHES.get(word, word)
+        elif known:
             snapshot.arch = _ARCHES[known[-1]]
     if any(name == "HighMem" for _, name in (*snapshot.zones, *snapshot.free)):
         snapshot.arch = "i686"
-    if snapshot.arch == "aarch64" and len(next(iter(snapshot.free.values()), ())) == 14:
-        snapshot.page_size = 65536      # MAX_PAGE_ORDER 13 (arch/arm64/Kconfig)
+    snapshot.page_size = page_size_of(snapshot.arch, len(next(iter(snapshot.free.values()), ())))
 
 
 def _read_blocks(root, snapshot):
