@@ -30,13 +30,17 @@ def open_regular(path: Path) -> BinaryIO:
     OSError naming the path: IsADirectoryError for a directory, EINVAL for a device, a FIFO or a socket, none of which is opened.
     """
     _check_regular(path, os.stat(path).st_mode)
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    file = open(path, "rb", opener=_open_at_once)      # which owns the descriptor from the first moment on, whatever signal comes
     try:
-        _check_regular(path, os.fstat(fd).st_mode)      # another file may have come in its place
-        return os.fdopen(fd, "rb")
+        _check_regular(path, os.fstat(file.fileno()).st_mode)      # another file may have come in its place
     except BaseException:
-        os.close(fd)
+        file.close()
         raise
+    return file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _check_regular(path: Path, mode: int) -> None:
