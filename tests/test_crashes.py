@@ -1,10 +1,14 @@
 """Python code that once ended the process in a signal, hung it or corrupted a machine: each in a process of its own."""
 
+import gc
+import pickle
+import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SMALL_64
+from conftest import SMALL_64, snapshot
 from in_process import in_process, raised_in_process
 
 import fastonline as fo
@@ -164,3 +168,300 @@ def test_views_that_nobody_can_write(make):
             view = view.obj
     with pytest.raises((BufferError, TypeError, ValueError)):
         np.frombuffer(view, np.uint64)[0] = 1
+
+
+# -- machines
+
+def not_made(subclass):
+    """A Memory whose __init__ never came to its end."""
+    if subclass is None:
+        return fo.Memory.__new__(fo.Memory)
+
+    class Careless(fo.Memory):
+        def __init__(self):
+            if subclass == "swallows":
+                try:
+                    super().__init__(SMALL_64, boot="no size")
+                except ValueError:
+                    pass
+
+    return Careless()
+
+
+UNMADE_CALLS = {
+    "validate": lambda mem: mem.validate(), "add_memory": lambda mem: mem.add_memory(0, S), "text": lambda mem: mem.add_memory("1M", "1M"),
+    "alloc_pages": lambda mem: mem.alloc_pages(), "mark": lambda mem: mem.mark_pages_onlined(0), "free_pages": lambda mem: mem.free_pages(0),
+    "flags": lambda mem: mem.flags["PG_buddy"], "copy": lambda mem: mem.copy(), "stats": lambda mem: mem.stats(),
+    "min_free_kbytes": lambda mem: setattr(mem, "min_free_kbytes", 1), "zone_of": lambda mem: mem.zone_of(0),
+    "totalram_pages": lambda mem: mem.totalram_pages, "page_states": lambda mem: mem.page_states(0, 1),
+}
+
+
+@pytest.mark.parametrize("call", UNMADE_CALLS)
+@pytest.mark.parametrize("subclass", [None, "never calls it", "swallows"])
+def test_a_memory_that_was_never_made(subclass, call):
+    assert raised_in_process(lambda: UNMADE_CALLS[call](not_made(subclass))) == "RuntimeError"
+
+
+def test_a_memory_is_made_once(engine):
+    """Expect a second __init__ to be refused, one after a failed one to work."""
+    mem = machine(engine=engine)
+    with pytest.raises(RuntimeError):
+        mem.__init__(SMALL_64, boot="2M")
+    mem.validate()
+    other = not_made("swallows")
+    fo.Memory.__init__(other, SMALL_64, boot="1M", engine=engine)
+    other.validate()
+    assert other.alloc_pages() >= 0
+
+
+def test_a_memmap_larger_than_the_ram(engine):
+    """Bytes taken for pages: 512 Mi pages of descriptors are 32 GiB, of 46 bits 4 PiB. Expect MemoryError before any is written."""
+    def work():
+        import resource
+
+        mem = fo.Memory(fo.X86_64, engine="struct_page")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for start, nr in ((1 << 30, 1 << 31), (0, 1 << 33)):
+            with pytest.raises(MemoryError):
+                mem.add_memory(start, nr)
+        with pytest.raises(MemoryError):
+            fo.Memory(fo.X86_64, boot="4T", engine="struct_page")
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+        mem.add_memory(0, fo.X86_64.pages_per_section)
+        mem.validate()
+
+    assert in_process(work) == ""
+
+
+def test_ranges_as_text(engine):
+    mem = fo.Memory(fo.X86_64, engine=engine)
+    mem.add_memory("1G", "512M")
+    assert mem.online_pages("1G", "512M") == 1 << 17
+    mem.offline_pages("1G", "512M")
+    mem.remove_memory("1G", "512M")
+    for start, nr in (("1G", "x"), ("1G", "1000"), ("-1G", "1G"), ("1G", "1.00001M"), (b"1G", "1G")):
+        with pytest.raises((TypeError, ValueError)):
+            mem.add_memory(start, nr)
+    mem.validate()
+
+
+ACCEPTED_ONCE = {
+    "online_type 99": (lambda mem: mem.online_pages(1280, S, online_type=99), ValueError),
+    "online_type 0": (lambda mem: mem.online_pages(1280, S, online_type=0), ValueError),
+    "online_type 1.5": (lambda mem: mem.prepare_online_pages(1280, S, online_type=1.5), TypeError),
+    "online_type True": (lambda mem: mem.online_pages(1280, S, online_type=True), TypeError),
+    "threads 1.5": (lambda mem: mem.add_memory(2048, S, threads=1.5), TypeError),
+    "threads True": (lambda mem: mem.add_memory(2048, S, threads=True), TypeError),
+    "nid 1.5": (lambda mem: mem.add_memory(2048, S, nid=1.5), TypeError),
+    "a group of anything": (lambda mem: mem.add_memory(2048, S, group="virtio0"), TypeError),
+    "a group of no pages": (lambda mem: mem.add_memory(2048, S, group=("virtio0", 0)), ValueError),
+    "a name of bytes": (lambda mem: mem.add_memory(2048, S, name=b"System RAM"), TypeError),
+    "sections changed by hand": (lambda mem: mem.sections.remove(4, 1), ValueError),
+    "sections added by hand": (lambda mem: mem.sections.add(2048, S), ValueError),
+    "a section's bit by hand": (lambda mem: mem.sections.prepared.set(6), ValueError),
+    "the words of a bitmap": (lambda mem: mem.sections.online.array.__setitem__(0, 0), ValueError),
+    "the map of subsections": (lambda mem: mem.sections.subsection_map.__setitem__(0, 0), ValueError),
+}
+
+
+@pytest.mark.parametrize("call, expected", ACCEPTED_ONCE.values(), ids=ACCEPTED_ONCE.keys())
+def test_values_that_were_accepted(engine, call, expected):
+    mem = machine(engine=engine)
+    before = snapshot(mem)
+    with pytest.raises(expected):
+        call(mem)
+    assert snapshot(mem) == before
+    mem.validate()
+
+
+def test_unaligned_arrays(engine):
+    """An array that begins at an odd address. Expect its pfns to be taken as any others'."""
+    mem = machine(engine=engine)
+    for dtype in (np.uint32, np.uint64, np.int64):
+        pfns = np.zeros(4 * np.dtype(dtype).itemsize + 1, np.uint8)[1:].view(dtype)
+        pfns[:] = mem.alloc_pages_bulk(4)
+        mem.free_pfns(pfns)
+    mem.validate()
+
+
+# -- threads
+
+def test_an_array_that_changes_while_it_is_used(engine):
+    """Another thread writes wild pfns into the array of a batch. Expect an error or the pages that were there, and no crash."""
+    def work():
+        section = fo.X86_64.pages_per_section
+        mem = fo.Memory(fo.X86_64, boot="512M", engine=engine)
+        pfns, stop = mem.alloc_pages_bulk(2 * section), threading.Event()
+        good = pfns.copy()
+
+        def spoil():
+            while not stop.is_set():
+                pfns[section] = 1 << 50
+                pfns[section] = good[section]
+
+        thread = threading.Thread(target=spoil)
+        thread.start()
+        for _ in range(30):
+            try:
+                mem.free_pfns(pfns)
+                pfns[:] = good
+                for pfn, nr in ((int(good.min()), len(good)),):
+                    mem.alloc_contig_range(pfn, nr)
+            except (ValueError, fo.HotplugError):
+                pass
+        stop.set()
+        thread.join()
+        mem.validate()
+
+    assert in_process(work) == ""
+
+
+def test_memory_grows_while_another_thread_allocates(engine):
+    def work():
+        sys.setswitchinterval(1e-6)
+        section = fo.X86_64.pages_per_section
+        for _ in range(10):
+            mem, stop, held = fo.Memory(fo.X86_64, boot="256M", engine=engine), threading.Event(), []
+
+            def allocate():
+                while not stop.is_set():
+                    held.append(mem.alloc_pages())
+                    if len(held) > 100:
+                        mem.free_pages(held.pop())
+
+            thread = threading.Thread(target=allocate)
+            thread.start()
+            for nr in range(2, 40, 3):
+                mem.add_memory(nr * section, section)
+            stop.set()
+            thread.join()
+            mem.validate()
+            assert len(set(held)) == len(held) == np.count_nonzero(mem.page_states(0, 2 * section) == 16)
+
+    assert in_process(work) == ""
+
+
+def test_the_callback_is_replaced_while_pages_go_online(engine):
+    """Another thread sets and restores a raising callback. Expect each online_pages done or refused."""
+    def work():
+        mem, stop = machine(engine=engine), threading.Event()
+
+        def raising(pfn, order):
+            raise ZeroDivisionError
+
+        def replace():
+            while not stop.is_set():
+                with mem.set_online_page_callback(raising):
+                    pass
+
+        thread = threading.Thread(target=replace)
+        thread.start()
+        for _ in range(300):
+            try:
+                mem.online_pages(1280, S)
+                mem.offline_pages(1280, S)
+            except ZeroDivisionError:
+                pass
+        stop.set()
+        thread.join()
+        mem.validate()
+
+    assert in_process(work) == ""
+
+
+# -- callbacks
+
+@pytest.mark.parametrize("rules", [fo.LINUX_6_12, fo.LINUX_2_6_25], ids=["6.12", "2.6.25"])
+def test_a_callback_onlines_another_block_and_raises(engine, rules):
+    """Expect the refused block as it was before, and the other one online with its zone."""
+    mem = fo.Memory(SMALL_64, boot="1M", engine=engine, rules=rules)
+    mem.add_memory(1024, 2 * S)
+
+    def callback(pfn, order):
+        mem.generic_online_page(pfn, order)
+        mem.restore_online_page_callback(callback)
+        mem.online_pages(1280, S)
+        raise ZeroDivisionError
+
+    mem.set_online_page_callback(callback)
+    with pytest.raises(ZeroDivisionError):
+        mem.online_pages(1024, S)
+    mem.validate()
+    assert not mem.sections.online_section_nr(4) and mem.sections.online_section_nr(5)
+    assert (mem.zones["Normal"].present_pages, mem.zones["Normal"].free_pages) == (S, S)
+    assert len(mem.alloc_pages_bulk(S, zone="Normal")) == S
+    assert mem.online_pages(1024, S) == S
+    mem.validate()
+
+
+def test_a_callback_allocates_what_it_onlined_and_raises(engine):
+    """Expect the page to stay its owner's, and the rest of its block to wait."""
+    mem = fo.Memory(SMALL_64, boot="1M", engine=engine)
+    mem.add_memory(1024, S)
+    taken = []
+
+    def callback(pfn, order):
+        mem.generic_online_page(pfn, order)
+        taken.append(mem.alloc_pages(zone="Normal"))
+        raise ZeroDivisionError
+
+    with mem.set_online_page_callback(callback), pytest.raises(ZeroDivisionError):
+        mem.online_pages(1024, S)
+    mem.validate()
+    assert mem.page_flags(taken[0]) == "PG_prepared" and mem.zones["Normal"].managed_pages == 1
+    mem.free_pages(taken[0])
+    assert mem.mark_pages_onlined(1024, S) == S - 1
+    mem.validate()
+
+
+# -- memory
+
+@pytest.mark.parametrize("call", ["add_far", "add_node", "copy", "bulk"])
+def test_out_of_memory_changes_nothing(engine, call):
+    """A limit of the address space just above what is in use. Expect MemoryError, and the machine as it was."""
+    def work():
+        import resource
+
+        mem = fo.Memory(fo.X86_64, boot="256M", engine=engine)
+        calls = {
+            "add_far": lambda: mem.add_memory((1 << 34) - (1 << 15), 1 << 15),
+            "add_node": lambda: mem.add_memory((1 << 33), 1 << 15, nid=63),
+            "copy": lambda: [mem.copy() for _ in range(10000)],
+            "bulk": lambda: [mem.alloc_pages_bulk(1 << 15) if not mem.free_pfns(held) else 0 for held in [np.empty(0, np.int64)] * 10],
+        }
+        before = snapshot(mem)
+        pages = int(open("/proc/self/statm").read().split()[0])
+        unlimited = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (8 << 20), unlimited))
+        try:
+            calls[call]()
+        except MemoryError:
+            pass
+        resource.setrlimit(resource.RLIMIT_AS, (unlimited, unlimited))
+        gc.collect()
+        if call != "bulk":
+            assert snapshot(mem) == before
+        mem.validate()
+
+    assert in_process(work) == ""
+
+
+def test_cycles_do_not_grow(engine):
+    """Expect as many objects and sections after many cycles of one section as after a few."""
+    mem = fo.Memory(SMALL_64, boot="1M", engine=engine)
+
+    def cycles(nr):
+        for _ in range(nr):
+            mem.add_memory(2048, S)
+            mem.online_pages(2048, S)
+            mem.offline_pages(2048, S)
+            mem.remove_memory(2048, S)
+        gc.collect()
+        return sys.getallocatedblocks(), len(pickle.dumps(mem)) // 100
+
+    cycles(100)
+    before, size = cycles(100)
+    after, still = cycles(5000)
+    assert after - before < 100 and still == size
+    mem.validate()
