@@ -78,6 +78,8 @@ class Rules:
       them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); today it tries on until a signal, EINTR.
     - migrates_from_the_end: offline_pages moves the last page of the range first (isolate_folio_to_list puts each page at the
       head of its list, 6.12); before, the first one first.
+    - watermark_by_order: a request for a block also needs half of the watermark in larger blocks than single pages, a quarter in
+      larger ones than pairs, and so on (__zone_watermark_ok until 97a16fc82a7c, 4.4).
     - waits_offline: pages of added memory are PageOffline until they go online (503b158fc30f, 6.11); before, Reserved.
     - has_thp: there are transparent huge pages, and khugepaged (2.6.38).
     - lists_possible_nodes: zonelists are built, and logged, for every node that there may ever be (5.18).
@@ -126,6 +128,7 @@ class Rules:
     blocks_unaware: bool
     offline_times_out: bool
     migrates_from_the_end: bool
+    watermark_by_order: bool
     waits_offline: bool
     has_thp: bool
     lists_possible_nodes: bool
@@ -195,6 +198,7 @@ LINUX_2_6_25 = Rules(
     blocks_unaware=True,
     offline_times_out=True,
     migrates_from_the_end=False,
+    watermark_by_order=True,
     waits_offline=False,
     has_thp=False,
     lists_possible_nodes=False,
@@ -238,6 +242,7 @@ LINUX_6_1 = Rules(
     blocks_unaware=False,
     offline_times_out=False,
     migrates_from_the_end=False,
+    watermark_by_order=False,
     waits_offline=False,
     has_thp=True,
     lists_possible_nodes=True,

@@ -167,7 +167,8 @@ def test_going_offline(engine, rules, tmp_path):
     assert mem.blocks[32].state == "online" and mem.going_offline is None
     seen.clear()
     mem.blocks[32].offline()
-    assert seen == [(fo.MEM_GOING_OFFLINE, "going-offline", "online"), (fo.MEM_OFFLINE, "going-offline", "online")]
+    last = [fo.MEM_FINISH_OFFLINE] if rules.block_notices else []
+    assert seen == [(action, "going-offline", "online") for action in [fo.MEM_GOING_OFFLINE, fo.MEM_OFFLINE, *last]]
     assert mem.blocks[32].state == "offline" and "on->off" not in mem.lsmem()
 
 

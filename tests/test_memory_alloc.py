@@ -1,10 +1,13 @@
 """hotplug/memory: the allocator's calls (2.2), whichever engine."""
 
+import errno
+
 import numpy as np
 import pytest
 from conftest import SMALL_64, SMALL_64K
 
 import fastonline as fo
+from fastonline.hotplug.pcp import PerCpuPages
 
 S = 256
 
@@ -130,3 +133,110 @@ def test_contiguous_range(mem):
     with pytest.raises(fo.HotplugError, match="0x1ff"):
         mem.alloc_pages_bulk(512), mem.free_pfns(range(511)), mem.alloc_contig_range(0, 512)
     assert SMALL_64.max_page_order == 6
+
+
+def scattered(engine, memmap=None, boot="512M", pcp=False):
+    """A machine in which every third page is free."""
+    mem = fo.Memory(fo.X86_64, boot, engine=engine, memmap=memmap)
+    pfns = mem.alloc_pages_bulk(mem.totalram_pages)
+    mem.free_pfns(pfns[pfns % 3 == 0])
+    if pcp:
+        mem.pcp = PerCpuPages(mem)
+    return mem
+
+
+@pytest.mark.parametrize("pcp", [False, True], ids=["buddy", "per-CPU lists"])
+def test_a_memmap_of_single_pages(engine, pcp):
+    """No block of 2 MiB is free. Expect the memmap of an added block in 512 single pages and a page table
+    (vmemmap_populate_basepages), all of them given back when it goes."""
+    mem = scattered(engine, "kernel", pcp=pcp)
+    free = sum(map(mem.pcp.free_pages, range(3))) + sum(map(mem.pcp.count, range(3))) if pcp else free_pages(mem)
+    mem.add_memory(0x100000, 32768)
+    assert len(mem.memmaps[32]) == 513 and {nr for _, nr in mem.memmaps[32]} == {1}
+    left = sum(map(mem.pcp.free_pages, range(3))) + sum(map(mem.pcp.count, range(3))) if pcp else free_pages(mem)
+    assert free - left == 513
+    mem.remove_memory(0x100000, 32768)
+    left = sum(map(mem.pcp.free_pages, range(3))) + sum(map(mem.pcp.count, range(3))) if pcp else free_pages(mem)
+    assert free == left and not mem.memmaps
+    mem.validate()
+
+
+def free_pages(mem):
+    return sum(zone.free_pages for zone in mem.zones.values())
+
+
+@pytest.mark.parametrize("pcp", [False, True], ids=["buddy", "per-CPU lists"])
+def test_memmaps_leave_the_min_watermark(engine, pcp):
+    """Blocks are added until there is no room for another memmap. Expect every kernel zone with its min watermark, and what it
+    keeps for others, free or on per-CPU lists, less than one more memmap beyond, and the refused call without effect."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine, memmap="kernel")
+    if pcp:
+        mem.pcp = PerCpuPages(mem)
+    for nr in range(1000):
+        before = [mem.pcp.free_pages(z) + mem.pcp.count(z) if pcp else zone.free_pages for z, zone in enumerate(mem.zones.values())]
+        try:
+            mem.add_memory((32 + nr) << 15, 32768)
+        except fo.HotplugError as e:
+            assert e.errno == errno.ENOMEM
+            break
+    normal = mem.zones.names.index("Normal")
+    spare = 0
+    for free, zone in zip(before, mem.zones.values(), strict=True):
+        if zone.populated:
+            assert free >= zone.min + zone.protection[normal]
+            spare += free - zone.min - zone.protection[normal]
+    assert spare < 513 + 1024 * pcp and 200 < nr < 256
+    mem.validate()
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_gfp(engine, rules):
+    """Pages are taken by what they are for. Expect Movable memory for GFP_HIGHUSER_MOVABLE alone, the kernel zones down to min
+    and what they keep, a quarter of the watermark below it for GFP_ATOMIC, and ValueError for unknown flags."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine)
+    if rules is not fo.LINUX_2_6_25:
+        mem.add_memory(0x100000, 32768)
+        mem.blocks[32].online("online_movable")
+        assert mem.zone_of(mem.alloc_pages(gfp="GFP_HIGHUSER_MOVABLE")).name == "Movable"
+    assert mem.zone_of(mem.alloc_pages(gfp="GFP_DMA")).name == "DMA"
+    assert mem.zone_of(mem.alloc_pages(3, gfp="GFP_KERNEL")).name == "DMA32"
+    dma, dma32 = mem.zones["DMA"], mem.zones["DMA32"]
+    while True:
+        try:
+            mem.alloc_pages(gfp="GFP_KERNEL")
+        except MemoryError:
+            break
+    normal = mem.zones.names.index("Normal")
+    for zone in (dma, dma32):
+        assert zone.free_pages == zone.min + zone.protection[normal]
+    taken = 0
+    while True:
+        try:
+            mem.alloc_pages(gfp="GFP_ATOMIC")
+            taken += 1
+        except MemoryError:
+            break
+    atomic = [zone.min // 2 + zone.min % 2 for zone in (dma, dma32)]
+    assert taken == sum(zone.min - (half - half // 4) for zone, half in zip((dma, dma32), atomic, strict=True))
+    with pytest.raises(ValueError, match="invalid gfp 'GFP_NONE'"):
+        mem.alloc_pages(gfp="GFP_NONE")
+    with pytest.raises(ValueError, match="exclude"):
+        mem.alloc_pages(zone="DMA", gfp="GFP_KERNEL")
+
+
+def test_watermarks_by_order(engine):
+    """Until 4.3 a block of order 3 also needs half, a quarter and an eighth of the watermark in blocks beyond singles, pairs and
+    fours. Expect it refused in 2.6.25 where single pages are all there is above the watermark, and given in 6.1."""
+    for rules, given in ((fo.LINUX_2_6_25, False), (fo.LINUX_6_1, True)):
+        mem = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine)
+        pfns = mem.alloc_pages_bulk(mem.totalram_pages)
+        mem.free_pfns(pfns[pfns % 2 == 0])
+        mem.free_pages(int(pfns.min() + 1)) if pfns.min() % 2 == 0 else None
+        for pfn in range(100001, 100008, 2):
+            mem.free_pages(pfn)
+        assert mem.zones["DMA32"].nr_free[3] == 1
+        try:
+            mem.alloc_pages(3, gfp="GFP_KERNEL")
+            assert given
+        except MemoryError:
+            assert not given

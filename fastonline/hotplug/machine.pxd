@@ -57,7 +57,7 @@ cdef class Machine:
 
     # the rules and the geometry, as C has them
     cdef bint watermarks_at_mark, aligned, grow_before_notify, shrink_spans, always_notify_online, min_free_kbytes_follows
-    cdef bint totalhigh_shrinks, nodes_lose_memory
+    cdef bint watermark_by_order, totalhigh_shrinks, nodes_lose_memory
     cdef int pageblock_order
     cdef int movable_type, hotplug_type  # numbers of two zone types
     cdef int online_order                # what order=None means

@@ -106,6 +106,7 @@ cdef Held make_machine(Machine mem, uint64_t room):
     mem.aligned = rules.aligned
     mem.grow_before_notify = rules.grow_before_notify
     mem.shrink_spans = rules.shrink_spans
+    mem.watermark_by_order = rules.watermark_by_order
     mem.totalhigh_shrinks = rules.totalhigh_shrinks
     mem.nodes_lose_memory = rules.nodes_lose_memory
     mem.always_notify_online = rules.always_notify_online

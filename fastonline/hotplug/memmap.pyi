@@ -1,3 +1,5 @@
-__all__: list[str] = []
+from fastonline.hotplug.machine import Machine
 
-# C functions only: cimport them (see memmap.pxd).
+__all__ = ["replace_memmap"]
+
+def replace_memmap(mem: Machine, section_nr: int, piece: int, pfn: int) -> None: ...

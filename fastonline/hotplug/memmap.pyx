@@ -4,13 +4,11 @@ import numpy as np
 
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport as_pfn_array
-from fastonline.hotplug.page_alloc cimport free_pages
-from fastonline.hotplug.types cimport zone_area
-from fastonline.hotplug.zonelists cimport kernel_zones
+from fastonline.hotplug.page_alloc cimport alloc_pages_node, free_pages
 
 from fastonline.errors import HotplugError, pfn_range
 
-__all__ = []
+__all__ = ["replace_memmap"]
 
 
 # -- making and freeing
@@ -30,20 +28,33 @@ cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int n
         return 0
     # where a section's is more than the largest block there is, several of those (vmemmap_populate on s390)
     order = min((pages - 1).bit_length(), mem.pages.max_order)
-    sections = [section for run in runs for section in range(*run)]
-    pieces = (pages + (1 << order) - 1) >> order
-    taken = []
+    taken = {section: [] for run in runs for section in range(*run)}
     try:
-        for _ in range(len(sections) * pieces):
-            taken.append((alloc_kernel(mem, order, nid), 1 << order))
+        for pieces in taken.values():
+            for _ in range((pages + (1 << order) - 1) >> order):
+                populate_piece(mem, pieces, order, nid)
     except BaseException as e:
-        for pfn, _ in taken:
-            free_kernel(mem, pfn, order)
+        for pieces in taken.values():
+            for pfn, count in pieces:
+                free_kernel(mem, pfn, count.bit_length() - 1)
         if isinstance(e, MemoryError):
             raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
         raise
-    for i, section in enumerate(sections):
-        mem.memmap_of[section] = taken[i * pieces : (i + 1) * pieces]
+    mem.memmap_of.update(taken)
+    return 0
+
+
+cdef int populate_piece(Machine mem, list pieces, int order, int nid) except -1:
+    """Append a block of an order to `pieces`, or where no zone has one to give, as many single pages and the page table that
+    maps them (vmemmap_populate_hugepages, vmemmap_populate_basepages)."""
+    try:
+        pieces.append((alloc_kernel(mem, order, nid), 1 << order))
+        return 0
+    except MemoryError:
+        if order == 0:
+            raise
+    for _ in range((1 << order) + 1):
+        pieces.append((alloc_kernel(mem, 0, nid), 1))
     return 0
 
 
@@ -70,16 +81,15 @@ cdef int free_memmap(Machine mem, uint64_t first, uint64_t end) except -1:
 
 
 cdef object alloc_kernel(Machine mem, object order, int nid):
-    """An unmovable block: from the node's kernel zones, highest first, then from the other nodes'."""
+    """An unmovable block (GFP_KERNEL | __GFP_RETRY_MAYFAIL): from the node's kernel zones, highest first, then from the other
+    nodes', each down to its min watermark and what it keeps for others (vmemmap_alloc_block)."""
     cdef int64_t pfn
-    cdef int z
     if mem.pcp is not None:
         return mem.pcp.alloc_kernel(order, nid)
-    for z in kernel_zones(mem, nid):
-        pfn = mem.pages.alloc_block(zone_area(z), order)
-        if pfn >= 0:
-            return pfn
-    raise MemoryError(f"no free block of order {order} in a kernel zone")
+    pfn = alloc_pages_node(mem, nid, "GFP_KERNEL", order)
+    if pfn < 0:
+        raise MemoryError(f"no free block of order {order} in a kernel zone above its watermarks")
+    return pfn
 
 
 cdef int free_kernel(Machine mem, object pfn, object order) except -1:
@@ -88,6 +98,11 @@ cdef int free_kernel(Machine mem, object pfn, object order) except -1:
     else:
         free_pages(mem, pfn, order)
     return 0
+
+
+def replace_memmap(Machine mem not None, section_nr, piece, pfn):
+    """Piece number `piece` of a section's page descriptors is at `pfn` now, in as many pages: for a replay that has moved them."""
+    mem.memmap_of[section_nr][piece] = (pfn, mem.memmap_of[section_nr][piece][1])
 
 
 # -- what of a range holds its own descriptors: it never goes online

@@ -354,14 +354,23 @@ cdef class Memory(Machine):
 
     # -- the allocator
 
-    def alloc_pages(self, order=0, zone=None):
+    def alloc_pages(self, order=0, zone=None, gfp=None, nid=0):
         """The first pfn of a free block of 2^order pages, now in use: the smallest block that fits.
 
         zone: a name, a (nid, name) or a Zone; None tries every zone from the highest down, node by node. Watermarks are not
-        applied. The bitmap engine takes the lowest address, struct_page the head of the kernel's list. MemoryError when
-        nothing fits. Mirrors __rmqueue_smallest.
+        applied. gfp: "GFP_KERNEL", "GFP_USER", "GFP_ATOMIC", "GFP_DMA", "GFP_DMA32", "GFP_HIGHUSER" or "GFP_HIGHUSER_MOVABLE":
+        the zones of node nid's zonelist that it allows, each down to its low watermark, then to min, and what it keeps for
+        requests that a higher zone could serve; nothing is reclaimed (get_page_from_freelist). zone must be None then.
+
+        The bitmap engine takes the lowest address, struct_page the head of the kernel's list. MemoryError when nothing fits.
+        Mirrors __rmqueue_smallest.
         """
-        return page_alloc.alloc_pages(self, as_order(order, self.pages.max_order), zone)
+        if gfp is None:
+            return page_alloc.alloc_pages(self, as_order(order, self.pages.max_order), zone)
+        if zone is not None:
+            raise ValueError("zone and gfp exclude each other")
+        held = self.lock.hold()
+        return page_alloc.alloc_pages_gfp(self, as_order(order, self.pages.max_order), gfp, nid)
 
     def alloc_pages_bulk(self, nr, order=0, zone=None):
         """`nr` blocks of 2^order pages: (nr,) int64 array of their first pfns, as `nr` calls of alloc_pages(order, zone) would

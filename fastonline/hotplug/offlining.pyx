@@ -49,11 +49,15 @@ def memory_block_offline(Machine mem not None, start_pfn, nr_pages):
     held = mem.mem_hotplug_begin("offline_pages")
     check_present(mem, start, nr, "offline_pages")
     notice = block_notice(mem, start, nr)
+    before, mem.going_offline = mem.going_offline, (start, nr)
     try:
-        offline_pages(mem, start, nr)
+        try:
+            offline_pages(mem, start, nr)
+        finally:
+            if notice is not None and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
+                mem.notifiers.tell(MEM_FINISH_OFFLINE, notice)
     finally:
-        if notice is not None and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
-            mem.notifiers.tell(MEM_FINISH_OFFLINE, notice)
+        mem.going_offline = before
 
 
 cdef int check_offlinable(Machine mem, uint64_t start, uint64_t nr) except -1:

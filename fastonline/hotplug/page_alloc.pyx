@@ -6,10 +6,12 @@ from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.buffer cimport data_of
 from fastonline.core.engine cimport pfn_batch
 from fastonline.core.lock cimport PyThreadState, settle
-from fastonline.core.numbers cimport as_uint64
+from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
 from fastonline.hotplug.arguments cimport check_present, gather
-from fastonline.hotplug.zonelists cimport asked_zone, next_zone
+from fastonline.hotplug.machine cimport populated_zone
+from fastonline.hotplug.watermarks cimport refresh
+from fastonline.hotplug.zonelists cimport asked_zone, fallback_nodes, next_zone
 
 from fastonline.errors import HotplugError, pfn_range
 
@@ -51,6 +53,70 @@ cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1:
             return pfn
         z = next_zone(mem, asked, z)
     raise MemoryError(f"no free block of order {order}" + ("" if zone is None else f" in zone {zone}"))
+
+
+# GFP flags by name, and the highest zone type that they allow (gfp_zone)
+GFP = {
+    "GFP_DMA": "DMA", "GFP_DMA32": "DMA32", "GFP_KERNEL": "Normal", "GFP_USER": "Normal", "GFP_ATOMIC": "Normal",
+    "GFP_HIGHUSER": "HighMem", "GFP_HIGHUSER_MOVABLE": "Movable",
+}
+
+
+cdef int64_t alloc_pages_node(Machine mem, int nid, str gfp, int order) except -2:
+    """get_page_from_freelist: the first zone of the node's zonelist that has a block and stays above its low watermark, then
+    above min; the first pfn, or -1. Nothing is reclaimed. GFP_ATOMIC may use half of min, and a quarter of the rest."""
+    cdef int types = mem.zones.table.nr_types, top, z, n, i
+    cdef int64_t mark, pfn, free
+    name = GFP[gfp]
+    top = mem.zones.names.index(name if name in mem.zones.names else "Normal")
+    nodes = fallback_nodes(mem, nid)
+    refresh(&mem.zones.table)
+    for level in ("low", "min"):
+        for n in nodes:
+            for i in range(top, -1, -1):
+                z = n * types + i
+                if not populated_zone(mem, n, i):
+                    continue
+                mark = mem.zones.table.zones[z].low if level == "low" else mem.zones.table.zones[z].min
+                mark += mem.zones.table.zones[z].boost
+                if level == "min" and gfp == "GFP_ATOMIC":
+                    mark -= mark / 2
+                    mark -= mark / 4
+                if not zone_watermark_ok(mem, z, order, mark + mem.zones.table.zones[z].protection[top]):
+                    continue
+                pfn = mem.pages.alloc_block(zone_area(z), order)
+                if pfn >= 0:
+                    return pfn
+    return -1
+
+
+cdef bint zone_watermark_ok(Machine mem, int z, int order, int64_t mark) noexcept nogil:
+    """__zone_watermark_ok: does a zone keep more than `mark` free pages when it gives a block? Until 4.3 also half of it beyond
+    the single pages, a quarter beyond pairs, and so on."""
+    cdef int64_t free = <int64_t>blocks_free(mem, z, 0) - (<int64_t>1 << order) + 1
+    cdef int k
+    if free <= mark:
+        return False
+    if mem.watermark_by_order:
+        for k in range(order):
+            free -= <int64_t>mem.pages.areas[zone_area(z)].nr_free[k] << k
+            mark >>= 1
+            if free <= mark:
+                return False
+    return True
+
+
+cdef int64_t alloc_pages_gfp(Machine mem, int order, object gfp, object nid) except -1:
+    """alloc_pages_node, or MemoryError."""
+    cdef int node = as_number(nid, "nid", 0, 0x7FFFFFFF)
+    cdef int64_t pfn
+    if gfp not in GFP:
+        raise ValueError(f"invalid gfp {gfp!r} (expected {', '.join(map(repr, GFP))})")
+    settle(mem.lock)
+    pfn = alloc_pages_node(mem, node, gfp, order)
+    if pfn < 0:
+        raise MemoryError(f"page allocation failure: order:{order}, mode:{gfp}")
+    return pfn
 
 
 cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):

@@ -86,7 +86,7 @@ cdef object kpageflags(Machine mem, uint64_t start, uint64_t nr):
         waiting = 0          # virtio_mem_set_fake_offline clears PG_reserved
     early = np.array([mem.sections.early_section_nr(int(section)) for section in sections])
     kpf[has["PG_reserved"] & ~early[of_page]] = waiting | mem.kept_flags
-    for section, ((first, pages), *_) in mem.memmaps.items():
+    for section, ((first, pages), *_) in mem.memmap_of.items():
         if section << mem.sections.pfn_section_shift == first and first < start + nr and start < first + pages:
             own = slice(max(first, start) - start, min(first + pages, start + nr) - start)
             kpf[own] = KPF_OWNER_PRIVATE if mem.rules.waits_offline else KPF_OWNER_PRIVATE | KPF_RESERVED

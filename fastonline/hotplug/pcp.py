@@ -418,13 +418,16 @@ class PerCpuPages:
 
     def alloc_kernel(self, order, nid=0, kind=UNMOVABLE):
         """The first pfn of 2^order pages of a kind, Unmovable or Reclaimable: from the node's kernel zones, highest first.
-        MemoryError when none fits."""
-        names = self._mem.zones.names
+        Where none has one above its min watermark kswapd takes the watermarks' boost back, and they are asked again. MemoryError
+        when none fits."""
+        normal = self._mem.zones.names.index("Normal")
         zonelist = kernel_zonelist(self._mem, nid)
-        for mark in ("low", "min"):
+        for mark in ("low", "min", "min after kswapd"):
             for z in zonelist:
                 zone = self._mem.zones[self._key(z)]
-                if self.free_pages(z) - (1 << order) + 1 <= self._mark(zone, mark, names.index("Normal")):
+                if mark == "min after kswapd":
+                    self._zone(z).boost = 0
+                if self.free_pages(z) - (1 << order) + 1 <= self._mark(zone, mark[:3], normal):
                     continue
                 pfn = self._rmqueue(z, zone, order, kind)
                 if pfn is not None:

@@ -5,6 +5,7 @@ import numpy as np
 from fastonline.core.pageflags import FLAG_NAMES, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
+from fastonline.hotplug.memmap import replace_memmap
 from fastonline.hotplug.migrate import MovablePages, free_movable
 from fastonline.hotplug.notifier import NOTIFY_OK
 from fastonline.hotplug.pcp import RECLAIMABLE, UNMOVABLE, PerCpuPages
@@ -304,7 +305,8 @@ class Guest:
     def _replace_evicted(self):
         for section, at, nr in self._lost_memmaps:
             found = self._take(1, nr.bit_length() - 1)
-            self.mem.memmaps[section][at] = (found[0], nr) if found else (0, 0)
+            if found:
+                replace_memmap(self.mem, section, at, found[0])
         self._take(max(0, self._evicted))
         self._lost_memmaps, self._evicted = [], 0
 

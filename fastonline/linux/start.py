@@ -33,7 +33,8 @@ def start_machine(data: dict[str, Any], engine: str) -> Memory:
     zones = {(int(key.split("/")[0]), key.split("/")[1]): zone for key, zone in initial["zones"].items()}
     blocks = {int(nr): block for nr, block in initial["blocks"].items()}
     lines = [_span(line) for line in initial["iomem"]]
-    sections, of_zone = [], {key: [] for key in zones}
+    sections: list[tuple[int, int, int, bool]] = []
+    of_zone: dict[tuple[int, str], list[tuple[int, int]]] = {key: [] for key in zones}
     for first, size, name in lines:
         if not name.startswith("System RAM"):
             continue
