@@ -35,7 +35,7 @@ OTHERS = (None, True, False, 0.5, -1.5, float("nan"), float("inf"), "", "7", "No
           [0], [[]], {"array": 0}, [1, 2, 3])
 DTYPES = (np.uint8, np.uint16, np.uint32, np.uint64, np.int16, np.int64)
 REFUSALS = (fo.HotplugError, ValueError, TypeError, OverflowError, MemoryError, KeyError, IndexError)
-MOST_SECONDS = 2.0
+MOST_SECONDS = 5.0      # of a processor
 MOST_BYTES = 256 << 20
 
 
@@ -80,7 +80,7 @@ def with_memmaps(engine):
     mem.add_memory(1024, S)
     mem.online_pages(1024, S)
     mem.add_memory(2048, 2 * S)
-    mem.add_memory(3072, S, group=(0, S)) if False else mem.add_memory(3072, S)
+    mem.add_memory(3072, S, group=("virtio0", S))
     return mem
 
 
@@ -256,7 +256,7 @@ def attempt(nr, states, path):
     """One input: None, or what was found, in a line. How far it got: 0 refused, 1 loaded."""
     rng = random.Random(nr)
     name, state = rng.choice(states)
-    savefile.save(path, sealed(mutated(rng, state)))
+    savefile.save(path, mutated(rng, state))
     try:
         mem = fo.load(path)
     except (ValueError, MemoryError) as e:
@@ -266,11 +266,6 @@ def attempt(nr, states, path):
         return 0, None
     exercise(rng, mem)
     return 1, None
-
-
-def sealed(state):
-    """The state as savefile takes it; values that JSON has not are left to it."""
-    return state
 
 
 def templates(engine):
@@ -303,14 +298,14 @@ def run(engine, first, end, progress):
         loaded = 0
         for nr in range(first, end):
             shown[:8] = struct.pack("<Q", nr)
-            start = time.monotonic()
+            start = time.process_time()
             try:
                 got, found = attempt(nr, states, path)
                 loaded += got
             except BaseException as e:
                 at = traceback.extract_tb(e.__traceback__)[-1]
                 found = f"{type(e).__name__}: {str(e)[:200]!r} at {os.path.basename(at.filename)}:{at.lineno}"
-            seconds = time.monotonic() - start
+            seconds = time.process_time() - start
             now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
             if found is None and seconds > MOST_SECONDS:
                 found = f"took {seconds:.1f} s"

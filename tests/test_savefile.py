@@ -3,7 +3,10 @@
 import os
 import pickle
 import stat
+import subprocess
+import sys
 from copy import copy, deepcopy
+from pathlib import Path
 
 import pytest
 from conftest import SMALL_64, SMALL_64K, snapshot
@@ -75,3 +78,43 @@ def test_empty_and_sparse_machines(engine, tmp_path):
         other = saved(mem, tmp_path)
         other.validate()
         assert snapshot(other) == snapshot(mem)
+
+
+# -- out of memory
+
+SAVE_AND_LOAD = """
+import resource, sys
+import fastonline as fo
+from fastonline.geometry import X86_64
+import faulthandler; faulthandler.enable()
+path, engine, room = sys.argv[1], sys.argv[2], int(sys.argv[3])
+mem = fo.Memory(X86_64, "64M" if engine == "struct_page" else "32G", engine=engine)
+before = mem.buddyinfo(), mem.zoneinfo(), mem.stats()
+mem.save(path)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
+for call in (lambda: mem.save(path), lambda: fo.load(path), mem.copy, mem.validate):
+    try:
+        call()
+        print("done")
+    except MemoryError as e:
+        print("MemoryError")
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+mem.validate()
+assert (mem.buddyinfo(), mem.zoneinfo(), mem.stats()) == before
+fo.load(path).validate()
+"""
+
+
+@pytest.mark.parametrize("room", [0, 1 << 16, 1 << 19, 1 << 21, 1 << 22, 1 << 23, 1 << 24, 1 << 27])
+def test_out_of_memory(engine, tmp_path, room):
+    """No more address space than so many bytes: a MemoryError, the machine and the file as they were."""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(fo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_AND_LOAD, tmp_path / "m", engine, str(room)], capture_output=True, text=True, env=environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= {"done", "MemoryError"} and len(done.stdout.split()) == 4
+    assert os.listdir(tmp_path) == ["m"]
+    assert room or "MemoryError" in done.stdout

@@ -25,6 +25,7 @@ from fastonline.cost.compare import run_one
 from fastonline.cost.plain import nearest
 from fastonline.cost.scenario import Scenario, changed
 from fastonline.cost.strategies import STRATEGIES
+from fastonline.files import open_regular
 
 MOST_POINTS = 10**7
 """Points that a grid may have without being asked for twice."""
@@ -176,7 +177,7 @@ class Rows:
 
     def _read(self, points):
         whole = 0
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             for nr, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     break      # torn: its writer was killed

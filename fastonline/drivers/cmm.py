@@ -194,9 +194,13 @@ class HintedDomain(ResidentDomain):
         """As ResidentDomain.validate, and: every page is in a valid state."""
         super().validate()
         swapped = self._swapped & (self._usage != STABLE)
-        assert not swapped.any(), f"{self.name}: page {int(np.flatnonzero(swapped)[0]):#x} is preserved and not stable"
+        if swapped.any():
+            raise AssertionError(f"{self.name}: page {int(np.flatnonzero(swapped)[0]):#x} is preserved and not stable")
         gone = (self._usage == POTENTIALLY_VOLATILE) & (self._p2m < 0)
-        assert not gone.any(), f"{self.name}: page {int(np.flatnonzero(gone)[0]):#x} is potentially volatile and not resident"
+        if gone.any():
+            raise AssertionError(
+                f"{self.name}: page {int(np.flatnonzero(gone)[0]):#x} is potentially volatile and not resident"
+            )
 
 
 class Cmm2(Driver):
@@ -278,8 +282,10 @@ class Cmm2(Driver):
         super().validate()
         for start, end in self.mem.resources:
             free = np.flatnonzero(self.mem.page_states(start, end - start) & PG_BUDDY) + start
-            assert self.domain.are(free, UNUSED), "a free page is not unused"
-        assert self.domain.are(self._list.view(), UNUSED), "a page in the balloon is not unused"
+            if not self.domain.are(free, UNUSED):
+                raise AssertionError("a free page is not unused")
+        if not self.domain.are(self._list.view(), UNUSED):
+            raise AssertionError("a page in the balloon is not unused")
 
 
 class Cmm1(Driver):

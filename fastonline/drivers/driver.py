@@ -107,8 +107,10 @@ class Driver:
 
     def check_balloon(self, pfns: NDArray[np.int64]) -> None:
         """Of validate: the pages in a balloon (int64 array) are there once, and have no frame."""
-        assert all_different(pfns), "a page is in the balloon twice"
-        assert not self.domain.backed(pfns).any(), "a page in the balloon has a frame"
+        if not all_different(pfns):
+            raise AssertionError("a page is in the balloon twice")
+        if self.domain.backed(pfns).any():
+            raise AssertionError("a page in the balloon has a frame")
 
 
 class PageList:

@@ -287,12 +287,15 @@ class HvBalloon(Driver):
             pfns = np.arange(region.start_pfn, region.ha_end_pfn)
             covered = region.backed(pfns)
             out = np.isin(pfns, ballooned)
-            assert np.array_equal(self.domain.backed(pfns), covered & ~out), f"{region} does not say what the host backs"
+            if not np.array_equal(self.domain.backed(pfns), covered & ~out):
+                raise AssertionError(f"{region} does not say what the host backs")
             if pfns.size:
                 reserved = self.mem.page_states(region.start_pfn, pfns.size) & PG_RESERVED != 0
-                assert np.all(reserved[~covered]), f"{region}: a page that is not covered is online"
+                if not np.all(reserved[~covered]):
+                    raise AssertionError(f"{region}: a page that is not covered is online")
                 waiting += int(np.count_nonzero(reserved & covered))
         managed = self.mem.totalram_pages
-        assert managed + waiting == self.current_pages, (
-            f"{managed} pages are managed and {waiting} covered ones wait, the host backs {self.current_pages}"
-        )
+        if managed + waiting != self.current_pages:
+            raise AssertionError(
+                f"{managed} pages are managed and {waiting} covered ones wait, the host backs {self.current_pages}"
+            )

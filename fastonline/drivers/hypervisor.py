@@ -258,26 +258,30 @@ class Host:
         """Check that each frame is owned once: free, or of one domain and behind one of its pages. AssertionError with the first
         fault."""
         free = self.free_list()
-        assert all_different(free), "a frame is in the pool twice"
+        if not all_different(free):
+            raise AssertionError("a frame is in the pool twice")
         nr_free = self.nr_frames - int(np.count_nonzero(self._owner))
-        assert nr_free == self._nr_free == free.size, (
-            f"{nr_free} frames have no owner, {self._nr_free} are counted, {free.size} are in the pool"
-        )
+        if not nr_free == self._nr_free == free.size:
+            raise AssertionError(f"{nr_free} frames have no owner, {self._nr_free} are counted, {free.size} are in the pool")
         for order, lent in self._lent.items():
             owned = self._owner[: lent.size << order].reshape(-1, 1 << order)
-            assert np.array_equal(lent, np.count_nonzero(owned, axis=1)), f"frames lent of extents of order {order} are miscounted"
+            if not np.array_equal(lent, np.count_nonzero(owned, axis=1)):
+                raise AssertionError(f"frames lent of extents of order {order} are miscounted")
         for domid, domain in self.domains.items():
             backed = domain.p2m_frames(domain.backed_pfns())
             nr_owned = int(np.count_nonzero(self._owner == domid + 1))
-            assert domain.tot_pages == nr_owned, (
-                f"{domain.name} counts {domain.tot_pages} frames, the host says it has {nr_owned}"
-            )
-            assert backed.size == nr_owned, f"{domain.name} has {nr_owned} frames and {backed.size} pages with one"
-            assert all_different(backed), f"{domain.name} has two pages with the same frame"
-            assert np.all(self._owner[backed] == domid + 1), f"{domain.name} has a page with a frame that is not its own"
+            if domain.tot_pages != nr_owned:
+                raise AssertionError(f"{domain.name} counts {domain.tot_pages} frames, the host says it has {nr_owned}")
+            if backed.size != nr_owned:
+                raise AssertionError(f"{domain.name} has {nr_owned} frames and {backed.size} pages with one")
+            if not all_different(backed):
+                raise AssertionError(f"{domain.name} has two pages with the same frame")
+            if not np.all(self._owner[backed] == domid + 1):
+                raise AssertionError(f"{domain.name} has a page with a frame that is not its own")
             domain.validate()
         total = self._nr_free + sum(domain.tot_pages for domain in self.domains.values())
-        assert total == self.nr_frames, f"{total} frames are accounted for, the host has {self.nr_frames}"
+        if total != self.nr_frames:
+            raise AssertionError(f"{total} frames are accounted for, the host has {self.nr_frames}")
 
 
 class Domain:
@@ -479,10 +483,10 @@ class Domain:
 
     def validate(self) -> None:
         """AssertionError when the domain has more than it may have. (Host.validate checks frames against the table.)"""
-        assert self.max_pages is None or self.tot_pages <= self.max_pages, (
-            f"{self.name} has {self.tot_pages} pages, it may have {self.max_pages}"
-        )
-        assert self.tot_pages <= self.peak_pages, f"{self.name} has {self.tot_pages} pages, its peak is {self.peak_pages}"
+        if self.max_pages is not None and self.tot_pages > self.max_pages:
+            raise AssertionError(f"{self.name} has {self.tot_pages} pages, it may have {self.max_pages}")
+        if self.tot_pages > self.peak_pages:
+            raise AssertionError(f"{self.name} has {self.tot_pages} pages, its peak is {self.peak_pages}")
 
 
 class ResidentDomain(Domain):
@@ -648,6 +652,8 @@ class ResidentDomain(Domain):
         """AssertionError when a page is both resident and in swap, or more is resident than may be."""
         super().validate()
         both = np.flatnonzero(self._swapped & (self._p2m >= 0))
-        assert both.size == 0, f"{self.name}: page {int(both[0]):#x} is resident and in swap"
+        if both.size != 0:
+            raise AssertionError(f"{self.name}: page {int(both[0]):#x} is resident and in swap")
         queued = np.sort(self._live(self._oldest, self._newest))
-        assert np.array_equal(queued, self.backed_pfns()), f"{self.name}: the order of its resident pages has lost some"
+        if not np.array_equal(queued, self.backed_pfns()):
+            raise AssertionError(f"{self.name}: the order of its resident pages has lost some")

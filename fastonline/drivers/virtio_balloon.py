@@ -290,5 +290,7 @@ class VirtioBalloonDriver(Driver):
         self.check_balloon(pfns)
         states = self.mem.page_states(0, int(pfns.max()) + 1)[pfns] if pfns.size else pfns
         offline = states & PG_OFFLINE != 0
-        assert np.all(offline == self.balloon.pages.offline), "a page of the balloon is not managed as it must be"
-        assert not np.any(states & PG_BUDDY), "a page of the balloon is free"
+        if not np.all(offline == self.balloon.pages.offline):
+            raise AssertionError("a page of the balloon is not managed as it must be")
+        if np.any(states & PG_BUDDY):
+            raise AssertionError("a page of the balloon is free")

@@ -515,17 +515,22 @@ class VirtioMemDriver(Driver):
         super().validate()
         device, domain = self.device, self.domain
         plugged = device.plugged_pages
-        assert domain.tot_pages == self.boot_pages + plugged, (
-            f"{self.boot_pages} boot pages and {plugged} plugged ones make not the {domain.tot_pages} that the host backs"
-        )
-        assert domain.backed(device.plugged_pfns()).all(), "a plugged page has no frame"
+        if domain.tot_pages != self.boot_pages + plugged:
+            raise AssertionError(
+                f"{self.boot_pages} boot pages and {plugged} plugged ones make not the {domain.tot_pages} that the host backs"
+            )
+        if not domain.backed(device.plugged_pfns()).all():
+            raise AssertionError("a plugged page has no frame")
         for block, sub_blocks in device.plugged.items():
             pfns = np.arange(block * device.block_pages, (block + 1) * device.block_pages)
             away = ~np.repeat(sub_blocks, device.sub_block_pages)
-            assert not domain.backed(pfns[away]).any(), f"a page of block {block} that is not plugged has a frame"
+            if domain.backed(pfns[away]).any():
+                raise AssertionError(f"a page of block {block} that is not plugged has a frame")
             states = self.mem.page_states(int(pfns[0]), pfns.size)
             kept = states & (PG_OFFLINE | PG_RESERVED) != 0
-            assert np.all(kept[away]) and not np.any(states[away] & PG_BUDDY), f"an unplugged page of block {block} is online"
+            if not np.all(kept[away]) or np.any(states[away] & PG_BUDDY):
+                raise AssertionError(f"an unplugged page of block {block} is online")
             online = np.repeat([b.state == "online" for b in device.memory_blocks(block)], self.mem.pages_per_block)
             if not self.mem.memmaps:
-                assert not np.any(kept[online & ~away]), f"a plugged page of block {block} did not go online with it"
+                if np.any(kept[online & ~away]):
+                    raise AssertionError(f"a plugged page of block {block} did not go online with it")

@@ -587,14 +587,18 @@ class XenBalloon(Driver):
         listed = np.append(pages_of_extents(heads, self.order), self._held)
         self.check_balloon(listed)
         high = 0 if self._highmem_pfn is None else int(np.count_nonzero(heads >= self._highmem_pfn))
-        assert high == self._high, f"{self._high} highmem extents are counted, {high} are on the list"
+        if high != self._high:
+            raise AssertionError(f"{self._high} highmem extents are counted, {high} are on the list")
         managed = self.mem.totalram_pages
-        assert managed == self.current_pages, f"the guest manages {managed} pages, the host backs {self.current_pages}"
-        assert self.hotplug_pages >= 0 and self.balloon_hotplug >= 0, "more pages were onlined than added"
+        if managed != self.current_pages:
+            raise AssertionError(f"the guest manages {managed} pages, the host backs {self.current_pages}")
+        if self.hotplug_pages < 0 or self.balloon_hotplug < 0:
+            raise AssertionError("more pages were onlined than added")
         prepared = sum(
             int(np.count_nonzero(self.mem.page_states(start, end - start) & PG_PREPARED)) for start, end in self.mem.resources
         )
-        assert prepared == self.current_pages + self.balloon_pages + self._held.size, (
-            f"{self.current_pages} backed pages, {self.balloon_pages} in the balloon and {self._held.size} out of it make not "
-            f"the {prepared} of the guest"
-        )
+        if prepared != self.current_pages + self.balloon_pages + self._held.size:
+            raise AssertionError(
+                f"{self.current_pages} backed pages, {self.balloon_pages} in the balloon and {self._held.size} out of it, "
+                f"and the guest has {prepared}"
+            )
