@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fastonline import LINUX_6_1, MEM_GOING_OFFLINE, NOTIFY_BAD, HotplugError, Memory
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import NEVER, run
-from fastonline.drivers.hypervisor import Domain, Host
+from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus, VirtioMemDriver, block_sizes
 from fastonline.hotplug.migrate import MovablePages
 
@@ -513,3 +513,29 @@ class VirtioMemMachine(RuleBasedStateMachine):
 
 TestVirtioMemMachine = VirtioMemMachine.TestCase
 TestVirtioMemMachine.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+
+
+# -- backing
+
+def test_pages_are_backed_when_they_are_touched(engine):
+    """A ResidentDomain, 64 MiB more. Expect no frame for what is only plugged, and none for what was unplugged."""
+    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    domain = ResidentDomain(Host("4G"))
+    driver = VirtioMemDriver(mem, domain, auto_online=True, backing="touch")
+    settle(driver, "96M")
+    assert driver.current_pages == 96 * MIB == mem.totalram_pages and domain.tot_pages == 0
+    pfns = mem.alloc_pages_bulk(32 * MIB, 0, "Movable")
+    domain.touch(pfns)
+    assert domain.tot_pages == 32 * MIB
+    mem.free_pfns(pfns)
+    settle(driver, "32M", 10.0)
+    assert driver.current_pages == 32 * MIB == mem.totalram_pages and domain.tot_pages == 0
+    driver.validate()
+
+
+def test_a_backing_that_cannot_be_is_refused():
+    mem = Memory(SMALL_64, boot="32M")
+    for domain, backing in [(Domain(Host("4G"), "32M"), "touch"), (ResidentDomain(Host("4G")), "tuch")]:
+        with pytest.raises(ValueError):
+            VirtioMemDriver(mem, domain, backing=backing)
+    assert mem.online_page_callback is None

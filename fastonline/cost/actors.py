@@ -10,31 +10,57 @@ from numpy.typing import NDArray
 
 from fastonline.cost.scenario import Scenario
 from fastonline.cost.strategies import Guest
+from fastonline.drivers.cmm import HintedDomain
 from fastonline.drivers.driver import NEVER, alloc_highuser
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, free_movable
+from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLINE
 
 
 class GuestWork:
     """Counts what a machine does itself, and what that costs: descriptors, pages freed and taken, notifier calls, uevents,
     scans.
 
-    mem: Memory. prices: {what: Price} of a table of costs. `total()` is the ns up to now.
+    mem: Memory. prices: {what: Price} of a table of costs. It listens to the machine's notifiers and events.
     """
 
     def __init__(self, mem: Memory, prices: Any) -> None:
         self._mem = mem
         self._prices = prices
+        self.notifications = 0
+        """Calls of the memory notifiers' chain, whether anybody else listens or not."""
+        self.watermark_recomputations = 0
+        """By marks, online_pages and offline_pages, as the rules have it."""
+        self.pageblocks_scanned = 0
+        """Pageblocks that recomputations looked at: setup_zone_migrate_reserve, all that a zone spans (mm/page_alloc.c, 2.6.25)."""
+        self.zonelist_builds = 0
         self.uevents = 0
         self.contiguous_scans = 0
         """Pageblocks that set_zone_contiguous looked at (mm/page_alloc.c, 4.7): the whole zone for each memory block."""
         self._zone_of: dict[int, Any] = {}
+        self._going: tuple[int, int] | None = None
         mem.events.listen(self._heard)
+        mem.notifiers.register(self._notified)
+
+    def _notified(self, action, notice):
+        rules = self._mem.rules
+        self.notifications += 1
+        where = (notice.start_pfn, notice.nr_pages)
+        if action == MEM_GOING_ONLINE:
+            self._going = where
+        elif action == MEM_ONLINE and (rules.watermarks_at_mark or self._going == where) \
+                or action == MEM_OFFLINE and rules.watermarks_at_offline:
+            self._going = None
+            self.watermark_recomputations += 1
+            if rules.watermarks_at_mark:
+                spanned = sum(zone.spanned_pages for zone in self._mem.zones.values())
+                self.pageblocks_scanned += spanned >> self._mem.geometry.pageblock_order
 
     def _heard(self, kind, text):
         if kind != "uevent":
+            self.zonelist_builds += text.startswith("Built ")
             return
         self.uevents += 1
         action, _, device = text.partition("@")
@@ -54,9 +80,9 @@ class GuestWork:
             "alloc_page": sum(nr << order for order, nr in enumerate(allocations)),
             "online_page": frees[0],
             "online_block": sum(nr << order for order, nr in enumerate(frees) if order),
-            "notifier": stats["notifications"],
+            "notifier": self.notifications,
             "uevent": self.uevents,
-            "scan_pageblock": stats.get("pageblocks_scanned", 0),
+            "scan_pageblock": self.pageblocks_scanned,
             "scan_contiguous": self.contiguous_scans,
         })
 
@@ -131,14 +157,24 @@ class Work:
 
     def _touch(self, pfns):
         """The workload writes pages; without any frame left they are the guest's own, not usable, and refused."""
+        domain, pfns = self._guest.domain, np.sort(pfns, kind="stable")
         try:
-            self._guest.domain.touch(np.sort(pfns, kind="stable"))
+            if isinstance(domain, HintedDomain):
+                domain.set_stable(pfns)
+                domain.touch(pfns, write=True)
+            else:
+                domain.touch(pfns)
         except HotplugError:
             self._guest.refusals["ENOMEM"] += 1
 
     def _moved(self, old, new):
         if isinstance(self._guest.domain, ResidentDomain):
             self._touch(new)
+            self._hint_unused(old)
+
+    def _hint_unused(self, pfns):
+        if isinstance(self._guest.domain, HintedDomain):
+            self._guest.domain.set_unused(pfns)
 
     def _free(self, kind, nr):
         have = len(self._movable) if kind == "movable" else self._fixed.size
@@ -148,11 +184,13 @@ class Work:
             first = 0 if self._load.free_order == "oldest" else have - nr
             indices = np.arange(first, first + nr)
         if kind == "movable":
+            pfns = self._movable.pfns[indices]
             self._movable.free_at(indices)
         else:
             pfns = self._fixed[indices]
             self._fixed = np.delete(self._fixed, indices)
             free_movable(self._guest.mem, pfns)
+        self._hint_unused(pfns)
 
 
 class Others:

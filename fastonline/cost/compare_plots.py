@@ -28,7 +28,8 @@ def plot_comparison(result: Comparison, path: str | PathLike[str]) -> None:
     lines = -(-len(rows) // columns)
     with matplotlib.rc_context({"svg.hashsalt": "fastonline"}):
         figure = Figure(figsize=(3.6 * columns, 2.6 * lines + 4), layout="constrained")
-        above, below = figure.subfigures(2, 1, height_ratios=(2.6 * lines, 4))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(2.6 * lines, 4))
+        above, below = parts
         panels = above.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, row in zip(panels, rows, strict=False):
             for column, label, style in _LINES:

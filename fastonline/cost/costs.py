@@ -93,8 +93,8 @@ PUBLISHED = Costs(
             "touch": _measured("virtio-balloon, 2 MiB, first touch", 359_000, 0, 512),
         },
         "virtio-mem": {
-            "decrease_reservation": _measured("virtio-mem, movable, shrink", 51437, 63042, 512),
-            "populate_physmap": _measured("virtio-mem, movable, grow", 21348, 0, 512),
+            "discard": _measured("virtio-mem, movable, shrink", 51437, 63042, 512),
+            "host_message": _measured("virtio-mem, movable, grow", 21348, 0, 512),
             "touch": _measured("virtio-mem, movable, first touch", 3.44e9, 0, _PAGES_18G),
         },
         "shared": {
@@ -133,7 +133,7 @@ LARGE_GUESTS = replace(
     host={**PUBLISHED.host, "virtio-mem": {
         call: Price(frame=0.0137e9 / (1 << 18) / 2, source="0.0137 s/GiB for a plug and an unplug, half of it each: lkml "
                                                            "2511.2/09381, 2601.3/00180, 2604.1/02043")
-        for call in ("populate_physmap", "decrease_reservation")
+        for call in ("discard", "host_message")
     }},
     guest={name: price if name == "scan_contiguous" else _FREE for name, price in PUBLISHED.guest.items()},
     end_to_end=PUBLISHED.end_to_end - {"virtio-mem"},
@@ -150,7 +150,7 @@ NAMES = tuple(dict.fromkeys([*(call for calls in PUBLISHED.host.values() for cal
 """What has a price: calls to the host and what the guest does."""
 
 
-def check_price(name: str, value: Any) -> tuple[float, ...]:
+def check_price(name: str, value: Any) -> tuple[float, float, float]:
     """(ns per call, per frame, per touched frame) of a price `value`, a number or a list of up to three; `name` is for the
     message. ValueError for a negative price or NaN, TypeError for what is no number."""
     numbers = list(value) if isinstance(value, (list, tuple)) else [value]
@@ -158,7 +158,8 @@ def check_price(name: str, value: Any) -> tuple[float, ...]:
         raise TypeError(f"the price of {name} is a number of ns or a list of up to three, not {value!r}")
     if not all(isfinite(ns) and ns >= 0 for ns in numbers):
         raise ValueError(f"invalid price {value!r} of {name}: ns from 0 on")
-    return tuple(float(ns) for ns in numbers) + (0.0,) * (3 - len(numbers))
+    call, frame, touched = [*map(float, numbers), 0.0, 0.0][:3]
+    return call, frame, touched
 
 
 def costs_of(table: str = "published", changes: Mapping[str, Any] | None = None) -> Costs:
@@ -170,10 +171,11 @@ def costs_of(table: str = "published", changes: Mapping[str, Any] | None = None)
     for name, value in (changes or {}).items():
         if name not in NAMES:
             raise nearest("call", name, NAMES)
-        price = Price(*check_price(name, value), source="given by the scenario")
+        call, frame, touched = check_price(name, value)
+        price = Price(call, frame, touched, "given by the scenario")
         costs = replace(
             costs,
-            host={mechanism: {call: price if call == name else old for call, old in calls.items()}
+            host={mechanism: {what: price if what == name else old for what, old in calls.items()}
                   for mechanism, calls in costs.host.items()},
             guest={what: price if what == name else old for what, old in costs.guest.items()},
         )

@@ -70,7 +70,8 @@ class Run:
         domain.reset_peak()
         self.guest.refusals.clear()
         self._start = {"time": domain.now, "size": self.guest.size_pages, "frames": dict(domain.frames),
-                       "calls": dict(domain.calls), "stats": self.guest.mem.stats(), "own": self.own.counts(),
+                       "calls": dict(domain.calls), "own": self.own.counts(),
+                       **{name: getattr(self.own, name) for name in DONE},
                        "present": self._present()}
         self._last = domain.now
         self._most = self.guest.size_pages
@@ -101,7 +102,8 @@ class Run:
         """Run it from the first step to the end, and return its Row."""
         began = clock.perf_counter()
         scenario = self.scenario
-        actors = [_Watched(self, actor) for actor in (self.work, self.others, self.guest.driver, *self.guest.actors)]
+        everybody: tuple[Actor, ...] = (self.work, self.others, self.guest.driver, *self.guest.actors)
+        actors = [_Watched(self, actor) for actor in everybody]
         self._until(actors, scenario.steps[0][0])
         self.sample(scenario.boot)
         before = scenario.boot
@@ -201,7 +203,6 @@ class Run:
 
     def _values(self):
         guest, mem, domain, page, start = self.guest, self.guest.mem, self.guest.domain, self._page, self._start
-        stats = {name: mem.stats().get(name, 0) - start["stats"].get(name, 0) for name in STATS}
         calls = {name: nr - start["calls"][name] for name, nr in domain.calls.items() if nr > start["calls"][name]}
         frames = {name: nr - start["frames"][name] for name, nr in domain.frames.items() if nr > start["frames"][name]}
         own = self.own.counts()
@@ -225,9 +226,7 @@ class Run:
             "touched_pages": frames.get("touch", 0),
             "swapped_dead_pages": getattr(domain, "dead_pages", 0),
             "swapped_used_pages": getattr(domain, "used_pages", 0),
-            **stats,
-            "uevents": own["uevent"],
-            "contiguous_scans": own["scan_contiguous"],
+            **{name: getattr(self.own, name) - start[name] for name in DONE},
             "memmap_pages": -(-self._present() * memmap // page),
             "memmap_added_pages": -(-max(0, self._present() - start["present"]) * memmap // page),
             "memmap_paid_by": MEMMAP_PAID_BY[mem.memmap],
@@ -256,7 +255,7 @@ class Run:
         return sorted(names)
 
 
-STATS = ("notifications", "watermark_recomputations", "pageblocks_scanned", "zonelist_builds")
+DONE = ("notifications", "watermark_recomputations", "pageblocks_scanned", "zonelist_builds", "uevents", "contiguous_scans")
 
 MEMMAP_PAID_BY = {None: "nobody (not modelled)", "kernel": "the guest's kernel zones", "on_memory": "the added memory"}
 """{Memory.memmap: who pays for the descriptors of added memory}"""

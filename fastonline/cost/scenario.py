@@ -249,7 +249,7 @@ def changed(base: Scenario, changes: Mapping[str, Any]) -> Scenario:
     values = base.as_dict()
     for key, value in changes.items():
         *tables, last = key.split(".")
-        inside = values
+        inside: Any = values
         for table in tables:
             inside = inside.get(table)
             if not isinstance(inside, dict):

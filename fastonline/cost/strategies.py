@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fastonline.cost.scenario import Scenario
 from fastonline.drivers.cmm import Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
-from fastonline.drivers.driver import NEVER, PG_BUDDY, Actor, Driver, PageList, alloc_highuser, free_range
+from fastonline.drivers.driver import NEVER, PG_BUDDY, Actor, Driver, PageList, alloc_highuser, free_heads, free_range
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain, pages_of_extents
 from fastonline.drivers.virtio_balloon import REPORTING_DELAY, VirtioBalloonDriver
@@ -312,15 +312,6 @@ class HostPolicy:
         self.due = now + self._period
 
 
-def free_heads(mem: Memory, order: int) -> NDArray[np.int64]:
-    """int64 array: the first pfn of each block of 2^order pages of `mem` that is wholly free; order: at least 5."""
-    width = np.uint64 if order >= 6 else np.uint32
-    words = mem.flags["PG_buddy"].view(width)
-    per_block = (1 << order) // np.iinfo(width).bits
-    words = words[: words.size // per_block * per_block].reshape(-1, per_block)
-    return np.flatnonzero((words == np.iinfo(width).max).all(axis=1)) << order
-
-
 def huge_blocks(mem: Memory) -> int:
     """Free blocks of 2 MiB in a machine `mem`."""
     order = HUGE.bit_length() - 1 - mem.geometry.page_shift
@@ -438,18 +429,24 @@ def _shared(scenario: Scenario, host: Host) -> Guest:
     return Guest(HugeBalloon(mem, _resident(mem, host), told=False, period=REPORTING_DELAY))
 
 
-def _virtio_mem(block_size: int) -> Callable[[Scenario, Host], Guest]:
-    def build(scenario: Scenario, host: Host) -> Guest:
-        mem = _memory(scenario, _least(scenario))
-        return Guest(VirtioMemDriver(mem, Domain(host, _least(scenario), scenario.maximum), block_size))
-    return build
+def _device(scenario: Scenario, host: Host, block_size: int) -> VirtioMemDriver:
+    mem = _memory(scenario, _least(scenario))
+    return VirtioMemDriver(mem, _resident(mem, host, scenario.maximum), block_size, backing="touch")
+
+
+def _virtio_mem(scenario: Scenario, host: Host) -> Guest:
+    return Guest(_device(scenario, host, HUGE))
+
+
+def _virtio_mem_huge(scenario: Scenario, host: Host) -> Guest:
+    return Guest(_device(scenario, host, 64 * HUGE))
 
 
 def _policy(scenario: Scenario, host: Host) -> Guest:
-    guest = _virtio_mem(HUGE)(scenario, host)
-    page = guest.mem.geometry.page_size
-    policy = HostPolicy(guest.driver, scenario.boot // page, scenario.maximum // page, scenario.policy_period)
-    return Guest(guest.driver, (policy,), follows=False)
+    driver = _device(scenario, host, HUGE)
+    page = driver.mem.geometry.page_size
+    policy = HostPolicy(driver, scenario.boot // page, scenario.maximum // page, scenario.policy_period)
+    return Guest(driver, (policy,), follows=False)
 
 
 def _hyperv(scenario: Scenario, host: Host) -> Guest:
@@ -467,8 +464,8 @@ STRATEGIES = {strategy.name: strategy for strategy in (
     Strategy("boot-big", "virtio-balloon", "boot large, balloon down", "balloon", _boot_big),
     Strategy("boot-big-huge", "HyperAlloc's authors", "the same by blocks of 2 MiB", "balloon-huge", _boot_big_huge),
     Strategy("reporting", "free page reporting", "boot large, report free blocks every 2 s", "reporting", _reporting),
-    Strategy("virtio-mem", "David Hildenbrand", "plug and unplug by 2 MiB", "virtio-mem", _virtio_mem(HUGE), True),
-    Strategy("virtio-mem-huge", "David Hildenbrand", "plug and unplug by 128 MiB", "virtio-mem", _virtio_mem(64 * HUGE), True),
+    Strategy("virtio-mem", "David Hildenbrand", "plug and unplug by 2 MiB", "virtio-mem", _virtio_mem, True),
+    Strategy("virtio-mem-huge", "David Hildenbrand", "plug and unplug by 128 MiB", "virtio-mem", _virtio_mem_huge, True),
     Strategy("hyperv", "Hyper-V", "hot-add by regions, online what the host covers", "xen", _hyperv, True),
     Strategy("shared", "HyperAlloc", "boot large; the host reads the guest's free state", "shared", _shared),
     Strategy("policy", "HyperAlloc's authors", "virtio-mem, driven by free huge blocks", "virtio-mem", _policy, True),

@@ -100,13 +100,13 @@ def grid(scenario: Scenario, sets: Mapping[str, Sequence[Any]] | None = None, st
             raise nearest("strategy", name, STRATEGIES)
     if len(set(names)) < len(names):
         raise ValueError("a strategy is named twice")
-    sets = {key: tuple(values) for key, values in (sets or {}).items()}
-    made = Grid(scenario, tuple(sets.items()), names, seeds)
+    given = tuple((key, tuple(values)) for key, values in (sets or {}).items())
+    made = Grid(scenario, given, names, seeds)
     if len(made) <= 0:
         raise ValueError("a grid of 0 points: every --set needs a value, and strategies and seeds at least one")
     if len(made) > MOST_POINTS and not many:
         raise ValueError(f"a grid of {len(made)} points: more than {MOST_POINTS} need --yes")
-    for key, values in sets.items():
+    for key, values in given:
         if key == "seed":
             raise ValueError("seed: give the number of --seeds")
         _check_effect(scenario, key, values)
@@ -224,7 +224,7 @@ class _Here:
     """The executor that is none: what is submitted runs at once."""
 
     def submit(self, fn, /, *args):
-        future: Future[Any] = Future()
+        future = Future()
         try:
             future.set_result(fn(*args))
         except Exception as e:
@@ -262,8 +262,8 @@ class _Sweep:
         self._progress = progress
         self._tasks = points.tasks(rows.done)
         self._chunk = 1
-        self._running: dict[Future[Any], tuple[list[Task], int]] = {}
-        self._suspects: deque[tuple[Task, int]] = deque()      # (task, times that its worker died)
+        self._running = {}      # Future: (tasks, times that their worker died)
+        self._suspects = deque()      # (task, times that its worker died)
 
     def run(self):
         before = self._rows.nr_done
@@ -386,8 +386,8 @@ def summary(path: str | os.PathLike[str], columns: Sequence[str] = SUMMARY) -> l
         raise ValueError(f"{os.fspath(path)}: no rows")
     made = []
     for key, group in sorted(groups.items(), key=lambda item: item[1]["at"]):
-        line = {"key": key, "n": group["n"], "errors": group["errors"], "reason": group["reason"]}
+        shown: dict[str, Any] = {"key": key, "n": group["n"], "errors": group["errors"], "reason": group["reason"]}
         for column, (mean, first, equal) in group["means"].items():
-            line[column] = (first if equal else mean.mean, 0.0 if equal else mean.interval, equal)
-        made.append(line)
+            shown[column] = (first if equal else mean.mean, 0.0 if equal else mean.interval, equal)
+        made.append(shown)
     return made

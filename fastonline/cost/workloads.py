@@ -140,19 +140,18 @@ class Workload:
             return times, (share * target).astype(np.int64)
         if self.kind == "compile":
             jobs = np.zeros(self.jobs)
-            wanted = np.empty(times.size)
+            wish = np.empty(times.size)
             for i in range(times.size):
                 ends = rng.random(self.jobs) < 0.25
                 jobs[ends] = rng.exponential(self.job, int(ends.sum()))
-                wanted[i] = self.low * maximum + jobs.sum()
+                wish[i] = self.low * maximum + jobs.sum()
         else:
             starts = rng.poisson(self.rate * self.tick, times.size)
-            alive = np.zeros(times.size)
+            wish = np.zeros(times.size)
             for i, nr in enumerate(starts.tolist()):
                 for lives in rng.exponential(self.lifetime, nr):
-                    alive[i : i + 1 + int(lives / self.tick)] += self.instance
-            wanted = alive
-        return times, np.minimum(wanted, self.in_use * maximum).astype(np.int64)
+                    wish[i : i + 1 + int(lives / self.tick)] += self.instance
+        return times, np.minimum(wish, self.in_use * maximum).astype(np.int64)
 
 
 def read_trace(path: str, time: str = "time", demand: str | None = None, total: str = "total", small: str = "small"

@@ -216,6 +216,16 @@ def alloc_highuser(mem: Memory, nr: int, order: int = 0, highest: str | None = N
     return np.concatenate(got) if got else np.empty(0, np.int64)
 
 
+def free_heads(mem: Memory, order: int) -> NDArray[np.int64]:
+    """int64 array: the first pfn of each aligned block of 2^order pages of `mem` that is wholly free, ascending. order: 5 or
+    more."""
+    width = np.uint64 if order >= 6 else np.uint32
+    per_block = (1 << order) // np.iinfo(width).bits
+    words = mem.flags["PG_buddy"].view(width)
+    words = words[: words.size // per_block * per_block].reshape(-1, per_block)
+    return np.flatnonzero((words == np.iinfo(width).max).all(axis=1)) << order
+
+
 def totalreserve_pages(mem: Memory) -> int:
     """Pages of `mem` that stay free: each zone's high watermark and its largest lowmem_reserve
     (calculate_totalreserve_pages)."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, Driver, alloc_highuser, si_mem_available
+from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, Driver, alloc_highuser, free_heads, si_mem_available
 from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
@@ -160,6 +160,7 @@ class VirtioBalloonDriver(Driver):
         self.deflate_on_oom = deflate_on_oom
         self._size = mem.totalram_pages
         self._hinted = np.empty(0, np.int64)
+        self._seen: tuple[object, ...] = ()      # what the last report depended on: it leaves nothing to report
         super().__init__(mem, domain)
         self.due = self._report_at = REPORTING_DELAY if reporting else NEVER
 
@@ -203,7 +204,7 @@ class VirtioBalloonDriver(Driver):
         if queue == "inflate":
             self.domain.discard(pfns, calls=messages)
         else:
-            self.domain.count("host_message", messages)
+            self.domain.count("host_message", messages, len(pfns))
 
     def _work(self):
         """update_balloon_size_func, and the look for free blocks when it is due."""
@@ -241,16 +242,16 @@ class VirtioBalloonDriver(Driver):
         that have less than a report above their low watermark are left alone."""
         mem, order = self.mem, self.reporting_order
         spare = {zone.nr for zone in mem.zones.values() if zone.free_pages > zone.low + (REPORTING_CAPACITY << order)}
-        free_heads = [np.empty(0, np.int64)]
-        for start, end in mem.resources:
-            first, last = -(-start >> order), end >> order
-            if first < last:
-                pfns = np.arange(first << order, last << order)
-                blocks = (mem.page_states(first << order, pfns.size) & PG_BUDDY != 0, self.domain.backed(pfns))
-                free, backed = (block.reshape(-1, 1 << order) for block in blocks)
-                free_heads.append(np.flatnonzero(free.all(axis=1) & backed.any(axis=1)) + first << order)
+        stats = mem.stats()
+        frames = self.domain.frames
+        seen = (spare, stats["frees"], stats["allocations"], frames["touch"], frames["populate_physmap"])
+        if seen == self._seen:
+            return 0
+        self._seen = seen
+        heads = free_heads(mem, order)
+        heads = heads[self.domain.backed(pages_of_extents(heads, order)).reshape(-1, 1 << order).any(axis=1)]
         heads = np.array([
-            pfn for pfn in np.concatenate(free_heads).tolist() if (zone := mem.zone_of(pfn)) is not None and zone.nr in spare
+            pfn for pfn in heads.tolist() if (zone := mem.zone_of(pfn)) is not None and zone.nr in spare
         ], np.int64)
         if heads.size:
             self.domain.discard(pages_of_extents(heads, order), calls=-(-heads.size // REPORTING_CAPACITY))

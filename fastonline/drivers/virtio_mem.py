@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_DIRTY, KPF_OFFLINE
 from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, PG_RESERVED, Driver
-from fastonline.drivers.hypervisor import Domain
+from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.geometry import parse_size
 from fastonline.hotplug.blocks import Block
@@ -401,9 +401,10 @@ class VirtioMemDriver(Driver):
     """One device behind a guest's boot memory, and the host that backs what is plugged.
 
     mem: Memory, all of which the domain backs. domain: hypervisor.Domain. block_size: of the device (bytes or text such as
-    "2M"), None: a pageblock. auto_online: what is added goes online at once, to Movable; else somebody must online it, and the
-    device stops at OFFLINE_THRESHOLD until it is. The region is as large as what the domain may have, or the host has, above
-    the boot memory.
+    "2M"), None: a pageblock. backing: "plug", the host gives a block its frames when it is plugged; "touch", a page gets its
+    frame at its first touch, as QEMU has it (a ResidentDomain). auto_online: what is added goes online at once, to Movable;
+    else somebody must online it, and the device stops at OFFLINE_THRESHOLD until it is. The region is as large as what the
+    domain may have, or the host has, above  the boot memory.
 
     A target is the boot memory and what is to be plugged, taken down to whole sub-blocks: below the boot memory nothing is
     plugged, above the region it is full. What the host has no frames for, or the guest cannot free, is tried again after
@@ -412,18 +413,25 @@ class VirtioMemDriver(Driver):
     HotplugError EINVAL when another online_page_callback is set; ValueError for rules without whole memory blocks (2.6.25).
     """
 
-    def __init__(self, mem: Memory, domain: Domain, block_size: int | str | None = None, auto_online: bool = True) -> None:
+    def __init__(
+        self, mem: Memory, domain: Domain, block_size: int | str | None = None, auto_online: bool = True, backing: str = "plug"
+    ) -> None:
         if not mem.rules.aligned:
             raise ValueError(f"there is no virtio-mem under the rules of {mem.rules.name}: it adds whole memory blocks")
-        super().__init__(mem, domain)
+        if backing not in ("plug", "touch"):
+            raise ValueError(f"invalid backing {backing!r} (expected 'plug' or 'touch')")
+        if backing == "touch" and not isinstance(domain, ResidentDomain):
+            raise ValueError("backing at the first touch needs a ResidentDomain")
+        self.backing = backing
+        self.boot_pages = mem.totalram_pages if backing == "touch" else domain.tot_pages
         page = mem.geometry.page_size
-        self.boot_pages = domain.tot_pages
         most = domain.host.nr_frames if domain.max_pages is None else domain.max_pages
         size = page << mem.geometry.pageblock_order if block_size is None else parse_size(block_size)
         unit = block_sizes(mem, size)[1]
         start = -(-max(end for _, end in mem.resources) // unit) * unit
         nr_pages = max(0, min(most - self.boot_pages, mem.max_pfn - start)) // unit * unit
         self.device = VirtioMem(mem, start * page, nr_pages * page, size, host=self)
+        super().__init__(mem, domain)
         self.retries = 0
         """Times that the timer has run."""
         self.broken = False
@@ -444,6 +452,11 @@ class VirtioMemDriver(Driver):
         if auto_online:
             mem.auto_online_blocks = "online_movable"
 
+    @property
+    def current_pages(self) -> int:
+        """Boot memory and what is plugged."""
+        return self.boot_pages + self.device.plugged_pages
+
     def __repr__(self):
         return f"<VirtioMemDriver current={self.current_pages} target={self.target_pages} plugged={self.device.plugged_pages}>"
 
@@ -460,7 +473,10 @@ class VirtioMemDriver(Driver):
     # -- the host's answers
 
     def plug(self, start_pfn: int, nr_pages: int) -> bool:
-        """VIRTIO_MEM_REQ_PLUG: frames for all of the pages, or False: BUSY."""
+        """VIRTIO_MEM_REQ_PLUG: frames for all of the pages, or False: BUSY. Pages that are backed when touched get none yet."""
+        if self.backing == "touch":
+            self.domain.count("host_message", 1, nr_pages)
+            return True
         self.domain.count("host_message")
         pfns = np.arange(start_pfn, start_pfn + nr_pages)
         got = self.domain.back(pfns)
@@ -515,12 +531,13 @@ class VirtioMemDriver(Driver):
         super().validate()
         device, domain = self.device, self.domain
         plugged = device.plugged_pages
-        if domain.tot_pages != self.boot_pages + plugged:
-            raise AssertionError(
-                f"{self.boot_pages} boot pages and {plugged} plugged ones make not the {domain.tot_pages} that the host backs"
-            )
-        if not domain.backed(device.plugged_pfns()).all():
-            raise AssertionError("a plugged page has no frame")
+        if self.backing == "plug":
+            if domain.tot_pages != self.boot_pages + plugged:
+                raise AssertionError(
+                    f"{self.boot_pages} boot pages and {plugged} plugged ones make not the {domain.tot_pages} that the host backs"
+                )
+            if not domain.backed(device.plugged_pfns()).all():
+                raise AssertionError("a plugged page has no frame")
         for block, sub_blocks in device.plugged.items():
             pfns = np.arange(block * device.block_pages, (block + 1) * device.block_pages)
             away = ~np.repeat(sub_blocks, device.sub_block_pages)

@@ -346,7 +346,7 @@ class XenBalloon(Driver):
         if self.batch > 1 or self.order:
             return min(extents, self.batch)
         listeners = len(self.mem.notifiers) - bool(self._expanded)
-        return min(extents, self._frame_list if self.behaviour.callback or listeners == 0 else 1)
+        return min(extents, self._frame_list if not self.behaviour.expands or listeners == 0 else 1)
 
     def _increase(self, extents):
         """increase_reservation: back pages of the list and free them. BP_EAGAIN when the host gives nothing."""
@@ -376,10 +376,10 @@ class XenBalloon(Driver):
         pfns, mfns = pages_of_extents(heads, self.order), pages_of_extents(mfns, self.order)
         self.domain.set_phys_to_machine(pfns, mfns)
         self._link_lowmem(pfns, mfns)
-        if self.behaviour.callback:
-            self.mem.free_reserved_pfns(pfns)
-        else:
+        if self.behaviour.expands:
             self.mem.mark_pfns_onlined(pfns)
+        else:
+            self.mem.free_reserved_pfns(pfns)
         return BP_DONE
 
     def _decrease(self, extents):

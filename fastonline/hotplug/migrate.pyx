@@ -270,7 +270,7 @@ def put_back(mem, pfns):
 
 def runs(pfns):
     """(first, how many) of each run of consecutive numbers in an array, sorted."""
-    pfns = np.sort(pfns)
+    pfns = np.sort(pfns, kind="stable")      # most are in order
     if not len(pfns):
         return []
     cuts = np.flatnonzero(np.diff(pfns) != 1) + 1
