@@ -195,3 +195,17 @@ def test_other_architectures(tmp_path):
     (tmp_path / "uname").write_text("Linux host 6.1.0 #1 SMP Thu Nov 26 2026 mips64 GNU/Linux\n")
     with pytest.raises(ValueError, match=f"^{tmp_path}: no geometry for mips64 with pages of 4096 bytes"):
         read_tree(tmp_path).machine()
+
+
+def test_a_zone_inside_the_span_of_another(engine, tmp_path):
+    """Kernel, movable, kernel, and nothing but zoneinfo and buddyinfo. Expect Movable to be where its span is."""
+    mem = fo.Memory(fo.X86_64, boot="256M", rules=fo.LINUX_6_1, engine=engine)
+    mem.add_memory(32 * BLOCK, 3 * BLOCK)
+    for nr, word in ((32, "online_kernel"), (33, "online_movable"), (34, "online_kernel")):
+        mem.blocks[nr].online(word)
+    for name in ("zoneinfo", "buddyinfo"):
+        (tmp_path / name).write_text(getattr(mem, name)())
+    again = read_tree(tmp_path).machine(engine, fo.LINUX_6_1)
+    again.validate()
+    assert again.zoneinfo() == mem.zoneinfo() and again.buddyinfo() == mem.buddyinfo()
+    assert [again.zone_of(nr * BLOCK).name for nr in (32, 33, 34)] == ["Normal", "Movable", "Normal"]

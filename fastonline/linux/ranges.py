@@ -100,6 +100,34 @@ def ends(ram: Iterable[tuple[int, int]]) -> Ranges:
     return [(start, start + nr) for start, nr in ram]
 
 
+def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Ranges that touch or overlap in one, ascending."""
+    found: Ranges = []
+    for start, end in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+def without(a: Ranges, b: Ranges) -> Ranges:
+    """What `a` has and `b` has not."""
+    found, i = [], 0
+    for start, end in a:
+        while i < len(b) and b[i][1] <= start:
+            i += 1
+        j = i
+        while j < len(b) and b[j][0] < end:
+            if start < b[j][0]:
+                found.append((start, b[j][0]))
+            start = max(start, b[j][1])
+            j += 1
+        if start < end:
+            found.append((start, end))
+    return found
+
+
 def meet(a: Ranges, b: Ranges) -> Ranges:
     """What two lists of ranges have in common."""
     found, i, j = [], 0, 0

@@ -21,6 +21,8 @@ from fastonline.linux.ranges import (
     meet,
     memory_of,
     sections_of,
+    union,
+    without,
     zone_memory,
 )
 from fastonline.rules import LINUX_6_12, Rules
@@ -96,29 +98,34 @@ class Snapshot:
             geometry = replace(geometry, zone_limits=tuple(limit for limit in geometry.zone_limits if limit[0] in types))
             rules = replace(rules_of_zoneinfo(rules, self.zoneinfo), zone_device="Device" in types)
         zones = self.zones or self._zones_of_blocks(geometry)
-        total = sum(zone.spanned_pages for zone in zones.values()) + len(self.blocks) * self._block_pages
+        total = sum(zone.present_pages for zone in zones.values()) + len(self.blocks) * self._block_pages
         check_size(total, max(zone.end_pfn for zone in zones.values()))
         for keys, others, missing in ((self.free, zones, "zoneinfo"), (zones, self.free, "buddyinfo")):
             for nid, name in keys if self.free else ():
                 populated = keys is self.free or zones[nid, name].present_pages
                 if populated and (nid, name) not in others:
                     raise ValueError(f"zone {name} of node {nid} is missing in {missing}")
-        memory, known, there = self._memory(zones), [], []
+        memory, taken, known = memory_of(self.blocks, self._block_pages), [], []
         names = [name for name, _ in geometry.zone_limits] + ["Movable"] + ["Device"] * rules.zone_device
-        for zone in zones.values():
+        # where nothing else tells, a zone inside the span of another one comes first
+        for zone in sorted(zones.values(), key=lambda zone: zone.spanned_pages):
             if not zone.present_pages and zone.name not in names:
                 continue
-            ranges = self._ranges(zone, memory)
-            there += [(start, end, zone.nid, frozenset({zone.name})) for start, end in ranges]
+            ranges = self._ranges(zone, memory, taken)
+            if not self.blocks:
+                taken = sorted(taken + [(start, end, zone.nid, frozenset({zone.name})) for start, end in ranges])
             free = self.free.get((zone.nid, zone.name)) or (0,) * (geometry.max_page_order + 1)
             runs = lay_out([(start, end - start) for start, end in ranges], zone.managed_pages, free, geometry.max_page_order) \
                 if self.free else _all_free(ranges, zone)
             known.append(_LaidOut(**vars(zone), runs=runs))
-        ram = ends(self.ram) or [(start, end) for start, end, _, names in memory if names]
-        sections = sections_of(memory if self.blocks else sorted(there, key=lambda part: part[0]), ram)
+        memory = memory or taken
+        there = union([(start, end) for start, end, _, _ in memory])
+        ram = meet(ends(self.ram) or there, there)
+        ram = sorted(ram + without([(start, end) for start, end, _, names in memory if not names], ram))
+        sections = sections_of(memory, ram)
         least = least_min_free_kbytes(zones.values(), self.page_size)
         return Memory.from_page_map(
-            geometry, sections, self.ram or [(start, end - start) for start, end in ram], known,
+            geometry, sections, [(start, end - start) for start, end in ram], known,
             least if self.min_free_kbytes is None else self.min_free_kbytes, rules, engine,
             **({"memory_block_size": self.block_size} if self.block_size > geometry.section_size else {}),
         )
@@ -127,21 +134,13 @@ class Snapshot:
     def _block_pages(self):
         return self.block_size // self.page_size
 
-    def _memory(self, zones):
-        """What has sections: the memory blocks, or else the zones."""
-        if self.blocks:
-            return memory_of(self.blocks, self._block_pages)
-        parts = []
-        for zone in zones.values():
-            span = [(zone.start_pfn, zone.end_pfn)] if zone.present_pages else []
-            parts += [(start, end, zone.nid, frozenset({"none"})) for start, end in meet(span, ends(self.ram) or span)]
-        return _disjoint(sorted(parts, key=lambda part: part[:2]))
-
-    def _ranges(self, zone, memory):
-        """The page frames of a zone: those of its span that are there, as many as are present."""
+    def _ranges(self, zone, memory, taken):
+        """The page frames of a zone: those of its span that are there and not taken, as many as are present."""
         if not zone.present_pages:
             return []
-        ranges = zone_memory(memory, zone)
+        ranges = zone_memory(memory, zone) if memory else without(
+            [(zone.start_pfn, zone.end_pfn)], [(start, end) for start, end, _, _ in taken]
+        )
         if self.ram:
             ranges = meet(ranges, ends(self.ram))
         there = sum(end - start for start, end in ranges)
@@ -194,19 +193,12 @@ class _LaidOut(ZoneInfo):
 def _all_free(ranges, zone):
     """Runs of a zone whose managed pages are the last ones, and free."""
     runs, reserved = [], zone.present_pages - zone.managed_pages
+    if reserved < 0:
+        what = f"zone {zone.name} of node {zone.nid}"
+        raise ValueError(f"{what} manages {zone.managed_pages} of {zone.present_pages} present pages")
     for start, end in ranges:
         middle = min(end, start + reserved)
         reserved -= middle - start
         runs += [(start, middle - start, RESERVED)] * (middle > start) + [(middle, end - middle, FREE)] * (end > middle)
     starts, lengths, states = zip(*runs, strict=True) if runs else ((), (), ())
     return np.array(starts, np.uint64), np.array(lengths, np.uint64), np.array(states, np.uint8)
-
-
-def _disjoint(parts):
-    """Ascending parts, none of which begins before the one before it ends."""
-    found = []
-    for start, end, nid, names in parts:
-        start = max(start, found[-1][1]) if found else start
-        if start < end:
-            found.append((start, end, nid, names))
-    return found
