@@ -1,8 +1,8 @@
 """fastonline: memory onlined the way Linux does it, in user space, at the speed of the memory bus.
 
 Memory is one machine, load reads one that Memory.save wrote. What it looks like is a Geometry: X86_32_PAE, X86_64, ARM64_4K,
-ARM64_64K, S390X; which kernel it mirrors are Rules: LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18.
-parse_size reads sizes such as "512M".
+ARM64_16K, ARM64_64K, S390X, PPC64LE_64K, RISCV64, LOONGARCH64_16K; which kernel it mirrors are Rules: LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18.
+parse_size reads sizes such as "512M", x86_boot_ranges lays out the boot memory of a guest.
 What a kernel refuses raises HotplugError.
 
 MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL and MMOP_ONLINE_MOVABLE (int) say what a memory block is to become.
@@ -23,7 +23,20 @@ get_include().
 
 from fastonline.capi import get_include
 from fastonline.errors import HotplugError
-from fastonline.geometry import ARM64_4K, ARM64_64K, S390X, X86_32_PAE, X86_64, Geometry, parse_size
+from fastonline.geometry import (
+    ARM64_4K,
+    ARM64_16K,
+    ARM64_64K,
+    LOONGARCH64_16K,
+    PPC64LE_64K,
+    RISCV64,
+    S390X,
+    X86_32_PAE,
+    X86_64,
+    Geometry,
+    parse_size,
+    x86_boot_ranges,
+)
 from fastonline.hotplug.blocks import MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE
 from fastonline.hotplug.memory import Memory, load
 from fastonline.hotplug.migrate import MovablePages
@@ -50,7 +63,8 @@ from fastonline.rules import LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18, Ru
 __version__ = "0.1.0"
 
 __all__ = [
-    "ARM64_4K", "ARM64_64K", "S390X", "X86_32_PAE", "X86_64", "Geometry", "parse_size",
+    "ARM64_4K", "ARM64_16K", "ARM64_64K", "LOONGARCH64_16K", "PPC64LE_64K", "RISCV64", "S390X", "X86_32_PAE", "X86_64",
+    "Geometry", "parse_size", "x86_boot_ranges",
     "LINUX_2_6_25", "LINUX_6_1", "LINUX_6_12", "LINUX_6_18", "Rules",
     "Capture", "HotplugError", "Memory", "MovablePages", "Recording", "RecordingError", "export_sysfs", "get_include", "load",
     "MEM_CANCEL_OFFLINE", "MEM_CANCEL_ONLINE", "MEM_FINISH_OFFLINE", "MEM_GOING_OFFLINE", "MEM_GOING_ONLINE", "MEM_OFFLINE",

@@ -263,6 +263,9 @@ ARM64_64K = replace(
     ARM64_4K, name="ARM64_64K", page_shift=16, section_size_bits=29, max_page_order=13, pageblock_order=13
 )
 
+# arch/arm64/Kconfig: ARCH_FORCE_MAX_ORDER 11; a PMD of 16 KiB pages maps 32 MiB (6.14)
+ARM64_16K = replace(ARM64_4K, name="ARM64_16K", page_shift=14, max_page_order=11, pageblock_order=11)
+
 S390X = Geometry(
     name="S390X",
     bits=64,
@@ -275,4 +278,65 @@ S390X = Geometry(
     hotplug_zone="Normal",
 )
 
-PRESETS = {geometry.name: geometry for geometry in (X86_32_PAE, X86_64, ARM64_4K, ARM64_64K, S390X)}
+# arch/powerpc: SECTION_SIZE_BITS 24 (sparsemem.h), H_MAX_PHYSMEM_BITS 51 (book3s/64/hash-64k.h), ARCH_FORCE_MAX_ORDER 8
+# (Kconfig, 6.14); huge pages of the radix MMU have 2 MiB; Book3S has no ZONE_DMA
+PPC64LE_64K = Geometry(
+    name="PPC64LE_64K",
+    bits=64,
+    page_shift=16,
+    section_size_bits=24,
+    max_physmem_bits=51,
+    max_page_order=8,
+    pageblock_order=5,
+    zone_limits=(("Normal", None),),
+    hotplug_zone="Normal",
+)
+
+# arch/riscv/include/asm/sparsemem.h (6.18)
+RISCV64 = Geometry(
+    name="RISCV64",
+    bits=64,
+    page_shift=12,
+    section_size_bits=27,
+    max_physmem_bits=56,
+    max_page_order=10,
+    pageblock_order=9,
+    zone_limits=(("DMA32", 4 << 30), ("Normal", None)),
+    hotplug_zone="Normal",
+)
+
+# arch/loongarch/include/asm/sparsemem.h (6.18), ARCH_FORCE_MAX_ORDER 11 of arch/loongarch/Kconfig; a PMD maps 32 MiB
+LOONGARCH64_16K = Geometry(
+    name="LOONGARCH64_16K",
+    bits=64,
+    page_shift=14,
+    section_size_bits=29,
+    max_physmem_bits=48,
+    max_page_order=11,
+    pageblock_order=11,
+    zone_limits=(("DMA32", 4 << 30), ("Normal", None)),
+    hotplug_zone="Normal",
+)
+
+PRESETS = {
+    geometry.name: geometry
+    for geometry in (X86_32_PAE, X86_64, ARM64_4K, ARM64_16K, ARM64_64K, S390X, PPC64LE_64K, RISCV64, LOONGARCH64_16K)
+}
+
+_LOW_MEMORY, _LOW_MEMORY_SPLIT = 0xE0000000, 0xC0000000
+_FIRMWARE = 128 << 10
+
+
+def x86_boot_ranges(size: SupportsIndex | str) -> list[tuple[int, int]]:
+    """Boot memory of an x86-64 guest of `size`, as QEMU's machine "pc" and SeaBIOS lay it out: (start_pfn, nr_pages) each, for
+    Memory's `boot`. Page 0, the hole from 636 KiB to 1 MiB and 128 KiB at the end of low memory are missing. What does not fit
+    below 3.5 GiB is split: 3 GiB stay low, the rest begins at 4 GiB (pc_init1, hw/i386/pc_piix.c).
+
+    ValueError for less than 2 MiB, or a size that is not whole pages.
+    """
+    nr_bytes = parse_size(size)
+    if nr_bytes < 2 << 20 or nr_bytes % 4096:
+        raise ValueError(f"invalid size {size!r} of a guest (expected whole pages, at least 2M)")
+    low = nr_bytes if nr_bytes < _LOW_MEMORY else _LOW_MEMORY_SPLIT
+    ranges = [(1, 0x9E), (0x100, (low - _FIRMWARE >> 12) - 0x100)]
+    return ranges + ([(1 << 20, nr_bytes - low >> 12)] if nr_bytes > low else [])

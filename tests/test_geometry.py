@@ -88,3 +88,22 @@ def test_sizes_that_are_none(size, expected):
 def test_section_tables_that_are_none(size):
     with pytest.raises(ValueError):
         fo.X86_32_PAE.section_table_bytes(size)
+
+
+@pytest.mark.parametrize(("geometry", "page", "section", "largest", "pageblock"), [
+    (fo.ARM64_16K, "16K", "128M", "32M", "32M"), (fo.PPC64LE_64K, "64K", "16M", "16M", "2M"), (fo.RISCV64, "4K", "128M", "4M", "2M"),
+    (fo.LOONGARCH64_16K, "16K", "512M", "32M", "32M"),
+], ids=lambda value: getattr(value, "name", value))
+def test_other_architectures(engine, geometry, page, section, largest, pageblock):
+    """What arch/*/Kconfig and sparsemem.h say. Expect those sizes, and a block that comes, goes online and leaves."""
+    assert geometry.page_size == fo.parse_size(page) and geometry.section_size == fo.parse_size(section)
+    assert geometry.page_size << geometry.max_page_order == fo.parse_size(largest)
+    assert geometry.page_size << geometry.pageblock_order == fo.parse_size(pageblock)
+    mem = fo.Memory(geometry, "1G", engine=engine)
+    start, nr = fo.parse_size("4G") // geometry.page_size, mem.pages_per_block
+    mem.add_memory(start, nr)
+    assert mem.online_pages(start, nr) == nr
+    mem.validate()
+    mem.offline_pages(start, nr)
+    mem.remove_memory(start, nr)
+    mem.validate()

@@ -62,10 +62,21 @@ cdef int check_addable(Machine mem, uint64_t start, uint64_t nr, uint64_t nid) e
             errno.EEXIST, f"add_memory of {pfn_range(start, nr)}: {pfn_range(taken[0], taken[1] - taken[0])} is there"
         )
     if mem.aligned and (start % mem.pages_per_block or nr % mem.pages_per_block):
+        near = " or ".join(pfn_range(first, end - first) for first, end in nearest_ranges(mem, start, nr))
         raise HotplugError.of(
             errno.EINVAL, f"add_memory of {pfn_range(start, nr)}: not whole memory blocks of {mem.pages_per_block:#x} pages"
+            + (f", as {near} would be" if near else "")
         )
     return 0
+
+
+cdef list nearest_ranges(Machine mem, uint64_t start, uint64_t nr):
+    """The whole memory blocks, (first pfn, end), that lie in a range, and those that it meets, where they can be added."""
+    cdef uint64_t size = mem.pages_per_block, end = start + nr
+    inner = ((start + size - 1) // size * size, end // size * size)
+    outer = (start // size * size, (end + size - 1) // size * size)
+    return [(first, last) for first, last in (inner, outer)
+            if first < last <= mem.max_pfn and not mem.resources.conflict(first, last - first)]
 
 
 cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, list runs, object name, bint merge,

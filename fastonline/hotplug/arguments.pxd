@@ -7,10 +7,10 @@ from fastonline.core.engine cimport pfn_batch
 from fastonline.core.types cimport uint64_t
 from fastonline.hotplug.machine cimport Machine
 
-cdef uint64_t set_arguments(
+cdef list set_arguments(
     Machine mem, object geometry, object boot, object rules, object engine, object max_memory, object memory_block_size,
     object memmap
-) except? 0xFFFFFFFFFFFFFFFF
+)
 cdef uint64_t as_pages(Machine mem, object value, str what) except? 0xFFFFFFFFFFFFFFFF
 cdef tuple as_group(object group)
 cdef int as_threads(object threads) except -1

@@ -8,7 +8,7 @@ from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.threads cimport MAX_THREADS
 from fastonline.core.types cimport uint32_t
-from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_MOVABLE
+from fastonline.hotplug.types cimport MAX_NUMNODES, MMOP_ONLINE, MMOP_ONLINE_MOVABLE
 
 from fastonline.errors import HotplugError, is_number, pfn_range
 from fastonline.geometry import Geometry, format_size, parse_size
@@ -22,12 +22,12 @@ __all__ = ["ENGINES", "MEMMAPS"]
 
 # -- a machine
 
-cdef uint64_t set_arguments(
+cdef list set_arguments(
     Machine mem, object geometry, object boot, object rules, object engine, object max_memory, object memory_block_size,
     object memmap
-) except? 0xFFFFFFFFFFFFFFFF:
-    """Set what Memory() is given; the pages of boot memory."""
-    cdef uint64_t boot_pages
+):
+    """Set what Memory() is given; the ranges of boot memory: (start_pfn, nr_pages, nid, reserved pages), ascending."""
+    cdef list ranges
     if not isinstance(geometry, Geometry):
         raise TypeError(f"geometry is a Geometry such as fastonline.X86_64, not {geometry!r}")
     if not isinstance(rules, Rules):
@@ -45,16 +45,40 @@ cdef uint64_t set_arguments(
                 f"max_memory {max_memory!r} is not between one page and the {format_size(geometry.max_pfn * geometry.page_size)} "
                 f"that {geometry.name} can address"
             )
-    boot_pages = 0 if boot is None else pages_of_size(geometry, boot, "boot")
-    if boot_pages > mem.max_pfn:
-        raise ValueError(f"boot memory of {boot!r} is more than the {format_size(mem.max_pfn * geometry.page_size)} there can be")
-    mem.pages_per_block = pages_of_block(geometry, rules, memory_block_size)
+    ranges = boot_ranges(mem, boot)
+    mem.pages_per_block = pages_of_block(geometry, rules, memory_block_size, ranges[len(ranges) - 1] if ranges else (0, 0))
     if memmap is not None and memmap not in MEMMAPS:
         raise ValueError(f"invalid memmap {memmap!r} (expected None, 'kernel' or 'on_memory')")
     if memmap == "on_memory" and not rules.memmap_on_memory:
         raise ValueError(f"memmap 'on_memory': no memmap_on_memory before 5.13, the rules are Linux {rules.name}'s")
     mem.memmap = memmap
-    return boot_pages
+    return ranges
+
+
+cdef list boot_ranges(Machine mem, object boot):
+    """The ranges that `boot` means: a size from pfn 0 on, or tuples of a range each. ValueError where they are misplaced."""
+    if boot is None:
+        return []
+    if isinstance(boot, str) or is_number(boot):
+        pages = pages_of_size(mem.geometry, boot, "boot")
+        if pages > mem.max_pfn:
+            raise ValueError(
+                f"boot memory of {boot!r} is more than the {format_size(mem.max_pfn * mem.geometry.page_size)} there can be"
+            )
+        return [(0, pages, 0, 0)] if pages else []
+    ranges, last = [], 0
+    for given in sorted(tuple(part) for part in boot):
+        if not 2 <= len(given) <= 4:
+            raise ValueError(f"a range of boot memory is (start_pfn, nr_pages[, nid[, reserved]]), not {given!r}")
+        start, nr, nid, reserved = (*given, 0, 0)[:4]
+        start, nr = as_uint64(start, "start_pfn"), as_uint64(nr, "nr_pages")
+        nid = as_number(nid, "nid", 0, MAX_NUMNODES - 1)
+        reserved = as_number(reserved, "reserved", 0, max(nr, 1))
+        if start < last or nr == 0 or start + nr > mem.max_pfn:
+            raise ValueError(f"boot memory {given!r} is empty, overlaps another range or goes past pfn {mem.max_pfn:#x}")
+        last = start + nr
+        ranges.append((start, nr, nid, reserved))
+    return ranges
 
 
 cdef object pages_of_size(object geometry, object size, str what):
@@ -64,9 +88,11 @@ cdef object pages_of_size(object geometry, object size, str what):
     return nr_bytes // geometry.page_size
 
 
-cdef object pages_of_block(object geometry, object rules, object memory_block_size):
+cdef object pages_of_block(object geometry, object rules, object memory_block_size, object last):
     if memory_block_size is None:
         return geometry.pages_per_section
+    if memory_block_size == "auto":
+        return probed_block_pages(geometry, rules, (last[0] + last[1]) * geometry.page_size)
     pages = pages_of_size(geometry, memory_block_size, "memory_block_size")
     sections = pages // geometry.pages_per_section
     if pages % geometry.pages_per_section or not sections or sections & (sections - 1) or pages > geometry.max_pfn:
@@ -79,6 +105,17 @@ cdef object pages_of_block(object geometry, object rules, object memory_block_si
             f"{format_size(geometry.section_size)}"
         )
     return pages
+
+
+cdef object probed_block_pages(object geometry, object rules, object end):
+    """probe_memory_block_size (arch/x86/mm/init_64.c, as in a guest): a section below 64 GiB of boot memory, then the largest
+    size up to 2 GiB that divides its end. Other architectures, and 2.6.25: a section."""
+    size = geometry.section_size
+    if geometry.name == "X86_64" and rules.aligned and end >= 64 << 30:
+        size = 2 << 30
+        while size > geometry.section_size and end % size:
+            size >>= 1
+    return size // geometry.page_size
 
 
 # -- numbers

@@ -49,7 +49,7 @@ class Memory(Machine):
     def __init__(
         self,
         geometry: Geometry,
-        boot: SupportsIndex | str | None = None,
+        boot: SupportsIndex | str | Iterable[Sequence[SupportsIndex]] | None = None,
         rules: Rules = ...,
         engine: str = "bitmap",
         max_memory: SupportsIndex | str | None = None,

@@ -45,14 +45,16 @@ cdef class Memory(Machine):
         mem.mark_pages_onlined(1 << 18)
 
     geometry: Geometry. boot: size (bytes, or text such as "1G") of memory that is there and online from pfn 0 on, as after a
-    boot. rules: which kernel is mirrored. engine: "bitmap" (fast) or "struct_page" (laid out as the kernel is, and the one
-    whose allocations come in the kernel's order). max_memory: size beyond which memory can never be added; when it is given,
-    room for all of it is made at once, untouched, so that views of the flags follow the machine for good.
-    memory_block_size: size of the blocks of sysfs, one section or 2, 4, 8... of them (None: one). memmap: None, the memmap of
-    what is added costs nothing; "kernel", its pages are allocated from the kernel zones (one pageblock for 128 MiB, KERNEL.md
-    6.2); "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as
-    "kernel"; ValueError under the rules of a kernel that has no such thing. transparent_hugepage: "never", "madvise" or
-    "always", as the attribute; boot memory below 512 MiB switches it off (hugepage_init).
+    boot; or its ranges, (start_pfn, nr_pages[, nid[, reserved]]) each, the first `reserved` pages of which boot keeps to
+    itself: present, not managed (x86_boot_ranges and linux.bootmem make such lists). rules: which kernel is mirrored. engine:
+    "bitmap" (fast) or "struct_page" (laid out as the kernel is, and the one whose allocations come in the kernel's order).
+    max_memory: size beyond which memory can never be added; when it is given, room for all of it is made at once, untouched, so
+    that views of the flags follow the machine for good. memory_block_size: size of the blocks of sysfs, one section or 2, 4,
+    8... of them (None: one; "auto": as x86_64 chooses it, probe_memory_block_size). memmap: None, the memmap of what is added
+    costs nothing; "kernel", its pages are allocated from the kernel zones (one pageblock for 128 MiB, KERNEL.md 6.2);
+    "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as "kernel";
+    ValueError under the rules of a kernel that has no such thing. transparent_hugepage: "never", "madvise" or "always", as the
+    attribute; boot memory below 512 MiB switches it off (hugepage_init).
 
     All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
     errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
@@ -85,17 +87,18 @@ cdef class Memory(Machine):
         self, geometry, boot=None, rules=LINUX_6_12, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None,
         transparent_hugepage="never",
     ):
-        cdef uint64_t boot_pages
+        cdef list boot_ranges
         if self.geometry is not None:
             raise RuntimeError("__init__ was called already; a Memory is one machine for good")
         try:
-            boot_pages = set_arguments(self, geometry, boot, rules, engine, max_memory, memory_block_size, memmap)
+            boot_ranges = set_arguments(self, geometry, boot, rules, engine, max_memory, memory_block_size, memmap)
             self.fixed_room = max_memory is not None
-            held = machine.make_machine(self, self.max_pfn if self.fixed_room else boot_pages)
-            if boot_pages:
-                page_map.boot_memory(self, boot_pages)
+            boot_end = boot_ranges[len(boot_ranges) - 1][0] + boot_ranges[len(boot_ranges) - 1][1] if boot_ranges else 0
+            held = machine.make_machine(self, self.max_pfn if self.fixed_room else boot_end)
+            if boot_ranges:
+                page_map.boot_memory(self, boot_ranges)
             if transparent_hugepage != "never":
-                small = 0 < boot_pages < THP_MIN_BYTES // geometry.page_size
+                small = boot_ranges and machine.totalram_pages(self) < THP_MIN_BYTES // geometry.page_size
                 sysctl.set_transparent_hugepage(self, transparent_hugepage, not small)
         except BaseException:
             machine.unmake_machine(self)

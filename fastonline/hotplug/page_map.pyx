@@ -3,7 +3,7 @@ import numpy as np
 from fastonline.core.buffer cimport data_of
 from fastonline.core.ram cimport check_ram
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
-from fastonline.core.types cimport NO_AREA, uint8_t
+from fastonline.core.types cimport NO_AREA, uint8_t, uint64_t
 from fastonline.hotplug.interruptible cimport INIT, ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport add_group, count_sections, reset_counters, room_for
 from fastonline.hotplug.section_states cimport note_prepared, note_prepared_alike
@@ -18,19 +18,29 @@ __all__ = []
 
 # -- boot
 
-cdef int boot_memory(Machine mem, uint64_t nr_pages) except -1:
-    """Memory from pfn 0 on, online as after a boot: early sections, zones by the geometry's limits, every page free."""
-    cdef uint64_t start = 0, end, pfn, nr
-    cdef int z, page_shift = mem.geometry.page_shift
-    mem.sections.sparse_add_section(0, nr_pages, True)
-    mem.resources.register(0, nr_pages)
+cdef int boot_memory(Machine mem, list ranges) except -1:
+    """Memory that is there and online as after a boot, in (start_pfn, nr_pages, nid, reserved) ranges: early sections, zones by
+    the geometry's limits, every page free but the reserved first ones of a range, which are present and not managed."""
+    cdef uint64_t start, pfn, nr, end, stop, reserved
+    cdef int i, nid, shift = mem.sections.pfn_section_shift, types = mem.zones.table.nr_types
+    page_shift = mem.geometry.page_shift
+    limits = [None if limit is None else limit >> page_shift for _, limit in mem.geometry.zone_limits]
+    for start, nr, nid, _ in ranges:
+        mem.zones.need_node(nid)
+        mem.zones.table.nodes[nid].online = True
+        mem.sections.sparse_add_section(start, nr, True)
+        mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
+        mem.resources.register(start, nr)
     for pfn, nr in mem.sections.spans():
         walk_range(mem, INIT, pfn, nr, 0)
-    for z, (_, limit) in enumerate(mem.geometry.zone_limits):
-        end = nr_pages if limit is None else min(nr_pages, <uint64_t>limit >> page_shift)
-        if end > start:
-            boot_zone(mem, start, end - start, z)
-            start = end
+    for start, nr, nid, reserved in ranges:
+        end = start + nr
+        for i, limit in enumerate(limits):
+            stop = end if limit is None else min(end, <uint64_t>limit)
+            if start < stop:
+                boot_zone(mem, start, stop - start, nid * types + i, min(reserved, stop - start))
+                reserved -= min(reserved, stop - start)
+                start = stop
     count_sections(mem)
     reset_counters(mem)
     mem.policy_zone = highest_kernel_zone(mem)
@@ -38,8 +48,9 @@ cdef int boot_memory(Machine mem, uint64_t nr_pages) except -1:
     return 0
 
 
-cdef int boot_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
-    """A range of one zone that was there at boot, all of it free."""
+cdef int boot_zone(Machine mem, uint64_t start, uint64_t nr, int z, uint64_t reserved) except -1:
+    """A range of one zone that was there at boot, all of it free but its first pages."""
+    check_run(mem, mem.zones.names[z % mem.zones.table.nr_types], start, nr, z)
     mem.pages.assign_area(start, nr, zone_area(z))
     mem.zones.grow_span(z, start, nr)
     mem.zones.table.zones[z].present_pages += nr
@@ -47,7 +58,8 @@ cdef int boot_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
     mem.zones.table.nodes[z / mem.zones.table.nr_types].has_memory = True
     walk_range(mem, PREPARE, start, nr, 0)
     note_prepared_alike(mem, start, nr, True)
-    walk_range(mem, ONLINE, start, nr, mem.pages.max_order)
+    if reserved < nr:
+        walk_range(mem, ONLINE, start + reserved, nr - reserved, mem.pages.max_order)
     return 0
 
 
