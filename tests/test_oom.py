@@ -70,7 +70,8 @@ def test_damaged_logs(data, tmp_path):
     """Whatever is cut or changed: one line, or a machine that is sound."""
     text, path = (TEXTS / "oom-6.1.txt").read_text(), tmp_path / "log"
     at = data.draw(st.integers(0, len(text) - 1))
-    path.write_text(data.draw(st.sampled_from((text[:at], text[at:], text[:at] + data.draw(st.sampled_from("09 x:\n=*")) + text[at + 1 :]))))
+    other = text[:at] + data.draw(st.sampled_from("09 x:\n=*")) + text[at + 1 :]
+    path.write_text(data.draw(st.sampled_from((text[:at], text[at:], other))))
     try:
         read_mem_info(path).machine().validate()
     except ValueError as e:
@@ -79,7 +80,8 @@ def test_damaged_logs(data, tmp_path):
 
 def test_binary_files(tmp_path):
     for content, message in ((b"a\0b", ":1: the file is not text"), (b"x" * 100000, ":1: the line is longer than"),
-                             ("Mem-Info:\n".encode("utf-16"), ":1: the text is UTF-16"), (b"\x1f\x8b\x08", ":1: the file is compressed")):
+                             ("Mem-Info:\n".encode("utf-16"), ":1: the text is UTF-16"),
+                             (b"\x1f\x8b\x08", ":1: the file is compressed")):
         (tmp_path / "log").write_bytes(content)
         with pytest.raises(TextError, match=message):
             read_mem_info(tmp_path / "log")

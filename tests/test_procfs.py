@@ -190,7 +190,8 @@ def test_lsmem_is_what_util_linux_prints(engine, tmp_path):
         for name in ("state", "phys_index", "removable", "valid_zones"):
             (memory / f"memory{nr}" / name).write_text(f"{getattr(block, name)}\n")
     (memory / "block_size_bytes").write_text(f"{mem.geometry.section_size:x}\n")
-    real = subprocess.run(["lsmem", "--sysroot", str(tmp_path)], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"})
+    environ = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+    real = subprocess.run(["lsmem", "--sysroot", str(tmp_path)], capture_output=True, text=True, env=environ)
     assert real.returncode == 0, real.stderr
     assert procfs.lsmem_text(
         [(nr, block.state, block.removable) for nr, block in mem.blocks.items()], mem.geometry.section_size, style

@@ -36,7 +36,8 @@ def listing(*zones, managed=True):
     """A zoneinfo of (name, protection)."""
     return "".join(
         f"Node 0, zone {name:>8}\n  pages free     5\n        min      1\n        low      2\n        high     3\n"
-        f"        scanned  0 (a: 0 i: 0)\n        spanned  9\n        present  9\n" + ("        managed  8\n" if managed else "")
+        f"        scanned  0 (a: 0 i: 0)\n        spanned  9\n        present  9\n"
+        + ("        managed  8\n" if managed else "")
         + f"        protection: ({', '.join(map(str, protection))})\n  start_pfn:         {i * 16}\n"
         for i, (name, protection) in enumerate(zones)
     )
@@ -123,12 +124,12 @@ def test_what_a_machine_prints_is_read_again(rules, engine):
     (parse_zoneinfo, "MemTotal: 5 kB\n", "zoneinfo:2: no zone found"),
     (parse_zoneinfo, listing(("Normal", (0, 0)), ("Normal", (0, 0))), "zoneinfo:12: zone Normal of node 0 appears twice"),
     (parse_zoneinfo, listing(("Normal", (0, 0)))[:60], "zoneinfo:1: zone Normal of node 0 has 0 protection entries"),
-    (parse_zoneinfo, listing(("Normal", (0, 0))).replace("present  9", "present  -9"), "zoneinfo:8: .* is not a number of pages"),
+    (parse_zoneinfo, listing(("Normal", (0, 0))).replace("present  9", "present  -9"), "zoneinfo:8: .* not a number of pages"),
     (parse_zoneinfo, listing(("Normal", (0, 0))).replace("present  9", "presents 9"), "zoneinfo:1: .* lacks some of its pages"),
-    (parse_zoneinfo, listing(("Normal", (0, 0))).replace("low", "boost    7\n        low"), "zoneinfo:1: .*: min is below the boost"),
+    (parse_zoneinfo, listing(("Normal", (0, 0))).replace("low", "boost    7\n        low"), "zoneinfo:1: .* min is below"),
     (parse_zoneinfo, listing(("Strange", (0, 0, 0))), "zoneinfo:1: zone Strange of node 0 has 3 protection entries"),
     (parse_buddyinfo, "", "buddyinfo:1: no zone found"),
-    (parse_buddyinfo, "Node 0, zone   Normal  1 2\nNode 0, zone  Movable  1\n", "buddyinfo:2: 1 orders, and 2 in the lines before"),
+    (parse_buddyinfo, "Node 0, zone   Normal  1 2\nNode 0, zone  Movable  1\n", "buddyinfo:2: 1 orders, and 2 in the lines"),
     (parse_buddyinfo, "Node 0, zone   Normal  1 x\n", "buddyinfo:1: .* is not a zone"),
     (parse_blocks, "memory1 online Normal 1\nmemory0 online Normal 1\n", "blocks:2: .* out of order"),
     (lambda text: parse_iomem(text, 4096), "00000000-00ffffff : System RAM\nx\n", "iomem:2: 'x' is not a resource"),

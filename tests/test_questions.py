@@ -129,7 +129,8 @@ def test_how_much_can_be_added(engine, memmap):
     assert growth.ranges == ((4 * BLOCK, (16 << 20) - 4 * BLOCK),)
     assert growth.room == room << 12
     if memmap == "on_memory":
-        assert growth.memmap == 0 and growth.at_once == growth.online_kernel == growth.online_movable == (64 << 30) - (512 << 20)
+        assert growth.memmap == 0
+        assert growth.at_once == growth.online_kernel == growth.online_movable == (64 << 30) - (512 << 20)
     else:
         assert growth.memmap == 2 << 20
         # whole pageblocks of each zone, then single pages and a page table for 512 of them
@@ -158,7 +159,7 @@ def test_accepted_ranges(engine):
 
 
 def test_how_small_it_gets(engine):
-    """1 GiB in Movable with one page in use in the middle. Expect each way to keep one unit of it, and the balloon a few pages."""
+    """1 GiB in Movable with one page in use. Expect each way to keep one unit of it, and the balloon a few pages."""
     mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)
     mem.add_memory(32 * BLOCK, 8 * BLOCK)
     mem.online_pages(32 * BLOCK, 8 * BLOCK, fo.MMOP_ONLINE_MOVABLE)
@@ -177,7 +178,7 @@ def test_how_small_it_gets(engine):
 
 
 def test_room_bounds_what_is_emptied(engine):
-    """Each of 64 pageblocks has 256 movable pages. Expect half of them to be emptied into the other half, less the min watermark."""
+    """Each of 64 pageblocks has 256 movable pages. Expect half of them to be emptied into the others, less the min watermark."""
     mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)
     mem.add_memory(32 * BLOCK, BLOCK)
     mem.online_pages(32 * BLOCK, BLOCK, fo.MMOP_ONLINE_MOVABLE)
@@ -239,3 +240,38 @@ def test_the_captured_kernel():
     assert found[2 << 20].now == {one.size: one for one in questions.huge_pages(stuck)}[2 << 20].migrated == 3226
     assert found[2 << 20].migrated == 3668
     assert questions.accounting(mem).host == 4227072
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 1 << 32), rules=st.sampled_from((fo.LINUX_6_12, fo.LINUX_6_1, fo.LINUX_2_6_25)))
+@pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
+def test_as_much_as_is_said_can_be_added_and_no_more(engine, seed, rules):
+    """Few pages are free, whole pageblocks or every second page. Expect add_memory to take `at_once`, and ENOMEM for a block
+    more; and as many blocks one by one into Movable."""
+    rng = np.random.default_rng(seed)
+    mem = fo.Memory(fo.X86_64, boot=f"{rng.integers(1, 4) * 128}M", memmap="kernel", rules=rules, engine=engine)
+    start = sum(mem.sections.spans()[-1])
+    for zone in mem.zones.values():
+        if zone.free_pages:
+            pages = mem.alloc_pages_bulk(zone.free_pages, zone=zone)
+            mem.free_pfns(pages[: rng.integers(20000)][:: rng.integers(1, 4)])
+    growth = questions.growable(mem)
+    blocks = growth.at_once // growth.block
+    for more in (0, 1):
+        copy = mem.copy()
+        if more:
+            with pytest.raises(fo.HotplugError) as refused:
+                copy.add_memory(start, (blocks + 1) * BLOCK)
+            assert refused.value.errno == errno.ENOMEM
+        elif blocks:
+            copy.add_memory(start, blocks * BLOCK)
+    if rules is fo.LINUX_6_12:
+        done = 0
+        try:
+            while done <= blocks:
+                mem.add_memory(start + done * BLOCK, BLOCK)
+                mem.online_pages(start + done * BLOCK, BLOCK, fo.MMOP_ONLINE_MOVABLE)
+                done += 1
+        except fo.HotplugError as e:
+            assert e.errno == errno.ENOMEM
+        assert done == growth.online_movable // growth.block

@@ -96,7 +96,8 @@ def test_offlineable(run, saved):  # noqa: F811
 def test_json_is_what_python_answers(run, saved, mem, what, ask):  # noqa: F811
     found = json.loads(run("show", what, saved, "--json", "-")[1])
     answer = ask(mem)
-    for plain, one in zip(found if isinstance(found, list) else [found], answer if isinstance(answer, list) else [answer], strict=True):
+    found, answer = (one if isinstance(one, list) else [one] for one in (found, answer))
+    for plain, one in zip(found, answer, strict=True):
         assert all(getattr(one, name) == value or isinstance(value, list) for name, value in plain.items())
 
 
@@ -106,8 +107,10 @@ def test_accounting(run, saved):  # noqa: F811
     assert lines[2] == "- offline     -32768   -128M  memory blocks that are not online"
 
 
-@pytest.mark.parametrize("size, text", [(0, "0"), (4096, "4K"), (1 << 30, "1G"), (1536 << 20, "1536M"), ((24 << 30) - 4096, "24.0G"),
-                                        (123456789, "117.7M"), (999, "999"), (100001, "97.7K")])
+@pytest.mark.parametrize("size, text", [
+    (0, "0"), (4096, "4K"), (1 << 30, "1G"), (1536 << 20, "1536M"), ((24 << 30) - 4096, "24.0G"), (123456789, "117.7M"),
+    (999, "999"), (100001, "97.7K"),
+])
 def test_short_sizes(size, text):
     assert short(size) == text
 

@@ -14,13 +14,13 @@ TRACE = Path(__file__).parent / "data" / "texts" / "trace.txt"
 def test_events_of_ftrace_and_perf():
     """pfn in decimal and hexadecimal, an allocation that failed, comments between."""
     events = [(event.alloc, event.pfn, event.order) for event in read_events(TRACE)]
-    assert events == [(True, 0x1000, 3), (False, 0x2000, 0), (True, 5000, 2), (False, 8192, 0), (False, 4096, 3), (True, None, 9),
-                      (False, 4096, 3)]
+    assert events == [(True, 0x1000, 3), (False, 0x2000, 0), (True, 5000, 2), (False, 8192, 0), (False, 4096, 3),
+                      (True, None, 9), (False, 4096, 3)]
 
 
 def test_replay(engine):
-    """A page that is freed first was in use before. The batched free is the same as the one before it; the last free is of pages that
-    are free: the trace has lost what came between."""
+    """A page that is freed first was in use before. The batched free is the same as the one before it; the last free is of pages
+    that are free: the trace has lost what came between."""
     replayed = replay_trace(TRACE, engine=engine)
     assert (replayed.allocations[2], replayed.allocations[3], sum(replayed.allocations)) == (1, 1, 2)
     assert (replayed.frees[0], replayed.frees[3], sum(replayed.frees)) == (1, 1, 2)

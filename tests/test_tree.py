@@ -63,7 +63,8 @@ def test_what_is_exported_is_read_again(engine, tmp_path):
     assert [(nr, block.node, block.valid_zones) for nr, block in again.blocks.items()] \
         == [(nr, block.node, block.valid_zones) for nr, block in mem.blocks.items()]
     assert again.min_free_kbytes == mem.min_free_kbytes
-    assert snapshot.assumptions == [f"{tmp_path}: free pages are laid out to match buddyinfo; which pages are free is not known"]
+    assert snapshot.assumptions \
+        == [f"{tmp_path}: free pages are laid out to match buddyinfo; which pages are free is not known"]
 
 
 @pytest.mark.parametrize("missing", ["iomem", "buddyinfo", "zoneinfo", "pagetypeinfo"])
@@ -135,7 +136,8 @@ def test_ranges_of_lsmem(engine):
 
 
 def test_counts_that_pagetypeinfo_cuts_short():
-    text = "Node    0, zone   Normal, type    Unmovable      1      2 >100000\nNode    0, zone   Normal, type      Movable      3      0      1\n"
+    text = ("Node    0, zone   Normal, type    Unmovable      1      2 >100000\n"
+            "Node    0, zone   Normal, type      Movable      3      0      1\n")
     assert parse_pagetypeinfo(text) == {(0, "Normal"): (4, 2, 100001)}
 
 
@@ -158,7 +160,8 @@ def test_what_cannot_be_used_is_said(engine, tmp_path):
     (tmp_path / "proc/iomem").write_text("00000000-00000000 : System RAM\n")
     (tmp_path / "sys/devices/system/memory/memory34/state").write_text("ERROR-UNKNOWN-9\n")
     snapshot = read_tree(tmp_path)
-    assert len(snapshot.notes) == 2 and "the addresses are hidden" in snapshot.notes[0] and "is not a state" in snapshot.notes[1]
+    hidden, state = snapshot.notes
+    assert "the addresses are hidden" in hidden and "is not a state" in state
     assert " ? " in snapshot.lsmem()
     snapshot.machine(engine).validate()
 

@@ -34,8 +34,8 @@ def marks_heads_only(page_map: Map, zones: dict[ZoneKey, ZoneInfo], buddyinfo: d
 
 
 def mapped_pages(path: str | os.PathLike[str], page_map: Map) -> NDArray[np.int64]:
-    """The pfns that are mapped, ascending, of a file such as /proc/kpagecount (uint64 a page) that covers a page map. ValueError
-    naming the path for a file of more pages than the map."""
+    """The pfns that are mapped, ascending, of a file such as /proc/kpagecount (uint64 a page) that covers a page map.
+    ValueError naming the path for a file of more pages than the map."""
     start, length, _ = page_map
     found, pfn = [np.empty(0, np.int64)], 0
     with open_regular(path) as file:
