@@ -87,11 +87,11 @@ class Rules:
     - node_notifier: node changes have a notifier of their own, and memory notices say nothing of them (6.18 has it, 6.8 has
       not).
     - zoneinfo_lines: what /proc/zoneinfo prints of a zone between its free pages and its protection, in order: `managed` since
-      3.9, `cma` since 5.12, `boost` since 5.14, `promo` since 6.12; `scanned` up to 4.7, of each LRU list up to 2.6.27.
+      3.9, `cma` since 5.12, `boost` since 5.16 (a6ea8b5b9f1c), `promo` since 6.12 (528afe6b15ed); older ones have `scanned`.
     - zoneinfo_empty: /proc/zoneinfo lists zones without memory too (4.12).
     - migrate_types: the names in /proc/pagetypeinfo (migratetype_names).
-    - removable_constant: memoryN/removable is 1 whatever is in the block (5.7, 53cdc1cb29e8); before, it says whether pages of
-      the block can be moved.
+    - removable_constant: memoryN/removable is 1 whatever is in the block (53cdc1cb29e8, March 2020); before, it says whether the
+      block's pages can be moved.
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
 

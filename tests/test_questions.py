@@ -178,7 +178,7 @@ def test_how_small_it_gets(engine):
 
 
 def test_room_bounds_what_is_emptied(engine):
-    """Each of 64 pageblocks has 256 movable pages. Expect half of them to be emptied into the others, less the min watermark."""
+    """Each of 64 pageblocks has 256 movable pages. Expect half of them to be emptied into the others, less min watermarks."""
     mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)
     mem.add_memory(32 * BLOCK, BLOCK)
     mem.online_pages(32 * BLOCK, BLOCK, fo.MMOP_ONLINE_MOVABLE)

@@ -83,7 +83,7 @@ def test_show_every_zoneinfo(run, path):
     ("zoneinfo", "Node 0, zone   Normal   1   2\n", "neither zones nor memory blocks"),
     ("lsmem", "time,size\n1,2\n", "a table: see fastonline balloon"),
     ("lsmem", "# tracer: nop\n", "a trace of page allocations: see fastonline replay"),
-    ("lsmem", '{"format": "memory-hotplug-recording/1", "steps": []}', "a recording of what a kernel did: see fastonline replay"),
+    ("lsmem", '{"format": "memory-hotplug-recording/1", "steps": []}', "a recording of what a kernel did: see fastonline"),
     ("lsmem", "", "neither a saved machine nor a capture"),
     ("lsmem", "\0\0\0", "the file is not text"),
 ])

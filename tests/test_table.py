@@ -20,7 +20,7 @@ def test_columns_by_name():
     """Expect whole 4 KiB of the bytes in the column that was named."""
     assert read_targets(TABLE, "total") == [(0.0, 2 << 30), (2.5, 3 << 30), (5.0, 4 << 30), (7.5, 2 << 30)]
     assert read_targets(TABLE, "rss")[0] == (0.0, 600000000 // 4096 * 4096)
-    with pytest.raises(ValueError, match=rf"^{TABLE}:1: which column holds the sizes\? name one of: rss, small, huge, cached, total"):
+    with pytest.raises(ValueError, match=rf"^{TABLE}:1: which column holds the sizes\? name one of: rss, small, huge"):
         read_targets(TABLE)
     with pytest.raises(ValueError, match=rf"^{TABLE}:1: no column 'x' \(expected one of time, rss, "):
         read_targets(TABLE, "x")
@@ -70,7 +70,8 @@ def test_errors_name_the_line(tmp_path, text, message):
 def test_damaged_tables(data, tmp_path):
     text = TABLE.read_text()
     at = data.draw(st.integers(0, len(text) - 1))
-    path = written(tmp_path, text[:at] + data.draw(st.text("0,\"\n-x.", max_size=3)) + text[at + data.draw(st.integers(0, 40)) :])
+    end = at + data.draw(st.integers(0, 40))
+    path = written(tmp_path, text[:at] + data.draw(st.text("0,\"\n-x.", max_size=3)) + text[end:])
     try:
         found = read_targets(path, "total")
     except ValueError as e:
@@ -80,5 +81,5 @@ def test_damaged_tables(data, tmp_path):
 
 
 def test_balloon_takes_a_table(run):  # noqa: F811
-    status, out, err = run("balloon", "virtio-mem", TABLE, "--column", "total", "--boot", "1G", "--host", "8G", "--max-memory", "5G")
+    status, out, err = run("balloon", "virtio-mem", TABLE, "--column", "total", "--host", "8G", "--max-memory", "5G")
     assert (status, err) == (0, "") and len(out.splitlines()) >= 5

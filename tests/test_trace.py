@@ -19,8 +19,8 @@ def test_events_of_ftrace_and_perf():
 
 
 def test_replay(engine):
-    """A page that is freed first was in use before. The batched free is the same as the one before it; the last free is of pages
-    that are free: the trace has lost what came between."""
+    """A page that is freed first was in use before. The batched free is the same as the one before it; the last frees free
+    pages: the trace has lost what came between."""
     replayed = replay_trace(TRACE, engine=engine)
     assert (replayed.allocations[2], replayed.allocations[3], sum(replayed.allocations)) == (1, 1, 2)
     assert (replayed.frees[0], replayed.frees[3], sum(replayed.frees)) == (1, 1, 2)

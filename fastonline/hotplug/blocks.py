@@ -105,7 +105,7 @@ class Block:
 
     @property
     def removable(self) -> int:
-        """The number in the removable file: 1 since 5.7 (53cdc1cb29e8). Before, 0 for an online block with a page in use that
+        """The number in the removable file: 1 since 53cdc1cb29e8 (March 2020). Before, 0 for an online block with a page in use that
         cannot move (is_mem_section_removable)."""
         if self._mem.rules.removable_constant or self.state != "online":
             return 1

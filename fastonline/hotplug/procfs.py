@@ -147,8 +147,8 @@ def lsmem_text(blocks, block_size, style="2.38", memmap_on_memory=None):
         widths[1] = 5      # libsmartcols widens SIZE to its hint where a cell is as wide as its header
     right = (False, True, True, True, True)
     text = "".join(
-        " ".join(cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(row, widths, right, strict=True)) + "\n"
-        for row in table
+        " ".join(cell.rjust(width) if r else cell.ljust(width) for cell, width, r in zip(row, widths, right, strict=True))
+        + "\n" for row in table
     )
     totals = [("Memory block size:", _human(block_size)), ("Total online memory:", _human(online)),
               ("Total offline memory:", _human(offline))]

@@ -53,7 +53,7 @@ class ZoneInfo:
     start_pfn: int = 0
     """0 for an empty zone, of which the kernel does not say it."""
     boost: int = 0
-    """watermark_boost (5.0; in the text since 5.14)."""
+    """watermark_boost (5.0; in the text since 5.16)."""
     cma_pages: int = 0
 
     @property
