@@ -94,8 +94,23 @@ class Rules:
       block's pages can be moved.
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
+    - zone_at_online: the zone of added memory is chosen when it goes online (zone_for_pfn_range; f1dd2cd13c4b, 4.13); before, pages
+      keep the zone that they were given, which for added memory is the geometry's hotplug_zone.
+    - walks_system_ram: online_pages walks the System RAM of its range and skips what is prepared or online (walk_memory_resource,
+      2.6.25); 6.1 has no such walk, and a range with holes or with prepared pages is EINVAL.
+    - large_blocks: a memory block may be several sections (memory_block_size_bytes, 2.6.39).
+    - checks_pluggable: a range that firmware adds outside of what can be plugged is E2BIG (register_memory_resource, 6.1).
+    - nr_migrate_types: MIGRATE_TYPES: build_all_zonelists groups pages by mobility from so many pageblocks on.
+    - zone_contiguous: each range that goes online or offline has its zone looked through for holes (set_zone_contiguous, 4.6).
+    - pcp_high_from_low: the high of a zone's per-CPU lists is its low watermark shared among the CPUs (b92ca18e8ca5, 5.14);
+      before, six batches.
+    - pcp_auto_tunes: the high and the batch of per-CPU lists follow what is allocated and freed (90b41691b988, 6.7).
+    - munmap_reverses: pages of a mapping that were gathered together are freed last page first (release_pages until 6.8).
+    - retries_refused_dimms: with each memory device that comes, ACPI tries those again that it has refused (6.12).
+    - memory_failure: pages can be taken offline one by one (soft_offline_page; CONFIG_MEMORY_FAILURE, which the kernels of 6.1
+      that were recorded are built without).
 
-    ValueError for numbers that no kernel takes.
+    ValueError for numbers and combinations that no kernel has.
     """
 
     name: str
@@ -139,13 +154,25 @@ class Rules:
     zoneinfo_empty: bool
     migrate_types: tuple[str, ...]
     removable_constant: bool
+    zone_at_online: bool
+    walks_system_ram: bool
+    large_blocks: bool
+    checks_pluggable: bool
+    nr_migrate_types: int
+    zone_contiguous: bool
+    pcp_high_from_low: bool
+    pcp_auto_tunes: bool
+    munmap_reverses: bool
+    retries_refused_dimms: bool
+    memory_failure: bool
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if not (_is_pairs(value) if field.name == "lowmem_reserve_ratio" else _is_of(value, field.type)):
                 raise TypeError(f"rules {self.name!r:.40}: {field.name} is {field.type}, not {value!r:.80}")
-        limits = {"online_order": 63, "watermark_scale_factor": 3000, "min_free_kbytes_max": INT_MAX, "batch_cap_bytes": INT_MAX}
+        limits = {"online_order": 63, "watermark_scale_factor": 3000, "min_free_kbytes_max": INT_MAX, "batch_cap_bytes": INT_MAX,
+                  "nr_migrate_types": 64}
         for name, most in limits.items():
             value = getattr(self, name)
             if value is not None and not 0 <= value <= most:
@@ -158,6 +185,9 @@ class Rules:
             raise ValueError(f"rules {self.name}: struct_page_bytes is {self.struct_page_bytes}")
         if not set(self.zoneinfo_lines) <= ZONEINFO_LINES:
             raise ValueError(f"rules {self.name}: zoneinfo_lines is {self.zoneinfo_lines}")
+
+        if self.memmap_per_block and not self.memmap_on_memory:
+            raise ValueError(f"rules {self.name}: memmap_per_block needs memmap_on_memory")
 
     def __repr__(self) -> str:
         # short: it is the default of many an argument, and help() shows those
@@ -209,6 +239,17 @@ LINUX_2_6_25 = Rules(
     zoneinfo_empty=False,
     migrate_types=("Unmovable", "Reclaimable", "Movable", "Reserve", "Isolate"),
     removable_constant=False,
+    zone_at_online=False,
+    walks_system_ram=True,
+    large_blocks=False,
+    checks_pluggable=False,
+    nr_migrate_types=5,
+    zone_contiguous=False,
+    pcp_high_from_low=False,
+    pcp_auto_tunes=False,
+    munmap_reverses=True,
+    retries_refused_dimms=False,
+    memory_failure=False,
 )
 
 LINUX_6_1 = Rules(
@@ -253,10 +294,22 @@ LINUX_6_1 = Rules(
     zoneinfo_empty=True,
     migrate_types=("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate"),
     removable_constant=True,
+    zone_at_online=True,
+    walks_system_ram=False,
+    large_blocks=True,
+    checks_pluggable=True,
+    nr_migrate_types=6,
+    zone_contiguous=True,
+    pcp_high_from_low=True,
+    pcp_auto_tunes=False,
+    munmap_reverses=True,
+    retries_refused_dimms=False,
+    memory_failure=False,
 )
 
 LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True, "memmap_per_block": True,
-                      "skips_memoryless": True, "migrates_from_the_end": True, "waits_offline": True, "block_notices": True,
+                      "skips_memoryless": True, "migrates_from_the_end": True, "waits_offline": True, "block_notices": True, "pcp_auto_tunes": True,
+                      "munmap_reverses": False, "retries_refused_dimms": True, "memory_failure": True,
                       "zoneinfo_lines": ("boost", "min", "low", "high", "promo", "spanned", "present", "managed", "cma")})
 
 LINUX_6_18 = Rules(**{**LINUX_6_12.__dict__, "name": "6.18", "node_notifier": True})

@@ -18,7 +18,8 @@ def test_presets_by_name():
 
 @pytest.mark.parametrize(("older", "newer", "names"), [
     (fo.LINUX_6_1, fo.LINUX_6_12, {"movable_has_min", "memmap_per_block", "skips_memoryless", "migrates_from_the_end",
-                                   "waits_offline", "block_notices", "zoneinfo_lines"}),
+                                   "waits_offline", "block_notices", "zoneinfo_lines", "pcp_auto_tunes", "munmap_reverses",
+                                   "retries_refused_dimms", "memory_failure"}),
     (fo.LINUX_6_12, fo.LINUX_6_18, {"node_notifier"}),
 ], ids=["6.12", "6.18"])
 def test_what_differs_from_the_preset_before(older, newer, names):
@@ -53,3 +54,79 @@ def test_a_changed_preset_is_taken(make_machine):
         merges.append((sum(mem.stats()["merges"]), mem.stats()["frees"][0], mem.stats()["frees"][6]))
         assert mem.zones["Normal"].nr_free[6] == 4
     assert merges == [(0, 0, 4), (252, 256, 0)]
+
+
+# Every field alone, changed: a bool to the other one, the others to a second value that a kernel may have.
+OTHERS = {
+    "name": "another", "online_order": 3, "watermark_pages": {"present": "managed", "managed": "present"}, "watermark_scale_factor": 20,
+    "min_free_kbytes_max": 128, "lowmem_reserve_ratio": (("DMA", 8),), "batch_cap_bytes": 4 << 10, "struct_page_bytes": (56, 32),
+    "node_threads": ("kthread",), "zoneinfo_lines": ("min", "spanned"), "migrate_types": ("Movable",), "nr_migrate_types": 3,
+}
+
+
+def flipped(rules, name):
+    """The rules with one field changed."""
+    value = getattr(rules, name)
+    other = not value if isinstance(value, bool) else OTHERS[name]
+    return replace(rules, **{name: other[value] if isinstance(other, dict) else other})
+
+
+CHANGES = [(preset, field.name) for preset in PRESETS.values() for field in fields(preset)]
+
+
+@pytest.mark.parametrize(("preset", "name"), CHANGES, ids=[f"{preset.name}-{name}" for preset, name in CHANGES])
+def test_a_field_means_one_thing(engine, preset, name):
+    """Change one field and go through the life of a range. Expect a machine that is whole after every step, and combinations that
+    no kernel has to be refused when they are made."""
+    if (name, preset.memmap_per_block) == ("memmap_on_memory", True) or (name, preset.memmap_on_memory) == ("memmap_per_block", False):
+        with pytest.raises(ValueError, match="memmap_per_block needs memmap_on_memory"):
+            flipped(preset, name)
+        return
+    mem = fo.Memory(SMALL_64, boot="1M", rules=flipped(preset, name), engine=engine)
+    mem.notifiers.register(lambda action, notice: None)
+    mem.add_memory(1024, 1024)
+    mem.validate()
+    mem.prepare_online_pages(1024, 256)
+    mem.validate()
+    assert mem.mark_pages_onlined(1024, 10) == 10
+    mem.validate()
+    assert mem.mark_pages_onlined(1024, 256) == 246
+    mem.validate()
+    assert mem.online_pages(1280, 768) == 768
+    mem.validate()
+    assert mem.zones["Normal"].present_pages == mem.zones["Normal"].managed_pages == 1024
+    assert "Normal" in mem.buddyinfo() and mem.totalram_pages == 1024 + 256
+    taken = mem.alloc_pages(0, "Normal")
+    with pytest.raises(fo.HotplugError):
+        mem.offline_pages(taken & ~255, 256)
+    mem.validate()
+    mem.free_pages(taken)
+    mem.offline_pages(1536, 512)
+    mem.validate()
+    mem.offline_pages(1024, 512)
+    mem.validate()
+    assert mem.zones["Normal"].present_pages == 0
+    mem.remove_memory(1024, 1024)
+    mem.validate()
+    assert mem.copy().zoneinfo() == mem.zoneinfo()
+
+
+@pytest.mark.parametrize("preset", [fo.LINUX_6_1, fo.LINUX_6_12, fo.LINUX_6_18], ids=lambda rules: rules.name)
+def test_ranges_of_any_alignment(engine, preset):
+    """Rules of today without alignment, 1 GiB at boot and 128 MiB at 1 GiB. Expect them to be present, in buddyinfo, and free."""
+    mem = fo.Memory(fo.X86_64, boot="1G", rules=replace(preset, aligned=False), engine=engine)
+    mem.add_memory(0x40000, 0x8000)
+    assert mem.online_pages(0x40000, 0x8000) == 0x8000
+    mem.validate()
+    assert mem.zone_of(0x40000).name == "Normal" and mem.zones["Normal"].present_pages == 0x8000
+    assert "zone   Normal" in mem.buddyinfo()
+
+
+def test_present_pages_of_a_range_prepared_twice(engine):
+    """2.6.25 that counts present pages when they are prepared. Expect each page once, whatever is prepared again."""
+    mem = fo.Memory(SMALL_64, boot="1M", rules=replace(fo.LINUX_2_6_25, present_at_online=False), engine=engine)
+    mem.add_memory(1024, 512)
+    for start, nr in ((1024, 100), (1024, 256), (1100, 436)):
+        mem.prepare_online_pages(start, nr)
+        mem.validate()
+    assert mem.zones["Normal"].present_pages == 512

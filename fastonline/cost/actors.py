@@ -64,7 +64,7 @@ class GuestWork:
             return
         self.uevents += 1
         action, _, device = text.partition("@")
-        if device.startswith("memory") and self._mem.rules.aligned:
+        if device.startswith("memory") and self._mem.rules.zone_contiguous:
             nr = int(device.removeprefix("memory"))
             if action == "online":
                 self._zone_of[nr] = self._mem.zone_of(nr * self._mem.pages_per_block)

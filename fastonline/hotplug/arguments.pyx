@@ -99,7 +99,7 @@ cdef object pages_of_block(object geometry, object rules, object memory_block_si
         raise ValueError(
             f"memory_block_size {memory_block_size!r} is not 1, 2, 4, 8... sections of {format_size(geometry.section_size)}"
         )
-    if sections > 1 and not rules.aligned:
+    if sections > 1 and not rules.large_blocks:
         raise ValueError(
             f"memory_block_size {memory_block_size!r}: a memory block of Linux {rules.name} is one section, "
             f"{format_size(geometry.section_size)}"

@@ -227,7 +227,7 @@ class Blocks:
         """Memory.add_memory(start_pfn, nr_pages, nid) as firmware calls it: a range outside of what can be plugged gives
         HotplugError E2BIG under today's rules (register_memory_resource, 6.1), before anything else is looked at."""
         mem = self._mem
-        if mem.rules.aligned and nr_pages > 0 and start_pfn + nr_pages > mem.max_pfn:
+        if mem.rules.checks_pluggable and nr_pages > 0 and start_pfn + nr_pages > mem.max_pfn:
             raise HotplugError.of(
                 errno.E2BIG, f"{nr_pages} pages at pfn {start_pfn:#x} cannot be plugged: memory ends at pfn {mem.max_pfn:#x}"
             )

@@ -56,6 +56,7 @@ cdef class Machine:
     cdef bint fixed_room                 # planes were made for all of max_memory
 
     # the rules and the geometry, as C has them
+    cdef bint zone_at_online, walks_system_ram
     cdef bint watermarks_at_mark, aligned, grow_before_notify, shrink_spans, always_notify_online, min_free_kbytes_follows
     cdef bint watermark_by_order, totalhigh_shrinks, nodes_lose_memory
     cdef int pageblock_order

@@ -104,6 +104,8 @@ cdef Held make_machine(Machine mem, uint64_t room):
     # what the paths of a few microseconds ask of the rules and the geometry
     mem.watermarks_at_mark = rules.watermarks_at_mark
     mem.aligned = rules.aligned
+    mem.zone_at_online = rules.zone_at_online
+    mem.walks_system_ram = rules.walks_system_ram
     mem.grow_before_notify = rules.grow_before_notify
     mem.shrink_spans = rules.shrink_spans
     mem.watermark_by_order = rules.watermark_by_order

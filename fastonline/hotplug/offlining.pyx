@@ -28,8 +28,7 @@ cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
     try:
         z = check_offlinable(mem, start, nr)
         notice = isolate_range(mem, start, nr, z)
-        if mem.aligned:
-            adjust_present_page_count(mem, start, -<int64_t>nr, z)
+        adjust_present_page_count(mem, start, -<int64_t>nr, z)
         note_prepared_alike(mem, start, nr, False)
         sections_went_offline(mem, start, nr)
         leave_zone(mem, start, nr, z)

@@ -60,8 +60,7 @@ cdef list prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int onl
             if joined is not None:
                 leave_zone_again(mem, start, nr, joined)
             raise
-    if not mem.aligned:
-        # 2.6.25 walks System RAM only, and what is online stays as it is
+    if mem.walks_system_ram:
         fresh = [part for pfn, run in mem.resources.within(start, nr) for part in unprepared_runs(mem, pfn, run)]
     try:
         for pfn, run in fresh:
@@ -77,8 +76,7 @@ cdef list prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int onl
         raise
     if joined is None:
         joined = join_zone(mem, start, nr, z)
-    if mem.aligned:
-        adjust_present_page_count(mem, start, nr, z)
+    adjust_present_runs(mem, fresh, 1)
     for pfn, run in fresh:
         note_prepared_alike(mem, pfn, run, True)
     fresh.append(joined)
@@ -116,14 +114,14 @@ cdef int check_preparable(Machine mem, uint64_t start, uint64_t nr) except -1:
     """The range is there and, where the rules ask for it, aligned, without holes and not prepared."""
     cdef uint64_t unit = <uint64_t>1 << mem.sections.pfn_section_shift
     check_present(mem, start, nr, "prepare_online_pages")
-    if not mem.aligned:
-        return 0
-    if start & ((<uint64_t>1 << mem.pageblock_order) - 1) or (start + nr) % unit:
+    if mem.aligned and (start & ((<uint64_t>1 << mem.pageblock_order) - 1) or (start + nr) % unit):
         raise HotplugError.of(
             errno.EINVAL,
             f"prepare_online_pages of {pfn_range(start, nr)}: it must begin at a pageblock (2^{mem.pageblock_order} "
             f"pages) and end with a section ({unit:#x} pages)",
         )
+    if mem.walks_system_ram:
+        return 0
     if not mem.sections.none_in(mem.sections.prepared, start, nr) and mem.pages.weigh(PG_prepared, start, nr):
         raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: prepared or online already")
     # only a section that was there at boot can have holes
@@ -136,12 +134,24 @@ cdef int check_preparable(Machine mem, uint64_t start, uint64_t nr) except -1:
 cdef int check_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
     """A buddy block lies in one zone."""
     cdef int there = page_zone(mem, start)
-    if mem.aligned and there >= 0 and there != z:
+    if mem.zone_at_online and there >= 0 and there != z:
         raise HotplugError.of(
             errno.EINVAL,
             f"prepare_online_pages of {pfn_range(start, nr)}: the buddy block at its start lies in zone "
             f"{mem.zones.names[there % mem.zones.table.nr_types]} already, and a block lies in one zone",
         )
+    return 0
+
+
+cdef int adjust_present_runs(Machine mem, list runs, int sign) except -1:
+    """The pages of these runs (start_pfn, nr_pages) are present in the zones that they are in (sign 1), or no longer (-1)."""
+    cdef uint64_t pfn, nr, part
+    for pfn, nr in runs:
+        while nr:
+            part = mem.pages.area_run(pfn, pfn + nr)
+            adjust_present_page_count(mem, pfn, sign * <int64_t>part, page_zone(mem, pfn))
+            pfn += part
+            nr -= part
     return 0
 
 
@@ -407,8 +417,7 @@ cdef int take_back_prepare(Machine mem, uint64_t start, uint64_t nr, list fresh,
     for pfn, run in fresh:
         mem.pages.unprepare_pages(pfn, run)
         note_prepared_alike(mem, pfn, run, False)
-    if mem.aligned:
-        adjust_present_page_count(mem, start, -<int64_t>nr, joined[0])
+    adjust_present_runs(mem, fresh, -1)
     return leave_zone_again(mem, start, nr, joined)
 
 

@@ -58,7 +58,7 @@ class PerCpuPages:
 
     def __init__(self, mem):
         self._mem = mem
-        self._tunes_itself = mem.rules.movable_has_min      # pcp->high, free_count, alloc_factor: 6.7
+        self._tunes_itself = mem.rules.pcp_auto_tunes
         self.empty_slabs = []
         """(pfn, order) of slabs without objects, which the caches keep until they are told to shrink."""
         self._zones = {}

@@ -47,6 +47,8 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     bint present_is_managed      # 2.6.25 has one counter: a page is present once it went online
     bint by_present              # watermarks from present_pages (2.6.25), not managed_pages
     bint movable_has_min
+    bint pcp_auto_tunes          # pcp_high may grow to pcp_high_max (6.7)
+    bint pcp_high_from_low
     int64_t scale_factor
     int64_t min_free_max
     int64_t batch_cap            # pages: where zone_batchsize stops growing

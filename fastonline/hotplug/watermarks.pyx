@@ -68,13 +68,13 @@ cdef void pcp_update(zone_table *t, int z, int64_t pages) noexcept nogil:
         cpus = t.nr_cpus
     batch = max(<int64_t>1, batchsize(pages, t.batch_cap))
     high_max = max(pages / 8 / cpus, batch << 2)      # MIN_PERCPU_PAGELIST_HIGH_FRACTION
-    high = max(zone.low / cpus, batch << 2) if t.scale_factor else 6 * batchsize(pages, t.batch_cap)
+    high = max(zone.low / cpus, batch << 2) if t.pcp_high_from_low else 6 * batchsize(pages, t.batch_cap)
     if zone_present(t, z) == 0:
         zone.pcp_batch = 0
         zone.pcp_high = 0
     elif zone.pcp_batch == 0:
         zone.pcp_batch = 1
-    if batch != zone.pageset_batch or high != zone.pageset_high or t.movable_has_min and high_max != zone.pcp_high_max \
+    if batch != zone.pageset_batch or high != zone.pageset_high or t.pcp_auto_tunes and high_max != zone.pcp_high_max \
             or not t.pcp_follows:
         zone.pcp_high_max = high_max
         zone.pageset_batch = batch

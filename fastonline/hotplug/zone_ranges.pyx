@@ -25,7 +25,7 @@ cdef int zone_for_pfn_range(Machine mem, uint64_t start, uint64_t nr, int nid, i
     cdef int base = nid * mem.zones.table.nr_types, i, kernel = -1, movable = mem.movable_type
     cdef zone *zones = &mem.zones.table.zones[base]
     cdef bint kernel_meets, movable_meets
-    if not mem.shrink_spans:
+    if not mem.zone_at_online:
         i = page_zone(mem, start)
         return i if i >= 0 else base + mem.hotplug_type
     if online_type == MMOP_ONLINE_MOVABLE or online_type == MMOP_ONLINE and mem.auto_movable \
@@ -78,8 +78,11 @@ cdef void leave_if_unprepared(Machine mem, uint64_t block, uint64_t first, uint6
 
 
 cdef void adjust_present_page_count(Machine mem, uint64_t start, int64_t nr, int z) noexcept nogil:
-    """nr pages from start on are present in a zone, or no longer when nr is negative."""
+    """nr pages from start on are present in a zone, or no longer when nr is negative. Where a page is present once it is
+    managed, the engine counts."""
     cdef zone *zone = &mem.zones.table.zones[z]
+    if mem.zones.table.present_is_managed:
+        return
     zone.present_pages += nr
     if early_section_nr(mem.sections, start >> mem.sections.pfn_section_shift):
         zone.present_early += nr

@@ -105,7 +105,7 @@ cdef int build_all_zonelists(Machine mem, list nids) except -1:
     """
     cdef int z
     cdef int64_t total = 0
-    cdef int kinds = 6 if mem.rules.shrink_spans else 5
+    cdef int kinds = mem.rules.nr_migrate_types
     mem.policy_zone = max(mem.policy_zone, highest_kernel_zone(mem))
     if not mem.listeners:
         return 0

@@ -239,6 +239,8 @@ cdef class Zones:
         self.table.present_is_managed = rules.present_at_online
         self.table.by_present = rules.watermark_pages == "present"
         self.table.movable_has_min = rules.movable_has_min
+        self.table.pcp_auto_tunes = rules.pcp_auto_tunes
+        self.table.pcp_high_from_low = rules.pcp_high_from_low
         self.node_threads = rules.node_threads
         self.table.scale_factor = rules.watermark_scale_factor
         self.table.min_free_max = rules.min_free_kbytes_max

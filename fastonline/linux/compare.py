@@ -182,7 +182,7 @@ def _compare_log(check, step, ours):
 
 
 def _compare_states(check, step, predicted, real, guest):
-    tunes_itself = guest.mem.rules.movable_has_min      # 6.12: pcp_high moves, so do its pages
+    tunes_itself = guest.mem.rules.pcp_auto_tunes      # pcp_high moves, so do its pages
     noise = _kernel_zone_noise(guest)
     for key in ("min_free_kbytes", "mem_total_kb", "lowmem_reserve_ratio", "auto_online_blocks", "nodes", "iomem"):
         if key in real:
@@ -257,7 +257,7 @@ def _compare_pages(check, recorded, guest):
         np.array([_mask(flags) for _, _, flags in recorded["pages"]], np.uint64), [nr for _, nr, _ in recorded["pages"]]
     ))
     ours = page_flags(guest, first, end - first)
-    tunes_itself = mem.rules.movable_has_min
+    tunes_itself = mem.rules.pcp_auto_tunes
     # where a mapping begins in its first huge page is not recorded: it may have one more or less
     huge = 2 << mem.geometry.pageblock_order if guest.huge_pages else 0
     together = {}      # kernel zone -> counts of ours and of the recorded pages
@@ -318,7 +318,7 @@ def _compare_places(check, what, ours, real, guest):
             place = f"memory{block}" if zone is None or zone.name == "Movable" else f"{zone.nid}/{zone.name}"
             places.setdefault(place, [0, 0])[i] += nr
     for place, (nr, real_nr) in sorted(places.items()):
-        noise = _kernel_zone_noise(guest) if "/" in place else NOISE_MOVABLE if mem.rules.movable_has_min else 0
+        noise = _kernel_zone_noise(guest) if "/" in place else NOISE_MOVABLE if mem.rules.pcp_auto_tunes else 0
         check(f"{what} {place}", nr, real_nr, noise)
         all_exact = all_exact and not noise
     return all_exact

@@ -131,7 +131,7 @@ class Region:
         at = 0
         for first in [*np.flatnonzero(np.isin(pages, self._huge)).tolist(), len(pages)]:
             part = pages[at:first]
-            if len(part) and not self._mem.rules.movable_has_min:
+            if len(part) and self._mem.rules.munmap_reverses:
                 part = np.concatenate([batch[::-1] for batch in gathered(part)])
             free_movable(self._mem, part)
             at = first
@@ -331,7 +331,7 @@ class Guest:
         blocks = np.unique(np.asarray(pfns) >> self.mem.geometry.max_page_order).tolist()
         zones = {(zone.nid, zone.name) for zone in (self.mem.zone_of(block << self.mem.geometry.max_page_order) for block in blocks)}
         kernel = [zone for zone in zones if zone[1] != "Movable"]
-        self.split_loosely = self.split_loosely or self.mem.rules.movable_has_min and len(kernel) > 1
+        self.split_loosely = self.split_loosely or self.mem.rules.pcp_auto_tunes and len(kernel) > 1
 
     def free(self, region):
         """A program frees a region; what a pipe holds of it stays, until it is unpinned."""

@@ -73,7 +73,7 @@ def _add_memory(guest, op):
     dimm, answer = (op["start"], op["size"], op["nid"]), None
     slot = next(nr for nr in range(len(guest.slots) + 1) if nr not in guest.slots)
     guest.slots[slot] = dimm
-    whole_container = guest.mem.rules.movable_has_min      # 6.12 looks at what it has refused before too, slot by slot
+    whole_container = guest.mem.rules.retries_refused_dimms      # slot by slot
     for nr, other in sorted(guest.slots.items()):
         if nr == slot or whole_container and other in guest.refused_dimms:
             try:
@@ -181,7 +181,7 @@ def _offline_page(guest, op):
     """soft_offline_page_store, hard_offline_page_store (6.12; the 6.1 of the recordings has no CONFIG_MEMORY_FAILURE). A free page
     is taken off the buddy allocator, a program's moves elsewhere first; one that the kernel uses stays."""
     mem = guest.mem
-    if not mem.rules.movable_has_min:
+    if not mem.rules.memory_failure:
         return "ENOENT"
     if not op["text"]:
         return 0

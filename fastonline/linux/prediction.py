@@ -33,7 +33,7 @@ def predict(guest: Guest) -> dict[str, Any]:
         }
         if zone.populated:
             zones[f"{zone.nid}/{zone.name}"]["stat_threshold"] = zone.stat_threshold
-        if mem.rules.movable_has_min:      # 6.12
+        if mem.rules.pcp_auto_tunes:
             zones[f"{zone.nid}/{zone.name}"] |= {"pcp_high_min": zone.pcp_high, "pcp_high_max": zone.pcp_high_max}
     return {
         "min_free_kbytes": mem.min_free_kbytes,

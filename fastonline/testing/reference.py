@@ -209,7 +209,7 @@ class Reference:
         """3.4: zone_for_pfn_range, contig-zones policy; 2.6.25: where the page already is, or the hotplug zone."""
         nid = self.nid_of_section[start // self.unit]
         hotplug = self.zones[nid, self.geometry.hotplug_zone]
-        if not self.rules.shrink_spans:
+        if not self.rules.zone_at_online:
             return self._zone_of(start) or hotplug
 
         def meets(zone):
@@ -322,20 +322,21 @@ class Reference:
 
     def prepare_online_pages(self, start, nr, online_type=1):
         self._check(start, nr)
-        if self.rules.aligned:
-            if start % self.pageblock or (start + nr) % self.unit or any(self._prepared(p) for p in range(start, start + nr)):
+        if self.rules.aligned and (start % self.pageblock or (start + nr) % self.unit):
+            raise Refused(errno.EINVAL)
+        if not self.rules.walks_system_ram:
+            if any(self._prepared(p) for p in range(start, start + nr)):
                 raise Refused(errno.EINVAL)
             if not self.ram.issuperset(range(start, start + nr)):
                 raise Refused(errno.EINVAL)    # the hole behind boot memory was never added
         zone = self._choose_zone(start, nr, online_type)
-        if self.rules.aligned and self._zone_of(start) not in (None, zone):
+        if self.rules.zone_at_online and self._zone_of(start) not in (None, zone):
             raise Refused(errno.EINVAL)    # half of a buddy block would lie in another zone
         self._take_into_zone(zone, start, nr)
-        if self.rules.aligned:
-            zone.present += nr
         for p in range(start, start + nr):
             if p in self.ram and self.state[p] == ADDED:
                 self.state[p] = WAITING
+                self._zone_of(p).present += 1
 
     def _check_markable(self, pfns):
         for section in sorted({p // self.unit for p in pfns}):
@@ -403,8 +404,7 @@ class Reference:
         if self._is_highmem(zone) and self.rules.name == "2.6.25":
             self.high_offlined += len(taken)    # totalhigh_pages is not decremented, and incremented when they come back
         self.state.update(dict.fromkeys(pages, ADDED))
-        if self.rules.aligned:
-            zone.present -= nr
+        zone.present -= nr
         for section in range(start // self.unit, (start + nr - 1) // self.unit + 1):
             if not any(self._prepared(p) for p in range(section * self.unit, (section + 1) * self.unit)):
                 self.online_sections.discard(section)
