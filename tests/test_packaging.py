@@ -41,7 +41,7 @@ def test_wheel_carries_extensions_and_contracts_but_no_sources(wheel):
         carried = {name for name in archive.namelist() if name.startswith("fastonline/")}
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     extensions = {name.removesuffix(".pyx") + suffix for name in names(".pyx")}
-    assert carried == names(".py", ".pxd", ".pyi", ".h") | extensions | {"fastonline/py.typed"}
+    assert carried == names(".py", ".pxd", ".pyi", ".h", ".toml", ".md") | extensions | {"fastonline/py.typed"}
 
 
 def compile_and_use(tree, path, engine):
