@@ -33,6 +33,7 @@ DIRECTIVES = {
     "wraparound": False,
     "cdivision": True,
     "embedsignature": True,
+    "embedsignature.format": "clinic",
     "binding": True,
     "auto_pickle": False,
 }

@@ -35,9 +35,6 @@ def says(text, word):
 
 
 def arguments(function):
-    if function is fo.Memory:
-        # of an extension type inspect knows no signature; help() shows the one that Cython wrote
-        return re.findall(r"(\w+)(?:=[^,]*)?(?=[,)])", fo.Memory.__doc__.partition("\n")[0])
     return [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
 
 

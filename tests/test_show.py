@@ -8,7 +8,7 @@ from test_sources import run  # noqa: F401
 
 import fastonline as fo
 from fastonline.cli.show import QUESTIONS, TEXTS
-from fastonline.cli.tables import bar, short, table
+from fastonline.tables import bar, short, table
 from fastonline.hotplug import questions
 
 CAPTURED = Path(__file__).parent / "data" / "linux-6.18-24g"

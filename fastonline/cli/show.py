@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 
 from fastonline.cli.common import add_json, add_source, count, machine_of, output, read, read_machine, write_json
-from fastonline.cli.tables import bar, short, table
+from fastonline.tables import bar, short, table
 from fastonline.core.pageflags import decode_page_flags
 from fastonline.errors import range_list
 from fastonline.hotplug import questions
@@ -104,34 +104,6 @@ def run_question(args):
 
 # -- the state of a machine
 
-def _summary(mem, args):
-    page = mem.geometry.page_size
-    states = [(block.nr, block.state) for block in mem.blocks.values()]
-    offline = [nr for nr, state in states if state != "online"]
-    block = short(mem.pages_per_block * page)
-    lines = [
-        f"{mem.geometry.name}, Linux {mem.rules.name}, pages of {short(page)}, min_free_kbytes {mem.min_free_kbytes}",
-        f"{len(states)} memory blocks of {block}: {len(states) - len(offline)} online, {len(offline)} offline"
-        + (f" ({range_list(offline)})"[:40] if offline else ""),
-        "",
-    ]
-    zones = [zone for zone in mem.zones.values() if zone.populated]
-    rows = [("zone", "start pfn", "present", "managed", "free", "#used .free -not managed")]
-    for zone in zones:
-        sizes = [short(pages * page) for pages in (zone.present_pages, zone.managed_pages, zone.free_pages)]
-        used, away = zone.managed_pages - zone.free_pages, zone.present_pages - zone.managed_pages
-        parts = (("#", used), (".", zone.free_pages), ("-", away))
-        rows.append((f"{zone.nid}/{zone.name}", f"{zone.start_pfn:#x}", *sizes, bar(parts, 25)))
-    lines += [*table(rows, "<>>>><"), ""]
-    for at in range(0, len(zones), 6):
-        part = zones[at : at + 6]
-        rows = [("order", "block", *(f"{zone.nid}/{zone.name}" for zone in part))]
-        for order, counts in enumerate(zip(*(zone.nr_free for zone in part), strict=True)):
-            rows.append((str(order), short(page << order), *map(str, counts)))
-        lines += table(rows, ">" * len(rows[0]))
-    return "\n".join(lines) + "\n"
-
-
 def _pages(mem, args):
     """Runs of pages alike in flags and zone, a line each."""
     (start, nr), step, rows = args.range, 1 << 18, []
@@ -165,7 +137,7 @@ def _zonelists(mem, args):
 
 
 TEXTS = {
-    "summary": ("memory blocks, zones with bars, and free blocks by order", _summary),
+    "summary": ("memory blocks, zones with bars, and free blocks by order", lambda mem, args: mem.summary()),
     "buddyinfo": ("/proc/buddyinfo", lambda mem, args: mem.buddyinfo()),
     "zoneinfo": ("/proc/zoneinfo", lambda mem, args: mem.zoneinfo()),
     "pagetypeinfo": ("/proc/pagetypeinfo", lambda mem, args: mem.pagetypeinfo()),

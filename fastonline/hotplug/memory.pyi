@@ -50,13 +50,14 @@ class Memory(Machine):
         self,
         geometry: Geometry,
         boot: SupportsIndex | str | Iterable[Sequence[SupportsIndex]] | None = None,
-        rules: Rules = ...,
+        rules: Rules | None = None,
         engine: str = "bitmap",
         max_memory: SupportsIndex | str | None = None,
         memory_block_size: SupportsIndex | str | None = None,
         memmap: str | None = None,
         transparent_hugepage: str = "never",
     ) -> None: ...
+    def summary(self) -> str: ...
     @classmethod
     def from_page_map(
         cls,

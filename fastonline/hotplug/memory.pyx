@@ -20,7 +20,7 @@ from fastonline.hotplug.types cimport zone_area, zone_present
 
 from fastonline.core.pageflags import decode_page_flags
 from fastonline.errors import HotplugError
-from fastonline.hotplug import procfs, savefile
+from fastonline.hotplug import procfs, savefile, summary
 from fastonline.hotplug.arguments import ENGINES, MEMMAPS
 from fastonline.hotplug.blocks import MMOP_ONLINE, WORDS, Blocks, word_to_type
 from fastonline.hotplug.invariants import check_machine
@@ -35,62 +35,62 @@ THP_MIN_BYTES = 512 << 20
 
 
 cdef class Memory(Machine):
-    """One machine: its sections, zones, nodes and pages, onlined the way Linux does it.
+    """Memory(geometry, boot=None, rules=None, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None, transparent_hugepage="never")
+--
 
-    ::
+A simulated machine: its sections, zones, nodes and pages, onlined the way Linux does it.
 
-        mem = Memory(X86_32_PAE, boot="1G", rules=LINUX_2_6_25)
-        mem.add_memory(1 << 18, 1 << 17)
-        mem.prepare_online_pages(1 << 18, 1 << 17)
-        mem.mark_pages_onlined(1 << 18)
+    All ranges are `start_pfn, nr_pages`: pages, not bytes (unsigned long). Sizes are bytes as int, or text such as "512M".
 
-    geometry: Geometry. boot: size (bytes, or text such as "1G") of memory that is there and online from pfn 0 on, as after a
-    boot; or its ranges, (start_pfn, nr_pages[, nid[, reserved]]) each, the first `reserved` pages of which boot keeps to
-    itself: present, not managed (x86_boot_ranges and linux.bootmem make such lists). rules: which kernel is mirrored. engine:
-    "bitmap" (fast) or "struct_page" (laid out as the kernel is, and the one whose allocations come in the kernel's order).
-    max_memory: size beyond which memory can never be added; when it is given, room for all of it is made at once, untouched, so
-    that views of the flags follow the machine for good. memory_block_size: size of the blocks of sysfs, one section or 2, 4,
-    8... of them (None: one; "auto": as x86_64 chooses it, probe_memory_block_size). memmap: None, the memmap of what is added
-    costs nothing; "kernel", its pages are allocated from the kernel zones (one pageblock for 128 MiB, KERNEL.md 6.2);
-    "on_memory", they are the first pages of each added block where the kernel can do so (memmap_on_memory), else as "kernel";
-    ValueError under the rules of a kernel that has no such thing. transparent_hugepage: "never", "madvise" or "always", as the
-    attribute; boot memory below 512 MiB switches it off (hugepage_init).
+    Parameters: geometry (Geometry) says what the machine looks like. boot is the memory that is online after boot: a size, from pfn 0
+    on, or ranges (start_pfn, nr_pages[, nid[, reserved]]), of which boot keeps the first `reserved` pages: present, not managed
+    (x86_boot_ranges and linux.bootmem make such lists). rules (Rules) say which kernel is mirrored; None is LINUX_6_12. engine is
+    "bitmap", which is fast, or "struct_page", which is laid out as the kernel is and allocates in the kernel's order. max_memory is
+    the size that memory can grow to; with it, room for all of it is reserved at once, so that views of the flags stay valid.
+    memory_block_size is the size of a memory block in sysfs: 1, 2, 4, 8... sections, None for one section, or "auto" as x86_64 chooses
+    it (probe_memory_block_size). memmap says who pays for page descriptors of added memory: None, nobody; "kernel", pages of the
+    kernel zones (vmemmap_populate); "on_memory", the first pages of each block where the kernel can (memmap_on_memory, 5.13; else
+    ValueError), or else as "kernel". transparent_hugepage is "never", "madvise" or "always"; boot memory below 512 MiB switches it
+    off (hugepage_init).
 
-    All ranges are ``start_pfn, nr_pages`` (unsigned long, in pages of the geometry). Errors: HotplugError with the kernel's
-    errno; TypeError, ValueError, OverflowError for arguments that are no pfn, order or size at all. A refused call changes
-    nothing. A freed page is in the buddy allocator at once: per-CPU lists are there only where a guest's own allocations are
-    replayed.
+    Attributes: geometry, rules, engine and memmap are as given. max_pfn is the page frame where memory ends, pages_per_block the size of a
+    memory block. sections, zones, blocks, nodes, resources (/proc/iomem), notifiers, events (uevents and the log) and flags are the
+    machine's parts. online_page_callback is None for generic_online_page. page_owners lists the MovablePages that offline_pages may
+    move. memmaps is {section: [(first pfn, pages)]} of what holds page descriptors, groups lists (start_pfn, nr_pages, group) as added,
+    going_offline is the (start_pfn, nr_pages) that offline_pages works on, or None. These can be set: pcp (PerCpuPages or None),
+    auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15), and possible_nodes
+    (int: nodes that the log lists since 5.18; 0: those that exist).
 
-    What was given is there to read: geometry, rules, engine, memmap; max_pfn, the page frame at which memory ends;
-    pages_per_block, the pages of a memory block. So are the parts: sections (Sections), zones (Zones), resources (Resources,
-    /proc/iomem), notifiers (NotifierChain), events (Events: uevents and the log), online_page_callback (None:
-    generic_online_page), page_owners (the MovablePages that offline_pages may move), memmaps ({section: [(first pfn, pages)]}
-    of what holds page descriptors), groups ([(start_pfn, nr_pages, group)] as they were added), going_offline (the (start_pfn,
-    nr_pages) that offline_pages is at work on, or None). To be set: pcp (PerCpuPages, or None), auto_movable_ratio (int,
-    percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15), possible_nodes (int, nodes that there may ever
-    be, which the log lists since 5.18; 0: those that are there).
+    Errors: HotplugError carries the kernel's errno. TypeError, ValueError and OverflowError are for arguments that are no pfn, order
+    or size at all. A refused call changes nothing.
 
-    Several threads may call one machine. Hot-plug calls, batches, bulk allocations and whatever looks at more than one value
-    (page_states, stats, validate, copy, save) exclude one another, each from its first step to its last, callbacks included
-    (mem_hotplug_begin); a callback may call its own machine again. alloc_pages, free_pages, a mark of one page nobody listens
-    to and the reading of one counter or page are one step each: other threads may take them between the steps of a call, so
-    while it is in a callback, and never see a step in part. A step over much state lets go of the GIL.
+    Threads: several threads may call one machine. Hot-plug calls, batches, bulk allocations and calls that look at more than one
+    value (page_states, stats, validate, copy, save) exclude one another for their whole length, callbacks included; a callback may
+    call its own machine. alloc_pages, free_pages, a mark of one page and reading one counter are atomic and may come in between. Steps
+    over much state release the GIL. Two threads that each hold a machine and call the other's: one gets HotplugError EDEADLK.
 
-    A signal whose handler raises (Ctrl-C) comes through add_memory, prepare_online_pages, mark_pages_onlined and online_pages
-    in the midst of a large range and takes them back whole, but for bytes_touched and the order of free lists at the range's
-    ends; from the other calls it comes when the step is done. A handler that calls the machine in the midst of a step gets
-    HotplugError EBUSY. Two threads that hold a machine each and call the other's: one of them gets HotplugError EDEADLK. A fork
-    waits for steps that run without the GIL; in the child a machine is nobody's but the forking thread's.
+    Signals: an exception from a handler (Ctrl-C) undoes a large add_memory, prepare_online_pages, mark_pages_onlined or online_pages
+    as a whole, except for bytes_touched and the order of free lists at the range's ends. Other calls finish first. A handler that
+    calls the machine during a step gets HotplugError EBUSY. After a fork, only the forking thread owns the machine in the child.
+
+    Freed pages go to the buddy allocator at once, unless `pcp` is set. Example::
+
+        mem = Memory(X86_64, boot="1G")
+        mem.add_memory(0x40000, 0x8000)            # 128 MiB at 1 GiB
+        mem.prepare_online_pages(0x40000, 0x8000)
+        mem.mark_pages_onlined(0x40000)            # 1 page went online
     """
 
     def __init__(
-        self, geometry, boot=None, rules=LINUX_6_12, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None,
+        self, geometry, boot=None, rules=None, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None,
         transparent_hugepage="never",
     ):
         cdef list boot_ranges
         if self.geometry is not None:
             raise RuntimeError("__init__ was called already; a Memory is one machine for good")
         try:
+            if rules is None:
+                rules = LINUX_6_12
             boot_ranges = set_arguments(self, geometry, boot, rules, engine, max_memory, memory_block_size, memmap)
             self.fixed_room = max_memory is not None
             boot_end = boot_ranges[len(boot_ranges) - 1][0] + boot_ranges[len(boot_ranges) - 1][1] if boot_ranges else 0
@@ -134,6 +134,13 @@ cdef class Memory(Machine):
             f"<Memory {self.geometry.name} rules={self.rules.name} engine={self.engine} "
             f"sections={self.sections.present.weight()} totalram_pages={self.totalram_pages}>"
         )
+
+    def summary(self):
+        """Return the machine at a glance as text: memory blocks, zones with bars, free blocks by order."""
+        return summary.summary(self)
+
+    def _repr_html_(self):
+        return summary.machine_html(self)
 
     # -- adding and removing
 

@@ -210,8 +210,8 @@ class Node:
 
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class Zones:
-    """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. A mapping of
-    ``(nid, name)`` to Zone over the online nodes. names: the types that each node has zones of, lowest first.
+    """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. Iterating gives every Zone of the
+    online nodes; keys(), values() and items() are those of a mapping from ``(nid, name)`` to Zone. names: the types that each node has zones of, lowest first.
 
     geometry: Geometry; rules: Rules; engine: the Engine that keeps the zones' pages; nr_nodes: int, nodes there is room for, 1
     to 64. TypeError and ValueError for what is none of that."""
@@ -444,14 +444,17 @@ cdef class Zones:
         return self.find(key) >= 0
 
     def __iter__(self):
-        return iter([(nid, name) for nid in self.online_nodes() for name in self.names])
+        return iter(self.values())
+
+    def __repr__(self):
+        return f"<Zones: {', '.join([repr(zone) for zone in self if zone.populated]) or 'none populated'}>"
 
     def __len__(self):
         return len(self.online_nodes()) * self.table.nr_types
 
     def keys(self):
         """(nid, name) of every zone of every online node."""
-        return list(self)
+        return [(nid, name) for nid in self.online_nodes() for name in self.names]
 
     def values(self):
         """Every zone of every online node, node by node, lowest first."""
@@ -461,7 +464,7 @@ cdef class Zones:
 
     def items(self):
         """((nid, name), Zone) pairs."""
-        return [(key, self[key]) for key in self]
+        return [(key, self[key]) for key in self.keys()]
 
     def __getstate__(self):
         settle(self.engine.lock)
