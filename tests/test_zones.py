@@ -25,8 +25,11 @@ def test_boot_zones(make_machine):
 def test_zones_are_a_mapping(make_machine):
     mem = make_machine()
     assert mem.zones["DMA"].nr == mem.zones[0, "DMA"].nr == 0
-    assert list(mem.zones) == mem.zones.keys() == [(0, name) for name in ("DMA", "DMA32", "Normal", "Movable", "Device")]
-    assert len(mem.zones) == 5 and "Normal" in mem.zones and (1, "Normal") not in mem.zones and "HighMem" not in mem.zones and 7 not in mem.zones
+    assert mem.zones.keys() == [(0, name) for name in ("DMA", "DMA32", "Normal", "Movable", "Device")]
+    assert [(zone.nid, zone.name) for zone in mem.zones] == mem.zones.keys()
+    assert repr(mem.zones).startswith("<Zones: <Zone 0/DMA start_pfn=0x0 ")
+    assert len(mem.zones) == 5 and "Normal" in mem.zones and (1, "Normal") not in mem.zones
+    assert "HighMem" not in mem.zones and 7 not in mem.zones
     assert [key for key, zone in mem.zones.items() if zone.populated] == [(0, "DMA"), (0, "DMA32")]
     for key in ("HighMem", (3, "Normal"), (-1, "DMA")):
         with pytest.raises(KeyError):

@@ -10,7 +10,16 @@ import numpy as np
 from fastonline.cost.caches import Eviction
 from fastonline.cost.counters import Counters
 from fastonline.cost.phases import (
-    PHASES, calibrate, time_ascending, time_call, time_calls, time_in_order, time_memset, time_pages, time_range, time_range_call,
+    PHASES,
+    calibrate,
+    time_ascending,
+    time_call,
+    time_calls,
+    time_in_order,
+    time_memset,
+    time_pages,
+    time_range,
+    time_range_call,
 )
 from fastonline.cost.provenance import provenance
 from fastonline.geometry import X86_64, Geometry, format_size, parse_size
