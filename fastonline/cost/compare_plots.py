@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from fastonline.cost.plots import STYLE
 from fastonline.cost.sweep import summary
 from fastonline.files import save_figure
 
@@ -26,7 +27,7 @@ def plot_comparison(result: Comparison, path: str | PathLike[str]) -> None:
         raise ValueError("no strategy was run, there is nothing to draw")
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
-    with matplotlib.rc_context({"svg.hashsalt": "fastonline"}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * columns, 2.6 * lines + 4), layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=(2.6 * lines, 4))
         above, below = parts
@@ -68,7 +69,7 @@ def plot_sweep(rows: str | PathLike[str], path: str | PathLike[str], column: str
                      if point[axes_names[0]] == x and point[axes_names[1]] == y]
             cells[-1].append(sum(found) / len(found) if found else float("nan"))
     unit = MIB if "byte" in column else 1
-    with matplotlib.rc_context({"svg.hashsalt": "fastonline"}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.2 * len(across) + 4, 0.6 * len(down) + 3), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow([[value / unit for value in line] for line in cells], aspect="auto")

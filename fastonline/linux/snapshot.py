@@ -167,7 +167,7 @@ class Snapshot:
             end = geometry.max_pfn if limit is None else limit // self.page_size
             limits.append((name, start, end))
             start = end
-        spans: dict[ZoneKey, Ranges] = {}
+        spans = {}
         for block in self.blocks:
             first, end = block.nr * self._block_pages, (block.nr + 1) * self._block_pages
             names = block_zones(block)
