@@ -1,7 +1,6 @@
 """Where a figure came from: program, machine, compiler and moment."""
 
 import datetime
-import functools
 import os
 import platform
 import subprocess
@@ -49,7 +48,6 @@ def _huge_pages() -> str | None:
     return text.partition("[")[2].partition("]")[0] or None
 
 
-@functools.cache
 def _constant() -> dict[str, Any]:
     return {
         "fastonline": __version__, "commit": _commit(), "python": platform.python_version(), "numpy": np.__version__, **built(),
