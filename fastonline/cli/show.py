@@ -10,14 +10,13 @@ import numpy as np
 
 from fastonline.cli.common import add_json, add_source, count, machine_of, output, read, read_machine, write_json
 from fastonline.core.pageflags import decode_page_flags
-from fastonline.errors import range_list
 from fastonline.hotplug import questions
 from fastonline.hotplug.procfs import LSMEM_STYLES
 from fastonline.hotplug.zonelists import kernel_zonelist, movable_zonelist
 from fastonline.linux.capture import Capture
 from fastonline.linux.snapshot import Snapshot
 from fastonline.linux.sysfs import export_sysfs
-from fastonline.tables import bar, short, table
+from fastonline.tables import short, table
 
 SOURCES = "a saved machine, a capture, a /sys tree or sosreport, or a log of Mem-Info, buddyinfo, zoneinfo or page-types -l"
 
