@@ -23,7 +23,8 @@ if SANITIZE:
     COMPILE, LINK = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"], [f"-fsanitize={SANITIZE}"]
 else:
     # no debugging information, no symbols but the exported ones: a third of the size
-    COMPILE, LINK = ["-g0"], ["-Wl,-s"]
+    # Where a loop of eight instructions begins decides on a tenth of its time.
+    COMPILE, LINK = ["-g0", "-falign-loops=32"], ["-Wl,-s"]
 
 DIRECTIVES = {
     "language_level": 3,

@@ -29,7 +29,6 @@ cdef class BitmapEngine(Engine):
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void account_runs(self, pfn_t start, uint64_t nr, int sign) noexcept nogil
-    cdef bint sparse(self, const pfn_batch *batch) noexcept nogil
 
 
 cdef inline int bitmap_online_page(BitmapEngine engine, pfn_t pfn) noexcept nogil:

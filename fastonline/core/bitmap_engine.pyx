@@ -19,10 +19,6 @@ from fastonline.core.types cimport area_t, int64_t, uint8_t, word_t
 
 __all__ = ["BitmapEngine", "PLANES"]
 
-# A batch with fewer pages than one in so many of those it spans is done page by page.
-cdef enum:
-    SPARSE = 128
-
 PLANES = ("free", "full", "reserved", "offline", "tail", "prepared")
 
 
@@ -341,8 +337,14 @@ cdef class BitmapEngine(Engine):
     # -- batches
 
     cdef int64_t find_unprepared(self, const pfn_batch *batch, pfn_t start) noexcept nogil:
-        cdef uint64_t w, first = max(start, batch.first)
+        cdef uint64_t w, first = max(start, batch.first), i
         cdef word_t x
+        if batch.one_by_one:
+            first = batch.end
+            for i in range(batch.nr):
+                if start <= pfn_at(batch, i) < first and not PagePrepared(&self.flags, pfn_at(batch, i)):
+                    first = pfn_at(batch, i)
+            return <int64_t>first if first < batch.end else -1
         for w in range(first >> 6, (batch.end + 63) >> 6):
             x = self.batch_words[w] & ~self.flags.prepared[w]
             if w == first >> 6:
@@ -351,10 +353,23 @@ cdef class BitmapEngine(Engine):
                 return (w << 6) + ctz(x)
         return -1
 
+    cdef bint meets_prepared(self, pfn_t start, uint64_t nr) noexcept nogil:
+        cdef uint64_t w
+        for w in range(start >> 6, (start + nr) >> 6):
+            if self.batch_words[w] & self.flags.prepared[w]:
+                return True
+        return False
+
     @cython.overflowcheck(False)    # bits are shifted out on purpose
     cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil:
-        cdef uint64_t w
+        cdef uint64_t w, i
         cdef word_t x, next_is_tail
+        cdef pfn_t first = batch.end
+        if batch.one_by_one:
+            for i in range(batch.nr):
+                if not self.freeable(pfn_at(batch, i), 0):
+                    first = min(first, pfn_at(batch, i))
+            return <int64_t>first if first < batch.end else -1
         for w in range(batch.first >> 6, (batch.end + 63) >> 6):
             x = self.batch_words[w]
             if x:
@@ -368,15 +383,11 @@ cdef class BitmapEngine(Engine):
                     return (w << 6) + ctz(x)
         return -1
 
-    cdef bint sparse(self, const pfn_batch *batch) noexcept nogil:
-        return batch.nr < (batch.end - batch.first) / SPARSE
-
     cdef uint64_t online_batch(self, const pfn_batch *batch) noexcept nogil:
         cdef uint64_t i, w, onlined = 0
-        if self.sparse(batch):
-            self.ungather(batch)
+        if batch.one_by_one:
             for i in range(batch.nr):
-                onlined += self.online_page(pfn_at(batch, i)) == 1
+                onlined += bitmap_online_quickly(self, pfn_at(batch, i)) or bitmap_online_page(self, pfn_at(batch, i)) == 1
             return onlined
         for w in range(batch.first >> 6, (batch.end + 63) >> 6):
             self.batch_words[w] &= self.flags.reserved[w] & self.flags.prepared[w]
@@ -384,8 +395,7 @@ cdef class BitmapEngine(Engine):
 
     cdef void free_batch(self, const pfn_batch *batch) noexcept nogil:
         cdef uint64_t i
-        if self.sparse(batch):
-            self.ungather(batch)
+        if batch.one_by_one:
             for i in range(batch.nr):
                 buddy_free_page(&self.buddy, pfn_at(batch, i))
             self.touched += batch.nr * sizeof(word_t)

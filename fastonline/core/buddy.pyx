@@ -534,6 +534,22 @@ cdef uint64_t take_from_group(buddy *b, free_area *a, uint64_t group, int order,
     return got
 
 
+cdef uint64_t take_whole_blocks(buddy *b, free_area *a, pfn_t pfn, uint64_t nr) noexcept nogil:
+    """Take as many whole blocks of the largest order from `pfn` on, which begins one, as lie side by side in a word of the tree
+    and in `nr` pages; how many pages."""
+    cdef uint64_t group = pfn >> b.group_order, blocks = 1
+    cdef word_t after = ~a.tree[b.level[0] + (group >> 6) * NR_ORDERS + b.max_order] >> (group & 63)
+    cdef int k
+    if b.max_order == b.group_order:
+        blocks = min(nr >> b.max_order, <uint64_t>ctz(after) if after else 64 - (group & 63))
+    clear_free(b, pfn, blocks << b.max_order)
+    hang_range(b, a.tree, group, group + (blocks << (b.max_order - b.group_order)), False)
+    a.nr_free[b.max_order] -= blocks
+    for k in range(b.max_order):
+        a.splits[k + 1] += blocks << (b.max_order - k - 1)
+    return blocks << b.max_order
+
+
 cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out) noexcept nogil:
     cdef free_area *a = &b.areas[area]
     cdef uint64_t got = 0, take, i
@@ -552,7 +568,10 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
             continue
         pfn = find_block(b, a.tree, k)
         take = min(<uint64_t>1 << k, nr - got)
-        take_pages(b, a, pfn, k, take)
+        if k == b.max_order and take == <uint64_t>1 << k:
+            take = take_whole_blocks(b, a, pfn, nr - got)
+        else:
+            take_pages(b, a, pfn, k, take)
         for i in range(take):
             out[got + i] = pfn + <int64_t>i
         got += take

@@ -24,12 +24,16 @@ cdef enum:
     BATCH_OK = 0
     BATCH_OUT_OF_RANGE = 1
     BATCH_TWICE = 2
+    BATCH_CHANGED = 3            # by another thread, while it was read
+    BATCH_NO_MEMORY = 4
+    SPARSE = 64                  # fewer pages than one in so many that they span are taken one by one
 
 cdef struct pfn_batch:           # an array of pfns in one of two widths
     const uint32_t *pfns32
     const uint64_t *pfns64
     uint64_t nr
     pfn_t first, end             # the range they span; set by gather
+    bint one_by_one              # its pages are taken in their order, from a copy; asked for by the caller, or set by gather
 
 cdef inline pfn_t pfn_at(const pfn_batch *batch, uint64_t i) noexcept nogil:
     return batch.pfns64[i] if batch.pfns64 != NULL else batch.pfns32[i]
@@ -47,6 +51,9 @@ cdef class Engine:
     cdef object areas_owner              # owns area_of: (nr_pages >> max_order,) uint16
     cdef Bitmap batch                    # one bit a page, zero but inside a batch call
     cdef word_t *batch_words
+    cdef uint64_t *own_pfns              # the copy of a batch
+    cdef uint64_t own_room
+    cdef bint in_order                   # the order in which pages are freed shows
     cdef MachineLock lock                # of the machine that the engine is part of
     cdef uint64_t page_bits              # bits of state that a step over a range touches for each page
 
@@ -68,9 +75,13 @@ cdef class Engine:
     cdef dict planes(self, list spans)
     cdef int set_planes(self, list spans, dict planes) except -1
     cdef int summarize(self, list spans) except -1    # what is kept beside planes and areas, from them, once both are set
-    # batches: gather sets the bits of a batch, or sets `bad` to the index of a culprit and leaves none set
+    # batches: gather sets the bits of a batch, or copies its pfns when they are taken one by one; or it sets `bad` to the index
+    # of a culprit, and nothing is left
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil
     cdef void ungather(self, const pfn_batch *batch) noexcept nogil
+    cdef bint copy_batch(self, pfn_batch *batch, uint64_t *span) noexcept nogil
+    cdef int first_outside(self, const pfn_batch *batch, uint64_t *bad) noexcept nogil
+    cdef bint meets_prepared(self, pfn_t start, uint64_t nr) noexcept nogil    # has the range a page that is gathered and prepared?
 
     # state
     cdef int state(self, pfn_t pfn) noexcept nogil                           # mask of PG_*

@@ -15,15 +15,21 @@ __all__ = ["COUNTERS", "Engine"]
 
 cdef extern from *:
     """
-    static FASTONLINE_CLONES int fo_set_bits_32(const uint32_t *, uint64_t, uint64_t *, uint64_t, uint64_t *);
-    static FASTONLINE_CLONES int fo_set_bits_64(const uint64_t *, uint64_t, uint64_t *, uint64_t, uint64_t *);
+    #define FASTONLINE_NO_PFN UINT64_MAX
+    static FASTONLINE_CLONES void fo_read_32(const uint32_t *, uint64_t, uint64_t *, uint64_t *);
+    static FASTONLINE_CLONES void fo_read_64(const uint64_t *, uint64_t, uint64_t *, uint64_t *);
+    static FASTONLINE_CLONES void fo_set_bits(const uint64_t *, uint64_t, uint64_t *, int);
     """
+    const uint64_t NO_PFN "FASTONLINE_NO_PFN"
     void __builtin_prefetch(const void *, int) nogil
 
 # A batch over a plane larger than the caches is gathered with a prefetch so many pfns ahead.
 cdef enum:
     FAR = 16777216
     AHEAD = 24
+    READ = 512                  # pfns that are read at a time
+    ROUND = 16                   # so few are always taken one by one
+    KEPT = 65536                 # pfns that there is room for all the time, once a batch has had as many
 
 # free_area's counters that a user may see, in the order of area_counters() and of a saved machine.
 COUNTERS = ("nr_free", "merges", "splits", "frees", "allocs")
@@ -54,6 +60,7 @@ cdef class Engine:
 
     def __dealloc__(self):
         free(self.areas)
+        free(self.own_pfns)
 
     cdef object grown_areas(self, uint64_t nr_pages):
         """The area_array that grow would make."""
@@ -102,37 +109,62 @@ cdef class Engine:
         return min(end, (block + 1) << self.max_order) - start
 
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil:
-        cdef word_t *words = self.batch_words
         cdef uint64_t[2] span
-        cdef int why
-        if batch.pfns64 != NULL:
-            why = set_bits_64(batch.pfns64, batch.nr, words, self.nr_pages, span)
-        else:
-            why = set_bits_32(batch.pfns32, batch.nr, words, self.nr_pages, span)
+        cdef word_t *words = self.batch_words
+        cdef bint inside
+        cdef bint few = batch.nr < self.nr_pages / SPARSE + ROUND
+        batch.one_by_one |= self.in_order
+        if (few or batch.one_by_one) and not self.copy_batch(batch, span):
+            return BATCH_NO_MEMORY
+        if few:
+            if span[1] >= self.nr_pages:
+                return self.first_outside(batch, bad)
+            batch.first = span[0]
+            batch.end = span[1] + 1
+            if batch.nr < (batch.end - batch.first) / SPARSE + ROUND:
+                batch.one_by_one = True
+                bad[0] = first_repeated(batch, words)
+                return BATCH_OK if bad[0] == batch.nr else BATCH_TWICE
+        inside = set_batch(batch, words, self.nr_pages, span)
         batch.first = span[0]
-        batch.end = span[1]
-        if why == BATCH_OUT_OF_RANGE:
-            bad[0] = 0
-            while pfn_at(batch, bad[0]) < self.nr_pages:
-                bad[0] += 1
-        elif bitmap_weight(words, batch.first, batch.end - batch.first) != batch.nr:
-            # some stand there twice: the first to do so is found by a second, slower walk
-            self.ungather(batch)
-            why = BATCH_TWICE
-            bad[0] = 0
-            while not test_bit(words, pfn_at(batch, bad[0])):
-                set_bit(words, pfn_at(batch, bad[0]))
-                bad[0] += 1
-            self.ungather(batch)
-        return why
+        batch.end = span[1] + 1
+        if inside and bitmap_weight(words, batch.first, batch.end - batch.first) == batch.nr:
+            if batch.one_by_one:
+                clear_words(words, batch)
+            return BATCH_OK
+        if span[0] != NO_PFN:
+            clear_words(words, batch)
+        if not inside:
+            return self.first_outside(batch, bad)
+        # some are repeated: the first to be so is found by a second, slower walk
+        bad[0] = first_repeated(batch, words)
+        return BATCH_TWICE if bad[0] < batch.nr else BATCH_CHANGED
+
+    cdef int first_outside(self, const pfn_batch *batch, uint64_t *bad) noexcept nogil:
+        bad[0] = 0
+        while bad[0] < batch.nr and pfn_at(batch, bad[0]) < self.nr_pages:
+            bad[0] += 1
+        return BATCH_OUT_OF_RANGE if bad[0] < batch.nr else BATCH_CHANGED
+
+    cdef bint copy_batch(self, pfn_batch *batch, uint64_t *span) noexcept nogil:
+        """Copy the pfns, which another thread may change at any time, and note their span."""
+        cdef uint64_t *pfns = self.own_pfns
+        if batch.nr > self.own_room or self.own_room > KEPT and batch.nr <= KEPT:
+            pfns = <uint64_t *>realloc(pfns, max(batch.nr, <uint64_t>64) * sizeof(uint64_t))
+            if pfns == NULL:
+                return False
+            self.own_pfns = pfns
+            self.own_room = max(batch.nr, <uint64_t>64)
+        span[0] = NO_PFN
+        span[1] = 0
+        read_batch(batch, 0, batch.nr, pfns, span)
+        batch.pfns32 = NULL
+        batch.pfns64 = pfns
+        return True
 
     cdef void ungather(self, const pfn_batch *batch) noexcept nogil:
-        cdef uint64_t first = batch.first >> 6, end = (batch.end + 63) >> 6, i
-        if batch.nr < (end - first) >> 3:
-            for i in range(batch.nr):
-                self.batch_words[pfn_at(batch, i) >> 6] = 0
-        else:
-            memset(&self.batch_words[first], 0, (end - first) * sizeof(word_t))
+        if not batch.one_by_one:
+            clear_words(self.batch_words, batch)
 
     # The rest is each engine's own; the bodies here are never run.
     cdef dict planes(self, list spans): return {}
@@ -156,6 +188,7 @@ cdef class Engine:
     cdef void clear_reserved(self, pfn_t start, uint64_t nr) noexcept nogil: pass
     cdef void free_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil: pass
     cdef int online_page(self, pfn_t pfn) noexcept nogil: return 0
+    cdef bint meets_prepared(self, pfn_t start, uint64_t nr) noexcept nogil: return False
     cdef int64_t find_unprepared(self, const pfn_batch *batch, pfn_t start) noexcept nogil: return -1
     cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil: return -1
     cdef uint64_t online_batch(self, const pfn_batch *batch) noexcept nogil: return 0
@@ -222,10 +255,37 @@ ctypedef fused width_t:
     uint64_t
 
 
+cdef inline void read(const width_t *pfns, uint64_t nr, uint64_t *out, uint64_t *span) noexcept nogil:
+    """Copy some pfns, and widen the span, first and last, to hold them."""
+    cdef uint64_t i, pfn, low = span[0], high = span[1]
+    for i in range(nr):
+        pfn = pfns[i]
+        out[i] = pfn
+        low = pfn if pfn < low else low
+        high = pfn if pfn > high else high
+    span[0] = low
+    span[1] = high
+
+
+cdef void read_32 "fo_read_32"(const uint32_t *pfns, uint64_t nr, uint64_t *out, uint64_t *span) noexcept nogil:
+    read(pfns, nr, out, span)
+
+
+cdef void read_64 "fo_read_64"(const uint64_t *pfns, uint64_t nr, uint64_t *out, uint64_t *span) noexcept nogil:
+    read(pfns, nr, out, span)
+
+
+cdef void read_batch(const pfn_batch *batch, uint64_t at, uint64_t nr, uint64_t *out, uint64_t *span) noexcept nogil:
+    if batch.pfns64 != NULL:
+        read_64(batch.pfns64 + at, nr, out, span)
+    else:
+        read_32(batch.pfns32 + at, nr, out, span)
+
+
 @cython.overflowcheck(False)
-cdef inline bint ascends(const width_t *pfns) noexcept nogil:
+cdef inline bint ascends(const uint64_t *pfns) noexcept nogil:
     """Do 64 consecutive pfns stand there, in ascending order?"""
-    cdef width_t differs = 0, first = pfns[0], j
+    cdef uint64_t differs = 0, first = pfns[0], j
     if pfns[63] != first + 63:
         return False
     for j in range(64):
@@ -233,47 +293,71 @@ cdef inline bint ascends(const width_t *pfns) noexcept nogil:
     return differs == 0
 
 
-cdef inline int set_bits(const width_t *pfns, uint64_t nr, word_t *words, uint64_t limit, uint64_t *span) noexcept nogil:
-    """Set the bit of every pfn and note the range they span, [span[0], span[1]); nothing is done when one is at or past the limit.
-
-    A pass of its own finds the bounds: it runs at the speed of the memory, and leaves to the other, which is random, nothing
-    but the bits. 64 pfns that fill a word in ascending order are one store.
-    """
-    cdef uint64_t i, step
-    cdef width_t low = pfns[0], high = pfns[0], pfn
-    for i in range(nr):
-        pfn = pfns[i]
-        low = pfn if pfn < low else low
-        high = pfn if pfn > high else high
-    if high >= limit:
-        return BATCH_OUT_OF_RANGE
-    span[0] = low
-    span[1] = <uint64_t>high + 1
-    i = 0
+cdef void set_bits "fo_set_bits"(const uint64_t *pfns, uint64_t nr, word_t *words, bint far) noexcept nogil:
+    """Set the bit of every pfn. 64 pfns that fill a word in ascending order are one store."""
+    cdef uint64_t i = 0, step, pfn
     while i < nr:
         pfn = pfns[i]
         if pfn & 63 == 0 and nr - i >= 64 and ascends(pfns + i):
             words[pfn >> 6] = ALL_ONES
             i += 64
             continue
-        step = min(nr - i, 64 - <uint64_t>(pfn & 63)) + i
-        if high - low < FAR:
-            while i < step:
-                words[pfns[i] >> 6] |= (<word_t>1) << (pfns[i] & 63)
-                i += 1
-        else:
+        step = min(nr - i, 64 - (pfn & 63)) + i
+        if far:
             while i < step:
                 __builtin_prefetch(&words[pfns[i + AHEAD if i + AHEAD < nr else i] >> 6], 1)
                 words[pfns[i] >> 6] |= (<word_t>1) << (pfns[i] & 63)
                 i += 1
-    return BATCH_OK
+        else:
+            while i < step:
+                words[pfns[i] >> 6] |= (<word_t>1) << (pfns[i] & 63)
+                i += 1
 
 
-cdef int set_bits_32 "fo_set_bits_32"(const uint32_t *pfns, uint64_t nr, word_t *words, uint64_t limit,
-                                       uint64_t *span) noexcept nogil:
-    return set_bits(pfns, nr, words, limit, span)
+cdef bint set_batch(const pfn_batch *batch, word_t *words, uint64_t limit, uint64_t *span) noexcept nogil:
+    """Set the bit of every pfn and note the span, first and last; False: one is at or past the limit, and those of the span are
+    set.
+
+    Another thread may change the array at any time, so that each pfn is read once: some go to the nearest cache, where their
+    bounds are found, at the speed of the memory; then their bits, at random.
+    """
+    cdef uint64_t near[READ]
+    cdef uint64_t done = 0, some
+    cdef uint64_t[2] wider
+    wider[0] = span[0] = NO_PFN
+    wider[1] = span[1] = 0
+    while done < batch.nr:
+        some = min(batch.nr - done, <uint64_t>READ)
+        read_batch(batch, done, some, near, wider)
+        if wider[1] >= limit:
+            return False
+        span[0] = wider[0]
+        span[1] = wider[1]
+        set_bits(near, some, words, limit >= FAR)
+        done += some
+    return True
 
 
-cdef int set_bits_64 "fo_set_bits_64"(const uint64_t *pfns, uint64_t nr, word_t *words, uint64_t limit,
-                                       uint64_t *span) noexcept nogil:
-    return set_bits(pfns, nr, words, limit, span)
+cdef uint64_t first_repeated(const pfn_batch *batch, word_t *words) noexcept nogil:
+    """Index of the first pfn that stands in the batch before, or its length: none does. The words are zero, and are so again."""
+    cdef uint64_t nr = 0, i
+    cdef pfn_t pfn
+    for nr in range(batch.nr):
+        pfn = pfn_at(batch, nr)
+        if pfn < batch.first or pfn >= batch.end:
+            continue     # changed since
+        if test_bit(words, pfn):
+            break
+        set_bit(words, pfn)
+    else:
+        nr = batch.nr
+    if not batch.one_by_one:
+        clear_words(words, batch)
+        return nr
+    for i in range(nr):
+        words[pfn_at(batch, i) >> 6] = 0
+    return nr
+
+
+cdef void clear_words(word_t *words, const pfn_batch *batch) noexcept nogil:
+    memset(&words[batch.first >> 6], 0, (((batch.end - 1) >> 6) + 1 - (batch.first >> 6)) * sizeof(word_t))

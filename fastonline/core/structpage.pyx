@@ -266,6 +266,7 @@ cdef class StructPageEngine(Engine):
         self.page_bytes = PAGE_BYTES[PAGE_BYTES.index(page_bytes)]
         self.page_bits = 8 * self.page_bytes
         self.lifo = lifo
+        self.in_order = True
         self.own(zeroed((NR_HEADS + self.nr_pages, self.page_bytes), np.uint8))
         self.make_lists(0, self.nr_areas)
 
@@ -552,7 +553,6 @@ cdef class StructPageEngine(Engine):
         return lowest_not_single(<page64 *>self.map.pages, batch, self.nr_pages)
 
     cdef uint64_t online_batch(self, const pfn_batch *batch) noexcept nogil:
-        self.ungather(batch)
         if self.page_bytes == 32:
             return online_pfns(&self.map, <page32 *>self.map.pages, batch)
         if self.page_bytes == 56:
@@ -560,7 +560,6 @@ cdef class StructPageEngine(Engine):
         return online_pfns(&self.map, <page64 *>self.map.pages, batch)
 
     cdef void free_batch(self, const pfn_batch *batch) noexcept nogil:
-        self.ungather(batch)
         if self.page_bytes == 32:
             free_pfns(&self.map, <page32 *>self.map.pages, batch)
         elif self.page_bytes == 56:

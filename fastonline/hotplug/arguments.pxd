@@ -17,6 +17,7 @@ cdef int as_threads(object threads) except -1
 cdef int as_online_type(object online_type) except -1
 cdef int as_order(object value, int max_order) except -1
 cdef object as_pfn_array(object pfns)
+cdef object as_batch(object pfns, pfn_batch *batch)
 
 cdef int check_range(Machine mem, uint64_t start, uint64_t nr, str what) except -1
 cdef int check_present(Machine mem, uint64_t start, uint64_t nr, str what) except -1

@@ -1,9 +1,11 @@
 import errno
 
 import numpy as np
+from numpy import ndarray
 
-from fastonline.core.buffer cimport data_of
-from fastonline.core.engine cimport BATCH_OK, BATCH_OUT_OF_RANGE
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+
+from fastonline.core.engine cimport BATCH_CHANGED, BATCH_NO_MEMORY, BATCH_OK, BATCH_OUT_OF_RANGE
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.threads cimport MAX_THREADS
@@ -156,11 +158,8 @@ cdef int as_order(object value, int max_order) except -1:
 
 
 cdef object as_pfn_array(object pfns):
-    """One-dimensional, contiguous, uint32 or uint64 (negative ones wrapped, to be refused as out of range).
-
-    It is always a copy: another thread may change the caller's array while it is used without the GIL.
-    """
-    array = np.array(pfns)
+    """One-dimensional, contiguous, uint32 or uint64 (negative ones wrapped, to be refused as out of range)."""
+    array = np.asarray(pfns)
     if array.ndim != 1:
         raise ValueError(f"pfns are an array of one dimension, not {array.ndim}")
     if array.size == 0:
@@ -171,10 +170,42 @@ cdef object as_pfn_array(object pfns):
                 as_uint64(pfn, "a pfn")
         raise TypeError(f"pfns are integers, not {array.dtype}: {array[:3].tolist()!r}...")
     if array.dtype == np.uint32:
-        return array
+        return np.ascontiguousarray(array)
     if array.dtype.itemsize < 8:
         array = array.astype(np.int64)
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).view(np.uint64)
+
+
+cdef bint points_into(pfn_batch *batch, object array) except -1:
+    """Make the batch the data of an array, if that is of a width and order that a batch can have."""
+    cdef Py_buffer buffer
+    cdef char kind = 0
+    if type(array) is not ndarray:
+        return False
+    try:
+        PyObject_GetBuffer(array, &buffer, PyBUF_STRIDES | PyBUF_FORMAT)
+    except (BufferError, ValueError):
+        return False     # a dtype that no other program knows
+    if buffer.ndim == 1 and buffer.format[0] and not buffer.format[1] \
+            and (buffer.strides[0] == buffer.itemsize or buffer.shape[0] < 2):
+        kind = buffer.format[0]
+    batch[0] = pfn_batch(NULL, NULL, 0, 0, 0, False)
+    if kind in b"lLqQ" and buffer.itemsize == 8:
+        batch.pfns64 = <const uint64_t *>buffer.buf
+        batch.nr = buffer.shape[0]
+    elif kind in b"IL" and buffer.itemsize == 4:
+        batch.pfns32 = <const uint32_t *>buffer.buf
+        batch.nr = buffer.shape[0]
+    PyBuffer_Release(&buffer)
+    return batch.pfns64 != NULL or batch.pfns32 != NULL
+
+
+cdef object as_batch(object pfns, pfn_batch *batch):
+    """The batch of any array of pfns, not yet gathered. The caller keeps what is returned while it uses the batch."""
+    if not points_into(batch, pfns):
+        pfns = as_pfn_array(pfns)
+        points_into(batch, pfns)
+    return pfns
 
 
 # -- ranges
@@ -210,23 +241,19 @@ cdef int check_pfn(Machine mem, object pfn, str what) except -1:
 # -- batches
 
 cdef int gather(Machine mem, pfn_batch *batch, object array) except -1:
-    """Set the bits of an array of pfns (as_pfn_array), or say which one is wrong; no bit is set then. The batch points into
-    the array."""
+    """Gather the batch of an array (as_batch), which is not empty, or say which pfn is wrong; nothing is gathered then."""
     cdef uint64_t bad = 0
     cdef int why
     cdef PyThreadState *thread
-    batch.pfns32 = NULL
-    batch.pfns64 = NULL
-    if array.dtype == np.uint32:
-        batch.pfns32 = <const uint32_t *>data_of(array)
-    else:
-        batch.pfns64 = <const uint64_t *>data_of(array)
-    batch.nr = array.size
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
     why = mem.pages.gather(batch, &bad)
     mem.lock.take_back(thread)
     if why == BATCH_OK:
         return 0
+    if why == BATCH_NO_MEMORY:
+        raise MemoryError(f"no memory for a batch of {batch.nr} pages")
+    if why == BATCH_CHANGED:
+        raise ValueError("the array of pfns changed while it was read")
     pfn = int((array if array.base is None else array.base)[bad])      # as the caller has it, perhaps negative
     if why == BATCH_OUT_OF_RANGE:
         check_pfn(mem, pfn, f"pfns[{bad}]")

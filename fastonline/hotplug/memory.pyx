@@ -4,7 +4,7 @@ from libc.errno cimport EINVAL, ENOMEM
 
 from fastonline.core.bitmap_engine cimport bitmap_online_quickly
 from fastonline.core.buddy cimport free_area, free_area_fold
-from fastonline.core.engine cimport BATCH_OK, pfn_batch
+from fastonline.core.engine cimport BATCH_NO_MEMORY, BATCH_OK, pfn_batch
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_uint64
 from fastonline.hotplug cimport (
@@ -12,7 +12,7 @@ from fastonline.hotplug cimport (
     zone_ranges,
 )
 from fastonline.hotplug.arguments cimport (
-    as_group, as_online_type, as_order, as_pages, as_pfn_array, as_threads, check_present, check_range, set_arguments,
+    as_batch, as_group, as_online_type, as_order, as_pages, as_threads, check_present, check_range, set_arguments,
 )
 from fastonline.hotplug.machine cimport is_zone
 from fastonline.hotplug.memmap cimport memmaps_on_memory
@@ -234,11 +234,12 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
 
         Returns the number of pages that went online. All or nothing: TypeError for what is no array of integers, ValueError
         for one of two dimensions, or with a pfn past the end of memory, negative, or there twice; HotplugError EINVAL when a
-        page is in a section that was not prepared. An array is copied first.
+        page is in a section that was not prepared. uint32, int64 and uint64 arrays are read in place.
         """
-        array = as_pfn_array(pfns)
+        cdef pfn_batch batch
+        array = as_batch(pfns, &batch)
         held = self.mem_hotplug_begin("mark_pfns_onlined")
-        return onlining.mark_pfns_onlined(self, array)
+        return onlining.mark_pfns_onlined(self, array, &batch)
 
     def online_pages(self, start_pfn, nr_pages, online_type=MMOP_ONLINE):
         """Both phases: prepare the range, mark it, recompute the watermarks. Returns the number of pages that went online.
@@ -333,23 +334,26 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     def set_pfns_reserved(self, pfns):
         """set_page_reserved for any one-dimensional integer array of pfns; how many were not Reserved before. All or nothing:
         HotplugError EINVAL for one where no section is, else as free_pfns."""
-        array = as_pfn_array(pfns)
+        cdef pfn_batch batch
+        array = as_batch(pfns, &batch)
         held = self.mem_hotplug_begin("set_pfns_reserved")
-        return page_ops.set_pfns_reserved(self, array)
+        return page_ops.set_pfns_reserved(self, array, &batch)
 
     def set_pfns_offline(self, pfns):
         """set_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is not
         in use, or is there twice."""
-        array = as_pfn_array(pfns)
+        cdef pfn_batch batch
+        array = as_batch(pfns, &batch)
         held = self.lock.hold()
-        page_ops.set_pfns_offline(self, array)
+        page_ops.set_pfns_offline(self, array, &batch)
 
     def clear_pfns_offline(self, pfns):
         """clear_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is
         not PG_offline, or is there twice."""
-        array = as_pfn_array(pfns)
+        cdef pfn_batch batch
+        array = as_batch(pfns, &batch)
         held = self.lock.hold()
-        page_ops.clear_pfns_offline(self, array)
+        page_ops.clear_pfns_offline(self, array, &batch)
 
     def free_reserved_pfns(self, pfns):
         """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave back
@@ -358,9 +362,10 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is neither, or is there twice.
         Mirrors free_reserved_page (6.1) over the array.
         """
-        array = as_pfn_array(pfns)
+        cdef pfn_batch batch
+        array = as_batch(pfns, &batch)
         held = self.mem_hotplug_begin("free_reserved_pfns")
-        page_ops.free_reserved_pfns(self, array)
+        page_ops.free_reserved_pfns(self, array, &batch)
 
     # -- the allocator
 
@@ -410,10 +415,10 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     def free_pfns(self, pfns):
         """Free single pages. pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is free,
         Reserved, no allocation of order 0, past the end of memory, or there twice."""
-        array = as_pfn_array(pfns)
-        if array.size:
-            held = self.lock.hold()
-            page_alloc.free_pfns(self, array)
+        cdef pfn_batch batch
+        array = as_batch(pfns, &batch)
+        held = self.lock.hold()
+        page_alloc.free_pfns(self, array, &batch)
 
     # -- the C API
 
@@ -434,12 +439,14 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return onlining.online_range(self, start_pfn, nr_pages, order)
 
     cdef int64_t online_batch(self, const uint64_t *pfns, uint64_t nr) noexcept nogil:
-        cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0)
+        cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
         cdef uint64_t bad
+        cdef int why
         if nr == 0:
             return 0
-        if self.pages.gather(&batch, &bad) != BATCH_OK:
-            return -EINVAL
+        why = self.pages.gather(&batch, &bad)
+        if why != BATCH_OK:
+            return -ENOMEM if why == BATCH_NO_MEMORY else -EINVAL
         if section_states.batch_outside_prepared(self, &batch) >= 0:
             self.pages.ungather(&batch)
             return -EINVAL
@@ -459,12 +466,14 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return page_alloc.free_block(self, pfn, order)
 
     cdef int64_t free_batch(self, const uint64_t *pfns, uint64_t nr) noexcept nogil:
-        cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0)
+        cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
         cdef uint64_t bad
+        cdef int why
         if nr == 0:
             return 0
-        if self.pages.gather(&batch, &bad) != BATCH_OK:
-            return -EINVAL
+        why = self.pages.gather(&batch, &bad)
+        if why != BATCH_OK:
+            return -ENOMEM if why == BATCH_NO_MEMORY else -EINVAL
         if self.pages.find_unfreeable(&batch) >= 0:
             self.pages.ungather(&batch)
             return -EINVAL

@@ -6,12 +6,12 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EINVAL
 
 from fastonline.core.bitmap cimport test_bit
-from fastonline.core.engine cimport pfn_batch
+from fastonline.core.engine cimport pfn_at, pfn_batch
 from fastonline.core.lock cimport PyThreadState
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport NO_AREA, area_t
-from fastonline.hotplug.arguments cimport as_online_type, check_pfn, check_present, gather
+from fastonline.hotplug.arguments cimport as_batch, as_online_type, as_pfn_array, check_pfn, check_present, gather
 from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport flush_events
 from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
@@ -304,31 +304,31 @@ cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except 
     return done
 
 
-cdef int64_t mark_pfns_onlined(Machine mem, object array) except -1:
-    """Any pages, in the order of the array."""
-    cdef pfn_batch batch
+cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) except -1:
+    """Any pages, in the order of the array, which the batch is of."""
     cdef int64_t outside, done
+    cdef uint64_t i
     cdef int nid
     cdef bint was_empty
     cdef PyThreadState *thread
     if memmaps_on_memory(mem):
-        array = without_memmap_pages(mem, array)
-    if array.size == 0:
+        array = as_batch(without_memmap_pages(mem, as_pfn_array(array)), batch)
+    if batch.nr == 0:
         return 0
-    gather(mem, &batch, array)
-    outside = batch_outside_prepared(mem, &batch)
+    batch.one_by_one = mem.online_page_callback is not None
+    gather(mem, batch, array)
+    outside = batch_outside_prepared(mem, batch)
     if outside >= 0:
-        mem.pages.ungather(&batch)
+        mem.pages.ungather(batch)
         check_pfn(mem, outside, "a pfn")
         raise HotplugError.of(errno.EINVAL, f"mark_pfns_onlined: the section of pfn {outside:#x} is not present or not prepared")
     nid = status_change_nid(mem, batch.first)
     was_empty = enters_empty_zone(mem, batch.first)
     if mem.online_page_callback is not None:
-        mem.pages.ungather(&batch)
-        done = call_back(mem, [(pfn, 1) for pfn in array.tolist()], 0)
+        done = call_back(mem, [(pfn_at(batch, i), 1) for i in range(batch.nr)], 0)
     else:
         thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
-        done = online_batch(mem, &batch)
+        done = online_batch(mem, batch)
         mem.lock.take_back(thread)
     tell_of_mark(mem, batch.first, batch.end - batch.first, done, nid, was_empty)
     return done

@@ -2,6 +2,7 @@
 
 from libc.errno cimport EINVAL, ENOMEM
 
+from fastonline.core.engine cimport pfn_batch
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.hotplug.machine cimport Machine, is_zone
 from fastonline.hotplug.types cimport zone_area
@@ -35,4 +36,4 @@ cdef int64_t alloc_pages_gfp(Machine mem, int order, object gfp, object nid) exc
 cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone)
 cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1
 cdef int free_pages(Machine mem, uint64_t start, int order) except -1
-cdef int free_pfns(Machine mem, object array) except -1
+cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1

@@ -4,7 +4,6 @@ import numpy as np
 
 from fastonline.core.buddy cimport free_area_fold
 from fastonline.core.buffer cimport data_of
-from fastonline.core.engine cimport pfn_batch
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
@@ -179,22 +178,23 @@ cdef int free_pages(Machine mem, uint64_t start, int order) except -1:
     raise ValueError(f"page {start:#x} is not the first of an allocation of order {order}: {why_not_freeable(mem, start)}")
 
 
-cdef int free_pfns(Machine mem, object array) except -1:
+cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
     """Single pages, all or none."""
-    cdef pfn_batch batch
     cdef int64_t bad
     cdef PyThreadState *thread
+    if batch.nr == 0:
+        return 0
     try:
-        gather(mem, &batch, array)
+        gather(mem, batch, array)
     except HotplugError as e:
         raise ValueError(e.strerror) from None
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
-    bad = mem.pages.find_unfreeable(&batch)
+    bad = mem.pages.find_unfreeable(batch)
     if bad < 0:
-        mem.pages.free_batch(&batch)
+        mem.pages.free_batch(batch)
     mem.lock.take_back(thread)
     if bad >= 0:
-        mem.pages.ungather(&batch)
+        mem.pages.ungather(batch)
         raise ValueError(f"page {bad:#x} is not an allocation of order 0: {why_not_freeable(mem, bad)}")
     return 0
 

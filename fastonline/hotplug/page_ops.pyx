@@ -1,4 +1,4 @@
-from fastonline.core.engine cimport Engine, pfn_at, pfn_batch
+from fastonline.core.engine cimport Engine, pfn_at
 from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved, PG_tail
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present, gather
@@ -56,61 +56,55 @@ cdef int check_states(Machine mem, str what, uint64_t start, uint64_t nr, int wa
 
 # -- arrays of pfns: what a driver that keeps pages back does batch by batch
 
-cdef uint64_t set_pfns_reserved(Machine mem, object array) except? 0xFFFFFFFFFFFFFFFF:
-    cdef pfn_batch batch
+cdef uint64_t set_pfns_reserved(Machine mem, object array, pfn_batch *batch) except? 0xFFFFFFFFFFFFFFFF:
     cdef uint64_t i = 0, run, reserved = 0
-    if array.size == 0:
+    if batch.nr == 0:
         return 0
-    gather(mem, &batch, array)
-    mem.pages.ungather(&batch)
+    batch.one_by_one = True
+    gather(mem, batch, array)
     while i < batch.nr:
-        run = run_at(&batch, i)
-        check_present(mem, pfn_at(&batch, i), run, "set_pfns_reserved")
+        run = run_at(batch, i)
+        check_present(mem, pfn_at(batch, i), run, "set_pfns_reserved")
         i += run
     refresh(&mem.zones.table)
     i = 0
     while i < batch.nr:
-        run = run_at(&batch, i)
-        reserved += mem.pages.reserve_range(pfn_at(&batch, i), run)
+        run = run_at(batch, i)
+        reserved += mem.pages.reserve_range(pfn_at(batch, i), run)
         i += run
     return reserved
 
 
-cdef int set_pfns_offline(Machine mem, object array) except -1:
-    cdef pfn_batch batch
+cdef int set_pfns_offline(Machine mem, object array, pfn_batch *batch) except -1:
     cdef uint64_t i = 0, run
-    if take_batch(mem, &batch, "set_pfns_offline", array, IN_USE, IN_USE, "in use"):
+    if take_batch(mem, batch, "set_pfns_offline", array, IN_USE, IN_USE, "in use"):
         while i < batch.nr:
-            run = run_at(&batch, i)
-            mem.pages.set_offline(pfn_at(&batch, i), run)
+            run = run_at(batch, i)
+            mem.pages.set_offline(pfn_at(batch, i), run)
             i += run
-        mem.pages.ungather(&batch)
     return 0
 
 
-cdef int clear_pfns_offline(Machine mem, object array) except -1:
-    cdef pfn_batch batch
+cdef int clear_pfns_offline(Machine mem, object array, pfn_batch *batch) except -1:
     cdef uint64_t i = 0, run
-    if take_batch(mem, &batch, "clear_pfns_offline", array, WITH_HOST, WITH_HOST, "PG_offline"):
+    if take_batch(mem, batch, "clear_pfns_offline", array, WITH_HOST, WITH_HOST, "PG_offline"):
         while i < batch.nr:
-            run = run_at(&batch, i)
-            mem.pages.clear_offline(pfn_at(&batch, i), run)
+            run = run_at(batch, i)
+            mem.pages.clear_offline(pfn_at(batch, i), run)
             i += run
-        mem.pages.ungather(&batch)
     return 0
 
 
-cdef int free_reserved_pfns(Machine mem, object array) except -1:
+cdef int free_reserved_pfns(Machine mem, object array, pfn_batch *batch) except -1:
     """Pages given back to the host are waiting first, then all of them go online."""
-    cdef pfn_batch batch
     cdef uint64_t i = 0, run
-    if take_batch(mem, &batch, "free_reserved_pfns", array, WAITING, WITH_HOST, "Reserved in a prepared range, or PG_offline"):
+    if take_batch(mem, batch, "free_reserved_pfns", array, WAITING, WITH_HOST, "Reserved in a prepared range, or PG_offline"):
         while i < batch.nr:
-            run = run_at(&batch, i)
-            if mem.pages.weigh(PG_offline, pfn_at(&batch, i), run):
-                mem.pages.reserve_range(pfn_at(&batch, i), run)
+            run = run_at(batch, i)
+            if mem.pages.weigh(PG_offline, pfn_at(batch, i), run):
+                mem.pages.reserve_range(pfn_at(batch, i), run)
             i += run
-        online_batch(mem, &batch)
+        online_batch(mem, batch)
     return 0
 
 
@@ -122,8 +116,9 @@ cdef int take_batch(Machine mem, pfn_batch *batch, str what, object array, int w
     cdef uint64_t i
     cdef int64_t bad = -1
     cdef int state
-    if array.size == 0:
+    if batch.nr == 0:
         return 0
+    batch.one_by_one = True
     try:
         gather(mem, batch, array)
     except HotplugError as e:
@@ -135,8 +130,7 @@ cdef int take_batch(Machine mem, pfn_batch *batch, str what, object array, int w
             bad = i
             break
     if bad >= 0:
-        pages.ungather(batch)
-        pfn = int(array[bad])
+        pfn = pfn_at(batch, bad)
         raise ValueError(f"{what}: pfns[{bad}] = {pfn:#x} is not {name}: {decode_page_flags(pages.state(pfn))}")
     refresh(&mem.zones.table)
     return 1

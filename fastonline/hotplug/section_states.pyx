@@ -79,20 +79,21 @@ cdef void count_onlined(Machine mem, uint64_t start, uint64_t nr, uint64_t onlin
 
 
 cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil:
-    """The waiting pages of a gathered batch go online, and all that counts them knows.
-
-    Its sections are done as soon as none that it spans is offline, mostly after a few pages.
-    """
-    cdef uint64_t onlined = mem.pages.online_batch(batch)
-    cdef uint64_t i = 0 if onlined else batch.nr, span = batch.end - batch.first
+    """The waiting pages of a gathered batch go online, and all that counts them knows."""
+    cdef uint64_t shift = mem.sections.pfn_section_shift, onlined, section, i
+    cdef bint all_online = mem.sections.all_in(mem.sections.online, batch.first, batch.end - batch.first)
+    if not all_online and not batch.one_by_one:
+        # now, since the bits do not outlive the next call: what is prepared in a section that is not online is waiting
+        for section in range(batch.first >> shift, ((batch.end - 1) >> shift) + 1):
+            if not test_bit(mem.sections.online.words, section) and mem.pages.meets_prepared(section << shift, <uint64_t>1 << shift):
+                section_went_online(mem, section)
+    onlined = mem.pages.online_batch(batch)
     mem.pages_onlined += onlined
     mem.zones.table.stale |= mem.watermarks_at_mark
-    while i < batch.nr and not mem.sections.all_in(mem.sections.online, batch.first, span):
-        while i < batch.nr and test_bit(mem.sections.online.words, pfn_at(batch, i) >> mem.sections.pfn_section_shift):
-            i += 1
-        if i < batch.nr:
-            sections_went_online(mem, pfn_at(batch, i), 1)
-            i += 1
+    if onlined and not all_online and batch.one_by_one:
+        for i in range(batch.nr):
+            if not test_bit(mem.sections.online.words, pfn_at(batch, i) >> shift):
+                sections_went_online(mem, pfn_at(batch, i), 1)
     return onlined
 
 
