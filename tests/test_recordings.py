@@ -660,3 +660,44 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     assert main(["replay", str(path)]) == 2
     out, err = capsys.readouterr()
     assert out.count("\n") == 3 and err.count("\n") == 1 and f"{path}: step 3: " in err
+
+
+@pytest.mark.parametrize(("kind", "zone"), [("kernel", "0/DMA32"), ("page cache", "0/Movable")])
+def test_loads(tmp_path, engine, kind, zone):
+    """16 MiB of kernel memory, or of page cache, with Movable memory there. Expect it to come from a kernel zone and stay, or from
+    Movable until the caches are dropped, which the log tells."""
+    steps = _replayed(tmp_path, "S1", [
+        _dimm(32), _write(32, "online_movable"), {"op": "load", "text": "a load", "bytes": 4096 << 12, "kind": kind}, {"op": "drop_caches"},
+    ], engine)
+    free = [{z: step.predicted["zones"][z]["free"] + step.predicted["zones"][z]["pcp_count"] for z in ("0/DMA32", "0/Movable")}
+            for step in steps]
+    for name in free[0]:
+        assert abs(free[1][name] - free[2][name] - 4096 * (name == zone)) < 32
+    assert (free[3][zone] - free[2][zone] > 4000) == (kind == "page cache")
+    assert steps[3].kmsg == ["init (1): drop_caches: 3"]
+
+
+def test_free_blocks_after_an_offline_that_failed(engine):
+    """S3d's fifth step: pages that were freed while their pageblocks were isolated, per-CPU lists drained. Expect the free blocks
+    of Movable that the kernel had."""
+    recording = Recording.load(DIRECTORY / "S3d_pin_and_no_room_k612.json")
+    for step in recording.replay(engine):
+        if step.index in (5, 6, 7):
+            zone = step.recorded["state"]["zones"]["0/Movable"]
+            assert step.predicted["zones"]["0/Movable"]["nr_free"] == zone["nr_free"]
+            assert step.predicted["zones"]["0/Movable"]["pcp_count"] == zone["pcp_count"] == 0
+
+
+def test_a_watermark_boost_is_taken_over(tmp_path):
+    """A state shows watermarks that are boosted; then a block goes online. Expect min_free_kbytes from the high marks with the
+    boost (high_wmark_pages), and the watermarks themselves compared without it."""
+    data = json.loads((DIRECTORY / "S1_k612.json").read_text())
+    plain = data["steps"][:2]
+    zone = plain[0]["state"]["zones"]["0/DMA32"]
+    zone.update(boost=958, min=zone["min"] + 958, low=zone["low"] + 958, high=zone["high"] + 958)
+    path = tmp_path / "boost.json"
+    path.write_text(json.dumps(data | {"steps": plain}))
+    first, second = Recording.load(path).replay()
+    assert not [what for what, _, _ in first.differences if "min" in what or "high" in what]
+    kb = plain[1]["state"]["min_free_kbytes"]
+    assert kb - 15 < second.predicted["min_free_kbytes"] < kb

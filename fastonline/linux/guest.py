@@ -386,6 +386,15 @@ class Guest:
         """A program reads a file: so many movable pages stay in the page cache."""
         self.cache.alloc(nr_pages)
 
+    def kernel_memory(self, nr_pages):
+        """The kernel takes single pages for good, which cannot move (GFP_KERNEL). MemoryError, and none taken, where there are not
+        so many."""
+        pfns = self._take(nr_pages)
+        if len(pfns) < nr_pages:
+            for pfn in pfns:
+                self.mem.pcp.free_kernel(pfn)
+            raise MemoryError(f"{nr_pages} pages of kernel memory were asked for, {len(pfns)} can be had")
+
     def drop_caches(self):
         """The page cache is given back."""
         self.cache.free()

@@ -300,8 +300,12 @@ def _load(guest, op):
             "the load has no bytes: what slabs and page tables took of the kernel zones was not recorded, and how many "
             "pages are free there is not compared from here on"
         )
+    nr_pages = -(-op["bytes"] // guest.mem.geometry.page_size)
     try:
-        guest.page_cache(-(-op["bytes"] // guest.mem.geometry.page_size))
+        if op.get("kind") == "kernel":
+            guest.kernel_memory(nr_pages)
+        else:
+            guest.page_cache(nr_pages)
     except MemoryError as e:
         raise CannotReplay(str(e)) from None
     return 0
