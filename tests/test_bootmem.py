@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+import fastonline as fo
 from fastonline.lines import TextError
 from fastonline.linux.bootmem import read_boot_ranges
+from fastonline.linux.sources import read_source
 
 E820 = """[    0.000000] BIOS-provided physical RAM map:
 [    0.000000] BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable
@@ -54,6 +56,15 @@ def test_arm64_does_not_begin_at_0(tmp_path):
 def test_iomem(tmp_path):
     captured = Path(__file__).parent / "data" / "linux-6.18-24g" / "iomem"
     assert ranges(tmp_path, captured.read_text()) == [(1, 0x9e, 0), (0x100, 0xbff00, 0), (0x100000, 0x540000, 0)]
+
+
+def test_a_guest_that_boots_with_them(engine, tmp_path):
+    """Two nodes and a hole. Expect the zones' present pages to be the ranges'."""
+    mem = fo.Memory(fo.X86_64, boot=ranges(tmp_path, NODES), engine=engine)
+    mem.validate()
+    assert sum(zone.present_pages for zone in mem.zones.values()) == 0x9e + 0x1ff00 + 0x1ffdf
+    assert [node.present_pages for node in mem.nodes.values()] == [0x9e + 0x1ff00, 0x1ffdf]
+    assert read_source(tmp_path / "log").machine(engine).zoneinfo() == mem.zoneinfo()
 
 
 @pytest.mark.parametrize("text, message", [

@@ -52,6 +52,13 @@ def test_pagetypeinfo_and_lsmem(tmp_path):
     assert read_source(tmp_path / "lsmem").lsmem() == mem.lsmem()
 
 
+def test_iomem(run):
+    """RAM three levels deep, of dax_kmem. Expect its three ranges."""
+    status, out, err = run("show", "iomem", DATA / "inputs" / "i03_dax_kmem.iomem")
+    assert status == 0 and len(err.splitlines()) == 1
+    assert out.splitlines()[2] == "148000000-23fffffff : System RAM"
+
+
 def test_show_a_tree(run):
     """Only the table, nothing on standard error."""
     path = DATA / "inputs" / "l01_tree"
@@ -84,13 +91,14 @@ def test_show_every_zoneinfo(run, path):
     ("lsmem", "time,size\n1,2\n", "a table: see fastonline balloon"),
     ("lsmem", "# tracer: nop\n", "a trace of page allocations: see fastonline replay"),
     ("lsmem", '{"format": "memory-hotplug-recording/1", "steps": []}', "a recording of what a kernel did: see fastonline"),
+    ("iomem", "00000000-00000000 : System RAM\n", "the addresses are hidden (all 0)"),
     ("lsmem", "", "neither a saved machine nor a capture"),
     ("lsmem", "\0\0\0", "the file is not text"),
 ])
 def test_one_line_for_what_cannot_be_used(run, tmp_path, what, content, message):
     (tmp_path / "file").write_text(content)
     status, out, err = run("show", what, tmp_path / "file")
-    assert (status, out) == (2, "") and err.startswith(f"fastonline: {tmp_path}/file: ") and message in err
+    assert (status, out) == (2, "") and err.startswith(f"fastonline: {tmp_path}/file:") and message in err
     assert len(err.splitlines()) == 1
 
 

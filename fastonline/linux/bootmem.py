@@ -15,13 +15,20 @@ _OLD_E820 = re.compile(r"\s*BIOS-e820: ([0-9a-f]{16}) - ([0-9a-f]{16}) \(usable\
 _IOMEM = re.compile(r"\s*([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)")
 
 
+def shows_boot_ranges(line: str) -> bool:
+    """Does this line of a text tell of RAM?"""
+    bare, iomem = without_prefix(line), _IOMEM.fullmatch(line)
+    ram = iomem is not None and iomem[3].startswith("System RAM")
+    return ram or any(pattern.match(bare) is not None for pattern in (_NODE, _E820, _OLD_E820))
+
+
 def read_boot_ranges(path: str | os.PathLike[str], page_size: int = 4096) -> list[tuple[int, int, int]]:
     """(start_pfn, nr_pages, nid) of the RAM that the log of a boot, or the text of /proc/iomem in the file `path`, shows: whole
     pages, ascending.
 
-    Of a log the lines behind "Early memory node ranges" count (free_area_init, all architectures), else those of the BIOS-e820
-    map that are usable, all of node 0. page_size: bytes. TextError where there is neither, where ranges overlap, or where
-    addresses are hidden; OSError.
+    Memory takes the list as `boot`. Of a log the lines behind "Early memory node ranges" count (free_area_init, all
+    architectures), else those of the BIOS-e820 map that are usable, all of node 0. page_size: bytes. TextError where there is
+    neither, where ranges overlap, or where addresses are hidden; OSError.
     """
     kinds: dict[str, list[tuple[int, int, int, int]]] = {"nodes": [], "e820": [], "iomem": []}
     hidden, early, nr = 0, False, 0

@@ -21,7 +21,7 @@ _NAMES = {
 }
 """uname -m -> names of presets."""
 GEOMETRIES = {
-    (arch, PRESETS[name].page_size): PRESETS[name] for arch, names in _NAMES.items() for name in names if name in PRESETS
+    (arch, PRESETS[name].page_size): PRESETS[name] for arch, names in _NAMES.items() for name in names
 }
 """(uname -m, page size) -> preset."""
 _MAX_PAGES = 1 << 30

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Protocol
 
 from fastonline.files import open_regular
+from fastonline.geometry import X86_64
 from fastonline.hotplug import savefile
 from fastonline.hotplug.memory import Memory, load
 from fastonline.lines import TextError, read, stream, without_prefix
+from fastonline.linux.bootmem import read_boot_ranges, shows_boot_ranges
 from fastonline.linux.capture import Capture
 from fastonline.linux.monitor import is_monitor, read_monitor
 from fastonline.linux.oom import is_mem_info, read_mem_info
 from fastonline.linux.pagetypes import is_page_types, read_page_types
+from fastonline.linux.ranges import check_size
 from fastonline.linux.recording import FORMAT
 from fastonline.linux.snapshot import Snapshot
 from fastonline.linux.trace import is_trace
@@ -53,9 +56,29 @@ class Saved:
         return self._mem
 
 
+class BootMemory:
+    """The RAM that the log of a boot or /proc/iomem shows, as after a boot: all of it free."""
+
+    notes: list[str] = []
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._ranges = read_boot_ranges(path)
+        self.assumptions = [f"{path}: RAM alone is told: all of it is free, in the zones of x86_64"]
+
+    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+        """A Memory with these ranges. ValueError for ranges that no machine has."""
+        try:
+            check_size(sum(nr for _, nr, _ in self._ranges), sum(self._ranges[-1][:2]))
+            return Memory(X86_64, boot=self._ranges, rules=rules, engine=engine)
+        except ValueError as e:
+            raise ValueError(f"{self._path}: {e}") from None
+
+
 def read_source(path: str | os.PathLike[str]) -> Source:
     """Read what shows a machine: a file of Memory.save or Capture.save; a directory with a page map, a /sys tree or a
-    sosreport; a log with Mem-Info, of buddyinfo or of zoneinfo; pagetypeinfo; what lsmem or page-types printed.
+    sosreport; a log with Mem-Info, of buddyinfo or of zoneinfo; pagetypeinfo; what lsmem or page-types printed; the log of a
+    boot; iomem.
 
     ValueError in one line for anything else, saying what to do with a recording, a trace or a table; OSError.
     """
@@ -87,6 +110,8 @@ def read_source(path: str | os.PathLike[str]) -> Source:
         return Snapshot(source=str(path), blocks=blocks, block_size=size)
     if any(map(is_mem_info, first)) or _has_mem_info(path):
         return read_mem_info(path)
+    if any(map(shows_boot_ranges, first)):
+        return BootMemory(path)
     if len(first) > 1 and all(line.count(",") == first[0].count(",") > 0 for line in first[:2]):
         raise ValueError(f"{path}: a table: see fastonline balloon")
     raise ValueError(f"{path}: neither a saved machine nor a capture, nor a text that shows one")
