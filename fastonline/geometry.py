@@ -21,13 +21,7 @@ def parse_size(size: SupportsIndex | str) -> int:
     Raises TypeError for what is neither, ValueError for text that is no size or a negative one.
     """
     if isinstance(size, str):
-        if len(size) > 64:
-            raise ValueError(f"a size of {len(size)} characters is no size")
-        text = size.strip().upper().removesuffix("IB").removesuffix("B")
-        number, suffix = (text[:-1], text[-1]) if text and text[-1].isalpha() else (text, "")
-        if suffix not in _SUFFIXES or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
-            raise ValueError(f"{size!r} is not a size: give bytes, or a number with K, M, G, T or P, such as '512M'")
-        nr_bytes = Fraction(number) * (1 << _SUFFIXES[suffix])
+        nr_bytes = _fraction(size)
         if nr_bytes.denominator != 1:
             raise ValueError(f"{size!r} is not a whole number of bytes")
         return int(nr_bytes)
@@ -37,6 +31,22 @@ def parse_size(size: SupportsIndex | str) -> int:
     if size < 0:
         raise ValueError(f"a size cannot be negative: {size}")
     return size
+
+
+def round_size(size: SupportsIndex | str) -> int:
+    """parse_size for what is rounded anyhow: a fraction of a byte in the text is cut off, so that ``"1.1G"`` is a size."""
+    return int(_fraction(size)) if isinstance(size, str) else parse_size(size)
+
+
+def _fraction(size: str) -> Fraction:
+    """Bytes of the text of a size; ValueError when it is none."""
+    if len(size) > 64:
+        raise ValueError(f"a size of {len(size)} characters is no size")
+    text = size.strip().upper().removesuffix("IB").removesuffix("B")
+    number, suffix = (text[:-1], text[-1]) if text and text[-1].isalpha() else (text, "")
+    if suffix not in _SUFFIXES or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
+        raise ValueError(f"{size!r} is not a size: give bytes, or a number with K, M, G, T or P, such as '512M'")
+    return Fraction(number) * (1 << _SUFFIXES[suffix])
 
 
 def format_size(size: int) -> str:

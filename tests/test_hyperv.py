@@ -99,6 +99,16 @@ def test_user_space_that_onlines_late(engine):
     balloon.validate()
 
 
+def test_memory_comes_by_memory_blocks(engine):
+    """Blocks of two sections. Expect one to be added for a page, and what it covers later to go online in both sections."""
+    mem = Memory(SMALL_64, boot="32M", rules=NEW[1], engine=engine, memory_block_size="32M")
+    balloon = HvBalloon(mem, Domain(Host("256M"), "32M"))
+    assert balloon.chunk == 2 * UNIT and balloon.hot_add(2 * UNIT, 1) == 1 and list(mem.blocks) == [0, 1]
+    assert balloon.hot_add(2 * UNIT + 1, UNIT + 9) == UNIT + 9
+    balloon.validate()
+    assert mem.totalram_pages == 2 * UNIT + UNIT + 10
+
+
 def test_memory_of_somebody_else_goes_online_whole(engine):
     balloon = guest(engine)
     balloon.hot_add(2 * UNIT, 10)

@@ -51,7 +51,6 @@ def test_what_are_no_targets(text):
 
 @pytest.mark.parametrize("change, error, match", [
     ({"name": "vmware"}, ValueError, "no driver 'vmware'"),
-    ({"targets": [(0.0, 100)]}, ValueError, "whole number of pages"),
     ({"behaviour": "4.0"}, ValueError, "no Xen balloon '4.0'"),
     ({"name": "cmm", "behaviour": "cmm3"}, ValueError, "no CMM 'cmm3'"),
     ({"host_memory": "16M"}, HotplugError, "cannot be built"),

@@ -87,6 +87,32 @@ def test_the_host_is_told_before_or_after(engine, must_tell_host, state):
     mem.validate()
 
 
+def test_a_dimm_belongs_to_the_guests_size(engine):
+    """get_current_ram_size: a DIMM of 16 MiB beside 32 MiB. Expect the target to count it, and the balloon to stay meanwhile."""
+    driver = guest(engine)
+    settle(driver, "24M")
+    driver.mem.add_memory(2 * UNIT, UNIT)
+    driver.mem.blocks[2].online()
+    run([driver], 20.0, 10.0)
+    assert len(driver.balloon) == 2048 and driver.current_pages == 40 * 256
+    settle(driver, "30M", 30.0)
+    assert len(driver.balloon) == 18 * 256 and driver.current_pages == 30 * 256
+    settle(driver, "48M", 40.0)
+    assert len(driver.balloon) == 0
+
+
+def test_targets_are_units_of_4_kib():
+    """64 KiB pages: expect num_pages by 4 KiB, and the balloon to take whole pages, the last one in part."""
+    mem = Memory(ARM64_64K, boot="1G", rules=LINUX_6_1)
+    driver = VirtioBalloonDriver(mem, ResidentDomain(Host("1G", page_size=65536)))
+    settle(driver, (1 << 30) - 4096 * 17)
+    assert driver.num_pages == 17 and len(driver.balloon) == 2
+    small = guest()
+    settle(small, "1.1G")
+    settle(small, "16384.5K", 10.0)
+    assert small.current_pages == 4096
+
+
 def test_what_came_last_leaves_first():
     balloon = VirtioBalloon(Memory(SMALL_64, boot="32M"))
     balloon.inflate(600)

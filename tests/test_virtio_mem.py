@@ -235,7 +235,6 @@ def test_memory_that_cannot_be_added_is_unplugged(engine, block_size):
 def test_memory_that_can_neither_be_added_nor_unplugged():
     """VIRTIO_MEM_SBM_MB_PLUGGED: it counts as plugged until the host takes it."""
     mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1)
-    mem.add_memory(2 * UNIT, UNIT)
 
     class Stubborn:
         takes = False
@@ -248,6 +247,7 @@ def test_memory_that_can_neither_be_added_nor_unplugged():
     host = Stubborn()
     device = VirtioMem(mem, 32 << 20, 32 << 20, 2 << 20, host=host)
     VirtioMemBus(mem).add(device)
+    mem.add_memory(2 * UNIT, UNIT)      # somebody's, in the region
     assert device.request(4 << 20) == 4 << 20 and device.errno == errno.ETXTBSY and device.plugged == {}
     host.takes = True
     assert device.request(0) == 0 and device.errno == 0
@@ -374,6 +374,41 @@ def test_a_big_block_the_host_does_not_take():
     assert driver.current_pages == 8192
 
 
+def test_a_region_over_ram_or_another_device_is_refused():
+    """EBUSY at probe; a region whose ends lie inside memory blocks is taken, with a warning for each."""
+    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1)
+    bus, log = VirtioMemBus(mem), []
+    mem.events.listen(lambda kind, text: log.append(text))
+    bus.add(VirtioMem(mem, 68 << 20, 32 << 20, 2 << 20))
+    assert sum("alignment of the physical" in text for text in log) == 2
+    for start, why in ((16, "System RAM"), (96, "virtio0")):
+        with pytest.raises(HotplugError, match=why) as e:
+            bus.add(VirtioMem(mem, start << 20, 32 << 20, 2 << 20, name="virtio1"))
+        assert e.value.errno == errno.EBUSY and list(bus.devices) == ["virtio0"]
+
+
+def test_a_guest_that_boots_again(engine):
+    """UNPLUG_ALL gives every frame back, then the requested size is plugged into the new kernel."""
+    driver = guest(engine)
+    settle(driver, "60M")
+    fresh = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    driver.reboot(fresh, 20.0)
+    assert driver.domain.tot_pages == 8192 and driver.device.plugged_pages == 0
+    run([driver], 21.0, 20.0)
+    driver.validate()
+    assert driver.current_pages == fresh.totalram_pages == 60 * MIB
+    for other in (fresh, Memory(SMALL_64, boot="64M", rules=LINUX_6_1)):
+        with pytest.raises(ValueError, match="new Memory"):
+            driver.reboot(other)
+
+
+def test_the_region_does_not_end_with_the_hosts_memory():
+    """31 MiB are left on the host, blocks have 16 MiB. Expect a region of two blocks, and all but 1 MiB plugged."""
+    driver = guest(host="63M")
+    settle(driver, "62M")
+    assert driver.device.nr_blocks == 2 and driver.current_pages == 62 * MIB
+
+
 # -- the end, and bad input
 
 def test_close():
@@ -399,7 +434,7 @@ def test_a_callback_already_taken():
     mem.resources.request(40 << 20, 4096, "somebody")
     with pytest.raises(HotplugError) as e:
         VirtioMemDriver(mem, Domain(Host("64M"), "32M"))
-    assert e.value.errno == errno.EEXIST and mem.online_page_callback is None
+    assert e.value.errno == errno.EBUSY and mem.online_page_callback is None
     mem.validate()
 
 

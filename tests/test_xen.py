@@ -152,11 +152,11 @@ def test_retries_back_off_and_end():
     times = []
     balloon.set_target("32M")
     now = 0.0
-    while balloon.due < NEVER:
+    while balloon.due < 3600:
         now = max(now, balloon.due)
         balloon.work(now)
         times.append(now)
-    assert times == [0.0, 2.0, 6.0, 14.0] and balloon.state == BP_ECANCELED and balloon.gave_up == 1
+    assert times == [0.0, 2.0, 6.0, 14.0] and balloon.due == 14.0 + 3600.0 and balloon.state == BP_ECANCELED and balloon.gave_up == 1
     assert balloon.current_pages == 5120 and balloon.domain.host.free_frames == 0
     assert balloon.domain.refused["host"] > 0
     balloon.validate()
@@ -169,6 +169,36 @@ def test_retries_back_off_and_end():
         endless.work(now)
         delays.append(endless.due - now)
     assert delays == [4, 8, 8, 8, 8, 8]
+
+
+def test_3_1_never_gives_up():
+    """RETRY_UNLIMITED until 5.3. Expect tries for ever, at most 32 s apart, and success when the host has frames again."""
+    balloon = guest(XEN_3_1, built="16M", host="36M")
+    neighbour = Domain(balloon.domain.host, "16M")
+    settle(balloon, "32M")
+    assert balloon.current_pages == 20 * MIB and balloon.gave_up == 0 and balloon.due < 1100
+    neighbour.destroy()
+    run([balloon], 1200.0, 1000.0)
+    assert balloon.current_pages == 32 * MIB and balloon.due == NEVER
+
+
+def test_today_looks_again_after_an_hour():
+    balloon = guest(XEN_TODAY, built="16M", host="36M")
+    neighbour = Domain(balloon.domain.host, "16M")
+    settle(balloon, "32M")
+    assert balloon.state == BP_ECANCELED and balloon.gave_up == 1
+    neighbour.destroy()
+    run([balloon], 3700.0, 1000.0)
+    assert balloon.current_pages == 32 * MIB and balloon.state == BP_DONE
+
+
+@pytest.mark.parametrize("switch", [False, True])
+def test_xen_hotplug_unpopulated(engine, switch):
+    """Pages for another driver: expect added memory with the switch, the guest's own without."""
+    balloon = guest(XEN_TODAY, engine, hotplug_unpopulated=switch)
+    assert balloon.alloc_ballooned_pages(100).size == 100
+    assert balloon.current_pages == 8192 - (0 if switch else 100) and balloon.expansions == int(switch)
+    balloon.validate()
 
 
 def test_2_6_26_tries_every_second_when_it_cannot_shrink():

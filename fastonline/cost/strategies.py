@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from fastonline.cost.scenario import Scenario
 from fastonline.drivers.cmm import Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
-from fastonline.drivers.driver import NEVER, PG_BUDDY, Actor, Driver, PageList, alloc_highuser, free_heads, free_range
+from fastonline.drivers.driver import (
+    NEVER, PG_BUDDY, Actor, Driver, PageList, alloc_highuser, free_heads, free_range, ram_pages,
+)
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain, pages_of_extents
 from fastonline.drivers.virtio_balloon import REPORTING_DELAY, VirtioBalloonDriver
@@ -133,9 +135,10 @@ class WholeUntouched(VirtioBalloonDriver):
     balloon take what is too much. mem, domain: as VirtioBalloonDriver."""
 
     def _work(self):
-        while self.target_pages > self._size:
+        while self.target_pages > ram_pages(self.mem):
             start = add_section(self, backed=False)
-            self._size += self.mem.online_pages(start, self.mem.pages_per_block)
+            self.mem.online_pages(start, self.mem.pages_per_block)
+        self.set_target(self.target_pages << self.mem.geometry.page_shift, self.domain.now)
         super()._work()
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import FLAG_NAMES
-from fastonline.drivers.hypervisor import Domain, all_different, pages_of_size
-from fastonline.geometry import Geometry
+from fastonline.drivers.hypervisor import Domain, all_different
+from fastonline.geometry import Geometry, round_size
 from fastonline.hotplug.memory import Memory
 
 NEVER = float("inf")
@@ -73,11 +73,9 @@ class Driver:
         return self.domain.tot_pages
 
     def set_target(self, size: int | str, now: float = 0.0) -> None:
-        """From now on the guest is to have so much memory (bytes, or text such as "1.5G"); the worker is due at once.
-
-        ValueError or TypeError for what is no size, or no whole number of pages.
-        """
-        self.target_pages = pages_of_size(size, self.mem.geometry.page_size, "target")
+        """From now on the guest is to have so much memory (bytes, or text such as "1.1G"), taken down to whole pages; the worker
+        is due at once. ValueError or TypeError for what is no size."""
+        self.target_pages = round_size(size) >> self.mem.geometry.page_shift
         self.due = now
 
     def work(self, now: float) -> None:
@@ -224,6 +222,12 @@ def free_heads(mem: Memory, order: int) -> NDArray[np.int64]:
     words = mem.flags["PG_buddy"].view(width)
     words = words[: words.size // per_block * per_block].reshape(-1, per_block)
     return np.flatnonzero((words == np.iinfo(width).max).all(axis=1)) << order
+
+
+def ram_pages(mem: Memory) -> int:
+    """Pages of RAM that the guest (mem: Memory) has: what it boots with and the memory that was added (get_current_ram_size of
+    QEMU)."""
+    return sum(end - start for start, end in mem.resources)
 
 
 def totalreserve_pages(mem: Memory) -> int:

@@ -71,8 +71,8 @@ class HvBalloon(Driver):
 
     @property
     def chunk(self) -> int:
-        """Pages of a memory block, in which memory is added."""
-        return self.mem.geometry.pages_per_section
+        """Pages of a memory block, in which memory is added (ha_pages_in_chunk; 8852ebf1948d, 6.10)."""
+        return self.mem.pages_per_block
 
     @property
     def ballooned_pages(self) -> int:
@@ -182,7 +182,7 @@ class HvBalloon(Driver):
     def _bring_online(self, start_pfn, nr_pages):
         """hv_bring_pgs_online: pages of blocks that are online already go online one by one."""
         for first in range(start_pfn // self.chunk * self.chunk, start_pfn + nr_pages, self.chunk):
-            if self.mem.sections.online_section_nr(first // self.chunk):
+            if self.mem.sections.online_section_nr(first // self.mem.geometry.pages_per_section):
                 start, end = max(first, start_pfn), min(first + self.chunk, start_pfn + nr_pages)
                 self.mem.free_reserved_pfns(np.arange(start, end))
 

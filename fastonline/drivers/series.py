@@ -21,7 +21,7 @@ from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
 from fastonline.files import save_figure
-from fastonline.geometry import PRESETS as GEOMETRIES, Geometry, format_size, parse_size
+from fastonline.geometry import PRESETS as GEOMETRIES, Geometry, format_size, round_size
 from fastonline.hotplug.memory import ENGINES, Memory
 from fastonline.rules import PRESETS as RULES, Rules
 
@@ -100,7 +100,7 @@ def parse_targets(text: str) -> list[tuple[float, int]]:
     parts = [part.strip() for part in text.split(",")]
     if not any(parts):
         raise ValueError("there is no target: give some, such as 1G,1.5G,768M")
-    return [(at * INTERVAL, parse_size(part)) for at, part in enumerate(parts)]
+    return [(at * INTERVAL, round_size(part)) for at, part in enumerate(parts)]
 
 
 DRIVERS: dict[str, Callable[..., Driver]] = {}
@@ -167,9 +167,6 @@ def run_series(
     """
     if name not in DRIVERS:
         raise ValueError(f"there is no driver {name!r}: {', '.join(DRIVERS)}")
-    for _, size in targets:
-        if size % geometry.page_size:
-            raise ValueError(f"target {size} is not a whole number of pages of {geometry.page_size} bytes")
     mem = Memory(geometry, boot=boot, rules=rules, engine=engine)
     host = Host(host_memory, geometry.page_size, scattered, seed, call_ns)
     actors: list[Actor] = []

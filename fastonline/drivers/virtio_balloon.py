@@ -11,8 +11,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, Driver, alloc_highuser, free_heads, si_mem_available
+from fastonline.drivers.driver import (
+    NEVER, PG_BUDDY, PG_OFFLINE, Driver, alloc_highuser, free_heads, ram_pages, si_mem_available,
+)
 from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents
+from fastonline.geometry import round_size
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
 from fastonline.hotplug.zonelists import movable_zonelist
@@ -158,7 +161,7 @@ class VirtioBalloonDriver(Driver):
     ) -> None:
         self.balloon = VirtioBalloon(mem, self._tell_host, must_tell_host, deflate_on_oom)
         self.deflate_on_oom = deflate_on_oom
-        self._size = mem.totalram_pages
+        self._num_pages = 0
         self._hinted = np.empty(0, np.int64)
         self._seen: tuple[object, ...] = ()      # what the last report depended on: it leaves nothing to report
         super().__init__(mem, domain)
@@ -169,13 +172,22 @@ class VirtioBalloonDriver(Driver):
 
     @property
     def current_pages(self) -> int:
-        """Pages of the guest that are not in the balloon."""
-        return self._size - len(self.balloon)
+        """Pages of the guest, plugged DIMMs included, that are not in the balloon (virtio_balloon_stat, QEMU)."""
+        return ram_pages(self.mem) - len(self.balloon)
 
     @property
     def num_pages(self) -> int:
         """What the host asks for: the balloon's size in 4 KiB units (virtio_balloon_config.num_pages)."""
-        return max(0, self._size - self.target_pages) * self.balloon.units_per_page
+        return self._num_pages
+
+    def set_target(self, size: int | str, now: float = 0.0) -> None:
+        """As Driver.set_target, but in units of 4 KiB, which the guest takes up to whole pages of the balloon (towards_target).
+        It holds for the RAM that the guest has now: a DIMM that is plugged later is the guest's (virtio_balloon_to_target,
+        QEMU)."""
+        units = round_size(size) >> 12
+        self._num_pages = max(0, ram_pages(self.mem) * self.balloon.units_per_page - units)
+        self.target_pages = units // self.balloon.units_per_page
+        self.due = now
 
     @property
     def actual(self) -> int:
@@ -209,7 +221,7 @@ class VirtioBalloonDriver(Driver):
     def _work(self):
         """update_balloon_size_func, and the look for free blocks when it is due."""
         self.due = NEVER
-        while (missing := self.num_pages // self.balloon.units_per_page - len(self.balloon)) != 0:
+        while (missing := -(-self.num_pages // self.balloon.units_per_page) - len(self.balloon)) != 0:
             part = min(abs(missing), PART_PAGES)
             if missing < 0:
                 self.balloon.deflate(part)
@@ -261,7 +273,7 @@ class VirtioBalloonDriver(Driver):
         """Free page hinting: take every free block of the largest order that a kernel allocation gets, and tell the host of
         each (send_free_pages). It need not send them in a migration; they keep their frames. Returns the first pfn of each
         block, int64 array."""
-        heads = alloc_highuser(self.mem, self._size, self.mem.geometry.max_page_order, highest="Normal")
+        heads = alloc_highuser(self.mem, ram_pages(self.mem), self.mem.geometry.max_page_order, highest="Normal")
         self.domain.count("host_message", heads.size)
         self._hinted = np.append(self._hinted, heads)
         return heads
@@ -281,7 +293,7 @@ class VirtioBalloonDriver(Driver):
         """remove_common: the balloon is emptied and hinted blocks are free again."""
         self.return_free_pages()
         self.balloon.deflate(len(self.balloon))
-        self.target_pages = self._size
+        self.target_pages, self._num_pages = ram_pages(self.mem), 0
         self.due = self._report_at = NEVER
 
     def validate(self) -> None:

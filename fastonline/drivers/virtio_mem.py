@@ -23,6 +23,7 @@ from fastonline.hotplug.blocks import Block
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import free_movable, isolate, migrate_range, runs
 from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
+from fastonline.hotplug.resources import Resource
 from fastonline.hotplug.offlining import check_unused
 
 RAM = "System RAM (virtio_mem)"
@@ -376,7 +377,26 @@ class VirtioMemBus:
         self.devices: dict[str, VirtioMem] = {}
 
     def add(self, device: VirtioMem) -> None:
-        """Probe a device."""
+        """Probe a device. HotplugError EBUSY when something is in its region: RAM, or another device's
+        (virtio_mem_create_resource); EINVAL when another online_page_callback is set."""
+        page = self._mem.geometry.page_size
+        start, end = device.start_pfn * page, device.start_pfn * page + device.max_size
+        taken: Resource | VirtioMem | None = next((
+            r for _, r in self._mem.resources.walk() if r.start < end and start < r.end and r.name != device.name
+            and not (r.start <= start and end <= r.end and not r.is_ram)
+        ), None)
+        if taken is None:
+            taken = next((other for other in self.devices.values()
+                          if other.start_pfn * page < end and start < other.start_pfn * page + other.max_size), None)
+        if taken is not None:
+            raise HotplugError.of(
+                errno.EBUSY, f"{device.name}: could not reserve device region [{start:#x}-{end - 1:#x}]: {taken.name} is there"
+            )
+        unit = self._mem.pages_per_block * page
+        for what, address in (("start", start), ("end", end)):
+            if address % unit:
+                self._mem.events.log(
+                    f"virtio_mem {device.name}: The alignment of the physical {what} address can make some memory unusable.")
         if not self.devices:
             self._mem.set_online_page_callback(self._online_page, KPF_OFFLINE | KPF_DIRTY)
         self.devices[device.name] = device
@@ -404,7 +424,7 @@ class VirtioMemDriver(Driver):
     "2M"), None: a pageblock. backing: "plug", the host gives a block its frames when it is plugged; "touch", a page gets its
     frame at its first touch, as QEMU has it (a ResidentDomain). auto_online: what is added goes online at once, to Movable;
     else somebody must online it, and the device stops at OFFLINE_THRESHOLD until it is. The region is as large as what the
-    domain may have, or the host has, above  the boot memory.
+    domain may have, or the host has, above the boot memory.
 
     A target is the boot memory and what is to be plugged, taken down to whole sub-blocks: below the boot memory nothing is
     plugged, above the region it is full. What the host has no frames for, or the guest cannot free, is tried again after
@@ -425,11 +445,14 @@ class VirtioMemDriver(Driver):
         self.backing = backing
         self.boot_pages = mem.totalram_pages if backing == "touch" else domain.tot_pages
         page = mem.geometry.page_size
-        most = domain.host.nr_frames if domain.max_pages is None else domain.max_pages
         size = page << mem.geometry.pageblock_order if block_size is None else parse_size(block_size)
         unit = block_sizes(mem, size)[1]
         start = -(-max(end for _, end in mem.resources) // unit) * unit
-        nr_pages = max(0, min(most - self.boot_pages, mem.max_pfn - start)) // unit * unit
+        if domain.max_pages is None:
+            nr_pages = -(-(domain.host.nr_frames - self.boot_pages) // unit) * unit      # the host's memory is not the region's end
+        else:
+            nr_pages = domain.max_pages - self.boot_pages
+        nr_pages = max(0, min(nr_pages, mem.max_pfn - start)) // unit * unit
         self.device = VirtioMem(mem, start * page, nr_pages * page, size, host=self)
         super().__init__(mem, domain)
         self.retries = 0
@@ -438,19 +461,43 @@ class VirtioMemDriver(Driver):
         """Linux answered what the driver does not know, and it does nothing any more."""
         self._retry = RETRY_MIN
         self._waits = False     # for the timer
+        self._auto_online = auto_online
+        self._probe()
+
+    def _probe(self):
+        mem, page = self.mem, self.mem.geometry.page_size
         self._bus = VirtioMemBus(mem)
         self._bus.add(self.device)
-        self._region = (start * page, nr_pages * page)
-        try:
-            if nr_pages:
-                mem.resources.request(*self._region, self.device.name)
-        except HotplugError:
-            self._bus.remove(self.device)
-            raise
+        self._region = (self.device.start_pfn * page, self.device.max_size)
+        if self._region[1]:
+            mem.resources.request(*self._region, self.device.name)
         mem.notifiers.register(self._notifier)
         self._auto_online_before = mem.auto_online_blocks
-        if auto_online:
+        if self._auto_online:
             mem.auto_online_blocks = "online_movable"
+
+    def reboot(self, mem: Memory, now: float = 0.0) -> None:
+        """The guest boots again, as `mem`, a Memory with the same boot memory. The host unplugs everything (UNPLUG_ALL), and the
+        new kernel plugs the requested size again.
+
+        ValueError for a Memory of other size or geometry; HotplugError as for a new driver. Mirrors virtio_mem_system_reset of
+        QEMU, and virtio_mem_init's VIRTIO_MEM_REQ_UNPLUG_ALL (6.1).
+        """
+        if mem.geometry != self.mem.geometry or mem.totalram_pages > self.boot_pages or mem is self.mem:
+            raise ValueError("a guest boots again with the geometry and the boot memory that it had, in a new Memory")
+        old, device = self.device, self.device
+        self.domain.unback(old.plugged_pfns())
+        self.domain.count("host_message", 1, old.plugged_pages)
+        self.mem.notifiers.unregister(self._notifier)
+        self.mem = mem
+        self.device = VirtioMem(
+            mem, device.start_pfn * mem.geometry.page_size, device.max_size,
+            device.sub_block_pages * mem.geometry.page_size, host=self
+        )
+        self.broken = self._waits = False
+        self._retry = RETRY_MIN
+        self._probe()
+        self.due = now
 
     @property
     def current_pages(self) -> int:

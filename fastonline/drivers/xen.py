@@ -61,14 +61,22 @@ class Behaviour:
     """Retries come after 1, 2, 4... seconds and end after max_retry_count (3.1); before, every second for ever."""
     reserves: bool
     """Shrinking stops at si_mem_available."""
+    max_retry_count: int
+    """Retries before BP_ECANCELED: RETRY_UNLIMITED until 5.3 (XSA-300), then 4."""
+    wakes_after: float
+    """Seconds after which the worker looks again when it has given up: balloon_thread's 3600 (6.18), NEVER before."""
 
 
 XEN_2_6_26 = Behaviour(
-    "2.6.26", all_or_nothing=True, expands=False, callback=False, promises=False, schedule=False, reserves=False
+    "2.6.26", all_or_nothing=True, expands=False, callback=False, promises=False, schedule=False, reserves=False,
+    max_retry_count=RETRY_UNLIMITED, wakes_after=NEVER,
 )
 XEN_THREAD = replace(XEN_2_6_26, name="thread", expands=True)
-XEN_3_1 = Behaviour("3.1", all_or_nothing=False, expands=False, callback=True, promises=True, schedule=True, reserves=False)
-XEN_TODAY = replace(XEN_3_1, name="today", promises=False, reserves=True)
+XEN_3_1 = Behaviour(
+    "3.1", all_or_nothing=False, expands=False, callback=True, promises=True, schedule=True, reserves=False,
+    max_retry_count=RETRY_UNLIMITED, wakes_after=NEVER,
+)
+XEN_TODAY = replace(XEN_3_1, name="today", promises=False, reserves=True, max_retry_count=4, wakes_after=3600.0)
 
 BEHAVIOURS = {behaviour.name: behaviour for behaviour in (XEN_2_6_26, XEN_THREAD, XEN_3_1, XEN_TODAY)}
 
@@ -80,7 +88,9 @@ class XenBalloon(Driver):
     start in the balloon (they must be free). domain: hypervisor.Domain. behaviour: one of XEN_2_6_26, XEN_THREAD, XEN_3_1,
     XEN_TODAY. order: 9 balloons in large pages, the thread's wish; the guest is then within one of them of its target. batch:
     extents a hypercall, None: a page of them, 1024 on 32-bit and 512 on 64-bit (frame_list); 1: one at a time. auto_online:
-    added memory is onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s.
+    added memory is onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s; None:
+    the version's own. hotplug_unpopulated: alloc_ballooned_pages adds memory before it takes any from the guest
+    (vm.xen_hotplug_unpopulated, today).
     static_max: size that an HVM guest was built for, as xenstore has it (memory/static-max); None: a PV guest, or dom0.
 
     set_target sets the goal; the worker runs when it is due (driver.run, or work). Beyond the cap or the host's memory the
@@ -93,7 +103,8 @@ class XenBalloon(Driver):
 
     def __init__(
         self, mem: Memory, domain: Domain, behaviour: Behaviour = XEN_TODAY, order: int = 0, batch: int | None = None,
-        auto_online: bool = True, max_retry_count: int = 4, max_schedule_delay: int = 32, static_max: int | None = None
+        auto_online: bool = True, max_retry_count: int | None = None, max_schedule_delay: int = 32, static_max: int | None = None,
+        hotplug_unpopulated: bool = False
     ) -> None:
         frame_list = mem.geometry.page_size // (mem.geometry.bits // 8)
         if not 0 <= order <= mem.geometry.max_page_order:
@@ -108,7 +119,8 @@ class XenBalloon(Driver):
         self.batch = frame_list if batch is None else batch
         self._frame_list = frame_list
         self.auto_online = auto_online
-        self.max_retry_count = max_retry_count
+        self.max_retry_count = behaviour.max_retry_count if max_retry_count is None else max_retry_count
+        self.hotplug_unpopulated = hotplug_unpopulated
         self.max_schedule_delay = max_schedule_delay
         self.schedule_delay = 1
         self.retry_count = 1
@@ -291,7 +303,9 @@ class XenBalloon(Driver):
             self.due = min(self.due, now + self.schedule_delay)
         elif state == BP_WAIT:
             self.due = min(self.due, now + 1)
-        elif state == BP_DONE and self._credit():
+        elif state == BP_ECANCELED:
+            self.due = min(self.due, now + self.behaviour.wakes_after)
+        elif self._credit():
             self.due = now
 
     def _update_schedule(self, state):
@@ -452,6 +466,10 @@ class XenBalloon(Driver):
         self.due = now
         while len(self._list) < nr_pages:
             missing = nr_pages - len(self._list)
+            if self.hotplug_unpopulated and not self.behaviour.promises:
+                self._reserve_additional_memory()
+                if len(self._list) > nr_pages - missing:
+                    continue
             spare = not self.behaviour.reserves or si_mem_available(self.mem) >= missing
             if not spare or self._decrease(missing) != BP_DONE:
                 self.target_unpopulated -= nr_pages
