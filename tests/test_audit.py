@@ -105,11 +105,6 @@ def test_tails_without_a_head(word):
     altered(mem, lambda planes: planes["tail"][0].__setitem__(2, 2)).validate()
 
 
-def test_the_plane_of_full_words():
-    with pytest.raises(ValueError, match="page 0xc0 makes a word"):
-        altered(fo.Memory(SMALL_64, boot="1M"), lambda planes: planes["full"][0].__setitem__(0, 7))
-
-
 FIELDS = {
     32: ["flags", ("refcount", "i4"), "order", "mapping", "index", ("mapcount", "i4"), "next", "prev"],
     56: ["flags", ("refcount", "i4"), ("mapcount", "i4"), "order", "mapping", "index", "next", "prev"],

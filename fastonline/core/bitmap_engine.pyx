@@ -4,8 +4,8 @@ from libc.string cimport memset
 import numpy as np
 
 from fastonline.core.bitmap cimport (
-    bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, bitmap_weight, ctz, find_next_bit, find_next_zero_bit, hweight64,
-    ones_from, range_mask, test_bit,
+    bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, bitmap_weight, clear_bit, ctz, find_next_bit, find_next_zero_bit,
+    hweight64, ones_from, range_mask, set_bit, test_bit,
 )
 from fastonline.core.buddy cimport (
     NO_GROUP, area_of_page, buddy, buddy_alloc_block, buddy_alloc_pages, buddy_free_block, buddy_free_page, buddy_free_range,
@@ -15,11 +15,11 @@ from fastonline.core.engine cimport pfn_at, pfn_batch
 from fastonline.core.pageflags cimport (
     PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail, PageOffline, PagePrepared, PageReserved, PageTail,
 )
-from fastonline.core.types cimport area_t, int64_t, uint8_t, word_t
+from fastonline.core.types cimport ALL_ONES, area_t, int64_t, uint8_t, word_t
 
 __all__ = ["BitmapEngine", "PLANES"]
 
-PLANES = ("free", "full", "reserved", "offline", "tail", "prepared")
+PLANES = ("free", "reserved", "offline", "tail", "prepared")
 
 
 cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
@@ -104,20 +104,27 @@ cdef class BitmapEngine(Engine):
         return self.buddy.searched
 
     cdef dict planes(self, list spans):
-        """The words of every plane in the page ranges."""
+        """The words of every plane in the page ranges, whole words; `full` follows from them."""
         return {
-            name: [(<Bitmap>plane).owner[_words(name, start) : _words(name, start + nr - 1) + 1] for start, nr in spans]
+            name: [(<Bitmap>plane).owner[start >> 6 : (start + nr) >> 6] for start, nr in spans]
             for name, plane in self.named_planes()
         }
 
     cdef int set_planes(self, list spans, dict planes) except -1:
+        cdef uint64_t first, pages, w
         for name, plane in self.named_planes():
             for (start, nr), words in zip(spans, planes[name], strict=True):
-                (<Bitmap>plane).owner[_words(name, start) : _words(name, start + nr - 1) + 1] = words
+                (<Bitmap>plane).owner[start >> 6 : (start + nr) >> 6] = words
+        for first, pages in spans:
+            for w in range(first >> 6, (first + pages) >> 6):
+                if self.buddy.free[w] == ALL_ONES:
+                    set_bit(self.buddy.full, w)
+                else:
+                    clear_bit(self.buddy.full, w)
         return 0
 
     cdef list named_planes(self):
-        return list(zip(PLANES, (self.free, self.full, self.reserved, self.offline, self.tail, self.prepared)))
+        return list(zip(PLANES, (self.free, self.reserved, self.offline, self.tail, self.prepared)))
 
     def bytes_touched(self):
         """Bytes of page state written since the engine was made."""
@@ -434,8 +441,3 @@ cdef class BitmapEngine(Engine):
         else:
             bitmap_clear(self.flags.tail, pfn + 1, (<uint64_t>1 << order) - 1)
             buddy_free_block(&self.buddy, pfn, order)
-
-
-cdef uint64_t _words(str plane, uint64_t page):
-    """Index of the word that holds a page's bit."""
-    return page >> 12 if plane == "full" else page >> 6

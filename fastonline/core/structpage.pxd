@@ -67,3 +67,4 @@ cdef class StructPageEngine(Engine):
     cdef void mark(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil
+    cdef uint64_t bytes_of_lists(self) noexcept nogil

@@ -339,8 +339,9 @@ cdef class StructPageEngine(Engine):
         plane = np.packbits(np.asarray(view) >> bit & 1, bitorder="little").view(np.uint64)
         return read_only(plane)
 
-    def bytes_touched(self):
-        """Bytes of descriptors and list heads written since the engine was made."""
+    @cython.overflowcheck(False)     # of a machine that somebody wrote the sum may wrap
+    cdef uint64_t bytes_of_lists(self) noexcept nogil:
+        """Bytes of descriptors and list heads written when blocks came and went."""
         # every block put on a list or taken off one writes its first descriptor and a link of each neighbour
         cdef uint64_t moves = 0
         cdef int area, k
@@ -348,12 +349,18 @@ cdef class StructPageEngine(Engine):
             for k in range(self.max_order + 1):
                 moves += self.areas[area].frees[k] + self.areas[area].merges[k]
                 moves += self.areas[area].allocs[k] + self.areas[area].splits[k]
-        return self.touched + moves * (self.page_bytes + 2 * (4 if self.page_bytes == 32 else 8))
+        return moves * (self.page_bytes + 2 * (4 if self.page_bytes == 32 else 8))
 
+    @cython.overflowcheck(False)
+    def bytes_touched(self):
+        """Bytes of descriptors and list heads written since the engine was made."""
+        return self.touched + self.bytes_of_lists()
+
+    @cython.overflowcheck(False)
     def set_touched(self, nr_bytes):
         """Go on counting from so many bytes."""
         Engine.set_touched(self, nr_bytes)
-        self.touched -= self.bytes_touched() - self.touched
+        self.touched -= self.bytes_of_lists()
 
     # -- state
 

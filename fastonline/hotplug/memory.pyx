@@ -125,6 +125,11 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         cdef Memory mem = cls(geometry, rules=rules, engine=engine, **more)
         held = mem.lock.hold_still()
         page_map.load_page_map(mem, sections, ram, zones, min_free_kbytes, user_min_free_kbytes)
+        if ram:
+            try:
+                check_machine(mem)
+            except AssertionError as e:
+                raise ValueError(str(e)) from None
         return mem
 
     def __repr__(self):

@@ -1,9 +1,10 @@
 import numpy as np
 
 from fastonline.core.buffer cimport data_of
+from fastonline.core.numbers cimport as_number
 from fastonline.core.ram cimport check_ram
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
-from fastonline.core.types cimport NO_AREA, uint8_t, uint64_t
+from fastonline.core.types cimport NO_AREA, max_bits, uint8_t, uint64_t
 from fastonline.hotplug.interruptible cimport INIT, ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport add_group, count_sections, reset_counters, room_for
 from fastonline.hotplug.section_states cimport note_prepared, note_prepared_alike
@@ -97,6 +98,8 @@ cdef int load_page_map(
         table.nodes[<int>known.nid].online = True      # a node without memory too
         if (known.nid, known.name) not in mem.zones:
             raise ValueError(f"there is no zone {known.name} on node {known.nid} with rules {mem.rules.name}")
+        if not 0 <= known.start_pfn <= known.start_pfn + known.spanned_pages <= mem.max_pfn:
+            raise ValueError(f"zone {known.name} spans {known.spanned_pages} pages at {known.start_pfn:#x}, past the end of memory")
         load_zone(mem, known, mem.zones[known.nid, known.name].nr)
     for start, nr in mem.sections.spans():
         note_prepared(mem, start, nr)
@@ -114,12 +117,16 @@ cdef int load_page_map(
     table.min_free_kbytes = min_free_kbytes
     for known in zones:
         z = mem.zones[known.nid, known.name].nr
-        table.zones[z].min, table.zones[z].low, table.zones[z].high = known.min, known.low, known.high
+        table.zones[z].min, table.zones[z].low, table.zones[z].high = as_pages(known.min), as_pages(known.low), as_pages(known.high)
         table.zones[z].boost = getattr(known, "boost", 0)
         pcp_update(table, z, zone_managed(table, z))
         for i, name in enumerate(mem.zones.names):
-            table.zones[z].protection[i] = known.protection.get(name, 0)
+            table.zones[z].protection[i] = as_pages(known.protection.get(name, 0))
     return 0
+
+
+cdef uint64_t as_pages(object value) except? 0xFFFFFFFFFFFFFFFF:
+    return as_number(value, "a watermark or reserve", 0, max_bits())
 
 
 cdef int load_zone(Machine mem, object known, int z) except -1:

@@ -65,6 +65,7 @@ def start_machine(data: dict[str, Any], engine: str) -> Memory:
     mem.auto_online_blocks = initial["auto_online_blocks"]
     if list(mem.lowmem_reserve_ratio) != initial["lowmem_reserve_ratio"]:
         mem.lowmem_reserve_ratio = initial["lowmem_reserve_ratio"]
+    mem.validate()
     return mem
 
 
