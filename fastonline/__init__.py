@@ -21,6 +21,8 @@ fastonline.cost.profile, for cimport fastonline.hotplug.memory and fastonline.co
 get_include().
 """
 
+from typing import TYPE_CHECKING
+
 from fastonline.capi import get_include
 from fastonline.errors import HotplugError
 from fastonline.geometry import (
@@ -55,10 +57,12 @@ from fastonline.hotplug.notifier import (
     NOTIFY_STOP,
     MemoryNotify,
 )
-from fastonline.linux.capture import Capture
-from fastonline.linux.recording import Recording, RecordingError
-from fastonline.linux.sysfs import export_sysfs
 from fastonline.rules import LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18, Rules
+
+if TYPE_CHECKING:
+    from fastonline.linux.capture import Capture
+    from fastonline.linux.recording import Recording, RecordingError
+    from fastonline.linux.sysfs import export_sysfs
 
 __version__ = "0.1.0"
 
@@ -72,3 +76,19 @@ __all__ = [
     "MMOP_OFFLINE", "MMOP_ONLINE", "MMOP_ONLINE_KERNEL", "MMOP_ONLINE_MOVABLE",
     "NOTIFY_BAD", "NOTIFY_DONE", "NOTIFY_OK", "NOTIFY_STOP", "MemoryNotify",
 ]
+
+# What reads and writes files of real kernels is imported when it is asked for: it takes half the time of the import.
+_LAZY = {"Capture": "capture", "Recording": "recording", "RecordingError": "recording", "export_sysfs": "sysfs"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = globals()[name] = getattr(importlib.import_module(f"fastonline.linux.{_LAZY[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
