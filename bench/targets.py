@@ -7,6 +7,7 @@ fails nobody.
 
 import sys
 import time
+import timeit
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -98,6 +99,50 @@ def python_calls(repeat):
     return Figure("one page, Python call", True, 80, "ns", found["min"], found["median"])
 
 
+def embedded(repeat):
+    """What an embedding program asks call by call, bitmap engine: ns a call, the loop that calls it included."""
+    mem = fo.Memory(fo.X86_64, boot="4G")
+    zone = mem.zones["DMA32"]
+    asked = {
+        "alloc_pages and free_pages, Python calls": (lambda: mem.free_pages(mem.alloc_pages()), 80),
+        'mem.zones["DMA32"]': (lambda: mem.zones["DMA32"], 100),
+        "zone.free_pages": (lambda: zone.free_pages, 100),
+        "stats()": (mem.stats, 3000),
+        "buddyinfo()": (mem.buddyinfo, 3000),
+    }
+    lines = []
+    for what, (ask, target) in asked.items():
+        found = summary([timeit.timeit(ask, number=1000) * 1e6 for _ in range(repeat)])
+        lines.append(Figure(what, True, target, "ns", found["min"], found["median"]))
+    return lines
+
+
+def turnover(repeat, steps=1 << 14):
+    """A nearly full guest frees a random page and allocates one, Python calls: at 2^22 pages beside 2^18, and beside struct_page."""
+    least = {}
+    for engine, n in (("bitmap", 18), ("bitmap", 22), ("struct_page", 22)):
+        mem = fo.Memory(fo.X86_64, engine=engine, max_memory=4096 << n)
+        mem.add_memory(0, 1 << n)
+        mem.online_pages(0, 1 << n)
+        mem.alloc_contig_range(0, 1 << n)
+        pfns = np.random.default_rng(2008).permutation(1 << n)
+        mem.free_pfns(pfns[steps : steps + 8])
+        held, zone, found = pfns[:steps].tolist(), mem.zone_of(0), []
+        for _ in range(repeat):
+            start = time.perf_counter_ns()
+            for i, pfn in enumerate(held):
+                mem.free_pages(pfn)
+                held[i] = mem.alloc_pages(0, zone)
+            found.append((time.perf_counter_ns() - start) / steps)
+        least[engine, n] = summary(found)
+    def beside(what, most, one, other):
+        return Figure(what, True, most, "x", *(least[one][key] / least[other][key] for key in ("min", "median")))
+    return [
+        beside("turnover of a full guest, 2^22 / 2^18 pages", 2, ("bitmap", 22), ("bitmap", 18)),
+        beside("turnover of a full guest, bitmap / struct_page", 1, ("bitmap", 22), ("struct_page", 22)),
+    ]
+
+
 def xen_section(repeat, batch, what):
     """One section that the thread's Xen balloon populates from a host whose frames are scattered: ms."""
     found = []
@@ -185,6 +230,8 @@ def figures(large, repeat):
         times("one page, C door, ascending", 5, "ns", small, "bitmap", "W2 C door"),
         times("one page, C door, random", 5, "ns", small, "bitmap", "W3 C door"),
         python_calls(repeat),
+        *embedded(repeat),
+        *turnover(min(repeat, 7)),
         xen_section(repeat, 1, "page by page"),
         xen_section(repeat, None, "1024 a hypercall"),
         times("allocate and free every page in bulk, a page", 1, "ns", small, "bitmap", "W4"),
