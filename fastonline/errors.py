@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable
 from typing import SupportsIndex, TypeGuard
 
@@ -23,8 +22,8 @@ class HotplugError(OSError):
 
     @classmethod
     def of(cls, code: int, message: str) -> HotplugError:
-        """A HotplugError of errno `code` (int, positive) with that errno's own text behind the message."""
-        return cls(code, f"{message} ({os.strerror(code)})")
+        """Return a HotplugError of errno `code` (int, positive) that says `message`."""
+        return cls(code, message)
 
 
 def pfn_range(start_pfn: int, nr_pages: int) -> str:

@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "tests" / "embedding"
 
 
 @pytest.mark.parametrize("name, expected", [
-    ("plain_python.py", "[pfn 0x40000-0x47fff]: page 0x40000 is in use (Device or resource busy)\n262144 pages\n"),
+    ("plain_python.py", "[pfn 0x40000-0x47fff]: page 0x40000 is in use\n262144 pages\n"),
     ("numpy_views.py", "261144 pages free of 1048576\n"),
 ])
 def test_script(installed, name, expected, tmp_path):
@@ -88,10 +88,9 @@ def test_header_alone(installed, compiler, standard, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_readme_shows_these_files():
+def test_readme_links_to_these_files():
     readme = (ROOT / "README.md").read_text()
-    shown = dict(re.findall(r"<summary><code>(.*?)</code>.*?</summary>\n\n```\w+\n(.*?)```\n", readme, re.S))
+    linked = re.findall(r"\]\((tests/embedding/[^)]*)\)", readme)
     examples = ["cython/simulator.pyx", "cpp/simulator.cpp", "plain_python.py", "numpy_views.py", "simpy_guest.py"]
-    assert sorted(shown) == sorted(f"tests/embedding/{name}" for name in examples)
-    for path, text in shown.items():
-        assert text == (ROOT / path).read_text(), path
+    assert sorted(linked) == sorted(f"tests/embedding/{name}" for name in examples)
+    assert all((ROOT / path).exists() for path in linked)

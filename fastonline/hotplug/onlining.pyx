@@ -55,7 +55,7 @@ cdef list prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int onl
         joined = join_zone(mem, start, nr, z)
     if notice is not None:
         try:
-            ask_notifiers(mem, MEM_GOING_ONLINE, MEM_CANCEL_ONLINE, notice, "prepare_online_pages")
+            ask_notifiers(mem, MEM_GOING_ONLINE, MEM_CANCEL_ONLINE, notice, "onlining")
         except BaseException:
             if joined is not None:
                 leave_zone_again(mem, start, nr, joined)
@@ -113,21 +113,21 @@ cdef int leave_zone_again(Machine mem, uint64_t start, uint64_t nr, tuple joined
 cdef int check_preparable(Machine mem, uint64_t start, uint64_t nr) except -1:
     """The range is there and, where the rules ask for it, aligned, without holes and not prepared."""
     cdef uint64_t unit = <uint64_t>1 << mem.sections.pfn_section_shift
-    check_present(mem, start, nr, "prepare_online_pages")
+    check_present(mem, start, nr, "onlining")
     if mem.aligned and (start & ((<uint64_t>1 << mem.pageblock_order) - 1) or (start + nr) % unit):
         raise HotplugError.of(
             errno.EINVAL,
-            f"prepare_online_pages of {pfn_range(start, nr)}: it must begin at a pageblock (2^{mem.pageblock_order} "
+            f"onlining of {pfn_range(start, nr)}: it must begin at a pageblock (2^{mem.pageblock_order} "
             f"pages) and end with a section ({unit:#x} pages)",
         )
     if mem.walks_system_ram:
         return 0
     if not mem.sections.none_in(mem.sections.prepared, start, nr) and mem.pages.weigh(PG_prepared, start, nr):
-        raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: prepared or online already")
+        raise HotplugError.of(errno.EINVAL, f"onlining of {pfn_range(start, nr)}: prepared or online already")
     # only a section that was there at boot can have holes
     if not mem.sections.none_in(mem.sections.early, start, nr) and \
             sum([part for _, part in mem.resources.within(start, nr)]) != nr:
-        raise HotplugError.of(errno.EINVAL, f"prepare_online_pages of {pfn_range(start, nr)}: some of it is not memory")
+        raise HotplugError.of(errno.EINVAL, f"onlining of {pfn_range(start, nr)}: some of it is not memory")
     return 0
 
 
@@ -137,7 +137,7 @@ cdef int check_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
     if mem.zone_at_online and there >= 0 and there != z:
         raise HotplugError.of(
             errno.EINVAL,
-            f"prepare_online_pages of {pfn_range(start, nr)}: the buddy block at its start lies in zone "
+            f"onlining of {pfn_range(start, nr)}: the buddy block at its start lies in zone "
             f"{mem.zones.names[there % mem.zones.table.nr_types]} already, and a block lies in one zone",
         )
     return 0
