@@ -35,7 +35,8 @@ def test_runs(name, kind, options, actual):
     assert json.loads(json.dumps(series.as_dict()))["driver"] == name
     lines = str(series).splitlines()
     assert len(lines) == 5 and lines[1].split()[1:3] == ["32M", f"{actual[0]}M"]
-    assert ["not reached" in line for line in lines[1:4]] == [s.actual != s.target for s in series.samples]
+    assert ["not reached" in line for line in lines[1:4]] == [bool(s.obstacle) for s in series.samples]
+    assert all(bool(s.obstacle) == (s.actual != s.target) for s in series.samples) or options.get("behaviour") == "cmm2"
 
 
 def test_it_is_deterministic():
@@ -87,6 +88,20 @@ def test_the_command_line(line, actual, tmp_path):
     path.write_text("".join(f"{at * 60},{size}\n" for at, size in enumerate(args.targets.split(","))))
     args.targets = str(path)
     assert [s.actual >> 20 for s in from_arguments(args).samples] == actual
+
+
+@pytest.mark.parametrize("line, why", [
+    ("xen 1000T", "the guest's memory ends at 64T"), ("virtio 2G", "cannot grow the guest past its RAM"),
+    ("cmm 2G", "cannot grow the guest past its boot memory"), ("virtio-mem 512M", "boot memory cannot be unplugged"),
+    ("virtio-mem 1025M", "plugs blocks of 2M"), ("virtio-mem 3G --max-memory 2G", "region ends at 2G"),
+    ("hyperv 3G --max-memory 2G", "the host allows 2G"), ("xen 3G --host 2G", "the host has no frame left"),
+    ("xen 1.1G", ""), ("virtio-mem 1100M --host 1151M", ""),
+])
+def test_a_target_that_is_not_reached_says_why(line, why):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    series = from_arguments(parser.parse_args(line.split()))
+    assert why in series.samples[0].obstacle and bool(series.samples[0].obstacle) == bool(why) and why in str(series)
 
 
 @pytest.mark.parametrize("line, match", [

@@ -315,6 +315,12 @@ class Cmm1(Driver):
         """Pages of the guest that are in no pool."""
         return self._size - len(self._static) - len(self._timed)
 
+    def obstacle(self) -> str:
+        """As Driver.obstacle: set_target is taken back to what the pools allow, so what is left is more than the guest has."""
+        if self.target_pages > self.current_pages and not self.pages:
+            return "the pools are empty, and cannot grow the guest past its boot memory"
+        return super().obstacle()
+
     @property
     def pages(self) -> int:
         """Pages in the static pool (cmm_pages)."""

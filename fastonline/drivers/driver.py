@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.drivers.hypervisor import Domain, all_different
-from fastonline.geometry import Geometry, round_size
+from fastonline.geometry import Geometry, format_size, round_size
 from fastonline.hotplug.memory import Memory
 
 NEVER = float("inf")
@@ -97,6 +97,19 @@ class Driver:
     def counts(self) -> dict[str, int]:
         """What a run of targets shows of the driver beside its pages: {name: number}."""
         return {}
+
+    def obstacle(self) -> str:
+        """Why the target is not reached, in a few words; empty when it is."""
+        page = self.mem.geometry.page_size
+        if self.target_pages == self.current_pages:
+            return ""
+        if self.target_pages < self.current_pages:
+            return "the guest has no more to give"
+        if self.target_pages > self.mem.max_pfn:
+            return f"the guest's memory ends at {format_size(self.mem.max_pfn * page)}"
+        if self.domain.max_pages is not None and self.domain.room(1) == 0:
+            return f"the host allows {format_size(self.domain.max_pages * page)}"
+        return "the host has no frame left" if self.domain.host.free_frames == 0 else "no more could be added"
 
     def validate(self) -> None:
         """Check the guest, the host and what is between them from scratch; AssertionError with the first that is broken."""

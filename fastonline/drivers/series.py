@@ -47,6 +47,8 @@ class Sample:
     """What they cost, ns."""
     wall_ms: float
     """What simulating it took."""
+    obstacle: str = ""
+    """Why the target was not reached."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Series:
         for s in self.samples:
             lines.append(
                 f"{s.time:8.1f} {format_size(s.target):>10} {format_size(s.actual):>10} {format_size(s.host_free):>10} "
-                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}{'' if s.actual == s.target else '  not reached'}"
+                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}{'  not reached: ' + s.obstacle if s.obstacle else ''}"
             )
         lines.append("  ".join(f"{name} {number}" for name, number in {**self.counts, **self.calls}.items() if number))
         return "\n".join(lines)
@@ -193,6 +195,7 @@ def run_series(
             calls=sum(domain.calls.values()) - calls,
             call_ns=domain.ns - ns,
             wall_ms=(time.perf_counter() - wall) * 1e3,
+            obstacle=driver.obstacle(),
         ))
     recorder.note(ends[-1])
     driver.validate()

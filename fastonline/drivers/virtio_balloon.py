@@ -218,6 +218,12 @@ class VirtioBalloonDriver(Driver):
         else:
             self.domain.count("host_message", messages, len(pfns))
 
+    def obstacle(self) -> str:
+        """As Driver.obstacle: an empty balloon adds nothing to the guest's RAM."""
+        if self.target_pages > self.current_pages and len(self.balloon) == 0:
+            return "the balloon is empty, and cannot grow the guest past its RAM"
+        return super().obstacle()
+
     def _work(self):
         """update_balloon_size_func, and the look for free blocks when it is due."""
         self.due = NEVER

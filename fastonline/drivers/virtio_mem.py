@@ -18,7 +18,7 @@ from fastonline.core.pageflags import KPF_DIRTY, KPF_OFFLINE
 from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, PG_RESERVED, Driver
 from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.errors import HotplugError, pfn_range
-from fastonline.geometry import parse_size
+from fastonline.geometry import format_size, parse_size
 from fastonline.hotplug.blocks import Block
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import free_movable, isolate, migrate_range, runs
@@ -516,6 +516,17 @@ class VirtioMemDriver(Driver):
     def counts(self) -> dict[str, int]:
         """{"plugged": pages, "blocks": added ones, "retries"}."""
         return {"plugged": self.device.plugged_pages, "blocks": len(self.device.plugged), "retries": self.retries}
+
+    def obstacle(self) -> str:
+        """As Driver.obstacle: boot memory stays, the region ends, and blocks are plugged whole."""
+        page, most = self.mem.geometry.page_size, self.boot_pages + self.device.nr_blocks * self.device.block_pages
+        if self.target_pages < self.boot_pages == self.current_pages:
+            return "boot memory cannot be unplugged"
+        if self.target_pages > most == self.current_pages:
+            return f"the device's region ends at {format_size(most * page)}"
+        if self.boot_pages + self.requested_pages == self.current_pages != self.target_pages:
+            return f"the device plugs blocks of {format_size(self.device.sub_block_pages * page)}"
+        return super().obstacle()
 
     # -- the host's answers
 
