@@ -72,6 +72,7 @@ MODULES = [
     "fastonline.hotplug.page_map",
     "fastonline.hotplug.machine_state",
     "fastonline.hotplug.invariants",
+    "fastonline.hotplug.settings",
     "fastonline.hotplug.memory",
     "fastonline.hotplug.migrate",
     "fastonline.hotplug.resources",

@@ -18,9 +18,10 @@ from fastonline.hotplug.events import Events
 from fastonline.hotplug.notifier import NotifierChain
 from fastonline.hotplug.page_views import Flags
 from fastonline.hotplug.resources import Resource, Resources
+from fastonline.hotplug.settings import Settings
 from fastonline.hotplug.zones import Node, Zone, Zones
 
-PARTS = (Sections, Block, Blocks, Events, Flags, NotifierChain, Resource, Resources, Node, Zone, Zones)
+PARTS = (Sections, Block, Blocks, Events, Flags, NotifierChain, Resource, Resources, Settings, Node, Zone, Zones)
 """What a machine's attributes are, or hand out; nobody makes one."""
 CLASSES = [value for name in fo.__all__ if inspect.isclass(value := getattr(fo, name))]
 

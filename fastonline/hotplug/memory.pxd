@@ -21,7 +21,7 @@ FASTONLINE_ABI changes whenever a function or a constant of this file does; the 
 
 from fastonline.core.lock cimport Held
 from fastonline.core.types cimport int64_t, pfn_t, uint64_t
-from fastonline.hotplug.machine cimport Machine
+from fastonline.hotplug.settings cimport Settings
 
 cdef enum:
     FASTONLINE_ABI = 2           # what a client was compiled for; fastonline.capi.ABI is what is there
@@ -41,7 +41,7 @@ cdef enum:                       # what counter() counts; of ALL_ZONES only:
     COUNT_ALLOCS = 10            # and allocated
 
 
-cdef class Memory(Machine):
+cdef class Memory(Settings):
     # 1: went online; 0: was not Reserved; -EINVAL: not there or not prepared (online_page, 2.6.25)
     cdef int online_page(self, pfn_t pfn) noexcept nogil
     # pages that went online, in blocks of at most `order` (-1: as the rules say), or -EINVAL

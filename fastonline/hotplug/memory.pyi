@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any, SupportsIndex, TypedDict
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from fastonline.geometry import Geometry
 from fastonline.hotplug.blocks import Blocks
 from fastonline.hotplug.arguments import ENGINES as ENGINES, MEMMAPS as MEMMAPS
-from fastonline.hotplug.machine import Machine
 from fastonline.hotplug.page_views import Flags
+from fastonline.hotplug.settings import Settings
 from fastonline.hotplug.zones import Node, Zone
 from fastonline.rules import Rules
 
@@ -34,18 +34,7 @@ class _Stats(TypedDict):
     notifications: int
     bytes_touched: int
 
-class Memory(Machine):
-    policy: str
-    auto_online_blocks: str
-    lowmem_reserve_ratio: tuple[int, ...]
-    watermark_scale_factor: int
-    transparent_hugepage: str
-    @property
-    def nr_cpus(self) -> int: ...
-    @nr_cpus.setter
-    def nr_cpus(self, nr: SupportsIndex | Mapping[int, int]) -> None: ...
-    def init_per_zone_wmark_min(self) -> None: ...
-    min_free_kbytes: int
+class Memory(Settings):
     def __init__(
         self,
         geometry: Geometry,

@@ -2,6 +2,7 @@ import errno
 
 from libc.errno cimport EINVAL, ENOMEM
 
+from fastonline.core.bitmap cimport test_bit
 from fastonline.core.bitmap_engine cimport bitmap_online_quickly
 from fastonline.core.buddy cimport free_area, free_area_fold
 from fastonline.core.engine cimport BATCH_NO_MEMORY, BATCH_OK, pfn_batch
@@ -22,10 +23,10 @@ from fastonline.core.pageflags import decode_page_flags
 from fastonline.errors import HotplugError
 from fastonline.hotplug import procfs, savefile, summary
 from fastonline.hotplug.arguments import ENGINES, MEMMAPS
-from fastonline.hotplug.blocks import MMOP_ONLINE, WORDS, Blocks, word_to_type
+from fastonline.hotplug.blocks import MMOP_ONLINE, Blocks
 from fastonline.hotplug.invariants import check_machine
+from fastonline.hotplug.notifier import RestoringCallback
 from fastonline.hotplug.page_views import Flags
-from fastonline.hotplug.policy import ONLINE_POLICIES
 from fastonline.hotplug.zones import Node
 from fastonline.rules import LINUX_6_12
 
@@ -34,7 +35,7 @@ __all__ = ["ENGINES", "MEMMAPS", "THP_MIN_BYTES", "Memory", "load"]
 THP_MIN_BYTES = 512 << 20
 
 
-cdef class Memory(Machine):
+cdef class Memory(Settings):
     """Memory(geometry, boot=None, rules=None, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None, transparent_hugepage="never")
 --
 
@@ -282,7 +283,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
             raise HotplugError.of(errno.EINVAL, f"another online_page_callback is set: {self.online_page_callback!r}")
         self.kept_flags = as_uint64(kept_flags, "kept_flags")
         self.online_page_callback = callback
-        return _Restoring(self, callback)
+        return RestoringCallback(self, callback)
 
     def restore_online_page_callback(self, callback):
         """Go back to generic_online_page. HotplugError EINVAL when `callback` is not the one that is set."""
@@ -434,7 +435,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         # what is rare is elsewhere: no call is left here, and so nothing to save on the stack. Where pages are free near by, the
         # section is online
         if self.planes is None or pfn >= self.planes.nr_pages or not bitmap_online_quickly(self.planes, pfn):
-            return onlining.online_page(self, pfn)
+            return online_any_page(self, pfn)
         self.pages_onlined += 1
         if self.watermarks_at_mark:
             self.zones.table.stale = True
@@ -600,92 +601,6 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         held = self.lock.hold_still()
         check_machine(self)
 
-    # -- settings
-
-    def init_per_zone_wmark_min(self):
-        """Recompute min_free_kbytes, the watermarks and the protection of every zone, as whole online_pages and offline_pages do
-        and marks alone do not (init_per_zone_wmark_min, mm/page_alloc.c)."""
-        held = self.lock.hold()
-        sysctl.recompute_watermarks(self)
-        machine.flush_events(self)
-
-    @property
-    def min_free_kbytes(self):
-        """vm.min_free_kbytes. Writing it sets the watermarks anew and is kept against smaller computed values."""
-        return self.zones.table.min_free_kbytes
-
-    @min_free_kbytes.setter
-    def min_free_kbytes(self, kbytes):
-        settle(self.lock)
-        sysctl.set_min_free_kbytes(self, kbytes)
-
-    @property
-    def lowmem_reserve_ratio(self):
-        """vm.lowmem_reserve_ratio by zone type (sysctl_lowmem_reserve_ratio). Writing it recomputes the protection of every
-        zone."""
-        return sysctl.lowmem_reserve_ratio(self)
-
-    @lowmem_reserve_ratio.setter
-    def lowmem_reserve_ratio(self, ratios):
-        settle(self.lock)
-        sysctl.set_lowmem_reserve_ratio(self, ratios)
-
-    @property
-    def watermark_scale_factor(self):
-        """vm.watermark_scale_factor; writing it, 1 to 3000, sets the watermarks anew, else HotplugError EINVAL."""
-        return self.zones.table.scale_factor
-
-    @watermark_scale_factor.setter
-    def watermark_scale_factor(self, factor):
-        settle(self.lock)
-        sysctl.set_watermark_scale_factor(self, factor)
-
-    @property
-    def transparent_hugepage(self):
-        """/sys/kernel/mm/transparent_hugepage/enabled: "never", "madvise" or "always". Unless it is "never" khugepaged raises
-        min_free_kbytes (set_recommended_min_free_kbytes), at once and whenever memory goes online or offline. ValueError for
-        another word, and where the rules have no huge pages."""
-        return self.zones.transparent_hugepage
-
-    @transparent_hugepage.setter
-    def transparent_hugepage(self, word):
-        held = self.lock.hold()
-        sysctl.set_transparent_hugepage(self, word)
-
-    @property
-    def nr_cpus(self):
-        """CPUs, at least 1: an int, all of node 0, or when written {node: CPUs}. A zone's pcp_high is shared by its node's own,
-        or by all where the node has none; stat_threshold counts all. ValueError for 0, OverflowError for what fits into no
-        int."""
-        return self.zones.table.nr_cpus
-
-    @nr_cpus.setter
-    def nr_cpus(self, nr):
-        settle(self.lock)
-        sysctl.set_nr_cpus(self, nr)
-
-    @property
-    def auto_online_blocks(self):
-        """What add_memory does with new blocks: "offline", "online", "online_kernel" or "online_movable". Writing another word
-        gives HotplugError EINVAL."""
-        return WORDS[self.auto_online]
-
-    @auto_online_blocks.setter
-    def auto_online_blocks(self, word):
-        settle(self.lock)
-        self.auto_online = word_to_type(word, self.rules)
-
-    @property
-    def policy(self):
-        """memory_hotplug.online_policy, what plain `online` means: "contig-zones" or "auto-movable"."""
-        return ONLINE_POLICIES[self.auto_movable]
-
-    @policy.setter
-    def policy(self, name):
-        if name not in ONLINE_POLICIES:
-            raise HotplugError.of(errno.EINVAL, f"online_policy {name!r} is none of {', '.join(ONLINE_POLICIES)}")
-        self.auto_movable = ONLINE_POLICIES.index(name)
-
     # -- copies
 
     @classmethod
@@ -726,6 +641,27 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         savefile.save(path, machine_state.machine_state(self))
 
 
+cdef int online_any_page(Memory mem, pfn_t pfn) noexcept nogil:
+    """A waiting page goes online and nobody is told: 1; 0 when it is not Reserved, -EINVAL when it is not there or not
+    prepared."""
+    cdef uint64_t section = pfn >> mem.sections.pfn_section_shift
+    cdef int done
+    if pfn >= mem.pages.nr_pages:
+        return -EINVAL
+    done = mem.pages.online_page(pfn)
+    if done == 1:
+        if not test_bit(mem.sections.online.words, section):
+            section_states.section_went_online(mem, section)
+        mem.pages_onlined += 1
+    elif done < 0:
+        if not test_bit(mem.sections.present.words, section) or section_states.outside_prepared(mem, pfn, 1) >= 0:
+            return -EINVAL
+        done = 0
+    if mem.watermarks_at_mark:
+        mem.zones.table.stale = True
+    return done
+
+
 cdef int64_t zone_counter(Memory mem, int z, int which, int order) noexcept nogil:
     """Memory.counter of one zone."""
     cdef free_area *area = &mem.pages.areas[zone_area(z)]
@@ -745,22 +681,6 @@ cdef int64_t zone_counter(Memory mem, int z, int which, int order) noexcept nogi
     if which == COUNT_SPLITS:
         return area.splits[order]
     return area.frees[order] if which == COUNT_FREES else area.allocs[order]
-
-
-class _Restoring:
-    """Restores the online_page_callback when a with block ends."""
-
-    __slots__ = ("_mem", "_callback")
-
-    def __init__(self, mem, callback):
-        self._mem = mem
-        self._callback = callback
-
-    def __enter__(self):
-        return self._callback
-
-    def __exit__(self, *exc):
-        self._mem.restore_online_page_callback(self._callback)
 
 
 def load(path):

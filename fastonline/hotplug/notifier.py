@@ -128,3 +128,19 @@ class NotifierChain:
                 break
         if raised is not None:
             raise raised
+
+
+class RestoringCallback:
+    """Restores the online_page_callback when a with block ends."""
+
+    __slots__ = ("_mem", "_callback")
+
+    def __init__(self, mem, callback):
+        self._mem = mem
+        self._callback = callback
+
+    def __enter__(self):
+        return self._callback
+
+    def __exit__(self, *exc):
+        self._mem.restore_online_page_callback(self._callback)

@@ -334,27 +334,6 @@ cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) exce
     return done
 
 
-cdef int online_page(Machine mem, uint64_t pfn) noexcept nogil:
-    """A waiting page goes online and nobody is told: 1; 0 when it is not Reserved, -EINVAL when it is not there or not
-    prepared."""
-    cdef uint64_t section = pfn >> mem.sections.pfn_section_shift
-    cdef int done
-    if pfn >= mem.pages.nr_pages:
-        return -EINVAL
-    done = mem.pages.online_page(pfn)
-    if done == 1:
-        if not test_bit(mem.sections.online.words, section):
-            section_went_online(mem, section)
-        mem.pages_onlined += 1
-    elif done < 0:
-        if not test_bit(mem.sections.present.words, section) or outside_prepared(mem, pfn, 1) >= 0:
-            return -EINVAL
-        done = 0
-    if mem.watermarks_at_mark:
-        mem.zones.table.stale = True
-    return done
-
-
 cdef int64_t online_range(Machine mem, uint64_t start, uint64_t nr, int order) noexcept nogil:
     """The waiting pages of a range go online and nobody is told; how many did, or -EINVAL when some of it is not
     there, not prepared, or the order is too large. order -1: as the rules say."""

@@ -1,0 +1,7 @@
+"""The settings of a machine, as Python sees them: the sysctls of vm and the parameters of memory_hotplug."""
+
+from fastonline.hotplug.machine cimport Machine
+
+
+cdef class Settings(Machine):
+    pass

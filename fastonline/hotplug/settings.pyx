@@ -1,0 +1,99 @@
+import errno
+
+from fastonline.core.lock cimport settle
+from fastonline.hotplug cimport sysctl
+from fastonline.hotplug.machine cimport flush_events
+
+from fastonline.errors import HotplugError
+from fastonline.hotplug.blocks import WORDS, word_to_type
+from fastonline.hotplug.policy import ONLINE_POLICIES
+
+__all__ = ["Settings"]
+
+
+cdef class Settings(Machine):
+    """What can be set while a machine runs. Memory is the class to use."""
+
+    def init_per_zone_wmark_min(self):
+        """Recompute min_free_kbytes, the watermarks and the protection of every zone, as whole online_pages and offline_pages do
+        and marks alone do not (init_per_zone_wmark_min, mm/page_alloc.c)."""
+        held = self.lock.hold()
+        sysctl.recompute_watermarks(self)
+        flush_events(self)
+
+    @property
+    def min_free_kbytes(self):
+        """vm.min_free_kbytes. Writing it sets the watermarks anew and is kept against smaller computed values."""
+        return self.zones.table.min_free_kbytes
+
+    @min_free_kbytes.setter
+    def min_free_kbytes(self, kbytes):
+        settle(self.lock)
+        sysctl.set_min_free_kbytes(self, kbytes)
+
+    @property
+    def lowmem_reserve_ratio(self):
+        """vm.lowmem_reserve_ratio by zone type (sysctl_lowmem_reserve_ratio). Writing it recomputes the protection of every
+        zone."""
+        return sysctl.lowmem_reserve_ratio(self)
+
+    @lowmem_reserve_ratio.setter
+    def lowmem_reserve_ratio(self, ratios):
+        settle(self.lock)
+        sysctl.set_lowmem_reserve_ratio(self, ratios)
+
+    @property
+    def watermark_scale_factor(self):
+        """vm.watermark_scale_factor; writing it, 1 to 3000, sets the watermarks anew, else HotplugError EINVAL."""
+        return self.zones.table.scale_factor
+
+    @watermark_scale_factor.setter
+    def watermark_scale_factor(self, factor):
+        settle(self.lock)
+        sysctl.set_watermark_scale_factor(self, factor)
+
+    @property
+    def transparent_hugepage(self):
+        """/sys/kernel/mm/transparent_hugepage/enabled: "never", "madvise" or "always". Unless it is "never" khugepaged raises
+        min_free_kbytes (set_recommended_min_free_kbytes), at once and whenever memory goes online or offline. ValueError for
+        another word, and where the rules have no huge pages."""
+        return self.zones.transparent_hugepage
+
+    @transparent_hugepage.setter
+    def transparent_hugepage(self, word):
+        held = self.lock.hold()
+        sysctl.set_transparent_hugepage(self, word)
+
+    @property
+    def nr_cpus(self):
+        """CPUs, at least 1: an int, all of node 0, or when written {node: CPUs}. A zone's pcp_high is shared by its node's own,
+        or by all where the node has none; stat_threshold counts all. ValueError for 0, OverflowError for what fits into no
+        int."""
+        return self.zones.table.nr_cpus
+
+    @nr_cpus.setter
+    def nr_cpus(self, nr):
+        settle(self.lock)
+        sysctl.set_nr_cpus(self, nr)
+
+    @property
+    def auto_online_blocks(self):
+        """What add_memory does with new blocks: "offline", "online", "online_kernel" or "online_movable". Writing another word
+        gives HotplugError EINVAL."""
+        return WORDS[self.auto_online]
+
+    @auto_online_blocks.setter
+    def auto_online_blocks(self, word):
+        settle(self.lock)
+        self.auto_online = word_to_type(word, self.rules)
+
+    @property
+    def policy(self):
+        """memory_hotplug.online_policy, what plain `online` means: "contig-zones" or "auto-movable"."""
+        return ONLINE_POLICIES[self.auto_movable]
+
+    @policy.setter
+    def policy(self, name):
+        if name not in ONLINE_POLICIES:
+            raise HotplugError.of(errno.EINVAL, f"invalid online_policy {name!r} (expected {' or '.join(map(repr, ONLINE_POLICIES))})")
+        self.auto_movable = ONLINE_POLICIES.index(name)
