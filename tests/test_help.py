@@ -12,7 +12,7 @@ from fastonline.core.sections import Sections
 from fastonline.cost import (
     actors, against, caches, compare, costs, counters, phases, plain, pool, profile, provenance, report, run, scale, scenario, strategies, sweep, workloads,
 )
-from fastonline.drivers import cmm, consumers, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen
+from fastonline.drivers import cmm, consumers, dimm, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen
 from fastonline.hotplug.blocks import Block, Blocks
 from fastonline.hotplug.events import Events
 from fastonline.hotplug.notifier import NotifierChain
@@ -82,7 +82,7 @@ def test_a_function_and_its_arguments_are_documented(name):
 
 @pytest.mark.parametrize("module", [
     actors, against, caches, compare, costs, counters, phases, plain, pool, profile, provenance, report, run, scale, scenario, strategies, sweep, workloads,
-    cmm, consumers, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen,
+    cmm, consumers, dimm, driver, hyperv, hypervisor, series, virtio_balloon, virtio_mem, xen,
 ], ids=lambda module: module.__name__)
 def test_what_a_module_has_is_documented(module):
     """Fields of a dataclass say what they are where they stand, not in its help."""

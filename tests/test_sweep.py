@@ -120,6 +120,37 @@ def test_rows_do_not_depend_on_a_dask_cluster(expected, tmp_path):
     assert lines(tmp_path / "dask") == expected
 
 
+class Cluster:
+    """A distributed.Client of one worker, of which `answer` comes back."""
+
+    answer = None
+
+    def __init__(self, address, **given):
+        self.address = address
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run(self, fn, *args, on_error):
+        return {} if self.answer is None else {"tcp://w:1": self.answer}
+
+
+@pytest.mark.parametrize("answer, says", [
+    (ModuleNotFoundError("No module named 'fastonline'"), "worker tcp://w:1 has no fastonline"),
+    ("0.0.1", f"worker tcp://w:1 has fastonline 0.0.1, not {fastonline.__version__}"),
+    (None, "has no workers"),
+])
+def test_a_worker_that_cannot_serve_is_named(monkeypatch, answer, says):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(Cluster, "answer", answer)
+    monkeypatch.setattr(distributed, "Client", Cluster)
+    with pytest.raises(ValueError, match=says), dask_executor("tcp://s:1"):
+        pass
+
+
 def test_a_worker_that_dies_is_tried_again(expected, tmp_path):
     dying = Dying(times=2)
     assert sweep(points(), dying, tmp_path / "runs") == 16 and lines(tmp_path / "runs") == expected and dying.died == 2

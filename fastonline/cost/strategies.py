@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from fastonline.cost.scenario import Scenario
 from fastonline.drivers.cmm import Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
-from fastonline.drivers.driver import (
-    NEVER, PG_BUDDY, Actor, Driver, PageList, alloc_highuser, free_heads, free_range, ram_pages,
-)
+from fastonline.drivers.dimm import Dimms, add_section
+from fastonline.drivers.driver import NEVER, PG_BUDDY, Actor, Driver, PageList, alloc_highuser, free_heads, ram_pages
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain, pages_of_extents
 from fastonline.drivers.virtio_balloon import REPORTING_DELAY, VirtioBalloonDriver
@@ -86,26 +85,6 @@ class Strategy:
 
 # -- drivers that only a comparison needs
 
-def add_section(driver: Driver, backed: bool) -> int:
-    """Hot-add one memory block to the guest of `driver` and return its first pfn; backed: the host gives all of its frames
-    first. HotplugError ENOMEM when it has not so many, and as add_memory; nothing has changed then."""
-    mem, domain = driver.mem, driver.domain
-    start = free_range(mem, mem.pages_per_block)
-    pfns = np.arange(start, start + mem.pages_per_block)
-    if backed:
-        got = domain.back(pfns)
-        if got < pfns.size:
-            domain.unback(pfns[:got])
-            raise HotplugError.of(errno.ENOMEM, f"the host has {got} of {pfns.size} frames")
-    try:
-        mem.add_memory(start, mem.pages_per_block)
-    except BaseException:
-        if backed:
-            domain.unback(pfns)
-        raise
-    return start
-
-
 class WholeSections(XenBalloon):
     """Dave Hansen's way for Xen: online a whole section, then let the balloon take what is too much.
 
@@ -153,50 +132,6 @@ class Plain(Driver):
         while self.target_pages > self.mem.sections.present.weight() * self.mem.geometry.pages_per_section:
             add_section(self, backed=False)
         self.domain.set_limit(self.target_pages * self.mem.geometry.page_size)
-
-
-class Dimms(Driver):
-    """Yasunori Goto's way: DIMMs come and go as a whole, and user space decides when their memory goes online.
-
-    mem, domain: as Driver. refusals: {name of an errno: times}. A DIMM is one memory block. The guest gets as many as its
-    target needs; those that are not needed go offline and leave, the newest first. One whose pages are in use stays, and is
-    tried again after RETRY seconds.
-    """
-
-    RETRY = 10.0
-
-    def __init__(self, mem: Memory, domain: Domain, refusals: Counter[str]) -> None:
-        super().__init__(mem, domain)
-        self.refusals = refusals
-        self._dimms: list[int] = []
-
-    def _work(self):
-        self.due = NEVER
-        unit = self.mem.pages_per_block
-        try:
-            while self.current_pages < self.target_pages:
-                if self.domain.available(unit) < unit:
-                    raise HotplugError.of(errno.ENOMEM, "the host has not the frames of a DIMM")
-                self._dimms.append(add_section(self, backed=True))
-        except HotplugError as e:
-            self._refused(e)
-        for start in self._dimms[::-1]:
-            if self.current_pages - unit < self.target_pages:
-                break
-            try:
-                block = self.mem.blocks[start // unit]
-                if block.state == "online":
-                    block.offline()
-                self.mem.remove_memory(start, unit)
-            except HotplugError as e:
-                self._refused(e)
-                continue
-            self._dimms.remove(start)
-            self.domain.unback(np.arange(start, start + unit))
-
-    def _refused(self, error):
-        self.refusals[errno.errorcode[error.errno]] += 1
-        self.due = self.domain.now + self.RETRY
 
 
 class PromptUdev(Udev):

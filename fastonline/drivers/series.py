@@ -13,6 +13,7 @@ from typing import Any
 
 from fastonline.drivers.cmm import Cmm1, Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
+from fastonline.drivers.dimm import Dimms
 from fastonline.drivers.driver import Actor, Driver, run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
@@ -22,7 +23,7 @@ from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
 from fastonline.files import save_figure
 from fastonline.geometry import PRESETS as GEOMETRIES, Geometry, format_size, round_size
-from fastonline.hotplug.memory import ENGINES, Memory
+from fastonline.hotplug.memory import ENGINES, MEMMAPS, Memory
 from fastonline.rules import PRESETS as RULES, Rules
 
 INTERVAL = 60.0     # s between targets that come without times
@@ -148,28 +149,34 @@ def _touched(driver):
     return driver
 
 
-DRIVERS.update({"xen": _xen, "virtio": _virtio, "virtio-mem": _virtio_mem, "hyperv": _hyperv, "cmm": _cmm})
+def _dimm(mem, host, boot, max_memory, auto_online=True):
+    return Dimms(mem, Domain(host, boot, max_memory), auto_online=auto_online)
+
+
+DRIVERS.update({
+    "xen": _xen, "virtio": _virtio, "virtio-mem": _virtio_mem, "hyperv": _hyperv, "cmm": _cmm, "dimm": _dimm,
+})
 
 
 def run_series(
     name: str, targets: Sequence[tuple[float, int]], geometry: Geometry, rules: Rules, boot: int | str,
     host_memory: int | str, *, engine: str = "bitmap", max_memory: int | str | None = None, scattered: bool = False,
-    seed: int = 0, call_ns: float | dict[str, float] = 0, udev_delay: float | None = None, progress: Progress | None = None,
-    **options: Any
+    seed: int = 0, call_ns: float | dict[str, float] = 0, udev_delay: float | None = None, memmap: str | None = None,
+    memory_block_size: int | str | None = None, progress: Progress | None = None, **options: Any
 ) -> Series:
     """Take a driver through targets.
 
     name: of DRIVERS. targets: [(s, bytes)] ascending (parse_targets, read_targets); the last has a minute. geometry, rules,
-    engine, boot: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory: what the host allows the
-    guest. udev_delay: s after which user space onlines added memory, None: the kernel does at once. progress: wraps the list of
-    targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; virtio: reporting; virtio-mem: block_size;
-    cmm: behaviour). Returns a Series.
+    engine, boot, memmap, memory_block_size: the guest's Memory. host_memory, scattered, seed, call_ns: the Host. max_memory:
+    what the host allows the guest. udev_delay: s after which user space onlines added memory, None: the kernel does at once.
+    progress: wraps the list of targets, as tqdm does. options: the driver's own (xen: behaviour, order, batch; virtio:
+    reporting; virtio-mem: block_size; cmm: behaviour). Returns a Series.
 
     ValueError, TypeError for arguments that make no sense, HotplugError ENOMEM for a guest that the host cannot build.
     """
     if name not in DRIVERS:
         raise ValueError(f"there is no driver {name!r}: {', '.join(DRIVERS)}")
-    mem = Memory(geometry, boot=boot, rules=rules, engine=engine)
+    mem = Memory(geometry, boot=boot, rules=rules, engine=engine, memmap=memmap, memory_block_size=memory_block_size)
     host = Host(host_memory, geometry.page_size, scattered, seed, call_ns)
     actors: list[Actor] = []
     if udev_delay is not None:
@@ -242,6 +249,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, default="bitmap")
     parser.add_argument("--boot", metavar="SIZE", default="1G", help="what the guest boots with (1G)")
     parser.add_argument("--host", metavar="SIZE", default="4G", help="the host's memory (4G)")
+    parser.add_argument("--memmap", choices=MEMMAPS, help="who pays for the descriptors of added memory (nobody)")
+    parser.add_argument("--memory-block-size", metavar="SIZE", help="of the guest's memory blocks (a section)")
     parser.add_argument("--max-memory", metavar="SIZE", help="what the host allows the guest (no limit)")
     parser.add_argument("--scattered", action="store_true", help="the host hands its frames out in random order")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of that order (0)")
@@ -263,5 +272,5 @@ def from_arguments(args: argparse.Namespace, progress: Progress | None = None) -
         args.driver, targets, GEOMETRIES[geometry],
         RULES[args.rules or ("2.6.25" if old else "6.12")], args.boot, args.host, engine=args.engine,
         max_memory=args.max_memory, scattered=args.scattered, seed=args.seed, call_ns=args.call_ns,
-        udev_delay=args.udev_delay, progress=progress, **given,
+        udev_delay=args.udev_delay, memmap=args.memmap, memory_block_size=args.memory_block_size, progress=progress, **given,
     )

@@ -1,0 +1,85 @@
+"""Whole DIMMs: memory that is plugged and taken away by the memory block."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+
+import numpy as np
+
+from fastonline.drivers.driver import NEVER, Driver, free_range
+from fastonline.drivers.hypervisor import Domain
+from fastonline.errors import HotplugError
+from fastonline.hotplug.memory import Memory
+
+
+def add_section(driver: Driver, backed: bool) -> int:
+    """Hot-add one memory block to the guest of `driver` and return its first pfn; backed: the host gives all of its frames
+    first. HotplugError ENOMEM when it has not so many, and as add_memory; nothing has changed then."""
+    mem, domain = driver.mem, driver.domain
+    start = free_range(mem, mem.pages_per_block)
+    pfns = np.arange(start, start + mem.pages_per_block)
+    if backed:
+        got = domain.back(pfns)
+        if got < pfns.size:
+            domain.unback(pfns[:got])
+            raise HotplugError.of(errno.ENOMEM, f"the host has {got} of {pfns.size} frames")
+    try:
+        mem.add_memory(start, mem.pages_per_block)
+    except BaseException:
+        if backed:
+            domain.unback(pfns)
+        raise
+    return start
+
+
+class Dimms(Driver):
+    """DIMMs that come and go as a whole; user space decides when their memory goes online (Yasunori Goto in the 2008 thread).
+
+    mem, domain: as Driver. refusals: {name of an errno: times}. auto_online: the kernel onlines what is added at once. A DIMM
+    is one memory block. The guest gets as many as its target needs; those that are not needed go offline and leave, the
+    newest first. One whose pages are in use stays, and is tried again after RETRY seconds.
+    """
+
+    RETRY = 10.0
+
+    def __init__(
+        self, mem: Memory, domain: Domain, refusals: Counter[str] | None = None, auto_online: bool = False
+    ) -> None:
+        super().__init__(mem, domain)
+        self.refusals: Counter[str] = Counter() if refusals is None else refusals
+        if auto_online:
+            mem.auto_online_blocks = "online"
+        self._dimms: list[int] = []
+
+    def counts(self) -> dict[str, int]:
+        """{"dimms": those that are plugged, "refused": times}."""
+        return {"dimms": len(self._dimms), "refused": sum(self.refusals.values())}
+
+    def _work(self):
+        self.due = NEVER
+        unit = self.mem.pages_per_block
+        try:
+            while self.current_pages < self.target_pages:
+                if self.domain.available(unit) < unit:
+                    raise HotplugError.of(errno.ENOMEM, "the host has not the frames of a DIMM")
+                self._dimms.append(add_section(self, backed=True))
+        except HotplugError as e:
+            self._refused(e)
+        for start in self._dimms[::-1]:
+            if self.current_pages - unit < self.target_pages:
+                break
+            try:
+                block = self.mem.blocks[start // unit]
+                if block.state == "online":
+                    block.offline()
+                self.mem.remove_memory(start, unit)
+            except HotplugError as e:
+                self._refused(e)
+                continue
+            self._dimms.remove(start)
+            self.domain.unback(np.arange(start, start + unit))
+
+    def _refused(self, error):
+        self.refusals[errno.errorcode[error.errno]] += 1
+        self.due = self.domain.now + self.RETRY
