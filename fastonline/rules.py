@@ -51,8 +51,8 @@ class Rules:
     - watermark_scale_factor: low and high lie at least this many 10000ths of the zone above min (4.6); 0 = the rule is not
       there.
     - totalhigh_shrinks: offline_pages takes its pages off totalhigh_pages too; 2.6.25 off totalram_pages alone.
-    - movable_has_min: ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128 ("mm/min_free_kbytes: modify
-      min_free_kbytes calculation rules", 2023: 6.8 has it, 6.1 has not).
+    - movable_has_min: ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128
+      ("mm/min_free_kbytes: modify min_free_kbytes calculation rules", 2023: 6.8 has it, 6.1 has not).
     - min_free_kbytes_max: upper clamp of min_free_kbytes: 65536 (2.6.25), 262144 (ee8eb9a5fe86, 5.8).
     - min_free_kbytes_follows: onlining and offlining recompute min_free_kbytes and lowmem_reserve (2.6.38); 2.6.25 computes
       them at boot only.
@@ -68,7 +68,8 @@ class Rules:
     - memmap_on_memory: a memmap can lie on the memory that it describes (5.13).
     - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6b8f0798b85a, 6.8), not of exactly
       one.
-    - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run (4.6).
+    - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run
+      (4.6).
     - skips_memoryless: a node without memory is in nobody's fallback order, its own neither, and a node that lost its last
       memory is none before zonelists are built again (6.7). Before, a node always falls back to itself first.
     - nodes_lose_memory: a node whose last memory goes offline leaves N_MEMORY, and its threads stop (2.6.33).
@@ -78,8 +79,8 @@ class Rules:
       them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); today it tries on until a signal, EINTR.
     - migrates_from_the_end: offline_pages moves the last page of the range first (isolate_folio_to_list puts each page at the
       head of its list, 6.12); before, the first one first.
-    - watermark_by_order: a request for a block also needs half of the watermark in larger blocks than single pages, a quarter in
-      larger ones than pairs, and so on (__zone_watermark_ok until 97a16fc82a7c, 4.4).
+    - watermark_by_order: a request for a block also needs half of the watermark in larger blocks than single pages, a quarter
+      in larger ones than pairs, and so on (__zone_watermark_ok until 97a16fc82a7c, 4.4).
     - waits_offline: pages of added memory are PageOffline until they go online (503b158fc30f, 6.11); before, Reserved.
     - has_thp: there are transparent huge pages, and khugepaged (2.6.38).
     - lists_possible_nodes: zonelists are built, and logged, for every node that there may ever be (5.18).
@@ -90,14 +91,14 @@ class Rules:
       3.9, `cma` since 5.12, `boost` since 5.16 (a6ea8b5b9f1c), `promo` since 6.12 (528afe6b15ed); older ones have `scanned`.
     - zoneinfo_empty: /proc/zoneinfo lists zones without memory too (4.12).
     - migrate_types: the names in /proc/pagetypeinfo (migratetype_names).
-    - removable_constant: memoryN/removable is 1 whatever is in the block (53cdc1cb29e8, March 2020); before, it says whether the
-      block's pages can be moved.
+    - removable_constant: memoryN/removable is 1 whatever is in the block (53cdc1cb29e8, March 2020); before, it says whether
+      the block's pages can be moved.
     - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
       (2.6.25).
-    - zone_at_online: the zone of added memory is chosen when it goes online (zone_for_pfn_range; f1dd2cd13c4b, 4.13); before, pages
-      keep the zone that they were given, which for added memory is the geometry's hotplug_zone.
-    - walks_system_ram: online_pages walks the System RAM of its range and skips what is prepared or online (walk_memory_resource,
-      2.6.25); 6.1 has no such walk, and a range with holes or with prepared pages is EINVAL.
+    - zone_at_online: the zone of added memory is chosen when it goes online (zone_for_pfn_range; f1dd2cd13c4b, 4.13); before,
+      pages keep the zone that they were given, which for added memory is the geometry's hotplug_zone.
+    - walks_system_ram: online_pages walks the System RAM of its range and skips what is prepared or online
+      (walk_memory_resource, 2.6.25); 6.1 has no such walk, and a range with holes or with prepared pages is EINVAL.
     - large_blocks: a memory block may be several sections (memory_block_size_bytes, 2.6.39).
     - checks_pluggable: a range that firmware adds outside of what can be plugged is E2BIG (register_memory_resource, 6.1).
     - nr_migrate_types: MIGRATE_TYPES: build_all_zonelists groups pages by mobility from so many pageblocks on.

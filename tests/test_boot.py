@@ -1,4 +1,5 @@
-"""Boot memory: its ranges, holes, nodes and reserved pages (hotplug/page_map), and the block size that x86_64 chooses for it."""
+"""Boot memory: its ranges, holes, nodes and reserved pages (hotplug/page_map), and the block size that x86_64 chooses for
+it."""
 
 import errno
 
@@ -9,8 +10,8 @@ from fastonline.core.pageflags import KPF_BUDDY, KPF_RESERVED
 
 
 def test_an_x86_guest(engine):
-    """512 MiB as QEMU and SeaBIOS lay it out. Expect the zones of the recorded guest: DMA from page 1 on with a hole below 1 MiB,
-    DMA32 up to 128 KiB below the end."""
+    """512 MiB as QEMU and SeaBIOS lay it out. Expect the zones of the recorded guest: DMA from page 1 on with a hole below 1
+    MiB, DMA32 up to 128 KiB below the end."""
     mem = fo.Memory(fo.X86_64, fo.x86_boot_ranges("512M"), engine=engine)
     mem.validate()
     zones = {z.name: (z.start_pfn, z.spanned_pages, z.present_pages, z.managed_pages) for z in mem.zones.values() if z.populated}
@@ -71,7 +72,8 @@ def test_boot_memory_that_cannot_be(engine, boot, says):
     ("512M", "128M"), ("60G", "128M"), ("63G", "2G"), ("64G", "1G"), ("64.5G", "512M"), ("65664M", "128M"),
 ])
 def test_the_block_size_that_x86_64_chooses(size, block):
-    """probe_memory_block_size: a section below 64 GiB, then what divides the end of memory, which the hole moves up by 1 GiB."""
+    """probe_memory_block_size: a section below 64 GiB, then what divides the end of memory, which the hole moves up by 1
+    GiB."""
     mem = fo.Memory(fo.X86_64, fo.x86_boot_ranges(size), memory_block_size="auto")
     assert mem.pages_per_block << 12 == fo.parse_size(block)
     assert fo.Memory(fo.S390X, "128G", memory_block_size="auto").pages_per_block == fo.S390X.pages_per_section

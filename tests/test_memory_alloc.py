@@ -225,8 +225,8 @@ def test_gfp(engine, rules):
 
 
 def test_watermarks_by_order(engine):
-    """Until 4.3 a block of order 3 also needs half, a quarter and an eighth of the watermark in blocks beyond singles, pairs and
-    fours. Expect it refused in 2.6.25 where single pages are all there is above the watermark, and given in 6.1."""
+    """Until 4.3 a block of order 3 also needs half, a quarter and an eighth of the watermark in blocks beyond singles, pairs
+    and fours. Expect it refused in 2.6.25 where single pages are all there is above the watermark, and given in 6.1."""
     for rules, given in ((fo.LINUX_2_6_25, False), (fo.LINUX_6_1, True)):
         mem = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine)
         pfns = mem.alloc_pages_bulk(mem.totalram_pages)

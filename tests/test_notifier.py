@@ -1,4 +1,5 @@
-"""hotplug/notifier.py: who is told, in which order, and who may refuse (1.6, 7.3-7.5); vetoes of whole calls: test_bad_input.py."""
+"""hotplug/notifier.py: who is told, in which order, and who may refuse (1.6, 7.3-7.5); vetoes of whole calls:
+test_bad_input.py."""
 
 import errno
 from contextlib import suppress
@@ -77,8 +78,8 @@ def heard(make_machine):
 def test_events_of_both_phases(heard, rules):
     """A new node's first section, marked in two parts, then offlined.
 
-    Expect GOING_ONLINE for the range, ONLINE for each mark with the exact count (the thread's "onlined" member), the node's number
-    only until its first page is online, and again when it loses its last.
+    Expect GOING_ONLINE for the range, ONLINE for each mark with the exact count (the thread's "onlined" member), the node's
+    number only until its first page is online, and again when it loses its last.
     """
     mem, events = heard(rules)
     mem.add_memory(1024, BLOCK, 1)

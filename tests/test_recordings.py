@@ -102,8 +102,8 @@ def test_where_memory_landed_is_compared():
 
 
 def test_pages_on_lists_are_remarked(engine):
-    """A kernel zone has 100 pages less free than in S1m's second step, all of them on per-CPU lists; or only 30 of them. Expect a
-    remark, and a difference."""
+    """A kernel zone has 100 pages less free than in S1m's second step, all of them on per-CPU lists; or only 30 of them. Expect
+    a remark, and a difference."""
     recording = Recording.load(DIRECTORY / "S1m_movable_first.json")
     del recording.steps[1]["reread"]
     zone = recording.steps[1]["state"]["zones"]["0/DMA32"]
@@ -134,8 +134,8 @@ def test_where_pages_of_a_program_are_read_is_compared():
 
 
 def test_the_last_page_moves_first(tmp_path, engine):
-    """Two blocks are online in Movable, the memory of one is nearly all in use, the other's is to move and does not all fit. Expect
-    6.1 to have emptied the block's beginning, 6.12 its end (isolate_folio_to_list puts pages at the list's head)."""
+    """Two blocks are online in Movable, the memory of one is nearly all in use, the other's is to move and does not all fit.
+    Expect 6.1 to have emptied the block's beginning, 6.12 its end (isolate_folio_to_list puts pages at the list's head)."""
     left = {}
     for name in ("S1", "S1_k612"):
         data = json.loads((DIRECTORY / f"{name}.json").read_text())
@@ -251,7 +251,8 @@ def test_failures_of_a_loop_come_in_rounds(tmp_path, engine):
 
 def test_the_kernels_own_pages_decide_no_outcome(tmp_path, engine):
     """Whether the kernel has a page of its own in the only block of zone Normal is not recorded. Expect a remark, and the
-    recording followed: a block that goes offline although the model has slabs in it, and one that stays although it has none."""
+    recording followed: a block that goes offline although the model has slabs in it, and one that stays although it has
+    none."""
     def steps(*answers):
         return [_dimm(32), _write(32, "online_kernel"), *({**_write(32, "offline"), "errno": answer} for answer in answers)]
     for ops, states in ((steps(0), ["offline"]), (steps("EBUSY", 0), ["online", "offline"]), (steps("EBUSY"), ["online"])):
@@ -268,8 +269,8 @@ def test_the_kernels_own_pages_decide_no_outcome(tmp_path, engine):
 
 @pytest.mark.parametrize("plugged", [2, 4, 30])
 def test_how_far_a_device_shrinks_in_a_kernel_zone(tmp_path, engine, plugged):
-    """A virtio-mem device in zone Normal is asked for nothing. Expect what the recording says to be reached, with a remark where
-    the model stops elsewhere, and the size exact in Movable."""
+    """A virtio-mem device in zone Normal is asked for nothing. Expect what the recording says to be reached, with a remark
+    where the model stops elsewhere, and the size exact in Movable."""
     data = json.loads((DIRECTORY / "S6k_kernel_zone_k612.json").read_text())
     data["steps"] = data["steps"][:3]
     last = {"op": "virtio_mem", "device": "virtio0", "requested_size": 0, "plugged_size": plugged << 20, "errno": 0,
@@ -397,8 +398,8 @@ def test_a_node_without_memory(tmp_path, engine):
 
 
 def test_regions_of_no_pages(tmp_path, engine):
-    """Nothing is allocated, and freed. A label that is in use means another region, which has the lowest free number. Expect all
-    done but a second free."""
+    """Nothing is allocated, and freed. A label that is in use means another region, which has the lowest free number. Expect
+    all done but a second free."""
     op = {"bytes": 0, "errno": 0, "uevents": [], "kmsg": [], "state": None}
     ops = [{"op": name, "region": region} | op
            for name, region in (("alloc", 7), ("alloc", 7), ("free", 7), ("free", 0), ("free", 7))]
@@ -460,8 +461,8 @@ def test_pinned_pages(tmp_path, engine):
 
 @pytest.mark.parametrize(("name", "again"), [("S1", []), ("S1_k612", [0])])
 def test_refused_dimms_are_tried_again(tmp_path, name, again):
-    """A DIMM of 64 MiB is refused, then a good one comes, a bad one again, and the first one goes. Expect 6.12 to repeat what it
-    said of those refused before (tests/data/recordings/README.md, rule 4), and a DIMM without a driver to go."""
+    """A DIMM of 64 MiB is refused, then a good one comes, a bad one again, and the first one goes. Expect 6.12 to repeat what
+    it said of those refused before (tests/data/recordings/README.md, rule 4), and a DIMM without a driver to go."""
     bad, worse = _dimm(36, size=64 << 20), _dimm(40, size=192 << 20)
     steps = _replayed(tmp_path, name, [bad, _dimm(32), worse, bad | {"op": "remove_memory"}, _dimm(33)])
     lines = [f"Block size [0x8000000] unaligned hotplug range: start {op['start']:#x}, size {op['size']:#x}" for op in (bad, worse)]
@@ -471,8 +472,8 @@ def test_refused_dimms_are_tried_again(tmp_path, name, again):
 
 
 def test_a_dimm_that_is_taken_at_last(tmp_path, engine):
-    """4 GiB for node 1 find no room for their memmap; memory is freed, and another DIMM comes for node 0. Expect 6.12 to take the
-    first one on its retry, on its own node, and to remove its blocks like any others."""
+    """4 GiB for node 1 find no room for their memmap; memory is freed, and another DIMM comes for node 0. Expect 6.12 to take
+    the first one on its retry, on its own node, and to remove its blocks like any others."""
     big = _dimm(32, 32, nid=1)
     steps = _replayed(tmp_path, "S1_k612", [
         {"op": "alloc", "region": "a", "bytes": 85000 << 12}, big, {"op": "free", "region": "a"}, _dimm(80),
@@ -503,8 +504,8 @@ def test_a_synthetic_uevent_says_nothing(tmp_path, engine):
 
 
 def test_sizes_between_sub_blocks(tmp_path):
-    """A region of 300 MiB whose device has blocks of 1 MiB. Expect only whole sub-blocks of 2 MiB in whole memory blocks to come
-    and go."""
+    """A region of 300 MiB whose device has blocks of 1 MiB. Expect only whole sub-blocks of 2 MiB in whole memory blocks to
+    come and go."""
     data = json.loads((DIRECTORY / "S6m_movable.json").read_text())
     data["machine"]["virtio_mem"][0].update(max_size=300 << 20, block_size=1 << 20)
     data["steps"] = [{"errno": 0, "uevents": None, "kmsg": None, "state": None} | {
@@ -550,7 +551,8 @@ def test_parts_of_states(tmp_path, name, engine):
 
 
 def test_the_first_error_of_several_ops(tmp_path):
-    """One DIMM is added, one refused by the machine. Expect no error: the kernel saw none; and none known where it saw nothing."""
+    """One DIMM is added, one refused by the machine. Expect no error: the kernel saw none; and none known where it saw
+    nothing."""
     rejected = _dimm(40, rejected="no free slots available", errno=None)
     done = _replayed(tmp_path, "S1", [{"ops": [_dimm(32), rejected]}, {"ops": [rejected]}, {"ops": [_write(32, "x"), rejected]}])
     assert [step.errno for step in done] == [0, None, "EINVAL"]
@@ -664,8 +666,8 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize(("kind", "zone"), [("kernel", "0/DMA32"), ("page cache", "0/Movable")])
 def test_loads(tmp_path, engine, kind, zone):
-    """16 MiB of kernel memory, or of page cache, with Movable memory there. Expect it to come from a kernel zone and stay, or from
-    Movable until the caches are dropped, which the log tells."""
+    """16 MiB of kernel memory, or of page cache, with Movable memory there. Expect it to come from a kernel zone and stay, or
+    from Movable until the caches are dropped, which the log tells."""
     steps = _replayed(tmp_path, "S1", [
         _dimm(32), _write(32, "online_movable"), {"op": "load", "text": "a load", "bytes": 4096 << 12, "kind": kind}, {"op": "drop_caches"},
     ], engine)
@@ -678,8 +680,8 @@ def test_loads(tmp_path, engine, kind, zone):
 
 
 def test_free_blocks_after_an_offline_that_failed(engine):
-    """S3d's fifth step: pages that were freed while their pageblocks were isolated, per-CPU lists drained. Expect the free blocks
-    of Movable that the kernel had."""
+    """S3d's fifth step: pages that were freed while their pageblocks were isolated, per-CPU lists drained. Expect the free
+    blocks of Movable that the kernel had."""
     recording = Recording.load(DIRECTORY / "S3d_pin_and_no_room_k612.json")
     for step in recording.replay(engine):
         if step.index in (5, 6, 7):

@@ -76,8 +76,8 @@ CHANGES = [(preset, field.name) for preset in PRESETS.values() for field in fiel
 
 @pytest.mark.parametrize(("preset", "name"), CHANGES, ids=[f"{preset.name}-{name}" for preset, name in CHANGES])
 def test_a_field_means_one_thing(engine, preset, name):
-    """Change one field and go through the life of a range. Expect a machine that is whole after every step, and combinations that
-    no kernel has to be refused when they are made."""
+    """Change one field and go through the life of a range. Expect a machine that is whole after every step, and combinations
+    that no kernel has to be refused when they are made."""
     if (name, preset.memmap_per_block) == ("memmap_on_memory", True) or (name, preset.memmap_on_memory) == ("memmap_per_block", False):
         with pytest.raises(ValueError, match="memmap_per_block needs memmap_on_memory"):
             flipped(preset, name)
@@ -113,7 +113,8 @@ def test_a_field_means_one_thing(engine, preset, name):
 
 @pytest.mark.parametrize("preset", [fo.LINUX_6_1, fo.LINUX_6_12, fo.LINUX_6_18], ids=lambda rules: rules.name)
 def test_ranges_of_any_alignment(engine, preset):
-    """Rules of today without alignment, 1 GiB at boot and 128 MiB at 1 GiB. Expect them to be present, in buddyinfo, and free."""
+    """Rules of today without alignment, 1 GiB at boot and 128 MiB at 1 GiB. Expect them to be present, in buddyinfo, and
+    free."""
     mem = fo.Memory(fo.X86_64, boot="1G", rules=replace(preset, aligned=False), engine=engine)
     mem.add_memory(0x40000, 0x8000)
     assert mem.online_pages(0x40000, 0x8000) == 0x8000

@@ -14,8 +14,8 @@ BLOCK = 32768                    # pages of 128 MiB
 
 
 def test_marks_are_counted_before_pages_leave(engine):
-    """2.6.25 recomputes at every mark. Expect the watermarks of the last mark, whether pages become Reserved by a range or by an
-    array."""
+    """2.6.25 recomputes at every mark. Expect the watermarks of the last mark, whether pages become Reserved by a range or by
+    an array."""
     machines = []
     for _ in range(2):
         mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_2_6_25, engine=engine)
@@ -114,7 +114,8 @@ def test_series_of_sixteen_normal_blocks_as_recorded(engine):
 
 @pytest.mark.parametrize("rules, movable", [(fo.LINUX_6_1, None), (fo.LINUX_6_12, 32)], ids=["6.1", "6.12"])
 def test_movable_zone(engine, rules, movable):
-    """Movable is part of lowmem in 6.1; in 6.12 it has a min of its own, managed/1024 between 32 and 128, 32 even when empty."""
+    """Movable is part of lowmem in 6.1; in 6.12 it has a min of its own, managed/1024 between 32 and 128, 32 even when
+    empty."""
     mem = recorded_guest(engine, rules)
     mem.add_memory(FIRST, BLOCK)
     mem.online_pages(FIRST, BLOCK)
@@ -293,8 +294,8 @@ def test_khugepaged_raises_min_free_kbytes(engine, word):
 
 
 def test_where_khugepaged_does_not_run(engine):
-    """Boot memory below 512 MiB: hugepage_init switches huge pages off, whatever is added later, until somebody writes the file.
-    Expect a twentieth of the memory at most, and ValueError for words and kernels that have none."""
+    """Boot memory below 512 MiB: hugepage_init switches huge pages off, whatever is added later, until somebody writes the
+    file. Expect a twentieth of the memory at most, and ValueError for words and kernels that have none."""
     mem = fo.Memory(fo.X86_64, "256M", engine=engine, transparent_hugepage="always")
     assert mem.transparent_hugepage == "never"
     mem.transparent_hugepage = "always"
@@ -306,8 +307,8 @@ def test_where_khugepaged_does_not_run(engine):
 
 
 def test_cpus_belong_to_nodes(engine):
-    """Eight CPUs, all of node 0, then two of them node 1's. Expect stat_threshold at once (vmstat_cpu_online), 2 fls(8) for small
-    zones, and pcp_high shared by the node's own CPUs, by all where it has none (zone_highsize)."""
+    """Eight CPUs, all of node 0, then two of them node 1's. Expect stat_threshold at once (vmstat_cpu_online), 2 fls(8) for
+    small zones, and pcp_high shared by the node's own CPUs, by all where it has none (zone_highsize)."""
     mem = fo.Memory(fo.X86_64, "2G", engine=engine)
     mem.add_memory(0x100000, 32768, nid=1)
     mem.blocks[32].online("online_kernel")

@@ -14,9 +14,9 @@ def add_replay(commands):
     parser = commands.add_parser(
         "replay",
         help="replay recordings of real kernels and print where the prediction and the kernel differ",
-        description="Replay recordings of real kernels: a line a step, then a table and what is not compared. Exit status 1 when "
-        "a prediction differs from what the kernel did. A FILE may also be a trace of mm_page_alloc and mm_page_free, as ftrace "
-        "and perf script print it: it is replayed against the allocator.",
+        description="Replay recordings of real kernels: a line a step, then a table and what is not compared. Exit status 1 "
+        "when a prediction differs from what the kernel did. A FILE may also be a trace of mm_page_alloc and mm_page_free, as "
+        "ftrace and perf script print it: it is replayed against the allocator.",
         epilog="example: fastonline replay -q tests/data/recordings/S1*.json",
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
@@ -86,8 +86,8 @@ def as_json(name, step):
 def table(rows):
     """The lines of the table of all recordings."""
     lines = [f"{'recording':<28} {'steps':>5} {'values':>7} {'differences':>11}  what they concern"]
-    sums = {key: sum(row[key] for row in rows) for key in ("steps", "values", "differences")}
-    for row in [*rows, {"recording": f"all {len(rows)}", "concern": {}, "unreplayed": sum(r["unreplayed"] for r in rows)} | sums]:
+    sums = {key: sum(row[key] for row in rows) for key in ("steps", "values", "differences", "unreplayed")}
+    for row in [*rows, {"recording": f"all {len(rows)}", "concern": {}} | sums]:
         notes = [f"{name} {nr}" for name, nr in sorted(row["concern"].items(), key=lambda item: -item[1])]
         if row["unreplayed"]:
             notes.append(f"{row['unreplayed']} steps not replayed" if row["unreplayed"] > 1 else "1 step not replayed")

@@ -1,8 +1,9 @@
 """The order in which a kernel with free lists finds the free blocks of a zone, for an engine that keeps none.
 
-What a list's order comes from is when its blocks got there: freed ones go to the head, onlined ones to the tail (mm/page_alloc.c,
-__free_one_page and __free_pages_core of 6.1). So a stamp for each block of the largest order is enough to tell whole blocks
-apart; of the parts of blocks those of one order and one stamp are told apart by address, where the kernel may have another order.
+What a list's order comes from is when its blocks got there: freed ones go to the head, onlined ones to the tail
+(mm/page_alloc.c, __free_one_page and __free_pages_core of 6.1). So a stamp for each block of the largest order is enough to
+tell whole blocks apart; of the parts of blocks those of one order and one stamp are told apart by address, where the kernel may
+have another order.
 """
 
 import numpy as np

@@ -43,8 +43,8 @@ class MemoryNotify:
     - nr_pages: pages of that range. An array of pfns has one notice, from its lowest pfn to its highest.
     - onlined: pages that went online, in MEM_ONLINE; 0 before.
     - status_change_nid: the node that gets its first, or loses its last memory; -1: none.
-    - status_change_nid_normal: the same of memory up to zone Normal; -1 under rules that do not have it. Since node changes have
-      a notifier of their own (Rules.node_notifier) both are -1.
+    - status_change_nid_normal: the same of memory up to zone Normal; -1 under rules that do not have it. Since node changes
+      have a notifier of their own (Rules.node_notifier) both are -1.
     - altmap_start_pfn, altmap_nr_pages: where a memory block keeps its own page descriptors, in MEM_PREPARE_ONLINE and
       MEM_FINISH_OFFLINE; else 0 (c5f1e2d18909, 6.9).
     """

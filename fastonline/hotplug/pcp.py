@@ -126,7 +126,8 @@ class PerCpuPages:
             for i, pages in enumerate(pcp.lists):
                 lists += [np.arange(pfn, pfn + (1 << self._order_of(i))) for pfn in pages]
             free += [base + np.flatnonzero(there) for base, there in pcp.pool.items()]
-        return [pfns[(pfns >= start_pfn) & (pfns < start_pfn + nr_pages)] for pfns in (np.concatenate(lists), np.concatenate(free))]
+        return [pfns[(pfns >= start_pfn) & (pfns < start_pfn + nr_pages)]
+                for pfns in (np.concatenate(lists), np.concatenate(free))]
 
     def evict(self, start_pfn, nr_pages, pages):
         """These pages of a range, which the kernel uses, are free, and its pageblocks are ordinary again."""
@@ -170,8 +171,8 @@ class PerCpuPages:
         return getattr(zone, mark) + max(self._zone(zone.nr).boost, zone.watermark_boost) + zone.protection[top]
 
     def _highest(self, zonelist):
-        """The highest zone type that a request for movable pages from these zones may use: GFP_HIGHUSER_MOVABLE's, or that of the
-        highest of them where Movable is not among them."""
+        """The highest zone type that a request for movable pages from these zones may use: GFP_HIGHUSER_MOVABLE's, or that of
+        the highest of them where Movable is not among them."""
         names = self._mem.zones.names
         if zonelist and "Movable" not in {self._key(z)[1] for z in zonelist}:
             return max(z % self._mem.zones.nr_types for z in zonelist)
@@ -418,8 +419,8 @@ class PerCpuPages:
 
     def alloc_kernel(self, order, nid=0, kind=UNMOVABLE):
         """The first pfn of 2^order pages of a kind, Unmovable or Reclaimable: from the node's kernel zones, highest first.
-        Where none has one above its min watermark kswapd takes the watermarks' boost back, and they are asked again. MemoryError
-        when none fits."""
+        Where none has one above its min watermark kswapd takes the watermarks' boost back, and they are asked again.
+        MemoryError when none fits."""
         normal = self._mem.zones.names.index("Normal")
         zonelist = kernel_zonelist(self._mem, nid)
         for mark in ("low", "min", "min after kswapd"):

@@ -13,28 +13,29 @@ from fastonline.linux.guest import Guest
 from fastonline.linux.prediction import KPF, flag_names, known_flags, page_flags
 
 NOISE = 64
-"""Pages that a kernel zone's free pages may be off by, the guest's own allocations (FORMAT.md: "within about 64 pages"). How
-many of its pages lie on per-CPU lists is not compared ("pcp_count not at all"): a zone that is off by more, but not when those
+"""Pages that a kernel zone's free pages may be off by, the guest's own allocations. How
+many of its pages lie on per-CPU lists is not compared: a zone that is off by more, but not when those
 are counted too, is no difference, and is remarked."""
 NOISE_BLOCKS = 16
 """Free blocks of one order that a kernel zone may be off by: NOISE pages in blocks of four or more. Of single pages and pairs
 there may be NOISE pages."""
 NOISE_MOVABLE = 10
-"""Pages that Movable's free and per-CPU pages together may be off by in 6.12 (FORMAT.md: "within 10 pages"). In 6.1 its free
+"""Pages that Movable's free and per-CPU pages together may be off by in 6.12. In 6.1 its free
 blocks are compared exactly, order by order; `free` is a counter that a CPU's part is missing from, up to the zone's
 stat_threshold."""
-LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ", "Block size [",
-       "memory memory", "khugepaged: raising ", "migrating pfn ", "page: ", "page dumped because: ", "page allocation failure: ",
-       "init (1): drop_caches: ", "synth uevent: ", "Memory failure: ")
+LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ",
+       "Block size [", "memory memory", "khugepaged: raising ", "migrating pfn ", "page: ", "page dumped because: ",
+       "page allocation failure: ", "init (1): drop_caches: ", "synth uevent: ", "Memory failure: ")
 """Beginnings of the lines of the log that there is a model of."""
 NOT_COMPARED = (
-    "in kernel zones: how many pages lie on per-CPU lists (a zone that differs only in that is remarked), which page is used by "
-    "whom, and which page map entry is a slab, a page table or on a list",
+    "in kernel zones: how many pages lie on per-CPU lists (a zone that differs only in that is remarked), which page is used "
+    "by whom, and which page map entry is a slab, a page table or on a list",
     "in Movable of 6.12: which free pages lie on per-CPU lists",
-    "6.12, while a balloon holds pages of several kernel zones whose split is off by less than a refill: these zones' watermarks",
+    "6.12, while a balloon holds pages of several kernel zones whose split is off by less than a refill: these zones' "
+    "watermarks",
     "pcp_high where the kernel tunes it itself (6.7 and later)",
-    "whether the kernel's own pages keep a block of a kernel zone from going offline, or a virtio-mem device from shrinking: where "
-    "it differs it is remarked, and the recording followed",
+    "whether the kernel's own pages keep a block of a kernel zone from going offline, or a virtio-mem device from shrinking: "
+    "where it differs it is remarked, and the recording followed",
     "flags of a page besides those of linux/prediction.py: LRU, ACTIVE, REFERENCED and others that change by themselves",
     "lines of the log that there is no model of, among them what follows a page allocation failure",
     "how long anything takes, and how often a failing migration is tried again until a signal",
@@ -46,7 +47,8 @@ _CONCERNS = (
     ("pages", "page flags"), ("errno", "errno"), ("uevents", "uevents"), ("kmsg", "log"), ("plugged_size", "sizes"),
     ("landed|region", "places"), ("pgmigrate|balloon_", "counters"), ("nr_free", "free blocks"), ("free", "free pages"),
     ("pcp_|stat_threshold", "per-CPU lists"), (" (min|low|high|protection)$|min_free_kbytes|lowmem", "watermarks"),
-    ("start_pfn|spanned|present|managed|zones|mem_total|pageblocks", "zones"), ("iomem", "iomem"), ("memory\\d|blocks", "blocks"),
+    ("start_pfn|spanned|present|managed|zones|mem_total|pageblocks", "zones"), ("iomem", "iomem"),
+    ("memory\\d|blocks", "blocks"),
 )
 
 
@@ -63,8 +65,8 @@ def _mask(flags):
     return sum(1 << KPF[name] for name in flags.split("|") if name in KPF)
 
 
-_FIXED = np.array([_mask(flags) for flags in ("NOPAGE", "RESERVED", "OWNER_PRIVATE", "RESERVED|OWNER_PRIVATE", "DIRTY|OFFLINE")],
-                  np.uint64)
+_FIXED = np.array([_mask(flags) for flags in ("NOPAGE", "RESERVED", "OWNER_PRIVATE", "RESERVED|OWNER_PRIVATE",
+                                             "DIRTY|OFFLINE")], np.uint64)
 """Flags of pages that neither the allocator nor a balloon ever gets."""
 
 
@@ -85,8 +87,8 @@ class Step:
     compared: int = 0
     """Values compared."""
     remarks: list[tuple[str, Any, Any]] = field(default_factory=list)
-    """(what, predicted, recorded) of what cannot be told from a recording and is not alike: {"free", "pcp_count"} of kernel zones
-    whose pages lie on per-CPU lists instead of being free, or the other way round; an outcome that the kernel's own pages
+    """(what, predicted, recorded) of what cannot be told from a recording and is not alike: {"free", "pcp_count"} of kernel
+    zones whose pages lie on per-CPU lists instead of being free, or the other way round; an outcome that the kernel's own pages
     decide, in which the recording was followed; which of them was in the way."""
     replayed: bool = True
     reason: str = ""
@@ -121,7 +123,7 @@ def compare(
         if op.get("plugged_size") is not None and step.replayed and not guest.remarks:
             check("plugged_size", guest.virtio_mem.devices[op["device"]].plugged_size, op["plugged_size"])
     landed = [op.get("landed") for op in recorded.get("ops", [recorded]) if op["op"] == "alloc"]
-    for real, region in zip(landed, guest.allocated):
+    for real, region in zip(landed, guest.allocated, strict=False):
         if real and step.replayed:
             _compare_landed(check, real, region, guest)
     if isinstance(recorded.get("pages"), list):      # a pin has a number of that name
@@ -148,8 +150,8 @@ def _checker(step, where=""):
 
 
 def compare_reread(step: Step, predicted: dict[str, Any], guest: Guest) -> None:
-    """Compare what a second capture showed with nothing done in between: all that differed from the first, and the protection of
-    every zone, which the first has recomputed. predicted: the state now."""
+    """Compare what a second capture showed with nothing done in between: all that differed from the first, and the protection
+    of every zone, which the first has recomputed. predicted: the state now."""
     reread, state = step.recorded.get("reread"), step.recorded["state"]
     if reread is None:
         return
@@ -162,8 +164,8 @@ def compare_reread(step: Step, predicted: dict[str, Any], guest: Guest) -> None:
 
 
 def _compare_log(check, step, ours):
-    """The log, as far as there is a model of it. What the kernel's own page that is in the way looks like is remarked; of a loop
-    that a signal ends its first round is compared."""
+    """The log, as far as there is a model of it. What the kernel's own page that is in the way looks like is remarked; of a
+    loop that a signal ends its first round is compared."""
     real = [re.sub(r"^\S+: (?=page allocation failure)|,cpuset=.*", "", line) for line in step.recorded["kmsg"]]
     lines = []
     for log in (ours, real):
@@ -195,7 +197,8 @@ def _compare_states(check, step, predicted, real, guest):
         shifted_any = loose and any(zone.get("managed") != predicted["zones"][name]["managed"]
                                     for name, zone in real["zones"].items() if name in predicted["zones"] and "managed" in zone)
         if loose and not real.get("partial"):
-            check("managed of all zones", *(sum(zone["managed"] for zone in state["zones"].values()) for state in (predicted, real)))
+            check("managed of all zones", *(
+                sum(zone["managed"] for zone in state["zones"].values()) for state in (predicted, real)))
         for name, zone in real["zones"].items():
             ours = predicted["zones"].get(name)
             if ours is None:
@@ -252,8 +255,8 @@ def _compare_states(check, step, predicted, real, guest):
 
 
 def _kernel_zone_noise(guest):
-    """Pages that a kernel zone may be off by: since 6.7 one refill of a per-CPU list decides in which zone many are, once several
-    had to serve one request (nr_pcp_alloc)."""
+    """Pages that a kernel zone may be off by: since 6.7 one refill of a per-CPU list decides in which zone many are, once
+    several had to serve one request (nr_pcp_alloc)."""
     if not guest.split_loosely:
         return NOISE
     return NOISE + (max(zone.pcp_batch for zone in guest.mem.zones.values()) << SCALE_MAX)
@@ -291,7 +294,8 @@ def _compare_pages(check, recorded, guest):
         elif not guest.unknown:
             together.setdefault(f"{zone.nid}/{zone.name}", []).append(counts)
     for name, pairs in together.items():
-        sums = [{kind: sum(pair[i].get(kind, 0) for pair in pairs) for kind in {k for p in pairs for k in p[i]}} for i in (0, 1)]
+        sums = [{kind: sum(pair[i].get(kind, 0) for pair in pairs) for kind in {k for pair in pairs for k in pair[i]}}
+                for i in (0, 1)]
         _check_counts(check, name, sums, _kernel_zone_noise(guest) + huge)
 
 
@@ -304,7 +308,7 @@ def _check_counts(check, where, counts, noise):
 
 def _counts(flags):
     """{names of flags: pages that have them}."""
-    return {flag_names(mask): nr for mask, nr in zip(*(part.tolist() for part in np.unique(flags, return_counts=True)))}
+    return {flag_names(mask): nr for mask, nr in zip(*(part.tolist() for part in np.unique(flags, return_counts=True)), strict=True)}
 
 
 def _compare_landed(check, landed, region, guest):

@@ -58,7 +58,7 @@ class Region:
         self._tables = []
         self._huge = []      # first pfns of its huge pages
         self.pages = MovablePages(guest.mem, self._moved)
-        self.dirty = np.empty(0, np.int64)      # pfns of pages that migration has unmapped: it takes the dirty bit of their entries
+        self.dirty = np.empty(0, np.int64)      # pfns of pages that migration has unmapped, with the dirty bit of their entries
         self.locked = False
         """mlock has been called on it."""
         try:
@@ -154,7 +154,7 @@ class Guest:
         self.regions = {}
         self.begin_step()
         self.pinned = {}         # regions that were freed -> MovablePages in a list, what a pipe holds of them
-        self._evicted, self._lost_memmaps = 0, []      # kernel pages, and (section, index, pages), that left their block in this step
+        self._evicted, self._lost_memmaps = 0, []      # kernel pages, (section, index, pages), that had to leave a block
         self.slots = {}          # number -> (start, size, nid) of the DIMM in it
         self.refused_dimms = []  # (start, size, nid), bytes, of DIMMs that the kernel did not take
         self._retries = []       # devices that go on when the kernel finds time
@@ -197,8 +197,8 @@ class Guest:
         """A signal ended an offline_pages of this range: what was tried again and again."""
         pinned = [region.pages for region in self.regions.values()] + [pages for held in self.pinned.values() for pages in held]
         self.failing = sum(
-            int(np.count_nonzero((pages.pfns[: pages.pinned] >= start_pfn) & (pages.pfns[: pages.pinned] < start_pfn + nr_pages)))
-            for pages in pinned
+            int(np.count_nonzero((held >= start_pfn) & (held < start_pfn + nr_pages)))
+            for held in (pages.pfns[: pages.pinned] for pages in pinned)
         )
         if not self.failing:
             self.failing = 1      # the page for which there is no room
@@ -238,7 +238,8 @@ class Guest:
         self.mem.pcp.put(zone, used[at:].tolist(), pcp_high)
         if zone.nr == self._boot_zone:
             slabs = used[:at][used[:at] % SLAB == 0]
-            slabs = slabs[np.isin(slabs + SLAB - 1, used[:at])][-EMPTY_SLABS[self.mem.rules.migrates_from_the_end] // SLAB :].tolist()
+            empty = EMPTY_SLABS[self.mem.rules.migrates_from_the_end] // SLAB
+            slabs = slabs[np.isin(slabs + SLAB - 1, used[:at])][-empty:].tolist()
             singles = [(pfn + i, 0) for pfn in slabs[:1] for i in range(SLAB)]
             self.mem.pcp.empty_slabs = singles + [(pfn, 3) for pfn in slabs[1:]]
 
@@ -260,7 +261,7 @@ class Guest:
         if plugged_size is not None and reached != plugged_size and self._kernel_blocks(device):
             self.remarks.append((f"plugged_size of {name}", reached, plugged_size))
             for start_pfn in self._kernel_blocks(device):
-                for pfn in range(start_pfn + device.block_pages - device.sub_block_pages, start_pfn - 1, -device.sub_block_pages):
+                for pfn in range(start_pfn, start_pfn + device.block_pages, device.sub_block_pages)[::-1]:
                     if device.plugged_size > plugged_size and self.evict(pfn, device.sub_block_pages):
                         device.go_on()
             if device.plugged_size < plugged_size:
@@ -289,7 +290,8 @@ class Guest:
         if len(pages):
             self._evicted += len(pages)
             self.mem.pcp.evict(start_pfn, nr_pages, pages)
-            for pfns in [*self._devices.values(), *self._stacks.values(), *(region._tables for region in self.regions.values())]:
+            tables = [region._tables for region in self.regions.values()]
+            for pfns in [*self._devices.values(), *self._stacks.values(), *tables]:
                 pfns[:] = np.setdiff1d(pfns, pages).tolist()
             for section, pieces in self.mem.memmaps.items():
                 self._lost_memmaps += [(section, at, nr) for at, (pfn, nr) in enumerate(pieces) if pfn in pages]
@@ -328,8 +330,9 @@ class Guest:
 
     def _note_zones(self, pfns):
         """A request got these pages."""
-        blocks = np.unique(np.asarray(pfns) >> self.mem.geometry.max_page_order).tolist()
-        zones = {(zone.nid, zone.name) for zone in (self.mem.zone_of(block << self.mem.geometry.max_page_order) for block in blocks)}
+        shift = self.mem.geometry.max_page_order
+        there = [self.mem.zone_of(block << shift) for block in np.unique(np.asarray(pfns) >> shift).tolist()]
+        zones = {(zone.nid, zone.name) for zone in there}
         kernel = [zone for zone in zones if zone[1] != "Movable"]
         self.split_loosely = self.split_loosely or self.mem.rules.pcp_auto_tunes and len(kernel) > 1
 
@@ -356,14 +359,15 @@ class Guest:
             pages.free()
 
     def move_and_keep(self, pfn):
-        """A movable page moves elsewhere and is never used again (soft_offline_in_use_page): False when a pipe holds it, or there
-        is no room."""
+        """A movable page moves elsewhere and is never used again (soft_offline_in_use_page): False when a pipe holds it, or
+        there is no room."""
         owner = next(owner for owner in self.mem.page_owners if len(owner.within(pfn, 1)))
         index = owner.within(pfn, 1)
         zone = self.mem.zone_of(pfn)
         if index[0] < owner.pinned:
             return False
-        new = self.mem.pcp.alloc(1, movable_zonelist(self.mem, zone.nid, None, "Movable" if zone.name == "Movable" else "Normal"))
+        highest = "Movable" if zone.name == "Movable" else "Normal"
+        new = self.mem.pcp.alloc(1, movable_zonelist(self.mem, zone.nid, None, highest))
         if len(new):
             owner.moved(index, new)
         return len(new) == 1
@@ -387,8 +391,8 @@ class Guest:
         self.cache.alloc(nr_pages)
 
     def kernel_memory(self, nr_pages):
-        """The kernel takes single pages for good, which cannot move (GFP_KERNEL). MemoryError, and none taken, where there are not
-        so many."""
+        """The kernel takes single pages for good, which cannot move (GFP_KERNEL). MemoryError, and none taken, where there are
+        not so many."""
         pfns = self._take(nr_pages)
         if len(pfns) < nr_pages:
             for pfn in pfns:

@@ -39,8 +39,8 @@ def run(guest: Guest, op: dict[str, Any]) -> str | int | None:
 
 
 def _follow(guest, op):
-    """Where an op takes a block of a kernel zone offline and was recorded to succeed, or to fail with EBUSY, make it do so: only
-    the kernel's own pages, of which nothing was recorded, decide that. A remark says when they had to be moved."""
+    """Where an op takes a block of a kernel zone offline and was recorded to succeed, or to fail with EBUSY, make it do so:
+    only the kernel's own pages, of which nothing was recorded, decide that. A remark says when they had to be moved."""
     mem = guest.mem
     if op["op"] not in ("write_state", "write_online", "write_file", "remove_memory"):
         return
@@ -94,7 +94,8 @@ def _add_memory(guest, op):
 def _add_dimm(guest, start, size, nid):
     mem, page = guest.mem, guest.mem.geometry.page_size
     if start % (mem.pages_per_block * page) or size % (mem.pages_per_block * page):
-        mem.events.log(f"Block size [{mem.pages_per_block * page:#x}] unaligned hotplug range: start {start:#x}, size {size:#x}")
+        block = mem.pages_per_block * page
+        mem.events.log(f"Block size [{block:#x}] unaligned hotplug range: start {start:#x}, size {size:#x}")
         raise HotplugError.of(errno.EINVAL, f"add_memory of {size:#x} bytes at {start:#x}")
     mem.add_memory(start // page, size // page, nid)
 
@@ -178,8 +179,8 @@ def _number(text):
 
 
 def _offline_page(guest, op):
-    """soft_offline_page_store, hard_offline_page_store (6.12; the 6.1 of the recordings has no CONFIG_MEMORY_FAILURE). A free page
-    is taken off the buddy allocator, a program's moves elsewhere first; one that the kernel uses stays."""
+    """soft_offline_page_store, hard_offline_page_store (6.12; the 6.1 of the recordings has no CONFIG_MEMORY_FAILURE). A free
+    page is taken off the buddy allocator, a program's moves elsewhere first; one that the kernel uses stays."""
     mem = guest.mem
     if not mem.rules.memory_failure:
         return "ENOENT"
@@ -329,9 +330,11 @@ _OP = {
 }
 OPS: dict[str, dict[str, Any]] = {
     "add_memory": {"start": (int, type(None)), "size": int, "nid": int}, "remove_memory": {"start": int, "size": int},
-    "write_state": {"block": int, "word": str}, "write_online": {"block": int, "value": str}, "auto_online_blocks": {"word": str},
+    "write_state": {"block": int, "word": str}, "write_online": {"block": int, "value": str},
+    "auto_online_blocks": {"word": str},
     "write_file": {"path": str, "text": str}, "sysctl": {"name": str, "value": str}, "balloon": {"inflate_pages": int},
     "virtio_mem": {"device": str, "requested_size": int}, "alloc": {"region": (int, str), "bytes": int},
-    "mlock": {"region": (int, str)}, "free": {"region": (int, str)}, "pin": {"region": (int, str)}, "unpin": {"region": (int, str)},
+    "mlock": {"region": (int, str)}, "free": {"region": (int, str)}, "pin": {"region": (int, str)},
+    "unpin": {"region": (int, str)},
     "load": {}, "drop_caches": {}, "idle": {}, "read": {}, "other": {"text": str},
 }

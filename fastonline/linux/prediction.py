@@ -27,7 +27,8 @@ def predict(guest: Guest) -> dict[str, Any]:
     for zone in mem.zones.values():
         zones[f"{zone.nid}/{zone.name}"] = {
             "start_pfn": zone.start_pfn, "spanned": zone.spanned_pages, "present": zone.present_pages,
-            "managed": zone.managed_pages, "free": mem.pcp.free_pages(zone.nr), "min": zone.min, "low": zone.low, "high": zone.high,
+            "managed": zone.managed_pages, "free": mem.pcp.free_pages(zone.nr), "min": zone.min, "low": zone.low,
+            "high": zone.high,
             "protection": list(zone.protection), "nr_free": mem.pcp.nr_free(zone.nr), "pcp_count": mem.pcp.count(zone.nr),
             "pcp_batch": zone.pcp_batch, "pcp_high": zone.pcp_high, "pageblocks": _pageblocks(mem, zone),
         }
@@ -52,7 +53,8 @@ def _pageblocks(mem, zone):
     size, nr = 1 << mem.geometry.pageblock_order, 0
     for pfn in range(zone.start_pfn // size * size, zone.start_pfn + zone.spanned_pages, size):
         there = mem.zone_of(max(pfn, zone.start_pfn))
-        nr += there is not None and there.nr == zone.nr and mem.sections.online_section_nr(pfn // mem.geometry.pages_per_section)
+        online = mem.sections.online_section_nr(pfn // mem.geometry.pages_per_section)
+        nr += online and there is not None and there.nr == zone.nr
     return nr
 
 

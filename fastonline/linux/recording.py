@@ -99,9 +99,9 @@ class Recording:
             raise RecordingError(f"{self.path}: {where}: {type(e).__name__}: {text[:200]}") from None
 
     def machine(self, engine: str = "struct_page") -> Memory:
-        """The Memory of the recording's start. engine: struct_page keeps the kernel's free lists: pages are found where the kernel
-        finds them. bitmap has none; the order is worked out, and after long use other parts of a block may be the free ones.
-        RecordingError for a start that cannot be."""
+        """The Memory of the recording's start. engine: struct_page keeps the kernel's free lists: pages are found where the
+        kernel finds them. bitmap has none; the order is worked out, and after long use other parts of a block may be the free
+        ones. RecordingError for a start that cannot be."""
         with self._reading("initial"):
             if not self.data.get("block_size"):
                 raise RecordingError(self._no_blocks())
