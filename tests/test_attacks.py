@@ -104,7 +104,8 @@ ATTACKED = {
 DUNDERS = ("__getitem__", "__setitem__", "__contains__", "__len__", "__iter__", "__repr__", "__init__", "__setstate__", "__getstate__",
            "__reduce__", "__reduce_ex__", "__copy__", "__deepcopy__", "__call__", "__eq__", "__hash__", "__dir__", "__enter__", "__exit__")
 # A listener or callback that is no function stays registered and is refused when it is called: that is not what is tested here.
-LEFT_OUT = {"save": "writes a file", "register": "keeps what it is given", "listen": "keeps what it is given"}
+LEFT_OUT = {"save": "writes a file", "register": "keeps what it is given", "listen": "keeps what it is given",
+            "adopt": "owns what it is given", "moved": "owns what it is given"}
 
 
 def members(made):
