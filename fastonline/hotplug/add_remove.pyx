@@ -29,12 +29,13 @@ cdef int add_memory(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, obje
     room_for(mem, end * unit)
     # a section that an earlier, narrower range brought is there already (2.6.25 swallows its EEXIST)
     runs = mem.sections.missing_runs(first, end)
-    add_sections(mem, start, nr, nid, runs, name, merge, threads)
+    add_sections(mem, start, nr, nid, runs, name, merge, threads, group)
     new_node = not mem.zones.table.nodes[nid].online
-    if new_node and mem.rules.zonelists_follow:
-        build_all_zonelists(mem, [nid])
-    mem.zones.table.nodes[nid].online = True
-    add_group(mem, start, nr, group)
+    try:
+        if new_node and mem.rules.zonelists_follow:
+            build_all_zonelists(mem, [nid])
+    finally:
+        mem.zones.table.nodes[nid].online = True
     auto_online = mem.auto_online
     blocks = []
     if mem.listeners or auto_online != MMOP_OFFLINE:
@@ -80,11 +81,12 @@ cdef list nearest_ranges(Machine mem, uint64_t start, uint64_t nr):
 
 
 cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, list runs, object name, bint merge,
-                      int threads) except -1:
+                      int threads, object group) except -1:
     """arch_add_memory: the missing sections of the range, `runs` of (first, end), with their memmap, and the resource; or
     nothing."""
-    cdef uint64_t unit = mem.geometry.pages_per_section, first, end
+    cdef uint64_t unit = mem.geometry.pages_per_section, first, end, section
     cdef int done = 0
+    cdef bint grouped = False
     try:
         for first, end in runs:
             walk_range(mem, INIT, first * unit, (end - first) * unit, 0, threads)
@@ -92,9 +94,13 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
         if mem.memmap is not None:
             alloc_memmap(mem, start, nr, runs, nid, merge)
         mem.zones.need_node(nid)
+        add_group(mem, start, nr, group)
+        grouped = True
         mem.resources.register(start, nr, name, merge)
     except BaseException:
         # no room for the memmap, or a signal: nothing of the range is there any more
+        if grouped:
+            mem.groups_at[start >> mem.sections.pfn_section_shift].pop()
         for first, end in runs[:done]:
             mem.pages.forget_pages(first * unit, (end - first) * unit)
             free_memmap(mem, first, end)
@@ -103,7 +109,8 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
         raise
     for first, end in runs:
         mem.sections.sparse_add_section(first * unit, (end - first) * unit, False)
-        mem.nids[first:end] = nid
+        for section in range(first, end):
+            mem.nid_of[section] = nid
         mem.zones.table.nodes[nid].nr_sections += end - first
     return 0
 
@@ -113,7 +120,7 @@ cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
     cdef uint64_t unit = mem.geometry.pages_per_section
     cdef uint64_t section
     cdef PyThreadState *thread
-    cdef int node
+    cdef int node, gone = 0      # the node that has lost its last section
     check_present(mem, start, nr, "remove_memory")
     if start % mem.pages_per_block or nr % mem.pages_per_block:
         raise HotplugError.of(
@@ -122,22 +129,29 @@ cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
     if not mem.sections.none_in(mem.sections.prepared, start, nr):
         raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
     check_memmap(mem, start // unit, (start + nr) // unit)
+    # what may fail for want of memory comes first
+    sections = list(range(start // unit, (start + nr) // unit))
+    cuts = mem.resources.cuts(start, nr)
     free_memmap(mem, start // unit, (start + nr) // unit)
+    mem.resources.cut(cuts)
+    for number in sections:
+        mem.groups_at.pop(number, None)
     for section in range(start // unit, (start + nr) // unit):
-        mem.groups_at.pop(section, None)
         mem.zones.table.nodes[mem.nid_of[section]].nr_sections -= 1
     thread = mem.lock.let_go(nr * mem.pages.page_bits)
     mem.pages.forget_pages(start, nr)
     mem.lock.take_back(thread)
     mem.pages.assign_area(start, nr, NO_AREA)
     mem.sections.sparse_remove_section(start // unit, nr // unit)
-    mem.resources.release(start, nr)
+    # events are told of when the machine is whole
+    for node in range(1, mem.zones.table.nr_nodes):
+        if mem.zones.table.nodes[node].online and mem.zones.table.nodes[node].nr_sections == 0:
+            mem.zones.table.nodes[node].online = False
+            gone = node
     if mem.listeners:
         for block in range(start // mem.pages_per_block, (start + nr) // mem.pages_per_block):
             queue_event(mem, "uevent", f"remove@memory{block}")
-    for node in mem.zones.online_nodes():
-        if node and mem.zones.table.nodes[node].nr_sections == 0:
-            mem.zones.table.nodes[node].online = False
-            queue_event(mem, "uevent", f"remove@node{node}")
+    if gone:
+        queue_event(mem, "uevent", f"remove@node{gone}")
     flush_events(mem)
     return 0

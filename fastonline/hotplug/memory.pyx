@@ -386,12 +386,19 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         The bitmap engine takes the lowest address, struct_page the head of the kernel's list. MemoryError when nothing fits.
         Mirrors __rmqueue_smallest.
         """
-        if gfp is None:
-            return page_alloc.alloc_pages(self, as_order(order, self.pages.max_order), zone)
-        if zone is not None:
-            raise ValueError("zone and gfp exclude each other")
-        held = self.lock.hold()
-        return page_alloc.alloc_pages_gfp(self, as_order(order, self.pages.max_order), gfp, nid)
+        cdef int block = as_order(order, self.pages.max_order)
+        cdef int64_t pfn
+        if gfp is not None:
+            if zone is not None:
+                raise ValueError("zone and gfp exclude each other")
+            held = self.lock.hold()
+            return page_alloc.alloc_pages_gfp(self, block, gfp, nid)
+        pfn = page_alloc.alloc_pages(self, block, zone)
+        try:
+            return pfn
+        except MemoryError:      # for the int itself
+            page_alloc.free_block(self, pfn, block)
+            raise
 
     def alloc_pages_bulk(self, nr, order=0, zone=None):
         """`nr` blocks of 2^order pages: (nr,) int64 array of their first pfns, as `nr` calls of alloc_pages(order, zone) would

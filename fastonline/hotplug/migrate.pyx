@@ -85,8 +85,9 @@ class MovablePages:
 
     def free(self):
         """Free all of them, first page first."""
+        none = self.pfns[:0]
         free_movable(self._mem, self.pfns)
-        self._own(self.pfns[:0])
+        self._own(none)
 
     def free_at(self, indices):
         """Free the pages at these indices into pfns (integers, none twice), in that order. IndexError for one that is not there,
@@ -117,19 +118,22 @@ def alloc_movable(mem, nr, zonelist):
     if mem.pcp is not None:
         return mem.pcp.alloc(nr, zonelist)
     pfns = np.empty(nr, np.int64)
-    got = 0
+    got, fresh = 0, None
     try:
         for z in zonelist:
             zone = mem.zones[divmod(z, mem.zones.nr_types)[0], mem.zones.names[z % mem.zones.nr_types]]
             take = min(nr - got, zone.free_pages)
-            pfns[got : got + take] = mem.alloc_pages_bulk(take, 0, zone)
-            got += take
+            fresh = mem.alloc_pages_bulk(take, 0, zone)
+            pfns[got : got + take] = fresh
+            got, fresh = got + take, None
             if got == nr:
                 break
+        return pfns[:got]
     except BaseException:      # another thread took the zone's last pages, too
+        if fresh is not None:
+            mem.free_pfns(fresh)
         mem.free_pfns(pfns[:got])
         raise
-    return pfns[:got]
 
 
 def free_movable(mem, pfns):

@@ -4,6 +4,7 @@ import numpy as np
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EINVAL
+from libc.string cimport memcmp
 
 from fastonline.core.bitmap cimport test_bit
 from fastonline.core.engine cimport pfn_at, pfn_batch
@@ -38,73 +39,89 @@ __all__ = ["memory_block_online"]
 
 # -- phase 1
 
-cdef list prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type):
-    """The range joins a zone, the notifiers are asked, its pages wait. Returns the runs (start_pfn, nr_pages) that are
-    prepared now and were not before, and last what leave_zone_again takes."""
+cdef class Joined:
+    """What take_back_prepare and leave_zone_again undo."""
+    cdef list fresh              # runs (start_pfn, nr_pages) that are prepared now and were not before
+    cdef int z                   # the zone
+    cdef bytes areas             # the areas of the range as they were
+    cdef uint64_t[4] before      # the spans of zone and node as they were,
+    cdef uint64_t[4] after       # and as joining the zone has left them
+
+
+cdef object prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type):
+    """The range joins a zone, the notifiers are asked, its pages wait."""
     cdef uint64_t pfn, run
-    cdef list fresh = [(start, nr)]
-    cdef tuple joined = None
+    cdef Joined joined = Joined.__new__(Joined)
+    cdef bint in_zone = False
     cdef int z, done = 0
+    joined.fresh = [(start, nr)]
     check_preparable(mem, start, nr)
     z = zone_for_pfn_range(mem, start, nr, mem.nid_of[start >> mem.sections.pfn_section_shift], online_type)
     check_zone(mem, start, nr, z)
     notice = None
     if mem.chain:
         notice = make_notice(mem, start, nr, 0, status_change_nid(mem, start), status_change_nid_normal(mem, z, 0))
+    note_areas(mem, start, nr, joined)
     if mem.grow_before_notify:
-        joined = join_zone(mem, start, nr, z)
+        join_zone(mem, start, nr, z, joined)
+        in_zone = True
     if notice is not None:
         try:
             ask_notifiers(mem, MEM_GOING_ONLINE, MEM_CANCEL_ONLINE, notice, "onlining")
         except BaseException:
-            if joined is not None:
+            if in_zone:
                 leave_zone_again(mem, start, nr, joined)
             raise
-    if mem.walks_system_ram:
-        fresh = [part for pfn, run in mem.resources.within(start, nr) for part in unprepared_runs(mem, pfn, run)]
     try:
-        for pfn, run in fresh:
+        if mem.walks_system_ram:
+            joined.fresh = [part for pfn, run in mem.resources.within(start, nr) for part in unprepared_runs(mem, pfn, run)]
+        for pfn, run in joined.fresh:
             walk_range(mem, PREPARE, pfn, run, 0)
             done += 1
     except BaseException:
-        for pfn, run in fresh[:done]:
+        for pfn, run in joined.fresh[:done]:
             mem.pages.unprepare_pages(pfn, run)
-        if joined is not None:
+        if in_zone:
             leave_zone_again(mem, start, nr, joined)
         if notice is not None:
             mem.notifiers.tell(MEM_CANCEL_ONLINE, notice)
         raise
-    if joined is None:
-        joined = join_zone(mem, start, nr, z)
-    adjust_present_runs(mem, fresh, 1)
-    for pfn, run in fresh:
+    if not in_zone:
+        join_zone(mem, start, nr, z, joined)
+    adjust_present_runs(mem, joined.fresh, 1)
+    for pfn, run in joined.fresh:
         note_prepared_alike(mem, pfn, run, True)
-    fresh.append(joined)
-    return fresh
+    return joined
 
 
-cdef tuple join_zone(Machine mem, uint64_t start, uint64_t nr, int z):
-    """move_pfn_range_to_zone, and what leave_zone_again takes: the zone, the areas of the range and the spans as they were,
-    and the spans as they are now."""
+cdef int note_areas(Machine mem, uint64_t start, uint64_t nr, Joined joined) except -1:
     cdef uint64_t first = start >> mem.pages.max_order, count = ((start + nr - 1) >> mem.pages.max_order) + 1 - first
-    areas = PyBytes_FromStringAndSize(<char *>&mem.pages.area_of[first], count * sizeof(area_t))
-    before = mem.zones.spans(z)
+    joined.areas = PyBytes_FromStringAndSize(<char *>&mem.pages.area_of[first], count * sizeof(area_t))
+    return 0
+
+
+cdef void join_zone(Machine mem, uint64_t start, uint64_t nr, int z, Joined joined) noexcept:
+    """move_pfn_range_to_zone, noting what leave_zone_again undoes."""
+    joined.z = z
+    mem.zones.spans(z, joined.before)
     move_pfn_range_to_zone(mem, start, nr, z)
-    return z, areas, before, mem.zones.spans(z)
+    mem.zones.spans(z, joined.after)
 
 
-cdef int leave_zone_again(Machine mem, uint64_t start, uint64_t nr, tuple joined) except -1:
+cdef int leave_zone_again(Machine mem, uint64_t start, uint64_t nr, Joined joined) except -1:
     """The inverse of join_zone, for a range whose pages are not prepared any more. What others have done to the zone
     meanwhile stays."""
-    cdef int z = joined[0], order = mem.pages.max_order
-    cdef bytes areas = joined[1]
+    cdef int z = joined.z, order = mem.pages.max_order
+    cdef bytes areas = joined.areas
     cdef const area_t *before = <const area_t *><const char *>areas
+    cdef uint64_t[4] now
     cdef uint64_t first = start >> order, i, count = len(areas) // sizeof(area_t)
     for i in range(count):
         if before[i] == NO_AREA and mem.pages.weigh(PG_prepared, (first + i) << order, <uint64_t>1 << order) == 0:
             mem.pages.area_of[first + i] = NO_AREA
-    if mem.zones.spans(z) == joined[3]:
-        mem.zones.set_spans(z, joined[2])
+    mem.zones.spans(z, now)
+    if memcmp(now, joined.after, sizeof(now)) == 0:
+        mem.zones.set_spans(z, joined.before)
     else:
         mem.zones.shrink_span(z, start, nr)
     return 0
@@ -355,15 +372,14 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     cdef int64_t done
     cdef int nid, nid_normal
     cdef bint was_empty
-    fresh = prepare_online_pages(mem, start, nr, online_type)
-    joined = fresh.pop()
+    cdef Joined joined = prepare_online_pages(mem, start, nr, online_type)
     nid = status_change_nid(mem, start)
     nid_normal = status_change_nid_normal(mem, page_zone(mem, start), nr)
     was_empty = (0 if mem.zones.table.present_is_managed else nr) == zone_present(&mem.zones.table, page_zone(mem, start))
     try:
         done = online_waiting_pages(mem, start, nr, mem.online_order)
     except BaseException:
-        take_back_prepare(mem, start, nr, fresh, joined)
+        take_back_prepare(mem, start, nr, joined)
         if mem.chain:
             mem.notifiers.tell(MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid, nid_normal))
         raise
@@ -372,10 +388,12 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         mem.zones.table.nodes[mem.nid_of[start >> mem.sections.pfn_section_shift]].has_memory = True
     if not mem.min_free_kbytes_follows:
         mem.zones.table.stale = True
-    if was_empty:
-        build_all_zonelists(mem, listed_nodes(mem))
-    if mem.min_free_kbytes_follows:
-        recompute_watermarks(mem)
+    try:
+        if was_empty:
+            build_all_zonelists(mem, listed_nodes(mem))
+    finally:
+        if mem.min_free_kbytes_follows:
+            recompute_watermarks(mem)
     try:
         if mem.pcp is not None:
             mem.pcp.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
@@ -386,17 +404,17 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     return done
 
 
-cdef int take_back_prepare(Machine mem, uint64_t start, uint64_t nr, list fresh, tuple joined) except -1:
+cdef int take_back_prepare(Machine mem, uint64_t start, uint64_t nr, Joined joined) except -1:
     """The inverse of prepare_online_pages. Where the callback has made more of the pages than waiting ones, or less, they stay
     prepared."""
     cdef uint64_t pfn, run
-    for pfn, run in fresh:
+    for pfn, run in joined.fresh:
         if not mem.pages.all_waiting(pfn, run):
             return 0
-    for pfn, run in fresh:
+    for pfn, run in joined.fresh:
         mem.pages.unprepare_pages(pfn, run)
         note_prepared_alike(mem, pfn, run, False)
-    adjust_present_runs(mem, fresh, -1)
+    adjust_present_runs(mem, joined.fresh, -1)
     return leave_zone_again(mem, start, nr, joined)
 
 

@@ -227,17 +227,28 @@ class Resources:
 
     def release(self, start_pfn, nr_pages):
         """release_mem_region_adjustable: the RAM of the range start_pfn, nr_pages is gone; what it is cut out of stays."""
-        self._cut(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift)
+        self.cut(self.cuts(start_pfn, nr_pages))
 
-    def _cut(self, parent, start, end):
+    def cuts(self, start_pfn, nr_pages):
+        """What `cut` does to release the range: (siblings, the RAM among them that goes, what stays of it), a list."""
+        found = []
+        self._find_cuts(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift, found)
+        return found
+
+    def _find_cuts(self, parent, start, end, found):
         for child in parent.inside.meeting(start, end):
-            if not child.is_ram:
-                self._cut(child, start, end)
-                continue
-            rest = [Resource(*span, child.name, (), True) for span in ((child.start, start), (end, child.end)) if span[0] < span[1]]
-            parent.inside.remove(child)
+            if child.is_ram:
+                rest = [Resource(*span, child.name, (), True) for span in ((child.start, start), (end, child.end)) if span[0] < span[1]]
+                found.append((parent.inside, child, rest))
+            else:
+                self._find_cuts(child, start, end, found)
+
+    def cut(self, cuts):
+        """Release what `cuts` has found; it takes no more memory, unless one range becomes two."""
+        for siblings, child, rest in cuts:
+            siblings.remove(child)
             for resource in rest:
-                parent.inside.add(resource)
+                siblings.add(resource)
 
     def release_resource(self, start, size):
         """Give back what was requested with this start and size (int, bytes). HotplugError EINVAL when nothing was."""

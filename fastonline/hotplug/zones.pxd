@@ -34,6 +34,7 @@ cdef class Zones:
     cdef int node_nr(self, object nid) except -2
     cdef int need_node(self, int nid) except -1
     cdef void grow_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil
-    cdef tuple spans(self, int z)                    # start and pages of a zone's span, and of its node's
-    cdef int set_spans(self, int z, tuple spans) except -1
+    # start and pages of a zone's span, and of its node's
+    cdef void spans(self, int z, uint64_t *spans) noexcept nogil
+    cdef void set_spans(self, int z, const uint64_t *spans) noexcept nogil
     cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil

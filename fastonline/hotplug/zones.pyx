@@ -303,16 +303,15 @@ cdef class Zones:
             node.start_pfn = start
         node.spanned_pages = end - node.start_pfn
 
-    cdef tuple spans(self, int z):
+    cdef void spans(self, int z, uint64_t *spans) noexcept nogil:
         cdef zone *zone = &self.table.zones[z]
         cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
-        return zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages
+        spans[0], spans[1], spans[2], spans[3] = zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages
 
-    cdef int set_spans(self, int z, tuple spans) except -1:
+    cdef void set_spans(self, int z, const uint64_t *spans) noexcept nogil:
         cdef zone *zone = &self.table.zones[z]
         cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
-        zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages = spans
-        return 0
+        zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages = spans[0], spans[1], spans[2], spans[3]
 
     cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil:
         """remove_pfn_range_from_zone: a range at an edge of the span takes it back to the next block of the zone that is
