@@ -20,7 +20,10 @@ SANITIZE = os.environ.get("FASTONLINE_SANITIZE", "")
 # CFLAGS with an -O of its own wins.
 OPTIMIZE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O1" if CHECKED or SANITIZE else "-O3"]
 if SANITIZE:
-    COMPILE, LINK = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"], [f"-fsanitize={SANITIZE}"]
+    COMPILE, LINK = (
+        [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"],
+        [f"-fsanitize={SANITIZE}"],
+    )
 else:
     # no debugging information, no symbols but the exported ones: a third of the size
     # Where a loop of eight instructions begins decides on a tenth of its time.
@@ -91,8 +94,10 @@ def missing_tool():
                 "Fedora: dnf install gcc; Alpine: apk add gcc musl-dev), or set CC")
     header = os.path.join(sysconfig.get_path("include"), "Python.h")
     if not os.path.exists(header):
-        return (f"the headers of Python {sys.version_info.major}.{sys.version_info.minor} are needed and {header} was not found: "
-                "install them (Debian, Ubuntu: apt-get install python3-dev; Fedora: dnf install python3-devel)")
+        return (
+            f"the headers of Python {sys.version_info.major}.{sys.version_info.minor} are needed and {header} was not found: "
+            "install them (Debian, Ubuntu: apt-get install python3-dev; Fedora: dnf install python3-devel)"
+        )
     return None
 
 

@@ -1,4 +1,5 @@
-"""One page after the other, as the fastest loop each contender can have: for the engines that is the C door, without the GIL."""
+"""One page after the other, as the fastest loop each contender can have: for the engines that is the C door, without the
+GIL."""
 
 import pytest
 from contenders import SECTION, all_free, all_merges, pages, rounds

@@ -35,7 +35,9 @@ def contender_of(name, nr_pages, most):
 @pytest.mark.parametrize("nr_pages", sizes(17, 20, 22, large=(24, 27, 30)))
 def bench_whole(measure, name, nr_pages):
     contender = contender_of(name, nr_pages, MOST_WHOLE)
-    assert measure(lambda: contender.online_range(contender.first, nr_pages), nr_pages, contender.reset, few(nr_pages)) == nr_pages
+    assert (
+        measure(lambda: contender.online_range(contender.first, nr_pages), nr_pages, contender.reset, few(nr_pages)) == nr_pages
+    )
     assert contender.nr_free() == all_free(nr_pages)
 
 

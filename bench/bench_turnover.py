@@ -47,7 +47,8 @@ def bench_turnover(measure, engine, nr_pages):
 @pytest.mark.parametrize("nr_pages", sizes(18, 22, large=(26, 30)))
 @pytest.mark.parametrize("order", [0, 3, 9])
 def bench_far_block(measure, nr_pages, order):
-    """The only block of the order is the last one. Four pages freed at the low end merge past order 1, or stay below order 3."""
+    """The only block of the order is the last one. Four pages freed at the low end merge past order 1, or stay below order
+    3."""
     mem, zone = held_machine("bitmap", nr_pages)
     far = nr_pages - (1 << order)
     mem.free_pfns(np.arange(far, nr_pages))

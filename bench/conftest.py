@@ -39,7 +39,9 @@ def order(request):
 
 @pytest.fixture
 def measure(benchmark):
-    """``measure(run, nr_pages, reset, rounds)``: each round is reset(), untimed, then run(); per-page rates go to extra_info."""
+    """``measure(run, nr_pages, reset, rounds)``: each round is reset(), untimed, then run(); per-page rates go to
+    extra_info."""
+
     def measured(run, nr_pages, reset=None, rounds=20):
         result = benchmark.pedantic(run, setup=reset, rounds=rounds, warmup_rounds=1)
         benchmark.extra_info["pages"] = nr_pages

@@ -91,7 +91,8 @@ def once(who, workload, pfns):
 
 
 def measure(nr_pages, names, workloads, repeat, missing):
-    """A row a contender and workload, of `repeat` rounds each; {name: reason} of those that are not there goes into `missing`."""
+    """A row a contender and workload, of `repeat` rounds each; {name: reason} of those that are not there goes into
+    `missing`."""
     there = []
     for name in names:
         try:
@@ -120,9 +121,15 @@ def measure(nr_pages, names, workloads, repeat, missing):
 def surroundings(cpu):
     """What every row of one run has in common."""
     return {
-        "fastonline": fo.__version__, "python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if cpu is None else 1, "cpu": cpu, "clock_ns": calibrate(),
-        "load": os.getloadavg()[0], "seed": 2008,
+        "fastonline": fo.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)) if cpu is None else 1,
+        "cpu": cpu,
+        "clock_ns": calibrate(),
+        "load": os.getloadavg()[0],
+        "seed": 2008,
     }
 
 
@@ -149,7 +156,8 @@ def table(rows, missing):
                 least_ns, median_ns = row["ns_per_page_min"], row["ns_per_page_median"]
                 fast, slow = (f"{number(least_ns / least[engine])}x" if least.get(engine) else "-" for engine in ENGINES)
                 lines.append(
-                    f"  {row['contender']:<12}{number(least_ns):>10}{number(median_ns):>10}{fast:>10}{slow:>15}{row['rounds']:>8}"
+                    f"  {row['contender']:<12}{number(least_ns):>10}{number(median_ns):>10}{fast:>10}{slow:>15}"
+                    f"{row['rounds']:>8}"
                 )
         lines.append("")
     return "\n".join([*lines, *(f"not there: {name}: {why}" for name, why in missing.items())]).rstrip() + "\n"
@@ -187,14 +195,18 @@ def main(argv=None):
     parser = arguments("W1 to W5 of both engines, NumPy alone, plain Python and the peers on this machine, side by side.")
     names = [*CONTENDERS, *PEERS]
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"only these: {', '.join(names)}")
-    parser.add_argument("--workload", action="append", choices=WORKLOADS, metavar="W", help=f"only these: {', '.join(WORKLOADS)}")
+    parser.add_argument(
+        "--workload", action="append", choices=WORKLOADS, metavar="W", help=f"only these: {', '.join(WORKLOADS)}"
+    )
     parser.add_argument("--pages", type=sections, action="append", metavar="N", help=f"sizes, multiples of 32768 ({SECTION})")
     args = parser.parse_args(argv)
     common = surroundings(pin(args.cpu))
     rows, missing = [], {}
     for nr_pages in [*(args.pages or [SECTION]), *([LARGE] if args.large else [])]:
         repeat = args.repeat if nr_pages < LARGE else min(args.repeat, 3)
-        rows += [common | row for row in measure(nr_pages, args.only or names, args.workload or list(WORKLOADS), repeat, missing)]
+        rows += [
+            common | row for row in measure(nr_pages, args.only or names, args.workload or list(WORKLOADS), repeat, missing)
+        ]
     sys.stdout.write(table(rows, missing))
     if args.write is not None:
         write(args.write, rows, missing)

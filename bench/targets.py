@@ -118,7 +118,8 @@ def embedded(repeat):
 
 
 def turnover(repeat, steps=1 << 14):
-    """A nearly full guest frees a random page and allocates one, Python calls: at 2^22 pages beside 2^18, and beside struct_page."""
+    """A nearly full guest frees a random page and allocates one, Python calls: at 2^22 pages beside 2^18, and beside
+    struct_page."""
     least = {}
     for engine, n in (("bitmap", 18), ("bitmap", 22), ("struct_page", 22)):
         mem = fo.Memory(fo.X86_64, engine=engine, max_memory=4096 << n)

@@ -1,8 +1,8 @@
 """fastonline: memory onlined the way Linux does it, in user space, at the speed of the memory bus.
 
 Memory is one machine, load reads one that Memory.save wrote. What it looks like is a Geometry: X86_32_PAE, X86_64, ARM64_4K,
-ARM64_16K, ARM64_64K, S390X, PPC64LE_64K, RISCV64, LOONGARCH64_16K; which kernel it mirrors are Rules: LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18.
-parse_size reads sizes such as "512M", x86_boot_ranges lays out the boot memory of a guest.
+ARM64_16K, ARM64_64K, S390X, PPC64LE_64K, RISCV64, LOONGARCH64_16K; which kernel it mirrors are Rules: LINUX_2_6_25, LINUX_6_1,
+LINUX_6_12, LINUX_6_18. parse_size reads sizes such as "512M", x86_boot_ranges lays out the boot memory of a guest.
 What a kernel refuses raises HotplugError.
 
 MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL and MMOP_ONLINE_MOVABLE (int) say what a memory block is to become.

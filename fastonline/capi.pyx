@@ -1,11 +1,10 @@
-"""The C and C++ door: the C-level functions of Memory in one capsule. include/fastonline.h is its contract."""
+"""The C API: the C-level functions of Memory in one capsule. include/fastonline.h is its contract."""
 
 import os
 
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 
-from fastonline.core.lock cimport Held
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.hotplug.memory cimport FASTONLINE_ABI, Memory
 

@@ -27,10 +27,12 @@ _MAX_LINKS = 40      # as many symbolic links as Linux follows (MAXSYMLINKS, fs/
 def open_regular(path: Path) -> BinaryIO:
     """Open the regular file `path` for reading, as bytes.
 
-    OSError naming the path: IsADirectoryError for a directory, EINVAL for a device, a FIFO or a socket, none of which is opened.
+    OSError naming the path: IsADirectoryError for a directory, EINVAL for a device, a FIFO or a socket, none of which is
+    opened.
     """
     _check_regular(path, os.stat(path).st_mode)
-    file = open(path, "rb", opener=_open_at_once)      # which owns the descriptor from the first moment on, whatever signal comes
+    # the file owns the descriptor from the first moment on, whatever signal comes
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
     try:
         _check_regular(path, os.fstat(file.fileno()).st_mode)      # another file may have come in its place
     except BaseException:
@@ -68,8 +70,8 @@ def read_text(path: Path) -> str:
 def read_arrays(path: Path, names: Iterable[str]) -> list[NDArray[Any]]:
     """Read one-dimensional arrays of unsigned integers from an .npz file by their names.
 
-    Nothing is unpickled, and nothing is unpacked beyond `_MAX_UNPACKED` times the size of the file. ValueError naming the path for
-    a file that is no such archive; OSError as `open_regular`.
+    Nothing is unpickled, and nothing is unpacked beyond `_MAX_UNPACKED` times the size of the file. ValueError naming the path
+    for a file that is no such archive; OSError as `open_regular`.
     """
     with open_regular(path) as file:
         left = _MAX_UNPACKED * os.fstat(file.fileno()).st_size
@@ -106,10 +108,11 @@ def _array(data: bytes, name: str) -> NDArray[Any]:
 def write_file(path: Path, parts: Iterable[Bytes]) -> None:
     """Write `parts`, one after the other, to the file `path`.
 
-    A regular file is replaced as a whole: the new one is written beside it, synced to the disk and then renamed over it, so that
-    a failure or a signal leaves the old one, and nothing else. It keeps its owner (where that is allowed) and its mode; the mode
-    of a new file is what the umask leaves. A symbolic link stays, and the file it leads to is written. FIFOs that somebody reads
-    and character devices are written to. OSError naming the path for what cannot be written, or is something else.
+    A regular file is replaced as a whole: the new one is written beside it, synced to the disk and then renamed over it, so
+    that a failure or a signal leaves the old one, and nothing else. It keeps its owner (where that is allowed) and its mode;
+    the mode of a new file is what the umask leaves. A symbolic link stays, and the file it leads to is written. FIFOs that
+    somebody reads and character devices are written to. OSError naming the path for what cannot be written, or is something
+    else.
     """
     try:
         target, old, is_open = _target(path)

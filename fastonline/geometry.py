@@ -218,7 +218,9 @@ class Geometry:
         """
         size = self.section_size if section_size is None else parse_size(section_size)
         if size <= 0 or size & size - 1 or size > 1 << self.max_physmem_bits:
-            raise ValueError(f"a section is a power of two of at most {format_size(1 << self.max_physmem_bits)}, not {size} bytes")
+            raise ValueError(
+                f"a section is a power of two of at most {format_size(1 << self.max_physmem_bits)}, not {size} bytes"
+            )
         return ((1 << self.max_physmem_bits) // size) * 2 * (self.bits // 8)
 
     def memmap_bytes(self, struct_page_bytes: int) -> int:

@@ -172,8 +172,13 @@ class Rules:
             value = getattr(self, field.name)
             if not (_is_pairs(value) if field.name == "lowmem_reserve_ratio" else _is_of(value, field.type)):
                 raise TypeError(f"rules {self.name!r:.40}: {field.name} is {field.type}, not {value!r:.80}")
-        limits = {"online_order": 63, "watermark_scale_factor": 3000, "min_free_kbytes_max": INT_MAX, "batch_cap_bytes": INT_MAX,
-                  "nr_migrate_types": 64}
+        limits = {
+            "online_order": 63,
+            "watermark_scale_factor": 3000,
+            "min_free_kbytes_max": INT_MAX,
+            "batch_cap_bytes": INT_MAX,
+            "nr_migrate_types": 64,
+        }
         for name, most in limits.items():
             value = getattr(self, name)
             if value is not None and not 0 <= value <= most:
@@ -308,10 +313,23 @@ LINUX_6_1 = Rules(
     memory_failure=False,
 )
 
-LINUX_6_12 = Rules(**{**LINUX_6_1.__dict__, "name": "6.12", "movable_has_min": True, "memmap_per_block": True,
-                      "skips_memoryless": True, "migrates_from_the_end": True, "waits_offline": True, "block_notices": True, "pcp_auto_tunes": True,
-                      "munmap_reverses": False, "retries_refused_dimms": True, "memory_failure": True,
-                      "zoneinfo_lines": ("boost", "min", "low", "high", "promo", "spanned", "present", "managed", "cma")})
+LINUX_6_12 = Rules(
+    **{
+        **LINUX_6_1.__dict__,
+        "name": "6.12",
+        "movable_has_min": True,
+        "memmap_per_block": True,
+        "skips_memoryless": True,
+        "migrates_from_the_end": True,
+        "waits_offline": True,
+        "block_notices": True,
+        "pcp_auto_tunes": True,
+        "munmap_reverses": False,
+        "retries_refused_dimms": True,
+        "memory_failure": True,
+        "zoneinfo_lines": ("boost", "min", "low", "high", "promo", "spanned", "present", "managed", "cma"),
+    }
+)
 
 LINUX_6_18 = Rules(**{**LINUX_6_12.__dict__, "name": "6.18", "node_notifier": True})
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, settings
 # its asserts hold under python -O too
 pytest.register_assert_rewrite("drivers_common")
 
-import fastonline as fo  # noqa: E402
-from fastonline.testing.geometries import SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE  # noqa: E402, F401  (tests import them from here)
+import fastonline as fo
+from fastonline.testing.geometries import SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # a shell's background job: tests that interrupt a call, or a child, would wait for good
@@ -136,7 +136,9 @@ def wheel(sdist, tmp_path_factory):
     with tarfile.open(sdist) as archive:
         archive.extractall(tree, filter="data")
     (unpacked,) = tree.iterdir()
-    run(sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", str(tree / "wheels"), cwd=unpacked)
+    run(
+        sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", str(tree / "wheels"), cwd=unpacked
+    )
     (archive,) = (tree / "wheels").glob("*.whl")
     return archive
 

@@ -30,7 +30,9 @@ def in_process(work, seconds=30):
     status = os.waitpid(pid, 0)[1]
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        raise AssertionError("the work hung" if number == signal.SIGALRM else f"the process ended in {signal.Signals(number).name}")
+        raise AssertionError(
+            "the work hung" if number == signal.SIGALRM else f"the process ended in {signal.Signals(number).name}"
+        )
     return text
 
 

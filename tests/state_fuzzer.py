@@ -6,6 +6,7 @@ Each input is one number, and the same number is the same input. What it finds i
 being tried stands in the progress file, so that the parent knows it when this process dies.
 """
 
+import contextlib
 import copy
 import mmap
 import os
@@ -190,7 +191,13 @@ def mutated(rng, state):
             where[key] = copy.copy(where[key])
             where = where[key]
         value = where[path[-1]]
-        if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] in (32, 56, 64) and rng.random() < 0.8 and len(value):
+        if (
+            isinstance(value, np.ndarray)
+            and value.ndim == 2
+            and value.shape[1] in (32, 56, 64)
+            and rng.random() < 0.8
+            and len(value)
+        ):
             where[path[-1]] = descriptor(rng, value, value.shape[1])
         else:
             where[path[-1]] = hostile(rng, value)
@@ -213,39 +220,43 @@ def exercise(rng, mem):
     for _ in range(12):
         where = rng.choice((0, 1024, 2048, 3072, rng.randrange(16) * S, rng.randrange(min(end, 1 << 20))))
         nr = rng.choice((1, 33, S, 2 * S))
-        call = rng.choice((
-            lambda: pages.append((mem.alloc_pages(order := rng.randrange(7), rng.choice((None, "DMA", "Normal", "Movable"))), order)),
-            lambda: mem.free_pages(*pages.pop()) if pages else None,
-            lambda: mem.free_pfns(mem.alloc_pages_bulk(rng.randrange(100))),
-            lambda: mem.add_memory(where, nr, rng.randrange(3)),
-            lambda: mem.remove_memory(where, nr),
-            lambda: mem.prepare_online_pages(where, nr),
-            lambda: mem.mark_pages_onlined(where, nr),
-            lambda: mem.online_pages(where, nr, rng.choice((fo.MMOP_ONLINE, fo.MMOP_ONLINE_MOVABLE, fo.MMOP_ONLINE_KERNEL))),
-            lambda: mem.offline_pages(where, nr),
-            lambda: mem.mark_pfns_onlined(range(where, where + 40)),
-            lambda: mem.alloc_contig_range(where, nr),
-            lambda: mem.set_page_offline(where, nr),
-            lambda: mem.clear_page_offline(where, nr),
-            lambda: mem.set_page_reserved(where, nr),
-            lambda: mem.page_states(where, nr),
-            lambda: mem.kpageflags(where, nr),
-            lambda: mem.zone_of(where),
-            lambda: setattr(mem, "nr_cpus", rng.randrange(1, 9)),
-            lambda: setattr(mem, "min_free_kbytes", rng.randrange(1 << 12)),
-            lambda: setattr(mem, "watermark_scale_factor", rng.randrange(1, 1000)),
-            lambda: setattr(mem, "lowmem_reserve_ratio", [rng.randrange(300) for _ in mem.lowmem_reserve_ratio]),
-            lambda: read_lowmem_reserve_ratio(mem),
-            lambda: setattr(mem, "policy", rng.choice(("auto-movable", "contig-zones"))),
-            lambda: mem.blocks[rng.randrange(16)].online("online"),
-            lambda: mem.blocks[rng.randrange(16)].offline(),
-            lambda: mem.resources.find_resource(1 << 20, 1 << 20),
-            lambda: mem.resources.text(),
-        ))
-        try:
+        call = rng.choice(
+            (
+                lambda: pages.append(
+                    (mem.alloc_pages(order := rng.randrange(7), rng.choice((None, "DMA", "Normal", "Movable"))), order)
+                ),
+                lambda: mem.free_pages(*pages.pop()) if pages else None,
+                lambda: mem.free_pfns(mem.alloc_pages_bulk(rng.randrange(100))),
+                lambda: mem.add_memory(where, nr, rng.randrange(3)),
+                lambda: mem.remove_memory(where, nr),
+                lambda: mem.prepare_online_pages(where, nr),
+                lambda: mem.mark_pages_onlined(where, nr),
+                lambda: mem.online_pages(
+                    where, nr, rng.choice((fo.MMOP_ONLINE, fo.MMOP_ONLINE_MOVABLE, fo.MMOP_ONLINE_KERNEL))
+                ),
+                lambda: mem.offline_pages(where, nr),
+                lambda: mem.mark_pfns_onlined(range(where, where + 40)),
+                lambda: mem.alloc_contig_range(where, nr),
+                lambda: mem.set_page_offline(where, nr),
+                lambda: mem.clear_page_offline(where, nr),
+                lambda: mem.set_page_reserved(where, nr),
+                lambda: mem.page_states(where, nr),
+                lambda: mem.kpageflags(where, nr),
+                lambda: mem.zone_of(where),
+                lambda: setattr(mem, "nr_cpus", rng.randrange(1, 9)),
+                lambda: setattr(mem, "min_free_kbytes", rng.randrange(1 << 12)),
+                lambda: setattr(mem, "watermark_scale_factor", rng.randrange(1, 1000)),
+                lambda: setattr(mem, "lowmem_reserve_ratio", [rng.randrange(300) for _ in mem.lowmem_reserve_ratio]),
+                lambda: read_lowmem_reserve_ratio(mem),
+                lambda: setattr(mem, "policy", rng.choice(("auto-movable", "contig-zones"))),
+                lambda: mem.blocks[rng.randrange(16)].online("online"),
+                lambda: mem.blocks[rng.randrange(16)].offline(),
+                lambda: mem.resources.find_resource(1 << 20, 1 << 20),
+                lambda: mem.resources.text(),
+            )
+        )
+        with contextlib.suppress(REFUSALS):
             call()
-        except REFUSALS:
-            pass
     mem.zoneinfo()
     mem.validate()
     again = pickle.loads(pickle.dumps(mem)) if rng.random() < 0.2 else mem.copy()

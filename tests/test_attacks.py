@@ -56,15 +56,74 @@ class Raises:
     __int__ = __len__ = __iter__ = __eq__ = __hash__ = __call__ = __index__
 
 
-NUMBERS = (0, 1, 2, 5, S, 1024, 1280, 1536, 4095, 4096, -1, 2**15, 2**16, 2**31 - 1, 2**31, 2**32, 2**40, 2**63 - 1, 2**63, 2**64 - 1, 2**64,
-           -2**31, -2**63, 10**30)
-OTHERS = (None, True, 1.5, float("nan"), "x", "Normal", "1M", "PG_buddy", "online", b"", b"x", (), [], {}, (0, "Normal"), (2**31, "Normal"),
-          [5, 2**64 - 1], [[1]], [None], object, len, Ellipsis)
+NUMBERS = (
+    0,
+    1,
+    2,
+    5,
+    S,
+    1024,
+    1280,
+    1536,
+    4095,
+    4096,
+    -1,
+    2**15,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**40,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+    2**64,
+    -(2**31),
+    -(2**63),
+    10**30,
+)
+OTHERS = (
+    None,
+    True,
+    1.5,
+    float("nan"),
+    "x",
+    "Normal",
+    "1M",
+    "PG_buddy",
+    "online",
+    b"",
+    b"x",
+    (),
+    [],
+    {},
+    (0, "Normal"),
+    (2**31, "Normal"),
+    [5, 2**64 - 1],
+    [[1]],
+    [None],
+    object,
+    len,
+    Ellipsis,
+)
 MADE = (
-    Twice, Raises, lambda: unaligned(np.uint64, 4), lambda: unaligned(np.uint32, 4), lambda: read_only(np.arange(4)),
-    lambda: np.arange(4.0), lambda: np.arange(2**63, 2**63 + 4, dtype=np.uint64), lambda: np.arange(4)[::-1], lambda: np.zeros((2, 2), np.int64),
-    lambda: np.arange(1024, 1280), lambda: np.full(4, -1), lambda: np.array([1, "x"], object), lambda: np.arange(1100, 1110, dtype=">u4"),
-    lambda: np.uint64(2**64 - 1), lambda: np.bool_(True), lambda: np.datetime64(5, "s"), lambda: range(2**40),
+    Twice,
+    Raises,
+    lambda: unaligned(np.uint64, 4),
+    lambda: unaligned(np.uint32, 4),
+    lambda: read_only(np.arange(4)),
+    lambda: np.arange(4.0),
+    lambda: np.arange(2**63, 2**63 + 4, dtype=np.uint64),
+    lambda: np.arange(4)[::-1],
+    lambda: np.zeros((2, 2), np.int64),
+    lambda: np.arange(1024, 1280),
+    lambda: np.full(4, -1),
+    lambda: np.array([1, "x"], object),
+    lambda: np.arange(1100, 1110, dtype=">u4"),
+    lambda: np.uint64(2**64 - 1),
+    lambda: np.bool_(True),
+    lambda: np.datetime64(5, "s"),
+    lambda: range(2**40),
 )
 
 
@@ -101,8 +160,27 @@ ATTACKED = {
     "StructPageEngine": lambda mem: StructPageEngine(1 << 13, 10, 3),
     "unmade Memory": lambda mem: fo.Memory.__new__(fo.Memory),
 }
-DUNDERS = ("__getitem__", "__setitem__", "__contains__", "__len__", "__iter__", "__repr__", "__init__", "__setstate__", "__getstate__",
-           "__reduce__", "__reduce_ex__", "__copy__", "__deepcopy__", "__call__", "__eq__", "__hash__", "__dir__", "__enter__", "__exit__")
+DUNDERS = (
+    "__getitem__",
+    "__setitem__",
+    "__contains__",
+    "__len__",
+    "__iter__",
+    "__repr__",
+    "__init__",
+    "__setstate__",
+    "__getstate__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__copy__",
+    "__deepcopy__",
+    "__call__",
+    "__eq__",
+    "__hash__",
+    "__dir__",
+    "__enter__",
+    "__exit__",
+)
 # A listener or callback that is no function stays registered and is refused when it is called: that is not what is tested here.
 LEFT_OUT = {"save": "writes a file", "register": "keeps what it is given", "listen": "keeps what it is given",
             "adopt": "owns what it is given", "moved": "owns what it is given"}
@@ -130,7 +208,7 @@ def attack(make, engine, seed, calls, note):
             if callable(member):
                 answer = member(*args)
                 if inspect.isgenerator(answer) or hasattr(answer, "__next__"):
-                    list(zip(answer, range(1000)))
+                    list(zip(answer, range(1000), strict=False))
             elif args:
                 setattr(made, name, args[0])
             returned += 1

@@ -101,29 +101,139 @@ STATES = [
     {"input": ("add_memory", 0, S), "expected": errno.EEXIST, "named": "0x0-0xff", "description": "add over boot memory"},
     {"input": ("add_memory", ADDED, S), "expected": errno.EEXIST, "named": hex(ADDED), "description": "add twice"},
     {"input": ("add_memory", ONLINE, 2 * S), "expected": errno.EEXIST, "named": hex(ONLINE), "description": "add over a part"},
-    {"input": ("mark_pages_onlined", ADDED, 1), "expected": errno.EINVAL, "named": hex(ADDED), "description": "mark what was not prepared"},
-    {"input": ("mark_pages_onlined", ABSENT, 1), "expected": errno.EINVAL, "named": hex(ABSENT), "description": "mark what was not added"},
-    {"input": ("mark_pages_onlined", PREPARED, 3 * S), "expected": errno.EINVAL, "named": hex(PREPARED), "description": "mark into absent memory"},
-    {"input": ("mark_pages_onlined", ADDED, 2 * S), "expected": errno.EINVAL, "named": hex(ADDED), "description": "mark from unprepared memory on"},
-    {"input": ("prepare_online_pages", ABSENT, S), "expected": errno.EINVAL, "named": hex(ABSENT), "description": "prepare what was not added"},
-    {"input": ("online_pages", ABSENT, S), "expected": errno.EINVAL, "named": hex(ABSENT), "description": "online what was not added"},
-    {"input": ("online_pages", ONLINE, 2 * S), "expected": errno.EINVAL, "named": hex(ONLINE), "description": "online into absent memory"},
-    {"input": ("offline_pages", 0, S), "expected": errno.EINVAL, "named": "several zones", "description": "offline over two zones"},
-    {"input": ("offline_pages", ADDED, S), "expected": errno.EINVAL, "named": hex(ADDED), "description": "offline what is not online"},
-    {"input": ("offline_pages", ABSENT, S), "expected": errno.EINVAL, "named": hex(ABSENT), "description": "offline what is not there"},
-    {"input": ("offline_pages", ONLINE + 1, S - 1), "expected": errno.EINVAL, "named": hex(ONLINE + 1), "description": "offline unaligned"},
-    {"input": ("remove_memory", ONLINE, S), "expected": errno.EBUSY, "named": hex(ONLINE), "description": "remove what is online"},
-    {"input": ("remove_memory", PREPARED, S), "expected": errno.EBUSY, "named": hex(PREPARED), "description": "remove what is prepared"},
-    {"input": ("remove_memory", ABSENT, S), "expected": errno.EINVAL, "named": hex(ABSENT), "description": "remove what is not there"},
-    {"input": ("remove_memory", ADDED + 1, S - 1), "expected": errno.EINVAL, "named": hex(ADDED + 1), "description": "remove half a section"},
-    {"input": ("set_page_reserved", ABSENT, 1), "expected": errno.EINVAL, "named": hex(ABSENT), "description": "reserve what is not there"},
-    {"input": ("set_page_offline", ONLINE, 1), "expected": ValueError, "named": hex(ONLINE), "description": "give a free page to the host"},
-    {"input": ("clear_page_offline", ONLINE, 1), "expected": ValueError, "named": hex(ONLINE), "description": "take back a page that is here"},
-    {"input": ("alloc_contig_range", PREPARED, 1), "expected": errno.EBUSY, "named": hex(PREPARED), "description": "take a page that is not free"},
-    {"input": ("generic_online_page", PREPARED + 1, 1), "expected": ValueError, "named": hex(PREPARED + 1), "description": "an unaligned block"},
-    {"input": ("mark_pages_onlined", PREPARED, 1, 7), "expected": ValueError, "named": "7", "description": "an order past the largest"},
+    {
+        "input": ("mark_pages_onlined", ADDED, 1),
+        "expected": errno.EINVAL,
+        "named": hex(ADDED),
+        "description": "mark what was not prepared",
+    },
+    {
+        "input": ("mark_pages_onlined", ABSENT, 1),
+        "expected": errno.EINVAL,
+        "named": hex(ABSENT),
+        "description": "mark what was not added",
+    },
+    {
+        "input": ("mark_pages_onlined", PREPARED, 3 * S),
+        "expected": errno.EINVAL,
+        "named": hex(PREPARED),
+        "description": "mark into absent memory",
+    },
+    {
+        "input": ("mark_pages_onlined", ADDED, 2 * S),
+        "expected": errno.EINVAL,
+        "named": hex(ADDED),
+        "description": "mark from unprepared memory on",
+    },
+    {
+        "input": ("prepare_online_pages", ABSENT, S),
+        "expected": errno.EINVAL,
+        "named": hex(ABSENT),
+        "description": "prepare what was not added",
+    },
+    {
+        "input": ("online_pages", ABSENT, S),
+        "expected": errno.EINVAL,
+        "named": hex(ABSENT),
+        "description": "online what was not added",
+    },
+    {
+        "input": ("online_pages", ONLINE, 2 * S),
+        "expected": errno.EINVAL,
+        "named": hex(ONLINE),
+        "description": "online into absent memory",
+    },
+    {
+        "input": ("offline_pages", 0, S),
+        "expected": errno.EINVAL,
+        "named": "several zones",
+        "description": "offline over two zones",
+    },
+    {
+        "input": ("offline_pages", ADDED, S),
+        "expected": errno.EINVAL,
+        "named": hex(ADDED),
+        "description": "offline what is not online",
+    },
+    {
+        "input": ("offline_pages", ABSENT, S),
+        "expected": errno.EINVAL,
+        "named": hex(ABSENT),
+        "description": "offline what is not there",
+    },
+    {
+        "input": ("offline_pages", ONLINE + 1, S - 1),
+        "expected": errno.EINVAL,
+        "named": hex(ONLINE + 1),
+        "description": "offline unaligned",
+    },
+    {
+        "input": ("remove_memory", ONLINE, S),
+        "expected": errno.EBUSY,
+        "named": hex(ONLINE),
+        "description": "remove what is online",
+    },
+    {
+        "input": ("remove_memory", PREPARED, S),
+        "expected": errno.EBUSY,
+        "named": hex(PREPARED),
+        "description": "remove what is prepared",
+    },
+    {
+        "input": ("remove_memory", ABSENT, S),
+        "expected": errno.EINVAL,
+        "named": hex(ABSENT),
+        "description": "remove what is not there",
+    },
+    {
+        "input": ("remove_memory", ADDED + 1, S - 1),
+        "expected": errno.EINVAL,
+        "named": hex(ADDED + 1),
+        "description": "remove half a section",
+    },
+    {
+        "input": ("set_page_reserved", ABSENT, 1),
+        "expected": errno.EINVAL,
+        "named": hex(ABSENT),
+        "description": "reserve what is not there",
+    },
+    {
+        "input": ("set_page_offline", ONLINE, 1),
+        "expected": ValueError,
+        "named": hex(ONLINE),
+        "description": "give a free page to the host",
+    },
+    {
+        "input": ("clear_page_offline", ONLINE, 1),
+        "expected": ValueError,
+        "named": hex(ONLINE),
+        "description": "take back a page that is here",
+    },
+    {
+        "input": ("alloc_contig_range", PREPARED, 1),
+        "expected": errno.EBUSY,
+        "named": hex(PREPARED),
+        "description": "take a page that is not free",
+    },
+    {
+        "input": ("generic_online_page", PREPARED + 1, 1),
+        "expected": ValueError,
+        "named": hex(PREPARED + 1),
+        "description": "an unaligned block",
+    },
+    {
+        "input": ("mark_pages_onlined", PREPARED, 1, 7),
+        "expected": ValueError,
+        "named": "7",
+        "description": "an order past the largest",
+    },
     {"input": ("alloc_pages", 7), "expected": ValueError, "named": "7", "description": "an order past the largest, allocated"},
-    {"input": ("alloc_pages", 0, "HighMem"), "expected": ValueError, "named": "HighMem", "description": "a zone that is not there"},
+    {
+        "input": ("alloc_pages", 0, "HighMem"),
+        "expected": ValueError,
+        "named": "HighMem",
+        "description": "a zone that is not there",
+    },
     {"input": ("alloc_pages", 0, "Movable"), "expected": MemoryError, "named": "Movable", "description": "an empty zone"},
     {"input": ("alloc_pages_bulk", END), "expected": MemoryError, "named": str(END), "description": "more than there is"},
     {"input": ("add_memory", ABSENT, S, 64), "expected": ValueError, "named": "64", "description": "a node past the last"},
@@ -177,7 +287,9 @@ def test_arrays_of_pfns(mem, pfns, expected, named, what):
     refused(mem, "free_pfns", (pfns,), expected, "")
 
 
-@pytest.mark.parametrize("bad, named", [(ADDED, hex(ADDED)), (ABSENT, hex(ABSENT)), (END - 1, hex(END - 1))], ids=["added", "absent", "far"])
+@pytest.mark.parametrize(
+    "bad, named", [(ADDED, hex(ADDED)), (ABSENT, hex(ABSENT)), (END - 1, hex(END - 1))], ids=["added", "absent", "far"]
+)
 @pytest.mark.parametrize("dense", [True, False])
 def test_batches_with_an_unprepared_page(mem, bad, named, dense):
     """Expect the batch to be refused as a whole, its good pages included, whichever way the engine walks it."""
@@ -237,7 +349,8 @@ def test_veto_of_offlining(mem):
 
 
 def test_callback_that_raises(mem):
-    """Expect what the callback let go online before it raised to be waiting again, and MEM_CANCEL_ONLINE for a whole online_pages.
+    """Expect what the callback let go online before it raised to be waiting again, and MEM_CANCEL_ONLINE for a whole
+    online_pages.
 
     Counts of frees and merges are of work that was done, and stay."""
     def only_two(pfn, order):
@@ -248,7 +361,8 @@ def test_callback_that_raises(mem):
     told = []
     mem.notifiers.register(lambda action, notice: told.append(action))
     mem.set_online_page_callback(only_two)
-    for call, given, args in [("online_pages", ADDED, (ADDED, S)), ("mark_pages_onlined", PREPARED, (PREPARED, S)),
+    for call, given, args in [  # noqa: B007  (only_two reads it)
+        ("online_pages", ADDED, (ADDED, S)), ("mark_pages_onlined", PREPARED, (PREPARED, S)),
                               ("mark_pfns_onlined", PREPARED, (list(range(PREPARED, PREPARED + 5)),))]:
         before = {k: v for k, v in snapshot(mem).items() if k != "stats"}
         with pytest.raises(RuntimeError):
@@ -259,10 +373,19 @@ def test_callback_that_raises(mem):
     assert told == [fo.MEM_GOING_ONLINE, fo.MEM_CANCEL_ONLINE]
 
 
-@pytest.mark.parametrize("call, args", [
-    ("add_memory", (ABSENT, S)), ("remove_memory", (ADDED, S)), ("prepare_online_pages", (ADDED, S)), ("mark_pages_onlined", (PREPARED, S)),
-    ("mark_pfns_onlined", ([PREPARED],)), ("online_pages", (ADDED, S)), ("offline_pages", (ONLINE, S)), ("set_page_reserved", (ONLINE, 1)),
-])
+@pytest.mark.parametrize(
+    "call, args",
+    [
+        ("add_memory", (ABSENT, S)),
+        ("remove_memory", (ADDED, S)),
+        ("prepare_online_pages", (ADDED, S)),
+        ("mark_pages_onlined", (PREPARED, S)),
+        ("mark_pfns_onlined", ([PREPARED],)),
+        ("online_pages", (ADDED, S)),
+        ("offline_pages", (ONLINE, S)),
+        ("set_page_reserved", (ONLINE, 1)),
+    ],
+)
 def test_hotplug_from_inside_a_notifier(mem, call, args):
     """The kernel holds the hot-plug lock there. Expect EBUSY, and the outer call refused by the exception."""
     def nested(action, notice):
@@ -295,7 +418,9 @@ def test_machines_that_cannot_be(given, expected, named):
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize("value, expected", [(-1, ValueError), (1.5, TypeError), (1 << 31, OverflowError), (1 << 64, OverflowError)])
+@pytest.mark.parametrize(
+    "value, expected", [(-1, ValueError), (1.5, TypeError), (1 << 31, OverflowError), (1 << 64, OverflowError)]
+)
 def test_min_free_kbytes_that_is_none(mem, value, expected):
     before = snapshot(mem)
     with pytest.raises(expected, match=str(value) if value < 1 << 64 else hex(value)):
@@ -303,9 +428,17 @@ def test_min_free_kbytes_that_is_none(mem, value, expected):
     assert snapshot(mem) == before
 
 
-@pytest.mark.parametrize("value, expected", [
-    (0, ValueError), (-1, ValueError), (1.5, TypeError), (1 << 31, OverflowError), (1 << 63, OverflowError), (1 << 64, OverflowError),
-])
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (1.5, TypeError),
+        (1 << 31, OverflowError),
+        (1 << 63, OverflowError),
+        (1 << 64, OverflowError),
+    ],
+)
 def test_cpus_that_are_none(mem, value, expected):
     mem.nr_cpus = 3
     with pytest.raises(expected):
@@ -333,4 +466,6 @@ def test_save_files_that_are_none(mem, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         mem.save(tmp_path / "nowhere" / "file")
     assert caught.value.filename == str(tmp_path / "nowhere" / "file")
-    assert sorted(os.listdir(tmp_path)) == sorted(["good", "empty", "foreign", "text", "truncated", "half", "longer", "altered", "header"])
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        ["good", "empty", "foreign", "text", "truncated", "half", "longer", "altered", "header"]
+    )

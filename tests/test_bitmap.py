@@ -24,7 +24,9 @@ def test_set_clear_and_weight(steps, asked):
     assert [bitmap[i] for i in range(N)] == [i in ones for i in range(N)]
 
 
-@pytest.mark.parametrize("start, nr", [(0, 64), (0, 1), (63, 1), (63, 2), (64, 64), (1, 62), (5, 190), (0, 200), (199, 1), (7, 0)])
+@pytest.mark.parametrize(
+    "start, nr", [(0, 64), (0, 1), (63, 1), (63, 2), (64, 64), (1, 62), (5, 190), (0, 200), (199, 1), (7, 0)]
+)
 def test_edges_of_words(start, nr):
     bitmap = Bitmap(200)
     bitmap.set(start, nr)

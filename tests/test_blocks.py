@@ -17,7 +17,13 @@ def mem(engine):
 
 def test_words_of_a_block(mem):
     block = mem.blocks[32]
-    assert (block.start_pfn, block.phys_index, block.state, block.node, block.removable) == (32 * BLOCK, "00000020", "offline", 0, 1)
+    assert (block.start_pfn, block.phys_index, block.state, block.node, block.removable) == (
+        32 * BLOCK,
+        "00000020",
+        "offline",
+        0,
+        1,
+    )
     assert block.valid_zones == "Normal Movable"
     mem.online_pages(32 * BLOCK, BLOCK, fo.MMOP_ONLINE_MOVABLE)
     assert (block.state, block.valid_zones) == ("online", "Movable")
@@ -41,7 +47,12 @@ def test_default_zone_goes_by_the_spans(mem):
               Normal    --  Movable   --  Normal    --  Movable   --
     Expect the kernel zone where only it or both meet the block, Movable where only it does; the default comes first.
     """
-    for nr, kind in ((32, fo.MMOP_ONLINE_KERNEL), (36, fo.MMOP_ONLINE_KERNEL), (34, fo.MMOP_ONLINE_MOVABLE), (38, fo.MMOP_ONLINE_MOVABLE)):
+    for nr, kind in (
+        (32, fo.MMOP_ONLINE_KERNEL),
+        (36, fo.MMOP_ONLINE_KERNEL),
+        (34, fo.MMOP_ONLINE_MOVABLE),
+        (38, fo.MMOP_ONLINE_MOVABLE),
+    ):
         mem.online_pages(nr * BLOCK, BLOCK, kind)
     words = {33: "Normal Movable", 35: "Normal Movable", 37: "Movable Normal", 39: "Normal Movable"}
     assert {nr: mem.blocks[nr].valid_zones for nr in words} == words

@@ -27,7 +27,9 @@ def refused(code, call, *args):
     assert errno.errorcode[error.value.errno] == code
 
 
-@pytest.mark.parametrize("word", ["bogus", "ONLINE", "online ", "onlin", "on", "1", "online_movable2", "online\n\n", "\n", " online"])
+@pytest.mark.parametrize(
+    "word", ["bogus", "ONLINE", "online ", "onlin", "on", "1", "online_movable2", "online\n\n", "\n", " online"]
+)
 def test_words_that_are_none(engine, word):
     mem = machine(engine)
     refused("EINVAL", mem.blocks[32].write_state, word)
@@ -430,7 +432,7 @@ def test_auto_online_when_a_notifier_raises(engine, heard, action, states):
     with pytest.raises(RuntimeError):
         mem.add_memory(40 * BLOCK, 3 * BLOCK)
     assert [mem.blocks[nr].state for nr in (40, 41, 42)] == states
-    assert heard[3:] == [f"online@memory{nr}" for nr, state in zip((40, 41, 42), states) if state == "online"]
+    assert heard[3:] == [f"online@memory{nr}" for nr, state in zip((40, 41, 42), states, strict=True) if state == "online"]
     mem.validate()
 
 

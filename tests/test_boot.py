@@ -14,7 +14,9 @@ def test_an_x86_guest(engine):
     MiB, DMA32 up to 128 KiB below the end."""
     mem = fo.Memory(fo.X86_64, fo.x86_boot_ranges("512M"), engine=engine)
     mem.validate()
-    zones = {z.name: (z.start_pfn, z.spanned_pages, z.present_pages, z.managed_pages) for z in mem.zones.values() if z.populated}
+    zones = {
+        z.name: (z.start_pfn, z.spanned_pages, z.present_pages, z.managed_pages) for z in mem.zones.values() if z.populated
+    }
     assert zones == {"DMA": (1, 4095, 3998, 3998), "DMA32": (4096, 126944, 126944, 126944)}
     assert mem.blocks[0].valid_zones == "none" and [b.state for b in mem.blocks.values()] == ["online"] * 4
     assert mem.kpageflags(0xA0, 1)[0] == KPF_RESERVED and mem.kpageflags(0x100, 1)[0] == KPF_BUDDY
@@ -57,10 +59,18 @@ def test_nodes_and_reserved_pages(engine, rules):
     assert again.totalram_pages == mem.totalram_pages
 
 
-@pytest.mark.parametrize(("boot", "says"), [
-    ([(0, 10), (5, 10)], "overlaps"), ([(0, 0)], "empty"), ([(1,)], "a range of boot memory is"), ([(1, 2, 3, 4, 5)], "a range"),
-    ([(0, 10, 0, 11)], "reserved"), ([(0, 1 << 60)], "goes past"), ([(0, 512), (512, 512, 1)], "two zones"),
-])
+@pytest.mark.parametrize(
+    ("boot", "says"),
+    [
+        ([(0, 10), (5, 10)], "overlaps"),
+        ([(0, 0)], "empty"),
+        ([(1,)], "a range of boot memory is"),
+        ([(1, 2, 3, 4, 5)], "a range"),
+        ([(0, 10, 0, 11)], "reserved"),
+        ([(0, 1 << 60)], "goes past"),
+        ([(0, 512), (512, 512, 1)], "two zones"),
+    ],
+)
 def test_boot_memory_that_cannot_be(engine, boot, says):
     with pytest.raises(ValueError, match=says):
         fo.Memory(fo.X86_64, boot, engine=engine)

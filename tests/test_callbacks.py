@@ -3,6 +3,7 @@
 Expect both machines to be valid afterwards, to give out every free page, and to take their memory back.
 """
 
+import contextlib
 import gc
 import os
 
@@ -68,7 +69,11 @@ DEEDS = {
     "register_more": lambda mem: mem.notifiers.register(lambda action, notice: fo.NOTIFY_BAD),
     "ignore_all": lambda mem: mem.events.listeners.clear(),
     "forget_owners": lambda mem: mem.page_owners.clear(),
-    "sysctls": lambda mem: (setattr(mem, "min_free_kbytes", 512), setattr(mem, "nr_cpus", 8), setattr(mem, "policy", "auto-movable")),
+    "sysctls": lambda mem: (
+        setattr(mem, "min_free_kbytes", 512),
+        setattr(mem, "nr_cpus", 8),
+        setattr(mem, "policy", "auto-movable"),
+    ),
     "auto_online": lambda mem: setattr(mem, "auto_online_blocks", "online"),
     "collect": lambda mem: gc.collect(),
 }
@@ -83,10 +88,8 @@ class Counted:
     def __call__(self, *args):
         if self.left > 0:
             self.left -= 1
-            try:
+            with contextlib.suppress(fo.HotplugError, MemoryError, ValueError, RuntimeError, TypeError, OSError):
                 self.deed(self.mem)
-            except (fo.HotplugError, MemoryError, ValueError, RuntimeError, TypeError, OSError):
-                pass
             if self.raises:
                 raise Raised
 
@@ -178,10 +181,8 @@ def test_a_callback_that_does_anything(engine, rules, geometry, kind):
                     mem, other = machine(engine, rules, geometry), machine(engine, rules, geometry)
                     do = Counted(deed, mem if own else other, raises)
                     try:
-                        try:
+                        with contextlib.suppress(Raised, fo.HotplugError, ValueError, MemoryError):
                             kind(mem, do)
-                        except (Raised, fo.HotplugError, ValueError, MemoryError):
-                            pass
                         still_works(mem)
                         still_works(other)
                     except BaseException as e:

@@ -15,7 +15,9 @@ SOURCES = sorted(
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_citations_resolve(path):
     text = re.sub(r"\s*\n\s*#?\s*", " ", path.read_text())
-    assert not re.search(r"\b(RECORDED|COSTS|DESIGN|STYLE|PERFORMANCE)\.md", text), "cite fastonline/KERNEL.md or the source itself"
+    assert not re.search(r"\b(RECORDED|COSTS|DESIGN|STYLE|PERFORMANCE)\.md", text), (
+        "cite fastonline/KERNEL.md or the source itself"
+    )
     for cited in re.findall(r"KERNEL\.md,?((?: (?:and |to |or )?\d+(?:\.\d+)?,?)*)", text):
         numbers = re.findall(r"\d+(?:\.\d+)?", cited)
         assert set(numbers) <= SECTIONS, (numbers, "not in fastonline/KERNEL.md")

@@ -76,10 +76,17 @@ def test_profile_prints_both_engines_side_by_side(run):
 
 
 def test_profile_of_the_threads_case(run):
-    status, out, err = run(*QUICK, "--geometry", "X86_32_PAE", "--rules", "2.6.25", "--order", "0", "--order", "10", "--json", "-")
+    status, out, err = run(
+        *QUICK, "--geometry", "X86_32_PAE", "--rules", "2.6.25", "--order", "0", "--order", "10", "--json", "-"
+    )
     assert (status, err) == (0, "")
     result = json.loads(out)
-    assert (result["geometry"], result["rules"], result["nr_pages"], result["start_pfn"]) == ("X86_32_PAE", "2.6.25", SECTION, 0x40000)
+    assert (result["geometry"], result["rules"], result["nr_pages"], result["start_pfn"]) == (
+        "X86_32_PAE",
+        "2.6.25",
+        SECTION,
+        0x40000,
+    )
     merges = {row["workload"]: sum(row["merges"]) for row in result["rows"]}
     assert merges == {
         "whole, order 0": 130944, "whole, order 10": 0, "whole, C API": 130944, "ascending": 130944, "random": 130944,
@@ -114,7 +121,9 @@ def test_profile_plot_without_matplotlib(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [QUICK, ["balloon", "xen", "1G"]], ids=["profile", "balloon"])
-@pytest.mark.parametrize(("file", "says"), [("p.doc", "'doc' is no format"), ("p", "'' is no format"), ("no/p.png", "No such file")])
+@pytest.mark.parametrize(
+    ("file", "says"), [("p.doc", "'doc' is no format"), ("p", "'' is no format"), ("no/p.png", "No such file")]
+)
 def test_what_cannot_be_drawn_is_said_before_the_run(run, tmp_path, command, file, says):
     pytest.importorskip("matplotlib")
     status, out, err = run(*command, "--plot", tmp_path / file)

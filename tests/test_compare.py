@@ -227,7 +227,9 @@ def test_the_footprint_of_a_build_under_reporting(clang):
     assert clang["reporting"] == pytest.approx(545.5, rel=0.1)
 
 
-@pytest.mark.xfail(strict=True, reason="HyperAlloc's guest has LLFree in the place of the buddy allocator, which is not modelled")
+@pytest.mark.xfail(
+    strict=True, reason="HyperAlloc's guest has LLFree in the place of the buddy allocator, which is not modelled"
+)
 def test_the_footprint_of_a_build_under_sharing(clang):
     """Published: means of 545.5 and 422.6 GiB.min, a ratio of 1.29; within 10 points."""
     assert clang["reporting"] / clang["shared"] == pytest.approx(545.5 / 422.6, abs=0.1)

@@ -144,8 +144,8 @@ def test_a_container_that_does_not_fit_adds_nothing(engine):
 
 
 def test_a_listener_that_raises_while_a_container_comes():
-    """The second DIMM's block is there when a listener raises, and the first one's went online by itself. Expect its exception, and
-    nothing of the container left."""
+    """The second DIMM's block is there when a listener raises, and the first one's went online by itself. Expect its exception,
+    and nothing of the container left."""
     mem = Memory(SMALL_64, boot="32M")
     mem.auto_online_blocks = "online"
     box = Container(mem, 1, [(4 * UNIT, UNIT), (6 * UNIT, UNIT)])

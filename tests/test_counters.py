@@ -1,4 +1,5 @@
-"""cost.counters: the software events, which every kernel has, go the whole way; hardware events as far as the machine has them."""
+"""cost.counters: the software events, which every kernel has, go the whole way; hardware events as far as the machine has
+them."""
 
 import errno
 import json
@@ -103,7 +104,9 @@ def test_every_refusal_says_what_to_do(number, what):
     assert all("\n" not in advice for advice in ADVICE.values())
 
 
-@pytest.mark.parametrize(("count", "enabled", "running", "value"), [(100, 50, 50, 100), (100, 50, 25, 200), (0, 50, 0, 0), (7, 0, 0, 0)])
+@pytest.mark.parametrize(
+    ("count", "enabled", "running", "value"), [(100, 50, 50, 100), (100, 50, 25, 200), (0, 50, 0, 0), (7, 0, 0, 0)]
+)
 def test_multiplexed_counts_are_scaled_up(count, enabled, running, value):
     assert scaled(count, enabled, running) == value
 

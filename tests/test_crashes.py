@@ -1,5 +1,6 @@
 """Python code that once ended the process in a signal, hung it or corrupted a machine: each in a process of its own."""
 
+import contextlib
 import gc
 import pickle
 import sys
@@ -55,11 +56,11 @@ class Index:
 MUST_RAISE, MAY_ANSWER = REFUSED, REFUSED | {""}
 
 NUMBERS = {
-    "has_memory of a negative node": (lambda: machine().zones.has_memory(-2**31), MAY_ANSWER),
+    "has_memory of a negative node": (lambda: machine().zones.has_memory(-(2**31)), MAY_ANSWER),
     "has_memory of a far node": (lambda: machine().zones.has_memory(2**31 - 1), MAY_ANSWER),
     "has_memory of a changing node": (lambda: machine().zones.has_memory(Index(0, 2**30)), MAY_ANSWER),
-    "has_normal_memory of a negative node": (lambda: machine().zones.has_normal_memory(-2**20), MAY_ANSWER),
-    "threads of a node": (lambda: Node(machine().zones, -2**31).threads, MAY_ANSWER),
+    "has_normal_memory of a negative node": (lambda: machine().zones.has_normal_memory(-(2**20)), MAY_ANSWER),
+    "threads of a node": (lambda: Node(machine().zones, -(2**31)).threads, MAY_ANSWER),
     "span of a node": (lambda: Node(machine().zones, 2**30).start_pfn, MUST_RAISE),
     "a zone of another node": (lambda: machine().alloc_pages(zone=Zone(machine().zones, 0, 2**30, "DMA")), MUST_RAISE),
     "span of a zone": (lambda: Zone(machine().zones, 2**30, 0, "Normal").start_pfn, MUST_RAISE),
@@ -88,15 +89,29 @@ NUMBERS = {
     "an engine of a part of a block": (lambda: BitmapEngine(100, 10, 2), MUST_RAISE),
     "counters of no area": (lambda: BitmapEngine(8192, 10, 2).area_counters(2), MUST_RAISE),
     "zones of too many nodes": (lambda: Zones(SMALL_64, fo.LINUX_6_12, BitmapEngine(8192, 10, 1), 65), MUST_RAISE),
-    "zones of no node": (lambda: Zones(SMALL_64, fo.LINUX_6_12, BitmapEngine(8192, 10, 1), -2**31), MUST_RAISE),
-    "a geometry with five zones": (lambda: fo.Memory(replace(
-        fo.X86_64, zone_limits=tuple((f"Z{i}", None if i == 4 else i << 30) for i in range(5)), hotplug_zone="Z4")), MUST_RAISE),
-    "a geometry with forty zones": (lambda: fo.Memory(replace(
-        fo.X86_64, zone_limits=tuple((f"Z{i}", None if i == 39 else i << 30) for i in range(40)), hotplug_zone="Z39")), MUST_RAISE),
-    "a geometry with a zone twice": (lambda: replace(
-        fo.X86_64, zone_limits=(("Normal", 1 << 30), ("Normal", None))), MUST_RAISE),
-    "a geometry with a zone Movable": (lambda: replace(
-        fo.X86_64, zone_limits=(("Movable", 1 << 30), ("Normal", None))), MUST_RAISE),
+    "zones of no node": (lambda: Zones(SMALL_64, fo.LINUX_6_12, BitmapEngine(8192, 10, 1), -(2**31)), MUST_RAISE),
+    "a geometry with five zones": (
+        lambda: fo.Memory(
+            replace(fo.X86_64, zone_limits=tuple((f"Z{i}", None if i == 4 else i << 30) for i in range(5)), hotplug_zone="Z4")
+        ),
+        MUST_RAISE,
+    ),
+    "a geometry with forty zones": (
+        lambda: fo.Memory(
+            replace(
+                fo.X86_64, zone_limits=tuple((f"Z{i}", None if i == 39 else i << 30) for i in range(40)), hotplug_zone="Z39"
+            )
+        ),
+        MUST_RAISE,
+    ),
+    "a geometry with a zone twice": (
+        lambda: replace(fo.X86_64, zone_limits=(("Normal", 1 << 30), ("Normal", None))),
+        MUST_RAISE,
+    ),
+    "a geometry with a zone Movable": (
+        lambda: replace(fo.X86_64, zone_limits=(("Movable", 1 << 30), ("Normal", None))),
+        MUST_RAISE,
+    ),
     "a geometry of tiny pages": (lambda: fo.Memory(replace(fo.X86_64, page_shift=9), boot="1G").zoneinfo(), MUST_RAISE),
     "a geometry of huge numbers": (lambda: replace(fo.X86_64, max_physmem_bits=10**9), MUST_RAISE),
     "a geometry of fractions": (lambda: replace(fo.X86_64, section_size_bits=27.5), MUST_RAISE),
@@ -118,14 +133,29 @@ def test_numbers(work, expected):
 
 CLASSES = (Bitmap, Sections, Engine, BitmapEngine, StructPageEngine, Zones, MachineLock, Held, Counters)
 ARGUMENTS = (
-    (), (None,), (None, None), (None, None, None), (None, None, None, None), (SMALL_64, fo.LINUX_6_12, None, 1), (8192,), (8192, 10),
-    (8192, None, 2), (8192, 10, 2, None), (True,), (1.5,), ("8192",), (-1, 4), (8, 1.5),
+    (),
+    (None,),
+    (None, None),
+    (None, None, None),
+    (None, None, None, None),
+    (SMALL_64, fo.LINUX_6_12, None, 1),
+    (8192,),
+    (8192, 10),
+    (8192, None, 2),
+    (8192, 10, 2, None),
+    (True,),
+    (1.5,),
+    ("8192",),
+    (-1, 4),
+    (8, 1.5),
 )
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_objects_that_were_never_made(kind):
-    """Make the object with each of the arguments, by calling and by __new__ alone, and look at all it has. Expect exceptions."""
+    """Make the object with each of the arguments, by calling and by __new__ alone, and look at all it has. Expect
+    exceptions."""
+
     def work():
         for args in ARGUMENTS:
             for make in (lambda: kind(*args), lambda: kind.__new__(kind, *args)):
@@ -180,20 +210,26 @@ def not_made(subclass):
     class Careless(fo.Memory):
         def __init__(self):
             if subclass == "swallows":
-                try:
+                with contextlib.suppress(ValueError):
                     super().__init__(SMALL_64, boot="no size")
-                except ValueError:
-                    pass
 
     return Careless()
 
 
 UNMADE_CALLS = {
-    "validate": lambda mem: mem.validate(), "add_memory": lambda mem: mem.add_memory(0, S), "text": lambda mem: mem.add_memory("1M", "1M"),
-    "alloc_pages": lambda mem: mem.alloc_pages(), "mark": lambda mem: mem.mark_pages_onlined(0), "free_pages": lambda mem: mem.free_pages(0),
-    "flags": lambda mem: mem.flags["PG_buddy"], "copy": lambda mem: mem.copy(), "stats": lambda mem: mem.stats(),
-    "min_free_kbytes": lambda mem: setattr(mem, "min_free_kbytes", 1), "zone_of": lambda mem: mem.zone_of(0),
-    "totalram_pages": lambda mem: mem.totalram_pages, "page_states": lambda mem: mem.page_states(0, 1),
+    "validate": lambda mem: mem.validate(),
+    "add_memory": lambda mem: mem.add_memory(0, S),
+    "text": lambda mem: mem.add_memory("1M", "1M"),
+    "alloc_pages": lambda mem: mem.alloc_pages(),
+    "mark": lambda mem: mem.mark_pages_onlined(0),
+    "free_pages": lambda mem: mem.free_pages(0),
+    "flags": lambda mem: mem.flags["PG_buddy"],
+    "copy": lambda mem: mem.copy(),
+    "stats": lambda mem: mem.stats(),
+    "min_free_kbytes": lambda mem: setattr(mem, "min_free_kbytes", 1),
+    "zone_of": lambda mem: mem.zone_of(0),
+    "totalram_pages": lambda mem: mem.totalram_pages,
+    "page_states": lambda mem: mem.page_states(0, 1),
 }
 
 
@@ -216,7 +252,9 @@ def test_a_memory_is_made_once(engine):
 
 
 def test_a_memmap_larger_than_the_ram(engine):
-    """Bytes taken for pages: 512 Mi pages of descriptors are 32 GiB, of 46 bits 4 PiB. Expect MemoryError before any is written."""
+    """Bytes taken for pages: 512 Mi pages of descriptors are 32 GiB, of 46 bits 4 PiB. Expect MemoryError before any is
+    written."""
+
     def work():
         import resource
 
@@ -428,16 +466,16 @@ def test_out_of_memory_changes_nothing(engine, call):
             "add_far": lambda: mem.add_memory((1 << 34) - (1 << 15), 1 << 15),
             "add_node": lambda: mem.add_memory((1 << 33), 1 << 15, nid=63),
             "copy": lambda: [mem.copy() for _ in range(10000)],
-            "bulk": lambda: [mem.alloc_pages_bulk(1 << 15) if not mem.free_pfns(held) else 0 for held in [np.empty(0, np.int64)] * 10],
+            "bulk": lambda: [
+                mem.alloc_pages_bulk(1 << 15) if not mem.free_pfns(held) else 0 for held in [np.empty(0, np.int64)] * 10
+            ],
         }
         before = snapshot(mem)
         pages = int(open("/proc/self/statm").read().split()[0])
         unlimited = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (8 << 20), unlimited))
-        try:
+        with contextlib.suppress(MemoryError):
             calls[call]()
-        except MemoryError:
-            pass
         resource.setrlimit(resource.RLIMIT_AS, (unlimited, unlimited))
         gc.collect()
         if call != "bulk":

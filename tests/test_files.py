@@ -244,13 +244,24 @@ for call in (check_output, lambda path: write_file(path, [b"new"])):
 """
 
 
-@pytest.mark.parametrize("first, path, error", [
-    ("os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')", "out", "No such file or directory"),
-    ("os.mkdir('ro', 0o555)\nif os.geteuid() == 0: os.chmod('.', 0o755); os.setuid(65534)", "ro/out", "Permission denied"),
-    ("open('out', 'w').close(); os.chmod('out', 0o444)\nif os.geteuid() == 0: os.chmod('.', 0o777); os.setuid(65534)", "out",
-     "Permission denied"),
-    ("import socket; s = socket.socket(socket.AF_UNIX); s.bind('out')", "out", "neither a regular file nor a FIFO nor a character device"),
-], ids=["deleted working directory", "read-only directory", "read-only file", "socket"])
+@pytest.mark.parametrize(
+    "first, path, error",
+    [
+        ("os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')", "out", "No such file or directory"),
+        ("os.mkdir('ro', 0o555)\nif os.geteuid() == 0: os.chmod('.', 0o755); os.setuid(65534)", "ro/out", "Permission denied"),
+        (
+            "open('out', 'w').close(); os.chmod('out', 0o444)\nif os.geteuid() == 0: os.chmod('.', 0o777); os.setuid(65534)",
+            "out",
+            "Permission denied",
+        ),
+        (
+            "import socket; s = socket.socket(socket.AF_UNIX); s.bind('out')",
+            "out",
+            "neither a regular file nor a FIFO nor a character device",
+        ),
+    ],
+    ids=["deleted working directory", "read-only directory", "read-only file", "socket"],
+)
 def test_refusals_of_a_process(first, path, error):
     # not below tmp_path, which belongs to root alone
     import tempfile
@@ -268,7 +279,9 @@ def environ():
 
 def test_standard_output_by_its_name(tmp_path):
     """Expect /dev/stdout to be what was redirected, a file too: it is written to, not replaced."""
-    program = "import os; from fastonline.files import write_file; os.write(1, b'first '); write_file('/dev/stdout', [b'second'])"
+    program = (
+        "import os; from fastonline.files import write_file; os.write(1, b'first '); write_file('/dev/stdout', [b'second'])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environ(), check=True)
     assert done.stdout == b"first second"
     with open(tmp_path / "out", "wb") as out:
@@ -338,7 +351,9 @@ def test_files_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
     calls = []
     for name in ("fsync", "rename"):
         real = getattr(os, name)
-        monkeypatch.setattr(files.os, name, lambda *args, name=name, real=real, **more: (calls.append(name), real(*args, **more)))
+        monkeypatch.setattr(
+            files.os, name, lambda *args, name=name, real=real, **more: (calls.append(name), real(*args, **more))
+        )
     write_file(tmp_path / "out", [b"new"])
     assert calls == ["fsync", "rename", "fsync"]      # the file, then the directory
 

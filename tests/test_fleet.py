@@ -1,4 +1,5 @@
-"""Very large machines, very many, and no memory for either: what is not used costs nothing, what cannot be had changes nothing."""
+"""Very large machines, very many, and no memory for either: what is not used costs nothing, what cannot be had changes
+nothing."""
 
 import os
 import subprocess
@@ -17,7 +18,8 @@ def resident():
 
 
 def test_2_to_the_34_pages_of_which_two_sections_are_used():
-    """A machine of 64 TiB with its first and its last section online. Expect less than 128 MiB to be touched, huge pages at both ends of each plane."""
+    """A machine of 64 TiB with its first and its last section online. Expect less than 128 MiB to be touched, huge pages at
+    both ends of each plane."""
     unit, end = fo.X86_64.pages_per_section, 1 << 34
     before = resident()
     mem = fo.Memory(fo.X86_64, boot="128M", max_memory="64T")

@@ -1,10 +1,11 @@
 """Hostile bytes and hostile arguments: whatever comes in, nothing but the documented errors comes out.
 
-Valid files are mutated by a seeded mutator (bytes, numbers, cuts, JSON values, nesting, checksums made right again), and calls are
-made with arguments of every kind. FASTONLINE_FUZZ_SECONDS=600 goes on for so long in each test; FASTONLINE_FUZZ_SEED
+Valid files are mutated by a seeded mutator (bytes, numbers, cuts, JSON values, nesting, checksums made right again), and calls
+are made with arguments of every kind. FASTONLINE_FUZZ_SECONDS=600 goes on for so long in each test; FASTONLINE_FUZZ_SEED
 replays a run. The seed and the count of inputs are printed.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -113,10 +114,8 @@ def test_sizes_and_series(tmp_path, capsys):
     path = tmp_path / "series.csv"
     for rng in inputs(capsys, "sizes and series"):
         for text in (mutated(rng, b"512M").decode("latin-1"), rng.choice(VALUES)):
-            try:
+            with contextlib.suppress(REFUSALS):
                 assert fo.parse_size(text) >= 0
-            except REFUSALS:
-                pass
         path.write_bytes(mutated(rng, b"0,1G\n10,512M\n20.5,2G\n"))
         try:
             assert read_targets(path)
@@ -124,10 +123,32 @@ def test_sizes_and_series(tmp_path, capsys):
             assert "series.csv" in str(e), repr(e)
 
 
-CALLS = ("add_memory", "remove_memory", "prepare_online_pages", "mark_pages_onlined", "online_pages", "offline_pages", "set_page_reserved",
-         "set_page_offline", "clear_page_offline", "alloc_contig_range", "page_states", "kpageflags", "alloc_pages", "alloc_pages_bulk",
-         "free_pages", "free_pfns", "mark_pfns_onlined", "set_pfns_reserved", "set_pfns_offline", "clear_pfns_offline",
-         "free_reserved_pfns", "generic_online_page", "page_flags", "zone_of")
+CALLS = (
+    "add_memory",
+    "remove_memory",
+    "prepare_online_pages",
+    "mark_pages_onlined",
+    "online_pages",
+    "offline_pages",
+    "set_page_reserved",
+    "set_page_offline",
+    "clear_page_offline",
+    "alloc_contig_range",
+    "page_states",
+    "kpageflags",
+    "alloc_pages",
+    "alloc_pages_bulk",
+    "free_pages",
+    "free_pfns",
+    "mark_pfns_onlined",
+    "set_pfns_reserved",
+    "set_pfns_offline",
+    "clear_pfns_offline",
+    "free_reserved_pfns",
+    "generic_online_page",
+    "page_flags",
+    "zone_of",
+)
 
 
 def argument(rng):

@@ -29,7 +29,9 @@ def run(engine, tmp_path, first, end, seconds):
     while nr < end and len(findings) < MOST_FINDINGS and time.monotonic() < stop:
         progress.write_bytes(struct.pack("<QQ", nr, 0))
         with open(tmp_path / "found", "w+") as found:
-            child = subprocess.Popen([sys.executable, FUZZER, engine, str(nr), str(end), progress], stdout=found, stderr=subprocess.STDOUT)
+            child = subprocess.Popen(
+                [sys.executable, FUZZER, engine, str(nr), str(end), progress], stdout=found, stderr=subprocess.STDOUT
+            )
             why = watch(child, progress, stop)
             at, some = struct.unpack("<QQ", progress.read_bytes())
             loaded += some

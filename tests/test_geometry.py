@@ -41,7 +41,12 @@ def test_presets(geometry, section, order, pageblock):
 
 
 ILLEGAL = [
-    (fo.X86_32_PAE, {"section_size_bits": 28}, "8 section bits .* FLAGS_RESERVED|FLAGS_RESERVED.*8 section bits", "PAE below 512 MiB"),
+    (
+        fo.X86_32_PAE,
+        {"section_size_bits": 28},
+        "8 section bits .* FLAGS_RESERVED|FLAGS_RESERVED.*8 section bits",
+        "PAE below 512 MiB",
+    ),
     (fo.X86_32_PAE, {"section_size_bits": 20}, "MAX_ORDER exceeds SECTION_SIZE", "1 MiB sections"),
     (fo.X86_64, {"section_size_bits": 21}, "Allocator MAX_ORDER exceeds SECTION_SIZE", "2 MiB sections"),
     (fo.X86_64, {"section_size_bits": 21}, "at least 22", "the minimum is 4 MiB"),
@@ -66,19 +71,41 @@ def test_29_bits_is_the_limit_and_compiles():
         replace(fo.X86_32_PAE, section_size_bits=28)
 
 
-@pytest.mark.parametrize("size, expected", [
-    ("512M", 512 << 20), ("1G", 1 << 30), ("4096", 4096), (4096, 4096), ("8k", 8192), (" 2 T".replace(" ", ""), 2 << 40), ("1GiB", 1 << 30),
-    ("64MB", 64 << 20), ("0", 0), ("3P", 3 << 50),
-])
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ("512M", 512 << 20),
+        ("1G", 1 << 30),
+        ("4096", 4096),
+        (4096, 4096),
+        ("8k", 8192),
+        (" 2 T".replace(" ", ""), 2 << 40),
+        ("1GiB", 1 << 30),
+        ("64MB", 64 << 20),
+        ("0", 0),
+        ("3P", 3 << 50),
+    ],
+)
 def test_sizes(size, expected):
     assert fo.parse_size(size) == expected
     assert fo.parse_size(format_size(expected)) == expected
 
 
-@pytest.mark.parametrize("size, expected", [
-    ("", ValueError), ("M", ValueError), ("1.3K", ValueError), ("-1", ValueError), ("1X", ValueError), ("١", ValueError), (-1, ValueError),
-    (1.0, TypeError), (True, TypeError), (None, TypeError),
-])
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ("", ValueError),
+        ("M", ValueError),
+        ("1.3K", ValueError),
+        ("-1", ValueError),
+        ("1X", ValueError),
+        ("١", ValueError),
+        (-1, ValueError),
+        (1.0, TypeError),
+        (True, TypeError),
+        (None, TypeError),
+    ],
+)
 def test_sizes_that_are_none(size, expected):
     with pytest.raises(expected):
         fo.parse_size(size)
@@ -90,10 +117,16 @@ def test_section_tables_that_are_none(size):
         fo.X86_32_PAE.section_table_bytes(size)
 
 
-@pytest.mark.parametrize(("geometry", "page", "section", "largest", "pageblock"), [
-    (fo.ARM64_16K, "16K", "128M", "32M", "32M"), (fo.PPC64LE_64K, "64K", "16M", "16M", "2M"), (fo.RISCV64, "4K", "128M", "4M", "2M"),
-    (fo.LOONGARCH64_16K, "16K", "512M", "32M", "32M"),
-], ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("geometry", "page", "section", "largest", "pageblock"),
+    [
+        (fo.ARM64_16K, "16K", "128M", "32M", "32M"),
+        (fo.PPC64LE_64K, "64K", "16M", "16M", "2M"),
+        (fo.RISCV64, "4K", "128M", "4M", "2M"),
+        (fo.LOONGARCH64_16K, "16K", "512M", "32M", "32M"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_other_architectures(engine, geometry, page, section, largest, pageblock):
     """What arch/*/Kconfig and sparsemem.h say. Expect those sizes, and a block that comes, goes online and leaves."""
     assert geometry.page_size == fo.parse_size(page) and geometry.section_size == fo.parse_size(section)

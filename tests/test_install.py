@@ -1,4 +1,5 @@
-"""The README's two commands, run as a new user runs them: a clean copy, a new virtual environment, the same folder afterwards."""
+"""The README's two commands, run as a new user runs them: a clean copy, a new virtual environment, the same folder
+afterwards."""
 
 import os
 import re
@@ -13,7 +14,9 @@ pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one
 
 def shell(command, cwd, **environ):
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": "-O0"} | environ
-    done = subprocess.run(["bash", "-c", command], cwd=cwd, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=cwd, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -55,7 +58,9 @@ def test_the_folder_does_not_hide_the_package(checkout, command):
 def test_second_command(commands, checkout):
     """The extra installs all that the tests import; a part of the suite stands for the rest."""
     install, test = commands[1]
-    code, said = shell(f". .venv/bin/activate && {install} && {test} -q tests/test_memory_two_phase.py tests/test_geometry.py", checkout)
+    code, said = shell(
+        f". .venv/bin/activate && {install} && {test} -q tests/test_memory_two_phase.py tests/test_geometry.py", checkout
+    )
     if code and "No matching distribution" in said:
         pytest.skip("pip reaches no package index here")
     assert code == 0 and " passed" in said, said[-3000:]

@@ -75,7 +75,10 @@ def changed(part, *path, value):
 
 STATES = {
     "a section of a node that is not there": (lambda state: state["nids"][1].__setitem__(0, 7), "nodes"),
-    "a section that is online and empty": (lambda state: state["online"][1].__setitem__(1, 1), "section 5 is online, nothing in it is"),
+    "a section that is online and empty": (
+        lambda state: state["online"][1].__setitem__(1, 1),
+        "section 5 is online, nothing in it is",
+    ),
     "a section that is offline and not empty": (lambda state: state["online"][1].__setitem__(0, 0), "section 4 is not online"),
     "an area that there is not": (lambda state: state["area_of"][0].__setitem__(0, 300), "area 300"),
     "pages of the wrong zone": (lambda state: state["area_of"][0].__setitem__(0, 2), "zone|area"),
@@ -93,8 +96,14 @@ STATES = {
     "a range where no memory is": (changed("groups", value=[(2048, 256, None)]), "added at 0x800"),
     "a range beyond memory": (changed("groups", value=[(1024, 1 << 60, None)]), "pages of a range"),
     "a group of no pages": (changed("groups", value=[(1024, 256, ("x", 0))]), "unit of a group"),
-    "a resource outside its parent": (changed("resources", value=[[0, 4096, "x", [[0, 8192, "y", [], False]], False]]), "not inside"),
-    "resources that overlap": (changed("resources", value=[[0, 4096, "x", [], False], [0, 4096, "y", [], False]]), "out of order"),
+    "a resource outside its parent": (
+        changed("resources", value=[[0, 4096, "x", [[0, 8192, "y", [], False]], False]]),
+        "not inside",
+    ),
+    "resources that overlap": (
+        changed("resources", value=[[0, 4096, "x", [], False], [0, 4096, "y", [], False]]),
+        "out of order",
+    ),
     "no geometry": (changed("geometry", value={}), None),
     "no engine": (changed("engine", value="x"), "engine"),
 }
@@ -130,6 +139,10 @@ except ValueError as e:
 
 
 def test_without_asserts(engine):
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(fo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-O", "-c", PROGRAM.format(engine=engine)], capture_output=True, text=True, env=environ)
+    environ = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(fo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    }
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", PROGRAM.format(engine=engine)], capture_output=True, text=True, env=environ
+    )
     assert done.stderr == "" and "found: /proc/iomem has RAM" in done.stdout and "refused: " in done.stdout, done

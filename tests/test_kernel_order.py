@@ -1,5 +1,5 @@
-"""The order in which the struct_page engine allocates is the kernel's: 2.6.25 LIFO (2.1-2.3), today FIFO for onlined blocks (2.5,
-RECORDED 3). The bitmap engine takes the lowest address and says so."""
+"""The order in which the struct_page engine allocates is the kernel's: 2.6.25 LIFO (2.1-2.3), today FIFO for onlined blocks
+(2.5, RECORDED 3). The bitmap engine takes the lowest address and says so."""
 
 import pytest
 from conftest import SMALL_64

@@ -16,7 +16,11 @@ S = 256
 
 
 class Api(ctypes.Structure):
-    _fields_ = [("abi", ctypes.c_int), ("memory", ctypes.c_void_p), ("own", ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object))]
+    _fields_ = [
+        ("abi", ctypes.c_int),
+        ("memory", ctypes.c_void_p),
+        ("own", ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,8 @@ def test_a_thread_that_ended_with_the_machine(make_machine, own):
 
 
 def test_a_fork_does_not_wait_for_an_owner(make_machine, own):
-    """Fork while another thread owns the machine. Expect EOWNERDEAD in the child, for good, and other machines to work there."""
+    """Fork while another thread owns the machine. Expect EOWNERDEAD in the child, for good, and other machines to work
+    there."""
     mem, other, until = make_machine(), make_machine(), threading.Event()
     thread = owned_by_a_thread(own, mem, until)
 

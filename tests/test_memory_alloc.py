@@ -173,7 +173,9 @@ def test_memmaps_leave_the_min_watermark(engine, pcp):
     if pcp:
         mem.pcp = PerCpuPages(mem)
     for nr in range(1000):
-        before = [mem.pcp.free_pages(z) + mem.pcp.count(z) if pcp else zone.free_pages for z, zone in enumerate(mem.zones.values())]
+        before = [
+            mem.pcp.free_pages(z) + mem.pcp.count(z) if pcp else zone.free_pages for z, zone in enumerate(mem.zones.values())
+        ]
         try:
             mem.add_memory((32 + nr) << 15, 32768)
         except fo.HotplugError as e:

@@ -146,7 +146,8 @@ def test_remove(make_machine):
 
 
 def test_present_early_comes_back(engine):
-    """A boot block that goes offline and comes back, twice. Expect the machine to be as it was, and to be saved and copied so."""
+    """A boot block that goes offline and comes back, twice. Expect the machine to be as it was, and to be saved and copied
+    so."""
     mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
     early = [zone[3] for zone in mem.zones.__getstate__()["zones"]]
     for _ in range(2):

@@ -1,4 +1,5 @@
-"""hotplug/memory: adding, preparing and marking; a scenario for each row of the kernel's behaviour that the two phases mirror."""
+"""hotplug/memory: adding, preparing and marking; a scenario for each row of the kernel's behaviour that the two phases
+mirror."""
 
 import errno
 
@@ -111,7 +112,8 @@ def test_2_6_25_onlines_ram_only(make_machine):
 def test_prepare_grows_spans_and_onlines_nothing(make_machine, rules):
     """
         zone Normal          empty  ->  [1024, 1280)
-    Expect the whole range spanned; present by the whole range today, not at all under 2.6.25; nothing managed or free (1.3, 3.2).
+    Expect the whole range spanned; present by the whole range today, not at all under 2.6.25; nothing managed or free (1.3,
+    3.2).
     """
     mem = make_machine(boot=None, rules=rules)
     mem.add_memory(1024, S)
@@ -145,7 +147,8 @@ def test_marks_onlines_what_is_reserved_and_once(make_machine, rules):
 def test_512m_under_pae_page_by_page_and_whole(engine):
     """The thread's section: 131072 pages of HighMem.
 
-    Expect 128 blocks of order 10 either way, 130944 merges page by page, none for blocks of order 10; managed and totalhigh alike.
+    Expect 128 blocks of order 10 either way, 130944 merges page by page, none for blocks of order 10; managed and totalhigh
+    alike.
     """
     results = []
     for order in (0, 10):
@@ -162,7 +165,8 @@ def test_512m_under_pae_page_by_page_and_whole(engine):
 
 
 def test_merges_an_order_are_halves(engine):
-    """2.1: 64 pages one by one. Expect 32 merges of order 0, 16 of order 1 ... 1 of order 5, whatever the order of the pages."""
+    """2.1: 64 pages one by one. Expect 32 merges of order 0, 16 of order 1 ... 1 of order 5, whatever the order of the
+    pages."""
     for pfns in (np.arange(64), np.arange(64)[::-1], np.random.default_rng(3).permutation(64)):
         mem = fo.Memory(SMALL_PAE, rules=fo.LINUX_2_6_25, engine=engine)
         mem.add_memory(0, S)
@@ -186,7 +190,8 @@ def test_arrays_of_every_width(make_machine, dtype):
 
 
 def test_spans_as_recorded(engine):
-    """RECORDED 3: blocks 35,32,39,33,38,34,36,37 to Movable, one after the other. Expect the recorded (start, spanned, present)."""
+    """RECORDED 3: blocks 35,32,39,33,38,34,36,37 to Movable, one after the other. Expect the recorded (start, spanned,
+    present)."""
     block = 32768
     mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
     mem.add_memory(32 * block, 8 * block)
@@ -200,7 +205,8 @@ def test_spans_as_recorded(engine):
 
 
 def test_zones_may_overlap_and_never_share_a_block(make_machine):
-    """RECORDED 5: no placement is refused. Movable inside Normal, Normal inside Movable; a 2.6.25 range over boot zones keeps them."""
+    """RECORDED 5: no placement is refused. Movable inside Normal, Normal inside Movable; a 2.6.25 range over boot zones keeps
+    them."""
     mem = make_machine(boot=None)
     mem.add_memory(0, 8 * S)
     for nr, kind in ((0, 2), (4, 2), (1, 3), (6, 3), (5, 2)):
@@ -231,7 +237,8 @@ def test_half_of_a_block_cannot_change_its_zone(make_machine):
 # -- online_page_callback, 3.3
 
 def test_callback_slot(make_machine):
-    """One slot for all: EINVAL for a second callback, and for restoring one that is not set; generic_online_page is the default."""
+    """One slot for all: EINVAL for a second callback, and for restoring one that is not set; generic_online_page is the
+    default."""
     mem = make_machine()
     def mine(pfn, order):
         raise AssertionError
@@ -281,7 +288,9 @@ def test_nodes_come_and_go(make_machine):
     mem.add_memory(1024, 2 * S, 1)
     assert list(mem.nodes) == [0, 1] and (1, "Normal") in mem.zones and mem.blocks[4].node == 1
     mem.online_pages(1024, S)
-    assert mem.zones[1, "Normal"].managed_pages == S and mem.nodes[1].managed_pages == S and mem.zones["Normal"].managed_pages == 0
+    assert (
+        mem.zones[1, "Normal"].managed_pages == S and mem.nodes[1].managed_pages == S and mem.zones["Normal"].managed_pages == 0
+    )
     assert mem.alloc_pages(0, (1, "Normal")) in range(1024, 1024 + S)
     mem.free_pages(int(np.flatnonzero(mem.page_states(1024, S) == 0b10000)[0]) + 1024)
     mem.offline_pages(1024, S)

@@ -1,4 +1,5 @@
-"""No Python in hot loops: Cython's own annotation gives every line of a nogil function score 0, and no performance hint is printed."""
+"""No Python in hot loops: Cython's own annotation gives every line of a nogil function score 0, and no performance hint is
+printed."""
 
 import os
 import re
@@ -37,9 +38,20 @@ def annotated(tmp_path_factory):
         old, sys.stdout, sys.stderr = (sys.stdout, sys.stderr), file, file
         try:
             build.cythonize(
-                [str(Path("fastonline") / name) for name in names], annotate=True, force=True, quiet=False, show_all_warnings=False,
-                compiler_directives={"language_level": 3, "boundscheck": False, "initializedcheck": False, "wraparound": False,
-                                     "cdivision": True, "embedsignature": True, "binding": True},
+                [str(Path("fastonline") / name) for name in names],
+                annotate=True,
+                force=True,
+                quiet=False,
+                show_all_warnings=False,
+                compiler_directives={
+                    "language_level": 3,
+                    "boundscheck": False,
+                    "initializedcheck": False,
+                    "wraparound": False,
+                    "cdivision": True,
+                    "embedsignature": True,
+                    "binding": True,
+                },
             )
         finally:
             sys.stdout, sys.stderr = old

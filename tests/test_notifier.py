@@ -13,11 +13,19 @@ from fastonline.hotplug.notifier import NOTIFY_STOP, NotifierChain, notifier_fro
 def test_values():
     """1.1"""
     assert (fo.NOTIFY_DONE, fo.NOTIFY_OK, fo.NOTIFY_BAD, fo.NOTIFY_STOP) == (0, 1, 0x8002, 0x8001)
-    assert [fo.MEM_ONLINE, fo.MEM_GOING_OFFLINE, fo.MEM_OFFLINE, fo.MEM_GOING_ONLINE, fo.MEM_CANCEL_ONLINE, fo.MEM_CANCEL_OFFLINE] == [
-        1, 2, 4, 8, 16, 32]
+    assert [
+        fo.MEM_ONLINE,
+        fo.MEM_GOING_OFFLINE,
+        fo.MEM_OFFLINE,
+        fo.MEM_GOING_ONLINE,
+        fo.MEM_CANCEL_ONLINE,
+        fo.MEM_CANCEL_OFFLINE,
+    ] == [1, 2, 4, 8, 16, 32]
 
 
-@pytest.mark.parametrize("value, code", [(0, 0), (1, 0), (0x8001, 0), (0x8002, errno.EPERM), (2, errno.EPERM), (0x800D, errno.ENOMEM)])
+@pytest.mark.parametrize(
+    "value, code", [(0, 0), (1, 0), (0x8001, 0), (0x8002, errno.EPERM), (2, errno.EPERM), (0x800D, errno.ENOMEM)]
+)
 def test_notifier_to_errno(value, code):
     assert notifier_to_errno(value) == code
 
@@ -69,7 +77,9 @@ BLOCK = 256
 def heard(make_machine):
     def make(rules, boot="1M"):
         mem, events = make_machine(boot=boot, rules=rules), []
-        mem.notifiers.register(lambda action, n: events.append((action, n.start_pfn, n.nr_pages, n.onlined, n.status_change_nid)))
+        mem.notifiers.register(
+            lambda action, n: events.append((action, n.start_pfn, n.nr_pages, n.onlined, n.status_change_nid))
+        )
         return mem, events
     return make
 
@@ -198,7 +208,9 @@ def test_what_a_memory_block_sends(engine, rules):
     for action in (fo.MEM_PREPARE_ONLINE, fo.MEM_GOING_ONLINE):
         veto[:] = [action]
         del told[:]
-        with pytest.raises(fo.HotplugError) if rules.block_notices or action == fo.MEM_GOING_ONLINE else suppress(BaseException):
+        with (
+            pytest.raises(fo.HotplugError) if rules.block_notices or action == fo.MEM_GOING_ONLINE else suppress(BaseException)
+        ):
             block.online()
         if rules.block_notices:
             assert told[0][0] == fo.MEM_PREPARE_ONLINE and told[-1][0] == fo.MEM_FINISH_OFFLINE

@@ -65,7 +65,9 @@ def test_each_allocation_fails_once(engine, call):
                 testcapi.remove_mem_hooks()
             mem.validate()
             if failed and snapshot(mem)["spans"] == before["spans"] and "owner" not in call and "move" not in call:
-                assert {k: v for k, v in snapshot(mem).items() if k != "stats"} == {k: v for k, v in before.items() if k != "stats"}, nr
+                assert {k: v for k, v in snapshot(mem).items() if k != "stats"} == {
+                    k: v for k, v in before.items() if k != "stats"
+                }, nr
             if "alloc_pages" not in call:
                 assert in_use(mem) == len(owner), f"allocation {nr}: {in_use(mem)} pages in use, {len(owner)} owned"
             if not failed:

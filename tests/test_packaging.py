@@ -26,13 +26,21 @@ print(*probe.probe(mem, 7), mem.totalram_pages)
 
 
 def names(*suffixes):
-    return {str(p.relative_to(ROOT)) for p in (ROOT / "fastonline").rglob("*") if p.suffix in suffixes and "__pycache__" not in p.parts}
+    return {
+        str(p.relative_to(ROOT))
+        for p in (ROOT / "fastonline").rglob("*")
+        if p.suffix in suffixes and "__pycache__" not in p.parts
+    }
 
 
 def test_sdist_carries_what_is_needed_to_build(sdist):
     with tarfile.open(sdist) as archive:
         carried = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert names(".py", ".pyx", ".pxd", ".pyi", ".h") | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "fastonline/py.typed"} <= carried
+    assert (
+        names(".py", ".pyx", ".pxd", ".pyi", ".h")
+        | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "fastonline/py.typed"}
+        <= carried
+    )
     assert not [name for name in carried if name.endswith((".so", ".html"))]
 
 
@@ -47,7 +55,8 @@ def test_wheel_carries_extensions_and_contracts_but_no_sources(wheel):
 def compile_and_use(tree, path, engine):
     (tree / "probe.pyx").write_text(PROBE)
     (tree / "setup.py").write_text(
-        "from setuptools import setup\nfrom Cython.Build import cythonize\nsetup(ext_modules=cythonize('probe.pyx', language_level=3))\n"
+        "from setuptools import setup\nfrom Cython.Build import cythonize\n"
+        "setup(ext_modules=cythonize('probe.pyx', language_level=3))\n"
     )
     run(sys.executable, "setup.py", "build_ext", "-i", cwd=tree, path=path)
     return run(sys.executable, "-c", USE.format(engine=engine), cwd=tree, path=path).split()

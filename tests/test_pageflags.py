@@ -19,9 +19,15 @@ from fastonline.core.pageflags import (
 )
 
 
-@pytest.mark.parametrize("mask, text", [
-    (0, "0"), (1, "PG_reserved"), (0b10001, "PG_reserved|PG_prepared"), (0b11111, "PG_reserved|PG_buddy|PG_offline|PG_tail|PG_prepared"),
-])
+@pytest.mark.parametrize(
+    "mask, text",
+    [
+        (0, "0"),
+        (1, "PG_reserved"),
+        (0b10001, "PG_reserved|PG_prepared"),
+        (0b11111, "PG_reserved|PG_buddy|PG_offline|PG_tail|PG_prepared"),
+    ],
+)
 def test_decode_page_flags(mask, text):
     assert decode_page_flags(mask) == text
 

@@ -99,7 +99,9 @@ def test_peer_in_c(stand_in):
 
 def test_peer_that_does_less_is_found(stand_in):
     lazy = str(stand_in(lie="- 1"))
-    done = run("peers.py", "--pages", str(SMALL), "--repeat", "1", "--only", "linux64", "--workload", "W1", FASTONLINE_BASELINE=lazy)
+    done = run(
+        "peers.py", "--pages", str(SMALL), "--repeat", "1", "--only", "linux64", "--workload", "W1", FASTONLINE_BASELINE=lazy
+    )
     assert done.returncode != 0
     assert f"linux64, W1: {SMALL} pages done, {SMALL - 1} free of {SMALL}" in done.stderr
 
@@ -114,7 +116,9 @@ def test_sources_that_are_not_there(variable, name, why, tmp_path):
     assert why in line
 
 
-@pytest.mark.parametrize("args", [["--only", "slab"], ["--workload", "W9"], ["--pages", "100"], ["--pages", "0"], ["--repeat", "0"]])
+@pytest.mark.parametrize(
+    "args", [["--only", "slab"], ["--workload", "W9"], ["--pages", "100"], ["--pages", "0"], ["--repeat", "0"]]
+)
 def test_wrong_arguments(args):
     done = run("peers.py", *args)
     assert done.returncode == 2
@@ -130,8 +134,10 @@ def test_targets(tmp_path):
     not_measured = {what: row["note"] for what, row in lines.items() if row["measured"] is None}
     assert not_measured.pop("struct_page / kernel-shaped C, W2") == "FASTONLINE_BASELINE does not say where its sources are"
     assert sorted(not_measured) == [
-        "random batch of 16 Mi pages, LLFree / bitmap", "random batch of 16 Mi pages, a page",
-        "random batch of 16 Mi pages, struct_page / bitmap", *(f"struct_page / kernel-shaped C, {w}" for w in ("W1", "W3", "W4")),
+        "random batch of 16 Mi pages, LLFree / bitmap",
+        "random batch of 16 Mi pages, a page",
+        "random batch of 16 Mi pages, struct_page / bitmap",
+        *(f"struct_page / kernel-shaped C, {w}" for w in ("W1", "W3", "W4")),
     ]
     for row in lines.values():
         if row["measured"] is not None:
@@ -149,7 +155,9 @@ def test_readme_commands(tmp_path):
     assert len(commands) == 3
     for python, program, *args in commands:
         assert python == "python"
-        done = subprocess.run([sys.executable, str(BENCH.parent / program), *args], capture_output=True, text=True, cwd=tmp_path)
+        done = subprocess.run(
+            [sys.executable, str(BENCH.parent / program), *args], capture_output=True, text=True, cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "w3.csv").exists()
 

@@ -58,7 +58,9 @@ def same_machine(mem, twin):
 # -- what a profile says
 
 def test_rows_of_every_engine_and_workload(result):
-    want = {(engine, name) for engine in ENGINES for name in ("whole, order 10", "whole, order 3", "whole, order 0", *WORKLOADS)}
+    want = {
+        (engine, name) for engine in ENGINES for name in ("whole, order 10", "whole, order 3", "whole, order 0", *WORKLOADS)
+    }
     assert {(row["engine"], row["workload"]) for row in result["rows"]} == want
     assert len(result["rows"]) == len(want)
     assert [row["workload"] for row in result["calls"]] == [LISTENER, *LIFECYCLE] * 2
@@ -217,7 +219,10 @@ def test_summary():
 
 def test_ratios_of_least_times():
     row = {"ns": {"min": 10, "median": 99}}
-    both = [{"engine": "bitmap", "workload": "w", **row}, {"engine": "struct_page", "workload": "w", "ns": {"min": 45, "median": 50}}]
+    both = [
+        {"engine": "bitmap", "workload": "w", **row},
+        {"engine": "struct_page", "workload": "w", "ns": {"min": 45, "median": 50}},
+    ]
     assert ratios(both) == {"w": 4.5}
     assert ratios(both[:1]) == {}
 
@@ -348,12 +353,16 @@ def test_text_of_one_engine_has_no_ratio():
     assert max(map(len, text.splitlines())) <= 80
 
 
-@pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.004321, "0.00432"), (0.0123, "0.0123"), (1.268, "1.27"), (24.54, "24.5"), (1893.2, "1893")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (0.004321, "0.00432"), (0.0123, "0.0123"), (1.268, "1.27"), (24.54, "24.5"), (1893.2, "1893")]
+)
 def test_number(value, text):
     assert number(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(12, "12"), (1500, "1.5k"), (1.37e8, "137M"), (9.996e8, "1000M"), (1.4e11, "140G"), (2e12, "2T")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(12, "12"), (1500, "1.5k"), (1.37e8, "137M"), (9.996e8, "1000M"), (1.4e11, "140G"), (2e12, "2T")]
+)
 def test_si(value, text):
     assert si(value) == text
 

@@ -56,7 +56,9 @@ def test_predictions_do_not_look_at_what_was_recorded(engine):
         for zone in (step["state"] or {}).get("zones", {}).values():
             zone.update(min=1, managed=7, free=9)
     true, other = list(recording.replay(engine)), list(false.replay(engine))
-    assert [(s.predicted, s.errno, s.uevents, s.kmsg) for s in true] == [(s.predicted, s.errno, s.uevents, s.kmsg) for s in other]
+    assert [(s.predicted, s.errno, s.uevents, s.kmsg) for s in true] == [
+        (s.predicted, s.errno, s.uevents, s.kmsg) for s in other
+    ]
     assert all(step.differences for step in other)
 
 
@@ -153,7 +155,9 @@ def test_the_last_page_moves_first(tmp_path, engine):
         lines = []
         guest.mem.events.listen(lambda kind, text, lines=lines: lines.append(text))
         assert run(guest, _write(33, "offline")) == "EINTR"
-        assert lines == ["page allocation failure: order:0, mode:0x144cca(GFP_HIGHUSER_MOVABLE|__GFP_RETRY_MAYFAIL|__GFP_COMP), nodemask=0"]
+        assert lines == [
+            "page allocation failure: order:0, mode:0x144cca(GFP_HIGHUSER_MOVABLE|__GFP_RETRY_MAYFAIL|__GFP_COMP), nodemask=0"
+        ]
         pages = guest.regions[1].pages.pfns
         left[name] = pages[pages >= 33 << 15] - (33 << 15)
     assert left["S1"].max() > 32000 and left["S1"].min() > 100
@@ -291,10 +295,21 @@ def test_soft_offline_page(tmp_path, engine):
     def soft(pfn):
         return {"op": "write_file", "path": "soft_offline_page", "text": hex(pfn << 12)}
     at = 32 << 15
-    steps = _replayed(tmp_path, "S1_k612", [
-        _dimm(32, 2), _write(32, "online_movable"), {"op": "alloc", "region": 0, "bytes": 100 << 12}, soft(at + 30000), soft(at + 50),
-        {"op": "pin", "region": 0, "held": 2}, soft(at), soft(33 << 15),
-    ], engine)
+    steps = _replayed(
+        tmp_path,
+        "S1_k612",
+        [
+            _dimm(32, 2),
+            _write(32, "online_movable"),
+            {"op": "alloc", "region": 0, "bytes": 100 << 12},
+            soft(at + 30000),
+            soft(at + 50),
+            {"op": "pin", "region": 0, "held": 2},
+            soft(at),
+            soft(33 << 15),
+        ],
+        engine,
+    )
     assert [step.errno for step in steps[3:5]] == [0, 0] and not steps[6].replayed and steps[7].errno == "EIO"
     free = [step.predicted["zones"]["0/Movable"]["free"] + step.predicted["zones"]["0/Movable"]["pcp_count"] for step in steps]
     assert free[3] == free[2] - 1 and free[4] == free[3] - 1
@@ -322,7 +337,9 @@ def _changed(tmp_path, change):
     return path
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "1", '{"format": "memory-hotplug-recording/2"}', '{"format": "memory-hotplug-recording/1"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "1", '{"format": "memory-hotplug-recording/2"}', '{"format": "memory-hotplug-recording/1"}']
+)
 def test_no_recording(tmp_path, text):
     path = tmp_path / "bad.json"
     path.write_text(text)
@@ -363,17 +380,39 @@ def test_what_cannot_be_replayed_says_so(tmp_path, op):
     assert not step.replayed and step.reason
 
 
-@pytest.mark.parametrize(("path", "text", "answer"), [
-    ("soft_offline_page", "0x100000000", "EIO"), ("soft_offline_page", "4294967296\n", "EIO"),
-    ("soft_offline_page", "x", "EINVAL"), ("soft_offline_page", "0x8000000000", "ENXIO"), ("soft_offline_page", "09", "EINVAL"),
-    ("soft_offline_page", "", 0), ("soft_offline_page", "-0x1", "EINVAL"), ("hard_offline_page", "0x2000", "EBUSY"), ("hard_offline_page", "-1", "EINVAL"), ("hard_offline_page", "1" * 30, "EINVAL"),
-    ("memory32/valid_zones", "Movable", "EACCES"), ("memory32/state", "online_movable\n", 0),
-    ("memory99/state", "online", "ENOENT"), ("memory32/uevent", "bogus", "EINVAL"), ("memory32/uevent", "change\n", 0),
-    ("probe", "0x100000000", "ENOENT"), ("block_size_bytes", "8", "EACCES"), ("auto_online_blocks", "online_kernel", 0),
-    ("memory32/online", "Y", 0), ("memory32/online", "maybe", "EINVAL"), ("auto_online_blocks", "", 0), ("memory32/uevent", "", 0),
-    ("memory32/online", "", 0), ("memory32/state", "", 0), ("memory32/valid_zones", "", "EACCES"),
-    ("valid_zones", "x", "ENOENT"), ("memory32/block_size_bytes", "x", "ENOENT"), ("memory032/state", "online", "ENOENT"),
-])
+@pytest.mark.parametrize(
+    ("path", "text", "answer"),
+    [
+        ("soft_offline_page", "0x100000000", "EIO"),
+        ("soft_offline_page", "4294967296\n", "EIO"),
+        ("soft_offline_page", "x", "EINVAL"),
+        ("soft_offline_page", "0x8000000000", "ENXIO"),
+        ("soft_offline_page", "09", "EINVAL"),
+        ("soft_offline_page", "", 0),
+        ("soft_offline_page", "-0x1", "EINVAL"),
+        ("hard_offline_page", "0x2000", "EBUSY"),
+        ("hard_offline_page", "-1", "EINVAL"),
+        ("hard_offline_page", "1" * 30, "EINVAL"),
+        ("memory32/valid_zones", "Movable", "EACCES"),
+        ("memory32/state", "online_movable\n", 0),
+        ("memory99/state", "online", "ENOENT"),
+        ("memory32/uevent", "bogus", "EINVAL"),
+        ("memory32/uevent", "change\n", 0),
+        ("probe", "0x100000000", "ENOENT"),
+        ("block_size_bytes", "8", "EACCES"),
+        ("auto_online_blocks", "online_kernel", 0),
+        ("memory32/online", "Y", 0),
+        ("memory32/online", "maybe", "EINVAL"),
+        ("auto_online_blocks", "", 0),
+        ("memory32/uevent", "", 0),
+        ("memory32/online", "", 0),
+        ("memory32/state", "", 0),
+        ("memory32/valid_zones", "", "EACCES"),
+        ("valid_zones", "x", "ENOENT"),
+        ("memory32/block_size_bytes", "x", "ENOENT"),
+        ("memory032/state", "online", "ENOENT"),
+    ],
+)
 def test_writing_files(tmp_path, path, text, answer):
     """KERNEL.md 7.7, with memory32 there and offline, on 6.12. Expect the kernel's answer; 6.1 was built without the first
     two."""
@@ -449,12 +488,23 @@ def _write(block, word):
 def test_pinned_pages(tmp_path, engine):
     """A region is pinned, by a step of its own, and freed; the block is offlined before and after the pipe lets go (KERNEL.md
     7). Expect EINTR until it does: the pages of a pipe outlive the mapping. A pin's `pages` is a number, no page map."""
-    steps = _replayed(tmp_path, "S1", [
-        _dimm(32, 2), _write(32, "online_movable"), {"op": "alloc", "region": "a", "bytes": 1000 << 12},
-        {"op": "pin", "region": "a", "pages": 10, "pages_range": [32 << 15, 33 << 15]}, _write(32, "offline"),
-        {"op": "free", "region": "a"}, _write(32, "offline"), {"op": "unpin", "region": "a", "pages": 10}, _write(32, "offline"),
-        {"op": "unpin", "region": "a"},
-    ], engine)
+    steps = _replayed(
+        tmp_path,
+        "S1",
+        [
+            _dimm(32, 2),
+            _write(32, "online_movable"),
+            {"op": "alloc", "region": "a", "bytes": 1000 << 12},
+            {"op": "pin", "region": "a", "pages": 10, "pages_range": [32 << 15, 33 << 15]},
+            _write(32, "offline"),
+            {"op": "free", "region": "a"},
+            _write(32, "offline"),
+            {"op": "unpin", "region": "a", "pages": 10},
+            _write(32, "offline"),
+            {"op": "unpin", "region": "a"},
+        ],
+        engine,
+    )
     assert [step.errno for step in steps[4:9]] == ["EINTR", 0, "EINTR", 0, 0]
     assert [step.replayed for step in steps] == [True] * 9 + [False]
 
@@ -465,7 +515,9 @@ def test_refused_dimms_are_tried_again(tmp_path, name, again):
     it said of those refused before (tests/data/recordings/README.md, rule 4), and a DIMM without a driver to go."""
     bad, worse = _dimm(36, size=64 << 20), _dimm(40, size=192 << 20)
     steps = _replayed(tmp_path, name, [bad, _dimm(32), worse, bad | {"op": "remove_memory"}, _dimm(33)])
-    lines = [f"Block size [0x8000000] unaligned hotplug range: start {op['start']:#x}, size {op['size']:#x}" for op in (bad, worse)]
+    lines = [
+        f"Block size [0x8000000] unaligned hotplug range: start {op['start']:#x}, size {op['size']:#x}" for op in (bad, worse)
+    ]
     said = [[0], again, [*again, 1], [], again and [1]]
     assert [step.kmsg for step in steps] == [[lines[i] for i in which] for which in said]
     assert [step.errno for step in steps] == ["EINVAL", 0, "EINVAL", 0, 0]
@@ -554,7 +606,9 @@ def test_the_first_error_of_several_ops(tmp_path):
     """One DIMM is added, one refused by the machine. Expect no error: the kernel saw none; and none known where it saw
     nothing."""
     rejected = _dimm(40, rejected="no free slots available", errno=None)
-    done = _replayed(tmp_path, "S1", [{"ops": [_dimm(32), rejected]}, {"ops": [rejected]}, {"ops": [_write(32, "x"), rejected]}])
+    done = _replayed(
+        tmp_path, "S1", [{"ops": [_dimm(32), rejected]}, {"ops": [rejected]}, {"ops": [_write(32, "x"), rejected]}]
+    )
     assert [step.errno for step in done] == [0, None, "EINVAL"]
 
 
@@ -668,9 +722,17 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
 def test_loads(tmp_path, engine, kind, zone):
     """16 MiB of kernel memory, or of page cache, with Movable memory there. Expect it to come from a kernel zone and stay, or
     from Movable until the caches are dropped, which the log tells."""
-    steps = _replayed(tmp_path, "S1", [
-        _dimm(32), _write(32, "online_movable"), {"op": "load", "text": "a load", "bytes": 4096 << 12, "kind": kind}, {"op": "drop_caches"},
-    ], engine)
+    steps = _replayed(
+        tmp_path,
+        "S1",
+        [
+            _dimm(32),
+            _write(32, "online_movable"),
+            {"op": "load", "text": "a load", "bytes": 4096 << 12, "kind": kind},
+            {"op": "drop_caches"},
+        ],
+        engine,
+    )
     free = [{z: step.predicted["zones"][z]["free"] + step.predicted["zones"][z]["pcp_count"] for z in ("0/DMA32", "0/Movable")}
             for step in steps]
     for name in free[0]:

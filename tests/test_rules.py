@@ -29,7 +29,11 @@ def test_what_differs_from_the_preset_before(older, newer, names):
 
 def test_struct_page_sizes(engine):
     """4.3: 32 bytes on 32-bit kernels, 56 on 64-bit ones in 2008, 64 today. Expect one section's prepare to write as many."""
-    for geometry, rules, size in [(SMALL_PAE, fo.LINUX_2_6_25, 32), (SMALL_64, fo.LINUX_2_6_25, 56), (SMALL_64, fo.LINUX_6_1, 64)]:
+    for geometry, rules, size in [
+        (SMALL_PAE, fo.LINUX_2_6_25, 32),
+        (SMALL_64, fo.LINUX_2_6_25, 56),
+        (SMALL_64, fo.LINUX_6_1, 64),
+    ]:
         mem = fo.Memory(geometry, rules=rules, engine=engine)
         mem.add_memory(0, 256)
         assert mem.stats()["bytes_touched"] == (256 * size if engine == "struct_page" else 256 // 8)
@@ -58,9 +62,18 @@ def test_a_changed_preset_is_taken(make_machine):
 
 # Every field alone, changed: a bool to the other one, the others to a second value that a kernel may have.
 OTHERS = {
-    "name": "another", "online_order": 3, "watermark_pages": {"present": "managed", "managed": "present"}, "watermark_scale_factor": 20,
-    "min_free_kbytes_max": 128, "lowmem_reserve_ratio": (("DMA", 8),), "batch_cap_bytes": 4 << 10, "struct_page_bytes": (56, 32),
-    "node_threads": ("kthread",), "zoneinfo_lines": ("min", "spanned"), "migrate_types": ("Movable",), "nr_migrate_types": 3,
+    "name": "another",
+    "online_order": 3,
+    "watermark_pages": {"present": "managed", "managed": "present"},
+    "watermark_scale_factor": 20,
+    "min_free_kbytes_max": 128,
+    "lowmem_reserve_ratio": (("DMA", 8),),
+    "batch_cap_bytes": 4 << 10,
+    "struct_page_bytes": (56, 32),
+    "node_threads": ("kthread",),
+    "zoneinfo_lines": ("min", "spanned"),
+    "migrate_types": ("Movable",),
+    "nr_migrate_types": 3,
 }
 
 
@@ -78,7 +91,10 @@ CHANGES = [(preset, field.name) for preset in PRESETS.values() for field in fiel
 def test_a_field_means_one_thing(engine, preset, name):
     """Change one field and go through the life of a range. Expect a machine that is whole after every step, and combinations
     that no kernel has to be refused when they are made."""
-    if (name, preset.memmap_per_block) == ("memmap_on_memory", True) or (name, preset.memmap_on_memory) == ("memmap_per_block", False):
+    if (name, preset.memmap_per_block) == ("memmap_on_memory", True) or (name, preset.memmap_on_memory) == (
+        "memmap_per_block",
+        False,
+    ):
         with pytest.raises(ValueError, match="memmap_per_block needs memmap_on_memory"):
             flipped(preset, name)
         return

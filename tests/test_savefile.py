@@ -31,9 +31,17 @@ def saved(mem, tmp_path):
     return fo.load(tmp_path / "machine")
 
 
-@pytest.mark.parametrize("through", [
-    saved, lambda mem, _: mem.copy(), lambda mem, _: pickle.loads(pickle.dumps(mem)), lambda mem, _: copy(mem), lambda mem, _: deepcopy(mem),
-], ids=["save", "copy", "pickle", "copy.copy", "copy.deepcopy"])
+@pytest.mark.parametrize(
+    "through",
+    [
+        saved,
+        lambda mem, _: mem.copy(),
+        lambda mem, _: pickle.loads(pickle.dumps(mem)),
+        lambda mem, _: copy(mem),
+        lambda mem, _: deepcopy(mem),
+    ],
+    ids=["save", "copy", "pickle", "copy.copy", "copy.deepcopy"],
+)
 def test_a_copy_is_the_same_and_goes_on_alone(mem, through, tmp_path):
     """Expect the copy to be equal in all one can see, to go on in the same way, and the original to stay as it was."""
     mem.notifiers.register(lambda action, notice: fo.NOTIFY_BAD)
@@ -110,7 +118,9 @@ fo.load(path).validate()
 @pytest.mark.parametrize("room", [0, 1 << 16, 1 << 19, 1 << 21, 1 << 22, 1 << 23, 1 << 24, 1 << 27])
 def test_out_of_memory(engine, tmp_path, room):
     """No more address space than so many bytes: a MemoryError, the machine and the file as they were."""
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(fo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    environ = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(fo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    }
     done = subprocess.run(
         [sys.executable, "-c", SAVE_AND_LOAD, tmp_path / "m", engine, str(room)], capture_output=True, text=True, env=environ
     )

@@ -150,6 +150,11 @@ def test_keys_change_by_their_dotted_names():
     made = changed(given, {"host": "2G", "workload.in_use": 0.25, "costs.touch": 5})
     assert (made.host, made.workload.in_use, made.costs["touch"]) == (2 << 30, 0.25, [5.0, 0.0, 0.0])
     assert given.host == 1 << 30
-    for key, says in [("hots", "'host'"), ("workload.in_user", "'in_use'"), ("worklaod.in_use", "'workload'"), ("host.x", "costs")]:
+    for key, says in [
+        ("hots", "'host'"),
+        ("workload.in_user", "'in_use'"),
+        ("worklaod.in_use", "'workload'"),
+        ("host.x", "costs"),
+    ]:
         with pytest.raises(KeyProblem, match=says):
             changed(given, {key: 1})

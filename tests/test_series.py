@@ -104,13 +104,23 @@ def test_a_target_that_is_not_reached_says_why(line, why):
     assert why in series.samples[0].obstacle and bool(series.samples[0].obstacle) == bool(why) and why in str(series)
 
 
-@pytest.mark.parametrize("line, match", [
-    ("hyperv 1G --order 9", "no option order"), ("cmm 1G --udev-delay 1", "no option udev_delay"),
-    ("xen 1G,big", "'big' is not a size"), ("xen -1G", "'-1G' is not a size"), ("xen 1G --boot 5", "whole number of pages"), ("xen 1G --call-ns -1", "cost"),
-    ("hyperv 1G --behaviour today", "no option behaviour"), ("xen 1G --reporting", "no option reporting"),
-    ("virtio-mem 1G --block-size 3M", "power of two"), ("virtio-mem 1G --rules 2.6.25", "no virtio-mem"),
-    ("xen 1G --order 77", "order 77"), ("xen 1G --udev-delay -1", "delay"),
-])
+@pytest.mark.parametrize(
+    "line, match",
+    [
+        ("hyperv 1G --order 9", "no option order"),
+        ("cmm 1G --udev-delay 1", "no option udev_delay"),
+        ("xen 1G,big", "'big' is not a size"),
+        ("xen -1G", "'-1G' is not a size"),
+        ("xen 1G --boot 5", "whole number of pages"),
+        ("xen 1G --call-ns -1", "cost"),
+        ("hyperv 1G --behaviour today", "no option behaviour"),
+        ("xen 1G --reporting", "no option reporting"),
+        ("virtio-mem 1G --block-size 3M", "power of two"),
+        ("virtio-mem 1G --rules 2.6.25", "no virtio-mem"),
+        ("xen 1G --order 77", "order 77"),
+        ("xen 1G --udev-delay -1", "delay"),
+    ],
+)
 def test_a_wrong_command_line(line, match):
     parser = argparse.ArgumentParser()
     add_arguments(parser)

@@ -8,8 +8,8 @@ from test_sources import run  # noqa: F401
 
 import fastonline as fo
 from fastonline.cli.show import QUESTIONS, TEXTS
-from fastonline.tables import bar, short, table
 from fastonline.hotplug import questions
+from fastonline.tables import bar, short, table
 
 CAPTURED = Path(__file__).parent / "data" / "linux-6.18-24g"
 

@@ -142,7 +142,9 @@ def interrupt_again_and_again(work, guest, seconds, seed):
             interrupted += 1
         if nr % 4 == 0 or time.monotonic() > end:
             guest.mem.validate()
-            assert guest.in_use() == guest.owned() + kept_by_lists(guest.mem), f"in use and nobody's after {interrupted} interruptions"
+            assert guest.in_use() == guest.owned() + kept_by_lists(guest.mem), (
+                f"in use and nobody's after {interrupted} interruptions"
+            )
         if time.monotonic() > end:
             return interrupted
 

@@ -11,8 +11,13 @@ from fastonline.testing.reference import Reference
 from fastonline.testing.walk import Walk, first_difference
 
 WALKS = [
-    (SMALL_64, fo.LINUX_6_12, 80), (SMALL_64, fo.LINUX_6_1, 40), (SMALL_64, fo.LINUX_2_6_25, 60), (SMALL_PAE, fo.LINUX_2_6_25, 60),
-    (SMALL_PAE, fo.LINUX_6_1, 30), (SMALL_ORDER_7, fo.LINUX_6_12, 60), (SMALL_ORDER_7, fo.LINUX_2_6_25, 30),
+    (SMALL_64, fo.LINUX_6_12, 80),
+    (SMALL_64, fo.LINUX_6_1, 40),
+    (SMALL_64, fo.LINUX_2_6_25, 60),
+    (SMALL_PAE, fo.LINUX_2_6_25, 60),
+    (SMALL_PAE, fo.LINUX_6_1, 30),
+    (SMALL_ORDER_7, fo.LINUX_6_12, 60),
+    (SMALL_ORDER_7, fo.LINUX_2_6_25, 30),
     (SMALL_64K, fo.LINUX_6_12, 6),
 ]
 

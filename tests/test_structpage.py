@@ -26,7 +26,9 @@ def test_other_sizes_are_refused():
         StructPageEngine(8192, 10, 3, 48)
 
 
-@pytest.mark.parametrize("geometry, rules", [(SMALL_PAE, fo.LINUX_2_6_25), (SMALL_64, fo.LINUX_2_6_25), (SMALL_64, fo.LINUX_6_12)])
+@pytest.mark.parametrize(
+    "geometry, rules", [(SMALL_PAE, fo.LINUX_2_6_25), (SMALL_64, fo.LINUX_2_6_25), (SMALL_64, fo.LINUX_6_12)]
+)
 @given(seed=st.integers(0, 1 << 32))
 def test_lists_hold_together(geometry, rules, seed):
     """Free, allocate and free again at random, in each size of descriptor. Expect every list whole after each."""

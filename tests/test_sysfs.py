@@ -26,7 +26,11 @@ def machine(engine):
 
 def lsmem(directory, *options):
     return subprocess.run(
-        ["lsmem", "--sysroot", str(directory), *options], capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C"}
+        ["lsmem", "--sysroot", str(directory), *options],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"LC_ALL": "C"},
     ).stdout
 
 

@@ -167,8 +167,19 @@ def test_a_call_waits_for_another_threads_hot_plug_call_and_not_for_its_own(make
     """While a notifier is asked, another thread's hot-plug call waits, its pages come and go; the notifier's own gets EBUSY."""
     mem = make_machine(boot="1M", rules=fo.LINUX_6_1)
     mem.add_memory(1024, 512)
-    order, asked, other = [], threading.Event(), threading.Thread(target=lambda: (
-        asked.wait(), mem.free_pages(mem.alloc_pages()), order.append("page"), mem.online_pages(1280, 256), order.append("other")))
+    order, asked, other = (
+        [],
+        threading.Event(),
+        threading.Thread(
+            target=lambda: (
+                asked.wait(),
+                mem.free_pages(mem.alloc_pages()),
+                order.append("page"),
+                mem.online_pages(1280, 256),
+                order.append("other"),
+            )
+        ),
+    )
     other.start()
 
     def notifier(action, notice):
@@ -192,7 +203,9 @@ class Interrupted(Exception):
 
 @pytest.fixture
 def interrupt():
-    """interrupt(work, seconds): run work, with a signal after so many seconds whose handler raises. True when it came in time."""
+    """interrupt(work, seconds): run work, with a signal after so many seconds whose handler raises. True when it came in
+    time."""
+
     def interrupted(work, seconds):
         def handler(signum, frame):
             raise Interrupted

@@ -3,6 +3,7 @@
 FASTONLINE_THREAD_SECONDS=600 takes so long in all; FASTONLINE_FUZZ_SEED replays a run as far as threads can be replayed.
 """
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -210,8 +211,32 @@ def saved(w):
     fo.load(w.path).validate()
 
 
-OPERATIONS = (alloc, free, alloc_bulk, free_batch, alloc_contig, add_remove, grow, online_offline, phases, all_the_way, reserve,
-              offline_flags, callback, raising_callback, veto, listen, movable, sysctls, look, read_texts, validate, copy, pickled, saved)
+OPERATIONS = (
+    alloc,
+    free,
+    alloc_bulk,
+    free_batch,
+    alloc_contig,
+    add_remove,
+    grow,
+    online_offline,
+    phases,
+    all_the_way,
+    reserve,
+    offline_flags,
+    callback,
+    raising_callback,
+    veto,
+    listen,
+    movable,
+    sysctls,
+    look,
+    read_texts,
+    validate,
+    copy,
+    pickled,
+    saved,
+)
 
 
 def run_pair(engine, operations, seconds, seed, directory):
@@ -227,16 +252,14 @@ def run_pair(engine, operations, seconds, seed, directory):
         start.wait()
         try:
             for nr in itertools.count():
-                try:
+                with contextlib.suppress(REFUSALS):
                     (alloc if nr % 3 == 0 and operation in (free, free_batch, reserve, offline_flags) else operation)(worker)
-                except REFUSALS:
-                    pass
                 if time.monotonic() > end:
                     break
         except BaseException as e:
             worker.failed = e
 
-    threads = [threading.Thread(target=work, args=pair) for pair in zip(workers, operations)]
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(workers, operations, strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -100,7 +100,9 @@ def checker(tmp_path_factory):
     pytest.importorskip("mypy", reason="mypy is not installed")
     path = os.pathsep.join(entry for entry in sys.path if entry)
     directory = tmp_path_factory.mktemp("mypy")
-    (directory / "mypy.ini").write_text("[mypy]\n[mypy-matplotlib.*,tqdm.*,distributed.*]\nignore_missing_imports = True\n")   # extras
+    (directory / "mypy.ini").write_text(
+        "[mypy]\n[mypy-matplotlib.*,tqdm.*,distributed.*]\nignore_missing_imports = True\n"
+    )  # extras
 
     def run(module, *arguments):
         return subprocess.run(

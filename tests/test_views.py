@@ -1,4 +1,5 @@
-"""Every array that the package hands out keeps its memory: the owner goes, or grows, and the view is read (a sanitized build sees)."""
+"""Every array that the package hands out keeps its memory: the owner goes, or grows, and the view is read (a sanitized build
+sees)."""
 
 import gc
 
@@ -57,15 +58,27 @@ def test_zones_nodes_and_sections_outlive_their_machine(make_machine):
     assert chain is not None and zone.free_pages == sum(nr << order for order, nr in enumerate(expected[0]))
 
 
-@pytest.mark.parametrize("make, read", [
-    (lambda: Bitmap(1000), lambda owner: owner.view()),
-    (lambda: Bitmap(1000), lambda owner: owner.array),
-    (lambda: Sections(8, 64), lambda owner: owner.subsection_map),
-    (lambda: BitmapEngine(1 << 14, 10, 2), lambda owner: owner.area_array),
-    (lambda: BitmapEngine(1 << 14, 10, 2), lambda owner: owner.view("PG_tail")),
-    (lambda: StructPageEngine(1 << 14, 10, 2), lambda owner: owner.array),
-    (lambda: StructPageEngine(1 << 14, 10, 2), lambda owner: owner.view("PG_buddy")),
-], ids=["Bitmap.view", "Bitmap.array", "Sections.subsection_map", "area_array", "BitmapEngine.view", "descriptors", "StructPageEngine.view"])
+@pytest.mark.parametrize(
+    "make, read",
+    [
+        (lambda: Bitmap(1000), lambda owner: owner.view()),
+        (lambda: Bitmap(1000), lambda owner: owner.array),
+        (lambda: Sections(8, 64), lambda owner: owner.subsection_map),
+        (lambda: BitmapEngine(1 << 14, 10, 2), lambda owner: owner.area_array),
+        (lambda: BitmapEngine(1 << 14, 10, 2), lambda owner: owner.view("PG_tail")),
+        (lambda: StructPageEngine(1 << 14, 10, 2), lambda owner: owner.array),
+        (lambda: StructPageEngine(1 << 14, 10, 2), lambda owner: owner.view("PG_buddy")),
+    ],
+    ids=[
+        "Bitmap.view",
+        "Bitmap.array",
+        "Sections.subsection_map",
+        "area_array",
+        "BitmapEngine.view",
+        "descriptors",
+        "StructPageEngine.view",
+    ],
+)
 def test_core_arrays_outlive_their_owner(make, read):
     array = read(make())
     gc.collect()

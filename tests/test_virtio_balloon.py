@@ -88,7 +88,8 @@ def test_the_host_is_told_before_or_after(engine, must_tell_host, state):
 
 
 def test_a_dimm_belongs_to_the_guests_size(engine):
-    """get_current_ram_size: a DIMM of 16 MiB beside 32 MiB. Expect the target to count it, and the balloon to stay meanwhile."""
+    """get_current_ram_size: a DIMM of 16 MiB beside 32 MiB. Expect the target to count it, and the balloon to stay
+    meanwhile."""
     driver = guest(engine)
     settle(driver, "24M")
     driver.mem.add_memory(2 * UNIT, UNIT)

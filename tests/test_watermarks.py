@@ -45,9 +45,20 @@ def marks(zone):
     return zone.min, zone.low, zone.high
 
 
-@pytest.mark.parametrize("size, kbytes", [
-    ("16M", 512), ("64M", 1024), ("256M", 2048), ("1G", 4096), ("4G", 8192), ("16G", 16384), ("64G", 32768), ("256G", 65536), ("512G", 65536),
-])
+@pytest.mark.parametrize(
+    "size, kbytes",
+    [
+        ("16M", 512),
+        ("64M", 1024),
+        ("256M", 2048),
+        ("1G", 4096),
+        ("4G", 8192),
+        ("16G", 16384),
+        ("64G", 32768),
+        ("256G", 65536),
+        ("512G", 65536),
+    ],
+)
 def test_min_free_kbytes_2_6_25(size, kbytes):
     """2.4: isqrt(lowmem kbytes * 16), at most 65536."""
     assert fo.Memory(fo.X86_64, boot=size, rules=fo.LINUX_2_6_25).min_free_kbytes == kbytes
@@ -60,7 +71,9 @@ def test_min_free_kbytes_is_larger_today():
 
 
 def test_min_free_kbytes_has_a_floor(engine):
-    mem = fo.Memory(replace(fo.X86_64, zone_limits=(("DMA", 16 << 20), ("Normal", None))), boot="512K", rules=fo.LINUX_2_6_25, engine=engine)
+    mem = fo.Memory(
+        replace(fo.X86_64, zone_limits=(("DMA", 16 << 20), ("Normal", None))), boot="512K", rules=fo.LINUX_2_6_25, engine=engine
+    )
     assert mem.min_free_kbytes == 128
 
 
@@ -317,7 +330,9 @@ def test_cpus_belong_to_nodes(engine):
     before = dma32.stat_threshold
     mem.nr_cpus = 8
     assert dma32.stat_threshold == before * 4 and mem.nr_cpus == 8
-    assert dma32.pcp_high == max(dma32.low // 8, dma32.pcp_batch * 4) and other.pcp_high == max(other.low // 8, other.pcp_batch * 4)
+    assert dma32.pcp_high == max(dma32.low // 8, dma32.pcp_batch * 4) and other.pcp_high == max(
+        other.low // 8, other.pcp_batch * 4
+    )
     mem.nr_cpus = {0: 6, 1: 2}
     assert mem.nr_cpus == 8 and dma32.stat_threshold == before * 4
     assert dma32.pcp_high == dma32.low // 6 and other.pcp_high == max(other.low // 2, other.pcp_batch * 4)

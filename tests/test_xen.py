@@ -156,7 +156,12 @@ def test_retries_back_off_and_end():
         now = max(now, balloon.due)
         balloon.work(now)
         times.append(now)
-    assert times == [0.0, 2.0, 6.0, 14.0] and balloon.due == 14.0 + 3600.0 and balloon.state == BP_ECANCELED and balloon.gave_up == 1
+    assert (
+        times == [0.0, 2.0, 6.0, 14.0]
+        and balloon.due == 14.0 + 3600.0
+        and balloon.state == BP_ECANCELED
+        and balloon.gave_up == 1
+    )
     assert balloon.current_pages == 5120 and balloon.domain.host.free_frames == 0
     assert balloon.domain.refused["host"] > 0
     balloon.validate()

@@ -13,8 +13,16 @@ from fastonline.hotplug.zonelists import kernel_zonelist, movable_zonelist, node
 def test_boot_zones(make_machine):
     """Zones by the geometry's limits, 64 | 192 | the rest; the zones' names are the kernel's, Movable and Device last."""
     mem = make_machine(boot="3M")
-    shape = {zone.name: (zone.start_pfn, zone.spanned_pages, zone.present_pages, zone.managed_pages) for zone in mem.zones.values()}
-    assert shape == {"DMA": (0, 64, 64, 64), "DMA32": (64, 192, 192, 192), "Normal": (256, 512, 512, 512), "Movable": (0,) * 4, "Device": (0,) * 4}
+    shape = {
+        zone.name: (zone.start_pfn, zone.spanned_pages, zone.present_pages, zone.managed_pages) for zone in mem.zones.values()
+    }
+    assert shape == {
+        "DMA": (0, 64, 64, 64),
+        "DMA32": (64, 192, 192, 192),
+        "Normal": (256, 512, 512, 512),
+        "Movable": (0,) * 4,
+        "Device": (0,) * 4,
+    }
     assert [zone.populated for zone in mem.nodes[0].zones] == [True, True, True, False, False]
     assert (mem.nodes[0].start_pfn, mem.nodes[0].spanned_pages, mem.nodes[0].present_pages) == (0, 768, 768)
     old = fo.Memory(SMALL_PAE, boot="4M", rules=fo.LINUX_2_6_25)
@@ -53,8 +61,8 @@ def test_zone_of(make_machine, pfn, name):
 
 @pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12])
 def test_fallback_order_of_nodes(rules, engine):
-    """Nodes 0 to 3, of which 1 has no memory online; CPUs on node 0. Expect the node itself first, then those with memory: higher
-    numbers before lower ones, node 0 last; since 6.7 a node without memory is not even in its own order."""
+    """Nodes 0 to 3, of which 1 has no memory online; CPUs on node 0. Expect the node itself first, then those with memory:
+    higher numbers before lower ones, node 0 last; since 6.7 a node without memory is not even in its own order."""
     mem = fo.Memory(SMALL_PAE, boot="1M", rules=rules, engine=engine)
     for nid in (1, 2, 3):
         mem.add_memory(1024 + 256 * nid, 256, nid)
@@ -65,7 +73,11 @@ def test_fallback_order_of_nodes(rules, engine):
     log = []
     mem.events.listen(lambda kind, text: log.append(text) if text.startswith("Fallback") else None)
     mem.offline_pages(1024 + 256 * 3, 256)
-    names = {0: "0 2", 1: "2 0", 2: "2 0", 3: "2 0"} if rules is fo.LINUX_6_12 else {0: "0 2 3", 1: "1 2 3 0", 2: "2 3 0", 3: "3 2 0"}
+    names = (
+        {0: "0 2", 1: "2 0", 2: "2 0", 3: "2 0"}
+        if rules is fo.LINUX_6_12
+        else {0: "0 2 3", 1: "1 2 3 0", 2: "2 3 0", 3: "3 2 0"}
+    )
     assert log == [f"Fallback order for Node {nid}: {order}" for nid, order in names.items()]
     assert node_order(mem, 3) == ([2, 0] if rules is fo.LINUX_6_12 else [3, 2, 0])
 

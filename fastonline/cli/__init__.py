@@ -35,7 +35,7 @@ def main(argv=None):
     """Run one command; returns the exit status."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:      # closed before the start
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for the process)
         if hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="backslashreplace")      # whatever a file's texts hold
     try:
@@ -58,7 +58,8 @@ def main(argv=None):
 
 
 def unread(stream):
-    """Nobody reads it any more: what is still buffered goes nowhere, so that the interpreter does not complain when it exits."""
+    """Nobody reads it any more: what is still buffered goes nowhere, so that the interpreter does not complain when it
+    exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

@@ -67,7 +67,9 @@ def output(text):
 
 def add_plot(parser, what):
     """--plot FILE."""
-    parser.add_argument("--plot", type=output, metavar="FILE", help=f"draw {what} into FILE (.png, .svg, .pdf); needs matplotlib")
+    parser.add_argument(
+        "--plot", type=output, metavar="FILE", help=f"draw {what} into FILE (.png, .svg, .pdf); needs matplotlib"
+    )
 
 
 def check_plot(path):
@@ -81,7 +83,9 @@ def add_source(parser, what):
     """FILE or --live: where a command finds a running kernel's pages."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("file", nargs="?", metavar="FILE", help=what)
-    source.add_argument("--live", action="store_true", help="the kernel that runs here (reads /proc/kpageflags: needs CAP_SYS_ADMIN)")
+    source.add_argument(
+        "--live", action="store_true", help="the kernel that runs here (reads /proc/kpageflags: needs CAP_SYS_ADMIN)"
+    )
 
 
 def read(args):
@@ -110,7 +114,12 @@ def _remark(lines):
 
 def add_json(parser):
     """--json FILE."""
-    parser.add_argument("--json", type=output, metavar="FILE", help="write the figures as JSON to FILE, - for standard output instead of the text")
+    parser.add_argument(
+        "--json",
+        type=output,
+        metavar="FILE",
+        help="write the figures as JSON to FILE, - for standard output instead of the text",
+    )
 
 
 def write_json(path, value):

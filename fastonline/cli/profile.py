@@ -31,14 +31,17 @@ def add_profile(commands):
     parser = commands.add_parser(
         "profile",
         help="what onlining one section costs",
-        description="Measure what onlining one section costs: as a whole, page by page, in a balloon driver's batches, and the other "
-        "calls in a section's life; engine by engine and phase by phase. online_pages is what a kernel engineer calls onlining: quote "
-        "that row.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure what onlining one section costs: as a whole, page by page, in a balloon driver's batches, and the "
+        "other calls in a section's life; engine by engine and phase by phase. online_pages is what a kernel engineer calls "
+        "onlining: quote that row.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--geometry", type=geometries, metavar="NAME[,NAME...]",
                         help=f"{', '.join(geometry.PRESETS)} (default: X86_64); several give one table")
-    parser.add_argument("--section", type=size, default="512M", metavar="SIZE", help="how much goes online, whole sections (default: 512M)")
+    parser.add_argument(
+        "--section", type=size, default="512M", metavar="SIZE", help="how much goes online, whole sections (default: 512M)"
+    )
     parser.add_argument("--rules", type=preset(rules.PRESETS), default="6.12", metavar="VERSION",
                         help=f"the kernel that is mirrored: {', '.join(rules.PRESETS)} (default: 6.12)")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="only this engine; may be repeated (default: both)")
@@ -46,17 +49,29 @@ def add_profile(commands):
                         help="largest block handed to the allocator at a time when the whole goes online; may be repeated "
                         "(default: as the rules say, 0 under 2.6.25, MAX_PAGE_ORDER since)")
     parser.add_argument("--repeat", type=count, default=50, metavar="N", help="repetitions of each workload (default: 50)")
-    parser.add_argument("--cold", action="store_true", help="measure with emptied caches too, as for a section onlined once in a while")
+    parser.add_argument(
+        "--cold", action="store_true", help="measure with emptied caches too, as for a section onlined once in a while"
+    )
     parser.add_argument("--memmap", action="store_true", help="measure the first touch of the page descriptors too")
-    parser.add_argument("--scale", action="store_true", help="measure machines of 2^17 to 2^34 pages instead, as far as memory allows")
+    parser.add_argument(
+        "--scale", action="store_true", help="measure machines of 2^17 to 2^34 pages instead, as far as memory allows"
+    )
     parser.add_argument("--brief", action="store_true", help="print only the five rows that most people want")
     parser.add_argument("--counters", action="store_true", help="count cycles, instructions, cache and branch misses too (perf "
                         "events), in further runs; says so where the machine has none")
-    parser.add_argument("--against", metavar="FILE", help="compare with an older profile that --json wrote; exit status 1 when a "
-                        "workload became slower by more than --tolerance")
-    parser.add_argument("--tolerance", type=share, default=0.1, metavar="SHARE", help="for --against (default: 0.1, that is 10 %%)")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        help="compare with an older profile that --json wrote; exit status 1 when a "
+        "workload became slower by more than --tolerance",
+    )
+    parser.add_argument(
+        "--tolerance", type=share, default=0.1, metavar="SHARE", help="for --against (default: 0.1, that is 10 %%)"
+    )
     add_json(parser)
-    parser.add_argument("--csv", type=output, metavar="FILE", help="write the rows as CSV to FILE, - for standard output instead of the text")
+    parser.add_argument(
+        "--csv", type=output, metavar="FILE", help="write the rows as CSV to FILE, - for standard output instead of the text"
+    )
     add_plot(parser, "the figures")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--capture", metavar="FILE", help="start from a captured machine's pages, online a section behind them, "
@@ -114,8 +129,16 @@ def run_profile(args):
 
 def _profile(args, of, capture=None):
     return profile(
-        geometry=of, section=args.section, rules=args.rules, engines=args.engine or ENGINES, orders=args.order, repeat=args.repeat,
-        capture=capture, counters=HARDWARE if args.counters else None, cold=args.cold, progress=progress,
+        geometry=of,
+        section=args.section,
+        rules=args.rules,
+        engines=args.engine or ENGINES,
+        orders=args.order,
+        repeat=args.repeat,
+        capture=capture,
+        counters=HARDWARE if args.counters else None,
+        cold=args.cold,
+        progress=progress,
     )
 
 
@@ -126,7 +149,11 @@ def _run_geometries(args, several):
     results = [_profile(args, of) for of in several]
     if "-" not in (args.json, args.csv):
         sys.stdout.write(geometries_text(results))
-    _write(args, results, [{"geometry": result["geometry"], **row} for result in results for row in result["rows"] + result["calls"]])
+    _write(
+        args,
+        results,
+        [{"geometry": result["geometry"], **row} for result in results for row in result["rows"] + result["calls"]],
+    )
     return 0
 
 

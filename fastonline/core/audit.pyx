@@ -13,7 +13,8 @@ __all__ = ["REASONS", "audit_pages"]
 cdef extern from *:
     """
     static FASTONLINE_CLONES int fo_tally_words(const uint64_t *, const uint64_t *, const uint64_t *, const uint64_t *,
-                                                const uint64_t *, const uint64_t *, uint64_t, uint64_t, int, void *, uint64_t *);
+                                                const uint64_t *, const uint64_t *, uint64_t, uint64_t, int, void *, uint64_t
+                                                *);
     """
 
 cdef struct page_source:         # an engine's pages
@@ -100,7 +101,8 @@ cdef int tally_words "fo_tally_words"(
             w += 1
         # the same of whole words, for orders from 6 on
         k = (w - 1) & 63
-        wrong = (full[(w - 1) >> 6] ^ y) & (ALL_ONES >> (63 - k)) & (ALL_ONES << (first & 63 if (w - 1) >> 6 == first >> 6 else 0))
+        wrong = (full[(w - 1) >> 6] ^ y) & (ALL_ONES >> (63 - k)) & (ALL_ONES << (first & 63 if (w - 1) >> 6 == first >> 6
+            else 0))
         if wrong:
             bad[0] = ((w - 1) >> 6 << 12) + (<pfn_t>ctz(wrong) << 6)
             return PAGE_NOT_FULL
@@ -221,7 +223,8 @@ cdef int tally_run(const page_source *of, pfn_t start, pfn_t end, page_tally *t,
         return tally_descriptors(<page56 *>of.pages, start, end, of.max_order, t, bad)
     if of.page_bytes == 64:
         return tally_descriptors(<page64 *>of.pages, start, end, of.max_order, t, bad)
-    return tally_words(of.free, of.full, of.reserved, of.offline, of.tail, of.prepared, start >> 6, end >> 6, of.max_order, t, bad)
+    return tally_words(of.free, of.full, of.reserved, of.offline, of.tail, of.prepared, start >> 6, end >> 6, of.max_order, t,
+        bad)
 
 
 cdef int tally_section(const page_source *of, pfn_t start, pfn_t end, page_tally *areas, section_tally *section,
@@ -252,10 +255,10 @@ cdef int tally_section(const page_source *of, pfn_t start, pfn_t end, page_tally
 def audit_pages(Engine engine not None, list spans not None, int section_shift):
     """Look at every page of the (start_pfn, nr_pages) `spans`, which are whole sections of 2^section_shift pages.
 
-    Returns two structured arrays: of the free areas, "prepared" (pages), "managed" (of them, free or in use), "first" and "last"
-    (prepared pfn) and "nr_free" (free blocks of each order, NR_ORDERS of them); and of the sections, in their order, "prepared"
-    and "managed". AssertionError with the first page whose state cannot be, or the first free list that does not hold the free blocks
-    that the pages make up.
+    Returns two structured arrays: of the free areas, "prepared" (pages), "managed" (of them, free or in use), "first" and
+    "last" (prepared pfn) and "nr_free" (free blocks of each order, NR_ORDERS of them); and of the sections, in their order,
+    "prepared" and "managed". AssertionError with the first page whose state cannot be, or the first free list that does not
+    hold the free blocks that the pages make up.
     """
     cdef page_source of
     cdef page_tally[::1] areas
@@ -296,6 +299,7 @@ def audit_pages(Engine engine not None, list spans not None, int section_shift):
             why = walk_lists(&of, &areas[0], &area, &order, &bad)
         if why != PAGE_OK:
             raise AssertionError(
-                f"the list of area {area} and order {order} is not a ring of {areas[area].nr_free[order]} blocks, see page {bad:#x}"
+                f"the list of area {area} and order {order} is not a ring of {areas[area].nr_free[order]} blocks, see page "
+                f"{bad:#x}"
             )
     return of_areas, of_sections

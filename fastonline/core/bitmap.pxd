@@ -37,9 +37,11 @@ cdef inline int msb(word_t x) noexcept nogil:            # position of the highe
 cdef inline int hweight64(word_t x) noexcept nogil:      # number of ones
     return __builtin_popcountll(x)
 
+
 @cython.overflowcheck(False)
 cdef inline word_t ones_from(uint64_t bit) noexcept nogil:      # ones at bit..63 of a word
     return ALL_ONES << (bit & 63)
+
 
 @cython.overflowcheck(False)
 cdef inline word_t ones_below(uint64_t end) noexcept nogil:     # ones at 0..end-1, end in 1..64 (taken modulo 64, 0 = 64)

@@ -1,7 +1,6 @@
 cimport cython
 from libc.string cimport memset
 
-import numpy as np
 
 from fastonline.core.bitmap cimport (
     bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, bitmap_weight, clear_bit, ctz, find_next_bit, find_next_zero_bit,

@@ -299,7 +299,8 @@ cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexce
             bitmap_set(b.full, pfn >> 6, words)
             a.nr_free[max_order] += <int64_t>nr_blocks
             a.frees[max_order] += nr_blocks
-            hang_range(b, a.tree, pfn >> b.group_order, (pfn >> b.group_order) + (nr_blocks << (max_order - b.group_order)), True)
+            hang_range(b, a.tree, pfn >> b.group_order, (pfn >> b.group_order) + (nr_blocks << (max_order - b.group_order)),
+                True)
             count_as_singles(a, max_order, min(order, max_order), nr_blocks)
             pfn += nr_blocks << max_order
             continue
@@ -509,7 +510,7 @@ cdef void take_pages(buddy *b, free_area *a, pfn_t pfn, int order, uint64_t nr) 
 cdef uint64_t take_from_group(buddy *b, free_area *a, uint64_t group, int order, uint64_t nr, int64_t *out) noexcept nogil:
     """Take the free blocks of exactly `order` < 6 in a group, as single pages, while `nr` more are wanted; how many pages."""
     cdef uint64_t w = group << (b.group_order - 6), end = (group + 1) << (b.group_order - 6), blocks = 0, got = 0, i
-    cdef uint64_t size = <uint64_t>1 << order, count
+    cdef uint64_t size = <uint64_t>1 << order
     cdef word_t x, found, hung = b.counts[group]
     cdef int64_t pfn
     cdef int k

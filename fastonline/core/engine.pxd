@@ -81,7 +81,8 @@ cdef class Engine:
     cdef void ungather(self, const pfn_batch *batch) noexcept nogil
     cdef bint copy_batch(self, pfn_batch *batch, uint64_t *span) noexcept nogil
     cdef int first_outside(self, const pfn_batch *batch, uint64_t *bad) noexcept nogil
-    cdef bint meets_prepared(self, pfn_t start, uint64_t nr) noexcept nogil    # has the range a page that is gathered and prepared?
+    # has the range a page that is gathered and prepared?
+    cdef bint meets_prepared(self, pfn_t start, uint64_t nr) noexcept nogil
 
     # state
     cdef int state(self, pfn_t pfn) noexcept nogil                           # mask of PG_*
@@ -92,7 +93,7 @@ cdef class Engine:
     cdef void init_pages(self, pfn_t start, uint64_t nr) noexcept nogil      # absent -> added (memmap_init)
     cdef void forget_pages(self, pfn_t start, uint64_t nr) noexcept nogil    # added -> absent
     cdef void prepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil   # added -> waiting
-    cdef void unprepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil # waiting -> added
+    cdef void unprepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil  # waiting -> added
     cdef bint all_waiting(self, pfn_t start, uint64_t nr) noexcept nogil
     # waiting -> free: how many; known: the caller knows that all of the range is waiting, nobody need look
     cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order, bint known) noexcept nogil

@@ -40,8 +40,8 @@ cdef class Engine:
     """The state of every page of a machine and the free blocks of its areas; BitmapEngine and StructPageEngine are the two.
 
     nr_pages: int, pages there is room for, whole blocks of the largest order; max_order: that order, 6 to 13; nr_areas: free
-    areas, the first of which is not used. TypeError, ValueError and OverflowError for what is none of that, MemoryError for more
-    than there is room for.
+    areas, the first of which is not used. TypeError, ValueError and OverflowError for what is none of that, MemoryError for
+    more than there is room for.
     """
 
     def __cinit__(self, nr_pages, max_order, nr_areas, *args):
@@ -339,7 +339,8 @@ cdef bint set_batch(const pfn_batch *batch, word_t *words, uint64_t limit, uint6
 
 
 cdef uint64_t first_repeated(const pfn_batch *batch, word_t *words) noexcept nogil:
-    """Index of the first pfn that stands in the batch before, or its length: none does. The words are zero, and are so again."""
+    """Index of the first pfn that stands in the batch before, or its length: none does. The words are zero, and are so
+    again."""
     cdef uint64_t nr = 0, i
     cdef pfn_t pfn
     for nr in range(batch.nr):

@@ -38,11 +38,12 @@ cdef class MachineLock:
     cdef unsigned long forks     # of this process, when it was taken
     cdef int waiters
     cdef bint posted             # a waiter is being woken
-    cdef PyThread_type_lock wake # what waiters block on, made for the first
+    cdef PyThread_type_lock wake  # what waiters block on, made for the first
 
     cdef Held hold(self)         # other threads' calls of several steps wait
     cdef Held hold_still(self)   # and those of one step too: the machine stands still but for what this thread does
-    cdef Held hold_alone(self)   # and this thread's own calls get EBUSY: it works on the machine as it likes, without the GIL too
+    # and this thread's own calls get EBUSY: it works on the machine as it likes, without the GIL too
+    cdef Held hold_alone(self)
     cdef int wait(self) except -1
     cdef PyThreadState *let_go(self, uint64_t nr_bits) noexcept      # NULL: not worth it, the GIL is kept
     cdef void take_back(self, PyThreadState *thread) noexcept

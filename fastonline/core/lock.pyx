@@ -147,7 +147,8 @@ cdef class MachineLock:
         return held
 
     cdef int wait(self) except -1:
-        """Until nobody else holds it. A holder that did not live through a fork is forgotten, unless it had the machine alone."""
+        """Until nobody else holds it. A holder that did not live through a fork is forgotten, unless it had the machine
+        alone."""
         cdef PyLockStatus status
         cdef unsigned long me = PyThread_get_thread_ident()
         while self.owner != 0:
@@ -168,7 +169,8 @@ cdef class MachineLock:
             if waits_in_a_circle(self, me):
                 raise HotplugError.of(
                     errno.EDEADLK,
-                    "the thread that holds this machine waits for one that this thread holds; call several machines in the same order",
+                    "the thread that holds this machine waits for one that this thread holds; call several machines in the "
+                    "same order",
                 )
             if self.wake == NULL:
                 self.wake = PyThread_allocate_lock()

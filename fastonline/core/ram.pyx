@@ -36,6 +36,7 @@ cdef int check_ram(uint64_t nr_bytes) except -1:
         return 0
     available = available_bytes()
     if nr_bytes > available:
-        raise MemoryError(f"{nr_bytes} bytes of page descriptors or flags cannot be written: {available} bytes of memory are available")
+        raise MemoryError(f"{nr_bytes} bytes of page descriptors or flags cannot be written: {available} bytes of memory are "
+            f"available")
     unseen = 0
     return 0

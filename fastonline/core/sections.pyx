@@ -4,7 +4,10 @@ from operator import index
 
 from libc.string cimport memset
 
-from fastonline.core.bitmap cimport bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from, read_only, test_bit
+from fastonline.core.bitmap cimport (
+    bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from,
+    read_only, test_bit,
+)
 from fastonline.core.bitmap import zeroed
 from fastonline.core.numbers cimport as_number, as_range, as_uint64
 from fastonline.core.types cimport max_bits

@@ -166,7 +166,8 @@ cdef void init_descriptors(page_t *pages, pfn_t start, uint64_t nr, int flags) n
         pages[pfn].prev = NR_HEADS + pfn
 
 
-cdef void mark_descriptors(page_t *pages, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil:
+cdef void mark_descriptors(page_t *pages, pfn_t start, uint64_t nr, int set_flags, int clear_flags,
+                           int refcount) noexcept nogil:
     cdef pfn_t pfn
     for pfn in range(start, start + nr):
         pages[pfn].flags = (pages[pfn].flags & ~clear_flags) | set_flags

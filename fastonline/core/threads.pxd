@@ -7,5 +7,6 @@ cdef enum:
 
 ctypedef void (*range_step)(void *what, int step, pfn_t start, uint64_t nr) noexcept nogil
 
-# run(what, step, ...) over pieces of [start, start + nr), each a multiple of `unit` pages but the last; returns when all are done
+# run(what, step, ...) over pieces of [start, start + nr), each a multiple of `unit` pages but the last; returns when all are
+# done
 cdef void in_threads(range_step run, void *what, int step, pfn_t start, uint64_t nr, uint64_t unit, int threads) noexcept nogil

@@ -34,7 +34,8 @@ class GuestWork:
         self.watermark_recomputations = 0
         """By marks, online_pages and offline_pages, as the rules have it."""
         self.pageblocks_scanned = 0
-        """Pageblocks that recomputations looked at: setup_zone_migrate_reserve, all that a zone spans (mm/page_alloc.c, 2.6.25)."""
+        """Pageblocks that recomputations looked at: setup_zone_migrate_reserve, all that a zone spans (mm/page_alloc.c,
+        2.6.25)."""
         self.zonelist_builds = 0
         self.uevents = 0
         self.contiguous_scans = 0

@@ -27,16 +27,18 @@ def load_profile(path: Path) -> dict[str, Any]:
         if not all(key in old for key in _SAME):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ValueError(f"{path}: not a profile with every repeat's time (fastonline profile --json FILE writes one)") from None
+        raise ValueError(
+            f"{path}: not a profile with every repeat's time (fastonline profile --json FILE writes one)"
+        ) from None
     return old
 
 
 def against(new: dict[str, Any], old: dict[str, Any], tolerance: float = 0.1, seed: int = 1) -> list[dict[str, Any]]:
     """Compare two profiles of the same section, `new` and `old`; return a row for each engine and workload that both have.
 
-    tolerance: how much longer a workload may take, 0.1 for 10 %. seed: of the bootstrap. A row has "engine", "workload", "ratio" (new
-    median over old), "low" and "high" (its 95 % interval, from resampled medians) and "worse": is the whole interval above
-    1 + tolerance? ValueError when the profiles are of different sections, or have no workload in common.
+    tolerance: how much longer a workload may take, 0.1 for 10 %. seed: of the bootstrap. A row has "engine", "workload",
+    "ratio" (new median over old), "low" and "high" (its 95 % interval, from resampled medians) and "worse": is the whole
+    interval above 1 + tolerance? ValueError when the profiles are of different sections, or have no workload in common.
     """
     for name in _SAME:
         if new[name] != old[name]:
@@ -70,7 +72,9 @@ def against_text(rows: list[dict[str, Any]], tolerance: float) -> str:
     lines = [f"{'new over old':<34}{'ratio':>8}  95 % interval"]
     for row in rows:
         mark = "  WORSE" if row["worse"] else ""
-        lines.append(f"{row['engine']:<12}{row['workload']:<22}{row['ratio']:>8.3f}  {row['low']:.3f} to {row['high']:.3f}{mark}")
+        lines.append(
+            f"{row['engine']:<12}{row['workload']:<22}{row['ratio']:>8.3f}  {row['low']:.3f} to {row['high']:.3f}{mark}"
+        )
     worse = sum(row["worse"] for row in rows)
     geometric = math.exp(sum(math.log(max(row["ratio"], 1e-9)) for row in rows) / len(rows))
     lines.append(f"geometric mean {geometric:.3f}; {worse} of {len(rows)} worse by more than {tolerance:.0%}")

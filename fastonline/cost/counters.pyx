@@ -57,8 +57,8 @@ ADVICE = {
     errno.ENODEV: "this processor has no such counters",
     errno.EOPNOTSUPP: "this processor has no such counters",
     errno.EACCES: "not permitted; root may lower /proc/sys/kernel/perf_event_paranoid to 2 or less, or grant CAP_PERFMON",
-    errno.EPERM: "not permitted; root may lower /proc/sys/kernel/perf_event_paranoid to 2 or less, grant CAP_PERFMON, or let the "
-                 "container's seccomp filter pass perf_event_open",
+    errno.EPERM: "not permitted; root may lower /proc/sys/kernel/perf_event_paranoid to 2 or less, grant CAP_PERFMON, or "
+                 "let the container's seccomp filter pass perf_event_open",
     errno.ENOSYS: "this kernel has no perf events (CONFIG_PERF_EVENTS), or a sandbox hides them",
     errno.EMFILE: "too many open files (ulimit -n)",
 }

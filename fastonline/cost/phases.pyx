@@ -46,8 +46,8 @@ cdef extern from *:
 
 
 def built():
-    """Return how the extensions were built: {"compiler", "cython", "variant"}, all str. variant is "AVX2" when the kernels' AVX2
-    bodies run on this processor, else "plain"."""
+    """Return how the extensions were built: {"compiler", "cython", "variant"}, all str. variant is "AVX2" when the kernels'
+    AVX2 bodies run on this processor, else "plain"."""
     return {
         "compiler": FASTONLINE_COMPILER.decode(), "cython": CYTHON_ABI.decode().replace("_", "."),
         "variant": "AVX2" if FASTONLINE_AVX2 else "plain",
@@ -76,9 +76,9 @@ def calibrate(readings=10000):
     (int64_t)."""
     global clock_cost
     cdef int64_t least = 1 << 40, start, passed
-    cdef uint32_t i, count = as_number(readings, "readings", 1, 1000000)
+    cdef uint32_t _, count = as_number(readings, "readings", 1, 1000000)
     with nogil:
-        for i in range(count):
+        for _ in range(count):
             start = now()
             passed = now() - start
             if passed < least:
@@ -132,9 +132,9 @@ def time_ascending(Memory mem not None, start_pfn, nr_pages):
     start_pfn, nr_pages of mem (prepared, room made)."""
     cdef uint64_t onlined = 0, start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     cdef int64_t passed
-    held = mem.lock.hold()
+    _held = mem.lock.hold()
     check_present(mem, start, nr, "time_ascending")
-    alone = mem.own()
+    _alone = mem.own()
     with nogil:
         passed = ascending(mem, start, nr, &onlined)
     return passed, onlined
@@ -145,7 +145,7 @@ def time_in_order(Memory mem not None, const uint64_t[::1] pfns not None):
     cdef const uint64_t[::1] own = np.array(pfns)      # another thread may change the caller's meanwhile
     cdef uint64_t onlined = 0, nr = own.shape[0]
     cdef int64_t passed
-    alone = mem.own()
+    _alone = mem.own()
     with nogil:
         passed = in_order(mem, &own[0], nr, &onlined)
     return passed, onlined
@@ -157,7 +157,7 @@ def time_range_call(Memory mem not None, start_pfn, nr_pages, order=-1):
     cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     cdef int block = -1 if order == -1 else <int>as_number(order, "order", 0, MAX_MAX_ORDER)
     cdef int64_t start, passed, onlined
-    alone = mem.own()
+    _alone = mem.own()
     with nogil:
         start = now()
         onlined = mem.online_range(first, nr, block)
@@ -251,8 +251,8 @@ cdef object recompute_watermarks(Memory mem):
 def time_range(Memory mem not None, start_pfn, nr_pages, order):
     """Online a whole added range of mem twice, once in pieces and once by the real calls; return {step: ns}.
 
-    start_pfn, nr_pages: unsigned long, a range that is added and not prepared (else ValueError, HotplugError); it is prepared and
-    online afterwards. order: the largest block handed to the allocator at a time. Steps: "prepare" is prepare_online_pages;
+    start_pfn, nr_pages: unsigned long, a range that is added and not prepared (else ValueError, HotplugError); it is prepared
+    and online afterwards. order: the largest block handed to the allocator at a time. Steps: "prepare" is prepare_online_pages;
     "flags" and "engine" are the flags alone, and the flags and the buddy allocator; "total" is mark_pages_onlined as a whole;
     "watermarks" is one recomputation; "notify" is what one listener adds. `cost.profile.parts` turns them into PHASES.
     """
@@ -260,7 +260,7 @@ def time_range(Memory mem not None, start_pfn, nr_pages, order):
     cdef int block = as_number(order, "order", 0, mem.pages.max_order)
     cdef Engine pages
     cdef int64_t prepare, flags, engine, total, start
-    held = mem.lock.hold()
+    _held = mem.lock.hold()
     check_added(mem, first, nr)
     mem.prepare_online_pages(first, nr)
     pages = mem.pages
@@ -285,16 +285,16 @@ def time_range(Memory mem not None, start_pfn, nr_pages, order):
 def time_pages(Memory mem not None, start_pfn, nr_pages, const uint64_t[::1] pfns not None):
     """Online an added range of mem page by page three times, each time with more of the real path; return {step: ns}.
 
-    start_pfn, nr_pages: as for time_range. pfns: uint64, contiguous: those of the range, each once. Steps as for time_range, page by
-    page at C level: "flags" and "engine" run that part of Memory.online_page alone, "total" is Memory.online_page. "notify" is
-    None: nobody is told of pages that go online at C level. "watermarks" is None where no mark asks for them.
+    start_pfn, nr_pages: as for time_range. pfns: uint64, contiguous: those of the range, each once. Steps as for time_range,
+    page by page at C level: "flags" and "engine" run that part of Memory.online_page alone, "total" is Memory.online_page.
+    "notify" is None: nobody is told of pages that go online at C level. "watermarks" is None where no mark asks for them.
     """
     cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), onlined = 0
     cdef const uint64_t[::1] own = np.array(pfns)      # another thread may change the caller's meanwhile
     cdef Engine pages
     cdef BitmapEngine planes
     cdef int64_t prepare, flags, engine, total
-    held = mem.lock.hold()
+    _held = mem.lock.hold()
     check_added(mem, first, nr)
     if not np.array_equal(np.sort(own), np.arange(first, first + nr, dtype=np.uint64)):
         raise ValueError(f"the pfns are not those of the {nr} pages from {first:#x} on, each once")

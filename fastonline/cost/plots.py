@@ -42,8 +42,8 @@ def corner(figure: Figure, origin: dict[str, Any]) -> None:
 def plot_profile(result: dict[str, Any], path: str | PathLike[str]) -> None:
     """Draw cost.profile.profile's result into the file `path`, whose suffix says how (.png, .svg, .pdf).
 
-    Left: ns a page by workload, the median as a dot and a line to the least, on a logarithmic axis. Right: the phases' shares of
-    their total. ValueError for a suffix that matplotlib does not know.
+    Left: ns a page by workload, the median as a dot and a line to the least, on a logarithmic axis. Right: the phases' shares
+    of their total. ValueError for a suffix that matplotlib does not know.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 5), layout="constrained")
@@ -69,7 +69,11 @@ def _workloads(axes, result):
         axes.plot(medians, at, "o", color=COLORS[engine], markersize=4, label=f"{engine}, warm")
         for y, x in zip(at, medians, strict=True):
             axes.annotate(number(x), (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=6)
-        cold = [(y, rows[name]["cold"]["median"] / rows[name]["pages"]) for y, name in zip(at, names, strict=True) if rows[name]["cold"]]
+        cold = [
+            (y, rows[name]["cold"]["median"] / rows[name]["pages"])
+            for y, name in zip(at, names, strict=True)
+            if rows[name]["cold"]
+        ]
         if cold:
             axes.plot([x for _, x in cold], [y for y, _ in cold], "o", color=COLORS[engine], markersize=4, fillstyle="none",
                       label=f"{engine}, cold")

@@ -70,21 +70,21 @@ def profile(
 
     section: size of the range that is onlined, whole sections of the geometry. orders: largest blocks handed to the allocator,
     one "whole" for each; None: what the rules say. capture: a linux.capture.Capture to start from, whose geometry then counts;
-    else BOOT memory is there. counters: the events to count in runs of their own after the timed ones, cost.counters.HARDWARE or
-    another dict of its kind; None: nothing is counted. cold: measure each workload again with caches emptied before each run.
-    progress: called with the list of steps, gives them back one by one (tqdm.tqdm does).
+    else BOOT memory is there. counters: the events to count in runs of their own after the timed ones, cost.counters.HARDWARE
+    or another dict of its kind; None: nothing is counted. cold: measure each workload again with caches emptied before each
+    run. progress: called with the list of steps, gives them back one by one (tqdm.tqdm does).
 
-    Every step runs once unmeasured, then `repeat` times on the same machine, put back by offline_pages outside of the timed part:
-    caches are warm. All times are ns with the cost of reading the clock subtracted. Keys:
+    Every step runs once unmeasured, then `repeat` times on the same machine, put back by offline_pages outside of the timed
+    part: caches are warm. All times are ns with the cost of reading the clock subtracted. Keys:
 
-    - "geometry", "rules", "boot", "page_size", "section" (text), "start_pfn", "nr_pages", "nr_sections", "repeat", "clock_ns", "provenance"
-      (cost.provenance.provenance), and "capture": None, or a dict "release", "kernel_buddyinfo", "predicted_buddyinfo", "zones":
-      for each "nid", "zone", "quiet", "matches";
-    - "rows": for each engine and workload "engine", "workload", "pages" (that a run handles), "ns" and "ns_per_page" (see summary),
-      "times" (every repeat's ns), "first" (ns of the unmeasured run), "cold" (as "ns", None without `cold`),
-      "pages_per_second" (from the least time), "merges" by order and "bytes_touched" of one run, "faults" (least page faults of a
-      run), "counts": {event: summary} and "counted", the least share of a run that the events were being counted for (None when
-      nothing is);
+    - "geometry", "rules", "boot", "page_size", "section" (text), "start_pfn", "nr_pages", "nr_sections", "repeat", "clock_ns",
+      "provenance" (cost.provenance.provenance), and "capture": None, or a dict "release", "kernel_buddyinfo",
+      "predicted_buddyinfo", "zones": for each "nid", "zone", "quiet", "matches";
+    - "rows": for each engine and workload "engine", "workload", "pages" (that a run handles), "ns" and "ns_per_page" (see
+      summary), "times" (every repeat's ns), "first" (ns of the unmeasured run), "cold" (as "ns", None without `cold`),
+      "pages_per_second" (from the least time), "merges" by order and "bytes_touched" of one run, "faults" (least page faults of
+      a run), "counts": {event: summary} and "counted", the least share of a run that the events were being counted for (None
+      when nothing is);
     - "calls": the same for LISTENER and LIFECYCLE, the other calls in a section's life;
     - "memset": for each engine "engine", "bytes", those that C_API writes, "ns" (summary) of a memset of so many, and "ratio",
       the least time of C_API over that of the memset;
@@ -132,8 +132,10 @@ def profile(
         counting, result["counters"] = _open(counters)
     workloads = [f"whole, order {order}" for order in orders] + list(WORKLOADS) + [LISTENER, *LIFECYCLE]
     if capture is not None:
-        workloads.remove(LIFECYCLE[0])      # a new machine for each run would be a new captured one
-    steps = [(engine, what, name) for engine in engines for what, names in (("row", workloads), ("phases", PATHS)) for name in names]
+        workloads.remove(LIFECYCLE[0])  # a new machine for each run would be a new captured one
+    steps = [
+        (engine, what, name) for engine in engines for what, names in (("row", workloads), ("phases", PATHS)) for name in names
+    ]
     bench = None
     for engine, what, name in progress(steps):
         if bench is None or bench.engine != engine:
@@ -158,10 +160,13 @@ def _section_pages(geometry, section):
     size = parse_size(section)
     if size == 0 or size % geometry.section_size:
         raise ValueError(
-            f"a section of {format_size(size)} is not whole sections of {geometry.name}, of {format_size(geometry.section_size)} each"
+            f"a section of {format_size(size)} is not whole sections of {geometry.name}, "
+            f"of {format_size(geometry.section_size)} each"
         )
     if size // geometry.page_size > geometry.max_pfn:
-        raise ValueError(f"a section of {format_size(size)} is too large for {geometry.name}: memory ends at pfn {geometry.max_pfn:#x}")
+        raise ValueError(
+            f"a section of {format_size(size)} is too large for {geometry.name}: memory ends at pfn {geometry.max_pfn:#x}"
+        )
     return size // geometry.page_size
 
 
@@ -184,14 +189,16 @@ def summary(times: Sequence[float]) -> dict[str, float]:
 def parts(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """{"ns": {phase: {"min", "median"} or None}, "total": {"min", "median"}} of runs of phases.time_range or time_pages.
 
-    steps: the dicts that phases.time_range or time_pages gave, one a run. Each run timed the flags alone, the flags and the buddy allocator, and the real path with all of it. So a phase is what a
-    step adds to the one before, and the phases add up to the total. A step that a noisy machine made longer than the whole counts
-    as the whole.
+    steps: the dicts that phases.time_range or time_pages gave, one a run. Each run timed the flags alone, the flags and the
+    buddy allocator, and the real path with all of it. So a phase is what a step adds to the one before, and the phases add up
+    to the total. A step that a noisy machine made longer than the whole counts as the whole.
     """
     ns: dict[str, Any] = {phase: {} for phase in PHASES}
     total = {}
     for name, of in (("min", min), ("median", statistics.median)):
-        least: dict[str, Any] = {step: None if steps[0][step] is None else of([run[step] for run in steps]) for step in steps[0]}
+        least: dict[str, Any] = {
+            step: None if steps[0][step] is None else of([run[step] for run in steps]) for step in steps[0]
+        }
         marked = least["total"]
         flags = min(least["flags"], marked)
         engine = min(max(least["engine"], flags), marked)
@@ -287,7 +294,9 @@ class _Bench:
             "merges": last["merges"],
             "bytes_touched": last["bytes"],
             "faults": min(run["faults"] for run in warm[1:]),
-            "counts": {event: summary([run["count"][event] for run in counted]) for event in (counted[0]["count"] if counted else ())},
+            "counts": {
+                event: summary([run["count"][event] for run in counted]) for event in (counted[0]["count"] if counted else ())
+            },
             "counted": min((run["share"] for run in counted), default=None),
         }
 
@@ -327,7 +336,11 @@ class _Bench:
         elif workload not in (*LIFECYCLE[:2], "offline_pages"):
             mem.offline_pages(start, nr)
         return {
-            "ns": ns, "faults": faults, "count": count, "share": share, "bytes": after["bytes_touched"] - before["bytes_touched"],
+            "ns": ns,
+            "faults": faults,
+            "count": count,
+            "share": share,
+            "bytes": after["bytes_touched"] - before["bytes_touched"],
             "merges": [b - a for a, b in zip(before["merges"], after["merges"], strict=True)],
         }
 

@@ -58,9 +58,9 @@ def _constant() -> dict[str, Any]:
 def provenance(**more: Any) -> dict[str, Any]:
     """Return what a reader needs to judge a figure, as a plain dict.
 
-    Keys: "fastonline" (version), "commit" (str or None), "python", "numpy", "cython", "compiler", "variant" ("AVX2" or "plain": which
-    instructions the kernels use), "cpu", "cpus", "kernel", "huge_pages" (the host's setting), "date" (ISO 8601, UTC), and whatever
-    `more` adds, such as a seed.
+    Keys: "fastonline" (version), "commit" (str or None), "python", "numpy", "cython", "compiler", "variant" ("AVX2" or "plain":
+    which instructions the kernels use), "cpu", "cpus", "kernel", "huge_pages" (the host's setting), "date" (ISO 8601, UTC), and
+    whatever `more` adds, such as a seed.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {**_constant(), "huge_pages": _huge_pages(), "date": now, **more}

@@ -25,7 +25,8 @@ KERNEL_SHARES = (
     "        watermarks 10 %, notifiers 3 %, rest 3 %\n"
     "  6.1:  33 %, 19 %, 15 %, 13 %, 17 %, 3 %\n"
 )
-"""Measured by function_graph tracing of online_movable on Debian 6.12.115 and 6.1.192 under QEMU (fastonline/KERNEL.md 7.12)."""
+"""Measured by function_graph tracing of online_movable on Debian 6.12.115 and 6.1.192 under QEMU (fastonline/KERNEL.md
+7.12)."""
 
 _WIDE = 3.0
 """A median so many times the least time is worth a warning."""
@@ -44,7 +45,8 @@ def profile_text(result: dict[str, Any], brief: bool = False) -> str:
 
 
 def geometries_text(results: list[dict[str, Any]]) -> str:
-    """Return one table for `results`, profiles of several geometries: what the same size costs in sections of different sizes."""
+    """Return one table for `results`, profiles of several geometries: what the same size costs in sections of different
+    sizes."""
     lines = [f"{'geometry':<14}{'engine':<13}{'pages':>7}{'sections':>9}{'top order':>10}{'whole, us':>11}{'page, ns':>10}"]
     for result in results:
         rows = {(row["engine"], row["workload"]): row for row in result["rows"]}
@@ -52,7 +54,8 @@ def geometries_text(results: list[dict[str, Any]]) -> str:
             whole, page = rows[engine, "online_pages"], rows[engine, "random"]
             lines.append(
                 f"{result['geometry']:<14}{engine:<13}{result['nr_pages']:>7}{result['nr_sections']:>9}"
-                f"{len(page['merges']) - 1:>10}{number(whole['ns']['median'] / 1000):>11}{number(page['ns_per_page']['median']):>10}"
+                f"{len(page['merges']) - 1:>10}{number(whole['ns']['median'] / 1000):>11}"
+                f"{number(page['ns_per_page']['median']):>10}"
             )
     lines.append(f"{results[0]['section']}, medians: whole is online_pages, page is one page at random from C;\n"
                  f"rules of Linux {results[0]['rules']}, {results[0]['provenance']['cpu']}")
@@ -117,12 +120,15 @@ def _warnings(result):
 
 def _header(result):
     capture = result["capture"]
-    there = f"{result['boot']} of boot memory" if capture is None else f"behind a captured machine {capture['release']}".rstrip()
+    there = (
+        f"{result['boot']} of boot memory" if capture is None else f"behind a captured machine {capture['release']}".rstrip()
+    )
     origin = result["provenance"]
     huge = f", huge pages {origin['huge_pages']}" if origin["huge_pages"] else ""
     repeats = f"{result['repeat']} repeat{'s' if result['repeat'] > 1 else ''}"
     return (
-        f"onlining {result['section']} at pfn {result['start_pfn']:#x}: {result['nr_pages']} pages of {result['page_size']} bytes;\n"
+        f"onlining {result['section']} at pfn {result['start_pfn']:#x}: {result['nr_pages']} pages of "
+        f"{result['page_size']} bytes;\n"
         f"{result['geometry']}, rules of Linux {result['rules']}, {there}\n"
         f"{origin['cpu']}, Linux {origin['kernel']}, {origin['variant']} kernels{huge}\n"
         f"{repeats} with warm caches after one that does not count; timer overhead\n"
@@ -138,7 +144,9 @@ def _workloads(result, engines, only=None):
     both = bool(result["ratios"])
     lines = [
         f"{'ns a page':<19}" + "".join(f"  {engine:^23}" for engine in engines).rstrip(),
-        f"{'':<19}" + "".join("  " + "".join(f"{title:>8}" for title in titles)[1:] for _ in engines) + ("   ratio" if both else ""),
+        f"{'':<19}"
+        + "".join("  " + "".join(f"{title:>8}" for title in titles)[1:] for _ in engines)
+        + ("   ratio" if both else ""),
     ]
     by_workload = {}
     for row in result["rows"] + result["calls"]:
@@ -220,7 +228,9 @@ def _counts(result, engines):
 
 def _short(event):
     """The name of an event in nine letters."""
-    return {"instructions": "instr", "cache misses": "cache-mi", "branch misses": "branch-mi", "page faults": "faults"}.get(event, event)
+    return {"instructions": "instr", "cache misses": "cache-mi", "branch misses": "branch-mi", "page faults": "faults"}.get(
+        event, event
+    )
 
 
 def _merges(result):
@@ -250,7 +260,9 @@ def _phases(result, engines):
     for phase in (*PHASES, "total"):
         line = f"{phase:<12}"
         for engine in engines:
-            cells = (item["total"] if phase == "total" else item["ns"][phase] for item in (items[engine, path] for path in paths))
+            cells = (
+                item["total"] if phase == "total" else item["ns"][phase] for item in (items[engine, path] for path in paths)
+            )
             line += "  " + "".join(f"{'-' if cell is None else number(cell['median'] / 1000):>10}" for cell in cells)
         lines.append(line)
     lines.append(

@@ -41,10 +41,11 @@ def scale(
 ) -> dict[str, Any]:
     """Measure machines of 2^order pages; return a plain dict that json.dumps takes.
 
-    engines, orders: which. Sizes whose state takes more than half of the memory that is available are left out. repeat: of each measurement. progress: as for
-    cost.profile.profile. Keys: "provenance", "caches" (cost.caches.cache_sizes), "rows": for each engine and size "engine", "order",
-    "pages", and either "skipped" (why) or "online" and "random" (summaries of ns a page: all of it by online_pages, and up to 2^16
-    pages at random through the C API) and "bytes_per_page" of state written by onlining it all.
+    engines, orders: which. Sizes whose state takes more than half of the memory that is available are left out. repeat: of each
+    measurement. progress: as for cost.profile.profile. Keys: "provenance", "caches" (cost.caches.cache_sizes), "rows": for each
+    engine and size "engine", "order", "pages", and either "skipped" (why) or "online" and "random" (summaries of ns a page: all
+    of it by online_pages, and up to 2^16 pages at random through the C API) and "bytes_per_page" of state written by onlining
+    it all.
     """
     steps = [(engine, order) for engine in engines for order in orders]
     rows: list[dict[str, Any]] = []
@@ -84,9 +85,11 @@ def _measure(engine, pages, repeat):
 
 
 def bend(result: dict[str, Any], engine: str) -> dict[str, Any] | None:
-    """Return where random pages begin to cost more on an `engine`, in `scale`'s `result`: {"order", "cache", "factor"} of the largest step from one size to the next.
+    """Return where random pages begin to cost more on an `engine`, in `scale`'s `result`: {"order", "cache", "factor"} of the
+    largest step from one size to the next.
 
-    cache: the cache whose size lies between the states of the two sizes, or None. None when fewer than three sizes were measured.
+    cache: the cache whose size lies between the states of the two sizes, or None. None when fewer than three sizes were
+    measured.
     """
     rows = [row for row in result["rows"] if row["engine"] == engine and "random" in row]
     if len(rows) < 3:
@@ -101,8 +104,9 @@ def bend(result: dict[str, Any], engine: str) -> dict[str, Any] | None:
 def touch_memmap(nr_pages: int, descriptor_bytes: int = 64, repeat: int = 3) -> list[dict[str, Any]]:
     """Measure the first write of new page descriptors, as add_memory of a struct_page machine makes it.
 
-    nr_pages: pages that the descriptors are for. descriptor_bytes: of each. repeat: measurements of each setting. Returns a row for each setting: "backing" ("small pages" or "huge pages", what
-    madvise asked for), "bytes", "ns" (summary), "ns_per_page", "faults" (page faults of a run), and "again", the ns of a second write.
+    nr_pages: pages that the descriptors are for. descriptor_bytes: of each. repeat: measurements of each setting. Returns a row
+    for each setting: "backing" ("small pages" or "huge pages", what madvise asked for), "bytes", "ns" (summary), "ns_per_page",
+    "faults" (page faults of a run), and "again", the ns of a second write.
     """
     rows = []
     for backing, advice in (("small pages", mmap.MADV_NOHUGEPAGE), ("huge pages", mmap.MADV_HUGEPAGE)):
@@ -143,7 +147,9 @@ def scale_text(result: dict[str, Any]) -> str:
         found = bend(result, engine)
         if found is not None:
             cache = f": its state outgrows the {found['cache']} cache" if found["cache"] else ""
-            lines.append(f"{engine}: random pages cost {found['factor']:.1f} times as much from 2^{found['order']} pages on{cache}")
+            lines.append(
+                f"{engine}: random pages cost {found['factor']:.1f} times as much from 2^{found['order']} pages on{cache}"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -73,8 +73,8 @@ class Driver:
         return self.domain.tot_pages
 
     def set_target(self, size: int | str, now: float = 0.0) -> None:
-        """From now on the guest is to have so much memory (bytes, or text such as "1.1G"), taken down to whole pages; the worker
-        is due at once. ValueError or TypeError for what is no size."""
+        """From now on the guest is to have so much memory (bytes, or text such as "1.1G"), taken down to whole pages; the
+        worker is due at once. ValueError or TypeError for what is no size."""
         self.target_pages = round_size(size) >> self.mem.geometry.page_shift
         self.due = now
 

@@ -226,7 +226,7 @@ class Host:
             if frames.size:
                 extents = frames >> order
                 first = int(extents.min())
-                counts = np.bincount(extents - first)[: self._lent[order].size - first]      # the host's end may be no whole extent
+                counts = np.bincount(extents - first)[: self._lent[order].size - first]  # the host's end may be no whole extent
                 self._lent[order][first : first + counts.size] += (change * counts).astype(np.int16)
                 if change < 0:
                     self._lowest[order] = min(self._lowest[order], first)
@@ -255,8 +255,8 @@ class Host:
         self._push(mfns)
 
     def validate(self) -> None:
-        """Check that each frame is owned once: free, or of one domain and behind one of its pages. AssertionError with the first
-        fault."""
+        """Check that each frame is owned once: free, or of one domain and behind one of its pages. AssertionError with the
+        first fault."""
         free = self.free_list()
         if not all_different(free):
             raise AssertionError("a frame is in the pool twice")

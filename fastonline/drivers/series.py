@@ -234,7 +234,8 @@ class _Recorder:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give an argparse parser the arguments of `fastonline balloon`, which from_arguments understands."""
-    parser._negative_number_matcher = re.compile(r"-\.?\d")      # type: ignore[attr-defined]     # -1G is a wrong size, no option
+    # -1G is a wrong size, no option
+    parser._negative_number_matcher = re.compile(r"-\.?\d")      # type: ignore[attr-defined]
     parser.add_argument("driver", choices=tuple(DRIVERS))
     parser.add_argument("targets", metavar="TARGETS",
                         help="sizes such as 1G,1.5G,768M, one a minute, or a CSV file with columns of time and size")

@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.drivers.driver import (
-    NEVER, PG_BUDDY, PG_OFFLINE, Driver, alloc_highuser, free_heads, ram_pages, si_mem_available,
+    NEVER,
+    PG_BUDDY,
+    PG_OFFLINE,
+    Driver,
+    alloc_highuser,
+    free_heads,
+    ram_pages,
+    si_mem_available,
 )
 from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents
 from fastonline.geometry import round_size

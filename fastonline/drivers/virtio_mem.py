@@ -23,8 +23,8 @@ from fastonline.hotplug.blocks import Block
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import free_movable, isolate, migrate_range, runs
 from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
-from fastonline.hotplug.resources import Resource
 from fastonline.hotplug.offlining import check_unused
+from fastonline.hotplug.resources import Resource
 
 RAM = "System RAM (virtio_mem)"
 OFFLINE_THRESHOLD = 1 << 30
@@ -184,7 +184,9 @@ class VirtioMem:
         """Plug or unplug until the size is the requested one, as far as that goes; the size reached, in bytes. `errno` says
         what was in the way. Only whole sub-blocks come and go. ValueError for a size that is larger than the region."""
         if not 0 <= requested_size <= self.max_size:
-            raise ValueError(f"{self.name}: {requested_size:#x} bytes are none that the device can have: it has {self.max_size:#x}")
+            raise ValueError(
+                f"{self.name}: {requested_size:#x} bytes are none that the device can have: it has {self.max_size:#x}"
+            )
         self._mem.events.log(f"virtio_mem {self.name}: plugged size: {self.plugged_size:#x}")
         self._mem.events.log(f"virtio_mem {self.name}: requested size: {requested_size:#x}")
         self.requested_size = requested_size
@@ -202,8 +204,8 @@ class VirtioMem:
         return self.plugged_size
 
     def goes_on(self, action: int, start_pfn: int, nr_pages: int) -> bool:
-        """Does the device try again when a memory notifier hears `action` of the range start_pfn, nr_pages? When some of its own
-        came online, and half of what it may leave offline can be added again (virtio_mem_memory_notifier_cb)."""
+        """Does the device try again when a memory notifier hears `action` of the range start_pfn, nr_pages? When some of its
+        own came online, and half of what it may leave offline can be added again (virtio_mem_memory_notifier_cb)."""
         own = any(map(self.holds, range(start_pfn, start_pfn + nr_pages, self._mem.pages_per_block)))
         return action == MEM_ONLINE and own and 2 * self.room() >= self.offline_threshold
 
@@ -291,10 +293,8 @@ class VirtioMem:
                     break
                 done += self._unplug_sub_blocks(block, i, 1)
         if not plugged.any():
-            try:
+            with suppress(HotplugError):      # then it stays, empty; a later request tries again
                 self._offline_and_remove(block)
-            except HotplugError:
-                pass     # it stays, empty; a later request tries again
         return done
 
     def _unplug_sub_blocks(self, block, first, count):
@@ -449,7 +449,7 @@ class VirtioMemDriver(Driver):
         unit = block_sizes(mem, size)[1]
         start = -(-max(end for _, end in mem.resources) // unit) * unit
         if domain.max_pages is None:
-            nr_pages = -(-(domain.host.nr_frames - self.boot_pages) // unit) * unit      # the host's memory is not the region's end
+            nr_pages = -(-(domain.host.nr_frames - self.boot_pages) // unit) * unit  # the host's memory is not the region's end
         else:
             nr_pages = domain.max_pages - self.boot_pages
         nr_pages = max(0, min(nr_pages, mem.max_pfn - start)) // unit * unit
@@ -477,8 +477,8 @@ class VirtioMemDriver(Driver):
             mem.auto_online_blocks = "online_movable"
 
     def reboot(self, mem: Memory, now: float = 0.0) -> None:
-        """The guest boots again, as `mem`, a Memory with the same boot memory. The host unplugs everything (UNPLUG_ALL), and the
-        new kernel plugs the requested size again.
+        """The guest boots again, as `mem`, a Memory with the same boot memory. The host unplugs everything (UNPLUG_ALL), and
+        the new kernel plugs the requested size again.
 
         ValueError for a Memory of other size or geometry; HotplugError as for a new driver. Mirrors virtio_mem_system_reset of
         QEMU, and virtio_mem_init's VIRTIO_MEM_REQ_UNPLUG_ALL (6.1).
@@ -592,7 +592,8 @@ class VirtioMemDriver(Driver):
         if self.backing == "plug":
             if domain.tot_pages != self.boot_pages + plugged:
                 raise AssertionError(
-                    f"{self.boot_pages} boot pages and {plugged} plugged ones make not the {domain.tot_pages} that the host backs"
+                    f"{self.boot_pages} boot pages and {plugged} plugged pages differ from the {domain.tot_pages} that the "
+                    f"host backs"
                 )
             if not domain.backed(device.plugged_pfns()).all():
                 raise AssertionError("a plugged page has no frame")
@@ -606,6 +607,5 @@ class VirtioMemDriver(Driver):
             if not np.all(kept[away]) or np.any(states[away] & PG_BUDDY):
                 raise AssertionError(f"an unplugged page of block {block} is online")
             online = np.repeat([b.state == "online" for b in device.memory_blocks(block)], self.mem.pages_per_block)
-            if not self.mem.memmaps:
-                if np.any(kept[online & ~away]):
-                    raise AssertionError(f"a plugged page of block {block} did not go online with it")
+            if not self.mem.memmaps and np.any(kept[online & ~away]):
+                raise AssertionError(f"a plugged page of block {block} did not go online with it")

@@ -10,6 +10,7 @@ online_page_callback.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 from dataclasses import dataclass, replace
@@ -88,8 +89,8 @@ class XenBalloon(Driver):
     start in the balloon (they must be free). domain: hypervisor.Domain. behaviour: one of XEN_2_6_26, XEN_THREAD, XEN_3_1,
     XEN_TODAY. order: 9 balloons in large pages, the thread's wish; the guest is then within one of them of its target. batch:
     extents a hypercall, None: a page of them, 1024 on 32-bit and 512 on 64-bit (frame_list); 1: one at a time. auto_online:
-    added memory is onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s; None:
-    the version's own. hotplug_unpopulated: alloc_ballooned_pages adds memory before it takes any from the guest
+    added memory is onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s;
+    None: the version's own. hotplug_unpopulated: alloc_ballooned_pages adds memory before it takes any from the guest
     (vm.xen_hotplug_unpopulated, today).
     static_max: size that an HVM guest was built for, as xenstore has it (memory/static-max); None: a PV guest, or dom0.
 
@@ -102,9 +103,17 @@ class XenBalloon(Driver):
     """
 
     def __init__(
-        self, mem: Memory, domain: Domain, behaviour: Behaviour = XEN_TODAY, order: int = 0, batch: int | None = None,
-        auto_online: bool = True, max_retry_count: int | None = None, max_schedule_delay: int = 32, static_max: int | None = None,
-        hotplug_unpopulated: bool = False
+        self,
+        mem: Memory,
+        domain: Domain,
+        behaviour: Behaviour = XEN_TODAY,
+        order: int = 0,
+        batch: int | None = None,
+        auto_online: bool = True,
+        max_retry_count: int | None = None,
+        max_schedule_delay: int = 32,
+        static_max: int | None = None,
+        hotplug_unpopulated: bool = False,
     ) -> None:
         frame_list = mem.geometry.page_size // (mem.geometry.bits // 8)
         if not 0 <= order <= mem.geometry.max_page_order:
@@ -283,10 +292,8 @@ class XenBalloon(Driver):
 
     def _try_expand(self, nr_pages):
         # the thread's driver has no error checking here: what cannot be added is not there to grow into
-        try:
+        with contextlib.suppress(HotplugError):
             self.balloon_expand(nr_pages)
-        except HotplugError:
-            pass
 
     def _work_by_schedule(self):
         while True:

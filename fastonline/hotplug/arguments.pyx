@@ -44,7 +44,8 @@ cdef list set_arguments(
         mem.max_pfn = pages_of_size(geometry, max_memory, "max_memory")
         if not 0 < mem.max_pfn <= geometry.max_pfn:
             raise ValueError(
-                f"max_memory {max_memory!r} is not between one page and the {format_size(geometry.max_pfn * geometry.page_size)} "
+                f"max_memory {max_memory!r} is not between one page and the "
+                f"{format_size(geometry.max_pfn * geometry.page_size)} "
                 f"that {geometry.name} can address"
             )
     ranges = boot_ranges(mem, boot)

@@ -105,8 +105,8 @@ class Block:
 
     @property
     def removable(self) -> int:
-        """The number in the removable file: 1 since 53cdc1cb29e8 (March 2020). Before, 0 for an online block with a page in use that
-        cannot move (is_mem_section_removable)."""
+        """The number in the removable file: 1 since 53cdc1cb29e8 (March 2020). Before, 0 for an online block with a page in use
+        that cannot move (is_mem_section_removable)."""
         if self._mem.rules.removable_constant or self.state != "online":
             return 1
         return int(first_unmovable(self._mem, self.start_pfn, self.nr_pages) is None)

@@ -72,7 +72,7 @@ class FreeOrder:
         """Take up to `size` single pages: their pfns in that order."""
         orders, pfns = self.find(zone)
         nr = int(np.searchsorted(np.cumsum(1 << orders), size)) + 1
-        got = [np.arange(pfn, pfn + (1 << order)) for order, pfn in zip(orders[:nr].tolist(), pfns[:nr].tolist())]
+        got = [np.arange(pfn, pfn + (1 << order)) for order, pfn in zip(orders[:nr].tolist(), pfns[:nr].tolist(), strict=True)]
         got = np.concatenate([np.empty(0, np.int64), *got])[:size]
         for pfn, many in runs(got):
             self._mem.alloc_contig_range(pfn, many)

@@ -2,7 +2,7 @@ import numpy as np
 
 from fastonline.core.sections cimport Sections
 from fastonline.core.pageflags cimport PG_offline, PG_prepared
-from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, zone, zone_area, zone_present
+from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, zone as struct_zone, zone_area, zone_present
 
 from fastonline.core.audit import audit_pages
 from fastonline.hotplug.resources import check_tree
@@ -32,16 +32,18 @@ def check_engine(Machine mem not None):
     """Check that every page is in a state that there is, and that the engine's counters, free blocks and lists are those that
     the pages make up. Returns audit_pages' tallies of areas and sections. AssertionError with the first that is broken."""
     cdef int area
-    held = mem.lock.hold_still()
+    _held = mem.lock.hold_still()
     areas, tallies = audit_pages(mem.pages, mem.sections.spans(), mem.sections.pfn_section_shift)
     for area in range(mem.pages.nr_areas):
         counts = mem.pages.counters(area)
         if counts["nr_free"].tolist() != areas["nr_free"][area].tolist():
             raise AssertionError(
-                f"{area_name(mem, area)}: nr_free is {counts['nr_free'].tolist()}, the pages make up {areas['nr_free'][area].tolist()}"
+                f"{area_name(mem, area)}: nr_free is {counts['nr_free'].tolist()}, the pages make up "
+                f"{areas['nr_free'][area].tolist()}"
             )
         if counts["managed"] != areas["managed"][area]:
-            raise AssertionError(f"{area_name(mem, area)}: managed is {counts['managed']}, the pages make up {areas['managed'][area]}")
+            raise AssertionError(f"{area_name(mem, area)}: managed is {counts['managed']}, the pages make up "
+                f"{areas['managed'][area]}")
         for name in ("merges", "splits", "frees", "allocs"):
             if not all([0 <= count < _MOST for count in counts[name].tolist()]):
                 raise AssertionError(f"{area_name(mem, area)}: {name} is {counts[name].tolist()}")
@@ -80,7 +82,8 @@ cdef int check_sections(Machine mem, object numbers, object tallies) except -1:
         ("is not online, pages of it are", ~online & (managed > 0)),
         ("is not online, its block is", ~online & bits(sections.block_online, numbers)),
         ("is not marked as having prepared pages, or has none", bits(sections.prepared, numbers) != (prepared > 0)),
-        ("is not marked as prepared in whole, or is not", bits(sections.whole, numbers) != (prepared == sections.pages_per_section)),
+        ("is not marked as prepared in whole, or is not", bits(sections.whole,
+            numbers) != (prepared == sections.pages_per_section)),
         ("has no memory", sections.subsection_map[numbers] == 0),
     ):
         if wrong.any():
@@ -105,14 +108,15 @@ cdef int check_node_ids(Machine mem, object numbers) except -1:
 
 cdef int check_zones(Machine mem, object areas) except -1:
     """Spans and counters hold what is prepared."""
-    cdef zone *zone
+    cdef struct_zone *zone
     cdef int z, i, types = mem.zones.table.nr_types
     for z in range(mem.zones.table.nr_nodes * types):
         zone = &mem.zones.table.zones[z]
         tally = areas[zone_area(z)]
         name = area_name(mem, zone_area(z))
         if zone.start_pfn > mem.max_pfn or zone.spanned_pages > mem.max_pfn - zone.start_pfn:
-            raise AssertionError(f"{name}: its span of {zone.spanned_pages:#x} pages at {zone.start_pfn:#x} passes the end of memory")
+            raise AssertionError(f"{name}: its span of {zone.spanned_pages:#x} pages at {zone.start_pfn:#x} passes the end of "
+                f"memory")
         if tally["prepared"]:
             if not mem.zones.table.nodes[z / types].online:
                 raise AssertionError(f"{name} has pages, and its node is not there")
@@ -171,8 +175,8 @@ cdef int check_resources(Machine mem, object numbers) except -1:
 
 
 cdef int check_memmaps(Machine mem) except -1:
-    """What holds page descriptors is a block of pages of another section, or the first pages of its own memory block. (Who frees
-    pages that are not his may have freed a memmap: remove_memory looks.)"""
+    """What holds page descriptors is a block of pages of another section, or the first pages of its own memory block. (Who
+    frees pages that are not his may have freed a memmap: remove_memory looks.)"""
     cdef uint64_t pfn, nr
     cdef int order
     taken = set()
@@ -249,6 +253,7 @@ cdef int check_settings(Machine mem) except -1:
     for i in range(mem.zones.table.nr_types):
         if mem.zones.table.ratio[i] < 0:
             raise AssertionError(f"lowmem_reserve_ratio of {mem.zones.names[i]} is {mem.zones.table.ratio[i]}")
-    if max(mem.pages_onlined, mem.pages_offlined, mem.pages_migrated, mem.balloon_migrated, mem.high_offlined) >= <uint64_t>_MOST:
+    if max(mem.pages_onlined, mem.pages_offlined, mem.pages_migrated, mem.balloon_migrated,
+            mem.high_offlined) >= <uint64_t>_MOST:
         raise AssertionError("a counter of pages is past any number of them")
     return 0

@@ -134,7 +134,7 @@ cdef int room_for(Machine mem, uint64_t end_pfn) except -1:
     nr_pages = rounded_room(mem, min(mem.max_pfn, max(end_pfn, 2 * mem.pages.nr_pages)))
     nr_sections = nr_pages >> mem.sections.pfn_section_shift
     # NumPy lets go of the GIL while it copies: other threads' calls of one step wait
-    held = mem.lock.hold_still()
+    _held = mem.lock.hold_still()
     check_ram((mem.sections.present.ones() << mem.sections.pfn_section_shift) * mem.pages.page_bits >> 3)
     nids = np.zeros(nr_sections, np.int16)
     nids[: mem.nids.size] = mem.nids

@@ -50,7 +50,8 @@ cdef dict machine_state(Machine mem):
 
 
 # -- back. Whoever wrote a state may have written anything: each value is checked for what the next steps need of it, and
-# check_machine looks at what all of them make up. ValueError, TypeError, KeyError or OverflowError for values that no machine has.
+# check_machine looks at what all of them make up. ValueError, TypeError, KeyError or OverflowError for values that no machine
+# has.
 
 cdef Held restore_machine(Machine mem, object state):
     """Make the bare machine `mem` from what machine_state gave. Other threads wait until the Held goes."""

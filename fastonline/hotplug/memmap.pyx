@@ -101,7 +101,8 @@ cdef int free_kernel(Machine mem, object pfn, object order) except -1:
 
 
 def replace_memmap(Machine mem not None, section_nr, piece, pfn):
-    """Piece number `piece` of a section's page descriptors is at `pfn` now, in as many pages: for a replay that has moved them."""
+    """Piece number `piece` of a section's page descriptors is at `pfn` now, in as many pages: for a replay that has moved
+    them."""
     mem.memmap_of[section_nr][piece] = (pfn, mem.memmap_of[section_nr][piece][1])
 
 

@@ -36,43 +36,46 @@ THP_MIN_BYTES = 512 << 20
 
 
 cdef class Memory(Settings):
-    """Memory(geometry, boot=None, rules=None, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None, transparent_hugepage="never")
+    """Memory(geometry, boot=None, rules=None, engine="bitmap", max_memory=None, memory_block_size=None, memmap=None,
+    transparent_hugepage="never")
 --
 
 A simulated machine: its sections, zones, nodes and pages, onlined the way Linux does it.
 
     All ranges are `start_pfn, nr_pages`: pages, not bytes (unsigned long). Sizes are bytes as int, or text such as "512M".
 
-    Parameters: geometry (Geometry) says what the machine looks like. boot is the memory that is online after boot: a size, from pfn 0
-    on, or ranges (start_pfn, nr_pages[, nid[, reserved]]), of which boot keeps the first `reserved` pages: present, not managed
-    (x86_boot_ranges and linux.bootmem make such lists). rules (Rules) say which kernel is mirrored; None is LINUX_6_12. engine is
-    "bitmap", which is fast, or "struct_page", which is laid out as the kernel is and allocates in the kernel's order. max_memory is
-    the size that memory can grow to; with it, room for all of it is reserved at once, so that views of the flags stay valid.
-    memory_block_size is the size of a memory block in sysfs: 1, 2, 4, 8... sections, None for one section, or "auto" as x86_64 chooses
-    it (probe_memory_block_size). memmap says who pays for page descriptors of added memory: None, nobody; "kernel", pages of the
-    kernel zones (vmemmap_populate); "on_memory", the first pages of each block where the kernel can (memmap_on_memory, 5.13; else
-    ValueError), or else as "kernel". transparent_hugepage is "never", "madvise" or "always"; boot memory below 512 MiB switches it
-    off (hugepage_init).
+    Parameters: geometry (Geometry) says what the machine looks like. boot is the memory that is online after boot: a size, from
+    pfn 0 on, or ranges (start_pfn, nr_pages[, nid[, reserved]]), of which boot keeps the first `reserved` pages: present, not
+    managed (x86_boot_ranges and linux.bootmem make such lists). rules (Rules) say which kernel is mirrored; None is LINUX_6_12.
+    engine is "bitmap", which is fast, or "struct_page", which is laid out as the kernel is and allocates in the kernel's order.
+    max_memory is the size that memory can grow to; with it, room for all of it is reserved at once, so that views of the flags
+    stay valid. memory_block_size is the size of a memory block in sysfs: 1, 2, 4, 8... sections, None for one section, or
+    "auto" as x86_64 chooses it (probe_memory_block_size). memmap says who pays for page descriptors of added memory: None,
+    nobody; "kernel", pages of the kernel zones (vmemmap_populate); "on_memory", the first pages of each block where the kernel
+    can (memmap_on_memory, 5.13; else ValueError), or else as "kernel". transparent_hugepage is "never", "madvise" or "always";
+    boot memory below 512 MiB switches it off (hugepage_init).
 
-    Attributes: geometry, rules, engine and memmap are as given. max_pfn is the page frame where memory ends, pages_per_block the size of a
-    memory block. sections, zones, blocks, nodes, resources (/proc/iomem), notifiers, events (uevents and the log) and flags are the
-    machine's parts. online_page_callback is None for generic_online_page. page_owners lists the MovablePages that offline_pages may
-    move. memmaps is {section: [(first pfn, pages)]} of what holds page descriptors, groups lists (start_pfn, nr_pages, group) as added,
-    going_offline is the (start_pfn, nr_pages) that offline_pages works on, or None. These can be set: pcp (PerCpuPages or None),
-    auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the policy "auto-movable" (5.15), and possible_nodes
-    (int: nodes that the log lists since 5.18; 0: those that exist).
+    Attributes: geometry, rules, engine and memmap are as given. max_pfn is the page frame where memory ends, pages_per_block
+    the size of a memory block. sections, zones, blocks, nodes, resources (/proc/iomem), notifiers, events (uevents and the log)
+    and flags are the machine's parts. online_page_callback is None for generic_online_page. page_owners lists the MovablePages
+    that offline_pages may move. memmaps is {section: [(first pfn, pages)]} of what holds page descriptors, groups lists
+    (start_pfn, nr_pages, group) as added, going_offline is the (start_pfn, nr_pages) that offline_pages works on, or None.
+    These can be set: pcp (PerCpuPages or None), auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the
+    policy "auto-movable" (5.15), and possible_nodes (int: nodes that the log lists since 5.18; 0: those that exist).
 
-    Errors: HotplugError carries the kernel's errno. TypeError, ValueError and OverflowError are for arguments that are no pfn, order
-    or size at all. A refused call changes nothing.
+    Errors: HotplugError carries the kernel's errno. TypeError, ValueError and OverflowError are for arguments that are no pfn,
+    order or size at all. A refused call changes nothing.
 
-    Threads: several threads may call one machine. Hot-plug calls, batches, bulk allocations and calls that look at more than one
-    value (page_states, stats, validate, copy, save) exclude one another for their whole length, callbacks included; a callback may
-    call its own machine. alloc_pages, free_pages, a mark of one page and reading one counter are atomic and may come in between. Steps
-    over much state release the GIL. Two threads that each hold a machine and call the other's: one gets HotplugError EDEADLK.
+    Threads: several threads may call one machine. Hot-plug calls, batches, bulk allocations and calls that look at more than
+    one value (page_states, stats, validate, copy, save) exclude one another for their whole length, callbacks included; a
+    callback may call its own machine. alloc_pages, free_pages, a mark of one page and reading one counter are atomic and may
+    come in between. Steps over much state release the GIL. Two threads that each hold a machine and call the other's: one gets
+    HotplugError EDEADLK.
 
-    Signals: an exception from a handler (Ctrl-C) undoes a large add_memory, prepare_online_pages, mark_pages_onlined or online_pages
-    as a whole, except for bytes_touched and the order of free lists at the range's ends. Other calls finish first. A handler that
-    calls the machine during a step gets HotplugError EBUSY. After a fork, only the forking thread owns the machine in the child.
+    Signals: an exception from a handler (Ctrl-C) undoes a large add_memory, prepare_online_pages, mark_pages_onlined or
+    online_pages as a whole, except for bytes_touched and the order of free lists at the range's ends. Other calls finish first.
+    A handler that calls the machine during a step gets HotplugError EBUSY. After a fork, only the forking thread owns the
+    machine in the child.
 
     Freed pages go to the buddy allocator at once, unless `pcp` is set. Example::
 
@@ -95,7 +98,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
             boot_ranges = set_arguments(self, geometry, boot, rules, engine, max_memory, memory_block_size, memmap)
             self.fixed_room = max_memory is not None
             boot_end = boot_ranges[len(boot_ranges) - 1][0] + boot_ranges[len(boot_ranges) - 1][1] if boot_ranges else 0
-            held = machine.make_machine(self, self.max_pfn if self.fixed_room else boot_end)
+            _held = machine.make_machine(self, self.max_pfn if self.fixed_room else boot_end)
             if boot_ranges:
                 page_map.boot_memory(self, boot_ranges)
             if transparent_hugepage != "never":
@@ -107,24 +110,25 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
 
     @classmethod
     def from_page_map(
-        cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap", user_min_free_kbytes=None, **more
+        cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap", user_min_free_kbytes=None,
+        **more
     ):
         """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's,
         linux/recording.py one that has as many free blocks as were recorded).
 
         sections: (start_pfn, nr_pages, nid, early) of the memory that has sections; early ones are online. ram: (start_pfn,
         nr_pages) of what is System RAM. zones: objects with nid, name, start_pfn, spanned_pages, min, low, high, protection
-        ({zone name: pages}), boost (none: 0) and runs, which are the pages that were ever prepared: arrays of their first pfns and lengths
-        (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in use, offline).
-        Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a boot.
-        user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no kernel
-        computes. more: memory_block_size and memmap, as Memory takes them.
+        ({zone name: pages}), boost (none: 0) and runs, which are the pages that were ever prepared: arrays of their first pfns
+        and lengths (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in
+        use, offline). Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a
+        boot. user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no
+        kernel computes. more: memory_block_size and memmap, as Memory takes them.
 
         min_free_kbytes: as the kernel has it. ValueError for maps that no machine can be in: overlapping, outside a section or
         the span, in a zone there is not.
         """
         cdef Memory mem = cls(geometry, rules=rules, engine=engine, **more)
-        held = mem.lock.hold_still()
+        _held = mem.lock.hold_still()
         page_map.load_page_map(mem, sections, ram, zones, min_free_kbytes, user_min_free_kbytes)
         if ram:
             try:
@@ -178,7 +182,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
             raise TypeError(f"the name of a resource is text, not {name!r}")
         if group is not None:
             group = as_group(group)
-        held = self.mem_hotplug_begin("add_memory")
+        _held = self.mem_hotplug_begin("add_memory")
         add_remove.add_memory(self, start, nr, node, name, bool(merge), workers, group)
 
     def remove_memory(self, start_pfn, nr_pages):
@@ -188,7 +192,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         Mirrors try_remove_memory (6.1).
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
-        held = self.mem_hotplug_begin("remove_memory")
+        _held = self.mem_hotplug_begin("remove_memory")
         add_remove.remove_memory(self, start, nr)
 
     # -- onlining
@@ -206,7 +210,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         cdef int kind = as_online_type(online_type)
-        held = self.mem_hotplug_begin("prepare_online_pages")
+        _held = self.mem_hotplug_begin("prepare_online_pages")
         onlining.prepare_online_pages(self, start, nr, kind)
 
     def mark_pages_onlined(self, start_pfn, nr_pages=1, order=None):
@@ -223,7 +227,8 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr
         cdef int64_t done
         cdef int most
-        if nr_pages is 1 and order is None and self.online_page_callback is None and not self.chain and not memmaps_on_memory(self):
+        if nr_pages is 1 and order is None and self.online_page_callback is None and not self.chain \
+                and not memmaps_on_memory(self):
             # one page and nobody listening: the path that a driver takes a million times
             settle(self.lock)
             if not zone_ranges.enters_empty_zone(self, start):
@@ -232,7 +237,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
                     return done
         nr = as_uint64(nr_pages, "nr_pages")
         most = self.online_order if order is None else as_order(order, self.pages.max_order)
-        held = self.mem_hotplug_begin("mark_pages_onlined")
+        _held = self.mem_hotplug_begin("mark_pages_onlined")
         return onlining.mark_pages_onlined(self, start, nr, most)
 
     def mark_pfns_onlined(self, pfns):
@@ -244,7 +249,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         """
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
-        held = self.mem_hotplug_begin("mark_pfns_onlined")
+        _held = self.mem_hotplug_begin("mark_pfns_onlined")
         return onlining.mark_pfns_onlined(self, array, &batch)
 
     def online_pages(self, start_pfn, nr_pages, online_type=MMOP_ONLINE):
@@ -256,7 +261,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         cdef int kind = as_online_type(online_type)
-        held = self.mem_hotplug_begin("online_pages")
+        _held = self.mem_hotplug_begin("online_pages")
         return onlining.online_pages(self, start, nr, kind)
 
     def generic_online_page(self, pfn, order=0):
@@ -266,7 +271,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         cdef int block = as_order(order, self.pages.max_order)
         if start & ((<uint64_t>1 << block) - 1):
             raise ValueError(f"pfn {start:#x} is not aligned to a block of order {block}")
-        held = self.lock.hold()
+        _held = self.lock.hold()
         return onlining.generic_online_page(self, start, block)
 
     def set_online_page_callback(self, callback, kept_flags=0):
@@ -278,7 +283,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         """
         if not callable(callback):
             raise TypeError(f"an online_page_callback is called, and {callback!r} cannot be")
-        held = self.lock.hold()
+        _held = self.lock.hold()
         if self.online_page_callback is not None:
             raise HotplugError.of(errno.EINVAL, f"another online_page_callback is set: {self.online_page_callback!r}")
         self.kept_flags = as_uint64(kept_flags, "kept_flags")
@@ -287,7 +292,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
 
     def restore_online_page_callback(self, callback):
         """Go back to generic_online_page. HotplugError EINVAL when `callback` is not the one that is set."""
-        held = self.lock.hold()
+        _held = self.lock.hold()
         current = self.generic_online_page if self.online_page_callback is None else self.online_page_callback
         if current != callback:
             raise HotplugError.of(errno.EINVAL, f"{callback!r} is not the online_page_callback that is set")
@@ -308,7 +313,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         Mirrors offline_pages (2.6.25: KERNEL.md 1.7, 6.1: 3.6).
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
-        held = self.mem_hotplug_begin("offline_pages")
+        _held = self.mem_hotplug_begin("offline_pages")
         offlining.offline_pages(self, start, nr)
 
     # -- pages that a driver keeps back or gives away
@@ -321,20 +326,20 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         section is.
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        held = self.mem_hotplug_begin("set_page_reserved")
+        _held = self.mem_hotplug_begin("set_page_reserved")
         return page_ops.set_page_reserved(self, start, nr)
 
     def set_page_offline(self, start_pfn, nr_pages=1):
         """Pages in use go back to the host: PG_offline, no longer managed (__SetPageOffline and adjust_managed_page_count(-1),
         as a balloon does). ValueError naming the first page that is not in use."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        held = self.lock.hold()
+        _held = self.lock.hold()
         page_ops.set_page_offline(self, start, nr)
 
     def clear_page_offline(self, start_pfn, nr_pages=1):
         """The inverse of set_page_offline: in use again, and managed. ValueError naming the first page not PG_offline."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        held = self.lock.hold()
+        _held = self.lock.hold()
         page_ops.clear_page_offline(self, start, nr)
 
     def set_pfns_reserved(self, pfns):
@@ -342,7 +347,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         HotplugError EINVAL for one where no section is, else as free_pfns."""
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
-        held = self.mem_hotplug_begin("set_pfns_reserved")
+        _held = self.mem_hotplug_begin("set_pfns_reserved")
         return page_ops.set_pfns_reserved(self, array, &batch)
 
     def set_pfns_offline(self, pfns):
@@ -350,7 +355,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         in use, or is there twice."""
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
-        held = self.lock.hold()
+        _held = self.lock.hold()
         page_ops.set_pfns_offline(self, array, &batch)
 
     def clear_pfns_offline(self, pfns):
@@ -358,19 +363,19 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         not PG_offline, or is there twice."""
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
-        held = self.lock.hold()
+        _held = self.lock.hold()
         page_ops.clear_pfns_offline(self, array, &batch)
 
     def free_reserved_pfns(self, pfns):
-        """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave back
-        to the host (PG_offline), once they are backed: they are free and managed, no callback and no notifier is called.
+        """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave
+        back to the host (PG_offline), once they are backed: they are free and managed, no callback and no notifier is called.
 
         pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is neither, or is there twice.
         Mirrors free_reserved_page (6.1) over the array.
         """
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
-        held = self.mem_hotplug_begin("free_reserved_pfns")
+        _held = self.mem_hotplug_begin("free_reserved_pfns")
         page_ops.free_reserved_pfns(self, array, &batch)
 
     # -- the allocator
@@ -391,7 +396,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         if gfp is not None:
             if zone is not None:
                 raise ValueError("zone and gfp exclude each other")
-            held = self.lock.hold()
+            _held = self.lock.hold()
             return page_alloc.alloc_pages_gfp(self, block, gfp, nid)
         pfn = page_alloc.alloc_pages(self, block, zone)
         try:
@@ -406,14 +411,14 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         All or nothing: MemoryError when there are not so many."""
         cdef uint64_t want = as_uint64(nr, "nr")
         cdef int block = as_order(order, self.pages.max_order)
-        held = self.lock.hold()
+        _held = self.lock.hold()
         return page_alloc.alloc_pages_bulk(self, want, block, zone)
 
     def alloc_contig_range(self, start_pfn, nr_pages):
         """Take exactly this range of free pages, as single pages in use. HotplugError EBUSY naming the first page that is not
         free (alloc_contig_range, 6.1, which would migrate)."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        held = self.lock.hold()
+        _held = self.lock.hold()
         check_present(self, start, nr, "alloc_contig_range")
         page_alloc.alloc_contig_range(self, start, nr)
 
@@ -430,7 +435,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         Reserved, no allocation of order 0, past the end of memory, or there twice."""
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
-        held = self.lock.hold()
+        _held = self.lock.hold()
         page_alloc.free_pfns(self, array, &batch)
 
     # -- the C API
@@ -439,8 +444,8 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return self.lock.hold_alone()
 
     cdef int online_page(self, pfn_t pfn) noexcept nogil:
-        # what is rare is elsewhere: no call is left here, and so nothing to save on the stack. Where pages are free near by, the
-        # section is online
+        # what is rare is elsewhere: no call is left here, and so nothing to save on the stack. Where pages are free near by,
+        # the section is online
         if self.planes is None or pfn >= self.planes.nr_pages or not bitmap_online_quickly(self.planes, pfn):
             return online_any_page(self, pfn)
         self.pages_onlined += 1
@@ -533,14 +538,14 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     def page_states(self, start_pfn, nr_pages):
         """(nr_pages,) uint8: the mask of each page's flags, bit i = FLAG_NAMES[i]; 0 where no page is."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        held = self.lock.hold()
+        _held = self.lock.hold()
         return page_views.page_states(self, start, nr)
 
     def kpageflags(self, start_pfn, nr_pages):
         """(nr_pages,) uint64: what /proc/kpageflags would show, in the kernel's KPF_* bits. Pages of sections that are not
         online are KPF_NOPAGE, holes and waiting pages of online ones KPF_RESERVED (KERNEL.md 7.1)."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        held = self.lock.hold()
+        _held = self.lock.hold()
         return page_views.kpageflags(self, start, nr)
 
     @property
@@ -576,23 +581,23 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
 
     def buddyinfo(self):
         """The text of /proc/buddyinfo."""
-        held = self.lock.hold()
+        _held = self.lock.hold()
         return procfs.buddyinfo(self)
 
     def zoneinfo(self):
         """The text of /proc/zoneinfo, as far as zones go."""
-        held = self.lock.hold()
+        _held = self.lock.hold()
         return procfs.zoneinfo(self)
 
     def pagetypeinfo(self):
         """The text of /proc/pagetypeinfo; every page is Movable here."""
-        held = self.lock.hold()
+        _held = self.lock.hold()
         return procfs.pagetypeinfo(self)
 
     def lsmem(self, style="2.38"):
         """The text that util-linux's lsmem prints of this machine. style: its version, from 2.38 on (str, such as "2.41"): the
         labels, the width of SIZE and the last line differ. ValueError for another one."""
-        held = self.lock.hold()
+        _held = self.lock.hold()
         return procfs.lsmem(self, style)
 
     def stats(self):
@@ -600,12 +605,12 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         by order: blocks freed and allocated, pairs merged out of the order, blocks of the order split), "pages_onlined",
         "pages_offlined", "pages_migrated" and of them "balloon_migrated", "notifications" (callbacks called), "bytes_touched"
         (bytes of page state written)."""
-        held = self.lock.hold()
+        _held = self.lock.hold()
         return machine.stats(self)
 
     def validate(self):
         """Check every invariant from scratch; AssertionError with the first that is broken. Other threads wait meanwhile."""
-        held = self.lock.hold_still()
+        _held = self.lock.hold_still()
         check_machine(self)
 
     # -- copies
@@ -615,11 +620,12 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         """A machine from what machine_state gave, or another wrote: checked in full. ValueError for what no machine has."""
         cdef Memory mem = cls.__new__(cls)
         try:
-            held = machine_state.restore_machine(mem, state)
+            _held = machine_state.restore_machine(mem, state)
             check_machine(mem)
         except BaseException as e:
             machine.unmake_machine(mem)
-            if isinstance(e, (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError, ValueError)):
+            if isinstance(e, (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError,
+                    ValueError)):
                 raise ValueError(f"not the state of a machine: {e}") from None
             raise
         return mem
@@ -627,7 +633,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     def copy(self):
         """A second machine in the same state. Whoever listens, owns pages or keeps per-CPU lists is not carried over."""
         cdef Memory mem = Memory.__new__(Memory)
-        held = self.lock.hold_alone()
+        _held = self.lock.hold_alone()
         machine_state.restore_machine(mem, machine_state.machine_state(self))
         return mem
 
@@ -638,13 +644,13 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return self.copy()
 
     def __reduce__(self):
-        held = self.lock.hold_alone()
+        _held = self.lock.hold_alone()
         return Memory._restore, (machine_state.owned(machine_state.machine_state(self)),)
 
     def save(self, path):
         """Write the machine to one file `path`, atomically; fastonline.load reads it. OSError when it cannot be written. What
         copy does not carry over is not saved. Other threads' changes wait until it is written."""
-        held = self.lock.hold_alone()
+        _held = self.lock.hold_alone()
         savefile.save(path, machine_state.machine_state(self))
 
 

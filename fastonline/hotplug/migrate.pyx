@@ -11,12 +11,13 @@ from fastonline.hotplug.page_alloc import undo_isolate_page_range
 from fastonline.hotplug.zonelists import movable_zonelist
 
 __all__ = [
-    "CLUSTER", "RATELIMIT_BURST", "MovablePages", "alloc_movable", "first_unmovable", "free_movable", "isolate", "migrate_range",
+    "CLUSTER", "RATELIMIT_BURST", "MovablePages", "alloc_movable", "first_unmovable", "free_movable", "isolate",
+    "migrate_range",
     "movable_pages", "put_back", "runs",
 ]
 
-# Compiled, so that no signal handler runs between a page's being taken and its owner's knowing: the interpreter looks at signals
-# in Python code only. NumPy has functions that are Python code; what follows them is undone when they raise.
+# Compiled, so that no signal handler runs between a page's being taken and its owner's knowing: the interpreter looks at
+# signals in Python code only. NumPy has functions that are Python code; what follows them is undone when they raise.
 
 _IN_USE, _TAIL, _BUDDY = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail", "PG_buddy"))
 CLUSTER = 32
@@ -90,8 +91,8 @@ class MovablePages:
         self._own(none)
 
     def free_at(self, indices):
-        """Free the pages at these indices into pfns (integers, none twice), in that order. IndexError for one that is not there,
-        ValueError for one that is there twice; nothing is freed then."""
+        """Free the pages at these indices into pfns (integers, none twice), in that order. IndexError for one that is not
+        there, ValueError for one that is there twice; nothing is freed then."""
         indices = np.asarray(indices, np.int64)
         keep = np.ones(len(self.pfns), bool)
         keep[indices] = False
@@ -165,9 +166,9 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
     use in the range now and nobody's, int64 array: the caller takes them, or puts them back; empty when nothing moved.
 
     offline_pages' way: in the order of their addresses, since 6.12 from the last to the first (do_migrate_range), on a machine
-    with memory on other nodes to those only (new_migration_target). contig: alloc_contig_range's way: COMPACT_CLUSTER_MAX at a time, each such cluster back to
-    front (isolate_migratepages_block), to any node. Pages of Movable go to any zone, those of kernel zones to kernel zones
-    (alloc_migration_target, 6.1).
+    with memory on other nodes to those only (new_migration_target). contig: alloc_contig_range's way: COMPACT_CLUSTER_MAX at a
+    time, each such cluster back to front (isolate_migratepages_block), to any node. Pages of Movable go to any zone, those of
+    kernel zones to kernel zones (alloc_migration_target, 6.1).
 
     HotplugError EINTR where they do not all fit or are pinned: those that moved stay moved, the range's free pages are free
     again; so too when an owner's callback raises. 2.6.25 gives up: ENOMEM, EAGAIN (Rules.offline_times_out).

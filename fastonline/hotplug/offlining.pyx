@@ -45,7 +45,7 @@ cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
 def memory_block_offline(Machine mem not None, start_pfn, nr_pages):
     """offline_pages of a memory block; since 6.9 MEM_FINISH_OFFLINE follows when it is done."""
     cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-    held = mem.mem_hotplug_begin("offline_pages")
+    _held = mem.mem_hotplug_begin("offline_pages")
     check_present(mem, start, nr, "offline_pages")
     notice = block_notice(mem, start, nr)
     before, mem.going_offline = mem.going_offline, (start, nr)
@@ -193,6 +193,6 @@ def check_unused(Machine mem not None, start_pfn, nr_pages):
     """EBUSY naming the first page in use of a range that nobody can move, EINVAL where no section is. As alloc_contig_range
     asks: nothing is logged."""
     cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-    held = mem.lock.hold()
+    _held = mem.lock.hold()
     check_present(mem, start, nr, "check_unused")
     refuse_used(mem, start, nr, False)

@@ -20,7 +20,7 @@ from fastonline.hotplug.notices cimport ask_notifiers, block_notice, make_notice
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.section_states cimport (
     all_waiting_sections, batch_outside_prepared, blocks_went_online, count_onlined, note_prepared_alike, online_batch,
-    outside_prepared, section_went_online,
+    outside_prepared,
 )
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present
@@ -338,7 +338,8 @@ cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) exce
     if outside >= 0:
         mem.pages.ungather(batch)
         check_pfn(mem, outside, "a pfn")
-        raise HotplugError.of(errno.EINVAL, f"mark_pfns_onlined: the section of pfn {outside:#x} is not present or not prepared")
+        raise HotplugError.of(errno.EINVAL, f"mark_pfns_onlined: the section of pfn {outside:#x} is not present or not "
+            f"prepared")
     nid = status_change_nid(mem, batch.first)
     was_empty = enters_empty_zone(mem, batch.first)
     if mem.online_page_callback is not None:
@@ -368,7 +369,6 @@ cdef int64_t online_range(Machine mem, uint64_t start, uint64_t nr, int order) n
 
 cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1:
     """Prepare, online every page, then zonelists, watermarks, events and notifiers; or nothing."""
-    cdef uint64_t pfn, run
     cdef int64_t done
     cdef int nid, nid_normal
     cdef bint was_empty
@@ -423,7 +423,7 @@ def memory_block_online(Machine mem not None, start_pfn, nr_pages, online_type):
     failure."""
     cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     cdef int kind = as_online_type(online_type)
-    held = mem.mem_hotplug_begin("online_pages")
+    _held = mem.mem_hotplug_begin("online_pages")
     check_present(mem, start, nr, "online_pages")
     notice = block_notice(mem, start, nr)
     if notice is not None:

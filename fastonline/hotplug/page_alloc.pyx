@@ -65,7 +65,7 @@ cdef int64_t alloc_pages_node(Machine mem, int nid, str gfp, int order) except -
     """get_page_from_freelist: the first zone of the node's zonelist that has a block and stays above its low watermark, then
     above min; the first pfn, or -1. Nothing is reclaimed. GFP_ATOMIC may use half of min, and a quarter of the rest."""
     cdef int types = mem.zones.table.nr_types, top, z, n, i
-    cdef int64_t mark, pfn, free
+    cdef int64_t mark, pfn
     name = GFP[gfp]
     top = mem.zones.names.index(name if name in mem.zones.names else "Normal")
     nodes = fallback_nodes(mem, nid)
@@ -203,7 +203,7 @@ def undo_isolate_page_range(Machine mem not None, start_pfn, nr_pages):
     """Free single pages in use; their free blocks come to the end of the free lists, lowest address first. HotplugError
     EINVAL where no section is; ValueError naming a page that is no allocation of order 0. Nothing changes then."""
     cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), pfn, run
-    held = mem.lock.hold()
+    _held = mem.lock.hold()
     check_present(mem, start, nr, "undo_isolate_page_range")
     for pfn in range(start, start + nr):
         if not mem.pages.freeable(pfn, 0):

@@ -99,7 +99,8 @@ cdef int load_page_map(
         if (known.nid, known.name) not in mem.zones:
             raise ValueError(f"there is no zone {known.name} on node {known.nid} with rules {mem.rules.name}")
         if not 0 <= known.start_pfn <= known.start_pfn + known.spanned_pages <= mem.max_pfn:
-            raise ValueError(f"zone {known.name} spans {known.spanned_pages} pages at {known.start_pfn:#x}, past the end of memory")
+            raise ValueError(f"zone {known.name} spans {known.spanned_pages} pages at {known.start_pfn:#x}, past the end of "
+                f"memory")
         load_zone(mem, known, mem.zones[known.nid, known.name].nr)
     for start, nr in mem.sections.spans():
         note_prepared(mem, start, nr)
@@ -117,7 +118,8 @@ cdef int load_page_map(
     table.min_free_kbytes = min_free_kbytes
     for known in zones:
         z = mem.zones[known.nid, known.name].nr
-        table.zones[z].min, table.zones[z].low, table.zones[z].high = as_pages(known.min), as_pages(known.low), as_pages(known.high)
+        marks = as_pages(known.min), as_pages(known.low), as_pages(known.high)
+        table.zones[z].min, table.zones[z].low, table.zones[z].high = marks
         table.zones[z].boost = getattr(known, "boost", 0)
         pcp_update(table, z, zone_managed(table, z))
         for i, name in enumerate(mem.zones.names):

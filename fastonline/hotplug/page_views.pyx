@@ -10,7 +10,8 @@ from fastonline.hotplug.arguments cimport check_range
 from fastonline.hotplug.interruptible cimport pages_between_signals
 
 from fastonline.core.pageflags import (
-    FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_DIRTY, KPF_NOPAGE, KPF_OFFLINE, KPF_OWNER_PRIVATE, KPF_RESERVED,
+    FLAG_NAMES, KPF_BUDDY, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, KPF_DIRTY, KPF_NOPAGE, KPF_OFFLINE, KPF_OWNER_PRIVATE,
+    KPF_RESERVED,
 )
 
 __all__ = ["Flags"]

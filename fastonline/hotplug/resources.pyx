@@ -124,7 +124,8 @@ def check_tree(tree):
         for start, end, name, inside, is_ram in children:
             if not isinstance(name, str) or not isinstance(is_ram, bool) or not isinstance(inside, (list, tuple)) \
                     or type(start) is not int or type(end) is not int:
-                raise TypeError(f"a resource is two addresses, a name, a list and a flag, not {(start, end, name, is_ram)!r:.80}")
+                raise TypeError(f"a resource is two addresses, a name, a list and a flag, not "
+                    f"{(start, end, name, is_ram)!r:.80}")
             if not last <= start < end <= limit:
                 raise ValueError(f"resource {start:#x}-{end - 1:#x} {name:.40} is out of order, or not inside its parent")
             last = end
@@ -200,9 +201,9 @@ class Resources:
         return at
 
     def find_resource(self, size, align, first=0, last=(1 << 64) - 1):
-        """The lowest address, aligned to `align` (a power of two), of `size` bytes between the addresses `first` and `last` that
-        are free at the top of the tree; what the balloon drivers place their memory with. HotplugError EBUSY where none is,
-        EINVAL for an align or size that is none."""
+        """The lowest address, aligned to `align` (a power of two), of `size` bytes between the addresses `first` and `last`
+        that are free at the top of the tree; what the balloon drivers place their memory with. HotplugError EBUSY where none
+        is, EINVAL for an align or size that is none."""
         if size <= 0 or align <= 0 or align & (align - 1):
             raise HotplugError.of(errno.EINVAL, f"allocate_resource of {size} bytes aligned to {align}")
         at = -(-first // align) * align
@@ -238,7 +239,8 @@ class Resources:
     def _find_cuts(self, parent, start, end, found):
         for child in parent.inside.meeting(start, end):
             if child.is_ram:
-                rest = [Resource(*span, child.name, (), True) for span in ((child.start, start), (end, child.end)) if span[0] < span[1]]
+                rest = [Resource(*span, child.name, (), True) for span in ((child.start, start), (end, child.end))
+                    if span[0] < span[1]]
                 found.append((parent.inside, child, rest))
             else:
                 self._find_cuts(child, start, end, found)

@@ -30,8 +30,8 @@ def kind_of(path):
 
 
 def save(path, state, kind="machine"):
-    """Write a state (hotplug/machine_state.pyx, or any other of dicts, lists, numbers, text and arrays) to the file `path`, as write_file does.
-    kind: what the file is, one word."""
+    """Write a state (hotplug/machine_state.pyx, or any other of dicts, lists, numbers, text and arrays) to the file `path`, as
+    write_file does. kind: what the file is, one word."""
     arrays = []
 
     def plain(value):
@@ -50,7 +50,12 @@ def save(path, state, kind="machine"):
 
     def parts():
         crc = 0
-        for part in (_magic(kind), len(header).to_bytes(8, "little"), header, *(array.data.cast("B") for array in arrays if array.size)):
+        for part in (
+            _magic(kind),
+            len(header).to_bytes(8, "little"),
+            header,
+            *(array.data.cast("B") for array in arrays if array.size),
+        ):
             crc = zlib.crc32(part, crc)
             yield part
         yield crc.to_bytes(4, "little")
@@ -59,8 +64,8 @@ def save(path, state, kind="machine"):
 
 
 def load(path, kind="machine"):
-    """The state that save wrote. ValueError naming the file for one that is something else, truncated or altered; the arrays are
-    read when the header says that the file has their size, not before."""
+    """The state that save wrote. ValueError naming the file for one that is something else, truncated or altered; the arrays
+    are read when the header says that the file has their size, not before."""
     magic = _magic(kind)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

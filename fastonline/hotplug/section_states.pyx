@@ -85,7 +85,8 @@ cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil:
     if not all_online and not batch.one_by_one:
         # now, since the bits do not outlive the next call: what is prepared in a section that is not online is waiting
         for section in range(batch.first >> shift, ((batch.end - 1) >> shift) + 1):
-            if not test_bit(mem.sections.online.words, section) and mem.pages.meets_prepared(section << shift, <uint64_t>1 << shift):
+            if not test_bit(mem.sections.online.words, section) and mem.pages.meets_prepared(section << shift,
+                    <uint64_t>1 << shift):
                 section_went_online(mem, section)
     onlined = mem.pages.online_batch(batch)
     mem.pages_onlined += onlined

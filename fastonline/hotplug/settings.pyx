@@ -15,9 +15,9 @@ cdef class Settings(Machine):
     """What can be set while a machine runs. Memory is the class to use."""
 
     def init_per_zone_wmark_min(self):
-        """Recompute min_free_kbytes, the watermarks and the protection of every zone, as whole online_pages and offline_pages do
-        and marks alone do not (init_per_zone_wmark_min, mm/page_alloc.c)."""
-        held = self.lock.hold()
+        """Recompute min_free_kbytes, the watermarks and the protection of every zone, as whole online_pages and offline_pages
+        do and marks alone do not (init_per_zone_wmark_min, mm/page_alloc.c)."""
+        _held = self.lock.hold()
         sysctl.recompute_watermarks(self)
         flush_events(self)
 
@@ -61,7 +61,7 @@ cdef class Settings(Machine):
 
     @transparent_hugepage.setter
     def transparent_hugepage(self, word):
-        held = self.lock.hold()
+        _held = self.lock.hold()
         sysctl.set_transparent_hugepage(self, word)
 
     @property
@@ -95,5 +95,6 @@ cdef class Settings(Machine):
     @policy.setter
     def policy(self, name):
         if name not in ONLINE_POLICIES:
-            raise HotplugError.of(errno.EINVAL, f"invalid online_policy {name!r} (expected {' or '.join(map(repr, ONLINE_POLICIES))})")
+            raise HotplugError.of(errno.EINVAL, f"invalid online_policy {name!r} (expected "
+                f"{' or '.join(map(repr, ONLINE_POLICIES))})")
         self.auto_movable = ONLINE_POLICIES.index(name)

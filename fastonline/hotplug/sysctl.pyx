@@ -107,7 +107,8 @@ cdef int set_watermark_scale_factor(Machine mem, object factor) except -1:
 cdef dict nr_cpus_of(Machine mem):
     """{node: its CPUs} of the nodes that have some."""
     cdef int nid
-    return {nid: mem.zones.table.nodes[nid].nr_cpus for nid in range(mem.zones.table.nr_nodes) if mem.zones.table.nodes[nid].nr_cpus}
+    return {nid: mem.zones.table.nodes[nid].nr_cpus for nid in range(mem.zones.table.nr_nodes)
+        if mem.zones.table.nodes[nid].nr_cpus}
 
 
 cdef int set_nr_cpus(Machine mem, object cpus) except -1:

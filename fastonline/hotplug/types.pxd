@@ -59,7 +59,7 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     bint khugepaged              # it runs, and wants min_free_kbytes raised
     int64_t raised_from          # what khugepaged raised min_free_kbytes from when it was last computed, or -1
     int64_t min_free_kbytes
-    int64_t user_min_free_kbytes # as written to the sysctl; -1: never
+    int64_t user_min_free_kbytes  # as written to the sysctl; -1: never
     bint stale                   # 2.6.25: pages were marked since the watermarks were computed
 
 cdef inline area_t zone_area(int z) noexcept nogil:      # the engine's area of a zone

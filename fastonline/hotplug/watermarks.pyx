@@ -2,7 +2,7 @@ from libc.math cimport sqrt
 from libc.stdint cimport INT64_MAX
 
 from fastonline.core.numbers cimport as_number
-from fastonline.hotplug.types cimport zone, zone_managed, zone_present
+from fastonline.hotplug.types cimport zone as struct_zone, zone_managed, zone_present
 
 __all__ = ["zone_batchsize"]
 
@@ -60,7 +60,7 @@ cdef void pcp_update(zone_table *t, int z, int64_t pages) noexcept nogil:
     them where it has none (zone_highsize), before 5.14 six batches. A zone
     that has just got memory has the lists of boot, batch 1 and high 0, and they stay where nothing is different from before. In
     2.6.25 (setup_pageset) the lists of every zone stay as boot made them."""
-    cdef zone *zone = &t.zones[z]
+    cdef struct_zone *zone = &t.zones[z]
     cdef int64_t batch, high, high_max, cpus = t.nodes[z / t.nr_types].nr_cpus
     if not t.pcp_follows:
         pages = zone.present_early
@@ -107,7 +107,7 @@ cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
     """__setup_per_zone_wmarks (6.1, 6.12), setup_per_zone_pages_min (2.6.25)."""
     cdef int64_t pages_min = t.min_free_kbytes / t.page_kb, lowmem = 0, pages, share, delta
     cdef int z, i
-    cdef zone *zone
+    cdef struct_zone *zone
     for z in range(t.nr_nodes * t.nr_types):
         i = z % t.nr_types
         if not t.is_highmem[i] and not (t.movable_has_min and t.is_movable[i]):
@@ -156,9 +156,9 @@ cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil:
 
 
 cdef void set_recommended_min_free_kbytes(zone_table *t) noexcept nogil:
-    """set_recommended_min_free_kbytes (mm/khugepaged.c, 6.1): two pageblocks, and one for each pair of MIGRATE_PCPTYPES (3), for
-    every populated zone up to GFP_USER's, but at most a twentieth of the free pages beyond the high watermarks. t.raised_from:
-    min_free_kbytes before, -1 where it is enough."""
+    """set_recommended_min_free_kbytes (mm/khugepaged.c, 6.1): two pageblocks, and one for each pair of MIGRATE_PCPTYPES (3),
+    for every populated zone up to GFP_USER's, but at most a twentieth of the free pages beyond the high watermarks.
+    t.raised_from: min_free_kbytes before, -1 where it is enough."""
     cdef int64_t nr_zones = 0, recommended
     cdef int z
     for z in range(t.nr_nodes * t.nr_types):
@@ -195,5 +195,6 @@ cdef void refresh(zone_table *t) noexcept nogil:
 
 def zone_batchsize(pages, page_size, batch_cap_bytes):
     """zone_batchsize() of a zone of so many pages: its growth stops at batch_cap_bytes."""
-    cdef uint64_t cap = as_number(batch_cap_bytes, "batch_cap_bytes", 0, INT64_MAX) // as_number(page_size, "page_size", 1, INT64_MAX)
+    cdef uint64_t cap = as_number(batch_cap_bytes, "batch_cap_bytes", 0, INT64_MAX) // as_number(page_size, "page_size", 1,
+        INT64_MAX)
     return batchsize(as_number(pages, "pages", 0, INT64_MAX), cap)

@@ -3,14 +3,14 @@ import numpy as np
 from fastonline.core.pageflags cimport PG_prepared
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.sections cimport early_section_nr, present_section_nr
-from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, zone
+from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, zone as struct_zone
 
 from fastonline.hotplug.policy import auto_movable_can_online_movable
 
 __all__ = ["largest_blocks", "valid_zones"]
 
 
-cdef inline bint zone_intersects(const zone *zone, uint64_t start, uint64_t nr) noexcept nogil:
+cdef inline bint zone_intersects(const struct_zone *zone, uint64_t start, uint64_t nr) noexcept nogil:
     return zone.spanned_pages and start < zone.start_pfn + zone.spanned_pages and zone.start_pfn < start + nr
 
 
@@ -23,7 +23,7 @@ cdef int zone_for_pfn_range(Machine mem, uint64_t start, uint64_t nr, int nid, i
     for added memory is the geometry's hotplug_zone.
     """
     cdef int base = nid * mem.zones.table.nr_types, i, kernel = -1, movable = mem.movable_type
-    cdef zone *zones = &mem.zones.table.zones[base]
+    cdef struct_zone *zones = &mem.zones.table.zones[base]
     cdef bint kernel_meets, movable_meets
     if not mem.zone_at_online:
         i = page_zone(mem, start)
@@ -46,8 +46,8 @@ cdef int zone_for_pfn_range(Machine mem, uint64_t start, uint64_t nr, int nid, i
 
 
 cdef void move_pfn_range_to_zone(Machine mem, uint64_t start, uint64_t nr, int z) noexcept nogil:
-    """The range joins a zone: the span grows. Blocks that are in a zone already stay in it, as pages do in 2.6.25, and it is that
-    zone's span that reaches over them."""
+    """The range joins a zone: the span grows. Blocks that are in a zone already stay in it, as pages do in 2.6.25, and it is
+    that zone's span that reaches over them."""
     cdef int order = mem.pages.max_order
     cdef uint64_t block, end = start + nr, first
     for block in range(start >> order, ((end - 1) >> order) + 1):
@@ -80,7 +80,7 @@ cdef void leave_if_unprepared(Machine mem, uint64_t block, uint64_t first, uint6
 cdef void adjust_present_page_count(Machine mem, uint64_t start, int64_t nr, int z) noexcept nogil:
     """nr pages from start on are present in a zone, or no longer when nr is negative. Where a page is present once it is
     managed, the engine counts."""
-    cdef zone *zone = &mem.zones.table.zones[z]
+    cdef struct_zone *zone = &mem.zones.table.zones[z]
     if mem.zones.table.present_is_managed:
         return
     zone.present_pages += nr
@@ -95,7 +95,7 @@ def valid_zones(Machine mem not None, block_nr):
     cdef int shift = mem.pages.max_order, types = mem.zones.table.nr_types, nid
     cdef uint64_t section = start >> mem.sections.pfn_section_shift
     names = mem.zones.names
-    held = mem.lock.hold()
+    _held = mem.lock.hold()
     if number >= mem.max_pfn or not present_section_nr(mem.sections, section):
         raise ValueError(f"memory{number} is not present")
     if mem.sections.online_section_nr(section):

@@ -97,9 +97,11 @@ cdef int highest_kernel_zone(Machine mem) noexcept nogil:
 
 
 cdef list listed_nodes(Machine mem):
-    """The nodes that get zonelists: since 5.18 all that there may ever be, whose pgdat boot makes, before those that are there."""
+    """The nodes that get zonelists: since 5.18 all that there may ever be, whose pgdat boot makes, before those that are
+    there."""
     there = mem.zones.online_nodes()
-    return list(range(max(min(mem.possible_nodes, MOST_NODES), max(there) + 1))) if mem.possible_nodes and mem.rules.lists_possible_nodes else there
+    return list(range(max(min(mem.possible_nodes, MOST_NODES),
+        max(there) + 1))) if mem.possible_nodes and mem.rules.lists_possible_nodes else there
 
 
 cdef int build_all_zonelists(Machine mem, list nids) except -1:

@@ -9,7 +9,9 @@ from fastonline.core.buddy cimport free_area, free_area_fold
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.types cimport area_t, int64_t
-from fastonline.hotplug.types cimport MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone, zone_area, zone_managed, zone_present
+from fastonline.hotplug.types cimport (
+    MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone as struct_zone, zone_area, zone_managed, zone_present,
+)
 from fastonline.hotplug.watermarks cimport refresh
 
 from fastonline.errors import is_number, range_list
@@ -40,10 +42,10 @@ cdef class Zone:
         if (self.nid, zones.names[self.nr % zones.table.nr_types]) != (nid, name):
             raise ValueError(f"zone number {nr} is not zone {name} of node {nid}")
 
-    cdef zone *at(self) noexcept:
+    cdef struct_zone *at(self) noexcept:
         return &self.zones.table.zones[self.nr]
 
-    cdef zone *fresh(self) except NULL:
+    cdef struct_zone *fresh(self) except NULL:
         """With its watermarks as they are now."""
         settle(self.zones.engine.lock)
         refresh(&self.zones.table)
@@ -128,7 +130,7 @@ cdef class Zone:
     @property
     def protection(self):
         """lowmem_reserve: pages kept from allocations that could have come from each higher zone."""
-        cdef zone *zone = self.fresh()
+        cdef struct_zone *zone = self.fresh()
         cdef int i
         return tuple([zone.protection[i] for i in range(self.zones.table.nr_types)])
 
@@ -210,8 +212,9 @@ class Node:
 
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class Zones:
-    """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. Iterating gives every Zone of the
-    online nodes; keys(), values() and items() are those of a mapping from ``(nid, name)`` to Zone. names: the types that each node has zones of, lowest first.
+    """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. Iterating gives every Zone of
+    the online nodes; keys(), values() and items() are those of a mapping from ``(nid, name)`` to Zone. names: the types that
+    each node has zones of, lowest first.
 
     geometry: Geometry; rules: Rules; engine: the Engine that keeps the zones' pages; nr_nodes: int, nodes there is room for, 1
     to 64. TypeError and ValueError for what is none of that."""
@@ -262,7 +265,7 @@ cdef class Zones:
 
     cdef int need_node(self, int nid) except -1:
         """Room for node `nid`, 0 to MAX_NUMNODES - 1. A MemoryError changes nothing that anybody sees."""
-        cdef zone *zones
+        cdef struct_zone *zones
         cdef pgdat *nodes
         cdef int before = self.table.nr_nodes, nr = nid + 1
         if not 0 <= nid < MAX_NUMNODES:
@@ -271,7 +274,7 @@ cdef class Zones:
             return 0
         self.engine.add_areas(zone_area(nr * self.table.nr_types))
         self.table.areas = self.engine.areas
-        zones = <zone *>realloc(self.table.zones, nr * self.table.nr_types * sizeof(zone))
+        zones = <struct_zone *>realloc(self.table.zones, nr * self.table.nr_types * sizeof(struct_zone))
         if zones != NULL:
             self.table.zones = zones
         nodes = <pgdat *>realloc(self.table.nodes, nr * sizeof(pgdat))
@@ -279,14 +282,14 @@ cdef class Zones:
             self.table.nodes = nodes
         if zones == NULL or nodes == NULL:
             raise MemoryError(f"no memory for node {nid}")
-        memset(&self.table.zones[before * self.table.nr_types], 0, (nr - before) * self.table.nr_types * sizeof(zone))
+        memset(&self.table.zones[before * self.table.nr_types], 0, (nr - before) * self.table.nr_types * sizeof(struct_zone))
         memset(&self.table.nodes[before], 0, (nr - before) * sizeof(pgdat))
         self.table.nr_nodes = nr
         return 0
 
     cdef void grow_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil:
         """resize_zone_range and resize_pgdat_range (2.6.25: grow_zone_span, grow_pgdat_span): start = min, end = max."""
-        cdef zone *zone = &self.table.zones[z]
+        cdef struct_zone *zone = &self.table.zones[z]
         cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
         cdef pfn_t end = start + nr
         if zone.spanned_pages:
@@ -304,19 +307,19 @@ cdef class Zones:
         node.spanned_pages = end - node.start_pfn
 
     cdef void spans(self, int z, uint64_t *spans) noexcept nogil:
-        cdef zone *zone = &self.table.zones[z]
+        cdef struct_zone *zone = &self.table.zones[z]
         cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
         spans[0], spans[1], spans[2], spans[3] = zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages
 
     cdef void set_spans(self, int z, const uint64_t *spans) noexcept nogil:
-        cdef zone *zone = &self.table.zones[z]
+        cdef struct_zone *zone = &self.table.zones[z]
         cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
         zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages = spans[0], spans[1], spans[2], spans[3]
 
     cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil:
         """remove_pfn_range_from_zone: a range at an edge of the span takes it back to the next block of the zone that is
         still there; the pages of the range belong to no zone any more."""
-        cdef zone *zone = &self.table.zones[z]
+        cdef struct_zone *zone = &self.table.zones[z]
         cdef area_t area = zone_area(z)
         cdef area_t *area_of = self.engine.area_of
         cdef int shift = self.engine.max_order
@@ -475,7 +478,8 @@ cdef class Zones:
         refresh(&self.table)
         for z in range(self.table.nr_nodes * self.table.nr_types):
             zones.append((
-                self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages, self.table.zones[z].present_early,
+                self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages,
+                self.table.zones[z].present_early,
                 self.table.zones[z].min, self.table.zones[z].low, self.table.zones[z].high,
                 self.table.zones[z].pcp_batch, self.table.zones[z].pcp_high,
                 self.table.zones[z].pageset_batch, self.table.zones[z].pageset_high,
@@ -498,10 +502,10 @@ cdef class Zones:
         }
 
     def __setstate__(self, dict state not None):
-        """The inverse of __getstate__. TypeError, ValueError or OverflowError for values that no machine has; nothing has changed
-        then."""
+        """The inverse of __getstate__. TypeError, ValueError or OverflowError for values that no machine has; nothing has
+        changed then."""
         cdef int z, i, n, types = self.table.nr_types
-        cdef zone *zone
+        cdef struct_zone *zone
         nodes, zones, ratios = state["nodes"], state["zones"], state["lowmem_reserve_ratio"]
         if not self.table.nr_nodes <= len(nodes) <= MAX_NUMNODES or len(zones) != len(nodes) * types or len(ratios) != types:
             raise ValueError(f"{len(nodes)} nodes with {len(zones)} zones in all, of {types} types")

@@ -308,7 +308,9 @@ def _check_counts(check, where, counts, noise):
 
 def _counts(flags):
     """{names of flags: pages that have them}."""
-    return {flag_names(mask): nr for mask, nr in zip(*(part.tolist() for part in np.unique(flags, return_counts=True)), strict=True)}
+    return {
+        flag_names(mask): nr for mask, nr in zip(*(part.tolist() for part in np.unique(flags, return_counts=True)), strict=True)
+    }
 
 
 def _compare_landed(check, landed, region, guest):

@@ -93,7 +93,15 @@ class Recording:
         except RecordingError as e:
             raise RecordingError(f"{self.path}: {where}: {e}") from None
         except (
-            ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError,
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            OSError,
+            RecursionError,
+            TypeError,
+            ValueError,
         ) as e:
             text = " ".join(str(e).split())
             raise RecordingError(f"{self.path}: {where}: {type(e).__name__}: {text[:200]}") from None

@@ -1,8 +1,8 @@
 """For tests of your own allocator, simulator or embedding program against this one.
 
 `Reference` is the slow machine that fastonline's own tests use: the same calls as `Memory`, plain Python inside. `Walk` (in
-`fastonline.testing.walk`, which needs hypothesis) is a state machine that calls a machine of yours side by side with `Memory` and
-the reference. The small geometries keep a walk fast. A test of an embedding program takes ten lines::
+`fastonline.testing.walk`, which needs hypothesis) is a state machine that calls a machine of yours side by side with `Memory`
+and the reference. The small geometries keep a walk fast. A test of an embedding program takes ten lines::
 
     from fastonline.testing.walk import Walk
 

@@ -124,14 +124,19 @@ class Reference:
         assert first == pfn
 
     def _take(self, start, nr):
-        """Take the free pages of a range off the lists, in the largest blocks that lie inside it; splits at its two ends only."""
+        """Take the free pages of a range off the lists, in the largest blocks that lie inside it; splits at its two ends
+        only."""
         taken, pfn = [], start
         while pfn < start + nr:
             if self.state.get(pfn) != FREE:
                 pfn += 1
                 continue
             first, order = self._block_at(pfn)
-            while first >> order << order < start or (pfn >> order << order) < start or (pfn >> order << order) + (1 << order) > start + nr:
+            while (
+                first >> order << order < start
+                or (pfn >> order << order) < start
+                or (pfn >> order << order) + (1 << order) > start + nr
+            ):
                 order -= 1
                 first = pfn >> order << order
             self._split_to(first, order)

@@ -39,10 +39,10 @@ class Walk(RuleBasedStateMachine):
 
     After each step all must agree on every page, count and error, and each `Memory` must find itself valid. Set `geometry` and
     `kernel` (a `Rules`) in a subclass. `subjects(boot)` may return further machines of your own, made with `boot` bytes of boot
-    memory: each rule calls the same method on them with the same arguments, and `check(subject)` compares one with the reference
-    after each step. A rule whose method one of them lacks is skipped. Batches of pfns reach them as lists of int, allocations as
-    `alloc_contig_range(pfn, nr)`. Watermarks are compared in a step of their own: under 2.6.25 `Memory` computes them when somebody
-    looks, and looking must change nothing.
+    memory: each rule calls the same method on them with the same arguments, and `check(subject)` compares one with the
+    reference after each step. A rule whose method one of them lacks is skipped. Batches of pfns reach them as lists of int,
+    allocations as `alloc_contig_range(pfn, nr)`. Watermarks are compared in a step of their own: under 2.6.25 `Memory` computes
+    them when somebody looks, and looking must change nothing.
     """
 
     geometry = SMALL_64

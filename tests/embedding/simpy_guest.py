@@ -40,7 +40,7 @@ class Guest(fo.Memory):
 env = simpy.Environment()
 host = simpy.Container(env, capacity=4, init=4)
 guests = [Guest("left"), Guest("right")]
-for machine, targets in zip(guests, ([3, 0, 1], [1, 3, 0])):
+for machine, targets in zip(guests, ([3, 0, 1], [1, 3, 0]), strict=True):
     env.process(guest(env, machine, host, targets))
 env.run()
 for machine in guests:
