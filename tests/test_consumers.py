@@ -5,7 +5,7 @@ import errno
 import pytest
 from drivers_common import ENGINES, NEW, OLD, SMALL_32, SMALL_64, UNIT
 
-from fastonline import LINUX_2_6_25, MEM_GOING_OFFLINE, MMOP_ONLINE_MOVABLE, HotplugError, Memory
+from fastonline import LINUX_2_6_25, MEM_GOING_OFFLINE, MEM_GOING_ONLINE, MMOP_ONLINE_MOVABLE, HotplugError, Memory
 from fastonline.drivers.consumers import Container, Ehea, Udev
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hypervisor import Domain, Host
@@ -108,7 +108,11 @@ def test_a_container_is_a_node(engine):
     udev = Udev(mem, delay=1.0, period=0.5)
     box = Container(mem, 1, [(4 * UNIT, UNIT), (6 * UNIT, 2 * UNIT)])
     changed = []
-    mem.notifiers.register(lambda action, notice: changed.append(notice.status_change_nid))
+
+    @mem.notifiers.register
+    def going_online(action, notice):
+        if action == MEM_GOING_ONLINE:
+            changed.append(notice.status_change_nid)
     box.add(udev)
     assert udev.events[0].device == "container1" and 1 in mem.nodes and box.online_pages() == 0
     run([udev], 5.0)

@@ -151,7 +151,7 @@ def test_profile_without_counters():
 def test_profile_where_there_are_none_says_so_in_one_line():
     result = profile(engines=["bitmap"], repeat=1, counters={"nobody's": NOBODY})
     assert result["counters"] == {"events": [], "missing": {}, "unavailable": explain(errno.ENOENT)}
-    assert profile_text(result).splitlines()[-1] == f"no counters: {explain(errno.ENOENT)}"
+    assert f"no counters: {explain(errno.ENOENT)}" in profile_text(result).splitlines()
 
 
 def test_command_line(capsys, monkeypatch):
@@ -169,4 +169,4 @@ def test_command_line(capsys, monkeypatch):
             raise OSError(number, counters.explain(number))
         monkeypatch.setattr(fastonline.cost.profile, "Counters", refuse)
         assert cli.main(["profile", "--counters", "--repeat", "1", "--engine", "bitmap"]) == 0
-        assert capsys.readouterr().out.splitlines()[-1] == f"no counters: {explain(number)}"
+        assert f"no counters: {explain(number)}" in capsys.readouterr().out.splitlines()

@@ -82,6 +82,7 @@ def by_phases(guest):
 
 
 def movable(guest):
+    guest.owner.free()      # what an interrupted one has left
     guest.owner.alloc(500)
     guest.owner.free_at(np.arange(0, len(guest.owner), 3))
     guest.owner.free()

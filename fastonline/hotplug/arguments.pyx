@@ -1,4 +1,5 @@
 import errno
+from collections.abc import Iterable
 
 import numpy as np
 from numpy import ndarray
@@ -70,6 +71,8 @@ cdef list boot_ranges(Machine mem, object boot):
             )
         return [(0, pages, 0, 0)] if pages else []
     ranges, last = [], 0
+    if not isinstance(boot, Iterable):
+        raise TypeError(f"boot must be a size or ranges (start_pfn, nr_pages[, nid[, reserved]]), not {boot!r}")
     for given in sorted(tuple(part) for part in boot):
         if not 2 <= len(given) <= 4:
             raise ValueError(f"a range of boot memory is (start_pfn, nr_pages[, nid[, reserved]]), not {given!r}")
