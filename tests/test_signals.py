@@ -180,6 +180,7 @@ def test_ctrl_c_comes_out_of_a_call_as_itself(engine):
                 signal.setitimer(signal.ITIMER_REAL, 0.0005)
                 guest.mem.offline_pages(FIRST + 2 * S, 2 * S)
                 time.sleep(0.001)
+                signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
                 pass
             guest.mem.validate()

@@ -4,6 +4,8 @@ import errno
 
 import numpy as np
 
+from libc.stdint cimport int64_t
+
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, pfn_range, range_list
 from fastonline.hotplug.machine import count_migrated
@@ -228,7 +230,7 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
             raise HotplugError.of(errno.EBUSY, f"{pfn_range(start_pfn, nr_pages)}: page {int(others[0]):#x} is in use")
     except BaseException:
         free_movable(mem, new[~owned])      # those of owners after the one whose callback raised
-        put_back(mem, np.concatenate(emptied))
+        put_back(mem, np.array([pfn for part in emptied for pfn in part.tolist()], np.int64))
         for line in log:
             mem.events.log(line)
         raise
@@ -274,9 +276,21 @@ def put_back(mem, pfns):
 
 
 def runs(pfns):
-    """(first, how many) of each run of consecutive numbers in an array, sorted."""
-    pfns = np.sort(pfns, kind="stable")      # most are in order
-    if not len(pfns):
-        return []
-    cuts = np.flatnonzero(np.diff(pfns) != 1) + 1
-    return [(int(part[0]), len(part)) for part in np.split(pfns, cuts)]
+    """(first, how many) of each run of consecutive numbers in an array, sorted.
+
+    No function of NumPy that is written in Python is called: a signal handler could raise there, and those who undo something
+    must come to the end.
+    """
+    cdef int64_t pfn, first = 0, nr = 0
+    cdef list numbers = pfns.tolist(), found = []
+    numbers.sort()
+    for pfn in numbers:
+        if nr and pfn == first + nr:
+            nr += 1
+            continue
+        if nr:
+            found.append((first, nr))
+        first, nr = pfn, 1
+    if nr:
+        found.append((first, nr))
+    return found

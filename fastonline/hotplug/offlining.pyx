@@ -1,5 +1,7 @@
 import errno
 
+import numpy as np
+
 from fastonline.core.lock cimport PyThreadState
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
@@ -79,7 +81,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
     cdef int64_t used
     cdef PyThreadState *thread
     cdef bint moved, alone
-    notice, empty = None, ()
+    notice, empty = None, np.empty(0, np.int64)
     # where Python runs, or the GIL is let go of, other threads may allocate after the range was looked at
     alone = not mem.chain and mem.pcp is None
     if mem.pcp is not None:
