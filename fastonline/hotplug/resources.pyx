@@ -231,7 +231,8 @@ class Resources:
         self.cut(self.cuts(start_pfn, nr_pages))
 
     def cuts(self, start_pfn, nr_pages):
-        """What `cut` does to release the range: (siblings, the RAM among them that goes, what stays of it), a list."""
+        """What `cut` does to release `nr_pages` pages from `start_pfn` on: a list of (siblings, the RAM among them that goes,
+        what stays of it)."""
         found = []
         self._find_cuts(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift, found)
         return found
