@@ -77,12 +77,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     A handler that calls the machine during a step gets HotplugError EBUSY. After a fork, only the forking thread owns the
     machine in the child.
 
-    Freed pages go to the buddy allocator at once, unless `pcp` is set. Example::
-
-        mem = Memory(X86_64, boot="1G")
-        mem.add_memory(0x40000, 0x8000)            # 128 MiB at 1 GiB
-        mem.prepare_online_pages(0x40000, 0x8000)
-        mem.mark_pages_onlined(0x40000)            # 1 page went online
+    Freed pages go to the buddy allocator at once, unless `pcp` is set.
     """
 
     def __init__(
