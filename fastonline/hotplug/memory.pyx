@@ -76,7 +76,6 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     online_pages as a whole, except for bytes_touched and the order of free lists at the range's ends. Other calls finish first.
     A handler that calls the machine during a step gets HotplugError EBUSY. After a fork, only the forking thread owns the
     machine in the child.
-
     Freed pages go to the buddy allocator at once, unless `pcp` is set.
     """
 
