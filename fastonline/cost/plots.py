@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from fastonline.cost.phases import PHASES
 from fastonline.cost.provenance import one_line
-from fastonline.cost.report import number
+from fastonline.cost.report import duration, number
 from fastonline.files import save_figure
 
 COLORS = {"bitmap": "#0072b2", "struct_page": "#d55e00"}
@@ -88,7 +88,7 @@ def _workloads(axes, result):
 
 def _phases(axes, result):
     left = [0.0] * len(result["phases"])
-    labels = [f"{item['path']}\n{item['engine']}\n{_time(item['total']['median'])}" for item in result["phases"]]
+    labels = [f"{item['path']}\n{item['engine']}\n{duration(item['total']['median'])}" for item in result["phases"]]
     for phase, color in zip(PHASES, _PHASE_COLORS, strict=True):
         share = [
             100 * (item["ns"][phase] or {"median": 0})["median"] / max(item["total"]["median"], 1) for item in result["phases"]
@@ -104,13 +104,6 @@ def _phases(axes, result):
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of the total, %")
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False)
-
-
-def _time(ns):
-    for factor, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "us")):
-        if ns >= factor:
-            return f"{number(ns / factor)} {unit}"
-    return f"{number(ns)} ns"
 
 
 def plot_scale(result: dict[str, Any], path: str | PathLike[str]) -> None:

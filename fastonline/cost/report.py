@@ -85,9 +85,9 @@ def quote(result: dict[str, Any]) -> str:
     said = []
     for engine in dict.fromkeys(row["engine"] for row in result["rows"]):
         whole, page = rows[engine, "online_pages"], rows[engine, "random"]
-        cold = f", {_time(whole['cold']['median'])} cold" if whole["cold"] else ""
+        cold = f", {duration(whole['cold']['median'])} cold" if whole["cold"] else ""
         said.append(
-            f"{_time(whole['ns']['median'])} warm{cold} on the {engine} engine and one page at random "
+            f"{duration(whole['ns']['median'])} warm{cold} on the {engine} engine and one page at random "
             f"{number(page['ns_per_page']['median'])} ns"
         )
     text = f"Onlining {result['section']} (online_pages, median) takes {'; '.join(said)}."
@@ -99,7 +99,8 @@ def quote(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _time(ns):
+def duration(ns: float) -> str:
+    """Return a time of `ns` nanoseconds in the unit that suits it: 1893 -> "1.89 us"."""
     for factor, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "us")):
         if ns >= factor:
             return f"{number(ns / factor)} {unit}"
@@ -182,7 +183,7 @@ def _meaning(workload, result):
 def _memset(result):
     """How far the whole at C level is from a memset of the bytes that it writes."""
     cells = (
-        f"{item['engine']} {number(item['ratio'])}x ({size(item['bytes'])} in {_time(item['ns']['min'])})"
+        f"{item['engine']} {number(item['ratio'])}x ({size(item['bytes'])} in {duration(item['ns']['min'])})"
         for item in result["memset"] if item["ns"]["min"]
     )
     text = "\n  ".join(cells)

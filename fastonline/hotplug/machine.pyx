@@ -101,7 +101,7 @@ cdef Held make_machine(Machine mem, uint64_t room):
     mem.auto_movable_ratio = 301
     mem.auto_movable_numa_aware = True
     mem.auto_online = MMOP_OFFLINE
-    # what the paths of a few microseconds ask of the rules and the geometry
+    # C copies of the rules that hot paths read
     mem.watermarks_at_mark = rules.watermarks_at_mark
     mem.aligned = rules.aligned
     mem.zone_at_online = rules.zone_at_online
