@@ -1,3 +1,5 @@
+# cython: overflowcheck=False
+# Bits are shifted out on purpose, and the sums of a machine that somebody wrote may wrap.
 import numpy as np
 
 from fastonline.core.bitmap cimport bitmap_empty, ctz, hweight64, msb
@@ -13,8 +15,8 @@ __all__ = ["REASONS", "audit_pages"]
 cdef extern from *:
     """
     static FASTONLINE_CLONES int fo_tally_words(const uint64_t *, const uint64_t *, const uint64_t *, const uint64_t *,
-                                                const uint64_t *, const uint64_t *, uint64_t, uint64_t, int, void *, uint64_t
-                                                *);
+                                                const uint64_t *, const uint64_t *, uint64_t, uint64_t, int, void *,
+                                                uint64_t *);
     """
 
 cdef struct page_source:         # an engine's pages
