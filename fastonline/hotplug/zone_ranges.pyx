@@ -1,3 +1,5 @@
+cimport cython
+
 import numpy as np
 
 from fastonline.core.pageflags cimport PG_prepared
@@ -77,6 +79,7 @@ cdef void leave_if_unprepared(Machine mem, uint64_t block, uint64_t first, uint6
         mem.pages.assign_area(block << order, <uint64_t>1 << order, NO_AREA)
 
 
+@cython.overflowcheck(False)     # nr may be negative
 cdef void adjust_present_page_count(Machine mem, uint64_t start, int64_t nr, int z) noexcept nogil:
     """nr pages from start on are present in a zone, or no longer when nr is negative. Where a page is present once it is
     managed, the engine counts."""
