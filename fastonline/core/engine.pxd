@@ -11,6 +11,8 @@ ranges; nothing here fails for its arguments. A page is in one of these states:
     offline     PG_offline | PG_prepared       given back to the host by a driver
 """
 
+cimport cython
+
 from fastonline.core.bitmap cimport Bitmap
 from fastonline.core.buddy cimport free_area
 from fastonline.core.lock cimport MachineLock
@@ -57,6 +59,7 @@ cdef class Engine:
     cdef MachineLock lock                # of the machine that the engine is part of
     cdef uint64_t page_bits              # bits of state that a step over a range touches for each page
 
+    @cython.overflowcheck(False)     # an engine may store a difference, which wraps
     cdef inline void count_touched(self, uint64_t nr_bytes) noexcept nogil:
         if self.shared:
             fetch_add(&self.touched, nr_bytes, RELAXED)

@@ -137,7 +137,7 @@ cdef int restore_settings(Machine mem, object state) except -1:
     mem.auto_movable_numa_aware = as_flag(numa_aware)
     mem.policy_zone = as_number(policy_zone, "the policy zone", 0, mem.movable_type - 1)
     mem.pages_onlined, mem.pages_offlined, calls, touched, mem.pages_migrated, mem.balloon_migrated, mem.high_offlined = [
-        as_uint64(count, "a counter") for count in state["counters"]
+        as_number(count, "a counter", 0, 1 << 62) for count in state["counters"]
     ]
     mem.notifiers.calls = calls
     mem.pages.set_touched(touched)
