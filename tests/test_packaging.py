@@ -13,9 +13,9 @@ pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one
 
 PROBE = """
 from fastonline.hotplug.memory cimport Memory
-from fastonline.core.buddy cimport free_area, order_in_word
+from fastonline.core.buddy cimport buddy_pool, order_in_word
 def probe(Memory mem, unsigned long pfn):
-    return mem.online_page(pfn), mem.online_page(pfn), order_in_word(0xFF00, 8), sizeof(free_area) > 0
+    return mem.online_page(pfn), mem.online_page(pfn), order_in_word(0xFF00, 8), sizeof(buddy_pool) > 0
 """
 USE = """
 import fastonline as fo, probe

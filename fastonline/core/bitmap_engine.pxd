@@ -1,7 +1,7 @@
 """The fast engine: a bit plane a flag, and the buddy allocator on the plane of the free pages."""
 
 from fastonline.core.bitmap cimport Bitmap
-from fastonline.core.buddy cimport area_of_page, buddy, buddy_free_page, free_area, order_in_word, present
+from fastonline.core.buddy cimport area_of_page, buddy, buddy_free_page, buddy_pool, order_in_word, present
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.pageflags cimport page_flags
 from fastonline.core.types cimport ALL_ONES, pfn_t, uint64_t, word_t
@@ -51,7 +51,7 @@ cdef inline bint bitmap_online_quickly(BitmapEngine engine, pfn_t pfn) noexcept 
     cdef buddy *b = &engine.buddy
     cdef uint64_t w = pfn >> 6, group = pfn >> b.group_order
     cdef word_t bit = (<word_t>1) << (pfn & 63), x, before, after
-    cdef free_area *a
+    cdef buddy_pool *a
     cdef int m
     if not engine.flags.prepared[w] & engine.flags.reserved[w] & bit:
         return False

@@ -41,7 +41,7 @@ cdef extern from *:
     const word_t COUNT_LOWS "FASTONLINE_COUNT_LOWS"
     const uint64_t NO_GROUP "FASTONLINE_NO_GROUP"
 
-cdef struct free_area:
+cdef struct buddy_pool:
     uint64_t ended[NR_ORDERS]    # single-page frees by the order they merged up to; these three are folded into the rest
     uint64_t began[NR_ORDERS]    # allocations by the order of the block that was split
     uint64_t handed[NR_ORDERS]   # and by the order that was asked for
@@ -58,7 +58,7 @@ cdef struct buddy:
     word_t *free                 # one bit a page: free
     word_t *full                 # one bit a word of `free`: all 64 pages are free
     area_t *area_of              # the free area of each block of 2^max_order pages
-    free_area *areas
+    buddy_pool *areas
     int nr_areas
     word_t *counts               # free blocks in each group
     uint64_t nr_groups
@@ -86,7 +86,7 @@ cdef inline int order_in_word(word_t x, unsigned int bit) noexcept nogil:
     return msb(lo if lo < hi else hi)
 
 
-cdef inline free_area *area_of_page(buddy *b, pfn_t pfn) noexcept nogil:
+cdef inline buddy_pool *area_of_page(buddy *b, pfn_t pfn) noexcept nogil:
     return &b.areas[b.area_of[pfn >> b.max_order]]
 
 
@@ -117,11 +117,11 @@ cdef inline int fill_word(buddy *b, uint64_t w) noexcept nogil:
     return order if order < b.max_order else b.max_order
 
 
-cdef inline free_area *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
+cdef inline buddy_pool *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
     """Free one page that is not free (__free_one_page, order 0); returns its area."""
     cdef uint64_t w = pfn >> 6
     cdef unsigned int bit = pfn & 63
-    cdef free_area *a = area_of_page(b, pfn)
+    cdef buddy_pool *a = area_of_page(b, pfn)
     cdef word_t x = b.free[w] | (<word_t>1) << bit
     cdef int m
     b.free[w] = x
@@ -136,7 +136,7 @@ cdef inline free_area *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
 
 cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil               # order of the free block that holds the free page pfn
 # bring the counts up to date with the three of single pages
-cdef void free_area_fold(free_area *a) noexcept nogil
+cdef void free_area_fold(buddy_pool *a) noexcept nogil
 cdef uint64_t buddy_layout(buddy *b, uint64_t nr_pages, int max_order) noexcept nogil    # words of one area's trees
 cdef void buddy_defer(buddy *b, uint64_t group, word_t hung) noexcept nogil    # this group is pending now
 cdef void buddy_settle(buddy *b) noexcept nogil                        # none is

@@ -57,7 +57,7 @@ cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil:
     return fill_word(b, pfn >> 6)      # which it is
 
 
-cdef void free_area_fold(free_area *a) noexcept nogil:
+cdef void free_area_fold(buddy_pool *a) noexcept nogil:
     cdef uint64_t passed = 0    # frees that merged beyond order k
     cdef uint64_t split = 0     # blocks of order k + 1 that allocations split
     cdef int k = NR_ORDERS - 1
@@ -252,7 +252,7 @@ cdef uint64_t buddy_wrong_group(buddy *b, pfn_t start, uint64_t nr) noexcept nog
 
 @cython.overflowcheck(False)
 cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil:
-    cdef free_area *a = area_of_page(b, pfn)
+    cdef buddy_pool *a = area_of_page(b, pfn)
     cdef uint64_t w = pfn >> 6, nr_words, group = pfn >> b.group_order
     cdef int k, m
     if order < 6:
@@ -274,7 +274,7 @@ cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil:
         hang_full(b, group)
 
 
-cdef inline void count_as_singles(free_area *a, int order, int handed, uint64_t nr_blocks) noexcept nogil:
+cdef inline void count_as_singles(buddy_pool *a, int order, int handed, uint64_t nr_blocks) noexcept nogil:
     """`nr_blocks` blocks of `order` were freed at a stroke; count them as 2^(order - handed) blocks of `handed` each, which
     merge among themselves first."""
     cdef int k
@@ -285,7 +285,7 @@ cdef inline void count_as_singles(free_area *a, int order, int handed, uint64_t 
 
 
 cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexcept nogil:
-    cdef free_area *a = area_of_page(b, start)
+    cdef buddy_pool *a = area_of_page(b, start)
     cdef pfn_t pfn = start, end = start + nr
     cdef uint64_t nr_blocks, words
     cdef int chunk, max_order = b.max_order
@@ -379,7 +379,7 @@ cdef uint64_t or_batch "fo_or_batch"(word_t *free, word_t *full, const word_t *b
 
 
 cdef uint64_t buddy_free_words(buddy *b, const word_t *batch, uint64_t first, uint64_t end, int order) noexcept nogil:
-    cdef free_area *a = area_of_page(b, first << 6)
+    cdef buddy_pool *a = area_of_page(b, first << 6)
     cdef int64_t before[NR_ORDERS]
     cdef int64_t after[NR_ORDERS]
     cdef int64_t handed[NR_ORDERS]
@@ -461,7 +461,7 @@ cdef inline void clear_free(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
 
 @cython.overflowcheck(False)
 cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil:
-    cdef free_area *a = &b.areas[area]
+    cdef buddy_pool *a = &b.areas[area]
     cdef word_t *tree = a.tree
     cdef int64_t pfn
     cdef uint64_t group
@@ -489,7 +489,7 @@ cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil:
     return pfn
 
 
-cdef void take_pages(buddy *b, free_area *a, pfn_t pfn, int order, uint64_t nr) noexcept nogil:
+cdef void take_pages(buddy *b, buddy_pool *a, pfn_t pfn, int order, uint64_t nr) noexcept nogil:
     """Take the first pages of a free block, all of them or some, one by one; the rest of it stays, in the largest blocks."""
     cdef uint64_t rest = (<uint64_t>1 << order) - nr, group = (pfn + nr) >> b.group_order
     cdef int k
@@ -507,7 +507,7 @@ cdef void take_pages(buddy *b, free_area *a, pfn_t pfn, int order, uint64_t nr) 
 
 
 @cython.overflowcheck(False)
-cdef uint64_t take_from_group(buddy *b, free_area *a, uint64_t group, int order, uint64_t nr, int64_t *out) noexcept nogil:
+cdef uint64_t take_from_group(buddy *b, buddy_pool *a, uint64_t group, int order, uint64_t nr, int64_t *out) noexcept nogil:
     """Take the free blocks of exactly `order` < 6 in a group, as single pages, while `nr` more are wanted; how many pages."""
     cdef uint64_t w = group << (b.group_order - 6), end = (group + 1) << (b.group_order - 6), blocks = 0, got = 0, i
     cdef uint64_t size = <uint64_t>1 << order
@@ -535,7 +535,7 @@ cdef uint64_t take_from_group(buddy *b, free_area *a, uint64_t group, int order,
     return got
 
 
-cdef uint64_t take_whole_blocks(buddy *b, free_area *a, pfn_t pfn, uint64_t nr) noexcept nogil:
+cdef uint64_t take_whole_blocks(buddy *b, buddy_pool *a, pfn_t pfn, uint64_t nr) noexcept nogil:
     """Take as many whole blocks of the largest order from `pfn` on, which begins one, as lie side by side in a word of the tree
     and in `nr` pages; how many pages."""
     cdef uint64_t group = pfn >> b.group_order, blocks = 1
@@ -552,7 +552,7 @@ cdef uint64_t take_whole_blocks(buddy *b, free_area *a, pfn_t pfn, uint64_t nr) 
 
 
 cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out) noexcept nogil:
-    cdef free_area *a = &b.areas[area]
+    cdef buddy_pool *a = &b.areas[area]
     cdef uint64_t got = 0, take, i
     cdef int64_t pfn
     cdef int k = 0
@@ -583,7 +583,7 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
 cdef void split_at(buddy *b, pfn_t pfn, pfn_t done) noexcept nogil:
     """Split the free block that reaches over `pfn`, if there is one, until a block begins there; the nodes that reach over
     `done` have been split before."""
-    cdef free_area *a = area_of_page(b, pfn)
+    cdef buddy_pool *a = area_of_page(b, pfn)
     cdef int k
     if pfn & ((<uint64_t>1 << b.max_order) - 1) == 0 or not test_bit(b.free, pfn):
         return
@@ -598,7 +598,7 @@ cdef void split_at(buddy *b, pfn_t pfn, pfn_t done) noexcept nogil:
 
 
 cdef void buddy_take_range(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
-    cdef free_area *a = area_of_page(b, start)
+    cdef buddy_pool *a = area_of_page(b, start)
     cdef pfn_t end = start + nr, block = <pfn_t>1 << b.max_order
     cdef pfn_t first = (start + block - 1) & ~(block - 1), last = end & ~(block - 1)
     cdef uint64_t here, above = 0

@@ -14,7 +14,7 @@ ranges; nothing here fails for its arguments. A page is in one of these states:
 cimport cython
 
 from fastonline.core.bitmap cimport Bitmap
-from fastonline.core.buddy cimport free_area
+from fastonline.core.buddy cimport buddy_pool
 from fastonline.core.lock cimport MachineLock
 from fastonline.core.types cimport area_t, int64_t, pfn_t, uint8_t, uint32_t, uint64_t, word_t
 
@@ -45,7 +45,7 @@ cdef class Engine:
     cdef readonly uint64_t nr_pages      # pages there is room for; whole blocks of the largest order
     cdef readonly int max_order
     cdef readonly int nr_areas
-    cdef free_area *areas
+    cdef buddy_pool *areas
     cdef area_t *area_of                 # area of each block of 2^max_order pages, NO_AREA = none
     cdef uint64_t nr_blocks
     cdef readonly uint64_t touched       # bytes of page state written since the engine was made

@@ -31,7 +31,7 @@ cdef enum:
     ROUND = 16                   # so few are always taken one by one
     KEPT = 65536                 # pfns that there is room for all the time, once a batch has had as many
 
-# free_area's counters that a user may see, in the order of area_counters() and of a saved machine.
+# buddy_pool's counters that a user may see, in the order of area_counters() and of a saved machine.
 COUNTERS = ("nr_free", "merges", "splits", "frees", "allocs")
 
 
@@ -85,13 +85,13 @@ cdef class Engine:
         return 0
 
     cdef int add_areas(self, int nr_areas) except -1:
-        cdef free_area *areas = <free_area *>realloc(self.areas, nr_areas * sizeof(free_area))
+        cdef buddy_pool *areas = <buddy_pool *>realloc(self.areas, nr_areas * sizeof(buddy_pool))
         cdef int i
         if areas == NULL:
             raise MemoryError(f"no memory for {nr_areas} free areas")
         self.areas = areas
         for i in range(self.nr_areas, nr_areas):
-            memset(&areas[i], 0, sizeof(free_area))
+            memset(&areas[i], 0, sizeof(buddy_pool))
             areas[i].number = i
         self.nr_areas = nr_areas
         return 0
@@ -221,7 +221,7 @@ cdef class Engine:
         return self.counters(number)
 
     cdef dict counters(self, int area):
-        cdef free_area *a = &self.areas[area]
+        cdef buddy_pool *a = &self.areas[area]
         cdef int k
         free_area_fold(a)
         counts = {name: np.empty(NR_ORDERS, np.int64) for name in COUNTERS}
@@ -237,7 +237,7 @@ cdef class Engine:
     def set_area_counters(self, area, dict counts not None):
         """The inverse of area_counters."""
         cdef int k, number = as_number(area, "area", 0, self.nr_areas - 1)
-        cdef free_area made
+        cdef buddy_pool made
         free_area_fold(&self.areas[number])
         made = self.areas[number]
         for k in range(NR_ORDERS):

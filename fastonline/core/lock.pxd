@@ -18,7 +18,7 @@ cdef extern from "pythread.h":
     ctypedef void *PyThread_type_lock
 
 cdef enum:
-    LASTING = 8388608            # bits of state that a step must touch for it to let go of the GIL: 1 MiB, some 100 us
+    LONG_STEP_BITS = 8388608            # bits of state that a step must touch for it to let go of the GIL: 1 MiB, some 100 us
 
 
 cdef class Held:                 # the lock is released when this goes

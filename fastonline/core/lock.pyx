@@ -193,7 +193,7 @@ cdef class MachineLock:
 
     cdef PyThreadState *let_go(self, uint64_t nr_bits) noexcept:
         global lasting
-        if nr_bits < LASTING or forking:
+        if nr_bits < LONG_STEP_BITS or forking:
             return NULL
         self.busy += 1
         lasting += 1

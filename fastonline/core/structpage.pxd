@@ -5,7 +5,7 @@ descriptors instead of pointers, so that a machine can grow, be copied and be sa
 the first page's.
 """
 
-from fastonline.core.buddy cimport free_area
+from fastonline.core.buddy cimport buddy_pool
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.types cimport area_t, int32_t, int64_t, pfn_t, uint32_t, uint64_t
 
@@ -49,7 +49,7 @@ ctypedef fused page_t:
 cdef struct mem_map:             # what the kernels need of an engine
     void *heads                  # the first list head
     void *pages                  # pfn 0's descriptor
-    free_area *areas
+    buddy_pool *areas
     area_t *area_of
     int max_order
     bint lifo

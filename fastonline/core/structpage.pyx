@@ -25,7 +25,7 @@ cdef inline void link_between(page_t *heads, uint64_t node, uint64_t prev, uint6
     heads[next].prev = node
 
 
-cdef inline void add_to_list(mem_map *m, page_t *pages, free_area *area, pfn_t pfn, int order, bint tail) noexcept nogil:
+cdef inline void add_to_list(mem_map *m, page_t *pages, buddy_pool *area, pfn_t pfn, int order, bint tail) noexcept nogil:
     """Make the block free, at one end of its list (add_to_free_list, add_to_free_list_tail)."""
     cdef page_t *heads = pages - NR_HEADS
     cdef uint64_t head = area.number * NR_ORDERS + order
@@ -38,7 +38,7 @@ cdef inline void add_to_list(mem_map *m, page_t *pages, free_area *area, pfn_t p
     area.nr_free[order] += 1
 
 
-cdef inline void del_from_list(page_t *pages, free_area *area, pfn_t pfn, int order) noexcept nogil:
+cdef inline void del_from_list(page_t *pages, buddy_pool *area, pfn_t pfn, int order) noexcept nogil:
     """The block is no longer free (del_page_from_free_list)."""
     cdef page_t *heads = pages - NR_HEADS
     cdef page_t *page = &pages[pfn]
@@ -54,7 +54,7 @@ cdef inline bint page_is_buddy(page_t *pages, pfn_t pfn, int order) noexcept nog
     return (pages[pfn].order ^ <uint32_t>order) | ((pages[pfn].flags & PG_buddy) ^ PG_buddy) == 0
 
 
-cdef inline free_area *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
+cdef inline buddy_pool *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
     return &m.areas[m.area_of[pfn >> m.max_order]]
 
 
@@ -63,7 +63,7 @@ cdef inline free_area *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
 cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint tail) noexcept nogil:
     """__free_one_page: merge while the buddy is free, then list the block; `tail` is FPI_TO_TAIL, without which today's
     kernels decide by buddy_merge_likely and 2.6.25 takes the head."""
-    cdef free_area *area = area_of_page(m, pfn)
+    cdef buddy_pool *area = area_of_page(m, pfn)
     cdef pfn_t buddy_pfn
     cdef int max_order = m.max_order
     area.frees[order] += 1
@@ -80,7 +80,7 @@ cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint 
     add_to_list(m, pages, area, pfn, order, tail)
 
 
-cdef inline int64_t rmqueue(mem_map *m, page_t *pages, free_area *area, int order) noexcept nogil:
+cdef inline int64_t rmqueue(mem_map *m, page_t *pages, buddy_pool *area, int order) noexcept nogil:
     """__rmqueue_smallest and expand: the head of the smallest list that fits; upper halves go to the heads of theirs."""
     cdef page_t *heads = pages - NR_HEADS
     cdef pfn_t pfn
@@ -104,7 +104,7 @@ cdef inline int64_t rmqueue(mem_map *m, page_t *pages, free_area *area, int orde
 
 cdef void split_at(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
     """Split the free block that reaches over `pfn`, if there is one, until a block begins there."""
-    cdef free_area *a
+    cdef buddy_pool *a
     cdef pfn_t head = pfn
     cdef int k = 0
     if pfn & ((<pfn_t>1 << m.max_order) - 1) == 0:
@@ -135,7 +135,7 @@ cdef uint64_t take_blocks(mem_map *m, page_t *pages, pfn_t start, uint64_t nr) n
     """Take every free page of the range off its list."""
     cdef pfn_t pfn = start
     cdef uint64_t taken = 0
-    cdef free_area *area
+    cdef buddy_pool *area
     cdef int order
     split_at(m, pages, start)
     split_at(m, pages, start + nr)
@@ -249,7 +249,7 @@ cdef int64_t lowest_not_single(page_t *pages, const pfn_batch *batch, uint64_t n
     return lowest if lowest < nr_pages else -1
 
 
-cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, free_area *area, uint64_t nr, int64_t *out) noexcept nogil:
+cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, buddy_pool *area, uint64_t nr, int64_t *out) noexcept nogil:
     cdef uint64_t got = 0
     while got < nr:
         out[got] = rmqueue(m, pages, area, 0)

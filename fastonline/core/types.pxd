@@ -21,7 +21,7 @@ cdef extern from *:
 
 ctypedef uint64_t pfn_t      # page frame number
 ctypedef uint64_t word_t     # 64 pages of one flag
-ctypedef uint16_t area_t     # number of a free_area
+ctypedef uint16_t area_t     # number of a buddy_pool
 
 cdef enum:
     BITS_PER_WORD = 64

@@ -1,6 +1,6 @@
 from cpython.exc cimport PyErr_CheckSignals
 
-from fastonline.core.lock cimport LASTING, PyThreadState
+from fastonline.core.lock cimport LONG_STEP_BITS, PyThreadState
 from fastonline.core.ram cimport check_ram
 from fastonline.core.threads cimport in_threads, range_step
 from fastonline.core.types cimport pfn_t
@@ -42,7 +42,7 @@ cdef int walk_range(Machine mem, int step, uint64_t start, uint64_t nr, int orde
     cdef PyThreadState *thread
     if step == INIT:
         check_ram(nr * mem.pages.page_bits >> 3)
-    if nr * mem.pages.page_bits < LASTING:
+    if nr * mem.pages.page_bits < LONG_STEP_BITS:
         take_step(mem, step, start, nr, order)
         return 0
     counts = [mem.pages.counters(area) for area in range(mem.pages.nr_areas)]

@@ -4,7 +4,7 @@ cimport cython
 
 import numpy as np
 
-from fastonline.core.buddy cimport free_area, free_area_fold
+from fastonline.core.buddy cimport buddy_pool, free_area_fold
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport unusable_lock
 from fastonline.core.numbers cimport as_uint64
@@ -211,7 +211,7 @@ def count_migrated(Machine mem not None, nr, balloon):
 
 
 cdef dict stats(Machine mem):
-    cdef free_area *a
+    cdef buddy_pool *a
     cdef int area, k, orders = mem.pages.max_order + 1
     cdef uint64_t frees[NR_ORDERS]
     cdef uint64_t allocs[NR_ORDERS]

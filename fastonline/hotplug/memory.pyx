@@ -4,7 +4,7 @@ from libc.errno cimport EINVAL, ENOMEM
 
 from fastonline.core.bitmap cimport test_bit
 from fastonline.core.bitmap_engine cimport bitmap_online_quickly
-from fastonline.core.buddy cimport free_area, free_area_fold
+from fastonline.core.buddy cimport buddy_pool, free_area_fold
 from fastonline.core.engine cimport BATCH_NO_MEMORY, BATCH_OK, pfn_batch
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_uint64
@@ -671,7 +671,7 @@ cdef int online_any_page(Memory mem, pfn_t pfn) noexcept nogil:
 
 cdef int64_t zone_counter(Memory mem, int z, int which, int order) noexcept nogil:
     """Memory.counter of one zone."""
-    cdef free_area *area = &mem.pages.areas[zone_area(z)]
+    cdef buddy_pool *area = &mem.pages.areas[zone_area(z)]
     if which == COUNT_FREE_PAGES:
         return page_alloc.blocks_free(mem, z, 0)
     if which == COUNT_MANAGED_PAGES:

@@ -1,6 +1,6 @@
 """The structs that the kernels of the hot-plug floor share."""
 
-from fastonline.core.buddy cimport free_area
+from fastonline.core.buddy cimport buddy_pool
 from fastonline.core.types cimport area_t, int64_t, pfn_t, uint64_t
 
 cdef enum:
@@ -37,7 +37,7 @@ cdef struct pgdat:
 cdef struct zone_table:          # zone number z = nid * nr_types + type
     zone *zones
     pgdat *nodes
-    free_area *areas             # the engine's: areas[zone_area(z)] holds the zone's free blocks and managed_pages
+    buddy_pool *areas             # the engine's: areas[zone_area(z)] holds the zone's free blocks and managed_pages
     int nr_types
     int nr_nodes                 # nodes there is room for
     int normal                   # number of the highest kernel zone below highmem (GFP_USER's)

@@ -1,6 +1,6 @@
 """Zones and nodes: spans and counters. A zone's free pages and managed_pages are kept by the engine, in its area."""
 
-from fastonline.core.buddy cimport free_area
+from fastonline.core.buddy cimport buddy_pool
 from fastonline.core.engine cimport Engine
 from fastonline.core.types cimport pfn_t, uint64_t
 from fastonline.hotplug.types cimport zone, zone_table
@@ -16,7 +16,7 @@ cdef class Zone:
 
     cdef zone *at(self) noexcept
     cdef zone *fresh(self) except NULL
-    cdef free_area *area(self) except NULL
+    cdef buddy_pool *area(self) except NULL
 
 
 cdef class Zones:

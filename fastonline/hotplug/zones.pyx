@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from operator import index
 
-from fastonline.core.buddy cimport free_area, free_area_fold
+from fastonline.core.buddy cimport buddy_pool, free_area_fold
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.types cimport area_t, int64_t
@@ -51,9 +51,9 @@ cdef class Zone:
         refresh(&self.zones.table)
         return self.at()
 
-    cdef free_area *area(self) except NULL:
+    cdef buddy_pool *area(self) except NULL:
         """With its counts as they are now."""
-        cdef free_area *a
+        cdef buddy_pool *a
         settle(self.zones.engine.lock)
         a = &self.zones.engine.areas[zone_area(self.nr)]
         free_area_fold(a)
@@ -92,14 +92,14 @@ cdef class Zone:
     @property
     def nr_free(self):
         """Free blocks of each order: tuple of ints, orders 0..MAX_PAGE_ORDER."""
-        cdef free_area *a = self.area()
+        cdef buddy_pool *a = self.area()
         cdef int k
         return tuple([a.nr_free[k] for k in range(self.zones.engine.max_order + 1)])
 
     @property
     def free_pages(self):
         """NR_FREE_PAGES."""
-        cdef free_area *a = self.area()
+        cdef buddy_pool *a = self.area()
         cdef int64_t total = 0
         cdef int k
         for k in range(self.zones.engine.max_order + 1):
