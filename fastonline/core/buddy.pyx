@@ -57,7 +57,7 @@ cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil:
     return fill_word(b, pfn >> 6)      # which it is
 
 
-cdef void free_area_fold(buddy_pool *a) noexcept nogil:
+cdef void buddy_pool_fold(buddy_pool *a) noexcept nogil:
     cdef uint64_t passed = 0    # frees that merged beyond order k
     cdef uint64_t split = 0     # blocks of order k + 1 that allocations split
     cdef int k = NR_ORDERS - 1

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastonline.core.bitmap cimport bitmap_weight, read_only, set_bit, test_bit
 from fastonline.core.bitmap import zeroed
-from fastonline.core.buddy cimport free_area_fold
+from fastonline.core.buddy cimport buddy_pool_fold
 from fastonline.core.lock cimport MachineLock, settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.types cimport ALL_ONES, MAX_AREAS, MAX_MAX_ORDER, MIN_MAX_ORDER, NR_ORDERS, max_bits
@@ -223,7 +223,7 @@ cdef class Engine:
     cdef dict counters(self, int area):
         cdef buddy_pool *a = &self.areas[area]
         cdef int k
-        free_area_fold(a)
+        buddy_pool_fold(a)
         counts = {name: np.empty(NR_ORDERS, np.int64) for name in COUNTERS}
         for k in range(NR_ORDERS):
             counts["nr_free"][k] = a.nr_free[k]
@@ -238,7 +238,7 @@ cdef class Engine:
         """The inverse of area_counters."""
         cdef int k, number = as_number(area, "area", 0, self.nr_areas - 1)
         cdef buddy_pool made
-        free_area_fold(&self.areas[number])
+        buddy_pool_fold(&self.areas[number])
         made = self.areas[number]
         for k in range(NR_ORDERS):
             made.nr_free[k] = counts["nr_free"][k]

@@ -4,7 +4,7 @@ cimport cython
 
 import numpy as np
 
-from fastonline.core.buddy cimport buddy_pool, free_area_fold
+from fastonline.core.buddy cimport buddy_pool, buddy_pool_fold
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport unusable_lock
 from fastonline.core.numbers cimport as_uint64
@@ -221,7 +221,7 @@ cdef dict stats(Machine mem):
         frees[k] = allocs[k] = merges[k] = splits[k] = 0
     for area in range(1, mem.pages.nr_areas):
         a = &mem.pages.areas[area]
-        free_area_fold(a)
+        buddy_pool_fold(a)
         for k in range(orders):
             frees[k] += a.frees[k]
             allocs[k] += a.allocs[k]

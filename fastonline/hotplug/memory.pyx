@@ -4,7 +4,7 @@ from libc.errno cimport EINVAL, ENOMEM
 
 from fastonline.core.bitmap cimport test_bit
 from fastonline.core.bitmap_engine cimport bitmap_online_quickly
-from fastonline.core.buddy cimport buddy_pool, free_area_fold
+from fastonline.core.buddy cimport buddy_pool, buddy_pool_fold
 from fastonline.core.engine cimport BATCH_NO_MEMORY, BATCH_OK, pfn_batch
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_uint64
@@ -680,7 +680,7 @@ cdef int64_t zone_counter(Memory mem, int z, int which, int order) noexcept nogi
         return zone_present(&mem.zones.table, z)
     if which == COUNT_SPANNED_PAGES:
         return mem.zones.table.zones[z].spanned_pages
-    free_area_fold(area)
+    buddy_pool_fold(area)
     if which == COUNT_NR_FREE:
         return area.nr_free[order]
     if which == COUNT_MERGES:

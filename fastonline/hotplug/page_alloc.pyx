@@ -2,7 +2,7 @@ import errno
 
 import numpy as np
 
-from fastonline.core.buddy cimport free_area_fold
+from fastonline.core.buddy cimport buddy_pool_fold
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.numbers cimport as_number, as_uint64
@@ -23,7 +23,7 @@ cdef uint64_t blocks_free(Machine mem, int z, int order) noexcept nogil:
     """Blocks of an order that a zone's free blocks would give."""
     cdef uint64_t total = 0
     cdef int k
-    free_area_fold(&mem.pages.areas[zone_area(z)])
+    buddy_pool_fold(&mem.pages.areas[zone_area(z)])
     for k in range(order, mem.pages.max_order + 1):
         total += <uint64_t>mem.pages.areas[zone_area(z)].nr_free[k] << (k - order)
     return total

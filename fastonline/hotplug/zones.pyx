@@ -5,7 +5,7 @@ from libc.string cimport memset
 
 from operator import index
 
-from fastonline.core.buddy cimport buddy_pool, free_area_fold
+from fastonline.core.buddy cimport buddy_pool, buddy_pool_fold
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.types cimport area_t, int64_t
@@ -56,7 +56,7 @@ cdef class Zone:
         cdef buddy_pool *a
         settle(self.zones.engine.lock)
         a = &self.zones.engine.areas[zone_area(self.nr)]
-        free_area_fold(a)
+        buddy_pool_fold(a)
         return a
 
     def __repr__(self):
