@@ -1,4 +1,4 @@
-"""One page after the other, as the fastest loop each contender can have: for the engines that is the C door, without the
+"""One page after the other, as the fastest loop each contender can have: for the engines that is the C API, without the
 GIL."""
 
 import pytest

@@ -35,7 +35,7 @@ class FastOnline:
         return nr
 
     def online_each(self, pfns):
-        """Page by page through the C door, without the GIL."""
+        """Page by page through the C API, without the GIL."""
         return time_in_order(self.mem, pfns)[1]
 
     def alloc(self, nr):

@@ -36,15 +36,15 @@ class Workload:
     title: str
     order: str = "ascending"
     free_after: bool = True
-    c_door: bool = False
+    c_api: bool = False
 
 
 WORKLOADS = {
     "W1": Workload("the whole range goes online, in the largest blocks"),
     "W2": Workload("page by page, ascending: one array"),
-    "W2 C door": Workload("page by page, ascending: a C call a page", c_door=True),
+    "W2 C API": Workload("page by page, ascending: a C call a page", c_api=True),
     "W3": Workload("page by page, random: one array", "random"),
-    "W3 C door": Workload("page by page, random: a C call a page", "random", c_door=True),
+    "W3 C API": Workload("page by page, random: a C call a page", "random", c_api=True),
     "W4": Workload("every page allocated at order 0, and freed"),
     "W5": Workload("the whole range goes out again", free_after=False),
 }
@@ -83,7 +83,7 @@ def once(who, workload, pfns):
         case "W5":
             call, args = who.take_range, (who.first, who.nr_pages)
         case _:
-            call, args = who.online_each if how.c_door else who.online_pfns, (pfns[how.order],)
+            call, args = who.online_each if how.c_api else who.online_pfns, (pfns[how.order],)
     ns, done = time_call(call, args)
     if done != who.nr_pages or free_pages(who) != (who.nr_pages if how.free_after else 0):
         raise AssertionError(f"{who.name}, {workload}: {done} pages done, {free_pages(who)} free of {who.nr_pages}")
@@ -102,7 +102,7 @@ def measure(nr_pages, names, workloads, repeat, missing):
             missing[f"{name}, {nr_pages} pages"] = str(e)
     rows = []
     for workload in workloads:
-        taking = [(who, pfns, []) for who, pfns in there if who.name in ENGINES or not WORKLOADS[workload].c_door]
+        taking = [(who, pfns, []) for who, pfns in there if who.name in ENGINES or not WORKLOADS[workload].c_api]
         for block in range(min(BLOCKS, repeat)):    # in turns, so that a busy stretch hits all of them
             for who, pfns, times in taking:
                 once(who, workload, pfns)   # the others have been through the caches

@@ -201,7 +201,7 @@ def untouched():
 def figures(large, repeat):
     """([Figure], growth) of one run."""
     missing = {}
-    workloads = ["W1", "W2", "W2 C door", "W3", "W3 C door", "W4"]
+    workloads = ["W1", "W2", "W2 C API", "W3", "W3 C API", "W4"]
     small = measure(SECTION, ["bitmap", "struct_page", "linux64", "llfree_c"], workloads, repeat, missing)
     lines = [
         times("whole 512 MiB section, Python call", 1500, "ns", small, "bitmap", "W1", SECTION),
@@ -228,8 +228,8 @@ def figures(large, repeat):
     flat = [ns["min"] for _, ns, _, _ in grown]
     lines += [
         *rest.values(),
-        times("one page, C door, ascending", 5, "ns", small, "bitmap", "W2 C door"),
-        times("one page, C door, random", 5, "ns", small, "bitmap", "W3 C door"),
+        times("one page, C API, ascending", 5, "ns", small, "bitmap", "W2 C API"),
+        times("one page, C API, random", 5, "ns", small, "bitmap", "W3 C API"),
         python_calls(repeat),
         *embedded(repeat),
         *turnover(min(repeat, 7)),

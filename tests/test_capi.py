@@ -65,7 +65,7 @@ def mem(make_machine):
 
 
 @pytest.fixture
-def door(mem):
+def handle(mem):
     return API.memory(mem)
 
 
@@ -110,28 +110,29 @@ def test_memory_refuses_what_is_none():
             call(7)
 
 
-def test_single_pages(mem, door):
+def test_single_pages(mem, handle):
     normal = mem.zones["Normal"].nr
-    assert API.page_state(door, 1024) == 1 | 16 and API.page_state(door, 1 << 60) == 0
-    assert [API.online_page(door, pfn) for pfn in (1024, 1024, 1024 + S, 1 << 60)] == [1, 0, -errno.EINVAL, -errno.EINVAL]
-    zone = API.page_zone(door, 1024)
+    assert API.page_state(handle, 1024) == 1 | 16 and API.page_state(handle, 1 << 60) == 0
+    assert [API.online_page(handle, pfn) for pfn in (1024, 1024, 1024 + S, 1 << 60)] == [1, 0, -errno.EINVAL, -errno.EINVAL]
+    zone = API.page_zone(handle, 1024)
     assert zone == mem.zone_of(1024).nr == normal
-    assert API.page_zone(door, 1024 + S) == API.page_zone(door, 1 << 60) == -errno.EINVAL
-    assert API.alloc_page(door, zone, 0) == 1024 and API.page_state(door, 1024) == 16
-    assert API.alloc_page(door, zone, 0) == -errno.ENOMEM
-    assert API.alloc_page(door, -1, 0) == API.alloc_page(door, 1 << 20, 0) == API.alloc_page(door, zone, 99) == -errno.EINVAL
-    assert [API.free_page(door, 1024, order) for order in (1, -1, 99, 0, 0)] == [-errno.EINVAL] * 3 + [0, -errno.EINVAL]
+    assert API.page_zone(handle, 1024 + S) == API.page_zone(handle, 1 << 60) == -errno.EINVAL
+    assert API.alloc_page(handle, zone, 0) == 1024 and API.page_state(handle, 1024) == 16
+    assert API.alloc_page(handle, zone, 0) == -errno.ENOMEM
+    assert API.alloc_page(handle, -1, 0) == API.alloc_page(handle, 1 << 20, 0) == -errno.EINVAL
+    assert API.alloc_page(handle, zone, 99) == -errno.EINVAL
+    assert [API.free_page(handle, 1024, order) for order in (1, -1, 99, 0, 0)] == [-errno.EINVAL] * 3 + [0, -errno.EINVAL]
     mem.validate()
 
 
-def test_range_at_once_after_prepare(mem, door):
+def test_range_at_once_after_prepare(mem, handle):
     """Expect a range to go online though no Python call has marked a page before, in part online or not."""
-    assert API.online_range(door, 1024 + 3, 10, 0) == 10
-    assert API.online_range(door, 1024, S, -1) == S - 10
-    assert API.online_range(door, 1024, S, -1) == 0
+    assert API.online_range(handle, 1024 + 3, 10, 0) == 10
+    assert API.online_range(handle, 1024, S, -1) == S - 10
+    assert API.online_range(handle, 1024, S, -1) == 0
     before = snapshot(mem)
     for start, nr, order in [(1024, 0, 0), (1024, S + 1, 0), (1024, S, 99), (1 << 60, 1, 0), (1024, 1 << 63, 0)]:
-        assert API.online_range(door, start, nr, order) == -errno.EINVAL
+        assert API.online_range(handle, start, nr, order) == -errno.EINVAL
     assert snapshot(mem) == before
     mem.validate()
 
@@ -141,61 +142,61 @@ def test_range_of_a_copy(mem):
     assert API.online_page(API.memory(twin), 1024) == 1 and API.online_range(API.memory(twin), 1024, S, -1) == S - 1
 
 
-def test_batches(mem, door):
+def test_batches(mem, handle):
     shuffled = np.random.default_rng(1).permutation(np.arange(1024, 1024 + S)).tolist()
     twin = mem.copy()
-    assert API.online_batch(door, *pfns(*shuffled)) == S == twin.mark_pfns_onlined(shuffled)
+    assert API.online_batch(handle, *pfns(*shuffled)) == S == twin.mark_pfns_onlined(shuffled)
     assert snapshot(mem) == snapshot(twin)
-    assert API.online_batch(door, None, 0) == API.free_batch(door, None, 0) == 0
-    zone = API.page_zone(door, 1024)
+    assert API.online_batch(handle, None, 0) == API.free_batch(handle, None, 0) == 0
+    zone = API.page_zone(handle, 1024)
     out = (ctypes.c_int64 * S)()
-    assert API.alloc_bulk(door, zone, 1, 3, out) == 3
+    assert API.alloc_bulk(handle, zone, 1, 3, out) == 3
     assert list(out[:3]) == twin.alloc_pages_bulk(3, order=1, zone="Normal").tolist()
-    assert API.alloc_bulk(door, zone, 0, S - 6, out) == S - 6
+    assert API.alloc_bulk(handle, zone, 0, S - 6, out) == S - 6
     assert list(out[: S - 6]) == twin.alloc_pages_bulk(S - 6, zone="Normal").tolist()
     before = snapshot(mem)
     assert before == snapshot(twin)
-    assert API.alloc_bulk(door, zone, 0, 1, out) == -errno.ENOMEM
-    assert API.alloc_bulk(door, -1, 0, 1, out) == API.alloc_bulk(door, zone, -1, 1, out) == -errno.EINVAL
+    assert API.alloc_bulk(handle, zone, 0, 1, out) == -errno.ENOMEM
+    assert API.alloc_bulk(handle, -1, 0, 1, out) == API.alloc_bulk(handle, zone, -1, 1, out) == -errno.EINVAL
     one = out[0]
     for wrong in [(one, one), (one, 1 << 60), (one, 1024 + S), (one, out[S - 6 - 1], 3 << 40)]:
-        assert API.free_batch(door, *pfns(*wrong)) == API.online_batch(door, *pfns(*wrong)) == -errno.EINVAL
+        assert API.free_batch(handle, *pfns(*wrong)) == API.online_batch(handle, *pfns(*wrong)) == -errno.EINVAL
     assert snapshot(mem) == before
-    assert API.free_batch(door, *pfns(*out[: S - 6])) == S - 6
+    assert API.free_batch(handle, *pfns(*out[: S - 6])) == S - 6
     twin.free_pfns(out[: S - 6])
     assert snapshot(mem) == snapshot(twin)
     mem.validate()
 
 
-def test_counters_are_those_of_python(mem, door):
-    API.online_batch(door, *pfns(*range(1024, 1024 + 100)))
+def test_counters_are_those_of_python(mem, handle):
+    API.online_batch(handle, *pfns(*range(1024, 1024 + 100)))
     mem.alloc_pages(2, zone="Normal")
     stats = mem.stats()
-    assert API.counter(door, -1, COUNT["COUNT_PAGES_ONLINED"], 0) == stats["pages_onlined"] == 100
-    assert API.counter(door, -1, COUNT["COUNT_PAGES_OFFLINED"], 0) == 0
+    assert API.counter(handle, -1, COUNT["COUNT_PAGES_ONLINED"], 0) == stats["pages_onlined"] == 100
+    assert API.counter(handle, -1, COUNT["COUNT_PAGES_OFFLINED"], 0) == 0
     for name in ("frees", "merges", "splits"):
-        assert [API.counter(door, -1, COUNT[f"COUNT_{name.upper()}"], k) for k in range(7)] == stats[name]
-    assert [API.counter(door, -1, COUNT["COUNT_ALLOCS"], k) for k in range(7)] == stats["allocations"]
+        assert [API.counter(handle, -1, COUNT[f"COUNT_{name.upper()}"], k) for k in range(7)] == stats[name]
+    assert [API.counter(handle, -1, COUNT["COUNT_ALLOCS"], k) for k in range(7)] == stats["allocations"]
     zone = mem.zones["Normal"]
     for name in ("free_pages", "managed_pages", "present_pages", "spanned_pages"):
-        assert API.counter(door, zone.nr, COUNT[f"COUNT_{name.upper()}"], 0) == getattr(zone, name)
-    assert [API.counter(door, zone.nr, COUNT["COUNT_NR_FREE"], k) for k in range(7)] == list(zone.nr_free)[:7]
-    assert API.counter(door, -1, COUNT["COUNT_MANAGED_PAGES"], 0) == mem.totalram_pages
+        assert API.counter(handle, zone.nr, COUNT[f"COUNT_{name.upper()}"], 0) == getattr(zone, name)
+    assert [API.counter(handle, zone.nr, COUNT["COUNT_NR_FREE"], k) for k in range(7)] == list(zone.nr_free)[:7]
+    assert API.counter(handle, -1, COUNT["COUNT_MANAGED_PAGES"], 0) == mem.totalram_pages
     for zone_nr, which, order in [(-2, 2, 0), (999, 2, 0), (-1, 11, 0), (-1, -1, 0), (-1, 6, 99), (-1, 6, -1), (zone.nr, 0, 0)]:
-        assert API.counter(door, zone_nr, which, order) == -errno.EINVAL
+        assert API.counter(handle, zone_nr, which, order) == -errno.EINVAL
 
 
-def test_owner_keeps_other_threads_away(mem, door):
+def test_owner_keeps_other_threads_away(mem, handle):
     """Expect calls of other threads to wait, of this one to be refused, and all to go on when the owner is done."""
     held, seen = API.own(mem), []
     others = [threading.Thread(target=lambda: seen.append(mem.alloc_pages())),
               threading.Thread(target=lambda: seen.append(mem.mark_pages_onlined(1024, S)))]
     for other in others:
         other.start()
-    assert API.online_range(door, 1024, S, -1) == S
+    assert API.online_range(handle, 1024, S, -1) == S
     others[0].join(0.1)
     assert not seen and all(other.is_alive() for other in others)
-    with pytest.raises(fo.HotplugError, match="owner at the C door"):
+    with pytest.raises(fo.HotplugError, match="user of the C API"):
         mem.alloc_pages()
     with pytest.raises(fo.HotplugError, match="EBUSY"):
         API.own(mem)
@@ -206,14 +207,14 @@ def test_owner_keeps_other_threads_away(mem, door):
     mem.validate()
 
 
-def test_owners_in_turn(mem, door):
+def test_owners_in_turn(mem, handle):
     """Expect no page lost or counted twice when threads online a section page by page, each owning the machine in turn."""
     counts = []
 
     def work():
         for pfn in range(1024, 1024 + S):
             held = API.own(mem)
-            counts.append(API.online_page(door, pfn))
+            counts.append(API.online_page(handle, pfn))
             del held
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

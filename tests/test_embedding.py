@@ -1,4 +1,4 @@
-"""Every door's example, built and run against the installed wheel; README.md shows the same files."""
+"""Every language's example, built and run against the installed wheel; README.md shows the same files."""
 
 import re
 import shutil
@@ -42,13 +42,13 @@ def build(directory, installed):
     run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=directory, path=installed)
 
 
-@pytest.mark.parametrize("door, expected", [
+@pytest.mark.parametrize("language, expected", [
     ("cython", "32768 294912\n"),       # every page of the block, and 1 GiB beside it
     ("cpp", "17408 16750 658\n"),       # 17 times 4 MiB
 ])
-def test_compiled(installed, door, expected, tmp_path):
-    tree = tmp_path / door
-    shutil.copytree(EXAMPLES / door, tree)
+def test_compiled(installed, language, expected, tmp_path):
+    tree = tmp_path / language
+    shutil.copytree(EXAMPLES / language, tree)
     build(tree, installed)
     assert run(sys.executable, "use.py", cwd=tree, path=installed) == expected
     where = run(sys.executable, "-c", "import fastonline; print(fastonline.get_include())", cwd=tree, path=installed)
@@ -57,10 +57,10 @@ def test_compiled(installed, door, expected, tmp_path):
 
 def test_client_of_another_abi(installed, tmp_path):
     """Expect an ImportError that says what to do, from C++ and from Cython, and not a crash later."""
-    for door, file, new in [("cpp", "setup.py", "'.'"), ("cython", "simulator.pyx", "")]:
-        tree = tmp_path / door
-        shutil.copytree(EXAMPLES / door, tree)
-        if door == "cpp":
+    for language, file, new in [("cpp", "setup.py", "'.'"), ("cython", "simulator.pyx", "")]:
+        tree = tmp_path / language
+        shutil.copytree(EXAMPLES / language, tree)
+        if language == "cpp":
             header = (installed / "fastonline" / "include" / "fastonline.h").read_text()
             (tree / "fastonline.h").write_text(re.sub("(#define FASTONLINE_ABI) .*", r"\1 99", header))
             (tree / file).write_text((tree / file).read_text().replace("fastonline.get_include()", new))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 BENCH = Path(__file__).parent.parent / "bench"
-WORKLOADS = ["W1", "W2", "W2 C door", "W3", "W3 C door", "W4", "W5"]
+WORKLOADS = ["W1", "W2", "W2 C API", "W3", "W3 C API", "W4", "W5"]
 SMALL = 1 << 15
 
 # a peer for the linux64 adapter: a byte a page, order 0 only
@@ -62,7 +62,7 @@ def test_side_by_side(tmp_path):
     engines = ["bitmap", "struct_page"]
     assert found == [
         (workload, name) for workload in WORKLOADS
-        for name in (engines if workload.endswith("C door") else [*engines, "numpy_only", "plain_python"])
+        for name in (engines if workload.endswith("C API") else [*engines, "numpy_only", "plain_python"])
     ]
     for row in written["rows"]:
         assert row["pages"] == SMALL
@@ -90,7 +90,7 @@ def test_csv_has_the_same_rows(tmp_path):
 
 
 def test_peer_in_c(stand_in):
-    """Compiled, called and checked; the C door is the engines' alone."""
+    """Compiled, called and checked; the C API is the engines' alone."""
     done = run("peers.py", "--pages", str(SMALL), "--repeat", "1", "--only", "linux64", FASTONLINE_BASELINE=str(stand_in()))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("  linux64 ") == 5

@@ -124,7 +124,7 @@ cdef class MachineLock:
         if self.busy > self.still:
             raise HotplugError.of(
                 errno.EBUSY,
-                "this thread is in the midst of work on this machine: a signal handler, or the owner at the C door, called it",
+                "this thread is working on this machine already (a signal handler or a user of the C API called it)",
             )
         held = Held.__new__(Held)
         held.lock = self

@@ -11,6 +11,6 @@ from fastonline.hotplug.memory cimport Memory
 cdef int64_t now() noexcept nogil                                    # ns since some moment
 cdef int64_t since(int64_t start) noexcept nogil                     # ns since `start`, the clock's own cost taken off
 
-# Mark pages of a prepared range through the C door, Memory.online_page, one at a time: ns. `onlined` gets how many went online.
+# Mark pages of a prepared range through the C API, Memory.online_page, one at a time: ns. `onlined` gets how many went online.
 cdef int64_t ascending(Memory mem, pfn_t start_pfn, uint64_t nr_pages, uint64_t *onlined) noexcept nogil
 cdef int64_t in_order(Memory mem, const uint64_t *pfns, uint64_t nr_pages, uint64_t *onlined) noexcept nogil

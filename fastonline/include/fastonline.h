@@ -1,4 +1,4 @@
-/* The C and C++ door of fastonline: the functions of fastonline/hotplug/memory.pxd, through one capsule.
+/* The C and C++ API of fastonline: the functions of fastonline/hotplug/memory.pxd, through one capsule.
  *
  *     fastonline_api *fo = fastonline_import();              once, with the GIL; NULL: a Python exception is set
  *     fastonline_memory *mem = fo->memory(object);           of a fastonline.Memory, borrowed: keep a reference to the object
@@ -7,7 +7,7 @@
  * Compile with -I from fastonline.get_include(); nothing is linked. No function but memory() and own() needs the GIL
  * or touches a Python object; they return a count, a pfn, or a negative errno, having changed nothing. No notifier is called.
  *
- * Who holds what: one thread at a time may be at this door of one machine, and no other thread may call that machine from
+ * Threads: one thread at a time may call these functions for one machine, and no other thread may call that machine from
  * Python meanwhile. Where there are other threads, take the machine first, and until it is given back do not call it from
  * Python in the same thread:
  *
