@@ -23,13 +23,12 @@ cdef extern from *:
     const uint64_t NO_PFN "FASTONLINE_NO_PFN"
     void __builtin_prefetch(const void *, int) nogil
 
-# A batch over a plane larger than the caches is gathered with a prefetch so many pfns ahead.
 cdef enum:
-    FAR = 16777216
-    AHEAD = 24
-    READ = 512                  # pfns that are read at a time
-    ROUND = 16                   # so few are always taken one by one
-    KEPT = 65536                 # pfns that there is room for all the time, once a batch has had as many
+    LARGE_PLANE_PFNS = 16777216  # a plane of so many pfns is larger than the caches: a batch over it is prefetched
+    PREFETCH_PFNS = 24           # how far ahead of the pfn whose bit is set
+    READ_PFNS = 512              # read at a time
+    FEW_PFNS = 16                # always taken one by one
+    KEPT_PFNS = 65536            # room that a batch leaves behind for the next one, at most
 
 # buddy_pool's counters that a user may see, in the order of area_counters() and of a saved machine.
 COUNTERS = ("nr_free", "merges", "splits", "frees", "allocs")
@@ -112,7 +111,7 @@ cdef class Engine:
         cdef uint64_t[2] span
         cdef word_t *words = self.batch_words
         cdef bint inside
-        cdef bint few = batch.nr < self.nr_pages / SPARSE + ROUND
+        cdef bint few = batch.nr < self.nr_pages / SPARSE + FEW_PFNS
         batch.one_by_one |= self.in_order
         if (few or batch.one_by_one) and not self.copy_batch(batch, span):
             return BATCH_NO_MEMORY
@@ -121,7 +120,7 @@ cdef class Engine:
                 return self.first_outside(batch, bad)
             batch.first = span[0]
             batch.end = span[1] + 1
-            if batch.nr < (batch.end - batch.first) / SPARSE + ROUND:
+            if batch.nr < (batch.end - batch.first) / SPARSE + FEW_PFNS:
                 batch.one_by_one = True
                 bad[0] = first_repeated(batch, words)
                 return BATCH_OK if bad[0] == batch.nr else BATCH_TWICE
@@ -149,7 +148,7 @@ cdef class Engine:
     cdef bint copy_batch(self, pfn_batch *batch, uint64_t *span) noexcept nogil:
         """Copy the pfns, which another thread may change at any time, and note their span."""
         cdef uint64_t *pfns = self.own_pfns
-        if batch.nr > self.own_room or self.own_room > KEPT and batch.nr <= KEPT:
+        if batch.nr > self.own_room or self.own_room > KEPT_PFNS and batch.nr <= KEPT_PFNS:
             pfns = <uint64_t *>realloc(pfns, max(batch.nr, <uint64_t>64) * sizeof(uint64_t))
             if pfns == NULL:
                 return False
@@ -293,7 +292,7 @@ cdef inline bint ascends(const uint64_t *pfns) noexcept nogil:
     return differs == 0
 
 
-cdef void set_bits "fo_set_bits"(const uint64_t *pfns, uint64_t nr, word_t *words, bint far) noexcept nogil:
+cdef void set_bits "fo_set_bits"(const uint64_t *pfns, uint64_t nr, word_t *words, bint prefetch) noexcept nogil:
     """Set the bit of every pfn. 64 pfns that fill a word in ascending order are one store."""
     cdef uint64_t i = 0, step, pfn
     while i < nr:
@@ -303,9 +302,9 @@ cdef void set_bits "fo_set_bits"(const uint64_t *pfns, uint64_t nr, word_t *word
             i += 64
             continue
         step = min(nr - i, 64 - (pfn & 63)) + i
-        if far:
+        if prefetch:
             while i < step:
-                __builtin_prefetch(&words[pfns[i + AHEAD if i + AHEAD < nr else i] >> 6], 1)
+                __builtin_prefetch(&words[pfns[i + PREFETCH_PFNS if i + PREFETCH_PFNS < nr else i] >> 6], 1)
                 words[pfns[i] >> 6] |= (<word_t>1) << (pfns[i] & 63)
                 i += 1
         else:
@@ -321,19 +320,19 @@ cdef bint set_batch(const pfn_batch *batch, word_t *words, uint64_t limit, uint6
     Another thread may change the array at any time, so that each pfn is read once: some go to the nearest cache, where their
     bounds are found, at the speed of the memory; then their bits, at random.
     """
-    cdef uint64_t near[READ]
+    cdef uint64_t near[READ_PFNS]
     cdef uint64_t done = 0, some
     cdef uint64_t[2] wider
     wider[0] = span[0] = NO_PFN
     wider[1] = span[1] = 0
     while done < batch.nr:
-        some = min(batch.nr - done, <uint64_t>READ)
+        some = min(batch.nr - done, <uint64_t>READ_PFNS)
         read_batch(batch, done, some, near, wider)
         if wider[1] >= limit:
             return False
         span[0] = wider[0]
         span[1] = wider[1]
-        set_bits(near, some, words, limit >= FAR)
+        set_bits(near, some, words, limit >= LARGE_PLANE_PFNS)
         done += some
     return True
 
