@@ -8,7 +8,13 @@ import pytest
 from conftest import by_zone
 
 import fastonline as fo
+from fastonline.drivers.cmm import Cmm1
+from fastonline.drivers.driver import run
+from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
+from fastonline.drivers.xen import XEN_2_6_26, XEN_THREAD, XenBalloon
 from fastonline.hotplug.watermarks import zone_batchsize
+from fastonline.testing.geometries import SMALL_PAE
 
 BLOCK = 32768                    # pages of 128 MiB
 
@@ -357,3 +363,61 @@ def test_init_per_zone_wmark_min(engine):
             mem.init_per_zone_wmark_min()
         marks.append((mem.min_free_kbytes, [(z.min, z.low, z.high, z.protection) for z in mem.zones.values()]))
     assert marks[0] == marks[1]
+
+
+def ballooned(driver, engine, size="768M"):
+    """A 1 GiB X86_32_PAE guest of 2.6.25 that a driver has taken to `size`."""
+    mem = fo.Memory(fo.X86_32_PAE, boot="1G", rules=fo.LINUX_2_6_25, engine=engine)
+    host = Host("2G")
+    made = {
+        "2.6.26": lambda: XenBalloon(mem, Domain(host, "1G"), XEN_2_6_26),
+        "thread": lambda: XenBalloon(mem, Domain(host, "1G"), XEN_THREAD),
+        "virtio": lambda: VirtioBalloonDriver(mem, ResidentDomain(host)),
+        "cmm": lambda: Cmm1(mem, ResidentDomain(host)),
+    }[driver]()
+    made.set_target(size)
+    run([made], 1000.0)
+    return made
+
+
+def counts(mem):
+    return [(zone.present_pages, zone.min, zone.low, zone.high, zone.protection) for zone in mem.zones.values()]
+
+
+@pytest.mark.parametrize("driver", ["2.6.26", "thread", "virtio", "cmm"])
+def test_a_balloon_of_2_6_25_leaves_present_pages_and_watermarks_alone(engine, driver):
+    before = counts(fo.Memory(fo.X86_32_PAE, boot="1G", rules=fo.LINUX_2_6_25, engine=engine))
+    made = ballooned(driver, engine)
+    mem = made.mem
+    assert mem.zones["HighMem"].present_pages == 32768
+    mem.min_free_kbytes = mem.min_free_kbytes      # recomputes the watermarks
+    assert counts(mem) == before
+    if driver != "cmm":      # whose pages stay in use
+        assert mem.totalram_pages == 196608
+        assert mem.totalhigh_pages == mem.zones["HighMem"].managed_pages < 32768
+    made.validate()
+    assert counts(mem.copy()) == before
+    mem.copy().validate()
+    made.set_target("1G", 1000.0)
+    run([made], 2000.0, 1000.0)
+    assert counts(mem) == before and mem.totalram_pages == 262144
+    made.validate()
+
+
+def test_offlining_takes_ballooned_pages_off_present_pages(engine):
+    mem = fo.Memory(SMALL_PAE, boot="1M", rules=fo.LINUX_2_6_25, engine=engine)
+    start, nr = mem.zones["HighMem"].start_pfn, mem.zones["HighMem"].spanned_pages
+    present = mem.zones["HighMem"].present_pages
+    mem.alloc_contig_range(start, 4)
+    mem.set_pfns_offline([start, start + 2])
+    mem.set_page_offline(start + 1)
+    assert mem.zones["HighMem"].present_pages == present == mem.zones["HighMem"].managed_pages + 3
+    mem.clear_pfns_offline([start + 2])
+    mem.free_pages(start + 2)
+    mem.free_pages(start + 3)
+    mem.set_page_reserved(start)      # waits for a mark, and is not present until then
+    assert mem.zones["HighMem"].present_pages == present - 1 == mem.zones["HighMem"].managed_pages + 1
+    mem.validate()
+    mem.offline_pages(start, nr)
+    assert mem.zones["HighMem"].present_pages == present - nr == mem.zones["HighMem"].managed_pages
+    mem.validate()

@@ -164,7 +164,7 @@ class XenBalloon(Driver):
                 if behaviour.callback:
                     mem.restore_online_page_callback(self._online_page)
                 raise
-            self._set_reserved_or_offline(np.arange(start, start + nr))
+            self.mem.set_pfns_offline(np.arange(start, start + nr))
             self._put_on_list(start, nr)
         self._expanded: list[tuple[int, int]] = []          # (start_pfn, nr_pages) of each balloon_expand
         self._expanding = False
@@ -398,6 +398,7 @@ class XenBalloon(Driver):
         self.domain.set_phys_to_machine(pfns, mfns)
         self._link_lowmem(pfns, mfns)
         if self.behaviour.expands:
+            self.mem.set_pfns_reserved(pfns)      # those that were ballooned out; mark_pages_onlined takes Reserved pages
             self.mem.mark_pfns_onlined(pfns)
         else:
             self.mem.free_reserved_pfns(pfns)
@@ -417,7 +418,7 @@ class XenBalloon(Driver):
             mfns = self.domain.p2m_frames(pfns)
             self._link_lowmem(pfns, None)
             self.domain.set_phys_to_machine(pfns, INVALID_P2M_ENTRY)
-            self._set_reserved_or_offline(pfns)
+            self.mem.set_pfns_offline(pfns)
             self._append(heads)
             self._give_back(mfns)
         return BP_EAGAIN if heads.size < want else BP_DONE
@@ -437,13 +438,6 @@ class XenBalloon(Driver):
             return
         for at in range(0, mfns.size, self.batch):
             self.domain.decrease_reservation(mfns[at : at + self.batch])
-
-    def _set_reserved_or_offline(self, pfns):
-        """Pages in use are the balloon's: Reserved for the thread's mark_pages_onlined, PageOffline since."""
-        if self.behaviour.callback:
-            self.mem.set_pfns_offline(pfns)
-        else:
-            self.mem.set_pfns_reserved(pfns)
 
     def _link_lowmem(self, pfns, mfns):
         """Lowmem is mapped by the kernel, so its page tables must follow (mfns None: unmapped)."""

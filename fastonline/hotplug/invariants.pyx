@@ -122,7 +122,7 @@ cdef int check_zones(Machine mem, object areas) except -1:
                 raise AssertionError(f"{name} has pages, and its node is not there")
             if tally["first"] < zone.start_pfn or tally["last"] >= zone.start_pfn + zone.spanned_pages:
                 raise AssertionError(f"pages {tally['first']:#x}-{tally['last']:#x} lie outside the span of {name}")
-        present = tally["managed"] if mem.rules.present_at_online else tally["prepared"]
+        present = tally["managed"] + offline_pages(mem, z) if mem.rules.present_at_online else tally["prepared"]
         if zone_present(&mem.zones.table, z) != present:
             raise AssertionError(f"{name}: present is {zone_present(&mem.zones.table, z)}, the pages make up {present}")
         values = [zone.min, zone.low, zone.high, zone.pcp_batch, zone.pcp_high, zone.pageset_batch, zone.pageset_high,
@@ -130,6 +130,19 @@ cdef int check_zones(Machine mem, object areas) except -1:
         if not all([0 <= value < _MOST for value in values]):
             raise AssertionError(f"{name}: a watermark, reserve or list size is none: {values}")
     return 0
+
+
+cdef uint64_t offline_pages(Machine mem, int z) except? 0xFFFFFFFFFFFFFFFF:
+    """PG_offline pages of a zone."""
+    cdef uint64_t pfn, end, run, offline = 0
+    for pfn, nr in mem.sections.spans():
+        end = pfn + <uint64_t>nr
+        while pfn < end:
+            run = mem.pages.area_run(pfn, end)
+            if mem.pages.area_of[pfn >> mem.pages.max_order] == zone_area(z):
+                offline += mem.pages.weigh(PG_offline, pfn, run)
+            pfn += run
+    return offline
 
 
 cdef int check_nodes(Machine mem) except -1:

@@ -7,6 +7,7 @@ from fastonline.hotplug.arguments cimport set_arguments
 from fastonline.hotplug.machine cimport add_group, count_sections, make_machine, rounded_room
 from fastonline.hotplug.section_states cimport note_prepared
 from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE
+from fastonline.hotplug.zone_ranges cimport count_offline
 
 from fastonline.core.engine import COUNTERS
 from fastonline.hotplug.resources import Resources, check_tree
@@ -101,7 +102,7 @@ cdef int restore_sections(Machine mem, object state) except -1:
 
 
 cdef int restore_pages(Machine mem, object state) except -1:
-    cdef int shift = mem.pages.max_order
+    cdef int shift = mem.pages.max_order, z
     spans = mem.sections.spans()
     mem.pages.set_planes(spans, state["planes"])
     for start, nr in spans:
@@ -112,6 +113,11 @@ cdef int restore_pages(Machine mem, object state) except -1:
             raise ValueError(f"pages of area {areas.max()}, there are {mem.pages.nr_areas}")
         mem.pages.areas_owner[start >> shift : start + nr >> shift] = areas
     mem.pages.summarize(spans)
+    if mem.zones.table.present_is_managed:
+        for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
+            mem.zones.table.zones[z].present_pages = 0
+        for start, nr in spans:
+            count_offline(mem, start, nr, 1)
     return 0
 
 

@@ -13,7 +13,7 @@ from fastonline.hotplug.section_states cimport note_prepared_alike, sections_wen
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present
 from fastonline.hotplug.watermarks cimport refresh
-from fastonline.hotplug.zone_ranges cimport adjust_present_page_count, page_zone, remove_pfn_range_from_zone
+from fastonline.hotplug.zone_ranges cimport adjust_present_page_count, count_offline, page_zone, remove_pfn_range_from_zone
 from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 
 from fastonline.errors import HotplugError, pfn_range
@@ -141,6 +141,7 @@ cdef void take_range(Machine mem, uint64_t start, uint64_t nr, int z, bint moved
     """Every page of the range, none of which anybody needs any more, leaves the allocator (__offline_isolated_pages)."""
     cdef uint64_t offlined = 0
     refresh(&mem.zones.table)     # 2.6.25 leaves the watermarks as the last mark made them
+    count_offline(mem, start, nr, -1)
     if moved:
         offlined = nr - mem.pages.weigh(PG_reserved, start, nr) - mem.pages.weigh(PG_offline, start, nr)
         mem.pages.reserve_range(start, nr)

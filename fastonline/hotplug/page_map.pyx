@@ -8,8 +8,9 @@ from fastonline.core.types cimport NO_AREA, max_bits, uint8_t, uint64_t
 from fastonline.hotplug.interruptible cimport INIT, ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport add_group, count_sections, reset_counters, room_for
 from fastonline.hotplug.section_states cimport note_prepared, note_prepared_alike
-from fastonline.hotplug.types cimport zone_area, zone_managed, zone_table
+from fastonline.hotplug.types cimport zone as struct_zone, zone_area, zone_managed, zone_table
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, pcp_update
+from fastonline.hotplug.zone_ranges cimport count_offline
 from fastonline.hotplug.zonelists cimport highest_kernel_zone
 
 from fastonline.errors import pfn_range
@@ -54,8 +55,7 @@ cdef int boot_zone(Machine mem, uint64_t start, uint64_t nr, int z, uint64_t res
     check_run(mem, mem.zones.names[z % mem.zones.table.nr_types], start, nr, z)
     mem.pages.assign_area(start, nr, zone_area(z))
     mem.zones.grow_span(z, start, nr)
-    mem.zones.table.zones[z].present_pages += nr
-    mem.zones.table.zones[z].present_early += nr
+    note_boot_pages(mem, z, nr)
     mem.zones.table.nodes[z / mem.zones.table.nr_types].has_memory = True
     walk_range(mem, PREPARE, start, nr, 0)
     note_prepared_alike(mem, start, nr, True)
@@ -153,15 +153,23 @@ cdef int load_zone(Machine mem, object known, int z) except -1:
             mem.pages.claim_range(starts[i], lengths[i])
             if states[i] & PG_offline:
                 mem.pages.set_offline(starts[i], lengths[i])
+                count_offline(mem, starts[i], lengths[i], 1)
     # last, so that the free lists are in the order of these alone
     for i in range(nr):
         if states[i] & PG_buddy:
             mem.pages.online_range(starts[i], lengths[i], max_order, True)
     mem.zones.grow_span(z, known.start_pfn, known.spanned_pages)
-    mem.zones.table.zones[z].present_pages += np.sum(nr_pages)
-    mem.zones.table.zones[z].present_early += np.sum(nr_pages)
+    note_boot_pages(mem, z, np.sum(nr_pages))
     mem.zones.table.nodes[z / mem.zones.table.nr_types].has_memory = True
     return 0
+
+
+cdef void note_boot_pages(Machine mem, int z, uint64_t nr) noexcept nogil:
+    """`nr` pages of a zone were there at boot. Where a page is present once it went online, the engine counts."""
+    cdef struct_zone *zone = &mem.zones.table.zones[z]
+    zone.present_early += nr
+    if not mem.zones.table.present_is_managed:
+        zone.present_pages += nr
 
 
 cdef tuple checked_runs(object known):

@@ -4,6 +4,7 @@ from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present, gather
 from fastonline.hotplug.section_states cimport online_batch
 from fastonline.hotplug.watermarks cimport refresh
+from fastonline.hotplug.zone_ranges cimport count_offline
 
 from fastonline.core.pageflags import decode_page_flags
 from fastonline.errors import HotplugError
@@ -29,17 +30,20 @@ cdef uint64_t run_at(const pfn_batch *batch, uint64_t i) noexcept nogil:
 cdef uint64_t set_page_reserved(Machine mem, uint64_t start, uint64_t nr) except? 0xFFFFFFFFFFFFFFFF:
     check_present(mem, start, nr, "set_page_reserved")
     refresh(&mem.zones.table)
+    count_offline(mem, start, nr, -1)
     return mem.pages.reserve_range(start, nr)
 
 
 cdef int set_page_offline(Machine mem, uint64_t start, uint64_t nr) except -1:
     check_states(mem, "set_page_offline", start, nr, IN_USE, "in use")
     mem.pages.set_offline(start, nr)
+    count_offline(mem, start, nr, 1)
     return 0
 
 
 cdef int clear_page_offline(Machine mem, uint64_t start, uint64_t nr) except -1:
     check_states(mem, "clear_page_offline", start, nr, WITH_HOST, "PG_offline")
+    count_offline(mem, start, nr, -1)
     mem.pages.clear_offline(start, nr)
     return 0
 
@@ -70,6 +74,7 @@ cdef uint64_t set_pfns_reserved(Machine mem, object array, pfn_batch *batch) exc
     i = 0
     while i < batch.nr:
         run = run_at(batch, i)
+        count_offline(mem, pfn_at(batch, i), run, -1)
         reserved += mem.pages.reserve_range(pfn_at(batch, i), run)
         i += run
     return reserved
@@ -81,6 +86,7 @@ cdef int set_pfns_offline(Machine mem, object array, pfn_batch *batch) except -1
         while i < batch.nr:
             run = run_at(batch, i)
             mem.pages.set_offline(pfn_at(batch, i), run)
+            count_offline(mem, pfn_at(batch, i), run, 1)
             i += run
     return 0
 
@@ -90,21 +96,27 @@ cdef int clear_pfns_offline(Machine mem, object array, pfn_batch *batch) except 
     if take_batch(mem, batch, "clear_pfns_offline", array, WITH_HOST, WITH_HOST, "PG_offline"):
         while i < batch.nr:
             run = run_at(batch, i)
+            count_offline(mem, pfn_at(batch, i), run, -1)
             mem.pages.clear_offline(pfn_at(batch, i), run)
             i += run
     return 0
 
 
 cdef int free_reserved_pfns(Machine mem, object array, pfn_batch *batch) except -1:
-    """Pages given back to the host are waiting first, then all of them go online."""
+    """Pages given back to the host are waiting first, then all of them go online. Where they were present all along, nothing is
+    recomputed."""
     cdef uint64_t i = 0, run
+    cdef bint waiting = False
     if take_batch(mem, batch, "free_reserved_pfns", array, WAITING, WITH_HOST, "Reserved in a prepared range, or PG_offline"):
         while i < batch.nr:
             run = run_at(batch, i)
+            waiting |= mem.pages.weigh(PG_offline, pfn_at(batch, i), run) < run
             if mem.pages.weigh(PG_offline, pfn_at(batch, i), run):
+                count_offline(mem, pfn_at(batch, i), run, -1)
                 mem.pages.reserve_range(pfn_at(batch, i), run)
             i += run
         online_batch(mem, batch)
+        mem.zones.table.stale &= waiting
     return 0
 
 

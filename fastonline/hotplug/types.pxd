@@ -16,7 +16,7 @@ cdef enum:                       # what onlining is asked for (include/linux/mem
 cdef struct zone:
     pfn_t start_pfn
     uint64_t spanned_pages       # end - start
-    uint64_t present_pages       # KERNEL.md 3.2: by the core, whole ranges today; in 2.6.25 what went online
+    uint64_t present_pages       # KERNEL.md 3.2: whole ranges; in 2.6.25 the PG_offline pages, which a balloon leaves present
     uint64_t present_early       # of them, there at boot
     int64_t min, low, high       # watermarks, in pages
     int64_t boost                # watermark_boost: pages above all of them until kswapd has run
@@ -44,7 +44,7 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     bint is_highmem[MAX_NR_ZONES]
     bint is_movable[MAX_NR_ZONES]
     int64_t ratio[MAX_NR_ZONES]  # lowmem_reserve_ratio
-    bint present_is_managed      # 2.6.25 has one counter: a page is present once it went online
+    bint present_is_managed      # 2.6.25: a page is present once it went online, and stays so in a balloon
     bint by_present              # watermarks from present_pages (2.6.25), not managed_pages
     bint movable_has_min
     bint pcp_auto_tunes          # pcp_high may grow to pcp_high_max (6.7)
@@ -69,4 +69,4 @@ cdef inline uint64_t zone_managed(const zone_table *t, int z) noexcept nogil:
     return t.areas[zone_area(z)].managed
 
 cdef inline uint64_t zone_present(const zone_table *t, int z) noexcept nogil:
-    return t.areas[zone_area(z)].managed if t.present_is_managed else t.zones[z].present_pages
+    return t.zones[z].present_pages + (t.areas[zone_area(z)].managed if t.present_is_managed else 0)

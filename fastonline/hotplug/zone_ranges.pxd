@@ -20,3 +20,4 @@ cdef int zone_for_pfn_range(Machine mem, uint64_t start, uint64_t nr, int nid, i
 cdef void move_pfn_range_to_zone(Machine mem, uint64_t start, uint64_t nr, int z) noexcept nogil
 cdef void remove_pfn_range_from_zone(Machine mem, uint64_t start, uint64_t nr, int z) noexcept nogil
 cdef void adjust_present_page_count(Machine mem, uint64_t start, int64_t nr, int z) noexcept nogil
+cdef void count_offline(Machine mem, uint64_t start, uint64_t nr, int sign) noexcept nogil

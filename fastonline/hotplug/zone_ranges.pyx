@@ -2,7 +2,7 @@ cimport cython
 
 import numpy as np
 
-from fastonline.core.pageflags cimport PG_prepared
+from fastonline.core.pageflags cimport PG_offline, PG_prepared
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.sections cimport early_section_nr, present_section_nr
 from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, zone as struct_zone
@@ -81,14 +81,29 @@ cdef void leave_if_unprepared(Machine mem, uint64_t block, uint64_t first, uint6
 
 @cython.overflowcheck(False)     # nr may be negative
 cdef void adjust_present_page_count(Machine mem, uint64_t start, int64_t nr, int z) noexcept nogil:
-    """nr pages from start on are present in a zone, or no longer when nr is negative. Where a page is present once it is
-    managed, the engine counts."""
+    """nr pages from start on are present in a zone, or no longer when nr is negative. Where a page is present once it went
+    online, the engine counts."""
     cdef struct_zone *zone = &mem.zones.table.zones[z]
     if mem.zones.table.present_is_managed:
         return
     zone.present_pages += nr
     if early_section_nr(mem.sections, start >> mem.sections.pfn_section_shift):
         zone.present_early += nr
+
+
+@cython.overflowcheck(False)     # the sum may shrink
+cdef void count_offline(Machine mem, uint64_t start, uint64_t nr, int sign) noexcept nogil:
+    """The PG_offline pages of a range have just become so (sign 1), or are about to be something else (-1). In 2.6.25 they stay
+    present: a balloon changes totalram_pages and leaves zone->present_pages alone."""
+    cdef uint64_t run
+    cdef struct_zone *zone
+    while nr and mem.zones.table.present_is_managed:
+        run = mem.pages.area_run(start, start + nr)
+        if page_zone(mem, start) >= 0:
+            zone = &mem.zones.table.zones[page_zone(mem, start)]
+            zone.present_pages += sign * <int64_t>mem.pages.weigh(PG_offline, start, run)
+        start += run
+        nr -= run
 
 
 def valid_zones(Machine mem not None, block_nr):

@@ -79,7 +79,8 @@ cdef class Zone:
 
     @property
     def present_pages(self):
-        """Pages that are there; prepared ones too, except under 2.6.25 where a page counts when it goes online."""
+        """Pages that are there; prepared ones too, except under 2.6.25 where a page counts when it goes online. Pages in a
+        balloon (PG_offline) stay present."""
         settle(self.zones.engine.lock)
         return zone_present(&self.zones.table, self.nr)
 

@@ -167,8 +167,10 @@ class Reference:
     # -- zones
 
     def _weight(self, zone):
-        """present_pages, which under 2.6.25 is what went online."""
-        return zone.managed if self.rules.present_at_online else zone.present
+        """present_pages, which under 2.6.25 is what went online, in a balloon or not."""
+        if not self.rules.present_at_online:
+            return zone.present
+        return zone.managed + sum(s == OFFLINE and self._zone_of(p) is zone for p, s in self.state.items())
 
     def present(self, zone):
         return self._weight(zone)
