@@ -3,6 +3,12 @@
 import pytest
 from contenders import CONTENDERS, SECTION, make
 
+import fastonline as fo
+from fastonline.cost.profile import SEED
+from fastonline.cost.provenance import provenance
+
+ORIGIN = provenance(seed=SEED)
+
 
 def pytest_addoption(parser):
     parser.addoption("--large", action="store_true", help="run the large sizes too: 16 Mi pages and more (some GiB of memory)")
@@ -35,6 +41,24 @@ def section(name):
 def order(request):
     """The order in which single pages come."""
     return request.param
+
+
+@pytest.fixture
+def geometry():
+    """The geometry of the machines, where a benchmark has no parameter of that name."""
+    return fo.X86_64
+
+
+@pytest.fixture
+def rules():
+    """Their rules, likewise."""
+    return fo.LINUX_6_12
+
+
+@pytest.fixture(autouse=True)
+def origin(benchmark, geometry, rules):
+    """Where a figure comes from goes into its extra_info."""
+    benchmark.extra_info |= {"geometry": geometry.name, "rules": rules.name, **ORIGIN}
 
 
 @pytest.fixture

@@ -35,11 +35,11 @@ def test_every_file_runs():
 def test_groups_contenders_and_rates(tmp_path):
     """One workload in every group's place: the JSON holds the rates, and each group its contenders."""
     done = run_bench(
-        "--benchmark-json", str(tmp_path / "b.json"), "-k", "(section or call or alloc or batch) and not random and not scale"
+        "--benchmark-json", str(tmp_path / "b.json"), "-k", "(eight_sections or calls or alloc or bench_batches) and not random"
     )
     assert done.returncode == 0, done.stdout
     found = json.loads((tmp_path / "b.json").read_text())["benchmarks"]
-    for group in ("section", "batch", "call", "alloc"):
+    for group in ("eight sections", "batch", "call", "alloc"):
         names = {name for item in found if item["group"] == group for name in CONTENDERS if name in item["name"]}
         assert names == CONTENDERS, group
     for item in found:
@@ -47,6 +47,8 @@ def test_groups_contenders_and_rates(tmp_path):
         assert info["ns_per_page"]["min"] == pytest.approx(item["stats"]["min"] * 1e9 / info["pages"])
         assert info["ns_per_page"]["median"] == pytest.approx(item["stats"]["median"] * 1e9 / info["pages"])
         assert info["pages_per_second"] == pytest.approx(info["pages"] / item["stats"]["min"])
+        assert (info["geometry"], info["rules"], info["seed"]) == ("X86_64", "6.12", 2008)
+        assert {"fastonline", "commit", "compiler", "variant", "cpu", "kernel", "huge_pages", "date"} <= set(info)
 
 
 def test_large_sizes_are_asked_for():
@@ -57,6 +59,21 @@ def test_large_sizes_are_asked_for():
     assert default.returncode in (0, 5), default.stdout
     assert "passed" not in default.stdout
     assert "skipped" in default.stdout
+
+
+def test_rows_of_a_profile_by_name(tmp_path):
+    """bench_profile.py has every row of `profile` but the one that is too short, and says whose geometry and rules it ran."""
+    from fastonline.cost.profile import C_API, LIFECYCLE, LISTENER, WORKLOADS
+
+    done = run_bench("--benchmark-json", str(tmp_path / "b.json"), "-k", "bench_workload and ARM64_64K and bitmap")
+    assert done.returncode == 0, done.stdout
+    found = json.loads((tmp_path / "b.json").read_text())["benchmarks"]
+    rows = {"whole, order 13", *WORKLOADS, LISTENER, *LIFECYCLE} - {C_API}
+    assert {item["group"] for item in found} == {f"profile: ARM64_64K, 6.12, {row}" for row in rows}
+    for item in found:
+        info = item["extra_info"]
+        assert (info["geometry"], info["rules"]) == ("ARM64_64K", "6.12")
+        assert info["pages"] == (2048 if item["group"].endswith("listener") else 8192)
 
 
 @pytest.mark.parametrize("module", ["numpy_only", "plain_python"])

@@ -130,7 +130,7 @@ def profile(
     counting = None
     if counters is not None:
         counting, result["counters"] = _open(counters)
-    workloads = [f"whole, order {order}" for order in orders] + list(WORKLOADS) + [LISTENER, *LIFECYCLE]
+    workloads = [f"whole, order {order}" for order in orders] + [*WORKLOADS, LISTENER, *LIFECYCLE]
     if capture is not None:
         workloads.remove(LIFECYCLE[0])  # a new machine for each run would be a new captured one
     steps = [
@@ -140,7 +140,7 @@ def profile(
     for engine, what, name in progress(steps):
         if bench is None or bench.engine != engine:
             bench = None    # one machine at a time: a captured one may be large
-            bench = _Bench(geometry, nr_pages, rules, engine, capture)
+            bench = Bench(geometry, nr_pages, rules, engine, capture)
             result["start_pfn"] = bench.start
             result["capture"] = bench.compared
         if what == "row":
@@ -251,13 +251,18 @@ def _listen(action, notice):
     return NOTIFY_OK
 
 
-class _Bench:
-    """One machine with one added section, onlined and put back again and again."""
+class Bench:
+    """One machine with one added section, onlined and put back again and again. `profile` and bench/ measure on it, so that a
+    workload's name has one meaning.
 
-    def __init__(self, geometry, nr_pages, rules, engine, capture):
+    geometry, rules, engine: of the machine. nr_pages: of the section. capture: a linux.capture.Capture to start from, or None:
+    then BOOT memory is there.
+    """
+
+    def __init__(self, geometry: Geometry, nr_pages: int, rules: Rules, engine: str, capture: Capture | None = None) -> None:
         self.engine = engine
         self.compared = None
-        self.new_machine = None
+        self.new_machine: Callable[[], Memory] | None = None
         if capture is None:
             self.new_machine = lambda: Memory(geometry, boot=BOOT, rules=rules, engine=engine)
             self.mem = self.new_machine()
@@ -276,7 +281,7 @@ class _Bench:
 
     def row(self, workload, repeat, counters, cold):
         """One workload's times and counts."""
-        pages = len(self.listened) if workload == LISTENER else self.nr
+        pages = self.pages(workload)
         repeat = min(repeat, FRESH) if workload == LIFECYCLE[0] else repeat
         warm = [self.run(workload, None, False) for _ in range(1 + repeat)]
         times = [run["ns"] for run in warm[1:]]
@@ -302,18 +307,7 @@ class _Bench:
 
     def run(self, workload, counters, cold):
         """One run: its ns, and what it counted."""
-        mem, start, nr = self.mem, self.start, self.nr
-        if workload == LIFECYCLE[0]:
-            mem = self.new_machine()
-        elif workload in ("add_memory", "remove_memory"):
-            if workload == "add_memory":
-                mem.remove_memory(start, nr)
-        elif workload == "offline_pages":
-            mem.online_pages(start, nr)
-        elif workload not in ("online_pages", "prepare"):
-            mem.prepare_online_pages(start, nr)
-        if workload == LISTENER:
-            mem.notifiers.register(_listen)
+        mem = self.make_ready(workload)
         timer, args = self.timer(mem, workload)
         before, faults = mem.stats(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         if cold:
@@ -326,15 +320,9 @@ class _Bench:
             (ns, done), count, share = counters.count(timer, args)
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
         after = mem.stats()
-        wanted = len(self.listened) if workload == LISTENER else nr
-        if done is not None and done != wanted:
-            raise AssertionError(f"{workload}: {done} of {wanted} pages went online")
-        if workload == LISTENER:
-            mem.notifiers.unregister(_listen)
-        if workload == "remove_memory":
-            mem.add_memory(start, nr)
-        elif workload not in (*LIFECYCLE[:2], "offline_pages"):
-            mem.offline_pages(start, nr)
+        if done is not None and done != self.pages(workload):
+            raise AssertionError(f"{workload}: {done} of {self.pages(workload)} pages went online")
+        self.put_back(workload)
         return {
             "ns": ns,
             "faults": faults,
@@ -344,8 +332,38 @@ class _Bench:
             "merges": [b - a for a, b in zip(before["merges"], after["merges"], strict=True)],
         }
 
-    def timer(self, mem, workload):
-        """The stopwatch of one run, which gives (ns, pages that went online or None), and its arguments."""
+    def pages(self, workload: str) -> int:
+        """Return how many pages a run of the `workload` handles."""
+        return len(self.listened) if workload == LISTENER else self.nr
+
+    def make_ready(self, workload: str) -> Memory:
+        """Bring the machine to where the `workload` begins, and return it; a new one for a first touch."""
+        if workload == LIFECYCLE[0]:
+            if self.new_machine is None:
+                raise ValueError(f"{workload}: a captured machine is not made anew")
+            return self.new_machine()
+        if workload == "add_memory":
+            self.mem.remove_memory(self.start, self.nr)
+        elif workload == "offline_pages":
+            self.mem.online_pages(self.start, self.nr)
+        elif workload not in ("online_pages", "prepare", "remove_memory"):
+            self.mem.prepare_online_pages(self.start, self.nr)
+        if workload == LISTENER:
+            self.mem.notifiers.register(_listen)
+        return self.mem
+
+    def put_back(self, workload: str) -> None:
+        """After a run of the `workload`: the section is added and offline again."""
+        if workload == LISTENER:
+            self.mem.notifiers.unregister(_listen)
+        if workload == "remove_memory":
+            self.mem.add_memory(self.start, self.nr)
+        elif workload not in (*LIFECYCLE[:2], "offline_pages"):
+            self.mem.offline_pages(self.start, self.nr)
+
+    def timer(self, mem: Memory, workload: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return the stopwatch of one run of the `workload` on `mem`, which gives (ns, pages that went online or None), and its
+        arguments."""
         start, nr = self.start, self.nr
         match workload.split(", order "):
             case ["whole", order]:
