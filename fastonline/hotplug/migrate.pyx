@@ -223,11 +223,12 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
                 raise HotplugError.of(errno.ENOMEM, f"{what} have nowhere to move to")
             raise HotplugError.of(errno.EAGAIN, f"{what} are held: timed out")
         # what another thread allocated before the free pages were isolated is nobody's to take
-        used = np.flatnonzero(np.isin(mem.page_states(start_pfn, nr_pages), (_IN_USE, _IN_USE | _TAIL))) + start_pfn
+        used = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(_TAIL)) == _IN_USE
         empty = np.concatenate(emptied)
-        others = np.setdiff1d(used, empty)
-        if len(others):
-            raise HotplugError.of(errno.EBUSY, f"{pfn_range(start_pfn, nr_pages)}: page {int(others[0]):#x} is in use")
+        used[empty - start_pfn] = False
+        if used.any():
+            other = start_pfn + int(used.argmax())
+            raise HotplugError.of(errno.EBUSY, f"{pfn_range(start_pfn, nr_pages)}: page {other:#x} is in use")
     except BaseException:
         free_movable(mem, new[~owned])      # those of owners after the one whose callback raised
         put_back(mem, np.array([pfn for part in emptied for pfn in part.tolist()], np.int64))
