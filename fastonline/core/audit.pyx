@@ -4,6 +4,7 @@ import numpy as np
 
 from fastonline.core.bitmap cimport bitmap_empty, ctz, hweight64, msb
 from fastonline.core.bitmap_engine cimport BitmapEngine
+from fastonline.core.buffer cimport data_of
 from fastonline.core.engine cimport Engine
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
 from fastonline.core.structpage cimport NR_HEADS, StructPageEngine, page32, page56, page64, page_t
@@ -263,8 +264,8 @@ def audit_pages(Engine engine not None, list spans not None, int section_shift):
     hold the free blocks that the pages make up.
     """
     cdef page_source of
-    cdef page_tally[::1] areas
-    cdef section_tally[::1] sections
+    cdef page_tally *areas
+    cdef section_tally *sections
     cdef BitmapEngine planes
     cdef StructPageEngine map
     cdef pfn_t start, end, bad = 0
@@ -272,7 +273,7 @@ def audit_pages(Engine engine not None, list spans not None, int section_shift):
     cdef int why = PAGE_OK, area = 0, order = 0
     of_areas = np.zeros(engine.nr_areas, TALLY)
     of_sections = np.zeros(sum([count >> section_shift for _, count in spans]), SECTION)
-    areas, sections = of_areas, of_sections
+    areas, sections = <page_tally *>data_of(of_areas), <section_tally *>data_of(of_sections)
     of.area_of, of.max_order, of.page_bytes = engine.area_of, engine.max_order, 0
     of.nr_areas, of.nr_pages = engine.nr_areas, engine.nr_pages
     if isinstance(engine, StructPageEngine):
@@ -288,7 +289,7 @@ def audit_pages(Engine engine not None, list spans not None, int section_shift):
             raise AssertionError(f"a batch was left over, of pages from {start:#x} to {end - 1:#x}")
         with nogil:
             while start < end and why == PAGE_OK:
-                why = tally_section(&of, start, start + per_section, &areas[0], &sections[nr], &bad)
+                why = tally_section(&of, start, start + per_section, areas, &sections[nr], &bad)
                 start += per_section
                 nr += 1
         if why != PAGE_OK:
@@ -298,7 +299,7 @@ def audit_pages(Engine engine not None, list spans not None, int section_shift):
             planes.check_summary(start, count)
     else:
         with nogil:
-            why = walk_lists(&of, &areas[0], &area, &order, &bad)
+            why = walk_lists(&of, areas, &area, &order, &bad)
         if why != PAGE_OK:
             raise AssertionError(
                 f"the list of area {area} and order {order} is not a ring of {areas[area].nr_free[order]} blocks, see page "

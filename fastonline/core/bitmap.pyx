@@ -2,6 +2,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.string cimport memset
 
+from fastonline.core.buffer cimport data_of
 from fastonline.core.numbers cimport as_range, as_uint64
 from fastonline.core.types cimport max_bits
 
@@ -214,9 +215,8 @@ cdef class Bitmap:
 
     cdef int own(self, object array, uint64_t nbits) except -1:
         """From now on these are the words."""
-        cdef word_t[::1] view = array
         self.owner = array
-        self.words = &view[0] if view.shape[0] else NULL
+        self.words = <word_t *>data_of(array)
         self.nbits = nbits
         return 0
 

@@ -7,6 +7,7 @@ import numpy as np
 from fastonline.core.bitmap cimport bitmap_weight, read_only, set_bit, test_bit
 from fastonline.core.bitmap import zeroed
 from fastonline.core.buddy cimport buddy_pool_fold
+from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport MachineLock, settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.types cimport ALL_ONES, MAX_AREAS, MAX_MAX_ORDER, MIN_MAX_ORDER, NR_ORDERS, max_bits
@@ -68,10 +69,9 @@ cdef class Engine:
         return array
 
     cdef int own_areas(self, object array, uint64_t nr_pages) except -1:
-        cdef area_t[::1] view = array
         self.areas_owner = array
-        self.area_of = &view[0] if view.shape[0] else NULL
-        self.nr_blocks = view.shape[0]
+        self.area_of = <area_t *>data_of(array)
+        self.nr_blocks = nr_pages >> self.max_order
         self.nr_pages = nr_pages
         return 0
 

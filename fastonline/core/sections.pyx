@@ -9,6 +9,7 @@ from fastonline.core.bitmap cimport (
     read_only, test_bit,
 )
 from fastonline.core.bitmap import zeroed
+from fastonline.core.buffer cimport data_of
 from fastonline.core.numbers cimport as_number, as_range, as_uint64
 from fastonline.core.types cimport max_bits
 
@@ -41,7 +42,6 @@ cdef class Sections:
         self.grow(as_number(nr_sections, "nr_sections", 0, max_bits() >> self.pfn_section_shift))
 
     cdef int grow(self, uint64_t nr_sections) except -1:
-        cdef word_t[::1] view
         cdef list all = [(0, self.nr_sections)] if self.nr_sections else []
         cdef tuple planes = (self.present, self.online, self.block_online, self.early, self.prepared, self.whole)
         # all room is made before any of it is used: a MemoryError changes nothing
@@ -50,9 +50,8 @@ cdef class Sections:
         subsections[: self.nr_sections] = self.subsections_owner
         for plane, array in zip(planes, arrays):
             (<Bitmap>plane).own(array, nr_sections)
-        view = subsections
         self.subsections_owner = subsections
-        self.subsections = &view[0] if nr_sections else NULL
+        self.subsections = <word_t *>data_of(subsections)
         self.nr_sections = nr_sections
         return 0
 

@@ -5,6 +5,7 @@ import numpy as np
 
 from fastonline.core.bitmap cimport ctz, read_only
 from fastonline.core.bitmap import zeroed
+from fastonline.core.buffer cimport data_of
 from fastonline.core.engine cimport pfn_at
 from fastonline.core.lock cimport settle
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
@@ -272,10 +273,9 @@ cdef class StructPageEngine(Engine):
         self.make_lists(0, self.nr_areas)
 
     cdef int own(self, array) except -1:
-        cdef uint8_t[:, ::1] view = array
         self.owner = array
-        self.map.heads = &view[0, 0]
-        self.map.pages = &view[0, 0] + <uint64_t>NR_HEADS * self.page_bytes
+        self.map.heads = data_of(array)
+        self.map.pages = <uint8_t *>self.map.heads + <uint64_t>NR_HEADS * self.page_bytes
         self.map.areas = self.areas
         self.map.area_of = self.area_of
         self.map.max_order = self.max_order
@@ -335,9 +335,9 @@ cdef class StructPageEngine(Engine):
         """One flag of every page as it stands now: read-only uint64 words, a copy (the descriptors have no planes)."""
         bit = FLAG_NAMES.index(flag)
         settle(self.lock)
-        cdef uint8_t[::1] view = np.empty(self.nr_pages, np.uint8)
-        self.states(0, self.nr_pages, &view[0])
-        plane = np.packbits(np.asarray(view) >> bit & 1, bitorder="little").view(np.uint64)
+        states = np.empty(self.nr_pages, np.uint8)
+        self.states(0, self.nr_pages, <uint8_t *>data_of(states))
+        plane = np.packbits(states >> bit & 1, bitorder="little").view(np.uint64)
         return read_only(plane)
 
     @cython.overflowcheck(False)     # of a machine that somebody wrote the sum may wrap

@@ -1,9 +1,10 @@
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
 import numpy as np
 
 from fastonline.core.bitmap_engine cimport BitmapEngine, bitmap_online_page, bitmap_online_quickly
+from fastonline.core.buffer cimport data_of
 from fastonline.core.engine cimport Engine
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_prepared, PG_reserved
@@ -140,14 +141,24 @@ def time_ascending(Memory mem not None, start_pfn, nr_pages):
     return passed, onlined
 
 
-def time_in_order(Memory mem not None, const uint64_t[::1] pfns not None):
+cdef object checked_array(object array, object dtype, str name):
+    """The array, if it is one that C can walk: TypeError for no array, ValueError for a wrong dtype, shape or layout."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, not {array!r}")
+    if array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be a contiguous array of one dimension of {np.dtype(dtype)}")
+    return array
+
+
+def time_in_order(Memory mem not None, pfns):
     """As time_ascending, of mem, for an array of pfns (uint64, contiguous) in its order."""
-    cdef const uint64_t[::1] own = np.array(pfns)      # another thread may change the caller's meanwhile
-    cdef uint64_t onlined = 0, nr = own.shape[0]
+    cdef object own = checked_array(pfns, np.uint64, "pfns").copy()      # another thread may change the caller's meanwhile
+    cdef const uint64_t *order = <const uint64_t *>data_of(own)
+    cdef uint64_t onlined = 0, nr = own.size
     cdef int64_t passed
     _alone = mem.own()
     with nogil:
-        passed = in_order(mem, &own[0], nr, &onlined)
+        passed = in_order(mem, order, nr, &onlined)
     return passed, onlined
 
 
@@ -165,14 +176,18 @@ def time_range_call(Memory mem not None, start_pfn, nr_pages, order=-1):
     return passed, onlined
 
 
-def time_memset(uint8_t[::1] room not None):
+def time_memset(room):
     """(ns, bytes) of one memset over an array `room` (uint8, contiguous): what merely writing so many bytes costs."""
+    cdef void *data = data_of(checked_array(room, np.uint8, "room"))
+    cdef size_t nr_bytes = room.size
     cdef int64_t start, passed
+    if not room.flags.writeable:
+        raise ValueError("room is read-only")
     with nogil:
         start = now()
-        memset(&room[0], 0xff, room.shape[0])
+        memset(data, 0xff, nr_bytes)
         passed = since(start)
-    return passed, room.shape[0]
+    return passed, nr_bytes
 
 
 def words_searched(Memory mem not None):
@@ -282,7 +297,7 @@ def time_range(Memory mem not None, start_pfn, nr_pages, order):
             "watermarks": recompute_watermarks(mem), "notify": time_notify(start_pfn, nr_pages)}
 
 
-def time_pages(Memory mem not None, start_pfn, nr_pages, const uint64_t[::1] pfns not None):
+def time_pages(Memory mem not None, start_pfn, nr_pages, pfns):
     """Online an added range of mem page by page three times, each time with more of the real path; return {step: ns}.
 
     start_pfn, nr_pages: as for time_range. pfns: uint64, contiguous: those of the range, each once. Steps as for time_range,
@@ -290,7 +305,8 @@ def time_pages(Memory mem not None, start_pfn, nr_pages, const uint64_t[::1] pfn
     "notify" is None: nobody is told of pages that go online at C level. "watermarks" is None where no mark asks for them.
     """
     cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), onlined = 0
-    cdef const uint64_t[::1] own = np.array(pfns)      # another thread may change the caller's meanwhile
+    cdef object own = checked_array(pfns, np.uint64, "pfns").copy()      # another thread may change the caller's meanwhile
+    cdef const uint64_t *each = <const uint64_t *>data_of(own)
     cdef Engine pages
     cdef BitmapEngine planes
     cdef int64_t prepare, flags, engine, total
@@ -302,7 +318,7 @@ def time_pages(Memory mem not None, start_pfn, nr_pages, const uint64_t[::1] pfn
     pages, planes = mem.pages, mem.planes
     alone = mem.own()
     with nogil:
-        flags = flags_only(pages, planes, &own[0], nr)
+        flags = flags_only(pages, planes, each, nr)
         pages.free_range(first, nr, 0)
         pages.account(first, nr)
         count_onlined(mem, first, nr, nr)
@@ -311,14 +327,14 @@ def time_pages(Memory mem not None, start_pfn, nr_pages, const uint64_t[::1] pfn
     mem.prepare_online_pages(first, nr)
     alone = mem.own()
     with nogil:
-        engine = flags_and_buddy(pages, planes, &own[0], nr)
+        engine = flags_and_buddy(pages, planes, each, nr)
         count_onlined(mem, first, nr, nr)
     alone = None
     mem.offline_pages(first, nr)
     prepare, _ = time_call(mem.prepare_online_pages, (first, nr))
     alone = mem.own()
     with nogil:
-        total = in_order(mem, &own[0], nr, &onlined)
+        total = in_order(mem, each, nr, &onlined)
     alone = None
     if onlined != nr:
         raise AssertionError(f"{onlined} of {nr} pages went online")
