@@ -144,12 +144,12 @@ def profile(
             result["start_pfn"] = bench.start
             result["capture"] = bench.compared
         if what == "row":
-            row = {"engine": engine, "workload": name, **bench.row(name, repeat, counting, cold)}
+            row = {"engine": engine, "workload": name, **bench._row(name, repeat, counting, cold)}
             result["calls" if name in (LISTENER, *LIFECYCLE) else "rows"].append(row)
             if name == C_API:
                 result["memset"].append({"engine": engine, **memset(row["bytes_touched"], row["ns"]["min"], repeat)})
         else:
-            result["phases"].append({"engine": engine, "path": name, **bench.phases(name, orders[0], repeat)})
+            result["phases"].append({"engine": engine, "path": name, **bench._phases(name, orders[0], repeat)})
     if counting is not None:
         counting.close()
     result["ratios"] = ratios(result["rows"] + result["calls"])
@@ -279,14 +279,14 @@ class Bench:
         self.listened = [int(pfn) for pfn in self.shuffled[:LISTENED]]
         self.eviction = Eviction()
 
-    def row(self, workload, repeat, counters, cold):
+    def _row(self, workload, repeat, counters, cold):
         """One workload's times and counts."""
         pages = self.pages(workload)
         repeat = min(repeat, FRESH) if workload == LIFECYCLE[0] else repeat
-        warm = [self.run(workload, None, False) for _ in range(1 + repeat)]
+        warm = [self._run(workload, None, False) for _ in range(1 + repeat)]
         times = [run["ns"] for run in warm[1:]]
-        counted = [self.run(workload, counters, False) for _ in range(repeat if counters is not None else 0)]
-        cooled = [self.run(workload, None, True)["ns"] for _ in range(min(repeat, COLD) if cold else 0)]
+        counted = [self._run(workload, counters, False) for _ in range(repeat if counters is not None else 0)]
+        cooled = [self._run(workload, None, True)["ns"] for _ in range(min(repeat, COLD) if cold else 0)]
         last = warm[-1]
         return {
             "pages": pages,
@@ -305,7 +305,7 @@ class Bench:
             "counted": min((run["share"] for run in counted), default=None),
         }
 
-    def run(self, workload, counters, cold):
+    def _run(self, workload, counters, cold):
         """One run: its ns, and what it counted."""
         mem = self.make_ready(workload)
         timer, args = self.timer(mem, workload)
@@ -390,7 +390,7 @@ class Bench:
                 return time_calls, (mem.mark_pages_onlined, self.listened)
         return time_calls, (mem.mark_pfns_onlined, self.batches)
 
-    def phases(self, path, order, repeat):
+    def _phases(self, path, order, repeat):
         """One path's phases."""
         runs = []
         for _ in range(repeat):

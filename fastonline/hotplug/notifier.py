@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 NOTIFY_DONE = 0x0000
 NOTIFY_OK = 0x0001
@@ -35,8 +34,7 @@ def notifier_from_errno(errno: int) -> int:
     return NOTIFY_STOP_MASK | (NOTIFY_OK + errno) if errno else NOTIFY_OK
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryNotify:
+class MemoryNotify(NamedTuple):
     """struct memory_notify, with the precise count that the 2008 thread asked for.
 
     - start_pfn: int, the first page frame of the range that the call was made for.

@@ -16,7 +16,9 @@ from fastonline.hotplug.arguments cimport as_batch, as_online_type, as_pfn_array
 from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport flush_events
 from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
-from fastonline.hotplug.notices cimport ask_notifiers, block_notice, make_notice, status_change_nid, status_change_nid_normal
+from fastonline.hotplug.notices cimport (
+    ask_notifiers, block_notice, make_notice, notice_of_mark, status_change_nid, status_change_nid_normal,
+)
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.section_states cimport (
     all_waiting_sections, batch_outside_prepared, blocks_went_online, count_onlined, note_prepared_alike, online_batch,
@@ -31,7 +33,7 @@ from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.notifier import (
-    MEM_CANCEL_ONLINE, MEM_FINISH_OFFLINE, MEM_GOING_ONLINE, MEM_ONLINE, MEM_PREPARE_ONLINE, MemoryNotify,
+    MEM_CANCEL_ONLINE, MEM_FINISH_OFFLINE, MEM_GOING_ONLINE, MEM_ONLINE, MEM_PREPARE_ONLINE,
 )
 
 __all__ = ["memory_block_online"]
@@ -209,7 +211,9 @@ cdef int64_t online_waiting_pages(Machine mem, uint64_t start, uint64_t nr, int 
     cdef list runs = without_memmaps(mem, start, nr) if memmaps_on_memory(mem) else None
     if mem.online_page_callback is not None:
         return call_back(mem, [(start, nr)] if runs is None else runs, order)
-    if runs is None and all_waiting_sections(mem, start, nr):
+    if runs is None and nr == 1:
+        done = mem.pages.online_page(start) == 1
+    elif runs is None and all_waiting_sections(mem, start, nr):
         walk_range(mem, ONLINE, start, nr, order)
         done = nr
     else:
@@ -229,7 +233,7 @@ cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, in
         flush_events(mem)
     finally:
         if done and mem.chain:
-            mem.notifiers.tell(MEM_ONLINE, MemoryNotify(start, nr, done, nid))
+            mem.notifiers.tell(MEM_ONLINE, notice_of_mark(start, nr, done, nid))
     return 0
 
 
