@@ -17,7 +17,8 @@ An allocation takes the lowest block of the smallest order that fits. Where that
 - Each area has a tree of bitmaps for each order, 64-ary: a bit of the lowest level says that the group has free blocks of
   exactly this order (begins one, from the group's order on), a bit above that the word below it is not zero.
 - The trees change when a group gets its first block of an order or loses its last. One group, `pending`, may be ahead of them:
-  pages freed one after the other mostly stay in a group, and what an allocation splits its free often merges again.
+  pages freed one after the other mostly stay in a group, what an allocation splits its free often merges again, and in a full
+  guest the page allocated next is often the one just freed. An allocation looks at this group's counts besides the trees.
 
 So an allocation looks at one word a level and at the words of one group, whatever the size of the machine.
 """

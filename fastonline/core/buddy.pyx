@@ -18,14 +18,17 @@ cdef extern from *:
         0xFFFFFFFFFFFFFFFF, 0x5555555555555555, 0x1111111111111111, 0x0101010101010101,
         0x0001000100010001, 0x0000000100000001, 0x0000000000000001,
     };
-    /* where the field of each order begins in a group's counts, and the order of the field that ends at a bit */
+    static FASTONLINE_CLONES uint64_t fo_words_in_use(const uint64_t *, int);
+    /* where the field of each order begins in a group's counts, its highest bit, and the order of the field that ends there */
     static const uint8_t fo_field[10] = {0, 10, 19, 27, 34, 40, 45, 49, 52, 54};
+    static const uint8_t fo_top[10] = {9, 18, 26, 33, 39, 44, 48, 51, 53, 54};
     static const uint8_t fo_order_at[55] = {
         [9] = 0, [18] = 1, [26] = 2, [33] = 3, [39] = 4, [44] = 5, [48] = 6, [51] = 7, [53] = 8, [54] = 9,
     };
     """
     const word_t ALIGNED "fo_aligned"[7]
     const uint8_t FIELD "fo_field"[10]
+    const uint8_t TOP "fo_top"[10]
     const uint8_t ORDER_AT "fo_order_at"[55]
 
 # Groups that a batch is counted in at a time; their words stay in the nearest cache.
@@ -228,7 +231,7 @@ cdef uint64_t buddy_wrong_group(buddy *b, pfn_t start, uint64_t nr) noexcept nog
         tree = b.areas[b.area_of[group >> top]].tree + b.level[0] + (group >> 6) * NR_ORDERS
         blocks = 0
         for k in range(b.group_order):
-            blocks |= ((tree[k] >> (group & 63)) & 1) << (FIELD[k] + 9 - k)
+            blocks |= ((tree[k] >> (group & 63)) & 1) << TOP[k]
         if counts != b.counts[group] or blocks != there:
             return group
         for k in range(top + 1):
@@ -433,25 +436,34 @@ cdef inline uint64_t find_group(buddy *b, word_t *tree, int order) noexcept nogi
     return at
 
 
-cdef inline int64_t find_block(buddy *b, word_t *tree, int order) noexcept nogil:
-    """The first page of the lowest free block of exactly `order`; there is one."""
-    cdef uint64_t group = find_group(b, tree, order), w = group << (b.group_order - 6), first
-    cdef word_t x, found
+cdef word_t words_in_use "fo_words_in_use"(const word_t *words, int nr) noexcept nogil:
+    """Ones for the words, 16 at most, that are not zero: without a branch, since which they are cannot be foreseen."""
+    cdef word_t found = 0
+    cdef int i
+    for i in range(nr):
+        found |= <word_t>(words[i] != 0) << i
+    return found
+
+
+cdef inline int64_t find_block(buddy *b, uint64_t group, int order) noexcept nogil:
+    """The first page of the lowest free block of exactly `order` in a group that has one."""
+    cdef uint64_t w = group << (b.group_order - 6)
+    cdef int nr_words = 1 << (b.group_order - 6), i
+    cdef word_t some, found
     if order >= b.group_order:
         return group << b.group_order
     if order >= 6:
         b.searched += 1
-        x = (b.full[w >> 6] >> (w & 63)) & ones_below(<uint64_t>1 << (b.group_order - 6))
-        return (w + ctz(blocks_of(x, order - 6, b.group_order - 6))) << 6
-    first = w
+        some = (b.full[w >> 6] >> (w & 63)) & ones_below(nr_words)
+        return (w + ctz(blocks_of(some, order - 6, b.group_order - 6))) << 6
+    b.searched += nr_words
+    some = words_in_use(&b.free[w], nr_words)
     while True:
-        x = b.free[w]
-        if x and x != ALL_ONES:
-            found = blocks_of(x, order, 6)
-            if found:
-                b.searched += w + 1 - first
-                return (w << 6) + ctz(found)
-        w += 1
+        i = ctz(some)
+        found = blocks_of(b.free[w + i], order, 6)
+        if found:
+            return ((w + i) << 6) + ctz(found)
+        some &= some - 1
 
 
 cdef inline void clear_free(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
@@ -459,29 +471,50 @@ cdef inline void clear_free(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
     bitmap_clear(b.full, start >> 6, ((start + nr - 1) >> 6) - (start >> 6) + 1)
 
 
+cdef inline word_t unhung(buddy *b, area_t area) noexcept nogil:
+    """The orders that `pending` has blocks of and the area's trees do not know of, as present() has them. Where it has lost
+    an order, the trees are brought up to date and there is none."""
+    cdef word_t before, now
+    if b.pending == NO_GROUP or b.area_of[b.pending >> (b.max_order - b.group_order)] != area:
+        return 0
+    before = present(b.hung)
+    now = present(b.counts[b.pending])
+    if before & ~now:
+        buddy_settle(b)
+        return 0
+    return before ^ now
+
+
 @cython.overflowcheck(False)
 cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil:
     cdef buddy_pool *a = &b.areas[area]
     cdef word_t *tree = a.tree
+    cdef word_t more = unhung(b, area)
     cdef int64_t pfn
     cdef uint64_t group
     cdef int k = order
-    buddy_settle(b)
-    while tree[k] == 0:
+    while k < b.group_order and tree[k] == 0 and not (more >> TOP[k]) & 1:
         k += 1
-        if k > b.max_order:
-            return -1
-    pfn = find_block(b, tree, k)
-    group = <pfn_t>pfn >> b.group_order
+    if k >= b.group_order:
+        buddy_settle(b)
+        more = 0
+        while tree[k] == 0:
+            k += 1
+            if k > b.max_order:
+                return -1
+    group = find_group(b, tree, k) if tree[k] else NO_GROUP
+    if k < b.group_order and (more >> TOP[k]) & 1:
+        group = min(group, b.pending)
+    pfn = find_block(b, group, k)
     if order < 6:
         b.free[pfn >> 6] &= ~(ones_below(<uint64_t>1 << order) << (pfn & 63))
         clear_bit(b.full, <pfn_t>pfn >> 6)
     else:
         clear_free(b, pfn, <uint64_t>1 << order)
     if order < b.group_order:
-        b.pending = group
-        b.hung = b.counts[group]
-        b.counts[group] = b.hung - b.merged[k] - b.below[order]
+        if group != b.pending:
+            buddy_defer(b, group, b.counts[group])
+        b.counts[group] = b.counts[group] - b.merged[k] - b.below[order]
     else:
         hang_full(b, group)
     a.began[k] += 1
@@ -567,7 +600,7 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
         if k < 6 and nr - got >= <uint64_t>1 << k:
             got += take_from_group(b, a, find_group(b, a.tree, k), k, nr - got, out + got)
             continue
-        pfn = find_block(b, a.tree, k)
+        pfn = find_block(b, find_group(b, a.tree, k), k)
         take = min(<uint64_t>1 << k, nr - got)
         if k == b.max_order and take == <uint64_t>1 << k:
             take = take_whole_blocks(b, a, pfn, nr - got)
