@@ -55,6 +55,7 @@ MODULES = [
     "fastonline.core.bitmap_engine",
     "fastonline.core.structpage",
     "fastonline.core.audit",
+    "fastonline.hotplug.chain_calls",
     "fastonline.hotplug.zones",
     "fastonline.hotplug.watermarks",
     "fastonline.hotplug.machine",

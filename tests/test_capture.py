@@ -176,10 +176,11 @@ def test_predict_online(captured, engine):
 
 @both_engines
 def test_under_other_rules(captured, engine):
-    """2.6.25 has one counter: what is managed is what is present."""
+    """2.6.25 counts a page as present once it went online; what the host has back is present and not managed."""
     mem = captured.machine(engine, fo.LINUX_2_6_25)
     assert mem.buddyinfo() == captured.buddyinfo
-    assert mem.zones["Normal"].present_pages == mem.zones["Normal"].managed_pages == 1277952
+    assert mem.zones["Normal"].managed_pages == 1277952
+    assert mem.zones["Normal"].present_pages == captured.machine(engine).zones["Normal"].present_pages
     mem.validate()
 
 

@@ -45,7 +45,7 @@ def chain_of(*callbacks):
 def test_descending_priority_and_fifo_among_equals():
     chain, called = chain_of(("a", 0, None), ("b", 5, None), ("c", 0, None), ("d", -1, None), ("e", 5, None))
     assert chain.call(fo.MEM_GOING_ONLINE, None) == fo.NOTIFY_OK
-    assert called == ["b", "e", "a", "c", "d"] and chain.calls == 5 and len(chain) == 5
+    assert called == ["b", "e", "a", "c", "d"] and chain.calls == 1 and len(chain) == 5
 
 
 def test_the_last_value_counts_unless_one_stops():
@@ -232,3 +232,36 @@ def test_nodes_that_get_or_lose_memory(engine, rules):
     mem.blocks[32].offline()
     nids = [told[i][1:] for i, (action, *_) in enumerate(told) if action in (fo.MEM_GOING_ONLINE, fo.MEM_GOING_OFFLINE)]
     assert nids == ([(-1, -1)] * 4 if rules.node_notifier else [(1, -1), (-1, 1), (-1, 1), (1, -1)])
+
+
+@pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def test_calls_of_the_chain_are_counted_whether_anybody_listens_or_not(engine, rules):
+    """A block added, onlined, vetoed, offlined, marked by ones and by an array. Expect the same count with no listener, one and
+    three."""
+    def used(listeners):
+        mem = fo.Memory(fo.X86_64, "512M", rules=rules, engine=engine)
+        for _ in range(listeners):
+            mem.notifiers.register(lambda action, notice: None)
+        mem.add_memory(0x100000, 32768)
+        mem.blocks[32].online()
+        counts = [mem.notifiers.calls]
+        pinned = mem.alloc_contig_range(0x100000 + 1000, 1)
+        with pytest.raises(fo.HotplugError):
+            mem.blocks[32].offline()
+        mem.free_pages(0x100000 + 1000)
+        assert pinned is None
+        counts.append(mem.notifiers.calls)
+        mem.blocks[32].offline()
+        counts.append(mem.notifiers.calls)
+        mem.prepare_online_pages(0x100000, 32768)
+        mem.mark_pages_onlined(0x100000)
+        mem.mark_pages_onlined(0x100000)
+        mem.mark_pfns_onlined([0x100001, 0x100003])
+        counts.append(mem.notifiers.calls)
+        assert mem.stats()["notifications"] == mem.notifiers.calls == mem.copy().notifiers.calls
+        return counts
+
+    block = 1 if rules.block_notices else 0      # MEM_PREPARE_ONLINE and MEM_FINISH_OFFLINE
+    online, offline = 2 + block, 2 + block
+    assert used(0) == [online, online, online + offline, online + offline + 3]
+    assert used(0) == used(1) == used(3)

@@ -421,3 +421,59 @@ def test_offlining_takes_ballooned_pages_off_present_pages(engine):
     mem.offline_pages(start, nr)
     assert mem.zones["HighMem"].present_pages == present - nr == mem.zones["HighMem"].managed_pages
     mem.validate()
+
+
+def test_recomputations_and_what_they_scan_are_counted(engine):
+    """2.6.25: each mark recomputes, and walks the pageblocks that zones span then. Today: each online_pages and offline_pages,
+    and nothing is walked."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_2_6_25, engine=engine)
+    names = ("watermark_recomputations", "pageblocks_scanned", "zonelist_builds")
+
+    def counts():
+        stats = mem.stats()
+        return tuple(stats[name] for name in names)
+
+    assert counts() == (0, 0, 0)
+    mem.add_memory(32 * BLOCK, BLOCK)
+    mem.prepare_online_pages(32 * BLOCK, BLOCK)      # Normal spans 64 pageblocks, DMA and DMA32 256
+    assert counts() == (0, 0, 0)
+    for pfn in range(10):
+        mem.mark_pages_onlined(32 * BLOCK + pfn)
+    mem.mark_pfns_onlined(np.arange(32 * BLOCK, 32 * BLOCK + 100))
+    mem.mark_pages_onlined(32 * BLOCK, 100)
+    assert counts() == (12, 12 * 320, 1)
+    mem.zoneinfo()      # who looks does not recompute
+    mem.add_memory(33 * BLOCK, BLOCK)
+    mem.online_pages(33 * BLOCK, BLOCK)
+    assert counts() == (13, 12 * 320 + 384, 1)
+    mem.offline_pages(33 * BLOCK, BLOCK)
+    assert counts() == (13, 12 * 320 + 384, 1)      # KERNEL.md 1.7
+    mem.min_free_kbytes = 4096
+    assert counts() == (14, 12 * 320 + 2 * 384, 1)
+    kept = mem.alloc_pages()
+    mem.set_pfns_offline([kept])
+    mem.free_reserved_pfns([kept])
+    assert counts() == (14, 12 * 320 + 2 * 384, 1)      # a balloon recomputes nothing
+    assert [mem.copy().stats()[name] for name in names] == list(counts())
+
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_1, engine=engine)
+    mem.add_memory(32 * BLOCK, BLOCK)
+    mem.online_pages(32 * BLOCK, BLOCK)
+    assert counts() == (1, 0, 1)
+    mem.offline_pages(32 * BLOCK, BLOCK)
+    assert counts() == (2, 0, 2)
+
+
+def test_a_refused_call_recomputes_nothing(engine):
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_2_6_25, engine=engine)
+    mem.add_memory(32 * BLOCK, BLOCK)
+
+    def dies(pfn, order):
+        mem.generic_online_page(pfn, order)
+        mem.zones["Normal"].min
+        raise KeyError(pfn)
+
+    with mem.set_online_page_callback(dies), pytest.raises(KeyError):
+        mem.online_pages(32 * BLOCK, BLOCK)
+    assert mem.stats()["watermark_recomputations"] == mem.stats()["pageblocks_scanned"] == mem.stats()["zonelist_builds"] == 0
+    mem.validate()

@@ -16,52 +16,34 @@ from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, free_movable
-from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLINE
+
+COUNTED = ("notifications", "watermark_recomputations", "pageblocks_scanned", "zonelist_builds")
+"""What Memory.stats counts of a run."""
 
 
 class GuestWork:
     """Counts what a machine does itself, and what that costs: descriptors, pages freed and taken, notifier calls, uevents,
     scans.
 
-    mem: Memory. prices: {what: Price} of a table of costs. It listens to the machine's notifiers and events.
+    mem: Memory. prices: {what: Price} of a table of costs. It listens to the machine's events.
     """
 
     def __init__(self, mem: Memory, prices: Any) -> None:
         self._mem = mem
         self._prices = prices
-        self.notifications = 0
-        """Calls of the memory notifiers' chain, whether anybody else listens or not."""
-        self.watermark_recomputations = 0
-        """By marks, online_pages and offline_pages, as the rules have it."""
-        self.pageblocks_scanned = 0
-        """Pageblocks that recomputations looked at: setup_zone_migrate_reserve, all that a zone spans (mm/page_alloc.c,
-        2.6.25)."""
-        self.zonelist_builds = 0
         self.uevents = 0
         self.contiguous_scans = 0
         """Pageblocks that set_zone_contiguous looked at (mm/page_alloc.c, 4.7): the whole zone for each memory block."""
         self._zone_of: dict[int, Any] = {}
-        self._going: tuple[int, int] | None = None
         mem.events.listen(self._heard)
-        mem.notifiers.register(self._notified)
 
-    def _notified(self, action, notice):
-        rules = self._mem.rules
-        self.notifications += 1
-        where = (notice.start_pfn, notice.nr_pages)
-        if action == MEM_GOING_ONLINE:
-            self._going = where
-        elif action == MEM_ONLINE and (rules.watermarks_at_mark or self._going == where) \
-                or action == MEM_OFFLINE and rules.watermarks_at_offline:
-            self._going = None
-            self.watermark_recomputations += 1
-            if rules.watermarks_at_mark:
-                spanned = sum(zone.spanned_pages for zone in self._mem.zones.values())
-                self.pageblocks_scanned += spanned >> self._mem.geometry.pageblock_order
+    def done(self) -> dict[str, int]:
+        """{column of a row: how often}, as of now."""
+        stats: dict[str, Any] = {**self._mem.stats()}
+        return {**{name: stats[name] for name in COUNTED}, "uevents": self.uevents, "contiguous_scans": self.contiguous_scans}
 
     def _heard(self, kind, text):
         if kind != "uevent":
-            self.zonelist_builds += text.startswith("Built ")
             return
         self.uevents += 1
         action, _, device = text.partition("@")
@@ -81,9 +63,9 @@ class GuestWork:
             "alloc_page": sum(nr << order for order, nr in enumerate(allocations)),
             "online_page": frees[0],
             "online_block": sum(nr << order for order, nr in enumerate(frees) if order),
-            "notifier": self.notifications,
+            "notifier": stats["notifications"],
             "uevent": self.uevents,
-            "scan_pageblock": self.pageblocks_scanned,
+            "scan_pageblock": stats["pageblocks_scanned"],
             "scan_contiguous": self.contiguous_scans,
         })
 

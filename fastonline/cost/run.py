@@ -71,7 +71,7 @@ class Run:
         self.guest.refusals.clear()
         self._start = {"time": domain.now, "size": self.guest.size_pages, "frames": dict(domain.frames),
                        "calls": dict(domain.calls), "own": self.own.counts(),
-                       **{name: getattr(self.own, name) for name in DONE},
+                       "done": self.own.done(),
                        "present": self._present()}
         self._last = domain.now
         self._most = self.guest.size_pages
@@ -226,7 +226,7 @@ class Run:
             "touched_pages": frames.get("touch", 0),
             "swapped_dead_pages": getattr(domain, "dead_pages", 0),
             "swapped_used_pages": getattr(domain, "used_pages", 0),
-            **{name: getattr(self.own, name) - start[name] for name in DONE},
+            **{name: nr - start["done"][name] for name, nr in self.own.done().items()},
             "memmap_pages": -(-self._present() * memmap // page),
             "memmap_added_pages": -(-max(0, self._present() - start["present"]) * memmap // page),
             "memmap_paid_by": MEMMAP_PAID_BY[mem.memmap],
@@ -254,8 +254,6 @@ class Run:
             names.add("user_delay")
         return sorted(names)
 
-
-DONE = ("notifications", "watermark_recomputations", "pageblocks_scanned", "zonelist_builds", "uevents", "contiguous_scans")
 
 MEMMAP_PAID_BY = {None: "nobody (not modelled)", "kernel": "the guest's kernel zones", "on_memory": "the added memory"}
 """{Memory.memmap: who pays for the descriptors of added memory}"""

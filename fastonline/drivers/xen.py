@@ -399,7 +399,11 @@ class XenBalloon(Driver):
         self._link_lowmem(pfns, mfns)
         if self.behaviour.expands:
             self.mem.set_pfns_reserved(pfns)      # those that were ballooned out; mark_pages_onlined takes Reserved pages
-            self.mem.mark_pfns_onlined(pfns)
+            if self.batch == 1:     # a mark is a call for each
+                for head in heads.tolist():
+                    self.mem.mark_pages_onlined(head, 1 << self.order)
+            else:
+                self.mem.mark_pfns_onlined(pfns)
         else:
             self.mem.free_reserved_pfns(pfns)
         return BP_DONE

@@ -9,6 +9,7 @@ from fastonline.core.engine cimport Engine
 from fastonline.core.lock cimport Held, MachineLock
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport int16_t, int64_t, uint64_t
+from fastonline.hotplug.chain_calls cimport ChainCalls
 from fastonline.hotplug.types cimport zone_present
 from fastonline.hotplug.zones cimport Zones
 
@@ -36,7 +37,7 @@ cdef class Machine:
     cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
 
     # who is told
-    cdef readonly object notifiers       # NotifierChain
+    cdef readonly ChainCalls notifiers   # NotifierChain
     cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
     cdef readonly object events          # Events: who is told of uevents and of the kernel's log
     cdef list listeners                  # the events' own list, as chain
@@ -64,7 +65,7 @@ cdef class Machine:
     cdef int online_order                # what order=None means
 
     # counters
-    cdef uint64_t pages_onlined, pages_offlined, pages_migrated, balloon_migrated
+    cdef uint64_t pages_onlined, pages_offlined, pages_migrated, balloon_migrated, zonelist_builds
     cdef uint64_t high_offlined          # highmem pages that went offline and are still in totalhigh_pages (2.6.25)
     cdef object __weakref__
 

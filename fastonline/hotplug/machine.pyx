@@ -12,6 +12,7 @@ from fastonline.core.ram cimport check_ram
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.types cimport MIN_MAX_ORDER, NR_ORDERS
 from fastonline.hotplug.types cimport MMOP_OFFLINE, zone_managed
+from fastonline.hotplug.watermarks cimport count_scans
 
 from fastonline.errors import HotplugError
 from fastonline.hotplug.events import Events
@@ -63,7 +64,8 @@ cdef class Machine:
 cdef int unmake_machine(Machine mem) except -1:
     mem.lock = NO_LOCK
     mem.pages, mem.planes, mem.sections, mem.zones = NO_PAGES, None, NO_SECTIONS, NO_ZONES
-    mem.geometry = mem.rules = mem.engine = mem.memmap = mem.resources = mem.notifiers = mem.events = mem.pcp = None
+    mem.geometry = mem.rules = mem.engine = mem.memmap = mem.resources = mem.events = mem.pcp = None
+    mem.notifiers = None
     mem.online_page_callback = mem.going_offline = None
     mem.max_pfn = mem.pages_per_block = 0
     set_nids(mem, np.zeros(1, np.int16))
@@ -200,6 +202,8 @@ cdef int reset_counters(Machine mem) except -1:
     mem.pages.set_touched(0)
     mem.pages_onlined = 0
     mem.pages_offlined = 0
+    mem.zonelist_builds = 0
+    mem.zones.table.recomputed = mem.zones.table.counted = mem.zones.table.scanned = 0
     return 0
 
 
@@ -217,6 +221,7 @@ cdef dict stats(Machine mem):
     cdef uint64_t allocs[NR_ORDERS]
     cdef uint64_t merges[NR_ORDERS]
     cdef uint64_t splits[NR_ORDERS]
+    count_scans(&mem.zones.table)
     for k in range(orders):
         frees[k] = allocs[k] = merges[k] = splits[k] = 0
     for area in range(1, mem.pages.nr_areas):
@@ -237,6 +242,9 @@ cdef dict stats(Machine mem):
         "pages_migrated": mem.pages_migrated,
         "balloon_migrated": mem.balloon_migrated,
         "notifications": mem.notifiers.calls,
+        "watermark_recomputations": mem.zones.table.recomputed,
+        "pageblocks_scanned": mem.zones.table.scanned,
+        "zonelist_builds": mem.zonelist_builds,
         "bytes_touched": mem.pages.bytes_touched(),
     }
 

@@ -7,6 +7,7 @@ from fastonline.hotplug.arguments cimport set_arguments
 from fastonline.hotplug.machine cimport add_group, count_sections, make_machine, rounded_room
 from fastonline.hotplug.section_states cimport note_prepared
 from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE
+from fastonline.hotplug.watermarks cimport count_scans
 from fastonline.hotplug.zone_ranges cimport count_offline
 
 from fastonline.core.engine import COUNTERS
@@ -18,6 +19,7 @@ __all__ = []
 cdef dict machine_state(Machine mem):
     """All there is but callbacks. The arrays are the machine's own: who keeps them longer than the lock copies them (owned)."""
     cdef int area, shift = mem.pages.max_order
+    count_scans(&mem.zones.table)
     spans = mem.sections.spans()
     runs = mem.sections.runs()
     areas = [mem.pages.counters(area) for area in range(mem.pages.nr_areas)]
@@ -47,6 +49,7 @@ cdef dict machine_state(Machine mem):
         "possible_nodes": mem.possible_nodes,
         "counters": [mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, mem.pages.bytes_touched(),
                      mem.pages_migrated, mem.balloon_migrated, mem.high_offlined],
+        "recomputed": [mem.zones.table.recomputed, mem.zones.table.scanned, mem.zonelist_builds],
     }
 
 
@@ -145,6 +148,10 @@ cdef int restore_settings(Machine mem, object state) except -1:
     mem.pages_onlined, mem.pages_offlined, calls, touched, mem.pages_migrated, mem.balloon_migrated, mem.high_offlined = [
         as_number(count, "a counter", 0, 1 << 62) for count in state["counters"]
     ]
+    mem.zones.table.recomputed, mem.zones.table.scanned, mem.zonelist_builds = [
+        as_number(count, "a counter", 0, 1 << 62) for count in state.get("recomputed", (0, 0, 0))
+    ]
+    mem.zones.table.counted = mem.zones.table.recomputed
     mem.notifiers.calls = calls
     mem.pages.set_touched(touched)
     return 0

@@ -32,6 +32,9 @@ class _Stats(TypedDict):
     pages_migrated: int
     balloon_migrated: int
     notifications: int
+    watermark_recomputations: int
+    pageblocks_scanned: int
+    zonelist_builds: int
     bytes_touched: int
 
 class Memory(Settings):

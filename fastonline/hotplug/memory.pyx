@@ -75,8 +75,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     Signals: an exception from a handler (Ctrl-C) undoes a large add_memory, prepare_online_pages, mark_pages_onlined or
     online_pages as a whole, except for bytes_touched and the order of free lists at the range's ends. Other calls finish first.
     A handler that calls the machine during a step gets HotplugError EBUSY. After a fork, only the forking thread owns the
-    machine in the child.
-    Freed pages go to the buddy allocator at once, unless `pcp` is set.
+    machine in the child. Freed pages go to the buddy allocator at once, unless `pcp` is set.
     """
 
     def __init__(
@@ -154,8 +153,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         Sections appear: their memmap is there, every page Reserved, nothing online; no zone changes.
 
         start_pfn, nr_pages: unsigned long, pages, or text that is a size: ``add_memory("1G", "512M")``. Today's rules take
-        whole memory blocks, 2.6.25 widens the range to whole
-        sections. nid: the node, which comes online with its first memory. name: of the resource in /proc/iomem,
+        whole memory blocks, 2.6.25 widens to sections. nid: the node, online from its first memory on. name: in /proc/iomem,
         merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE), as virtio-mem, Xen and Hyper-V ask; they do not
         ask for a memmap on memory. threads: 1 to 64 share the first write of the memmap, whose page faults are what adding
         many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9). group: (name, unit_pages) of the
@@ -228,6 +226,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
             if not zone_ranges.enters_empty_zone(self, start):
                 done = self.online_page(start)
                 if done >= 0:
+                    onlining.count_mark(self, done)
                     return done
         nr = as_uint64(nr_pages, "nr_pages")
         most = self.online_order if order is None else as_order(order, self.pages.max_order)
@@ -597,8 +596,9 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     def stats(self):
         """Exact counts since the machine was made, boot memory not counted: "frees", "allocations", "merges", "splits" (lists
         by order: blocks freed and allocated, pairs merged out of the order, blocks of the order split), "pages_onlined",
-        "pages_offlined", "pages_migrated" and of them "balloon_migrated", "notifications" (callbacks called), "bytes_touched"
-        (bytes of page state written)."""
+        "pages_offlined", "pages_migrated" and of them "balloon_migrated", "notifications" (calls of the notifier chain),
+        "watermark_recomputations", "pageblocks_scanned" by them (2.6.25), "zonelist_builds", "bytes_touched" (of page state,
+        written). The C API's calls recompute and notify nothing."""
         _held = self.lock.hold()
         return machine.stats(self)
 

@@ -32,8 +32,21 @@ cdef object block_notice(Machine mem, uint64_t start, uint64_t nr):
     return MemoryNotify(start + own, nr - own, 0, -1, -1, start, own) if mem.chain and mem.rules.block_notices else None
 
 
+cdef int tell_notifiers(Machine mem, int action, object notice) except -1:
+    """Tell the chain of what can no longer be refused. notice None: nobody listens, and the call is only counted."""
+    if notice is None:
+        mem.notifiers.calls += 1
+    else:
+        mem.notifiers.tell(action, notice)
+    return 0
+
+
 cdef int ask_notifiers(Machine mem, object going, object cancel, object notice, str what) except -1:
-    """Ask the chain; a veto or an exception is followed by the cancelling event to all, and raised."""
+    """Ask the chain; a veto or an exception is followed by the cancelling event to all, and raised. notice: as
+    tell_notifiers."""
+    if notice is None:
+        mem.notifiers.calls += 1
+        return 0
     mem.changing = True
     try:
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+from fastonline.hotplug.chain_calls import ChainCalls
+
 NOTIFY_DONE = 0x0000
 NOTIFY_OK = 0x0001
 NOTIFY_STOP_MASK = 0x8000
@@ -62,19 +64,18 @@ NotifierCallback = Callable[[int, MemoryNotify], int | None]
 C = TypeVar("C", bound=NotifierCallback)
 
 
-class NotifierChain:
+class NotifierChain(ChainCalls):
     """Callbacks by descending priority, first come first served among equals (notifier_chain_register, 2.6.25).
 
     An action is one of MEM_GOING_ONLINE, MEM_ONLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, MEM_CANCEL_OFFLINE, and
     since 6.9 of a memory block MEM_PREPARE_ONLINE before the first and MEM_FINISH_OFFLINE after the last; a notice is a
-    MemoryNotify.
+    MemoryNotify. ``calls`` counts the calls of the chain since the machine was made, whether anybody listens or not
+    (memory_notify).
     """
 
     def __init__(self) -> None:
         self.chain: list[tuple[NotifierCallback, int]] = []
         """(callback, priority) in the order of their calling; the same list for good."""
-        self.calls = 0
-        """Callbacks called since the machine was made."""
 
     def __len__(self) -> int:
         return len(self.chain)
@@ -103,8 +104,8 @@ class NotifierChain:
         """Run the chain with action and notice: the value of the last callback called; one with NOTIFY_STOP_MASK set is the
         last (notifier_call_chain, 2.6.25)."""
         ret = NOTIFY_DONE
+        self.calls += 1
         for callback, _ in list(self.chain):
-            self.calls += 1
             answer = callback(action, notice)
             ret = NOTIFY_OK if answer is None else answer
             if ret & NOTIFY_STOP_MASK:
@@ -115,8 +116,8 @@ class NotifierChain:
         """Run the chain for an action that can no longer be refused, told with its notice: all callbacks are called whatever
         they answer or raise; the first exception is raised when all have been."""
         raised = None
+        self.calls += 1
         for callback, _ in list(self.chain):
-            self.calls += 1
             try:
                 ret = callback(action, notice)
             except Exception as e:

@@ -8,7 +8,7 @@ from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present
 from fastonline.hotplug.machine cimport flush_events, node_present_pages
-from fastonline.hotplug.notices cimport ask_notifiers, block_notice, lost_nid_normal, make_notice
+from fastonline.hotplug.notices cimport ask_notifiers, block_notice, lost_nid_normal, make_notice, tell_notifiers
 from fastonline.hotplug.section_states cimport note_prepared_alike, sections_went_offline
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present
@@ -37,8 +37,7 @@ cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
         try:
             flush_events(mem)
         finally:
-            if notice is not None:
-                mem.notifiers.tell(MEM_OFFLINE, notice)
+            tell_notifiers(mem, MEM_OFFLINE, notice)
     finally:
         mem.going_offline = before
     return 0
@@ -55,8 +54,8 @@ def memory_block_offline(Machine mem not None, start_pfn, nr_pages):
         try:
             offline_pages(mem, start, nr)
         finally:
-            if notice is not None and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
-                mem.notifiers.tell(MEM_FINISH_OFFLINE, notice)
+            if mem.rules.block_notices and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
+                tell_notifiers(mem, MEM_FINISH_OFFLINE, notice)
     finally:
         mem.going_offline = before
 
@@ -94,7 +93,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
             nid = z // mem.zones.table.nr_types
             notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE,
                                  lost_nid_normal(mem, z, nr))
-            ask_notifiers(mem, MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
+        ask_notifiers(mem, MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
         if mem.pcp is not None:
             mem.pcp.shrink_slabs()
         try:
@@ -104,8 +103,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
                 alone = False
                 empty = move_pages(mem, start, nr)
         except BaseException:      # an owner's on_move too
-            if notice is not None:
-                mem.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
+            tell_notifiers(mem, MEM_CANCEL_OFFLINE, notice)
             raise
     finally:
         try:
@@ -121,8 +119,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
         take_range(mem, start, nr, z, moved)
     mem.lock.take_back(thread)
     if used >= 0:
-        if notice is not None:
-            mem.notifiers.tell(MEM_CANCEL_OFFLINE, notice)
+        tell_notifiers(mem, MEM_CANCEL_OFFLINE, notice)
         raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
     return notice
 

@@ -10,3 +10,9 @@ cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) exce
 cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1
 cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except -1
 cdef int64_t online_range(Machine mem, uint64_t start, uint64_t nr, int order) noexcept nogil
+
+
+cdef inline void count_mark(Machine mem, int64_t done) noexcept:
+    """One page was marked, and nobody listens; done: it went online."""
+    mem.zones.table.recomputed += mem.watermarks_at_mark
+    mem.notifiers.calls += done > 0

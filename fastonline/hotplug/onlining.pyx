@@ -17,7 +17,7 @@ from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport flush_events
 from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
 from fastonline.hotplug.notices cimport (
-    ask_notifiers, block_notice, make_notice, notice_of_mark, status_change_nid, status_change_nid_normal,
+    ask_notifiers, block_notice, make_notice, notice_of_mark, status_change_nid, status_change_nid_normal, tell_notifiers,
 )
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.section_states cimport (
@@ -67,13 +67,12 @@ cdef object prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int o
     if mem.grow_before_notify:
         join_zone(mem, start, nr, z, joined)
         in_zone = True
-    if notice is not None:
-        try:
-            ask_notifiers(mem, MEM_GOING_ONLINE, MEM_CANCEL_ONLINE, notice, "onlining")
-        except BaseException:
-            if in_zone:
-                leave_zone_again(mem, start, nr, joined)
-            raise
+    try:
+        ask_notifiers(mem, MEM_GOING_ONLINE, MEM_CANCEL_ONLINE, notice, "onlining")
+    except BaseException:
+        if in_zone:
+            leave_zone_again(mem, start, nr, joined)
+        raise
     try:
         if mem.walks_system_ram:
             joined.fresh = [part for pfn, run in mem.resources.within(start, nr) for part in unprepared_runs(mem, pfn, run)]
@@ -85,8 +84,7 @@ cdef object prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int o
             mem.pages.unprepare_pages(pfn, run)
         if in_zone:
             leave_zone_again(mem, start, nr, joined)
-        if notice is not None:
-            mem.notifiers.tell(MEM_CANCEL_ONLINE, notice)
+        tell_notifiers(mem, MEM_CANCEL_ONLINE, notice)
         raise
     if not in_zone:
         join_zone(mem, start, nr, z, joined)
@@ -227,13 +225,14 @@ cdef int64_t online_waiting_pages(Machine mem, uint64_t start, uint64_t nr, int 
 
 cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, int nid, bint was_empty) except -1:
     """Tell log and notifiers of a mark."""
+    mem.zones.table.recomputed += mem.watermarks_at_mark
     if was_empty:
         build_all_zonelists(mem, listed_nodes(mem))
     try:
         flush_events(mem)
     finally:
-        if done and mem.chain:
-            mem.notifiers.tell(MEM_ONLINE, notice_of_mark(start, nr, done, nid))
+        if done:
+            tell_notifiers(mem, MEM_ONLINE, notice_of_mark(start, nr, done, nid) if mem.chain else None)
     return 0
 
 
@@ -384,14 +383,14 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         done = online_waiting_pages(mem, start, nr, mem.online_order)
     except BaseException:
         take_back_prepare(mem, start, nr, joined)
-        if mem.chain:
-            mem.notifiers.tell(MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid, nid_normal))
+        tell_notifiers(mem, MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid, nid_normal) if mem.chain else None)
         raise
     blocks_went_online(mem, start, nr)
     if mem.always_notify_online:
         mem.zones.table.nodes[mem.nid_of[start >> mem.sections.pfn_section_shift]].has_memory = True
     if not mem.min_free_kbytes_follows:
         mem.zones.table.stale = True
+        mem.zones.table.recomputed += 1
     try:
         if was_empty:
             build_all_zonelists(mem, listed_nodes(mem))
@@ -403,8 +402,8 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
             mem.pcp.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
         flush_events(mem)
     finally:
-        if mem.chain and (done or mem.always_notify_online):
-            mem.notifiers.tell(MEM_ONLINE, make_notice(mem, start, nr, done, nid, nid_normal))
+        if done or mem.always_notify_online:
+            tell_notifiers(mem, MEM_ONLINE, make_notice(mem, start, nr, done, nid, nid_normal) if mem.chain else None)
     return done
 
 
@@ -430,11 +429,11 @@ def memory_block_online(Machine mem not None, start_pfn, nr_pages, online_type):
     _held = mem.mem_hotplug_begin("online_pages")
     check_present(mem, start, nr, "online_pages")
     notice = block_notice(mem, start, nr)
-    if notice is not None:
+    if mem.rules.block_notices:
         ask_notifiers(mem, MEM_PREPARE_ONLINE, MEM_FINISH_OFFLINE, notice, "memory_block_online")
     try:
         return online_pages(mem, start, nr, kind)
     except BaseException:
-        if notice is not None and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
-            mem.notifiers.tell(MEM_FINISH_OFFLINE, notice)
+        if mem.rules.block_notices and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
+            tell_notifiers(mem, MEM_FINISH_OFFLINE, notice)
         raise

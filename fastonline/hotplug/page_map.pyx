@@ -44,9 +44,9 @@ cdef int boot_memory(Machine mem, list ranges) except -1:
                 reserved -= min(reserved, stop - start)
                 start = stop
     count_sections(mem)
-    reset_counters(mem)
     mem.policy_zone = highest_kernel_zone(mem)
     init_per_zone_wmark_min(&mem.zones.table)
+    reset_counters(mem)
     return 0
 
 
@@ -107,9 +107,9 @@ cdef int load_page_map(
     if np.any(mem.sections.online.owner & ~mem.sections.prepared.owner):
         raise ValueError("a section is online, and none of its pages is in the page map of a zone")
     count_sections(mem)
-    reset_counters(mem)
     mem.policy_zone = highest_kernel_zone(mem)
     init_per_zone_wmark_min(table)
+    reset_counters(mem)
     if user_min_free_kbytes is not None:
         table.user_min_free_kbytes = user_min_free_kbytes
     elif min_free_kbytes > table.min_free_kbytes:

@@ -61,6 +61,10 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     int64_t min_free_kbytes
     int64_t user_min_free_kbytes  # as written to the sysctl; -1: never
     bint stale                   # 2.6.25: pages were marked since the watermarks were computed
+    bint scans_pageblocks        # recomputing walks every pageblock that a zone spans (setup_zone_migrate_reserve)
+    uint64_t recomputed          # times that the kernel would have computed the watermarks
+    uint64_t counted             # of them, those whose pageblocks are in `scanned`
+    uint64_t scanned             # pageblocks that they walked
 
 cdef inline area_t zone_area(int z) noexcept nogil:      # the engine's area of a zone
     return z + 1

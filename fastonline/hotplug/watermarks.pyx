@@ -104,7 +104,25 @@ cdef int fls(uint64_t x) noexcept nogil:
 
 
 cdef void setup_per_zone_wmarks(zone_table *t) noexcept nogil:
-    """__setup_per_zone_wmarks (6.1, 6.12), setup_per_zone_pages_min (2.6.25)."""
+    """setup_per_zone_wmarks (6.1), setup_per_zone_pages_min (2.6.25): compute the watermarks, and count that."""
+    t.recomputed += 1
+    compute_wmarks(t)
+
+
+cdef void count_scans(zone_table *t) noexcept nogil:
+    """Count the pageblocks that recomputations have walked since the last time that this was called; every zone has spanned
+    as many pages all the while."""
+    cdef uint64_t blocks = 0
+    cdef int z
+    if t.counted != t.recomputed and t.scans_pageblocks:
+        for z in range(t.nr_nodes * t.nr_types):
+            blocks += (t.zones[z].spanned_pages + t.pageblock_pages - 1) / t.pageblock_pages
+        t.scanned += (t.recomputed - t.counted) * blocks
+    t.counted = t.recomputed
+
+
+cdef void compute_wmarks(zone_table *t) noexcept nogil:
+    """__setup_per_zone_wmarks (6.1, 6.12)."""
     cdef int64_t pages_min = t.min_free_kbytes / t.page_kb, lowmem = 0, pages, share, delta
     cdef int z, i
     cdef struct_zone *zone
@@ -187,9 +205,9 @@ cdef int64_t init_per_zone_wmark_min(zone_table *t) noexcept nogil:
 
 cdef void refresh(zone_table *t) noexcept nogil:
     """2.6.25 recomputes at every mark, from present_pages alone: once for many marks, when somebody looks or something else
-    is about to change present_pages, comes to the same."""
+    is about to change present_pages, comes to the same. The marks have been counted."""
     if t.stale:
-        setup_per_zone_wmarks(t)
+        compute_wmarks(t)
         t.stale = False
 
 

@@ -113,6 +113,7 @@ cdef int build_all_zonelists(Machine mem, list nids) except -1:
     cdef int64_t total = 0
     cdef int kinds = mem.rules.nr_migrate_types
     mem.policy_zone = max(mem.policy_zone, highest_kernel_zone(mem))
+    mem.zonelist_builds += 1
     if not mem.listeners:
         return 0
     refresh(&mem.zones.table)

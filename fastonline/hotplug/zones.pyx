@@ -12,7 +12,7 @@ from fastonline.core.types cimport area_t, int64_t
 from fastonline.hotplug.types cimport (
     MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone as struct_zone, zone_area, zone_managed, zone_present,
 )
-from fastonline.hotplug.watermarks cimport refresh
+from fastonline.hotplug.watermarks cimport count_scans, refresh
 
 from fastonline.errors import is_number, range_list
 from fastonline.geometry import Geometry
@@ -254,6 +254,7 @@ cdef class Zones:
         self.table.nr_cpus = 1
         self.table.pageblock_pages = 1 << <int>geometry.pageblock_order
         self.table.raised_from = -1
+        self.table.scans_pageblocks = "Reserve" in rules.migrate_types
         self.thp = "never"
         self.table.min_free_kbytes = 0
         self.table.user_min_free_kbytes = -1
@@ -293,6 +294,7 @@ cdef class Zones:
         cdef struct_zone *zone = &self.table.zones[z]
         cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
         cdef pfn_t end = start + nr
+        count_scans(&self.table)
         if zone.spanned_pages:
             end = max(end, zone.start_pfn + zone.spanned_pages)
             zone.start_pfn = min(start, zone.start_pfn)
@@ -315,6 +317,7 @@ cdef class Zones:
     cdef void set_spans(self, int z, const uint64_t *spans) noexcept nogil:
         cdef struct_zone *zone = &self.table.zones[z]
         cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        count_scans(&self.table)
         zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages = spans[0], spans[1], spans[2], spans[3]
 
     cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil:
@@ -327,6 +330,7 @@ cdef class Zones:
         cdef pfn_t zone_end = zone.start_pfn + zone.spanned_pages, first, last
         cdef int i, base = z / self.table.nr_types * self.table.nr_types
         cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        count_scans(&self.table)
         if start <= zone.start_pfn:
             first = (start + nr) >> shift
             last = (zone_end - 1) >> shift

@@ -1,0 +1,7 @@
+"""The counter of a notifier chain, where compiled code can reach it."""
+
+from fastonline.core.types cimport uint64_t
+
+
+cdef class ChainCalls:
+    cdef public uint64_t calls

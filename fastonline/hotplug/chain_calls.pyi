@@ -1,0 +1,7 @@
+from typing_extensions import disjoint_base
+
+__all__ = ["ChainCalls"]
+
+@disjoint_base
+class ChainCalls:
+    calls: int
