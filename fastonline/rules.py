@@ -73,8 +73,8 @@ class Rules:
     - skips_memoryless: a node without memory is in nobody's fallback order, its own neither, and a node that lost its last
       memory is none before zonelists are built again (6.7). Before, a node always falls back to itself first.
     - nodes_lose_memory: a node whose last memory goes offline leaves N_MEMORY, and its threads stop (2.6.33).
-    - blocks_unaware: memory blocks know nothing of marks: a block is online when online_pages has been over it, else offline,
-      and goes online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
+    - blocks_unaware: memory blocks know nothing of marks: a block is online when online_pages has been over all of it, else
+      offline, and goes online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
     - offline_times_out: offline_pages gives up on pages that cannot move: ENOMEM after five tries where there is no room for
       them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); today it tries on until a signal, EINTR.
     - migrates_from_the_end: offline_pages moves the last page of the range first (isolate_folio_to_list puts each page at the

@@ -1,9 +1,16 @@
 """hotplug/blocks.py: memory blocks as sysfs shows them (valid_zones: RECORDED 1, 5, 6)."""
 
+import errno
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import fastonline as fo
+from fastonline.linux.sysfs import export_sysfs
+from fastonline.testing.walk import through
 
 BLOCK = 32768
 
@@ -83,3 +90,164 @@ def test_a_block_that_is_none(mem, nr):
 
 def test_numbers_of_numpy(mem):
     assert repr(mem.blocks[np.int64(32)]) == "<Block memory32 offline Normal Movable>"
+
+
+# -- one state for all sections of a block
+
+@pytest.fixture
+def wide(engine):
+    """Blocks of two sections: boot memory in 0 to 3, memory16 and memory17 added."""
+    mem = fo.Memory(fo.X86_64, boot="1G", engine=engine, memory_block_size="256M")
+    mem.add_memory(32 * BLOCK, 4 * BLOCK)
+    return mem
+
+
+def answers(mem, nr):
+    """What everybody says of a block: its state, sysfs's two files, and lsmem's word."""
+    block = mem.blocks[nr]
+    with tempfile.TemporaryDirectory() as directory:
+        export_sysfs(mem, Path(directory, "tree"))
+        files = Path(directory, f"tree/sys/devices/system/memory/memory{nr}")
+        online, state = (files / "online").read_text().strip(), (files / "state").read_text().strip()
+    rows = lsmem_rows(mem.lsmem())
+    assert (state, online) == (block.state, "0" if block.state == "offline" else "1")
+    assert rows[nr] == block.state
+    return state
+
+
+def lsmem_rows(text):
+    """{block: "online" or "offline"} of lsmem's text."""
+    rows = {}
+    for line in text.splitlines():
+        words = line.split()
+        if words and words[0].startswith("0x"):
+            first, _, last = words[-1].partition("-")
+            rows.update(dict.fromkeys(range(int(first), int(last or first) + 1), words[2]))
+    return rows
+
+
+@pytest.mark.parametrize("page", [BLOCK + 5, 5], ids=["second section", "first section"])
+def test_a_page_in_any_section_makes_the_block_online(wide, page):
+    """One page of one of the two sections is marked. Expect everybody to say online, and online() and offline() to refuse."""
+    section = page // BLOCK * BLOCK
+    wide.prepare_online_pages(32 * BLOCK + section, BLOCK)
+    assert answers(wide, 16) == "offline"
+    wide.mark_pages_onlined(32 * BLOCK + page)
+    assert answers(wide, 16) == "online" and answers(wide, 17) == "offline"
+    for verb in ("online", "offline"):
+        with pytest.raises(fo.HotplugError) as error:
+            getattr(wide.blocks[16], verb)()
+        assert error.value.errno == errno.EINVAL
+    wide.validate()
+    wide.offline_pages(32 * BLOCK + section, BLOCK)
+    assert answers(wide, 16) == "offline" and wide.blocks[16].online() == 2 * BLOCK
+    wide.validate()
+
+
+@pytest.mark.parametrize("mark", [
+    lambda mem, pfn: mem.mark_pages_onlined(pfn), lambda mem, pfn: mem.mark_pages_onlined(pfn, 3),
+    lambda mem, pfn: mem.mark_pfns_onlined([pfn, pfn + 9]), lambda mem, pfn: mem.generic_online_page(pfn, 0),
+], ids=["one", "range", "array", "generic_online_page"])
+def test_every_way_of_marking(wide, mark):
+    wide.prepare_online_pages(33 * BLOCK, BLOCK)
+    mark(wide, 33 * BLOCK + 64)
+    assert wide.blocks[16].state == "online"
+    wide.validate()
+
+
+def test_a_block_goes_offline_with_its_last_section(wide):
+    """Online as a whole, taken in two parts. Expect the block online in between, with a refusal to take the whole."""
+    wide.blocks[16].online()
+    wide.offline_pages(32 * BLOCK, BLOCK)
+    assert answers(wide, 16) == "online" and wide.blocks[16].valid_zones == "Normal"
+    with pytest.raises(fo.HotplugError) as error:
+        wide.blocks[16].offline()
+    assert error.value.errno == errno.EINVAL
+    wide.offline_pages(33 * BLOCK, BLOCK)
+    assert answers(wide, 16) == "offline"
+    wide.remove_memory(32 * BLOCK, 2 * BLOCK)
+    assert 16 not in wide.blocks
+    wide.add_memory(32 * BLOCK, 2 * BLOCK)
+    assert answers(wide, 16) == "offline"
+
+
+def test_a_part_of_a_block_is_not_removed(wide):
+    """The first section is offline, the second online. Expect EINVAL for half of the block and EBUSY for all of it."""
+    wide.online_pages(33 * BLOCK, BLOCK)
+    for nr, code in ((BLOCK, errno.EINVAL), (2 * BLOCK, errno.EBUSY)):
+        with pytest.raises(fo.HotplugError) as error:
+            wide.remove_memory(32 * BLOCK, nr)
+        assert error.value.errno == code
+    wide.validate()
+
+
+def test_a_callback_that_keeps_all_pages_back(wide):
+    """online_pages has been over the block. Expect it online; over one section, too; and offline where the callback raises."""
+    with wide.set_online_page_callback(lambda pfn, order: None):
+        assert wide.blocks[16].online() == 0 and answers(wide, 16) == "online"
+        wide.online_pages(35 * BLOCK, BLOCK)
+        assert wide.blocks[17].state == "online"
+    wide.offline_pages(35 * BLOCK, BLOCK)
+
+    def fails(pfn, order):
+        wide.generic_online_page(pfn, order)
+        raise RuntimeError
+
+    with wide.set_online_page_callback(fails), pytest.raises(RuntimeError):
+        wide.blocks[17].online()
+    assert wide.blocks[17].state == "offline"
+    wide.validate()
+
+
+@pytest.mark.parametrize("how", ["copy", "pickle", "save"])
+def test_the_state_goes_along_with_a_copy(wide, how):
+    wide.prepare_online_pages(33 * BLOCK, BLOCK)
+    wide.mark_pages_onlined(33 * BLOCK + 5)
+    again = through(how, wide)
+    assert {nr: block.state for nr, block in again.blocks.items()} == {nr: block.state for nr, block in wide.blocks.items()}
+    again.offline_pages(33 * BLOCK, BLOCK)
+    assert again.blocks[16].state == "offline" and wide.blocks[16].state == "online"
+
+
+@pytest.mark.parametrize(("blocks", "message"), [
+    ([0, 1, 2, 3], "memory16 is offline, a section of it is online"),
+    ([0, 1, 2, 3, 16, 17], "memory17 is online, no section of it is"),
+    ([0, 1, 2, 3, 16, 1 << 40], "a memory block"),
+])
+def test_a_state_that_its_sections_do_not_have(wide, blocks, message):
+    """A saved machine whose block states were altered. Expect validate's message, or that there is no such block."""
+    wide.blocks[16].online()
+    restore, (state,) = wide.__reduce__()
+    assert state["blocks_online"].tolist() == [0, 1, 2, 3, 16]
+    with pytest.raises((ValueError, OverflowError), match=message):
+        restore(state | {"blocks_online": np.array(blocks, np.int64)})
+
+
+def test_blocks_with_sections_that_are_not_there(engine):
+    """Boot memory of 384 MiB in blocks of 256 MiB, and memory that begins in the middle of a block. Expect a block where a
+    section is (add_boot_memory_block), and no offlining of such a block: some of it is not there."""
+    mem = fo.Memory(fo.X86_64, boot=[(0, 3 * BLOCK), (5 * BLOCK, BLOCK)], engine=engine, memory_block_size="256M")
+    assert list(mem.blocks) == [0, 1, 2] and all(nr in mem.blocks for nr in (0, 1, 2))
+    assert [mem.blocks[nr].node for nr in mem.blocks] == [0] * 3
+    assert [answers(mem, nr) for nr in mem.blocks] == ["online"] * 3 and mem.blocks[2].valid_zones == "DMA32"
+    for nr in (1, 2):
+        with pytest.raises(fo.HotplugError) as error:
+            mem.blocks[nr].offline()
+        assert error.value.errno == errno.EINVAL
+
+
+def test_blocks_unaware_of_marks_with_several_sections(engine):
+    """Each section by itself. Expect the block offline, as online_pages has never been over all of it, EBUSY for online(), and
+    online after one call for the whole."""
+    mem = fo.Memory(fo.X86_64, boot="1G", engine=engine, memory_block_size="256M",
+                    rules=replace(fo.LINUX_6_12, blocks_unaware=True))
+    mem.add_memory(32 * BLOCK, 2 * BLOCK)
+    for section in (32, 33):
+        mem.online_pages(section * BLOCK, BLOCK)
+        assert answers(mem, 16) == "offline"
+    with pytest.raises(fo.HotplugError) as error:
+        mem.blocks[16].online()
+    assert error.value.errno == errno.EBUSY
+    mem.offline_pages(32 * BLOCK, 2 * BLOCK)
+    assert mem.blocks[16].online() == 2 * BLOCK and answers(mem, 16) == "online"
+    mem.validate()

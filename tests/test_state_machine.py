@@ -1,5 +1,7 @@
 """Both engines and the slow reference agree on random walks over the whole API."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import Phase, settings
@@ -10,21 +12,29 @@ from fastonline.testing.geometries import SMALL_64, SMALL_64K, SMALL_ORDER_7, SM
 from fastonline.testing.reference import Reference
 from fastonline.testing.walk import Walk, first_difference
 
+# 2.6.25 with memory blocks of several sections, which came with 2.6.39: what is known of a block there is its own state only.
+UNAWARE = replace(fo.LINUX_2_6_25, large_blocks=True)
+
 WALKS = [
-    (SMALL_64, fo.LINUX_6_12, 80),
-    (SMALL_64, fo.LINUX_6_1, 40),
-    (SMALL_64, fo.LINUX_2_6_25, 60),
-    (SMALL_PAE, fo.LINUX_2_6_25, 60),
-    (SMALL_PAE, fo.LINUX_6_1, 30),
-    (SMALL_ORDER_7, fo.LINUX_6_12, 60),
-    (SMALL_ORDER_7, fo.LINUX_2_6_25, 30),
-    (SMALL_64K, fo.LINUX_6_12, 6),
+    (SMALL_64, fo.LINUX_6_12, 1, 80),
+    (SMALL_64, fo.LINUX_6_12, 2, 40),
+    (SMALL_64, fo.LINUX_6_12, 4, 40),
+    (SMALL_64, fo.LINUX_6_1, 1, 40),
+    (SMALL_64, fo.LINUX_2_6_25, 1, 60),
+    (SMALL_64, UNAWARE, 2, 30),
+    (SMALL_PAE, fo.LINUX_2_6_25, 1, 60),
+    (SMALL_PAE, fo.LINUX_6_1, 2, 30),
+    (SMALL_ORDER_7, fo.LINUX_6_12, 1, 60),
+    (SMALL_ORDER_7, fo.LINUX_2_6_25, 1, 30),
+    (SMALL_64K, fo.LINUX_6_12, 1, 6),
 ]
 
 
-@pytest.mark.parametrize("geometry, rules, examples", WALKS, ids=[f"{g.name}-{r.name}" for g, r, _ in WALKS])
-def test_engines_and_reference_agree(geometry, rules, examples):
-    walk = type(f"{geometry.name}_{rules.name}", (Walk,), {"geometry": geometry, "kernel": rules})
+@pytest.mark.parametrize("geometry, rules, sections, examples", WALKS, ids=[f"{g.name}-{r.name}-{n}" for g, r, n, _ in WALKS])
+def test_engines_and_reference_agree(geometry, rules, sections, examples):
+    """sections: of a memory block."""
+    walk = type(f"{geometry.name}_{rules.name}_{sections}", (Walk,), {
+        "geometry": geometry, "kernel": rules, "sections_per_block": sections})
     run_state_machine_as_test(walk, settings=settings(max_examples=examples, stateful_step_count=30))
 
 

@@ -9,7 +9,6 @@ cdef class Sections:
     cdef readonly uint64_t nr_sections       # sections there is room for
     cdef readonly Bitmap present             # SECTION_MARKED_PRESENT
     cdef readonly Bitmap online              # SECTION_IS_ONLINE
-    cdef readonly Bitmap block_online        # its memory block has gone online (mem->state), not only pages of it by marks
     cdef readonly Bitmap early               # SECTION_IS_EARLY: there at boot
     cdef readonly Bitmap prepared            # some of its pages are prepared
     cdef readonly Bitmap whole               # all of its pages are prepared

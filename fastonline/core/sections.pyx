@@ -23,8 +23,8 @@ cdef class Sections:
     """The sections of a machine, by number (mem_section of sparsemem): bit planes, one bit a section, and a map of subsections.
 
     pfn_section_shift: log2 of the pages of a section; nr_sections: those there is room for. present, online, early: Bitmaps of
-    SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; block_online: of the online sections whose memory block has
-    gone online as such; prepared, whole: of the sections that have prepared pages, and of those that have no other.
+    SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; prepared, whole: of the sections that have prepared pages,
+    and of those that have no other.
     subsection_map: (nr_sections,) uint64, bit i: the i-th 64th of the section has memory.
     TypeError, ValueError and OverflowError for numbers that are none, and for sections there is no room for. The sections of a
     machine are to be read: add, remove and set_online raise ValueError.
@@ -34,7 +34,6 @@ cdef class Sections:
         self.pfn_section_shift = as_number(pfn_section_shift, "pfn_section_shift", 0, 51)
         self.present = Bitmap(0)
         self.online = Bitmap(0)
-        self.block_online = Bitmap(0)
         self.early = Bitmap(0)
         self.prepared = Bitmap(0)
         self.whole = Bitmap(0)
@@ -43,7 +42,7 @@ cdef class Sections:
 
     cdef int grow(self, uint64_t nr_sections) except -1:
         cdef list all = [(0, self.nr_sections)] if self.nr_sections else []
-        cdef tuple planes = (self.present, self.online, self.block_online, self.early, self.prepared, self.whole)
+        cdef tuple planes = (self.present, self.online, self.early, self.prepared, self.whole)
         # all room is made before any of it is used: a MemoryError changes nothing
         arrays = [(<Bitmap>plane).grown(nr_sections, all) for plane in planes]
         subsections = zeroed(nr_sections)
@@ -99,15 +98,13 @@ cdef class Sections:
     cdef void set_online_sections(self, uint64_t first, uint64_t nr, bint online) noexcept nogil:
         if online:
             bitmap_set(self.online.words, first, nr)
-            bitmap_set(self.block_online.words, first, nr)
         else:
             bitmap_clear(self.online.words, first, nr)
-            bitmap_clear(self.block_online.words, first, nr)
 
     cdef void seal(self):
         """From now on Python may not write."""
         self.sealed = True
-        for plane in (self.present, self.online, self.block_online, self.early, self.prepared, self.whole):
+        for plane in (self.present, self.online, self.early, self.prepared, self.whole):
             (<Bitmap>plane).sealed = True
 
     cdef int check_writable(self) except -1:
@@ -133,8 +130,7 @@ cdef class Sections:
             self.sparse_remove_section(start, count)
 
     def set_online(self, first, nr, online):
-        """online_mem_sections, or offline_mem_sections when not `online`: of `nr` sections from number `first` on, with their
-        memory blocks."""
+        """online_mem_sections, or offline_mem_sections when not `online`: of `nr` sections from number `first` on."""
         cdef uint64_t start, count
         as_range(first, nr, self.nr_sections, "sections", ValueError, &start, &count)
         self.check_writable()

@@ -10,7 +10,7 @@ from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_prepared, PG_reserved
 from fastonline.core.types cimport MAX_MAX_ORDER, word_t
 from fastonline.hotplug.arguments cimport check_present
-from fastonline.hotplug.section_states cimport blocks_went_online, count_onlined
+from fastonline.hotplug.section_states cimport count_onlined, range_went_online
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, refresh
 
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_OK, MemoryNotify, NotifierChain
@@ -292,7 +292,7 @@ def time_range(Memory mem not None, start_pfn, nr_pages, order):
     mem.offline_pages(first, nr)
     prepare, _ = time_call(mem.prepare_online_pages, (first, nr))
     total, _ = time_call(mem.mark_pages_onlined, (first, nr, block))
-    blocks_went_online(mem, first, nr)
+    range_went_online(mem, first, nr)
     return {"prepare": prepare, "flags": flags, "engine": engine, "total": total,
             "watermarks": recompute_watermarks(mem), "notify": time_notify(start_pfn, nr_pages)}
 

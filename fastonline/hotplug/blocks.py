@@ -11,7 +11,7 @@ from fastonline.errors import HotplugError, is_number, range_list
 from fastonline.hotplug.migrate import first_unmovable
 from fastonline.hotplug.offlining import memory_block_offline
 from fastonline.hotplug.onlining import memory_block_online
-from fastonline.hotplug.section_states import section_nid
+from fastonline.hotplug.section_states import block_nid, block_online, block_present
 from fastonline.hotplug.zone_ranges import valid_zones
 from fastonline.rules import Rules
 
@@ -89,19 +89,19 @@ class Block:
         """``"online"``, ``"offline"``, or ``"going-offline"`` for the callbacks of an offline_pages that takes the block, until
         it is done, MEM_OFFLINE included (memory_block_change_state).
 
-        Today a block is online as soon as a page of it is. 2.6.25 has no mark_pages_onlined, and with the patch of the 2008
-        thread its blocks would not know of one: a block that only marks have been over, in part or in whole, is offline there
-        (mem->state, KERNEL.md 1.5); online_pages, from here or not, makes it online."""
-        going, sections = self._mem.going_offline, self._mem.sections
+        It is one state for all sections of the block (mem->state). The block is online as soon as a page of it goes online, and
+        offline when no section of it is online any more. Under blocks_unaware (2.6.25, KERNEL.md 1.5) marks do not change it:
+        only online_pages over the whole block does. A block that is online in part answers online() with EINVAL, as any online
+        block, and offline() with EINVAL, since some of it is not online; Memory.offline_pages takes the part."""
+        going = self._mem.going_offline
         if going and going[0] <= self.start_pfn and self.start_pfn + self.nr_pages <= going[0] + going[1]:
             return "going-offline"
-        plane = sections.block_online if self._mem.rules.blocks_unaware else sections.online
-        return "online" if plane[self._section] else "offline"
+        return "online" if block_online(self._mem, self.nr) else "offline"
 
     @property
     def node(self) -> int:
         """The number of the block's node."""
-        return section_nid(self._mem, self._section)
+        return block_nid(self._mem, self.nr)
 
     @property
     def removable(self) -> int:
@@ -115,10 +115,6 @@ class Block:
     def valid_zones(self) -> str:
         """An online block's zone, "none" when it lies in several; an offline one's possible zones, default first."""
         return valid_zones(self._mem, self.nr)
-
-    @property
-    def _section(self):
-        return self.start_pfn // self._mem.geometry.pages_per_section
 
     def _check_state(self, want):
         if self.state != want:
@@ -189,22 +185,18 @@ class Blocks:
     def __init__(self, mem: Memory) -> None:
         self._mem = mem
 
-    @property
-    def _sections(self):
-        return self._mem.pages_per_block // self._mem.geometry.pages_per_section
-
     def __getitem__(self, nr: int) -> Block:
         if nr not in self:
             raise KeyError(f"there is no memory block {nr!r}; there are {range_list(self) or 'none'}")
         return Block(self._mem, int(nr))
 
     def __contains__(self, nr: object) -> bool:
-        return is_number(nr) and self._mem.sections.present_section_nr(int(nr) * self._sections)
+        return is_number(nr) and block_present(self._mem, int(nr))
 
     def __iter__(self) -> Iterator[int]:
-        last = -1
+        last, per_block = -1, self._mem.pages_per_block // self._mem.geometry.pages_per_section
         for first, count in self._mem.sections.runs():
-            for nr in range(max(last + 1, first // self._sections), (first + count - 1) // self._sections + 1):
+            for nr in range(max(last + 1, first // per_block), (first + count - 1) // per_block + 1):
                 yield nr
                 last = nr
 

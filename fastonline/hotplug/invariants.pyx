@@ -71,7 +71,7 @@ cdef int check_sections(Machine mem, object numbers, object tallies) except -1:
     """The planes of sections say what their pages do."""
     cdef Sections sections = mem.sections
     present = sections.present.array
-    for name in ("online", "block_online", "early", "prepared", "whole"):
+    for name in ("online", "early", "prepared", "whole"):
         astray = np.flatnonzero(getattr(sections, name).array & ~present)
         if len(astray):
             raise AssertionError(f"a section of {64 * int(astray[0])} and the 63 behind it is {name} and not present")
@@ -80,7 +80,6 @@ cdef int check_sections(Machine mem, object numbers, object tallies) except -1:
     for what, wrong in (
         ("is online, nothing in it is", online & (prepared == 0)),
         ("is not online, pages of it are", ~online & (managed > 0)),
-        ("is not online, its block is", ~online & bits(sections.block_online, numbers)),
         ("is not marked as having prepared pages, or has none", bits(sections.prepared, numbers) != (prepared > 0)),
         ("is not marked as prepared in whole, or is not", bits(sections.whole,
             numbers) != (prepared == sections.pages_per_section)),
@@ -88,6 +87,18 @@ cdef int check_sections(Machine mem, object numbers, object tallies) except -1:
     ):
         if wrong.any():
             raise AssertionError(f"section {numbers[wrong][0]} {what}")
+    return check_blocks(mem, numbers[online])
+
+
+cdef int check_blocks(Machine mem, object online) except -1:
+    """The state of each memory block is what its online sections, whose numbers these are, make of it."""
+    blocks = np.flatnonzero(mem.block_online.bits(0, mem.block_online.nbits))
+    able = np.unique(online >> mem.block_shift)
+    astray = np.setdiff1d(blocks, able)
+    if len(astray):
+        raise AssertionError(f"memory{astray[0]} is online, no section of it is")
+    if not mem.rules.blocks_unaware and len(blocks) != len(able):
+        raise AssertionError(f"memory{np.setdiff1d(able, blocks)[0]} is offline, a section of it is online")
     return 0
 
 

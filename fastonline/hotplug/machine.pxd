@@ -4,6 +4,7 @@ Every phase of hot-plug is a file of functions that take a Machine first (add_re
 `Memory` (memory.pxd) is the public class over them; whoever embeds uses that one, not the fields here.
 """
 
+from fastonline.core.bitmap cimport Bitmap
 from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.engine cimport Engine
 from fastonline.core.lock cimport Held, MachineLock
@@ -27,6 +28,7 @@ cdef class Machine:
     cdef BitmapEngine planes             # the same, when it is the bitmap engine; else None
     cdef MachineLock lock                # the engine's own
     cdef readonly Sections sections
+    cdef Bitmap block_online             # by block number: the memory block is online (mem->state, drivers/base/memory.c)
     cdef readonly Zones zones
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
@@ -57,10 +59,11 @@ cdef class Machine:
     cdef bint fixed_room                 # planes were made for all of max_memory
 
     # the rules and the geometry, as C has them
-    cdef bint zone_at_online, walks_system_ram
+    cdef bint zone_at_online, walks_system_ram, blocks_unaware
     cdef bint watermarks_at_mark, aligned, grow_before_notify, shrink_spans, always_notify_online, min_free_kbytes_follows
     cdef bint watermark_by_order, totalhigh_shrinks, nodes_lose_memory
     cdef int pageblock_order
+    cdef int block_shift                 # log2 of the sections of a memory block
     cdef int movable_type, hotplug_type  # numbers of two zone types
     cdef int online_order                # what order=None means
 

@@ -67,6 +67,7 @@ cdef int unmake_machine(Machine mem) except -1:
     mem.geometry = mem.rules = mem.engine = mem.memmap = mem.resources = mem.events = mem.pcp = None
     mem.notifiers = None
     mem.online_page_callback = mem.going_offline = None
+    mem.block_online = Bitmap(0)
     mem.max_pfn = mem.pages_per_block = 0
     set_nids(mem, np.zeros(1, np.int16))
     mem.chain, mem.listeners, mem.pending_events, mem.page_owners = [], [], [], []
@@ -91,6 +92,8 @@ cdef Held make_machine(Machine mem, uint64_t room):
     mem.lock = mem.pages.lock
     mem.sections = Sections(geometry.pfn_section_shift, nr_pages >> geometry.pfn_section_shift)
     mem.sections.seal()
+    mem.block_shift = (mem.pages_per_block >> geometry.pfn_section_shift).bit_length() - 1
+    mem.block_online = Bitmap(nr_blocks(mem, mem.sections.nr_sections))
     set_nids(mem, np.zeros(mem.sections.nr_sections, np.int16))
     mem.zones = Zones(geometry, rules, mem.pages, 1)
     mem.zones.table.nodes[0].online = True
@@ -105,6 +108,7 @@ cdef Held make_machine(Machine mem, uint64_t room):
     mem.auto_online = MMOP_OFFLINE
     # C copies of the rules that hot paths read
     mem.watermarks_at_mark = rules.watermarks_at_mark
+    mem.blocks_unaware = rules.blocks_unaware
     mem.aligned = rules.aligned
     mem.zone_at_online = rules.zone_at_online
     mem.walks_system_ram = rules.walks_system_ram
@@ -128,6 +132,11 @@ cdef uint64_t rounded_room(Machine mem, uint64_t nr_pages) except 0:
     return max(<uint64_t>1, (nr_pages + unit - 1) // unit) * unit
 
 
+cdef uint64_t nr_blocks(Machine mem, uint64_t nr_sections) noexcept nogil:
+    """The memory blocks that so many sections make up; the last may have fewer."""
+    return (nr_sections + (<uint64_t>1 << mem.block_shift) - 1) >> mem.block_shift
+
+
 cdef int room_for(Machine mem, uint64_t end_pfn) except -1:
     """Room for the pages below end_pfn, doubled each time so that growing by small steps stays cheap."""
     cdef uint64_t nr_pages, nr_sections
@@ -141,6 +150,7 @@ cdef int room_for(Machine mem, uint64_t end_pfn) except -1:
     nids = np.zeros(nr_sections, np.int16)
     nids[: mem.nids.size] = mem.nids
     # the engine last: where that fails there is room for sections that nobody asks for, and nothing else has changed
+    mem.block_online.grow(nr_blocks(mem, nr_sections), [(0, mem.block_online.nbits)])
     mem.sections.grow(nr_sections)
     set_nids(mem, nids)
     mem.pages.grow(nr_pages, mem.sections.spans())

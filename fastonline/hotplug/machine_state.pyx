@@ -1,5 +1,6 @@
 import numpy as np
 
+from fastonline.core.bitmap cimport set_bit
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport NR_ORDERS, uint64_t
@@ -37,7 +38,7 @@ cdef dict machine_state(Machine mem):
         "nids": [mem.nids[first : first + nr] for first, nr in runs],
         "subsections": [mem.sections.subsections_owner[first : first + nr] for first, nr in runs],
         "online": [mem.sections.online.bits(first, nr) for first, nr in runs],
-        "block_online": [mem.sections.block_online.bits(first, nr) for first, nr in runs],
+        "blocks_online": np.flatnonzero(mem.block_online.bits(0, mem.block_online.nbits)),
         "early": [mem.sections.early.bits(first, nr) for first, nr in runs],
         "zones": mem.zones.state(),
         "resources": mem.resources.tree(),
@@ -86,9 +87,8 @@ cdef Held restore_machine(Machine mem, object state):
 cdef int restore_sections(Machine mem, object state) except -1:
     cdef uint64_t first, nr, end = 0
     cdef Sections sections = mem.sections
-    for (first, nr), nids, subsections, online, block_online, early in zip(
-        state["runs"], state["nids"], state["subsections"], state["online"], state["block_online"], state["early"],
-        strict=True,
+    for (first, nr), nids, subsections, online, early in zip(
+        state["runs"], state["nids"], state["subsections"], state["online"], state["early"], strict=True,
     ):
         if not end <= first < first + nr <= sections.nr_sections or end and first == end:
             raise ValueError(f"a run of {nr} sections from {first} on, behind {end}")
@@ -99,8 +99,10 @@ cdef int restore_sections(Machine mem, object state) except -1:
         mem.nids[first:end] = nids
         sections.subsections_owner[first:end] = as_array(subsections, np.uint64, (nr,))
         sections.online.put_bits(first, as_array(online, np.uint8, (nr,)))
-        sections.block_online.put_bits(first, as_array(block_online, np.uint8, (nr,)))
         sections.early.put_bits(first, as_array(early, np.uint8, (nr,)))
+    blocks = state["blocks_online"]
+    for block in as_array(blocks, np.int64, (len(blocks),)).tolist():
+        set_bit(mem.block_online.words, as_number(block, "a memory block", 0, mem.block_online.nbits - 1))
     return 0
 
 

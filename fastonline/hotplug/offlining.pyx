@@ -9,7 +9,7 @@ from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present
 from fastonline.hotplug.machine cimport flush_events, node_present_pages
 from fastonline.hotplug.notices cimport ask_notifiers, block_notice, lost_nid_normal, make_notice, tell_notifiers
-from fastonline.hotplug.section_states cimport note_prepared_alike, sections_went_offline
+from fastonline.hotplug.section_states cimport block_is_online, note_prepared_alike, sections_went_offline
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present
 from fastonline.hotplug.watermarks cimport refresh
@@ -54,7 +54,7 @@ def memory_block_offline(Machine mem not None, start_pfn, nr_pages):
         try:
             offline_pages(mem, start, nr)
         finally:
-            if mem.rules.block_notices and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
+            if mem.rules.block_notices and not block_is_online(mem, start // mem.pages_per_block):
                 tell_notifiers(mem, MEM_FINISH_OFFLINE, notice)
     finally:
         mem.going_offline = before

@@ -21,8 +21,8 @@ from fastonline.hotplug.notices cimport (
 )
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.section_states cimport (
-    all_waiting_sections, batch_outside_prepared, blocks_went_online, count_onlined, note_prepared_alike, online_batch,
-    outside_prepared,
+    all_waiting_sections, batch_outside_prepared, block_is_online, count_onlined, note_prepared_alike, online_batch,
+    outside_prepared, range_went_online, section_went_offline,
 )
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present
@@ -302,7 +302,7 @@ cdef void section_went_back(Machine mem, uint64_t section, bint had_memory) noex
     for pfn in range(section << shift, (section + 1) << shift):
         if mem.pages.state(pfn) & (PG_prepared | PG_reserved) == PG_prepared:
             return
-    mem.sections.set_online_sections(section, 1, False)
+    section_went_offline(mem, section)
     if had_memory:
         return
     for other in range(mem.sections.nr_sections):
@@ -385,7 +385,7 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         take_back_prepare(mem, start, nr, joined)
         tell_notifiers(mem, MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid, nid_normal) if mem.chain else None)
         raise
-    blocks_went_online(mem, start, nr)
+    range_went_online(mem, start, nr)
     if mem.always_notify_online:
         mem.zones.table.nodes[mem.nid_of[start >> mem.sections.pfn_section_shift]].has_memory = True
     if not mem.min_free_kbytes_follows:
@@ -434,6 +434,6 @@ def memory_block_online(Machine mem not None, start_pfn, nr_pages, online_type):
     try:
         return online_pages(mem, start, nr, kind)
     except BaseException:
-        if mem.rules.block_notices and not mem.sections.online_section_nr(start >> mem.sections.pfn_section_shift):
+        if mem.rules.block_notices and not block_is_online(mem, start // mem.pages_per_block):
             tell_notifiers(mem, MEM_FINISH_OFFLINE, notice)
         raise

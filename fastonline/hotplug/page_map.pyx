@@ -7,7 +7,7 @@ from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_res
 from fastonline.core.types cimport NO_AREA, max_bits, uint8_t, uint64_t
 from fastonline.hotplug.interruptible cimport INIT, ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport add_group, count_sections, reset_counters, room_for
-from fastonline.hotplug.section_states cimport note_prepared, note_prepared_alike
+from fastonline.hotplug.section_states cimport boot_blocks_online, note_prepared, note_prepared_alike
 from fastonline.hotplug.types cimport zone as struct_zone, zone_area, zone_managed, zone_table
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, pcp_update
 from fastonline.hotplug.zone_ranges cimport count_offline
@@ -43,6 +43,7 @@ cdef int boot_memory(Machine mem, list ranges) except -1:
                 boot_zone(mem, start, stop - start, nid * types + i, min(reserved, stop - start))
                 reserved -= min(reserved, stop - start)
                 start = stop
+    boot_blocks_online(mem)
     count_sections(mem)
     mem.policy_zone = highest_kernel_zone(mem)
     init_per_zone_wmark_min(&mem.zones.table)
@@ -106,6 +107,7 @@ cdef int load_page_map(
         note_prepared(mem, start, nr)
     if np.any(mem.sections.online.owner & ~mem.sections.prepared.owner):
         raise ValueError("a section is online, and none of its pages is in the page map of a zone")
+    boot_blocks_online(mem)
     count_sections(mem)
     mem.policy_zone = highest_kernel_zone(mem)
     init_per_zone_wmark_min(table)

@@ -1,9 +1,17 @@
-"""What is known of each section, and what follows for it when its pages are prepared, go online or go offline.
+"""The states of sections and memory blocks, and how they change when pages are prepared, go online or go offline.
 
 A section is *prepared* when some of its pages are, *fully prepared* (`whole`) when all are, *online* when one has gone online.
+
+A memory block has one state, online or offline, however many sections it has (mem->state, drivers/base/memory.c; KERNEL.md
+1.5). Only the functions of this file change it:
+
+- At boot a block with an online section is online (add_boot_memory_block).
+- online_pages over a whole block makes it online. Unless the rules say blocks_unaware, so does every page of it that goes
+  online, by a mark, an array or the C API, and online_pages over a part of it.
+- A block goes offline when its last online section does.
 """
 
-from fastonline.core.bitmap cimport bitmap_set, find_next_zero_bit
+from fastonline.core.bitmap cimport find_next_zero_bit, set_bit
 from fastonline.core.engine cimport pfn_batch
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.hotplug.machine cimport Machine
@@ -22,8 +30,10 @@ cdef inline bint all_waiting_sections(Machine mem, uint64_t start, uint64_t nr) 
 
 
 cdef inline void section_went_online(Machine mem, uint64_t section) noexcept nogil:
-    """The first page of a section has gone online: its node has memory."""
-    bitmap_set(mem.sections.online.words, section, 1)
+    """The first page of a section has gone online: its node has memory, its block is online unless blocks_unaware."""
+    set_bit(mem.sections.online.words, section)
+    if not mem.blocks_unaware:
+        set_bit(mem.block_online.words, section >> mem.block_shift)
     mem.zones.table.nodes[mem.nid_of[section]].has_memory = True
 
 
@@ -32,5 +42,9 @@ cdef void note_prepared(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
 cdef void note_prepared_alike(Machine mem, uint64_t start, uint64_t nr, bint prepared) noexcept nogil
 cdef void count_onlined(Machine mem, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil
 cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil
-cdef void blocks_went_online(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
+cdef void section_went_offline(Machine mem, uint64_t section) noexcept nogil
 cdef void sections_went_offline(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
+cdef void range_went_online(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
+cdef void boot_blocks_online(Machine mem) noexcept nogil
+cdef bint block_is_online(Machine mem, uint64_t block) noexcept nogil
+cdef int64_t first_section(Machine mem, uint64_t block) noexcept nogil

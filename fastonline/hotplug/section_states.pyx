@@ -1,11 +1,11 @@
-from fastonline.core.bitmap cimport bitmap_clear, clear_bit, set_bit, test_bit
+from fastonline.core.bitmap cimport bitmap_clear, bitmap_set, clear_bit, find_next_bit, set_bit, test_bit
 from fastonline.core.engine cimport pfn_at
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_prepared, PG_reserved
 from fastonline.core.sections cimport present_section_nr
 
-__all__ = ["section_nid"]
+__all__ = ["block_nid", "block_online", "block_present", "section_nid"]
 
 
 # -- prepared
@@ -98,20 +98,89 @@ cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil:
     return onlined
 
 
-cdef void blocks_went_online(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
-    """The whole sections of a range are online, whatever a callback kept back of them (memory_block_change_state)."""
-    cdef uint64_t shift = mem.sections.pfn_section_shift, section
-    for section in range((start + (<uint64_t>1 << shift) - 1) >> shift, (start + nr) >> shift):
-        if test_bit(mem.sections.prepared.words, section):
-            mem.sections.set_online_sections(section, 1, True)
+cdef void section_went_offline(Machine mem, uint64_t section) noexcept nogil:
+    """No page of a section is online any more; its block goes offline when it was the last one."""
+    cdef uint64_t block = section >> mem.block_shift
+    clear_bit(mem.sections.online.words, section)
+    if not any_online(mem, block):
+        clear_bit(mem.block_online.words, block)
 
 
 cdef void sections_went_offline(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
-    """offline_mem_sections: the sections of the range with no prepared page left are offline, and their memory blocks."""
+    """offline_mem_sections: the sections of the range with no prepared page left are offline."""
     cdef uint64_t shift = mem.sections.pfn_section_shift, section
     for section in range(start >> shift, ((start + nr - 1) >> shift) + 1):
         if not test_bit(mem.sections.prepared.words, section):
-            mem.sections.set_online_sections(section, 1, False)
+            section_went_offline(mem, section)
+
+
+# -- memory blocks
+
+cdef void range_went_online(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
+    """online_pages has been over a range: its whole sections are online, and its whole blocks, also where a callback has kept
+    every page back (online_mem_sections, memory_block_change_state)."""
+    cdef uint64_t shift = mem.sections.pfn_section_shift, first = (start + (<uint64_t>1 << shift) - 1) >> shift
+    cdef uint64_t end = (start + nr) >> shift, section, block
+    for section in range(first, end):
+        if test_bit(mem.sections.prepared.words, section):
+            set_bit(mem.sections.online.words, section)
+    for block in range(first >> mem.block_shift, ((end - 1) >> mem.block_shift) + 1 if first < end else 0):
+        if any_online(mem, block) and not (mem.blocks_unaware
+                and (block << mem.block_shift < first or (block + 1) << mem.block_shift > end)):
+            set_bit(mem.block_online.words, block)
+
+
+cdef void boot_blocks_online(Machine mem) noexcept nogil:
+    """Every block with an online section is online (add_boot_memory_block)."""
+    cdef uint64_t section = find_next_bit(mem.sections.online.words, mem.sections.nr_sections, 0)
+    while section < mem.sections.nr_sections:
+        set_bit(mem.block_online.words, section >> mem.block_shift)
+        section = find_next_bit(mem.sections.online.words, mem.sections.nr_sections, section + 1)
+
+
+cdef bint any_online(Machine mem, uint64_t block) noexcept nogil:
+    """Is a section of the block online?"""
+    cdef uint64_t end = min((block + 1) << mem.block_shift, mem.sections.nr_sections)
+    return find_next_bit(mem.sections.online.words, end, block << mem.block_shift) < end
+
+
+cdef bint block_is_online(Machine mem, uint64_t block) noexcept nogil:
+    """mem->state of a block that may not be there."""
+    return block < mem.block_online.nbits and test_bit(mem.block_online.words, block)
+
+
+cdef int64_t first_section(Machine mem, uint64_t block) noexcept nogil:
+    """The first present section of a block, -1 when it has none: the block is not there."""
+    cdef uint64_t first = block << mem.block_shift, end
+    if block >= mem.block_online.nbits:
+        return -1
+    end = min(first + (<uint64_t>1 << mem.block_shift), mem.sections.nr_sections)
+    first = find_next_bit(mem.sections.present.words, end, first)
+    return first if first < end else -1
+
+
+def block_present(Machine mem not None, block_nr):
+    """Is there a memory block of this number, any int? One with a present section is (add_boot_memory_block)."""
+    settle(mem.lock)
+    return 0 <= block_nr < mem.block_online.nbits and first_section(mem, block_nr) >= 0
+
+
+def block_online(Machine mem not None, block_nr):
+    """Is memory block number block_nr online (mem->state)? False for one that is not there."""
+    cdef uint64_t block = as_uint64(block_nr, "block_nr")
+    settle(mem.lock)
+    return block_is_online(mem, block)
+
+
+def block_nid(Machine mem not None, block_nr):
+    """The node of memory block number block_nr; ValueError when it is not there."""
+    cdef uint64_t block = as_uint64(block_nr, "block_nr")
+    cdef int64_t section
+    settle(mem.lock)
+    section = first_section(mem, block)
+    if section < 0:
+        raise ValueError(f"memory{block} is not present")
+    return mem.nid_of[section]
 
 
 # -- nodes

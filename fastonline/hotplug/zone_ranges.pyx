@@ -4,7 +4,8 @@ import numpy as np
 
 from fastonline.core.pageflags cimport PG_offline, PG_prepared
 from fastonline.core.numbers cimport as_uint64
-from fastonline.core.sections cimport early_section_nr, present_section_nr
+from fastonline.core.sections cimport early_section_nr
+from fastonline.hotplug.section_states cimport block_is_online, first_section
 from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, zone as struct_zone
 
 from fastonline.hotplug.policy import auto_movable_can_online_movable
@@ -109,14 +110,15 @@ cdef void count_offline(Machine mem, uint64_t start, uint64_t nr, int sign) noex
 def valid_zones(Machine mem not None, block_nr):
     """The text of the valid_zones file of memory block number block_nr: an online one's zone, "none" when it has several; an
     offline one's possible zones, default first (valid_zones_show). ValueError for a block that is not there."""
-    cdef uint64_t unit = mem.pages_per_block, number = as_uint64(block_nr, "block_nr"), start = number * unit
+    cdef uint64_t unit = mem.pages_per_block, number = as_uint64(block_nr, "block_nr"), start
     cdef int shift = mem.pages.max_order, types = mem.zones.table.nr_types, nid
-    cdef uint64_t section = start >> mem.sections.pfn_section_shift
+    cdef int64_t section = first_section(mem, number)
     names = mem.zones.names
     _held = mem.lock.hold()
-    if number >= mem.max_pfn or not present_section_nr(mem.sections, section):
+    if section < 0:
         raise ValueError(f"memory{number} is not present")
-    if mem.sections.online_section_nr(section):
+    start = number * unit
+    if block_is_online(mem, number):
         areas = np.unique(mem.pages.areas_owner[start >> shift : start + unit >> shift])
         areas = areas[areas != NO_AREA]
         return names[(int(areas[0]) - 1) % types] if len(areas) == 1 else "none"

@@ -34,10 +34,12 @@ class RefZone:
 
 
 class Reference:
-    def __init__(self, geometry, rules, boot_pages=0, max_pfn=None):
+    def __init__(self, geometry, rules, boot_pages=0, max_pfn=None, sections_per_block=1):
         self.geometry, self.rules = geometry, rules
         self.max_order = geometry.max_page_order
         self.unit = geometry.pages_per_section
+        self.sections_per_block = sections_per_block
+        self.block = sections_per_block * self.unit
         self.pageblock = 1 << geometry.pageblock_order
         self.max_pfn = max_pfn or geometry.max_pfn
         self.names = [name for name, _ in geometry.zone_limits] + ["Movable"] + ["Device"] * rules.zone_device
@@ -46,6 +48,7 @@ class Reference:
         self.ram = set()             # pfns that are System RAM
         self.nid_of_section = {}
         self.online_sections = set()
+        self.blocks_gone_online = set()      # blocks that boot or online_pages as a whole has made online (mem->state)
         self.zones = {}
         self.node_span = {}
         self.online_nodes = set()
@@ -69,6 +72,7 @@ class Reference:
         for section in range(-(-nr_pages // self.unit)):
             self.nid_of_section[section] = 0
             self.online_sections.add(section)
+            self.blocks_gone_online.add(section // self.sections_per_block)
             self.state.update(dict.fromkeys(range(section * self.unit, (section + 1) * self.unit), ADDED))
         for name, limit in self.geometry.zone_limits:
             end = nr_pages if limit is None else min(nr_pages, limit >> self.geometry.page_shift)
@@ -302,7 +306,7 @@ class Reference:
         self._check(start, nr, present=False)
         if any(p in self.ram for p in range(start, start + nr)):
             raise Refused(errno.EEXIST)
-        if self.rules.aligned and (start % self.unit or nr % self.unit):
+        if self.rules.aligned and (start % self.block or nr % self.block):
             raise Refused(errno.EINVAL)
         self._need_node(nid)
         self.online_nodes.add(nid)
@@ -314,7 +318,7 @@ class Reference:
 
     def remove_memory(self, start, nr):
         self._check(start, nr)
-        if start % self.unit or nr % self.unit:
+        if start % self.block or nr % self.block:
             raise Refused(errno.EINVAL)
         if any(self._prepared(p) for p in range(start, start + nr)):
             raise Refused(errno.EBUSY)
@@ -389,6 +393,9 @@ class Reference:
             section for section in range(-(-start // self.unit), (start + nr) // self.unit)
             if any(self._prepared(p) for p in range(section * self.unit, (section + 1) * self.unit))
         )
+        self.blocks_gone_online.update(
+            block for block in range(-(-start // self.block), (start + nr) // self.block) if self._any_online(block)
+        )
         if self.rules.min_free_kbytes_follows:
             self._init_per_zone_wmark_min()
         else:
@@ -415,10 +422,38 @@ class Reference:
         for section in range(start // self.unit, (start + nr - 1) // self.unit + 1):
             if not any(self._prepared(p) for p in range(section * self.unit, (section + 1) * self.unit)):
                 self.online_sections.discard(section)
+        self.blocks_gone_online = {block for block in self.blocks_gone_online if self._any_online(block)}
         if self.rules.shrink_spans:
             self._leave_zone(zone, start, nr)
         if self.rules.watermarks_at_offline:
             self._init_per_zone_wmark_min()
+
+    # -- memory blocks: one state each (drivers/base/memory.c)
+
+    def _sections_of(self, block):
+        return range(block * self.sections_per_block, (block + 1) * self.sections_per_block)
+
+    def _any_online(self, block):
+        return any(section in self.online_sections for section in self._sections_of(block))
+
+    def block_states(self):
+        """{number: "online" or "offline"} of the memory blocks, ascending."""
+        blocks = sorted({section // self.sections_per_block for section in self.nid_of_section})
+        online = self.blocks_gone_online.__contains__ if self.rules.blocks_unaware else self._any_online
+        return {block: "online" if online(block) else "offline" for block in blocks}
+
+    def online_block(self, nr, word="online"):
+        pages = range(nr * self.block, (nr + 1) * self.block)
+        if self.block_states()[nr] == "online":
+            raise Refused(errno.EINVAL)
+        if self.rules.blocks_unaware and any(self.state.get(p) not in (ADDED, WAITING) for p in pages):
+            raise Refused(errno.EBUSY)
+        return self.online_pages(pages.start, self.block, ("offline", "online", "online_kernel", "online_movable").index(word))
+
+    def offline_block(self, nr):
+        if self.block_states()[nr] == "offline":
+            raise Refused(errno.EINVAL)
+        self.offline_pages(nr * self.block, self.block)
 
     def _split_allocations(self, start, nr):
         """split_page: every allocation that meets the range becomes single pages."""

@@ -37,16 +37,21 @@ def agree(same, what="the machines differ"):
 class Walk(RuleBasedStateMachine):
     """A hypothesis state machine: one random walk over the whole API, on Memory's two engines and the slow Reference at once.
 
-    After each step all must agree on every page, count and error, and each `Memory` must find itself valid. Set `geometry` and
-    `kernel` (a `Rules`) in a subclass. `subjects(boot)` may return further machines of your own, made with `boot` bytes of boot
-    memory: each rule calls the same method on them with the same arguments, and `check(subject)` compares one with the
-    reference after each step. A rule whose method one of them lacks is skipped. Batches of pfns reach them as lists of int,
-    allocations as `alloc_contig_range(pfn, nr)`. Watermarks are compared in a step of their own: under 2.6.25 `Memory` computes
-    them when somebody looks, and looking must change nothing.
+    After each step all must agree on every page, memory block, count and error, and each `Memory` must find itself valid. Set
+    `geometry` and `kernel` (a `Rules`) in a subclass, and `sections_per_block` for larger memory blocks.
+
+    `subjects(boot)` may return further machines of your own, made with `boot` bytes of boot memory: each rule calls the same
+    method on them with the same arguments, and `check(subject)` compares one with the reference after each step. A rule whose
+    method one of them lacks is skipped. Batches of pfns reach them as lists of int, allocations as
+    `alloc_contig_range(pfn, nr)`, memory blocks as `online_block(nr, word)` and `offline_block(nr)`.
+
+    Watermarks are compared in a step of their own: under 2.6.25 `Memory` computes them when somebody looks, and looking must
+    change nothing.
     """
 
     geometry = SMALL_64
     kernel = LINUX_6_12
+    sections_per_block = 1
 
     def subjects(self, boot):
         """Return further machines to walk along: a list, empty here."""
@@ -61,9 +66,12 @@ class Walk(RuleBasedStateMachine):
         unit = self.geometry.pages_per_section
         pages = boot * unit // 2 + (unit // 2 if odd and boot else 0)
         size = pages * self.geometry.page_size
-        self.bitmap = Memory(self.geometry, boot=size, rules=self.kernel, engine="bitmap")
-        self.struct = Memory(self.geometry, boot=size, rules=self.kernel, engine="struct_page")
-        self.ref = Reference(self.geometry, self.kernel, pages)
+        self.bitmap, self.struct = (
+            Memory(self.geometry, boot=size, rules=self.kernel, engine=engine,
+                   memory_block_size=self.sections_per_block * self.geometry.section_size)
+            for engine in ("bitmap", "struct_page")
+        )
+        self.ref = Reference(self.geometry, self.kernel, pages, sections_per_block=self.sections_per_block)
         self.others = self.subjects(size)
 
     def can(self, *names):
@@ -144,6 +152,41 @@ class Walk(RuleBasedStateMachine):
     @rule(n=ANY, nr=ANY)
     def offline_pageblocks(self, n, nr):
         self.call_all("offline_pages", *self.aligned(n, nr, True))
+
+    # -- memory blocks
+
+    @rule(n=ANY, nr=ANY, nid=st.sampled_from((0, 0, 1)))
+    def add_blocks(self, n, nr, nid):
+        self.call_all("add_memory", *self.whole_blocks(n, nr), nid)
+
+    @rule(n=ANY, nr=ANY)
+    def remove_blocks(self, n, nr):
+        self.call_all("remove_memory", *self.whole_blocks(n, nr))
+
+    @rule(n=ANY, word=st.sampled_from(("online", "online_kernel", "online_movable")))
+    def online_block(self, n, word):
+        self.call_block(n, "online", word)
+
+    @rule(n=ANY)
+    def offline_block(self, n):
+        self.call_block(n, "offline")
+
+    def whole_blocks(self, n, nr):
+        block = self.sections_per_block * self.geometry.pages_per_section
+        return n * block % self.geometry.max_pfn, (nr % 2 + 1) * block
+
+    def call_block(self, n, verb, *args):
+        """mem.blocks[nr].verb(*args) of a memory block that is there."""
+        blocks = list(self.ref.block_states())
+        if not blocks or not self.can(f"{verb}_block"):
+            return
+        nr = blocks[n % len(blocks)]
+        expected = answer(getattr(self.ref, f"{verb}_block"), nr, *args)
+        for mem in (self.bitmap, self.struct):
+            got = answer(getattr(mem.blocks[nr], verb), *args)
+            agree(got == expected, f"memory{nr}.{verb}{args}: {mem} returned {got}, the reference {expected}")
+        for other in self.others:
+            agree(answer(getattr(other, f"{verb}_block"), nr, *args) == expected, other)
 
     # -- marking
 
@@ -329,6 +372,7 @@ class Walk(RuleBasedStateMachine):
             agree(list(mem.nodes) == sorted(self.ref.online_nodes))
             online = {n for n in range(self.geometry.nr_mem_sections) if mem.sections.online_section_nr(n)}
             agree(online == self.ref.online_sections)
+            agree({nr: block.state for nr, block in mem.blocks.items()} == self.ref.block_states(), mem.engine)
             for key, zone in mem.zones.items():
                 ref = self.ref.zones[key]
                 agree((zone.start_pfn, zone.spanned_pages) == (ref.start, ref.spanned), (mem.engine, key))
