@@ -2,12 +2,14 @@
 
 import errno
 import json
+import re
 
 import numpy as np
 import pytest
 
 import fastonline as fo
 from fastonline.cost import phases
+from fastonline.cost.processes import profile_processes
 from fastonline.cost.profile import BATCH, C_API, LIFECYCLE, LISTENED, LISTENER, WORKLOADS, parts, profile, ratios, summary
 from fastonline.cost.report import number, profile_text, si, size
 
@@ -156,10 +158,27 @@ def test_first_touch_and_repeated_add_are_apart(result):
     assert first["struct_page"]["bytes_touched"] == again["struct_page"]["bytes_touched"] == SECTION * 64
 
 
+def test_interval_from_process_to_process():
+    """Each process measures all of it; the rows hold every repeat and the lowest and highest of each."""
+    result = profile_processes(2, engines=["struct_page"], section="128M", repeat=3)
+    assert len(result["huge_bytes"]) == 2
+    for row in result["rows"] + result["calls"]:
+        low, high = row["between"]["min"]
+        assert len(row["times"]) == 6 and min(row["times"]) == row["ns"]["min"] == pytest.approx(low * row["pages"])
+        assert low <= high <= row["between"]["median"][1]
+    assert result["ratios"] == {} and rows(result, "random")[0]["merges"][0] == SECTION >> 3
+    text = profile_text(result)
+    assert "3 repeats in each of 2 processes" in text and max(map(len, text.splitlines())) <= 80
+    assert "2 processes          struct_page, ns a page from one process to another" in text
+    with pytest.raises(ValueError, match="processes must be at least 1, not 0"):
+        profile_processes(0)
+
+
 def test_cold_stands_beside_warm():
     result = profile(engines=["bitmap"], section="128M", repeat=1, cold=True)
     assert all(row["cold"]["min"] >= 0 for row in result["rows"] + result["calls"])
-    assert "    cold" in profile_text(result) and "warm, " in profile_text(result)
+    assert "    cold" in profile_text(result)
+    assert re.search(r" on bitmap warm and [\d.]+ [mu]?s cold\.$", profile_text(result).rstrip())
 
 
 def test_result_goes_through_json(result):
@@ -334,22 +353,23 @@ def test_text_has_every_workload_and_fits(result):
     for name in (*WORKLOADS, LISTENER, *LIFECYCLE):
         assert sum(line.startswith(f"{name:<19}") for line in text.splitlines()) >= 2, name
     assert "131072 pages of 4096 bytes;\nX86_64, rules of Linux 6.12, 1G of boot memory" in text
-    assert "2 repeats with warm caches" in text and "not a kernel's" in text
+    assert "2 repeats, caches warm" in text and "not a kernel's" in text
     assert "struct_page walks every page, the bitmap engine none" in text
-    assert text.rstrip().splitlines()[-3].startswith("Onlining 512M (online_pages, median) takes ")
+    assert re.fullmatch(r"online_pages of 512M takes [\d.]+ [mu]?s on bitmap, [\d.]+ [mu]?s on struct_page warm\.",
+                        text.splitlines()[-1])
 
 
 def test_brief_text_has_five_rows_and_the_figure_to_quote(result):
     text = profile_text(result, brief=True)
     assert [line.split("  ")[0] for line in text.splitlines()[2:7]] == [
         "ascending", "random", "online_pages", "add_memory, first", "offline_pages"]
-    assert text.splitlines()[7].startswith("Onlining 512M")
+    assert text.splitlines()[-1].startswith("online_pages of 512M takes ")
 
 
 def test_text_of_one_engine_has_no_ratio():
     text = profile_text(profile(engines=["struct_page"], repeat=1))
     assert " ratio\n" not in text
-    assert "1 repeat with warm caches" in text
+    assert "1 repeat, caches warm" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -367,7 +387,8 @@ def test_si(value, text):
     assert si(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0, "0"), (1023, "1023"), (33024, "32.2K"), (8 << 20, "8.0M"), (3 << 30, "3.0G")])
+@pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (1023, "1023 B"), (33024, "32.2 KiB"), (8 << 20, "8.0 MiB"),
+                                             (3 << 30, "3.0 GiB")])
 def test_size(value, text):
     assert size(value) == text
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 
 from fastonline import geometry
@@ -15,6 +16,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+_BOLD, _RED, _YELLOW, _PLAIN = "\033[1m", "\033[31m", "\033[33m", "\033[0m"
+
+
+def colored(text, stream):
+    """The text with what matters coloured, when the stream is a terminal: lines that end in "WORSE" red, those that begin with
+    "Noisy" yellow, the first and the last line bold. NO_COLOR (https://no-color.org) or TERM=dumb: no colour."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    lines = text.rstrip("\n").split("\n")
+    for i, line in enumerate(lines):
+        color = _RED if line.endswith("WORSE") else _YELLOW if line.startswith("Noisy") else \
+            _BOLD if i in (0, len(lines) - 1) else ""
+        lines[i] = f"{color}{line}{_PLAIN}" if color else line
+    return "\n".join(lines) + "\n"
 
 
 def progress(steps):

@@ -4,11 +4,13 @@ import argparse
 import csv
 import io
 import sys
+from functools import partial
 
 from fastonline import geometry, rules
-from fastonline.cli.common import add_json, add_plot, check_plot, count, output, preset, progress, size, write_json
+from fastonline.cli.common import add_json, add_plot, check_plot, colored, count, output, preset, progress, size, write_json
 from fastonline.cost.against import against, against_text, load_profile
 from fastonline.cost.counters import HARDWARE
+from fastonline.cost.processes import profile_processes
 from fastonline.cost.profile import profile
 from fastonline.cost.report import geometries_text, profile_text
 from fastonline.cost.scale import memmap_text, scale, scale_text, touch_memmap
@@ -49,6 +51,8 @@ def add_profile(commands):
                         help="largest block handed to the allocator at a time when the whole goes online; may be repeated "
                         "(default: as the rules say, 0 under 2.6.25, MAX_PAGE_ORDER since)")
     parser.add_argument("--repeat", type=count, default=50, metavar="N", help="repetitions of each workload (default: 50)")
+    parser.add_argument("--processes", type=count, default=1, metavar="N",
+                        help="measure in so many new processes, and show what differs between them (default: 1, this one)")
     parser.add_argument(
         "--cold", action="store_true", help="measure with emptied caches too, as for a section onlined once in a while"
     )
@@ -112,11 +116,9 @@ def run_profile(args):
         result["memmap"] = touch_memmap(result["nr_pages"])
     compared = [] if old is None else against(result, old, args.tolerance)
     if "-" not in (args.json, args.csv):
-        sys.stdout.write(profile_text(result, args.brief))
-        if args.memmap:
-            sys.stdout.write("\n" + memmap_text(result["memmap"]))
-        if old is not None:
-            sys.stdout.write("\n" + against_text(compared, args.tolerance))
+        more = [memmap_text(result["memmap"])] if args.memmap else []
+        more += [against_text(compared, args.tolerance)] if old is not None else []
+        sys.stdout.write(colored(profile_text(result, args.brief, more), sys.stdout))
     if old is not None:
         result["against"] = compared
     if args.plot is not None:
@@ -128,7 +130,8 @@ def run_profile(args):
 
 
 def _profile(args, of, capture=None):
-    return profile(
+    measure = profile if args.processes == 1 else partial(profile_processes, args.processes)
+    return measure(
         geometry=of,
         section=args.section,
         rules=args.rules,

@@ -21,7 +21,7 @@ from fastonline.cost.phases import (
     time_range,
     time_range_call,
 )
-from fastonline.cost.provenance import provenance
+from fastonline.cost.provenance import huge_bytes, provenance
 from fastonline.geometry import X86_64, Geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
 from fastonline.hotplug.notifier import NOTIFY_OK
@@ -81,13 +81,15 @@ def profile(
       "provenance" (cost.provenance.provenance), and "capture": None, or a dict "release", "kernel_buddyinfo",
       "predicted_buddyinfo", "zones": for each "nid", "zone", "quiet", "matches";
     - "rows": for each engine and workload "engine", "workload", "pages" (that a run handles), "ns" and "ns_per_page" (see
-      summary), "times" (every repeat's ns), "first" (ns of the unmeasured run), "cold" (as "ns", None without `cold`),
+      summary), "times" (every repeat's ns), "between" (None; see cost.processes), "first" (ns of the unmeasured run), "cold"
+      (as "ns", None without `cold`),
       "pages_per_second" (from the least time), "merges" by order and "bytes_touched" of one run, "faults" (least page faults of
       a run), "counts": {event: summary} and "counted", the least share of a run that the events were being counted for (None
       when nothing is);
     - "calls": the same for LISTENER and LIFECYCLE, the other calls in a section's life;
     - "memset": for each engine "engine", "bytes", those that C_API writes, "ns" (summary) of a memset of so many, and "ratio",
       the least time of C_API over that of the memset;
+    - "huge_bytes": [bytes of this process's memory on huge pages afterwards], None where the kernel does not say;
     - "counters": None when nobody asked, or a dict "events", "missing": {event: why there is none} and "unavailable": None, or
       why nothing could be counted;
     - "phases": for each engine and path "engine", "path", "ns": {phase: {"min", "median"}, or None where the path has no such
@@ -152,6 +154,7 @@ def profile(
             result["phases"].append({"engine": engine, "path": name, **bench._phases(name, orders[0], repeat)})
     if counting is not None:
         counting.close()
+    result["huge_bytes"] = [huge_bytes()]
     result["ratios"] = ratios(result["rows"] + result["calls"])
     return result
 
@@ -293,6 +296,7 @@ class Bench:
             "ns": summary(times),
             "ns_per_page": summary([ns / pages for ns in times]),
             "times": times,
+            "between": None,
             "first": warm[0]["ns"],
             "cold": summary(cooled) if cooled else None,
             "pages_per_second": pages * 1e9 / max(min(times), 1),

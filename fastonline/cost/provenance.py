@@ -48,6 +48,15 @@ def _huge_pages() -> str | None:
     return text.partition("[")[2].partition("]")[0] or None
 
 
+def huge_bytes() -> int | None:
+    """Return how much of this process's memory lies on huge pages, in bytes; None where the kernel does not say."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("AnonHugePages:")), None)
+
+
 def _constant() -> dict[str, Any]:
     return {
         "fastonline": __version__, "commit": _commit(), "python": platform.python_version(), "numpy": np.__version__, **built(),

@@ -1,5 +1,6 @@
 """A profile as plain text, at most 80 columns wide."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastonline.cost.phases import PHASES
@@ -32,15 +33,19 @@ _WIDE = 3.0
 """A median so many times the least time is worth a warning."""
 
 
-def profile_text(result: dict[str, Any], brief: bool = False) -> str:
-    """Return the tables of cost.profile.profile's result; brief: only the five lines that most people want."""
+def profile_text(result: dict[str, Any], brief: bool = False, more: Sequence[str] = ()) -> str:
+    """Return the tables of cost.profile.profile's result, its last line the figure to quote. brief: only the five rows that
+    most people want. more: further tables, before the last line."""
     engines = list(dict.fromkeys(row["engine"] for row in result["rows"]))
     if brief:
-        return _workloads(result, engines, _BRIEF) + quote(result) + "\n"
-    parts = [_header(result), _workloads(result, engines), _memset(result), _written(result, engines), _merges(result)]
-    parts += [_phases(result, engines), KERNEL_SHARES, *_counts(result, engines), _warnings(result) + quote(result) + "\n"]
-    if result["capture"] is not None:
-        parts.insert(1, capture_text(result["capture"]))
+        parts = [_workloads(result, engines, _BRIEF)]
+    else:
+        parts = [_header(result), _workloads(result, engines), _between(result, engines), _memset(result)]
+        parts += [_written(result, engines), _merges(result), _phases(result, engines), KERNEL_SHARES]
+        parts += _counts(result, engines)
+        if result["capture"] is not None:
+            parts.insert(1, capture_text(result["capture"]))
+    parts += [*more, _warnings(result) + quote(result) + "\n"]
     return "\n".join(part for part in parts if part)
 
 
@@ -80,23 +85,14 @@ def capture_text(compared: dict[str, Any]) -> str:
 
 
 def quote(result: dict[str, Any]) -> str:
-    """Return the figure of a profile (`result`) to quote, in one sentence."""
-    rows = {(row["engine"], row["workload"]): row for row in result["rows"]}
-    said = []
-    for engine in dict.fromkeys(row["engine"] for row in result["rows"]):
-        whole, page = rows[engine, "online_pages"], rows[engine, "random"]
-        cold = f", {duration(whole['cold']['median'])} cold" if whole["cold"] else ""
-        said.append(
-            f"{duration(whole['ns']['median'])} warm{cold} on the {engine} engine and one page at random "
-            f"{number(page['ns_per_page']['median'])} ns"
-        )
-    text = f"Onlining {result['section']} (online_pages, median) takes {'; '.join(said)}."
-    words, lines = text.split(), [""]
-    for word in words:
-        if len(lines[-1]) + len(word) > 78:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return "\n".join(lines)
+    """Return the figure of a profile (`result`) to quote, in one sentence on one line: the medians of online_pages."""
+    said, cold = [], []
+    for row in result["rows"]:
+        if row["workload"] == "online_pages":
+            said.append(f"{duration(row['ns']['median'])} on {row['engine']}")
+            cold += [duration(row["cold"]["median"])] if row["cold"] else []
+    after = f" and {', '.join(cold)} cold" if cold else ""
+    return f"online_pages of {result['section']} takes {', '.join(said)} warm{after}."
 
 
 def duration(ns: float) -> str:
@@ -127,13 +123,15 @@ def _header(result):
     origin = result["provenance"]
     huge = f", huge pages {origin['huge_pages']}" if origin["huge_pages"] else ""
     repeats = f"{result['repeat']} repeat{'s' if result['repeat'] > 1 else ''}"
+    if len(result["huge_bytes"]) > 1:
+        repeats += f" in each of {len(result['huge_bytes'])} processes"
     return (
         f"onlining {result['section']} at pfn {result['start_pfn']:#x}: {result['nr_pages']} pages of "
         f"{result['page_size']} bytes;\n"
         f"{result['geometry']}, rules of Linux {result['rules']}, {there}\n"
         f"{origin['cpu']}, Linux {origin['kernel']}, {origin['variant']} kernels{huge}\n"
-        f"{repeats} with warm caches after one that does not count; timer overhead\n"
-        f"({result['clock_ns']} ns) subtracted; spread: lower to upper quartile\n"
+        f"{repeats}, caches warm, after one that does not count;\n"
+        f"timer overhead ({result['clock_ns']} ns) subtracted; spread: lower to upper quartile\n"
         "These are this program's times on the kernel's data layout (struct_page) and\n"
         "on bit planes (bitmap), not a kernel's.\n"
     )
@@ -149,9 +147,7 @@ def _workloads(result, engines, only=None):
         + "".join("  " + "".join(f"{title:>8}" for title in titles)[1:] for _ in engines)
         + ("   ratio" if both else ""),
     ]
-    by_workload = {}
-    for row in result["rows"] + result["calls"]:
-        by_workload.setdefault(row["workload"], []).append(row)
+    by_workload = _by_workload(result)
     for workload, rows in by_workload.items():
         if only is not None and workload not in only:
             continue
@@ -180,6 +176,33 @@ def _meaning(workload, result):
     return _MEANING[workload]
 
 
+def _between(result, engines):
+    """The interval from process to process, and how much of each lay on huge pages."""
+    processes = len(result["huge_bytes"])
+    if processes < 2:
+        return ""
+    lines = []
+    for i, engine in enumerate(engines):
+        lines += [f"{f'{processes} processes':<19}  {engine}, ns a page from one process to another",
+                  f"{'':<19}" + "".join(f"{title:>12}" for title in ("least from", "to", "median from", "to"))]
+        for workload, rows in _by_workload(result).items():
+            ends = (number(ns) for name in ("min", "median") for ns in rows[i]["between"][name])
+            lines.append(f"{workload:<19}" + "".join(f"{end:>12}" for end in ends))
+    if None not in result["huge_bytes"]:
+        low, high = min(result["huge_bytes"]), max(result["huge_bytes"])
+        lines.append(f"{low >> 20} to {high >> 20} MiB of a process were on huge pages. Small pages lie where the\n"
+                     "kernel finds them; caches go by physical address, and processes differ then.")
+    return "\n".join(lines) + "\n"
+
+
+def _by_workload(result):
+    """{workload: its row for each engine}."""
+    by_workload = {}
+    for row in result["rows"] + result["calls"]:
+        by_workload.setdefault(row["workload"], []).append(row)
+    return by_workload
+
+
 def _memset(result):
     """How far the whole at C level is from a memset of the bytes that it writes."""
     cells = (
@@ -193,14 +216,12 @@ def _memset(result):
 def _written(result, engines):
     """Pages a second, bytes of state written, page faults."""
     lines = [
-        f"{'':<19}" + "".join(f"  {engine:^26}" for engine in engines).rstrip(),
-        f"{'':<19}" + "".join(f"  {'pages/s':>8}{'written':>9}{'faults':>9}" for _ in engines),
+        f"{'':<19}" + "".join(f"  {engine:^28}" for engine in engines).rstrip(),
+        f"{'':<19}" + "".join(f"  {'pages/s':>8}{'written':>11}{'faults':>9}" for _ in engines),
     ]
-    measured = result["rows"] + result["calls"]
-    for workload in dict.fromkeys(row["workload"] for row in measured):
-        rows = [row for row in measured if row["workload"] == workload]
+    for workload, rows in _by_workload(result).items():
         lines.append(f"{workload:<19}" + "".join(
-            f"  {si(row['pages_per_second']):>8}{size(row['bytes_touched']):>9}{row['faults']:>9}" for row in rows
+            f"  {si(row['pages_per_second']):>8}{size(row['bytes_touched']):>11}{row['faults']:>9}" for row in rows
         ))
     return "\n".join(lines) + "\n"
 
@@ -293,8 +314,8 @@ def si(value: float) -> str:
 
 
 def size(nr_bytes: int) -> str:
-    """nr_bytes with a binary suffix: 33024 -> "32.2K"."""
-    for shift, suffix in ((30, "G"), (20, "M"), (10, "K")):
+    """nr_bytes in binary units: 33024 -> "32.2 KiB"."""
+    for shift, suffix in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
         if nr_bytes >= 1 << shift:
-            return f"{nr_bytes / (1 << shift):.1f}{suffix}"
-    return str(nr_bytes)
+            return f"{nr_bytes / (1 << shift):.1f} {suffix}"
+    return f"{nr_bytes} B"

@@ -156,10 +156,10 @@ def scale_text(result: dict[str, Any]) -> str:
 def memmap_text(rows: list[dict[str, Any]]) -> str:
     """Return the `rows` of `touch_memmap` as a table."""
     from fastonline.cost.report import number, size
-    lines = [f"{'memmap, first touch':<22}{'bytes':>10}{'ns a page':>12}{'faults':>10}{'again':>12}"]
+    lines = [f"{'memmap, first touch':<22}{'written':>12}{'ns a page':>12}{'faults':>10}{'again':>12}"]
     for row in rows:
         again = number(row["ns_per_page"] * row["again"]["min"] / max(row["ns"]["min"], 1))
         lines.append(
-            f"{row['backing']:<22}{size(row['bytes']):>10}{number(row['ns_per_page']):>12}{row['faults']:>10}{again:>12}"
+            f"{row['backing']:<22}{size(row['bytes']):>12}{number(row['ns_per_page']):>12}{row['faults']:>10}{again:>12}"
         )
     return "\n".join(lines) + "\n"
