@@ -404,7 +404,7 @@ cdef class StructPageEngine(Engine):
     # -- ranges
 
     cdef void mark(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil:
-        self.touched += nr * self.page_bytes
+        self.count_touched(nr * self.page_bytes)
         if self.page_bytes == 32:
             mark_descriptors(<page32 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
         elif self.page_bytes == 56:
