@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import platform
+import re
 import shlex
 import shutil
 import signal
@@ -11,6 +13,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastonline as fo
@@ -340,7 +343,12 @@ def test_ctrl_c_in_the_midst_of_a_run():
 
 
 def test_version(run):
-    assert run("--version") == (0, f"fastonline {fo.__version__}\n", "")
+    status, out, err = run("--version")
+    first, *commit, built, cpu = out.splitlines()
+    assert (status, err, first) == (0, "", f"fastonline {fo.__version__}")
+    assert all(line.startswith("commit ") for line in commit) and len(commit) <= 1
+    assert built.startswith(f"Python {platform.python_version()}, NumPy {np.__version__}, Cython 3.")
+    assert re.search(r", \d+ CPUs, (AVX2|plain) kernels, Linux ", cpu)
 
 
 def test_ctrl_c(run, monkeypatch):

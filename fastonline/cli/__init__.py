@@ -4,10 +4,10 @@ Exit status: 0 done, 1 a check failed (a prediction that is not what the kernel 
 with one line on standard error; 130 after Ctrl-C, 141 when nobody reads the output any more.
 """
 
+import argparse
 import os
 import sys
 
-from fastonline import __version__
 from fastonline.cli.balloon import add_balloon
 from fastonline.cli.common import Parser
 from fastonline.cli.compare import add_compare
@@ -15,16 +15,30 @@ from fastonline.cli.profile import add_profile
 from fastonline.cli.replay import add_replay
 from fastonline.cli.show import add_capture, add_show, add_sysfs
 from fastonline.cli.sweep import add_sweep
+from fastonline.cost.provenance import provenance
 
 INTERRUPTED, BROKEN_PIPE = 130, 141     # 128 + SIGINT, 128 + SIGPIPE, as a shell has it
 
 COMMANDS = (add_profile, add_show, add_capture, add_replay, add_sysfs, add_balloon, add_compare, add_sweep)
 
 
+class ShowVersion(argparse.Action):
+    """--version: the version, and what a report of a fault needs beside it."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        found = provenance()
+        print(f"fastonline {found['fastonline']}")
+        if found["commit"]:
+            print(f"commit {found['commit']}")
+        print(f"Python {found['python']}, NumPy {found['numpy']}, Cython {found['cython']}, {found['compiler']}")
+        print(f"{found['cpu']}, {found['cpus']} CPUs, {found['variant']} kernels, Linux {found['kernel']}")
+        parser.exit()
+
+
 def make_parser():
     """The parser of the whole command line."""
     parser = Parser(prog="fastonline", description="Memory onlining the way Linux does it, and what it costs.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and what it was built with, and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)
