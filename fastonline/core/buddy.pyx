@@ -497,7 +497,6 @@ cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil:
         k += 1
     if k >= b.group_order:
         buddy_settle(b)
-        more = 0
         while tree[k] == 0:
             k += 1
             if k > b.max_order:

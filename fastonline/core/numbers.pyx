@@ -1,6 +1,6 @@
 from operator import index
 
-from cpython.long cimport PyLong_CheckExact
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 
 from fastonline.errors import is_number
 
@@ -10,7 +10,14 @@ __all__ = []
 cdef uint64_t as_uint64(object value, str what) except? 0xFFFFFFFFFFFFFFFF:
     """A pfn or a count as C has it."""
     cdef uint64_t number
-    if not PyLong_CheckExact(value):
+    cdef long long small
+    cdef int overflow = 0
+    if PyLong_CheckExact(value):
+        # without a try block, which saves and restores the exception that is being handled
+        small = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if overflow == 0 and small >= 0:
+            return small
+    else:
         if not is_number(value):
             raise TypeError(f"{what} is an int, not {value!r}")
         value = index(value)

@@ -47,9 +47,10 @@ cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1:
     settle(mem.lock)
     z = next_zone(mem, asked, -1)
     while z >= 0:
-        pfn = mem.pages.alloc_block(zone_area(z), order)
-        if pfn >= 0:
-            return pfn
+        if mem.pages.areas[zone_area(z)].managed:
+            pfn = mem.pages.alloc_block(zone_area(z), order)
+            if pfn >= 0:
+                return pfn
         z = next_zone(mem, asked, z)
     raise MemoryError(f"no free block of order {order}" + ("" if zone is None else f" in zone {zone}"))
 

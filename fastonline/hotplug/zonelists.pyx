@@ -60,6 +60,7 @@ cdef int asked_zone(Machine mem, object zone) except -2:
     """The number of the zone that a caller asks for (a name, a (nid, name) or a Zone); -1 for None, any zone. ValueError: there
     is none such."""
     cdef Zone known
+    cdef int z
     if zone is None:
         return -1
     if isinstance(zone, Zone):
@@ -67,10 +68,10 @@ cdef int asked_zone(Machine mem, object zone) except -2:
         if known.zones is mem.zones and mem.zones.table.nodes[known.nid].online:
             return known.nr
         zone = (known.nid, known.name)
-    try:
-        return mem.zones.need(zone)
-    except KeyError as e:
-        raise ValueError(e.args[0]) from None
+    z = mem.zones.find(zone)
+    if z < 0:
+        raise ValueError(mem.zones.unknown(zone))
+    return z
 
 
 cdef int next_zone(Machine mem, int asked, int z) noexcept nogil:

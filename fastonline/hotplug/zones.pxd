@@ -31,6 +31,7 @@ cdef class Zones:
     cdef int zone_nr(self, object nr) except -1
     cdef int find(self, object key) except -2
     cdef int need(self, object key) except -1
+    cdef str unknown(self, object key)
     cdef int node_nr(self, object nid) except -2
     cdef int need_node(self, int nid) except -1
     cdef void grow_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil

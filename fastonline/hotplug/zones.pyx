@@ -437,11 +437,13 @@ cdef class Zones:
         """find, or KeyError."""
         cdef int z = self.find(key)
         if z < 0:
-            raise KeyError(
-                f"there is no zone {key!r}; there are {', '.join(self.names)} of node {range_list(self.online_nodes())}: "
-                "name it, or give (nid, name)"
-            )
+            raise KeyError(self.unknown(key))
         return z
+
+    cdef str unknown(self, object key):
+        """The message for a key that no zone has."""
+        return (f"there is no zone {key!r}; there are {', '.join(self.names)} of node {range_list(self.online_nodes())}: "
+                "name it, or give (nid, name)")
 
     def __getitem__(self, key):
         cdef int z = self.need(key)
