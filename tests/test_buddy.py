@@ -118,6 +118,34 @@ def test_taking_a_range_out(max_order, data):
     mem.validate()
 
 
+@pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
+@pytest.mark.parametrize("max_order", GEOMETRIES)
+@given(data=st.data())
+def test_reserving_pages_in_any_order(max_order, engine, data):
+    """Pages that are free, in use (alone, or part of a large allocation) and offline become Reserved as an array, and run by
+    run. Expect the same pages, blocks and splits."""
+    batch, zone, start = prepared(max_order, engine)
+    nr = PAGES[max_order]
+    batch.mark_pages_onlined(start, nr - 3)
+    for order in data.draw(st.lists(st.integers(0, max_order - 1), max_size=6)):
+        if zone.free_pages > nr // 2:
+            batch.alloc_pages(order)
+    offline = batch.alloc_pages_bulk(20)
+    batch.set_pfns_offline(offline)
+    rng = np.random.default_rng(data.draw(st.integers(0, 1 << 32)))
+    pfns = rng.permutation(nr)[: data.draw(st.sampled_from([1, 5, 100, nr]))] + start
+    pfns[: len(pfns) // 2].sort()
+    runs = batch.copy()
+    reserved = batch.set_pfns_reserved(pfns)
+    ends = np.flatnonzero(np.diff(pfns) != 1) + 1
+    assert reserved == sum(runs.set_page_reserved(int(run[0]), len(run)) for run in np.split(pfns, ends))
+    assert np.array_equal(batch.page_states(start, nr), runs.page_states(start, nr))
+    assert batch.stats()["splits"] == runs.stats()["splits"]
+    assert batch.buddyinfo() == runs.buddyinfo()
+    assert batch.totalram_pages == runs.totalram_pages
+    batch.validate()
+
+
 @pytest.mark.parametrize("max_order", GEOMETRIES)
 @given(data=st.data())
 def test_bulk_is_many_single_allocations(max_order, data):

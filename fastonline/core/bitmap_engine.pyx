@@ -8,9 +8,9 @@ from fastonline.core.bitmap cimport (
 )
 from fastonline.core.buddy cimport (
     NO_GROUP, area_of_page, buddy, buddy_alloc_block, buddy_alloc_pages, buddy_free_block, buddy_free_page, buddy_free_range,
-    buddy_free_words, buddy_layout, buddy_settle, buddy_summarize, buddy_take_range, buddy_wrong_group,
+    buddy_free_words, buddy_layout, buddy_settle, buddy_summarize, buddy_take_page, buddy_take_range, buddy_wrong_group,
 )
-from fastonline.core.engine cimport pfn_at, pfn_batch
+from fastonline.core.engine cimport pfn_at, pfn_batch, run_at
 from fastonline.core.pageflags cimport (
     PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail, PageOffline, PagePrepared, PageReserved, PageTail,
 )
@@ -304,6 +304,32 @@ cdef class BitmapEngine(Engine):
         reserved += self.take_free(start, nr)
         self.touched += nr >> 2
         bitmap_set(self.flags.reserved, start, nr)
+        return reserved
+
+    cdef uint64_t reserve_batch(self, const pfn_batch *batch) noexcept nogil:
+        cdef uint64_t i = 0, run, w, reserved = 0
+        cdef pfn_t pfn
+        cdef word_t bit, gone
+        while i < batch.nr:
+            pfn = pfn_at(batch, i)
+            run = run_at(batch, i)
+            i += run
+            if run > 1 or PageTail(&self.flags, pfn) or pfn + 1 < self.nr_pages and PageTail(&self.flags, pfn + 1):
+                reserved += self.reserve_range(pfn, run)
+                continue
+            # reserve_range of a single page that is no part of an allocation of several
+            w = pfn >> 6
+            bit = <word_t>1 << (pfn & 63)
+            gone = bit & self.flags.prepared[w] & ~self.flags.reserved[w]
+            if gone:
+                if self.buddy.free[w] & bit:
+                    buddy_take_page(&self.buddy, pfn)
+                if not self.flags.offline[w] & bit:
+                    area_of_page(&self.buddy, pfn).managed -= 1
+                self.flags.offline[w] &= ~bit
+                reserved += 1
+            self.flags.reserved[w] |= bit
+            self.touched += sizeof(word_t)
         return reserved
 
     cdef void claim_range(self, pfn_t start, uint64_t nr) noexcept nogil:

@@ -155,5 +155,7 @@ cdef uint64_t buddy_free_words(buddy *b, const word_t *batch, uint64_t first, ui
 cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil
 # What `nr` calls of buddy_alloc_block(order 0) would hand out, in their order; returns how many there were.
 cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out) noexcept nogil
+# Take one free page out of the allocator, as buddy_take_range.
+cdef void buddy_take_page(buddy *b, pfn_t pfn) noexcept nogil
 # Take a range of one area, all of it free, out of the allocator; blocks that reach over its ends are split.
 cdef void buddy_take_range(buddy *b, pfn_t start, uint64_t nr) noexcept nogil

@@ -629,6 +629,19 @@ cdef void split_at(buddy *b, pfn_t pfn, pfn_t done) noexcept nogil:
         k -= 1
 
 
+@cython.overflowcheck(False)     # a group's counts wrap on purpose
+cdef void buddy_take_page(buddy *b, pfn_t pfn) noexcept nogil:
+    cdef buddy_pool *a = area_of_page(b, pfn)
+    cdef int order = buddy_order(b, pfn), k
+    clear_bit(b.free, pfn)
+    clear_bit(b.full, pfn >> 6)
+    a.nr_free[order] -= 1
+    for k in range(order):
+        a.nr_free[k] += 1
+        a.splits[k + 1] += 1
+    count_blocks(b, pfn >> b.group_order, 0 - b.merged[order])
+
+
 cdef void buddy_take_range(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
     cdef buddy_pool *a = area_of_page(b, start)
     cdef pfn_t end = start + nr, block = <pfn_t>1 << b.max_order

@@ -40,6 +40,13 @@ cdef struct pfn_batch:           # an array of pfns in one of two widths
 cdef inline pfn_t pfn_at(const pfn_batch *batch, uint64_t i) noexcept nogil:
     return batch.pfns64[i] if batch.pfns64 != NULL else batch.pfns32[i]
 
+cdef inline uint64_t run_at(const pfn_batch *batch, uint64_t i) noexcept nogil:
+    """Pages from the i-th on that follow one upon the other."""
+    cdef uint64_t j = i + 1
+    while j < batch.nr and pfn_at(batch, j) == pfn_at(batch, j - 1) + 1:
+        j += 1
+    return j - i
+
 
 cdef class Engine:
     cdef readonly uint64_t nr_pages      # pages there is room for; whole blocks of the largest order
@@ -102,6 +109,7 @@ cdef class Engine:
     cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order, bint known) noexcept nogil
     cdef uint64_t take_range(self, pfn_t start, uint64_t nr) noexcept nogil  # all but in use -> added: how many were free
     cdef uint64_t reserve_range(self, pfn_t start, uint64_t nr) noexcept nogil     # free, in use, offline -> waiting: how many
+    cdef uint64_t reserve_batch(self, const pfn_batch *batch) noexcept nogil       # run by run, in the order of the array
     cdef void claim_range(self, pfn_t start, uint64_t nr) noexcept nogil     # free -> in use, as single pages
     cdef void set_offline(self, pfn_t start, uint64_t nr) noexcept nogil     # in use -> offline
     cdef void clear_offline(self, pfn_t start, uint64_t nr) noexcept nogil   # offline -> in use

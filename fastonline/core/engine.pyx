@@ -197,6 +197,14 @@ cdef class Engine:
     cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil: return False
     cdef void free_block(self, pfn_t pfn, int order) noexcept nogil: pass
 
+    cdef uint64_t reserve_batch(self, const pfn_batch *batch) noexcept nogil:
+        cdef uint64_t i = 0, run, reserved = 0
+        while i < batch.nr:
+            run = run_at(batch, i)
+            reserved += self.reserve_range(pfn_at(batch, i), run)
+            i += run
+        return reserved
+
     cdef void account(self, pfn_t start, int64_t nr) noexcept nogil:
         self.areas[self.area_of[start >> self.max_order]].managed += nr
 

@@ -1,4 +1,4 @@
-from fastonline.core.engine cimport Engine, pfn_at
+from fastonline.core.engine cimport Engine, pfn_at, run_at
 from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved, PG_tail
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present, gather
@@ -15,14 +15,6 @@ cdef enum:                       # the states that the calls below start from
     IN_USE = PG_prepared
     WITH_HOST = PG_prepared | PG_offline
     WAITING = PG_prepared | PG_reserved
-
-
-cdef uint64_t run_at(const pfn_batch *batch, uint64_t i) noexcept nogil:
-    """Pages from the i-th on that follow one upon the other."""
-    cdef uint64_t j = i + 1
-    while j < batch.nr and pfn_at(batch, j) == pfn_at(batch, j - 1) + 1:
-        j += 1
-    return j - i
 
 
 # -- ranges
@@ -61,23 +53,18 @@ cdef int check_states(Machine mem, str what, uint64_t start, uint64_t nr, int wa
 # -- arrays of pfns: what a driver that keeps pages back does batch by batch
 
 cdef uint64_t set_pfns_reserved(Machine mem, object array, pfn_batch *batch) except? 0xFFFFFFFFFFFFFFFF:
-    cdef uint64_t i = 0, run, reserved = 0
+    cdef uint64_t i = 0, run
     if batch.nr == 0:
         return 0
     batch.one_by_one = True
     gather(mem, batch, array)
-    while i < batch.nr:
-        run = run_at(batch, i)
-        check_present(mem, pfn_at(batch, i), run, "set_pfns_reserved")
-        i += run
+    if mem.sections.missing(batch.first, batch.end - batch.first) != <uint64_t>-1:
+        while i < batch.nr:
+            run = run_at(batch, i)
+            check_present(mem, pfn_at(batch, i), run, "set_pfns_reserved")
+            i += run
     refresh(&mem.zones.table)
-    i = 0
-    while i < batch.nr:
-        run = run_at(batch, i)
-        count_offline(mem, pfn_at(batch, i), run, -1)
-        reserved += mem.pages.reserve_range(pfn_at(batch, i), run)
-        i += run
-    return reserved
+    return mem.pages.reserve_batch(batch)
 
 
 cdef int set_pfns_offline(Machine mem, object array, pfn_batch *batch) except -1:
