@@ -6,6 +6,8 @@ from numpy import ndarray
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 
+from libc.errno cimport EINVAL, ENOMEM
+
 from fastonline.core.engine cimport BATCH_CHANGED, BATCH_NO_MEMORY, BATCH_OK, BATCH_OUT_OF_RANGE
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.lock cimport PyThreadState, settle
@@ -264,3 +266,10 @@ cdef int gather(Machine mem, pfn_batch *batch, object array) except -1:
         # past the room made so far, where no section has been added
         raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: there is no section")
     raise ValueError(f"pfns[{bad}] = {pfn:#x} is there twice")
+
+
+cdef int try_gather(Machine mem, pfn_batch *batch) noexcept nogil:
+    """Gather a batch that is not empty: 0, or -ENOMEM / -EINVAL, and nothing is gathered."""
+    cdef uint64_t bad
+    cdef int why = mem.pages.gather(batch, &bad)
+    return 0 if why == BATCH_OK else -ENOMEM if why == BATCH_NO_MEMORY else -EINVAL

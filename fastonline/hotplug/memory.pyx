@@ -1,15 +1,14 @@
 import errno
 
-from libc.errno cimport EINVAL, ENOMEM
+from libc.errno cimport EINVAL
 
-from fastonline.core.bitmap cimport test_bit
 from fastonline.core.bitmap_engine cimport bitmap_online_quickly
 from fastonline.core.buddy cimport buddy_pool, buddy_pool_fold
-from fastonline.core.engine cimport BATCH_NO_MEMORY, BATCH_OK, pfn_batch
+from fastonline.core.engine cimport pfn_batch
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_uint64
 from fastonline.hotplug cimport (
-    add_remove, machine, machine_state, offlining, onlining, page_alloc, page_map, page_ops, page_views, section_states, sysctl,
+    add_remove, machine, machine_state, offlining, onlining, page_alloc, page_map, page_ops, page_views, sysctl,
     zone_ranges,
 )
 from fastonline.hotplug.arguments cimport (
@@ -440,7 +439,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         # what is rare is elsewhere: no call is left here, and so nothing to save on the stack. Where pages are free near by,
         # the section is online
         if self.planes is None or pfn >= self.planes.nr_pages or not bitmap_online_quickly(self.planes, pfn):
-            return online_any_page(self, pfn)
+            return onlining.online_page(self, pfn)
         self.pages_onlined += 1
         if self.watermarks_at_mark:
             self.zones.table.stale = True
@@ -450,46 +449,19 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return onlining.online_range(self, start_pfn, nr_pages, order)
 
     cdef int64_t online_batch(self, const uint64_t *pfns, uint64_t nr) noexcept nogil:
-        cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
-        cdef uint64_t bad
-        cdef int why
-        if nr == 0:
-            return 0
-        why = self.pages.gather(&batch, &bad)
-        if why != BATCH_OK:
-            return -ENOMEM if why == BATCH_NO_MEMORY else -EINVAL
-        if section_states.batch_outside_prepared(self, &batch) >= 0:
-            self.pages.ungather(&batch)
-            return -EINVAL
-        return section_states.online_batch(self, &batch)
+        return onlining.online_pfns(self, pfns, nr)
 
     cdef int64_t alloc_page(self, int zone_nr, int order) noexcept nogil:
         return page_alloc.alloc_block(self, zone_nr, order)
 
     cdef int64_t alloc_bulk(self, int zone_nr, int order, uint64_t nr, int64_t *out) noexcept nogil:
-        if not is_zone(self, zone_nr) or not 0 <= order <= self.pages.max_order:
-            return -EINVAL
-        if nr > page_alloc.blocks_free(self, zone_nr, order):
-            return -ENOMEM
-        return page_alloc.alloc_blocks(self, zone_nr, order, nr, out)
+        return page_alloc.alloc_bulk(self, zone_nr, order, nr, out)
 
     cdef int free_page(self, pfn_t pfn, int order) noexcept nogil:
         return page_alloc.free_block(self, pfn, order)
 
     cdef int64_t free_batch(self, const uint64_t *pfns, uint64_t nr) noexcept nogil:
-        cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
-        cdef uint64_t bad
-        cdef int why
-        if nr == 0:
-            return 0
-        why = self.pages.gather(&batch, &bad)
-        if why != BATCH_OK:
-            return -ENOMEM if why == BATCH_NO_MEMORY else -EINVAL
-        if self.pages.find_unfreeable(&batch) >= 0:
-            self.pages.ungather(&batch)
-            return -EINVAL
-        self.pages.free_batch(&batch)
-        return nr
+        return page_alloc.free_batch(self, pfns, nr)
 
     cdef int page_state(self, pfn_t pfn) noexcept nogil:
         return self.pages.state(pfn) if pfn < self.pages.nr_pages else 0
@@ -646,27 +618,6 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         copy does not carry over is not saved. Other threads' changes wait until it is written."""
         _held = self.lock.hold_alone()
         savefile.save(path, machine_state.machine_state(self))
-
-
-cdef int online_any_page(Memory mem, pfn_t pfn) noexcept nogil:
-    """A waiting page goes online and nobody is told: 1; 0 when it is not Reserved, -EINVAL when it is not there or not
-    prepared."""
-    cdef uint64_t section = pfn >> mem.sections.pfn_section_shift
-    cdef int done
-    if pfn >= mem.pages.nr_pages:
-        return -EINVAL
-    done = mem.pages.online_page(pfn)
-    if done == 1:
-        if not test_bit(mem.sections.online.words, section):
-            section_states.section_went_online(mem, section)
-        mem.pages_onlined += 1
-    elif done < 0:
-        if not test_bit(mem.sections.present.words, section) or section_states.outside_prepared(mem, pfn, 1) >= 0:
-            return -EINVAL
-        done = 0
-    if mem.watermarks_at_mark:
-        mem.zones.table.stale = True
-    return done
 
 
 cdef int64_t zone_counter(Memory mem, int z, int which, int order) noexcept nogil:

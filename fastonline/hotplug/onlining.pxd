@@ -9,6 +9,8 @@ cdef int64_t mark_pages_onlined(Machine mem, uint64_t start, uint64_t nr, int or
 cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) except -1
 cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1
 cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except -1
+cdef int online_page(Machine mem, uint64_t pfn) noexcept nogil
+cdef int64_t online_pfns(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil
 cdef int64_t online_range(Machine mem, uint64_t start, uint64_t nr, int order) noexcept nogil
 
 

@@ -12,7 +12,7 @@ from fastonline.core.lock cimport PyThreadState
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport NO_AREA, area_t
-from fastonline.hotplug.arguments cimport as_batch, as_online_type, as_pfn_array, check_pfn, check_present, gather
+from fastonline.hotplug.arguments cimport as_batch, as_online_type, as_pfn_array, check_pfn, check_present, gather, try_gather
 from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport flush_events
 from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
@@ -22,7 +22,7 @@ from fastonline.hotplug.notices cimport (
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.section_states cimport (
     all_waiting_sections, batch_outside_prepared, block_is_online, count_onlined, note_prepared_alike, online_batch,
-    outside_prepared, range_went_online, section_went_offline,
+    outside_prepared, range_went_online, section_went_offline, section_went_online,
 )
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present
@@ -366,6 +366,42 @@ cdef int64_t online_range(Machine mem, uint64_t start, uint64_t nr, int order) n
     done = mem.pages.online_range(start, nr, mem.online_order if order < 0 else order, all_waiting_sections(mem, start, nr))
     count_onlined(mem, start, nr, done)
     return done
+
+
+cdef int online_page(Machine mem, uint64_t pfn) noexcept nogil:
+    """A waiting page goes online and nobody is told: 1; 0 when it is not Reserved, -EINVAL when it is not there or not
+    prepared."""
+    cdef uint64_t section = pfn >> mem.sections.pfn_section_shift
+    cdef int done
+    if pfn >= mem.pages.nr_pages:
+        return -EINVAL
+    done = mem.pages.online_page(pfn)
+    if done == 1:
+        if not test_bit(mem.sections.online.words, section):
+            section_went_online(mem, section)
+        mem.pages_onlined += 1
+    elif done < 0:
+        if not test_bit(mem.sections.present.words, section) or outside_prepared(mem, pfn, 1) >= 0:
+            return -EINVAL
+        done = 0
+    if mem.watermarks_at_mark:
+        mem.zones.table.stale = True
+    return done
+
+
+cdef int64_t online_pfns(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil:
+    """Any pages go online and nobody is told; how many did, or -EINVAL when one is not there, not prepared, or twice."""
+    cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
+    cdef int why
+    if nr == 0:
+        return 0
+    why = try_gather(mem, &batch)
+    if why < 0:
+        return why
+    if batch_outside_prepared(mem, &batch) >= 0:
+        mem.pages.ungather(&batch)
+        return -EINVAL
+    return online_batch(mem, &batch)
 
 
 # -- both

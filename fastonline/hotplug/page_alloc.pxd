@@ -35,5 +35,7 @@ cdef bint zone_watermark_ok(Machine mem, int z, int order, int64_t mark) noexcep
 cdef int64_t alloc_pages_gfp(Machine mem, int order, object gfp, object nid) except -1
 cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone)
 cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1
+cdef int64_t alloc_bulk(Machine mem, int z, int order, uint64_t nr, int64_t *out) noexcept nogil
+cdef int64_t free_batch(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil
 cdef int free_pages(Machine mem, uint64_t start, int order) except -1
 cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1

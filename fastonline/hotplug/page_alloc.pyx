@@ -7,7 +7,7 @@ from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
-from fastonline.hotplug.arguments cimport check_present, gather
+from fastonline.hotplug.arguments cimport check_present, gather, try_gather
 from fastonline.hotplug.machine cimport populated_zone
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zonelists cimport asked_zone, fallback_nodes, next_zone
@@ -143,6 +143,13 @@ cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
     return pfns
 
 
+cdef int64_t alloc_bulk(Machine mem, int z, int order, uint64_t nr, int64_t *out) noexcept nogil:
+    """nr blocks of one zone, their first pfns to `out`: nr, or -ENOMEM / -EINVAL."""
+    if not is_zone(mem, z) or not 0 <= order <= mem.pages.max_order:
+        return -EINVAL
+    return alloc_blocks(mem, z, order, nr, out) if nr <= blocks_free(mem, z, order) else -ENOMEM
+
+
 cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1:
     """Exactly this range, as single pages in use; EBUSY naming the first page that is not free."""
     cdef uint64_t pfn
@@ -198,6 +205,22 @@ cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
         mem.pages.ungather(batch)
         raise ValueError(f"page {bad:#x} is not an allocation of order 0: {why_not_freeable(mem, bad)}")
     return 0
+
+
+cdef int64_t free_batch(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil:
+    """Single pages in any order: nr, or -EINVAL: one is no allocation of order 0, or there twice."""
+    cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
+    cdef int why
+    if nr == 0:
+        return 0
+    why = try_gather(mem, &batch)
+    if why < 0:
+        return why
+    if mem.pages.find_unfreeable(&batch) >= 0:
+        mem.pages.ungather(&batch)
+        return -EINVAL
+    mem.pages.free_batch(&batch)
+    return nr
 
 
 def undo_isolate_page_range(Machine mem not None, start_pfn, nr_pages):

@@ -151,9 +151,10 @@ cdef bint block_is_online(Machine mem, uint64_t block) noexcept nogil:
 
 cdef int64_t first_section(Machine mem, uint64_t block) noexcept nogil:
     """The first present section of a block, -1 when it has none: the block is not there."""
-    cdef uint64_t first = block << mem.block_shift, end
+    cdef uint64_t first, end
     if block >= mem.block_online.nbits:
         return -1
+    first = block << mem.block_shift
     end = min(first + (<uint64_t>1 << mem.block_shift), mem.sections.nr_sections)
     first = find_next_bit(mem.sections.present.words, end, first)
     return first if first < end else -1
