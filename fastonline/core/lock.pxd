@@ -7,6 +7,9 @@ one short step under the GIL needs no lock: it settles, which costs one test, an
 Errors of whoever asks for the lock: HotplugError EBUSY for a signal handler in the midst of the same machine's step, EDEADLK
 where waiting would never end (two threads that hold one machine each and call the other's), EOWNERDEAD when the thread that
 took the machine with own() has ended, or did not live through a fork.
+
+A step that calls Python code (NumPy has much of it) takes the machine with hold_uninterrupted: a signal handler that raised
+in the middle of it would leave it half done, and so would a fork. Both wait until the step ends, or calls a user's callback.
 """
 
 from fastonline.core.types cimport uint64_t
@@ -24,6 +27,7 @@ cdef enum:
 cdef class Held:                 # the lock is released when this goes
     cdef MachineLock lock
     cdef int busy, still         # what it has added to the lock's
+    cdef bint uninterrupted      # it holds back signal handlers and forks
     cdef unsigned long taken     # the lock's, when it was made
 
 
@@ -33,6 +37,7 @@ cdef class MachineLock:
     cdef int depth               # how many Helds it has
     cdef int busy                # reasons why other threads wait even with a call of one step
     cdef int still               # of them, those that do not concern the holder itself
+    cdef int uninterrupted       # Helds that hold back signal handlers and forks
     cdef bint unusable           # of an object that was never made
     cdef unsigned long taken     # how often it was taken from a holder that is gone
     cdef unsigned long forks     # of this process, when it was taken
@@ -44,6 +49,12 @@ cdef class MachineLock:
     cdef Held hold_still(self)   # and those of one step too: the machine stands still but for what this thread does
     # and this thread's own calls get EBUSY: it works on the machine as it likes, without the GIL too
     cdef Held hold_alone(self)
+    # as hold_still, and no signal handler and no fork comes before it goes; handlers that are due run first
+    cdef Held hold_uninterrupted(self)
+    # Around a user's callback: handlers and forks may come again. end_callback raises what a handler raises meanwhile, and the
+    # step is uninterrupted again all the same
+    cdef int begin_callback(self) noexcept
+    cdef int end_callback(self, int nr) except -1
     cdef int wait(self) except -1
     cdef PyThreadState *let_go(self, uint64_t nr_bits) noexcept      # NULL: not worth it, the GIL is kept
     cdef void take_back(self, PyThreadState *thread) noexcept

@@ -3,6 +3,8 @@ from cpython.exc cimport PyErr_CheckSignals
 
 import errno
 import os
+import threading
+from _signal import getsignal, valid_signals
 
 from fastonline.errors import HotplugError
 
@@ -41,6 +43,50 @@ cdef extern from *:
     """
     bint thread_is_gone "fo_thread_is_gone"(unsigned long native)
 
+cdef extern from *:
+    """
+    /* Python calls its handlers wherever bytecode runs in the main thread, soon after the C handler has noted a signal. While
+       another C handler is in place that only counts, none is called; the signal is raised again in the end. */
+    #define FO_NSIG 65
+    static __thread int fo_steps;              /* uninterrupted steps that this thread is in */
+    static __thread int fo_holds;              /* it holds signals back */
+    static volatile sig_atomic_t fo_came[FO_NSIG];
+    static struct sigaction fo_before[FO_NSIG];
+    static char fo_held[FO_NSIG];
+    static void fo_note(int number) { fo_came[number] = 1; }
+    static void fo_hold_signal(int number)
+    {
+        struct sigaction note;
+        if (number >= FO_NSIG || fo_held[number] || sigaction(number, NULL, &fo_before[number]) != 0)
+            return;
+        note = fo_before[number];
+        note.sa_handler = fo_note;
+        note.sa_flags &= ~SA_SIGINFO;
+        fo_held[number] = sigaction(number, &note, NULL) == 0;
+    }
+    static void fo_let_signals_in(void)
+    {
+        struct sigaction now;
+        int number;
+        for (number = 1; number < FO_NSIG; number++) {
+            if (!fo_held[number])
+                continue;
+            fo_held[number] = 0;
+            /* a handler that was set meanwhile stays */
+            if (sigaction(number, NULL, &now) == 0 && now.sa_handler == fo_note)
+                sigaction(number, &fo_before[number], NULL);
+            if (fo_came[number]) {
+                fo_came[number] = 0;
+                raise(number);
+            }
+        }
+    }
+    """
+    int steps "fo_steps"
+    bint holds "fo_holds"
+    void hold_signal "fo_hold_signal"(int number)
+    void let_signals_in "fo_let_signals_in"()
+
 cdef extern from "<unistd.h>" nogil:
     int usleep(unsigned int)
 
@@ -51,10 +97,12 @@ cdef enum:
 # A fork copies all memory in an instant: no step may be half done then, and only the thread that forks lives on in the child.
 # A thread that has taken a machine with own() is not waited for, nobody knows how long that would be: its machine is
 # unusable in the child.
-cdef int lasting = 0             # steps that run without the GIL now, in all machines
+cdef int lasting = 0             # steps that run without the GIL now or are uninterrupted, in all machines
 cdef int forking = 0             # while it is set no step lets go of the GIL
 cdef unsigned long forks = 0     # this process is the child of so many
 cdef unsigned long survivor = 0  # the thread that lived through the last of them
+
+cdef list SIGNALS = sorted(valid_signals())
 
 cdef dict waits_for = {}         # thread -> the MachineLock that it waits for
 
@@ -62,7 +110,7 @@ cdef dict waits_for = {}         # thread -> the MachineLock that it waits for
 def _before_fork():
     global forking
     forking += 1
-    while lasting:
+    while lasting > steps:
         with nogil:
             usleep(50)
 
@@ -90,6 +138,9 @@ cdef class Held:
         cdef MachineLock lock = self.lock
         if lock is None or self.taken != lock.taken:
             return
+        if self.uninterrupted:
+            lock.uninterrupted -= 1
+            let_in(1)
         lock.busy -= self.busy
         lock.still -= self.still
         lock.depth -= 1
@@ -145,6 +196,28 @@ cdef class MachineLock:
         self.busy += 1
         self.native = PyThread_get_thread_native_id()
         return held
+
+    cdef Held hold_uninterrupted(self):
+        cdef Held held = self.hold_still()
+        held.uninterrupted = True
+        self.uninterrupted += 1
+        shut_out(1)
+        return held
+
+    cdef int begin_callback(self) noexcept:
+        cdef int nr = self.uninterrupted
+        self.uninterrupted = 0
+        self.busy -= nr
+        self.still -= nr
+        let_in(nr)
+        return nr
+
+    cdef int end_callback(self, int nr) except -1:
+        self.uninterrupted += nr
+        self.busy += nr
+        self.still += nr
+        shut_out(nr)
+        return 0
 
     cdef int wait(self) except -1:
         """Until nobody else holds it. A holder that did not live through a fork is forgotten, unless it had the machine
@@ -205,6 +278,33 @@ cdef class MachineLock:
             PyEval_RestoreThread(thread)
             self.busy -= 1
             lasting -= 1
+
+
+cdef int shut_out(int nr) except -1:
+    """This thread is in `nr` more uninterrupted steps. What a handler raises that was due already comes out; the steps count
+    all the same."""
+    global lasting, steps, holds
+    if nr == 0:
+        return 0
+    lasting += nr
+    steps += nr
+    if steps == nr and threading.main_thread().ident == PyThread_get_thread_ident():
+        holds = True
+        for number in SIGNALS:
+            if callable(getsignal(number)):
+                hold_signal(number)
+        PyErr_CheckSignals()
+    return 0
+
+
+cdef void let_in(int nr) noexcept:
+    """The inverse of shut_out: signals that came meanwhile come now."""
+    global lasting, steps, holds
+    lasting -= nr
+    steps -= nr
+    if steps == 0 and holds:
+        holds = False
+        let_signals_in()
 
 
 cdef bint waits_in_a_circle(MachineLock lock, unsigned long me):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, is_number, range_list
+from fastonline.hotplug.interruptible import exclusive
 from fastonline.hotplug.migrate import first_unmovable
 from fastonline.hotplug.offlining import memory_block_offline
 from fastonline.hotplug.onlining import memory_block_online
@@ -128,6 +129,7 @@ class Block:
                 errno.EBUSY, f"memory{self.nr}: page {self.start_pfn + int(used[0]):#x} is not Reserved, was it already online?"
             )
 
+    @exclusive
     def online(self, word: str = "online") -> int:
         """device_online: "online", "online_kernel" or "online_movable"; the number of pages that went online.
         HotplugError: EINVAL when the block is online or the word is another; then, under 2.6.25, EBUSY when a mark has onlined
@@ -145,6 +147,7 @@ class Block:
             if self.state == "online":
                 self._mem.events.uevent(f"online@memory{self.nr}")
 
+    @exclusive
     def offline(self) -> None:
         """device_offline. HotplugError: EINVAL when the block is offline, others as Memory.offline_pages."""
         self._check_state("online")
@@ -154,6 +157,7 @@ class Block:
             if self.state == "offline":
                 self._mem.events.uevent(f"offline@memory{self.nr}")
 
+    @exclusive
     def write_state(self, word: str) -> int:
         """write(2) of `word` to memoryN/state: the number of bytes taken. HotplugError EINVAL for a word that is none, and for
         the state that the block has already; nothing is asked of an empty write."""
@@ -165,6 +169,7 @@ class Block:
             self.online(word if self._mem.rules.exact_words else "online")
         return len(word)
 
+    @exclusive
     def write_online(self, text: str) -> int:
         """write(2) of `text` to memoryN/online, the number of bytes taken: 1 onlines into the default zone, 0 offlines, the
         state that it has is no error. HotplugError EINVAL for text that is no bool to the kernel, else as online and
@@ -209,11 +214,11 @@ class Blocks:
 
     def values(self) -> list[Block]:
         """The blocks, ascending."""
-        return [self[nr] for nr in self]
+        return [Block(self._mem, nr) for nr in self]
 
     def items(self) -> list[tuple[int, Block]]:
         """(number, Block) pairs, ascending."""
-        return [(nr, self[nr]) for nr in self]
+        return [(nr, Block(self._mem, nr)) for nr in self]
 
     def add(self, start_pfn: int, nr_pages: int, nid: int = 0) -> None:
         """Memory.add_memory(start_pfn, nr_pages, nid) as firmware calls it: a range outside of what can be plugged gives
@@ -225,6 +230,7 @@ class Blocks:
             )
         mem.add_memory(start_pfn, nr_pages, nid)
 
+    @exclusive
     def remove(self, start_pfn: int, nr_pages: int) -> None:
         """Take whole blocks (start_pfn, nr_pages) away as ACPI does on an eject: offline those that are online, then
         remove_memory.
@@ -266,6 +272,7 @@ class Blocks:
         self._mem.events.log(f"memory memory{failed[0]}: Offline failed.")
         raise HotplugError.of(errno.EBUSY, f"memory{failed[0]} does not go offline")
 
+    @exclusive
     def auto_online(self, numbers: Iterable[int], online_type: int) -> None:
         """What add_memory does with its blocks when auto_online_blocks says so: online each of the `numbers` with online_type
         (MMOP_*); failures are ignored (online_memory_block). The first exception of a callback that is no HotplugError is

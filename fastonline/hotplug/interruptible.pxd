@@ -1,4 +1,7 @@
-"""Steps over large ranges: without the GIL, by several threads where asked for, and taken back when a signal handler raises."""
+"""Steps that signals may interrupt, and steps that they may not.
+
+Large ranges are walked without the GIL, by several threads where asked for, and taken back when a signal handler raises.
+"""
 
 from fastonline.core.types cimport MAX_MAX_ORDER, uint64_t
 from fastonline.hotplug.machine cimport Machine

@@ -1,3 +1,9 @@
-__all__: list[str] = []
+from collections.abc import Callable
+from typing import TypeVar
 
-# C functions only: cimport them (see interruptible.pxd).
+__all__ = ["exclusive", "uninterrupted"]
+
+_M = TypeVar("_M", bound=Callable[..., object])
+
+def exclusive(method: _M) -> _M: ...
+def uninterrupted(method: _M) -> _M: ...

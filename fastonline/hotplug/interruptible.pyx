@@ -1,3 +1,5 @@
+from functools import wraps
+
 from cpython.exc cimport PyErr_CheckSignals
 
 from fastonline.core.lock cimport LONG_STEP_BITS, PyThreadState
@@ -5,7 +7,28 @@ from fastonline.core.ram cimport check_ram
 from fastonline.core.threads cimport in_threads, range_step
 from fastonline.core.types cimport pfn_t
 
-__all__ = []
+__all__ = ["exclusive", "uninterrupted"]
+
+
+def exclusive(method):
+    """Decorate a method of several steps of an object whose `_mem` is a Memory: other threads' calls wait until it returns."""
+    @wraps(method)
+    def call(self, *args, **kwargs):
+        cdef Machine mem = self._mem
+        _held = mem.lock.hold()
+        return method(self, *args, **kwargs)
+    return call
+
+
+def uninterrupted(method):
+    """As exclusive, and signal handlers and forks wait as well: what a handler raises comes out before the method begins, or
+    when it has returned."""
+    @wraps(method)
+    def call(self, *args, **kwargs):
+        cdef Machine mem = self._mem
+        _held = mem.lock.hold_uninterrupted()
+        return method(self, *args, **kwargs)
+    return call
 
 
 cdef void take_step(Machine mem, int step, uint64_t start, uint64_t nr, int order) noexcept nogil:

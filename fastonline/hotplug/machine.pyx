@@ -53,7 +53,8 @@ cdef class Machine:
         return [added for groups in self.groups_at.values() for added in groups]
 
     cdef Held mem_hotplug_begin(self, str what):
-        cdef Held held = self.lock.hold()
+        # the code of the per-CPU lists is Python
+        cdef Held held = self.lock.hold() if self.pcp is None else self.lock.hold_uninterrupted()
         if self.changing:
             raise HotplugError.of(errno.EBUSY, f"{what} from inside a memory notifier: the hot-plug lock is held")
         return held
@@ -183,7 +184,16 @@ cdef int flush_events(Machine mem) except -1:
     in between."""
     if mem.pending_events:
         pending, mem.pending_events = mem.pending_events, []
-        mem.events.tell(pending)
+        tell_listeners(mem, pending)
+    return 0
+
+
+cdef int tell_listeners(Machine mem, list happened) except -1:
+    cdef int nr = mem.lock.begin_callback()
+    try:
+        mem.events.tell(happened)
+    finally:
+        mem.lock.end_callback(nr)
     return 0
 
 

@@ -6,6 +6,9 @@ import numpy as np
 
 from libc.stdint cimport int64_t
 
+from fastonline.core.lock cimport Held
+from fastonline.hotplug.machine cimport Machine, tell_listeners
+
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, pfn_range, range_list
 from fastonline.hotplug.machine import count_migrated
@@ -18,8 +21,15 @@ __all__ = [
     "movable_pages", "put_back", "runs",
 ]
 
-# Compiled, so that no signal handler runs between a page's being taken and its owner's knowing: the interpreter looks at
-# signals in Python code only. NumPy has functions that are Python code; what follows them is undone when they raise.
+# Compiled, so that no signal handler runs between a page's being taken and its owner's knowing: the interpreter calls handlers
+# in Python code only. NumPy has functions that are Python code, or that call handlers themselves (np.array of a list): what
+# undoes something, or calls such a function in the middle of a step, holds signals back (MachineLock.hold_uninterrupted).
+
+cdef Held step(object of):
+    """The lock of a machine for one step that changes it: no handler comes where the per-CPU lists have a part in it."""
+    cdef Machine mem = of
+    return mem.lock.hold() if mem.pcp is None else mem.lock.hold_uninterrupted()
+
 
 _IN_USE, _TAIL, _BUDDY = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail", "PG_buddy"))
 CLUSTER = 32
@@ -55,6 +65,7 @@ class MovablePages:
 
     def alloc(self, nr, nid=0):
         """Take `nr` pages as a program on a CPU of node `nid` gets them. All or nothing: MemoryError."""
+        _held = step(self._mem)
         pfns = alloc_movable(self._mem, nr, movable_zonelist(self._mem, nid))
         try:
             if len(pfns) < nr:
@@ -88,6 +99,7 @@ class MovablePages:
 
     def free(self):
         """Free all of them, first page first."""
+        _held = step(self._mem)
         none = self.pfns[:0]
         free_movable(self._mem, self.pfns)
         self._own(none)
@@ -96,6 +108,7 @@ class MovablePages:
         """Free the pages at these indices into pfns (integers, none twice), in that order. IndexError for one that is not
         there, ValueError for one that is there twice; nothing is freed then."""
         indices = np.asarray(indices, np.int64)
+        _held = step(self._mem)
         keep = np.ones(len(self.pfns), bool)
         keep[indices] = False
         if len(self.pfns) - np.count_nonzero(keep) < len(indices):
@@ -113,11 +126,22 @@ class MovablePages:
         old = self.pfns[indices]
         self.pfns[indices] = new
         if self._on_move is not None:
-            self._on_move(old, new)
+            call_back(self._mem, self._on_move, old, new)
+
+
+cdef int call_back(Machine mem, object on_move, object old, object new) except -1:
+    """Signal handlers may come in a user's callback."""
+    cdef int nr = mem.lock.begin_callback()
+    try:
+        on_move(old, new)
+    finally:
+        mem.lock.end_callback(nr)
+    return 0
 
 
 def alloc_movable(mem, nr, zonelist):
     """Up to `nr` movable pages from these zones, as a process gets them: int64 array."""
+    _held = step(mem)
     if mem.pcp is not None:
         return mem.pcp.alloc(nr, zonelist)
     pfns = np.empty(nr, np.int64)
@@ -143,6 +167,7 @@ def free_movable(mem, pfns):
     """Give them back."""
     if not len(pfns):
         return
+    _held = step(mem)
     if mem.pcp is not None:
         mem.pcp.free(pfns)
     else:
@@ -163,7 +188,7 @@ def first_unmovable(mem, start_pfn, nr_pages):
     return start_pfn + int(in_use.argmax()) if in_use.any() else None
 
 
-def migrate_range(mem, start_pfn, nr_pages, contig=False):
+def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
     """Move every page that has an owner out of the range. Meanwhile nothing is allocated from it. Returns the pages that are in
     use in the range now and nobody's, int64 array: the caller takes them, or puts them back; empty when nothing moved.
 
@@ -175,6 +200,7 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
     HotplugError EINTR where they do not all fit or are pinned: those that moved stay moved, the range's free pages are free
     again; so too when an owner's callback raises. 2.6.25 gives up: ENOMEM, EAGAIN (Rules.offline_times_out).
     """
+    _held = mem.lock.hold_uninterrupted()
     leaving = [(owner, indices) for owner in mem.page_owners if len(indices := owner.within(start_pfn, nr_pages))]
     if not leaving:
         return np.empty(0, np.int64)
@@ -232,8 +258,8 @@ def migrate_range(mem, start_pfn, nr_pages, contig=False):
     except BaseException:
         free_movable(mem, new[~owned])      # those of owners after the one whose callback raised
         put_back(mem, np.array([pfn for part in emptied for pfn in part.tolist()], np.int64))
-        for line in log:
-            mem.events.log(line)
+        if log:
+            tell_listeners(mem, [("kmsg", line) for line in log])
         raise
     return empty
 
@@ -253,8 +279,9 @@ def _failure_log(stuck, leaving, nodes, highest):
     return lines
 
 
-def isolate(mem, start_pfn, nr_pages):
+def isolate(Machine mem not None, start_pfn, nr_pages):
     """Take the free pages of a range, so that nobody else gets them: their pfns."""
+    _held = mem.lock.hold_uninterrupted()
     free = np.flatnonzero(mem.page_states(start_pfn, nr_pages) & _BUDDY) + start_pfn
     taken = []
     try:
@@ -268,8 +295,9 @@ def isolate(mem, start_pfn, nr_pages):
     return free
 
 
-def put_back(mem, pfns):
+def put_back(Machine mem not None, pfns):
     """The inverse of isolate, of pages that were emptied meanwhile too: they are found last from now on."""
+    _held = mem.lock.hold_uninterrupted()
     for pfn, nr in runs(pfns):
         undo_isolate_page_range(mem, pfn, nr)
     if mem.pcp is not None:
@@ -277,11 +305,7 @@ def put_back(mem, pfns):
 
 
 def runs(pfns):
-    """(first, how many) of each run of consecutive numbers in an array, sorted.
-
-    No function of NumPy that is written in Python is called: a signal handler could raise there, and those who undo something
-    must come to the end.
-    """
+    """(first, how many) of each run of consecutive numbers in an array, sorted."""
     cdef int64_t pfn, first = 0, nr = 0
     cdef list numbers = pfns.tolist(), found = []
     numbers.sort()

@@ -34,28 +34,38 @@ cdef object block_notice(Machine mem, uint64_t start, uint64_t nr):
 
 cdef int tell_notifiers(Machine mem, int action, object notice) except -1:
     """Tell the chain of what can no longer be refused. notice None: nobody listens, and the call is only counted."""
+    cdef int nr
     if notice is None:
         mem.notifiers.calls += 1
-    else:
+        return 0
+    nr = mem.lock.begin_callback()
+    try:
         mem.notifiers.tell(action, notice)
+    finally:
+        mem.lock.end_callback(nr)
     return 0
 
 
 cdef int ask_notifiers(Machine mem, object going, object cancel, object notice, str what) except -1:
     """Ask the chain; a veto or an exception is followed by the cancelling event to all, and raised. notice: as
     tell_notifiers."""
+    cdef int nr
     if notice is None:
         mem.notifiers.calls += 1
         return 0
     mem.changing = True
     try:
+        nr = mem.lock.begin_callback()
         try:
-            veto = notifier_to_errno(mem.notifiers.call(going, notice))
+            try:
+                veto = notifier_to_errno(mem.notifiers.call(going, notice))
+            finally:
+                mem.lock.end_callback(nr)
         except BaseException:
-            mem.notifiers.tell(cancel, notice)
+            tell_notifiers(mem, cancel, notice)
             raise
         if veto:
-            mem.notifiers.tell(cancel, notice)
+            tell_notifiers(mem, cancel, notice)
             raise HotplugError.of(
                 veto, f"{what} of {pfn_range(notice.start_pfn, notice.nr_pages)} was vetoed by a memory notifier"
             )

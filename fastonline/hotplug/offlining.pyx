@@ -7,7 +7,7 @@ from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present
-from fastonline.hotplug.machine cimport flush_events, node_present_pages
+from fastonline.hotplug.machine cimport flush_events, node_present_pages, tell_listeners
 from fastonline.hotplug.notices cimport ask_notifiers, block_notice, lost_nid_normal, make_notice, tell_notifiers
 from fastonline.hotplug.section_states cimport block_is_online, note_prepared_alike, sections_went_offline
 from fastonline.hotplug.sysctl cimport recompute_watermarks
@@ -184,8 +184,8 @@ cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr, bint report=True)
             return 0
         used = unmovable
     if mem.listeners and report:
-        mem.events.log(f"page: refcount:1 mapcount:0 pfn:{used:#x}")
-        mem.events.log("page dumped because: unmovable page")
+        tell_listeners(mem, [("kmsg", f"page: refcount:1 mapcount:0 pfn:{used:#x}"),
+                             ("kmsg", "page dumped because: unmovable page")])
     raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
 
 

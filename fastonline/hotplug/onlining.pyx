@@ -242,7 +242,7 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
     but for those that somebody has taken, and the exception goes on; counts of frees and merges stay."""
     cdef uint64_t pfn, nr, end, size
     cdef int64_t done = 0
-    cdef int block
+    cdef int block, handlers
     cdef bint stale = mem.zones.table.stale
     cdef dict offline = {}
     callback, given = mem.online_page_callback, []
@@ -260,7 +260,11 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
                     block += 1
                 size = <uint64_t>1 << block
                 given.append((pfn, size))
-                callback(pfn, block)
+                handlers = mem.lock.begin_callback()
+                try:
+                    callback(pfn, block)
+                finally:
+                    mem.lock.end_callback(handlers)
                 if mem.pages.weigh(PG_prepared, pfn, size) == size:
                     done += size - mem.pages.weigh(PG_reserved, pfn, size) - mem.pages.weigh(PG_offline, pfn, size)
                 pfn += size
@@ -315,6 +319,7 @@ cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except 
     """A block of waiting pages goes online; how many did."""
     cdef uint64_t size = <uint64_t>1 << order, pfn, run
     cdef int64_t done = 0
+    _held = None if mem.pcp is None else mem.lock.hold_uninterrupted()
     check_present(mem, start, size, "generic_online_page")
     for pfn, run in without_memmaps(mem, start, size) if memmaps_on_memory(mem) else ((start, size),):
         done += mem.pages.online_range(pfn, run, order, False)

@@ -9,6 +9,7 @@ One CPU. Pages on a per-CPU list, and the free rest of pageblocks that were made
 import numpy as np
 
 from fastonline.hotplug.free_order import FreeOrder
+from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.zonelists import kernel_zonelist
 
 UNMOVABLE, MOVABLE, RECLAIMABLE = range(3)
@@ -76,17 +77,20 @@ class PerCpuPages:
 
     # -- what there is to see
 
+    @uninterrupted
     def count(self, z):
         """Pages on the lists of zone number z."""
         pcp = self._zones.get(z)
         return 0 if pcp is None else sum(len(pages) << self._order_of(i) for i, pages in enumerate(pcp.lists) if pages)
 
+    @uninterrupted
     def free_pages(self, z):
         """NR_FREE_PAGES of zone number z."""
         pcp = self._zones.get(z)
         pool = 0 if pcp is None else sum(int(free.sum()) for free in pcp.pool.values())
         return self._mem.zones[self._key(z)].free_pages + pool
 
+    @uninterrupted
     def nr_free(self, z):
         """Free blocks of each order of zone number z."""
         counts = list(self._mem.zones[self._key(z)].nr_free)
@@ -97,11 +101,13 @@ class PerCpuPages:
                 counts[k] += count
         return counts
 
+    @uninterrupted
     def is_free(self, pfn):
         """Is the page free in the buddy allocator, not on a list?"""
         base = self._pool_of(pfn)
         return "PG_buddy" in self._mem.page_flags(pfn) if base is None else bool(self._zone_of(pfn).pool[base][pfn - base])
 
+    @uninterrupted
     def take_page(self, pfn):
         """A free page is never used again (take_page_off_buddy)."""
         base, pcp = self._pool_of(pfn), self._zone_of(pfn)
@@ -118,6 +124,7 @@ class PerCpuPages:
         """The first pfn of the pageblock of the pool that the page is in, or None."""
         return next((base for base, free in self._zone_of(pfn).pool.items() if base <= pfn < base + len(free)), None)
 
+    @uninterrupted
     def away(self, start_pfn, nr_pages):
         """Pages of a range that look like in use to the engine and are not: (those on lists, those free in the pool), two int64
         arrays."""
@@ -129,6 +136,7 @@ class PerCpuPages:
         return [pfns[(pfns >= start_pfn) & (pfns < start_pfn + nr_pages)]
                 for pfns in (np.concatenate(lists), np.concatenate(free))]
 
+    @uninterrupted
     def evict(self, start_pfn, nr_pages, pages):
         """These pages of a range, which the kernel uses, are free, and its pageblocks are ordinary again."""
         self.drain(self._mem.zone_of(start_pfn).nr)
@@ -150,6 +158,7 @@ class PerCpuPages:
 
     # -- movable pages
 
+    @uninterrupted
     def alloc(self, nr, zonelist):
         """Up to `nr` movable pages from these zones: int64 array. Each zone gives until its free pages are down to the low
         watermark and what it keeps from requests for the first zone's type; then each until min (get_page_from_freelist)."""
@@ -265,6 +274,7 @@ class PerCpuPages:
         self._mem.alloc_contig_range(base, 1 << order)
         return base
 
+    @uninterrupted
     def alloc_huge(self, zonelist):
         """The first pfn of a pageblock of movable pages from these zones, None where there is none to be had without reclaiming
         anything (GFP_TRANSHUGE_LIGHT, do_huge_pmd_anonymous_page)."""
@@ -289,6 +299,7 @@ class PerCpuPages:
         """Free blocks of an order that a zone's free blocks can be split into."""
         return sum(nr << k - order for k, nr in enumerate(zone.nr_free) if k >= order)
 
+    @uninterrupted
     def free_huge(self, pfn):
         """Give back what alloc_huge gave."""
         order, zone = self._mem.geometry.pageblock_order, self._mem.zone_of(pfn)
@@ -299,6 +310,7 @@ class PerCpuPages:
         pcp.lists[pindex].append(pfn)
         self._commit(zone.nr, pcp, zone, pindex)
 
+    @uninterrupted
     def free(self, pfns):
         """Free movable pages, in this order."""
         pfns = np.asarray(pfns, np.int64)
@@ -417,6 +429,7 @@ class PerCpuPages:
 
     # -- unmovable pages
 
+    @uninterrupted
     def alloc_kernel(self, order, nid=0, kind=UNMOVABLE):
         """The first pfn of 2^order pages of a kind, Unmovable or Reclaimable: from the node's kernel zones, highest first.
         Where none has one above its min watermark kswapd takes the watermarks' boost back, and they are asked again.
@@ -492,6 +505,7 @@ class PerCpuPages:
         if 4 * pages <= zone.managed_pages:
             pcp.boost = min(pcp.boost + pages, max(pages, zone.high * 3 // 2))
 
+    @uninterrupted
     def settle(self):
         """Time passes: kswapd has run, no watermark is boosted; vmstat_update has, the counters show everything; in kernel
         zones single pages were taken and freed, so that no batch is larger than one."""
@@ -500,6 +514,7 @@ class PerCpuPages:
             if self._key(z)[1] != "Movable":
                 pcp.free_factor = pcp.free_count = pcp.alloc_factor = 0
 
+    @uninterrupted
     def free_kernel(self, pfn, order=0):
         """Give back what alloc_kernel gave."""
         zone = self._mem.zone_of(pfn)
@@ -512,6 +527,7 @@ class PerCpuPages:
         pcp.lists[pindex].append(pfn)
         self._commit(z, pcp, zone, pindex)
 
+    @uninterrupted
     def put(self, zone, pfns, high):
         """These pages, in use in a zone, are on its lists, as in a machine that was recorded. high: pcp->high then."""
         self._zone(zone.nr).lists[UNMOVABLE] = list(pfns)
@@ -519,6 +535,7 @@ class PerCpuPages:
 
     # -- offlining
 
+    @uninterrupted
     def disable(self, z):
         """zone_pcp_disable: the lists are emptied and no page stays on them."""
         pcp = self._zone(z)
@@ -526,6 +543,7 @@ class PerCpuPages:
         self.drain(z)
         pcp.disabled = zone.populated
 
+    @uninterrupted
     def drain(self, z):
         """drain_pages_zone: every page on the lists of zone number z is free."""
         pcp = self._zones.get(z)
@@ -533,21 +551,25 @@ class PerCpuPages:
             return
         self._free_bulk(z, pcp, self._mem.zones[self._key(z)], self.count(z))
 
+    @uninterrupted
     def shrink_slabs(self):
         """slab_mem_going_offline_callback: the kernel's caches give back their empty slabs."""
         for pfn, order in self.empty_slabs:
             self.free_kernel(pfn, order)
         self.empty_slabs.clear()
 
+    @uninterrupted
     def at_tail(self, pfns):
         """These pages came to the end of the free lists (online_pages, generic_online_page, undo_isolate_page_range)."""
         if self._free_order is not None:
             self._free_order.at_tail(pfns)
 
+    @uninterrupted
     def enable(self, z):
         """zone_pcp_enable."""
         self._zone(z).disabled = False
 
+    @uninterrupted
     def release(self, start_pfn, nr_pages, z=None):
         """Pageblocks of a range (of zone number z) in which nothing unmovable is left are ordinary again."""
         for pcp in self._zones.values() if z is None else [self._zone(z)]:

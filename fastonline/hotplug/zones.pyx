@@ -473,7 +473,7 @@ cdef class Zones:
 
     def items(self):
         """((nid, name), Zone) pairs."""
-        return [(key, self[key]) for key in self.keys()]
+        return [((zone.nid, zone.name), zone) for zone in self.values()]
 
     def __getstate__(self):
         settle(self.engine.lock)
