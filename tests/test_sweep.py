@@ -217,7 +217,7 @@ def test_a_worker_of_another_version_ends_the_sweep(tmp_path):
 def test_a_sweep_goes_on_where_it_was_torn(expected, tmp_path):
     path = tmp_path / "runs"
     for kept in (0, 1, 7, 16):
-        for torn in (b"", b'{"key": "host', b"\xff"):
+        for torn in (b"", b'{"key": "host', b"\xff" if kept else b"{"):
             path.write_bytes(b"".join(line + b"\n" for line in expected[:kept]) + torn)
             assert sweep(points(), None, path) == 16 - kept
             assert lines(path) == expected
@@ -237,6 +237,10 @@ def test_rows_of_something_else_are_refused(expected, tmp_path):
         with pytest.raises(ValueError, match=says):
             sweep(points(), None, path)
         assert path.read_bytes() == content + b"\n"
+    path.write_bytes(b"no newline")      # which is no torn row either
+    with pytest.raises(ValueError, match="line 1: not a row"):
+        sweep(points(), None, path)
+    assert path.read_bytes() == b"no newline"
     with pytest.raises(ValueError, match="this is tiny-"):
         path.write_bytes(expected[0] + b"\n")
         sweep(points(3), None, path)
@@ -269,8 +273,15 @@ def test_a_summary_says_where_all_are_equal(expected, tmp_path):
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="no rows"):
         summary(path)
-    path.write_bytes(b"x\n")
-    with pytest.raises(ValueError, match="line 1: not a row"):
+    for content in (b"x", b"7", b"[" * 100000, b'{"key": 1, "index": 2}', b'{"key": "a", "index": "2"}', b"\xff"):
+        path.write_bytes(content + b"\n")
+        with pytest.raises(ValueError, match="line 1: not a row"):
+            summary(path)
+    path.write_bytes(b'{"key": "a", "index": 1, "peak_bytes": 1' + b"0" * 400 + b"}\n")
+    assert "peak_bytes" not in summary(path)[0]
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"):
         summary(path)
 
 

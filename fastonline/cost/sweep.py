@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, product
 from math import prod, sqrt
 from typing import Any, Protocol
@@ -35,6 +36,9 @@ CHUNK_S = 1.0
 
 RETRIES = 2
 """Times that a run is tried again after its worker died."""
+
+_MAX_LINE = 1 << 26      # bytes: no row is as long
+_MOST = 1e100            # no number of a row is as large, and the squares of smaller ones can be added up
 
 Task = tuple[int, str, str, dict[str, Any], dict[str, Any]]
 """(index, key, strategy, scenario as dict, what was set)"""
@@ -177,21 +181,14 @@ class Rows:
 
     def _read(self, points):
         whole = 0
-        with open_regular(self.path) as file:
-            for nr, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break      # torn: its writer was killed
-                try:
-                    row = json.loads(line)
-                    index, name, version = row["index"], row["grid"], row["version"]
-                except (ValueError, KeyError, TypeError):
-                    raise ValueError(f"{self.path}, line {nr}: not a row of a sweep") from None
-                if version != fastonline.__version__:
-                    raise ValueError(f"{self.path}, line {nr}: a row of version {version}, this is {fastonline.__version__}")
-                if name != self._name or not 0 <= index < points:
-                    raise ValueError(f"{self.path}, line {nr}: a row of the grid {name}, this is {self._name}")
-                whole += len(line)
-                self._mark(index)
+        for nr, length, row in _rows(self.path):
+            if row.get("version") != fastonline.__version__:
+                raise ValueError(
+                    f"{self.path}, line {nr}: a row of version {row.get('version')}, this is {fastonline.__version__}")
+            if row.get("grid") != self._name or not 0 <= row["index"] < points:
+                raise ValueError(f"{self.path}, line {nr}: a row of the grid {row.get('grid')}, this is {self._name}")
+            whole += length
+            self._mark(row["index"])
         os.truncate(self.path, whole)
 
     def _mark(self, index):
@@ -351,6 +348,25 @@ SUMMARY = ("grown_bytes", "overshoot_bytes", "peak_bytes", "shortfall_byte_secon
 """The columns that a summary shows."""
 
 
+def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(line number, length in bytes, row) of each row in a file, up to a torn last line, whose writer was killed. ValueError
+    naming a line that is no row; OSError as open_regular."""
+    with open_regular(path) as file:
+        for nr, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), 1):
+            whole = line.endswith(b"\n")
+            try:
+                row = json.loads(line)
+                if not isinstance(row["key"], str) or type(row["index"]) is not int:
+                    raise TypeError
+            except (ValueError, KeyError, TypeError, RecursionError):
+                if not whole and (nr > 1 or line.startswith(b"{")):
+                    return
+                raise ValueError(f"{os.fspath(path)}, line {nr}: not a row of a sweep") from None
+            if not whole:
+                return
+            yield nr, len(line), row
+
+
 def summary(path: str | os.PathLike[str], columns: Sequence[str] = SUMMARY) -> list[dict[str, Any]]:
     """Mean, 95 % interval and n over the seeds of a sweep's rows, for each combination of values and strategy, in the order of
     the grid.
@@ -359,29 +375,22 @@ def summary(path: str | os.PathLike[str], columns: Sequence[str] = SUMMARY) -> l
     the interval, all equal)}]. ValueError naming the line that is no row.
     """
     groups: dict[str, dict[str, Any]] = {}
-    with open(path, encoding="utf-8") as file:
-        for nr, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                key, index = row["key"].rpartition(",seed=")[0], row["index"]
-            except (ValueError, KeyError, TypeError):
-                if not line.endswith("\n"):
-                    break
-                raise ValueError(f"{os.fspath(path)}, line {nr}: not a row of a sweep") from None
-            group = groups.setdefault(key, {"at": index, "n": 0, "errors": 0, "reason": None, "means": {}})
-            group["at"] = min(group["at"], index)
-            if "error" in row:
-                group["errors"] += 1
-                continue
-            group["n"] += 1
-            group["reason"] = row.get("reason")
-            for column in columns:
-                value = row.get(column)
-                if isinstance(value, (int, float)):
-                    group["means"].setdefault(column, [Mean(), value, True])
-                    mean, first, equal = group["means"][column]
-                    mean.add(value)
-                    group["means"][column][2] = equal and value == first
+    for _, _, row in _rows(path):
+        key, index = row["key"].rpartition(",seed=")[0], row["index"]
+        group = groups.setdefault(key, {"at": index, "n": 0, "errors": 0, "reason": None, "means": {}})
+        group["at"] = min(group["at"], index)
+        if "error" in row:
+            group["errors"] += 1
+            continue
+        group["n"] += 1
+        group["reason"] = row.get("reason")
+        for column in columns:
+            value = row.get(column)
+            if isinstance(value, (int, float)) and abs(value) < _MOST:
+                group["means"].setdefault(column, [Mean(), value, True])
+                mean, first, equal = group["means"][column]
+                mean.add(value)
+                group["means"][column][2] = equal and value == first
     if not groups:
         raise ValueError(f"{os.fspath(path)}: no rows")
     made = []
