@@ -11,6 +11,7 @@ import timeit
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import paths
 from contenders import SECTION, make, pages
 from fastonline_engines import FastOnline
 from peers import LARGE, arguments, measure, pin, surroundings, write
@@ -21,6 +22,7 @@ from fastonline.cost.profile import summary
 from fastonline.cost.report import number
 from fastonline.drivers.hypervisor import Domain, Host
 from fastonline.drivers.xen import XEN_THREAD, XenBalloon
+from fastonline.hotplug.memory import ENGINES
 
 GROWTH = (17, 20, 22)
 GROWTH_LARGE = (24, 27, 30)
@@ -117,31 +119,40 @@ def embedded(repeat):
     return lines
 
 
-def turnover(repeat, steps=1 << 14):
-    """A nearly full guest frees a random page and allocates one, Python calls: at 2^22 pages beside 2^18, and beside
-    struct_page."""
-    least = {}
-    for engine, n in (("bitmap", 18), ("bitmap", 22), ("struct_page", 22)):
-        mem = fo.Memory(fo.X86_64, engine=engine, max_memory=4096 << n)
-        mem.add_memory(0, 1 << n)
-        mem.online_pages(0, 1 << n)
-        mem.alloc_contig_range(0, 1 << n)
-        pfns = np.random.default_rng(2008).permutation(1 << n)
-        mem.free_pfns(pfns[steps : steps + 8])
-        held, zone, found = pfns[:steps].tolist(), mem.zone_of(0), []
-        for _ in range(repeat):
-            start = time.perf_counter_ns()
-            for i, pfn in enumerate(held):
-                mem.free_pages(pfn)
-                held[i] = mem.alloc_pages(0, zone)
-            found.append((time.perf_counter_ns() - start) / steps)
-        least[engine, n] = summary(found)
-    def beside(what, most, one, other):
-        return Figure(what, True, most, "x", *(least[one][key] / least[other][key] for key in ("min", "median")))
-    return [
-        beside("turnover of a full guest, 2^22 / 2^18 pages", 2, ("bitmap", 22), ("bitmap", 18)),
-        beside("turnover of a full guest, bitmap / struct_page", 1, ("bitmap", 22), ("struct_page", 22)),
-    ]
+def around(large, repeat):
+    """The paths around the headline ones: their goals, bitmap engine unless named."""
+    sizes = (18, 20, 22, 24) if large else (18, 20, 22)
+    lines = []
+
+    def line(what, goal, unit, found, divide=1):
+        lines.append(Figure(what, True, goal, unit, found["min"] / divide, found["median"] / divide))
+    pairs = {n: paths.turnover("bitmap", n, repeat) for n in sizes}
+    for n, found in pairs.items():
+        line(f"turnover of a full guest of 2^{n} pages, C API, a pair", 40, "ns", found)
+    other = paths.turnover("struct_page", 22, repeat)
+    line("  bitmap / struct_page at 2^22", 1, "x", {key: pairs[22][key] / other[key] for key in ("min", "median")})
+    for order in (3, 6, 9):
+        far = {n: paths.far_block(n, order, repeat) for n in ((18, 22, 26, 30) if large else (18, 22))}
+        most = max(far)
+        line(f"only block of order {order} at the far end of 2^{most}, C API", 100, "ns", far[most])
+        line(f"  2^{most} / 2^18 pages", 2, "x", {key: far[most][key] / max(far[18][key], 1) for key in ("min", "median")})
+    line("alloc_pages_bulk, half of the pages free, a page", 2, "ns", paths.half_free(repeat))
+    by_size = {size: paths.batches(size, repeat) for size in paths.BATCHES}
+    for call in by_size[1]:
+        for size, goal in paths.BATCHES.items():
+            line(f"{call}, {size} a call, a page", goal, "ns", by_size[size][call])
+    line('alloc_pages(zone="DMA32")', 60, "ns", paths.one_zone_by_name(repeat))
+    whole = {engine: paths.whole_machine(engine, "16G", min(repeat, 5)) for engine in ENGINES}
+    line("validate() of 16 GiB, a page", 0.2, "ns", whole["bitmap"]["validate"])
+    line("load() of 16 GiB", 5, "ms", whole["bitmap"]["load"], 1e6)
+    line("copy() of 16 GiB, struct_page", 12, "ms", whole["struct_page"]["copy"], 1e6)
+    line("save() of 16 GiB, struct_page", 60, "ms", whole["struct_page"]["save"], 1e6)
+    made = paths.least_of(repeat, lambda: fo.Memory(fo.X86_64, boot="64M", engine="struct_page"))
+    line("a machine of 64 MiB, struct_page", 0.3, "ms", made, 1e6)
+    line("128 MiB offline, removed, added, online", 3, "us", paths.cycle(repeat), 1e3)
+    line("a page marked with one listener, 2.6.25", 150, "ns", paths.listener(repeat))
+    line("import fastonline, after NumPy", 5, "ms", paths.importing(min(repeat, 7)), 1e6)
+    return lines
 
 
 def xen_section(repeat, batch, what):
@@ -229,10 +240,10 @@ def figures(large, repeat):
     lines += [
         *rest.values(),
         times("one page, C API, ascending", 5, "ns", small, "bitmap", "W2 C API"),
-        times("one page, C API, random", 5, "ns", small, "bitmap", "W3 C API"),
+        times("one page, C API, random", 3.5, "ns", small, "bitmap", "W3 C API"),
         python_calls(repeat),
         *embedded(repeat),
-        *turnover(min(repeat, 7)),
+        *around(large, min(repeat, 7)),
         xen_section(repeat, 1, "page by page"),
         xen_section(repeat, None, "1024 a hypercall"),
         times("allocate and free every page in bulk, a page", 1, "ns", small, "bitmap", "W4"),
@@ -242,7 +253,7 @@ def figures(large, repeat):
         Figure("64 TiB of room, 128 MiB online: memory", True, 64, "MiB", untouched() / (1 << 20), None,
                "nothing is read as 64 MiB"),
         *(
-            factor(f"struct_page / kernel-shaped C, {workload}", True, 1.3, small, "struct_page", "linux64", workload,
+            factor(f"struct_page / kernel-shaped C, {workload}", True, 1.1, small, "struct_page", "linux64", workload,
                    missing.get(f"linux64, {SECTION} pages", ""))
             for workload in ("W1", "W2", "W3", "W4")
         ),

@@ -326,6 +326,26 @@ def test_time_range_call_is_mark_pages_onlined(added):
     assert phases.time_range_call(mem, START + SECTION, SECTION)[1] == -errno.EINVAL
 
 
+def test_turnover_and_alloc_are_free_pages_and_alloc_pages(engine):
+    mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)
+    twin = mem.copy()
+    zone = mem.zones["DMA32"]
+    pfns, same = (one.alloc_pages_bulk(100, zone="DMA32").tolist() for one in (mem, twin))
+    assert phases.time_turnover(mem, zone.nr, pfns)[1] == 100
+    for i, pfn in enumerate(same):
+        twin.free_pages(pfn)
+        same[i] = twin.alloc_pages(zone="DMA32")
+    assert pfns == same
+    assert phases.time_alloc(mem, zone.nr, 3)[1] == twin.alloc_pages(3, zone="DMA32")
+    assert mem.buddyinfo() == twin.buddyinfo() and mem.stats() == twin.stats()
+    mem.validate()
+    free = mem.alloc_pages(zone=zone)
+    mem.free_pages(free)
+    with pytest.raises(ValueError, match=f"{free} is not a page in use, or zone {zone.nr} has no page"):
+        phases.time_turnover(mem, zone.nr, [free])
+    mem.validate()
+
+
 def test_time_memset_writes():
     room = np.zeros(1000, np.uint8)
     assert phases.time_memset(room)[1] == 1000

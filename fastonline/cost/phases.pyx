@@ -16,8 +16,8 @@ from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, refresh
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_OK, MemoryNotify, NotifierChain
 
 __all__ = [
-    "PHASES", "built", "calibrate", "time_ascending", "time_call", "time_calls", "time_in_order", "time_memset", "time_notify",
-    "time_pages", "time_range", "time_range_call", "words_searched",
+    "PHASES", "built", "calibrate", "time_alloc", "time_ascending", "time_call", "time_calls", "time_in_order", "time_memset",
+    "time_notify", "time_pages", "time_range", "time_range_call", "time_turnover", "words_searched",
 ]
 
 cdef extern from "<time.h>" nogil:
@@ -174,6 +174,46 @@ def time_range_call(Memory mem not None, start_pfn, nr_pages, order=-1):
         onlined = mem.online_range(first, nr, block)
         passed = since(start)
     return passed, onlined
+
+
+def time_turnover(Memory mem not None, zone_nr, pfns):
+    """(ns, pairs) of freeing a page and allocating one from zone zone_nr (Zone.nr) of mem, at C level and without the GIL, for
+    each of the pages in use `pfns`, a list, which gets the pages allocated instead. ValueError when one is not in use, or the
+    zone has no page."""
+    cdef int zone = <int>as_number(zone_nr, "zone_nr", 0, (1 << 31) - 1)
+    held = np.array(pfns, np.int64)
+    cdef int64_t *p = <int64_t *>data_of(held)
+    cdef int64_t start, passed, pfn = 0
+    cdef Py_ssize_t i, nr = len(held)
+    _alone = mem.own()
+    with nogil:
+        start = now()
+        for i in range(nr):
+            if mem.free_page(p[i], 0) < 0:
+                pfn = -1
+                break
+            pfn = mem.alloc_page(zone, 0)
+            if pfn < 0:
+                break
+            p[i] = pfn
+        passed = since(start)
+    if pfn < 0:
+        raise ValueError(f"{p[i]} is not a page in use, or zone {zone} has no page")
+    pfns[:] = held.tolist()
+    return passed, nr
+
+
+def time_alloc(Memory mem not None, zone_nr, order):
+    """(ns, pfn) of one mem.alloc_page(zone_nr, order) at C level; pfn is -ENOMEM where there is no block of the order."""
+    cdef int zone = <int>as_number(zone_nr, "zone_nr", 0, (1 << 31) - 1)
+    cdef int block = <int>as_number(order, "order", 0, MAX_MAX_ORDER)
+    cdef int64_t start, passed, pfn
+    _alone = mem.own()
+    with nogil:
+        start = now()
+        pfn = mem.alloc_page(zone, block)
+        passed = since(start)
+    return passed, pfn
 
 
 def time_memset(room):
