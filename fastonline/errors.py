@@ -1,9 +1,10 @@
-"""The one exception of the kernel's own answers, and how messages show numbers."""
+"""The exception for what the kernel refuses, and what messages have in common: ranges, names."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import SupportsIndex, TypeGuard
 
 
@@ -40,6 +41,17 @@ def range_list(numbers: Iterable[int]) -> str:
         else:
             parts.append([nr, nr])
     return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def invalid_name(what: str, name: object, expected: Iterable[str]) -> ValueError:
+    """Return the ValueError for a `name` that is not among those `expected`. It suggests the nearest one, if one is near.
+
+    what: what the name is of: ``invalid geometry 'X86_46' (expected X86_32_PAE, X86_64); did you mean 'X86_64'?``
+    """
+    known = {one.upper(): one for one in expected}
+    near = get_close_matches(str(name).upper(), known, 1)
+    hint = f"; did you mean {known[near[0]]!r}?" if near else ""
+    return ValueError(f"invalid {what} {name!r:.80} (expected {', '.join(known.values())}){hint}")
 
 
 def is_number(value: object) -> TypeGuard[SupportsIndex]:

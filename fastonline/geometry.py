@@ -8,45 +8,68 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import SupportsIndex
 
+from fastonline.errors import invalid_name
+
 MAX_BOOT_ZONES = 4
 """Zones that a kernel has below Movable (enum zone_type)."""
 
 _SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
+_SIZE = re.compile(
+    r"\s*(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<number>[0-9]+(?:\.[0-9]+(?=\s*[KMGTPkmgtp]))?))"
+    r"\s*(?:(?P<suffix>[KMGTPkmgtp])[iI]?)?[bB]?\s*",
+    re.ASCII,
+)
 
 
-def parse_size(size: SupportsIndex | str) -> int:
-    """Bytes from an int or from text such as ``"512M"``, ``"1.5G"``, ``"4096"`` (K, M, G, T, P are powers of 1024; a fraction
-    must come to whole bytes).
+def parse_size(size: SupportsIndex | str, unit: int = 1) -> int:
+    """Return the bytes of a size, a multiple of `unit` bytes.
 
-    Raises TypeError for what is neither, ValueError for text that is no size or a negative one.
+    size: an int, or text as people type it:
+
+    - ``"536870912"``, ``"0x20000000"``: bytes, decimal or hexadecimal.
+    - ``"512M"``, ``"512m"``, ``"512MB"``, ``"512MiB"``, ``"512 MiB"``, ``"1653817 kB"``: K, M, G, T and P are powers of 1024,
+      as in the kernel's memparse; "B" and "iB" change nothing.
+    - ``"1.5G"``, ``"1.1G"``: a decimal fraction is rounded down to whole units.
+
+    unit: bytes, such as those of a page. TypeError if `size` is neither an int nor text; ValueError if it is negative, not a
+    size, or, without a fraction, not a multiple of `unit`.
     """
     if isinstance(size, str):
-        nr_bytes = _fraction(size)
-        if nr_bytes.denominator != 1:
-            raise ValueError(f"{size!r} is not a whole number of bytes")
-        return int(nr_bytes)
-    if isinstance(size, bool) or not hasattr(size, "__index__"):
-        raise TypeError(f"a size is an int (bytes) or text such as '512M', not {size!r}")
-    size = size.__index__()
-    if size < 0:
-        raise ValueError(f"a size cannot be negative: {size}")
-    return size
+        nr_bytes, is_rounded = _parse_text(size)
+        if is_rounded:
+            return nr_bytes - nr_bytes % unit
+    elif isinstance(size, bool) or not hasattr(size, "__index__"):
+        raise TypeError(f"invalid size {size!r:.80} (expected an int, or text such as '512M')")
+    else:
+        nr_bytes = size.__index__()
+    if nr_bytes < 0:
+        raise ValueError(f"invalid size {nr_bytes} (expected 0 or more)")
+    if nr_bytes % unit:
+        raise ValueError(f"invalid size {size!r} (expected a multiple of {format_size(unit)})")
+    return nr_bytes
 
 
-def round_size(size: SupportsIndex | str) -> int:
-    """parse_size for what is rounded anyhow: a fraction of a byte in the text is cut off, so that ``"1.1G"`` is a size."""
-    return int(_fraction(size)) if isinstance(size, str) else parse_size(size)
+def _parse_text(size: str) -> tuple[int, bool]:
+    """(bytes, has it a decimal fraction?) of the text of a size."""
+    found = _SIZE.fullmatch(size) if len(size) <= 64 else None
+    if found is None:
+        raise ValueError(f"invalid size {size!r:.80} (expected bytes, or a number with K, M, G, T or P, such as '512M')")
+    number = found["hex"] or found["number"]
+    shift = _SUFFIXES[(found["suffix"] or "").upper()]
+    if found["hex"]:
+        return int(number, 16) << shift, False
+    return int(Fraction(number) * (1 << shift)), "." in number
 
 
-def _fraction(size: str) -> Fraction:
-    """Bytes of the text of a size; ValueError when it is none."""
-    if len(size) > 64:
-        raise ValueError(f"a size of {len(size)} characters is no size")
-    text = size.strip().upper().removesuffix("IB").removesuffix("B")
-    number, suffix = (text[:-1], text[-1]) if text and text[-1].isalpha() else (text, "")
-    if suffix not in _SUFFIXES or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
-        raise ValueError(f"{size!r} is not a size: give bytes, or a number with K, M, G, T or P, such as '512M'")
-    return Fraction(number) * (1 << _SUFFIXES[suffix])
+def pages_of_size(size: SupportsIndex | str, page_size: int, what: str) -> int:
+    """Return the pages of `page_size` bytes in a size (as parse_size takes it). what: what the size is of, for the message.
+
+    TypeError or ValueError as parse_size, also for a size that is not whole pages.
+    """
+    try:
+        return parse_size(size, page_size) // page_size
+    except (TypeError, ValueError) as e:
+        raise type(e)(f"{what}: {e}") from None
 
 
 def format_size(size: int) -> str:
@@ -334,6 +357,20 @@ PRESETS = {
     geometry.name: geometry
     for geometry in (X86_32_PAE, X86_64, ARM64_4K, ARM64_16K, ARM64_64K, S390X, PPC64LE_64K, RISCV64, LOONGARCH64_16K)
 }
+
+
+def by_name(name: str) -> Geometry:
+    """Return the preset called `name`. Upper and lower case are alike, and so are "-", "." and "_": "x86_64", "ARM64-64K".
+
+    TypeError if `name` is not text, ValueError if there is no such preset.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a geometry is text such as 'X86_64', not {name!r:.80}")
+    geometry = PRESETS.get(re.sub(r"[-. ]", "_", name.strip()).upper())
+    if geometry is None:
+        raise invalid_name("geometry", name, PRESETS)
+    return geometry
+
 
 _LOW_MEMORY, _LOW_MEMORY_SPLIT = 0xE0000000, 0xC0000000
 _FIRMWARE = 128 << 10

@@ -1,9 +1,10 @@
 """Which kernel is mirrored, as data. The facts are in the docstring of Rules; their sources are the kernel files named."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fastonline.errors import is_number
+from fastonline.errors import invalid_name, is_number
 
 INT_MAX = 0x7FFFFFFF
 ZONEINFO_LINES = {"boost", "min", "low", "high", "promo", "scanned", "scanned (a: i:)", "spanned", "present", "managed", "cma"}
@@ -334,3 +335,35 @@ LINUX_6_12 = Rules(
 LINUX_6_18 = Rules(**{**LINUX_6_12.__dict__, "name": "6.18", "node_notifier": True})
 
 PRESETS = {rules.name: rules for rules in (LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18)}
+
+_VERSION = re.compile(r"(?:linux[-_ ]?)?v?(\d{1,4})[._](\d{1,4})(?:[._](\d{1,4}))?(?:[-+._~].*)?", re.ASCII | re.IGNORECASE)
+
+
+def _version(name: str) -> tuple[int, ...] | None:
+    """(2, 6, 25) or (6, 12) of the text of a version; the third number counts in 2.6 alone. None: it is not one."""
+    found = _VERSION.fullmatch(name.strip())
+    if found is None:
+        return None
+    numbers = tuple(int(number) for number in found.groups() if number is not None)
+    return numbers if numbers[:2] == (2, 6) else numbers[:2]
+
+
+def by_name(name: str) -> Rules:
+    """Return the preset for a kernel version as people type it: "6.12", "v6.12", "6.12.3", "6.1.0-13-amd64", "LINUX_6_12".
+
+    A version from 6.1 on that has no preset gets the newest preset that is not newer: "6.2" to "6.11" get LINUX_6_1, "6.13" to
+    "6.17" LINUX_6_12, all later ones LINUX_6_18. "2.6.26" hotplugs memory as 2.6.25 does and gets LINUX_2_6_25. Of the versions
+    between 2.6.26 and 6.1 no rules are known.
+
+    TypeError if `name` is not text, ValueError if it is no such version.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a kernel version is text such as '6.12', not {name!r:.80}")
+    version = _version(name)
+    if version is not None:
+        if (2, 6, 25) <= version <= (2, 6, 26):
+            return LINUX_2_6_25
+        for rules in (LINUX_6_18, LINUX_6_12, LINUX_6_1):
+            if version >= (_version(rules.name) or ()):
+                return rules
+    raise invalid_name("rules", name, ["2.6.25", "2.6.26", "6.1", "6.12", "6.18", "or another version from 6.1 on"])

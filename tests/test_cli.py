@@ -211,12 +211,12 @@ def test_capture_of_a_busy_kernel_says_so(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("args", "says"), [
     ([], "required: COMMAND"),
     (["melt"], "'melt'"),
-    (["profile", "--section", "half"], "'half' is not a size"),
-    (["profile", "--section", "100M"], "100M is not whole sections of X86_64, of 128M each"),
+    (["profile", "--section", "half"], "invalid size 'half' (expected bytes"),
+    (["profile", "--section", "100M"], "invalid size '100M' (expected a multiple of 128M)"),
     (["profile", "--section", "9999999T"], "memory ends at pfn 0x400000000"),
     (["profile", "--section", "99999999999999T"], "memory ends at pfn 0x400000000"),
-    (["profile", "--geometry", "VAX"], "'VAX' is none of X86_32_PAE"),
-    (["profile", "--rules", "2.4"], "'2.4' is none of 2.6.25"),
+    (["profile", "--geometry", "VAX"], "invalid geometry 'VAX' (expected X86_32_PAE"),
+    (["profile", "--rules", "2.4"], "invalid rules '2.4' (expected 2.6.25"),
     (["profile", "--engine", "slab"], "'slab'"),
     (["profile", "--order", "11"], "order 11"),
     (["profile", "--order", "x"], "'x'"),
@@ -242,7 +242,7 @@ def test_capture_of_a_busy_kernel_says_so(run, tmp_path, monkeypatch):
     (["replay", os.path.dirname(__file__)], "Is a directory"),
     (["balloon", "xen", "1G", "--call-ns", "nan"], "nan ns"),
     (["balloon", "xen", "1G", "--scattered", "--seed", "-1"], "got -1"),
-    (["balloon", "xen", "1Q"], "'1Q' is not a size"),
+    (["balloon", "xen", "1Q"], "invalid size '1Q'"),
     (["balloon", "hyperv", "1G", "--behaviour", "thread"], "no option behaviour"),
 ], ids=str)
 def test_one_line_and_status_2(run, args, says):

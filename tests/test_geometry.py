@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import fastonline as fo
-from fastonline.geometry import PRESETS, format_size
+from fastonline.geometry import PRESETS, by_name, format_size
 
 
 def test_the_threads_figures():
@@ -96,7 +96,7 @@ def test_sizes(size, expected):
     [
         ("", ValueError),
         ("M", ValueError),
-        ("1.3K", ValueError),
+        ("1.3", ValueError),
         ("-1", ValueError),
         ("1X", ValueError),
         ("١", ValueError),
@@ -140,3 +140,18 @@ def test_other_architectures(engine, geometry, page, section, largest, pageblock
     mem.offline_pages(start, nr)
     mem.remove_memory(start, nr)
     mem.validate()
+
+
+@pytest.mark.parametrize("name", ["X86_64", "x86_64", "x86-64", " X86_64 "])
+def test_presets_by_name_as_typed(name):
+    assert by_name(name) is fo.X86_64 is fo.Memory(name).geometry
+    assert by_name("ARM64-64K") is by_name("arm64_64k") is fo.ARM64_64K
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(ValueError, match=r"^invalid geometry 'x86_46' \(expected X86_32_PAE, .*\); did you mean 'X86_64'\?$"):
+        by_name("x86_46")
+    with pytest.raises(ValueError, match=r"^invalid geometry 'VAX' \(expected X86_32_PAE, .*\)$"):
+        fo.Memory("VAX")
+    with pytest.raises(TypeError, match="text such as"):
+        by_name(64)

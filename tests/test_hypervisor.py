@@ -150,7 +150,7 @@ def test_a_destroyed_domain_gives_all_back():
 
 @pytest.mark.parametrize("make, error, match", [
     (lambda: Host("0"), ValueError, "at least one frame"),
-    (lambda: Host("5000"), ValueError, "whole number of pages"),
+    (lambda: Host("5000"), ValueError, "multiple of 4K"),
     (lambda: Host("no size"), ValueError, "no size"),
     (lambda: Host("1M", call_ns=-1), ValueError, "cost"),
     (lambda: Host("1M", call_ns={"hypercall": 1}), ValueError, "unknown call 'hypercall'"),

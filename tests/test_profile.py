@@ -219,8 +219,8 @@ def test_progress_gets_every_step(result):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"section": "100M"}, "100M is not whole sections of X86_64, of 128M each"),
-    ({"section": 0}, "whole sections"),
+    ({"section": "100M"}, "invalid size '100M' .expected a multiple of 128M."),
+    ({"section": 0}, "invalid section 0 .expected at least 128M."),
     ({"orders": [11]}, "order 11 is not between 0 and X86_64's MAX_PAGE_ORDER = 10"),
     ({"orders": [-1]}, "order -1"),
     ({"repeat": 0}, "repeat must be at least 1, not 0"),

@@ -6,7 +6,26 @@ import pytest
 from conftest import SMALL_64, SMALL_PAE
 
 import fastonline as fo
-from fastonline.rules import PRESETS
+from fastonline.rules import PRESETS, by_name
+
+
+@pytest.mark.parametrize("name, preset", [
+    ("2.6.25", "2.6.25"), ("2.6.26", "2.6.25"), ("v2.6.25.20", "2.6.25"), ("LINUX_2_6_25", "2.6.25"),
+    ("6.1", "6.1"), ("6.1.192", "6.1"), ("6.1.0-13-amd64", "6.1"), ("v6.6", "6.1"), ("6.11", "6.1"),
+    ("6.12", "6.12"), ("v6.12", "6.12"), (" 6.12.3 ", "6.12"), ("6.12-rc3", "6.12"), ("LINUX_6_12", "6.12"), ("6.17", "6.12"),
+    ("6.18", "6.18"), ("linux-6.18.1", "6.18"), ("7.0", "6.18"),
+])
+def test_a_version_gets_the_newest_preset_that_is_not_newer(name, preset):
+    assert by_name(name) is PRESETS[preset]
+    assert fo.Memory(fo.X86_64, rules=name).rules is PRESETS[preset]
+
+
+@pytest.mark.parametrize("name", ["x", "", "6", "2.4", "2.6", "2.6.24", "2.6.27", "3.1", "5.15", "6.0", "6.x", "٦.١", "6.12x"])
+def test_what_is_no_version(name):
+    with pytest.raises(ValueError, match=r"^invalid rules '.*' \(expected 2\.6\.25, "):
+        by_name(name)
+    with pytest.raises(TypeError, match="'6.12'"):
+        by_name(6.12)
 
 
 def test_presets_by_name():

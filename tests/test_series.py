@@ -51,9 +51,9 @@ def test_what_are_no_targets(text):
 
 
 @pytest.mark.parametrize("change, error, match", [
-    ({"name": "vmware"}, ValueError, "no driver 'vmware'"),
-    ({"behaviour": "4.0"}, ValueError, "no Xen balloon '4.0'"),
-    ({"name": "cmm", "behaviour": "cmm3"}, ValueError, "no CMM 'cmm3'"),
+    ({"name": "vmware"}, ValueError, "invalid driver 'vmware'"),
+    ({"behaviour": "4.0"}, ValueError, "invalid behaviour '4.0'"),
+    ({"name": "cmm", "behaviour": "cmm3"}, ValueError, "invalid behaviour 'cmm3'"),
     ({"host_memory": "16M"}, HotplugError, "cannot be built"),
 ])
 def test_bad_arguments(change, error, match):
@@ -109,9 +109,9 @@ def test_a_target_that_is_not_reached_says_why(line, why):
     [
         ("hyperv 1G --order 9", "no option order"),
         ("cmm 1G --udev-delay 1", "no option udev_delay"),
-        ("xen 1G,big", "'big' is not a size"),
-        ("xen -1G", "'-1G' is not a size"),
-        ("xen 1G --boot 5", "whole number of pages"),
+        ("xen 1G,big", "invalid size 'big'"),
+        ("xen -1G", "invalid size '-1G'"),
+        ("xen 1G --boot 5", "boot: invalid size '5' .expected a multiple of 4K."),
         ("xen 1G --call-ns -1", "cost"),
         ("hyperv 1G --behaviour today", "no option behaviour"),
         ("xen 1G --reporting", "no option reporting"),

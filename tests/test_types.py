@@ -15,9 +15,9 @@ HERE = Path(__file__).resolve().parent
 # Each line is one mistake; with Any in the place of a type, mypy would see none in it.
 MISTAKES = """
 fo.Memory()
-fo.Memory("X86_64")
+fo.Memory(6)
 fo.Memory(fo.X86_64, boot=1.5)
-fo.Memory(fo.X86_64, rules="6.12")
+fo.Memory(fo.X86_64, rules=6.12)
 fo.parse_size(None)
 fo.load(3)
 fo.export_sysfs("mem", "there")

@@ -5,8 +5,8 @@ import json
 import os
 import sys
 
-from fastonline import geometry
 from fastonline.files import check_output, write_file
+from fastonline.geometry import parse_size
 from fastonline.linux.capture import Capture
 from fastonline.linux.sources import read_source
 
@@ -47,22 +47,20 @@ def progress(steps):
 
 # -- arguments that several commands share
 
-def preset(table):
-    """An argparse type that looks a name up in a table of presets."""
-    def look_up(name):
+def checked(read):
+    """An argparse type that shows the ValueError of `read`."""
+    def argument(text):
         try:
-            return table[name]
-        except KeyError:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(table)}") from None
-    return look_up
+            return read(text)
+        except ValueError as e:
+            raise argparse.ArgumentTypeError(str(e)) from None
+    return argument
 
 
 def size(text):
-    """A size such as 512M, in bytes."""
-    try:
-        return geometry.parse_size(text)
-    except ValueError as e:
-        raise argparse.ArgumentTypeError(str(e)) from None
+    """The text of a size such as 512M or 1.1G. The command knows to which unit a fraction is rounded."""
+    checked(parse_size)(text)
+    return text
 
 
 def count(text):

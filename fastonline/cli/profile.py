@@ -7,7 +7,7 @@ import sys
 from functools import partial
 
 from fastonline import geometry, rules
-from fastonline.cli.common import add_json, add_plot, check_plot, colored, count, output, preset, progress, size, write_json
+from fastonline.cli.common import add_json, add_plot, check_plot, checked, colored, count, output, progress, size, write_json
 from fastonline.cost.against import against, against_text, load_profile
 from fastonline.cost.counters import HARDWARE
 from fastonline.cost.processes import profile_processes
@@ -44,7 +44,7 @@ def add_profile(commands):
     parser.add_argument(
         "--section", type=size, default="512M", metavar="SIZE", help="how much goes online, whole sections (default: 512M)"
     )
-    parser.add_argument("--rules", type=preset(rules.PRESETS), default="6.12", metavar="VERSION",
+    parser.add_argument("--rules", type=checked(rules.by_name), default="6.12", metavar="VERSION",
                         help=f"the kernel that is mirrored: {', '.join(rules.PRESETS)} (default: 6.12)")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="only this engine; may be repeated (default: both)")
     parser.add_argument("--order", type=int, action="append", metavar="N",
@@ -86,7 +86,7 @@ def add_profile(commands):
 
 def geometries(text):
     """One or more names of geometries, separated by commas."""
-    return [preset(geometry.PRESETS)(name) for name in text.split(",")]
+    return [checked(geometry.by_name)(name) for name in text.split(",")]
 
 
 def share(text):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from fastonline.cost.plain import nearest
 from fastonline.cost.run import Row, Run
 from fastonline.cost.scenario import Scenario
 from fastonline.cost.strategies import STRATEGIES
+from fastonline.errors import invalid_name
 
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
@@ -85,7 +85,7 @@ def run_one(scenario: Scenario, strategy: str, check: bool = False) -> Row:
     """The Row of one strategy, by name, on a scenario; check: validate the driver after each step. ValueError for an unknown
     strategy."""
     if strategy not in STRATEGIES:
-        raise nearest("strategy", strategy, STRATEGIES)
+        raise invalid_name("strategy", strategy, STRATEGIES)
     chosen = STRATEGIES[strategy]
     reason = chosen.forbidden(scenario)
     return Row(strategy, reason) if reason is not None else Run(scenario, chosen, check).row()
@@ -97,5 +97,5 @@ def compare(scenario: Scenario, strategies: Sequence[str] | None = None, progres
     names = list(STRATEGIES if strategies is None else strategies)
     for name in names:
         if name not in STRATEGIES:
-            raise nearest("strategy", name, STRATEGIES)
+            raise invalid_name("strategy", name, STRATEGIES)
     return Comparison(scenario, [run_one(scenario, name) for name in (names if progress is None else progress(names))])

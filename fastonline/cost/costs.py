@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
-from fastonline.cost.plain import nearest
+from fastonline.errors import invalid_name
 
 _HYPERALLOC = "HyperAlloc, EuroSys'25, raw data of luhsra/hyperalloc-bench: 20 -> 2 -> 20 GiB"
 _LI_WANG = "Li and Wang, lkml July 2017 (1707.3/04371): 7 GiB of an idle 8 GiB guest in 4126 ms"
@@ -166,11 +166,11 @@ def costs_of(table: str = "published", changes: Mapping[str, Any] | None = None)
     """The Costs named `table` with `changes`: {name of NAMES: ns per call, or [per call, per frame, per touched frame]}. A
     change holds for every mechanism that makes the call. ValueError, TypeError for names and numbers that are none."""
     if table not in TABLES:
-        raise nearest("table of costs", table, TABLES)
+        raise invalid_name("table of costs", table, TABLES)
     costs = TABLES[table]
     for name, value in (changes or {}).items():
         if name not in NAMES:
-            raise nearest("call", name, NAMES)
+            raise invalid_name("call", name, NAMES)
         call, frame, touched = check_price(name, value)
         price = Price(call, frame, touched, "given by the scenario")
         costs = replace(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
+
+from fastonline.errors import invalid_name
 
 Reader = Callable[[Any], Any]
 
@@ -21,13 +22,6 @@ class KeyProblem(ValueError):
         return KeyProblem, (self.key, self.message)
 
 
-def nearest(what: str, name: object, names: Iterable[str]) -> ValueError:
-    """The error that there is no `what` called `name`; it suggests the nearest of `names`."""
-    names = list(names)
-    close = get_close_matches(str(name), names, 1, 0.0)
-    return ValueError(f"unknown {what} {name!r}: did you mean {close[0]!r}? (expected one of {', '.join(names)})")
-
-
 def read_table(values: Any, readers: Mapping[str, Reader]) -> dict[str, Any]:
     """{key: readers[key](value)} of a table of plain `values`. KeyProblem for an unknown key and for what a reader refuses."""
     if not isinstance(values, Mapping):
@@ -35,7 +29,7 @@ def read_table(values: Any, readers: Mapping[str, Reader]) -> dict[str, Any]:
     given = {}
     for key, value in values.items():
         if key not in readers:
-            raise KeyProblem(key, str(nearest("key", key, readers)))
+            raise KeyProblem(key, str(invalid_name("key", key, readers)))
         try:
             given[key] = readers[key](value)
         except KeyProblem as e:

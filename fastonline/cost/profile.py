@@ -160,12 +160,9 @@ def profile(
 
 
 def _section_pages(geometry, section):
-    size = parse_size(section)
-    if size == 0 or size % geometry.section_size:
-        raise ValueError(
-            f"a section of {format_size(size)} is not whole sections of {geometry.name}, "
-            f"of {format_size(geometry.section_size)} each"
-        )
+    size = parse_size(section, geometry.section_size)
+    if size == 0:
+        raise ValueError(f"invalid section {section!r} (expected at least {format_size(geometry.section_size)})")
     if size // geometry.page_size > geometry.max_pfn:
         raise ValueError(
             f"a section of {format_size(size)} is too large for {geometry.name}: memory ends at pfn {geometry.max_pfn:#x}"

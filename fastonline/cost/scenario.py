@@ -15,13 +15,13 @@ from importlib.resources import files
 from typing import Any
 
 from fastonline.cost.costs import check_price, costs_of
-from fastonline.cost.plain import KeyProblem, check_times, nearest, number, optional, pairs, read_table, text, truth, whole
+from fastonline.cost.plain import KeyProblem, Reader, check_times, number, optional, pairs, read_table, text, truth, whole
 from fastonline.cost.workloads import Workload
-from fastonline.drivers.hypervisor import pages_of_size
+from fastonline.errors import invalid_name
 from fastonline.files import read_text
-from fastonline.geometry import PRESETS as GEOMETRIES, format_size, parse_size
+from fastonline.geometry import PRESETS as GEOMETRIES, by_name as geometry_by_name, format_size, pages_of_size, parse_size
 from fastonline.hotplug.memory import ENGINES, MEMMAPS
-from fastonline.rules import PRESETS as RULES
+from fastonline.rules import PRESETS as RULES, by_name as rules_by_name
 
 PRESETS = ("thread", "thread-dry", "inflate", "microvm", "two-guests")
 """The scenarios that come with the package, in fastonline/cost/presets."""
@@ -72,11 +72,15 @@ class Scenario:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, table in (("geometry", GEOMETRIES), ("rules", RULES), ("engine", ENGINES)):
-            if getattr(self, name) not in table:
-                raise ValueError(f"{name}: {nearest(name, getattr(self, name), table)}")
+        for name, by_name in (("geometry", geometry_by_name), ("rules", rules_by_name)):
+            try:
+                object.__setattr__(self, name, by_name(getattr(self, name)).name)
+            except ValueError as e:
+                raise ValueError(f"{name}: {e}") from None
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine: {invalid_name('engine', self.engine, ENGINES)}")
         if self.memmap is not None and self.memmap not in MEMMAPS:
-            raise ValueError(f"memmap: {nearest('memmap', self.memmap, MEMMAPS)}")
+            raise ValueError(f"memmap: {invalid_name('memmap', self.memmap, MEMMAPS)}")
         if self.memmap == "on_memory" and not RULES[self.rules].memmap_on_memory:
             raise ValueError(f"memmap: Linux {self.rules} has no memmap_on_memory")
         if not self.steps:
@@ -189,7 +193,7 @@ def _costs(value):
 
 _STEPS = pairs(parse_size)
 
-_READERS = {
+_READERS: dict[str, Reader] = {
     "name": text, "geometry": text, "rules": text, "engine": text, "memmap": optional(text), "boot": parse_size,
     "maximum": parse_size, "host": parse_size, "memory_block_size": optional(parse_size), "scattered": truth, "steps": _STEPS,
     "end": number, "others": _others, "costs": _costs, "user_delay": number, "batch": optional(whole), "policy_period": number,
@@ -211,7 +215,7 @@ def scenario(name: str | os.PathLike[str]) -> Scenario:
     if os.path.exists(name) or name.endswith(".toml") or os.sep in name:
         toml = read_text(name).removeprefix("\ufeff")
         return _parse(toml, name, os.path.dirname(name))
-    raise nearest("preset", name, PRESETS)
+    raise invalid_name("preset", name, PRESETS)
 
 
 def _parse(toml, name, directory):
@@ -253,7 +257,7 @@ def changed(base: Scenario, changes: Mapping[str, Any]) -> Scenario:
         for table in tables:
             inside = inside.get(table)
             if not isinstance(inside, dict):
-                raise KeyProblem(key, str(nearest("table", table, ("workload", "costs"))))
+                raise KeyProblem(key, str(invalid_name("table", table, ("workload", "costs"))))
         inside[last] = value
     return Scenario.from_dict(values)
 

@@ -23,9 +23,9 @@ from typing import Any, Protocol
 
 import fastonline
 from fastonline.cost.compare import run_one
-from fastonline.cost.plain import nearest
 from fastonline.cost.scenario import Scenario, changed
 from fastonline.cost.strategies import STRATEGIES
+from fastonline.errors import invalid_name
 from fastonline.files import open_regular
 
 MOST_POINTS = 10**7
@@ -101,7 +101,7 @@ def grid(scenario: Scenario, sets: Mapping[str, Sequence[Any]] | None = None, st
     names = tuple(STRATEGIES if strategies is None else strategies)
     for name in names:
         if name not in STRATEGIES:
-            raise nearest("strategy", name, STRATEGIES)
+            raise invalid_name("strategy", name, STRATEGIES)
     if len(set(names)) < len(names):
         raise ValueError("a strategy is named twice")
     given = tuple((key, tuple(values)) for key, values in (sets or {}).items())

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.cost.plain import KeyProblem, check_times, nearest, number, pairs, read_table, text, whole
+from fastonline.cost.plain import KeyProblem, Reader, check_times, number, pairs, read_table, text, whole
+from fastonline.errors import invalid_name
 from fastonline.files import read_text
 from fastonline.geometry import parse_size
 
@@ -61,9 +62,9 @@ class Workload:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"kind: {nearest('workload', self.kind, KINDS)}")
+            raise ValueError(f"kind: {invalid_name('workload', self.kind, KINDS)}")
         if self.free_order not in FREE_ORDERS:
-            raise ValueError(f"free_order: {nearest('order', self.free_order, FREE_ORDERS)}")
+            raise ValueError(f"free_order: {invalid_name('order', self.free_order, FREE_ORDERS)}")
         for name in ("in_use", "movable", "low"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not a share from 0 to 1")
@@ -89,7 +90,7 @@ class Workload:
             raise TypeError(f"expected a table, not {values!r}")
         kind = values.get("kind", "ramp")
         if kind not in KINDS:
-            raise KeyProblem("kind", str(nearest("workload", kind, KINDS)))
+            raise KeyProblem("kind", str(invalid_name("workload", kind, KINDS)))
         keys = ("kind", *COMMON, *KINDS[kind])
         for key in values:
             others = [name for name, own in KINDS.items() if key in own]
@@ -173,7 +174,7 @@ def read_trace(path: str, time: str = "time", demand: str | None = None, total: 
     columns = [time, demand] if demand is not None else [time, total, small]
     for name in columns:
         if name not in header:
-            raise ValueError(f"{path}, line 1: {nearest('column', name, header)}")
+            raise ValueError(f"{path}, line 1: {invalid_name('column', name, header)}")
     at = [header.index(name) for name in columns]
     points: list[tuple[float, int]] = []
     for row in rows:
@@ -203,7 +204,7 @@ def _is_number(cell):
     return True
 
 
-_READERS = {
+_READERS: dict[str, Reader] = {
     "kind": text, "in_use": number, "movable": number, "free_order": text, "tick": number, "period": number, "low": number,
     "job": parse_size, "jobs": whole, "rate": number, "instance": parse_size, "lifetime": number, "trace": text,
     "points": pairs(parse_size), "time": text, "demand": text, "total": text, "small": text,

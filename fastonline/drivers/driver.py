@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.drivers.hypervisor import Domain, all_different
-from fastonline.geometry import Geometry, format_size, round_size
+from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug.memory import Memory
 
 NEVER = float("inf")
@@ -75,7 +75,7 @@ class Driver:
     def set_target(self, size: int | str, now: float = 0.0) -> None:
         """From now on the guest is to have so much memory (bytes, or text such as "1.1G"), taken down to whole pages; the
         worker is due at once. ValueError or TypeError for what is no size."""
-        self.target_pages = round_size(size) >> self.mem.geometry.page_shift
+        self.target_pages = parse_size(size) >> self.mem.geometry.page_shift
         self.due = now
 
     def work(self, now: float) -> None:

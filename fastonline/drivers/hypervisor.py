@@ -18,20 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastonline.errors import HotplugError
-from fastonline.geometry import format_size, parse_size
+from fastonline.geometry import format_size, pages_of_size
 
 INVALID_P2M_ENTRY = 2**64 - 1
 """~0UL: there is no machine frame behind this page frame."""
 
 FREE = -1
-
-
-def pages_of_size(size: int | str, page_size: int, what: str) -> int:
-    """Pages of `page_size` bytes in a size; TypeError or ValueError for what is none, or no whole number of pages."""
-    nr_bytes = parse_size(size)
-    if nr_bytes % page_size:
-        raise ValueError(f"{what} {size!r} is not a whole number of pages of {page_size} bytes")
-    return nr_bytes // page_size
 
 
 def pages_of_extents(extents: NDArray[np.int64], order: int) -> NDArray[np.int64]:

@@ -22,10 +22,11 @@ from fastonline.drivers.table import read_targets
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
+from fastonline.errors import invalid_name
 from fastonline.files import save_figure
-from fastonline.geometry import PRESETS as GEOMETRIES, Geometry, format_size, round_size
+from fastonline.geometry import Geometry, by_name as geometry_by_name, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, MEMMAPS, Memory
-from fastonline.rules import PRESETS as RULES, Rules
+from fastonline.rules import Rules, by_name as rules_by_name
 
 INTERVAL = 60.0     # s between targets that come without times
 
@@ -104,7 +105,7 @@ def parse_targets(text: str) -> list[tuple[float, int]]:
     parts = [part.strip() for part in text.split(",")]
     if not any(parts):
         raise ValueError("there is no target: give some, such as 1G,1.5G,768M")
-    return [(at * INTERVAL, round_size(part)) for at, part in enumerate(parts)]
+    return [(at * INTERVAL, parse_size(part)) for at, part in enumerate(parts)]
 
 
 DRIVERS: dict[str, Callable[..., Driver]] = {}
@@ -113,7 +114,7 @@ DRIVERS: dict[str, Callable[..., Driver]] = {}
 
 def _xen(mem, host, boot, max_memory, behaviour="today", order=0, batch=None, auto_online=True):
     if behaviour not in BEHAVIOURS:
-        raise ValueError(f"there is no Xen balloon {behaviour!r}: {', '.join(BEHAVIOURS)}")
+        raise invalid_name("behaviour", behaviour, BEHAVIOURS)
     return XenBalloon(mem, Domain(host, boot, max_memory), BEHAVIOURS[behaviour], order, batch, auto_online)
 
 
@@ -131,7 +132,7 @@ def _hyperv(mem, host, boot, max_memory, auto_online=True):
 
 def _cmm(mem, host, boot, max_memory, behaviour="cmm1"):
     if behaviour not in ("cmm1", "cmm2"):
-        raise ValueError(f"there is no CMM {behaviour!r}: cmm1, cmm2")
+        raise invalid_name("behaviour", behaviour, ("cmm1", "cmm2"))
     domain = (ResidentDomain if behaviour == "cmm1" else HintedDomain)(host, max_memory)
     if behaviour == "cmm1":
         return _touched(Cmm1(mem, domain))
@@ -176,7 +177,7 @@ def run_series(
     ValueError, TypeError for arguments that make no sense, HotplugError ENOMEM for a guest that the host cannot build.
     """
     if name not in DRIVERS:
-        raise ValueError(f"there is no driver {name!r}: {', '.join(DRIVERS)}")
+        raise invalid_name("driver", name, DRIVERS)
     mem = Memory(geometry, boot=boot, rules=rules, engine=engine, memmap=memmap, memory_block_size=memory_block_size)
     host = Host(host_memory, geometry.page_size, scattered, seed, call_ns)
     actors: list[Actor] = []
@@ -246,9 +247,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks a hypercall (a page of longs)")
     parser.add_argument("--reporting", action="store_true", default=None, help="virtio: the host is told of free blocks")
     parser.add_argument("--block-size", metavar="SIZE", help="virtio-mem: of the device's blocks (a pageblock)")
-    parser.add_argument("--geometry", choices=tuple(GEOMETRIES),
+    parser.add_argument("--geometry", metavar="NAME",
                         help="the guest's (xen thread, 2.6.26: X86_32_PAE; cmm: S390X; else X86_64)")
-    parser.add_argument("--rules", choices=tuple(RULES), help="the guest's kernel (xen thread, 2.6.26: 2.6.25; else 6.12)")
+    parser.add_argument("--rules", metavar="VERSION", help="the guest's kernel (xen thread, 2.6.26: 2.6.25; else 6.12)")
     parser.add_argument("--engine", choices=ENGINES, default="bitmap")
     parser.add_argument("--boot", metavar="SIZE", default="1G", help="what the guest boots with (1G)")
     parser.add_argument("--host", metavar="SIZE", default="4G", help="the host's memory (4G)")
@@ -272,8 +273,8 @@ def from_arguments(args: argparse.Namespace, progress: Progress | None = None) -
     is_file = args.targets.endswith(".csv") or os.path.exists(args.targets)
     targets = read_targets(args.targets, args.column, args.time_column) if is_file else parse_targets(args.targets)
     return run_series(
-        args.driver, targets, GEOMETRIES[geometry],
-        RULES[args.rules or ("2.6.25" if old else "6.12")], args.boot, args.host, engine=args.engine,
+        args.driver, targets, geometry_by_name(geometry),
+        rules_by_name(args.rules or ("2.6.25" if old else "6.12")), args.boot, args.host, engine=args.engine,
         max_memory=args.max_memory, scattered=args.scattered, seed=args.seed, call_ns=args.call_ns,
         udev_delay=args.udev_delay, memmap=args.memmap, memory_block_size=args.memory_block_size, progress=progress, **given,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from math import isfinite
 
-from fastonline.geometry import parse_size, round_size
+from fastonline.geometry import parse_size
 from fastonline.lines import TextError, shown, stream
 
 _TIMES = ("time", "timestamp", "t", "seconds", "secs", "sec", "s", "elapsed", "date", "datetime")
@@ -151,4 +151,4 @@ def _bytes(text, unit):
     text = text.strip()
     if re.fullmatch(r"\d{1,19}(?:\.\d+)?(?:[eE]\+?\d{1,2})?", text):
         return round(float(text) * unit) if "." in text or "e" in text.lower() else int(text) * unit
-    return round_size(text)
+    return parse_size(text)

@@ -22,7 +22,7 @@ from fastonline.drivers.driver import (
     si_mem_available,
 )
 from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents
-from fastonline.geometry import round_size
+from fastonline.geometry import parse_size
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
 from fastonline.hotplug.zonelists import movable_zonelist
@@ -191,7 +191,7 @@ class VirtioBalloonDriver(Driver):
         """As Driver.set_target, but in units of 4 KiB, which the guest takes up to whole pages of the balloon (towards_target).
         It holds for the RAM that the guest has now: a DIMM that is plugged later is the guest's (virtio_balloon_to_target,
         QEMU)."""
-        units = round_size(size) >> 12
+        units = parse_size(size) >> 12
         self._num_pages = max(0, ram_pages(self.mem) * self.balloon.units_per_page - units)
         self.target_pages = units // self.balloon.units_per_page
         self.due = now

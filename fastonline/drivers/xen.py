@@ -31,8 +31,9 @@ from fastonline.drivers.driver import (
     si_mem_available,
     totalreserve_pages,
 )
-from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, all_different, pages_of_extents, pages_of_size
+from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, all_different, pages_of_extents
 from fastonline.errors import HotplugError, pfn_range
+from fastonline.geometry import pages_of_size
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_BAD, NOTIFY_OK
 

@@ -16,8 +16,8 @@ from fastonline.core.types cimport uint32_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, MMOP_ONLINE, MMOP_ONLINE_MOVABLE
 
 from fastonline.errors import HotplugError, is_number, pfn_range
-from fastonline.geometry import Geometry, format_size, parse_size
-from fastonline.rules import Rules
+from fastonline.geometry import Geometry, by_name as geometry_by_name, format_size, pages_of_size
+from fastonline.rules import Rules, by_name as rules_by_name
 
 ENGINES = ("bitmap", "struct_page")
 MEMMAPS = ("kernel", "on_memory")
@@ -33,10 +33,14 @@ cdef list set_arguments(
 ):
     """Set what Memory() is given; the ranges of boot memory: (start_pfn, nr_pages, nid, reserved pages), ascending."""
     cdef list ranges
+    if isinstance(geometry, str):
+        geometry = geometry_by_name(geometry)
+    if isinstance(rules, str):
+        rules = rules_by_name(rules)
     if not isinstance(geometry, Geometry):
-        raise TypeError(f"geometry is a Geometry such as fastonline.X86_64, not {geometry!r}")
+        raise TypeError(f"geometry is a Geometry such as fastonline.X86_64 or its name, not {geometry!r}")
     if not isinstance(rules, Rules):
-        raise TypeError(f"rules are a Rules such as fastonline.LINUX_6_12, not {rules!r}")
+        raise TypeError(f"rules are a Rules such as fastonline.LINUX_6_12 or a kernel version, not {rules!r}")
     if engine not in ENGINES:
         raise ValueError(f"invalid engine {engine!r} (expected 'bitmap' or 'struct_page')")
     mem.geometry = geometry
@@ -44,7 +48,7 @@ cdef list set_arguments(
     mem.engine = engine
     mem.max_pfn = geometry.max_pfn
     if max_memory is not None:
-        mem.max_pfn = pages_of_size(geometry, max_memory, "max_memory")
+        mem.max_pfn = pages_of_size(max_memory, geometry.page_size, "max_memory")
         if not 0 < mem.max_pfn <= geometry.max_pfn:
             raise ValueError(
                 f"max_memory {max_memory!r} is not between one page and the "
@@ -66,7 +70,7 @@ cdef list boot_ranges(Machine mem, object boot):
     if boot is None:
         return []
     if isinstance(boot, str) or is_number(boot):
-        pages = pages_of_size(mem.geometry, boot, "boot")
+        pages = pages_of_size(boot, mem.geometry.page_size, "boot")
         if pages > mem.max_pfn:
             raise ValueError(
                 f"boot memory of {boot!r} is more than the {format_size(mem.max_pfn * mem.geometry.page_size)} there can be"
@@ -89,19 +93,12 @@ cdef list boot_ranges(Machine mem, object boot):
     return ranges
 
 
-cdef object pages_of_size(object geometry, object size, str what):
-    nr_bytes = parse_size(size)
-    if nr_bytes % geometry.page_size:
-        raise ValueError(f"{what} {size!r} is not a whole number of pages of {geometry.page_size} bytes")
-    return nr_bytes // geometry.page_size
-
-
 cdef object pages_of_block(object geometry, object rules, object memory_block_size, object last):
     if memory_block_size is None:
         return geometry.pages_per_section
     if memory_block_size == "auto":
         return probed_block_pages(geometry, rules, (last[0] + last[1]) * geometry.page_size)
-    pages = pages_of_size(geometry, memory_block_size, "memory_block_size")
+    pages = pages_of_size(memory_block_size, geometry.page_size, "memory_block_size")
     sections = pages // geometry.pages_per_section
     if pages % geometry.pages_per_section or not sections or sections & (sections - 1) or pages > geometry.max_pfn:
         raise ValueError(
@@ -135,7 +132,7 @@ cdef uint64_t as_pages(Machine mem, object value, str what) except? 0xFFFFFFFFFF
     if value.strip().isdigit():
         raise TypeError(f"{what} is an int, or text with a unit such as '512M', not {value!r}")
     settle(mem.lock)
-    return pages_of_size(mem.geometry, value, what)
+    return pages_of_size(value, mem.geometry.page_size, what)
 
 
 cdef tuple as_group(object group):

@@ -40,9 +40,9 @@ class _Stats(TypedDict):
 class Memory(Settings):
     def __init__(
         self,
-        geometry: Geometry,
+        geometry: Geometry | str,
         boot: SupportsIndex | str | Iterable[Sequence[SupportsIndex]] | None = None,
-        rules: Rules | None = None,
+        rules: Rules | str | None = None,
         engine: str = "bitmap",
         max_memory: SupportsIndex | str | None = None,
         memory_block_size: SupportsIndex | str | None = None,
@@ -53,12 +53,12 @@ class Memory(Settings):
     @classmethod
     def from_page_map(
         cls,
-        geometry: Geometry,
+        geometry: Geometry | str,
         sections: Sequence[tuple[int, int, int, bool]],
         ram: Iterable[tuple[int, int]],
         zones: Sequence[Any],
         min_free_kbytes: int,
-        rules: Rules = ...,
+        rules: Rules | str = ...,
         engine: str = "bitmap",
         user_min_free_kbytes: int | None = None,
         **more: Any,

@@ -43,9 +43,9 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
 
     All ranges are `start_pfn, nr_pages`: pages, not bytes (unsigned long). Sizes are bytes as int, or text such as "512M".
 
-    Parameters: geometry (Geometry) says what the machine looks like. boot is the memory that is online after boot: a size, from
-    pfn 0 on, or ranges (start_pfn, nr_pages[, nid[, reserved]]), of which boot keeps the first `reserved` pages: present, not
-    managed (x86_boot_ranges and linux.bootmem make such lists). rules (Rules) say which kernel is mirrored; None is LINUX_6_12.
+    Parameters: geometry is what the machine looks like, a Geometry or its name ("X86_64"). boot is the memory that is online
+    after boot: a size, from pfn 0 on, or ranges (start_pfn, nr_pages[, nid[, reserved]]), of which boot keeps the first
+    `reserved` pages: present, not managed (x86_boot_ranges, linux.bootmem). rules: Rules or a version ("6.12", the default).
     engine is "bitmap", which is fast, or "struct_page", which is laid out as the kernel is and allocates in the kernel's order.
     max_memory is the size that memory can grow to; with it, room for all of it is reserved at once, so that views of the flags
     stay valid. memory_block_size is the size of a memory block in sysfs: 1, 2, 4, 8... sections, None for one section, or
@@ -94,7 +94,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
             if boot_ranges:
                 page_map.boot_memory(self, boot_ranges)
             if transparent_hugepage != "never":
-                small = boot_ranges and machine.totalram_pages(self) < THP_MIN_BYTES // geometry.page_size
+                small = boot_ranges and machine.totalram_pages(self) < THP_MIN_BYTES // self.geometry.page_size
                 sysctl.set_transparent_hugepage(self, transparent_hugepage, not small)
         except BaseException:
             machine.unmake_machine(self)

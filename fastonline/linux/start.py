@@ -10,16 +10,7 @@ from typing import Any
 from fastonline.geometry import X86_64
 from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import THP_MIN_BYTES, Memory
-from fastonline.rules import LINUX_6_1, LINUX_6_12, LINUX_6_18, Rules
-
-
-def rules_of(kernel: str) -> Rules:
-    """The preset of a version such as 6.1.192. ValueError where there is none."""
-    numbers = re.match(r"(\d+)\.(\d+)", kernel)
-    version = tuple(map(int, numbers.groups())) if numbers else (0, 0)
-    if version < (6, 1):
-        raise ValueError(f"there are no rules for kernel {kernel!r}")
-    return LINUX_6_18 if version >= (6, 18) else LINUX_6_12 if version >= (6, 8) else LINUX_6_1
+from fastonline.rules import by_name
 
 
 def start_machine(data: dict[str, Any], engine: str) -> Memory:
@@ -28,7 +19,7 @@ def start_machine(data: dict[str, Any], engine: str) -> Memory:
     kernel, initial, params = data["kernel"], data["initial"], data["params"]
     if data["page_size"] != X86_64.page_size:
         raise ValueError(f"pages of {data['page_size']} bytes are not replayed")
-    rules = replace(rules_of(kernel), watermark_scale_factor=params.get("watermark_scale_factor", 10))
+    rules = replace(by_name(kernel), watermark_scale_factor=params.get("watermark_scale_factor", 10))
     page, per_block = data["page_size"], data["block_size"] // data["page_size"]
     zones = {(int(key.split("/")[0]), key.split("/")[1]): zone for key, zone in initial["zones"].items()}
     blocks = {int(nr): block for nr, block in initial["blocks"].items()}
