@@ -131,9 +131,9 @@ def test_stable_on_the_way_out_of_the_allocator(engine):
     cmm = Cmm2(mem, HintedDomain(Host("64M")))
     domain = cmm.domain
     assert set(domain.states(np.arange(8192))) == {"Uz"} and domain.tot_pages == 0
-    pfns = cmm.alloc_pages_bulk(100)
+    pfns = mem.alloc_pages_bulk(100)
     assert set(domain.states(pfns)) == {"Sr"} and domain.tot_pages == 100
-    cmm.free_pfns(pfns)
+    mem.free_pfns(pfns)
     assert set(domain.states(pfns)) == {"Ur"}
     cmm.validate()
     cmm.set_target(0)
@@ -147,7 +147,7 @@ def test_a_page_the_host_cannot_back_goes_to_the_balloon(engine):
     mem = Memory(SMALL_64, boot="32M", engine=engine)
     host = Host("1M")
     cmm = Cmm2(mem, HintedDomain(host, limit=0))
-    assert cmm.alloc_pages_bulk(50).size == 0
+    assert mem.alloc_pages_bulk(50).size == 0
     assert cmm.counts()["balloon"] == 50 and mem.totalram_pages == 8192 - 50
     cmm.validate()
     cmm.set_target("128K")
@@ -159,7 +159,7 @@ def test_a_page_the_host_cannot_back_goes_to_the_balloon(engine):
 def test_the_page_cache_is_discarded_not_swapped(engine):
     mem = Memory(SMALL_64, boot="32M", engine=engine)
     cmm = Cmm2(mem, HintedDomain(Host("64M")))
-    used, cache = cmm.alloc_pages_bulk(500), cmm.cache_pages(1000)
+    used, cache = mem.alloc_pages_bulk(500), cmm.cache_pages(1000)
     cmm.set_target(700 * 4096)
     cmm.work(0.0)
     assert cmm.current_pages == 700 and cmm.domain.discarded == 800 and cmm.domain.swapped_out == 0
@@ -322,14 +322,14 @@ class DriverMachine(RuleBasedStateMachine):
     @rule(nr=st.integers(0, 4000))
     def allocate(self, nr):
         nr = min(nr, sum(zone.free_pages for zone in self.hints.mem.zones.values()))
-        pfns = self.step(self.hints.alloc_pages_bulk, nr)
+        pfns = self.step(self.hints.mem.alloc_pages_bulk, nr)
         if pfns is not None:
             self.used.append(pfns)
 
     @rule()
     def free(self):
         if self.used:
-            self.hints.free_pfns(self.used.pop())
+            self.hints.mem.free_pfns(self.used.pop())
 
     @rule(nr=st.integers(0, 2000))
     def cache(self, nr):

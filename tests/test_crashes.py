@@ -496,10 +496,10 @@ def test_cycles_do_not_grow(engine):
             mem.offline_pages(2048, S)
             mem.remove_memory(2048, S)
         gc.collect()
-        return sys.getallocatedblocks(), len(pickle.dumps(mem)) // 100
+        return sys.getallocatedblocks(), len(pickle.dumps(mem))
 
     cycles(100)
     before, size = cycles(100)
     after, still = cycles(5000)
-    assert after - before < 100 and still == size
+    assert after - before < 100 and abs(still - size) < 50      # a count may take some bytes more
     mem.validate()

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from fastonline.cost.scenario import Scenario
 from fastonline.cost.strategies import Guest
-from fastonline.drivers.cmm import HintedDomain
 from fastonline.drivers.driver import NEVER, alloc_highuser
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.errors import HotplugError
@@ -142,22 +141,13 @@ class Work:
         """The workload writes pages; without any frame left they are the guest's own, not usable, and refused."""
         domain, pfns = self._guest.domain, np.sort(pfns, kind="stable")
         try:
-            if isinstance(domain, HintedDomain):
-                domain.set_stable(pfns)
-                domain.touch(pfns, write=True)
-            else:
-                domain.touch(pfns)
+            domain.touch(pfns)
         except HotplugError:
             self._guest.refusals["ENOMEM"] += 1
 
     def _moved(self, old, new):
         if isinstance(self._guest.domain, ResidentDomain):
             self._touch(new)
-            self._hint_unused(old)
-
-    def _hint_unused(self, pfns):
-        if isinstance(self._guest.domain, HintedDomain):
-            self._guest.domain.set_unused(pfns)
 
     def _free(self, kind, nr):
         have = len(self._movable) if kind == "movable" else self._fixed.size
@@ -167,13 +157,11 @@ class Work:
             first = 0 if self._load.free_order == "oldest" else have - nr
             indices = np.arange(first, first + nr)
         if kind == "movable":
-            pfns = self._movable.pfns[indices]
             self._movable.free_at(indices)
         else:
             pfns = self._fixed[indices]
             self._fixed = np.delete(self._fixed, indices)
             free_movable(self._guest.mem, pfns)
-        self._hint_unused(pfns)
 
 
 class Others:

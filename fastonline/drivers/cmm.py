@@ -12,15 +12,15 @@ CMM1 (arch/s390/mm/cmm.c, 2.6.25): two pools of pages that the guest lends to z/
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastonline.drivers.driver import NEVER, PG_BUDDY, Driver, PageList, alloc_highuser
-from fastonline.drivers.hypervisor import Host, ResidentDomain, lengthen
+from fastonline.drivers.hypervisor import Host, ResidentDomain, lengthen, pages_of_extents
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
-from fastonline.hotplug.zones import Zone
 
 STABLE, UNUSED, VOLATILE, POTENTIALLY_VOLATILE = range(4)
 RESIDENT, PRESERVED, ZERO = range(3)
@@ -207,8 +207,9 @@ class Cmm2(Driver):
     """Guest page hinting in the guest: the "light" part that went into the kernel (arch_free_page, arch_alloc_page, 2.6.26),
     the page cache's volatile pages, and the thread's own idea for a page that the host cannot back.
 
-    mem: Memory. domain: HintedDomain. Pages that are free are unused; who allocates and frees does it here. pfns: int64 arrays,
-    nr: pages, zone: as Memory takes it. The target is the limit of what may be resident, which the host enforces at once.
+    domain: HintedDomain. mem: Memory, whose arch_alloc_page and arch_free_page it sets: pages that are free are unused, others
+    stable. A block of several pages that the host cannot back is HotplugError ENOMEM. nr: pages. The target is the limit of
+    what may be resident, which the host enforces at once.
     """
 
     domain: HintedDomain
@@ -219,6 +220,7 @@ class Cmm2(Driver):
         self._cached = PageList()
         for start, end in mem.resources:
             domain.set_unused(np.flatnonzero(mem.page_states(start, end - start) & PG_BUDDY) + start)
+        mem.arch_alloc_page, mem.arch_free_page = self._stable, self._unused
 
     def counts(self) -> dict[str, int]:
         """{"balloon", "discarded", "dropped", "swapped_out": pages}."""
@@ -226,33 +228,31 @@ class Cmm2(Driver):
         return {"balloon": len(self._list), "discarded": domain.discarded, "dropped": domain.dropped,
                 "swapped_out": domain.swapped_out}
 
-    def alloc_pages_bulk(self, nr: int, zone: str | tuple[int, str] | Zone | None = None) -> NDArray[np.int64]:
-        """Pages on their way out of the allocator are made stable, and touched: those the host has a frame for, int64 array.
-        The others are "tossed over to the balloon driver" (Dave Hansen): PG_offline and on its list. MemoryError as
-        Memory's."""
-        pfns = self.mem.alloc_pages_bulk(nr, 0, zone)
+    def _stable(self, pfns, order):
+        """arch_alloc_page: pages on their way out of the allocator are made stable, and touched. Those that the host has no
+        frame for are "tossed over to the balloon driver" (Dave Hansen): PG_offline and on its list."""
+        pfns = pages_of_extents(pfns, order)
         self.domain.set_stable(pfns)
         try:
             self.domain.touch(pfns, write=True)
-        except HotplugError:
-            backed = self.domain.backed(pfns) | self.domain.swapped(pfns)
-            self.domain.set_unused(pfns[~backed])
-            self.mem.set_pfns_offline(pfns[~backed])
-            self._list.add_tail(pfns[~backed])
-            pfns = pfns[backed]
-        except BaseException:
-            self.free_pfns(pfns)
-            raise
-        return pfns
+        except BaseException as e:
+            if not isinstance(e, HotplugError) or order:
+                self.domain.set_unused(pfns)
+                raise
+            pfns = pfns[~(self.domain.backed(pfns) | self.domain.swapped(pfns))]
+            self.domain.set_unused(pfns)
+            self.mem.set_pfns_offline(pfns)
+            self._list.add_tail(pfns)
+            return pfns
+        return None
 
-    def free_pfns(self, pfns: NDArray[np.int64]) -> None:
-        """Pages back to the allocator are unused; errors as Memory.free_pfns."""
-        self.mem.free_pfns(pfns)
-        self.domain.set_unused(pfns)
+    def _unused(self, pfns, order):
+        """arch_free_page: what is in free pages is nobody's."""
+        self.domain.set_unused(pages_of_extents(pfns, order))
 
     def cache_pages(self, nr: int) -> NDArray[np.int64]:
         """Read so many pages of files into the page cache: clean, and volatile. Returns their pfns."""
-        pfns = self.alloc_pages_bulk(nr)
+        pfns = self.mem.alloc_pages_bulk(nr)
         self.domain.clean(pfns)
         self.domain.set_volatile(pfns)
         self._cached.add_tail(pfns)
@@ -265,7 +265,7 @@ class Cmm2(Driver):
         self._cached.drop_head(pfns.size)
         self._cached.add_tail(np.setdiff1d(pfns, gone, assume_unique=True))
         if gone.size:
-            self.free_pfns(gone)
+            self.mem.free_pfns(gone)
         return gone.size
 
     def _work(self):
@@ -309,6 +309,7 @@ class Cmm1(Driver):
         self.timeout_pages = timeout_pages
         self.timeout_seconds = timeout_seconds
         self._timeout = NEVER
+        mem.register_oom_notifier(self.oom_notify)
 
     @property
     def current_pages(self) -> int:
@@ -389,6 +390,8 @@ class Cmm1(Driver):
 
     def close(self) -> None:
         """cmm_exit: every page goes back to the guest."""
+        with suppress(ValueError):      # closed before
+            self.mem.unregister_oom_notifier(self.oom_notify)
         self._free(self._static, len(self._static))
         self._free(self._timed, len(self._timed))
         self.target_pages = self._size

@@ -534,6 +534,11 @@ class ResidentDomain(Domain):
             faults += self._fault(part[self._p2m[part] < 0])
         return faults
 
+    def arch_alloc_page(self, pfns: NDArray[np.int64], order: int = 0) -> None:
+        """The blocks of 2^order pages that begin at `pfns` are touched. As a Memory's arch_alloc_page it backs whatever the
+        allocator gives out, whoever asks; where there is no frame the allocation fails, errors as `touch`."""
+        self.touch(pages_of_extents(pfns, order))
+
     def _fault(self, missing):
         """Each of these pages gets a frame, those of other pages where there are no others; how many."""
         at = 0

@@ -7,6 +7,7 @@ page is the host's when the guest says so, and the guest's again when it is touc
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +174,7 @@ class VirtioBalloonDriver(Driver):
         self._seen: tuple[object, ...] = ()      # what the last report depended on: it leaves nothing to report
         super().__init__(mem, domain)
         self.due = self._report_at = REPORTING_DELAY if reporting else NEVER
+        mem.register_oom_notifier(self._out_of_memory)
 
     def __repr__(self):
         return f"<VirtioBalloonDriver current={self.current_pages} target={self.target_pages} balloon={len(self.balloon)}>"
@@ -249,6 +251,10 @@ class VirtioBalloonDriver(Driver):
             self.report_free_pages()
         self.due = min(self.due, self._report_at)
 
+    def _out_of_memory(self):
+        """What the guest has lent comes back before an allocation fails: hinted blocks by the shrinker, then the balloon's."""
+        return self.return_free_pages(OOM_PFNS) or self.oom_notify()
+
     def oom_notify(self) -> int:
         """The guest is out of memory: OOM_PFNS come back, if that was agreed upon; how many pages. What the host asks for stays
         the same, and is tried again when it is due or set anew (virtballoon_oom_notify)."""
@@ -304,6 +310,8 @@ class VirtioBalloonDriver(Driver):
 
     def close(self) -> None:
         """remove_common: the balloon is emptied and hinted blocks are free again."""
+        with suppress(ValueError):      # closed before
+            self.mem.unregister_oom_notifier(self._out_of_memory)
         self.return_free_pages()
         self.balloon.deflate(len(self.balloon))
         self.target_pages, self._num_pages = ram_pages(self.mem), 0

@@ -45,6 +45,9 @@ cdef class Machine:
     cdef list listeners                  # the events' own list, as chain
     cdef list pending_events             # (kind, text) of events that are sent when the machine is whole
     cdef readonly object online_page_callback    # callable, or None: generic_online_page
+    cdef object alloc_hook, free_hook    # arch_alloc_page and arch_free_page, or None
+    cdef list oom_notifiers              # callables that free pages when an allocation finds none
+    cdef bint in_oom                     # they are at work: what they allocate does not ask them
     cdef bint changing                   # a notifier is being asked: no hot-plug call may begin
     cdef readonly tuple going_offline    # (start_pfn, nr_pages) that offline_pages is at work on, or None
 

@@ -67,11 +67,11 @@ cdef int unmake_machine(Machine mem) except -1:
     mem.pages, mem.planes, mem.sections, mem.zones = NO_PAGES, None, NO_SECTIONS, NO_ZONES
     mem.geometry = mem.rules = mem.engine = mem.memmap = mem.resources = mem.events = mem.pcp = None
     mem.notifiers = None
-    mem.online_page_callback = mem.going_offline = None
+    mem.online_page_callback = mem.going_offline = mem.alloc_hook = mem.free_hook = None
     mem.block_online = Bitmap(0)
     mem.max_pfn = mem.pages_per_block = 0
     set_nids(mem, np.zeros(1, np.int16))
-    mem.chain, mem.listeners, mem.pending_events, mem.page_owners = [], [], [], []
+    mem.chain, mem.listeners, mem.pending_events, mem.page_owners, mem.oom_notifiers = [], [], [], [], []
     mem.memmap_of, mem.groups_at = {}, {}
     return 0
 

@@ -29,6 +29,12 @@ cdef inline int free_block(Machine mem, uint64_t pfn, int order) noexcept nogil:
 cdef uint64_t blocks_free(Machine mem, int z, int order) noexcept nogil
 cdef uint64_t alloc_blocks(Machine mem, int z, int order, uint64_t nr, int64_t *out) noexcept nogil
 
+cdef int64_t rmqueue(Machine mem, int order, int asked) noexcept nogil
+cdef uint64_t blocks_in_zones(Machine mem, int asked, int order, uint64_t enough) noexcept nogil
+cdef bint try_again(Machine mem, int64_t pfn, int order) except -1
+cdef object give_blocks(Machine mem, object pfns, int order)
+cdef int free_blocks(Machine mem, object pfns, int order) except -1
+cdef bint out_of_memory(Machine mem, int order) except -1
 cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1
 cdef int64_t alloc_pages_node(Machine mem, int nid, str gfp, int order) except -2
 cdef bint zone_watermark_ok(Machine mem, int z, int order, int64_t mark) noexcept nogil

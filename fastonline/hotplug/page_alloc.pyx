@@ -14,6 +14,9 @@ from fastonline.hotplug.zonelists cimport asked_zone, fallback_nodes, next_zone
 
 from fastonline.errors import HotplugError, pfn_range
 
+cdef enum:
+    COSTLY_ORDER = 3             # PAGE_ALLOC_COSTLY_ORDER
+
 __all__ = ["undo_isolate_page_range"]
 
 
@@ -40,19 +43,32 @@ cdef uint64_t alloc_blocks(Machine mem, int z, int order, uint64_t nr, int64_t *
     return nr
 
 
-cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1:
-    """One block, from the first zone that has one."""
+cdef int64_t rmqueue(Machine mem, int order, int asked) noexcept nogil:
+    """One block, from the first zone that has one, or -1."""
+    cdef int z = next_zone(mem, asked, -1)
     cdef int64_t pfn
-    cdef int asked = asked_zone(mem, zone), z
-    settle(mem.lock)
-    z = next_zone(mem, asked, -1)
     while z >= 0:
         if mem.pages.areas[zone_area(z)].managed:
             pfn = mem.pages.alloc_block(zone_area(z), order)
             if pfn >= 0:
                 return pfn
         z = next_zone(mem, asked, z)
-    raise MemoryError(f"no free block of order {order}" + ("" if zone is None else f" in zone {zone}"))
+    return -1
+
+
+cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1:
+    """rmqueue, or MemoryError."""
+    cdef int asked = asked_zone(mem, zone)
+    cdef int64_t pfn
+    settle(mem.lock)
+    pfn = rmqueue(mem, order, asked)
+    if pfn < 0 or mem.alloc_hook is not None:
+        _held = mem.lock.hold()
+        while try_again(mem, pfn, order):
+            pfn = rmqueue(mem, order, asked)
+    if pfn < 0:
+        raise MemoryError(f"no free block of order {order}" + ("" if zone is None else f" in zone {zone}"))
+    return pfn
 
 
 # GFP flags by name, and the highest zone type that they allow (gfp_zone)
@@ -114,20 +130,22 @@ cdef int64_t alloc_pages_gfp(Machine mem, int order, object gfp, object nid) exc
         raise ValueError(f"invalid gfp {gfp!r} (expected {', '.join(map(repr, GFP))})")
     settle(mem.lock)
     pfn = alloc_pages_node(mem, node, gfp, order)
+    while try_again(mem, pfn, order):
+        pfn = alloc_pages_node(mem, node, gfp, order)
     if pfn < 0:
         raise MemoryError(f"page allocation failure: order:{order}, mode:{gfp}")
     return pfn
 
 
 cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
-    """(nr,) int64 array of first pfns, or MemoryError when there are not so many blocks."""
-    cdef uint64_t got = 0, there = 0
-    cdef int asked = asked_zone(mem, zone), z = next_zone(mem, asked, -1)
+    """(nr,) int64 array of first pfns, fewer where arch_alloc_page keeps some, or MemoryError when there are not so many."""
+    cdef uint64_t got = 0, there
+    cdef int asked = asked_zone(mem, zone), z
     cdef int64_t *out
     cdef PyThreadState *thread
-    while z >= 0 and there < nr:
-        there += blocks_free(mem, z, order)
-        z = next_zone(mem, asked, z)
+    there = blocks_in_zones(mem, asked, order, nr)
+    while nr > there and out_of_memory(mem, order):
+        there = blocks_in_zones(mem, asked, order, nr)
     if nr > there:
         raise MemoryError(f"{nr} blocks of order {order} were asked for, {there} are free")
     pfns = np.empty(nr, np.int64)
@@ -140,7 +158,17 @@ cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
         got += alloc_blocks(mem, z, order, nr - got, out + got)
         mem.lock.take_back(thread)
         z = next_zone(mem, asked, z)
-    return pfns
+    return pfns if mem.alloc_hook is None else give_blocks(mem, pfns, order)
+
+
+cdef uint64_t blocks_in_zones(Machine mem, int asked, int order, uint64_t enough) noexcept nogil:
+    """Blocks that the zones asked for have together; those beyond `enough` need not be counted."""
+    cdef uint64_t there = 0
+    cdef int z = next_zone(mem, asked, -1)
+    while z >= 0 and there < enough:
+        there += blocks_free(mem, z, order)
+        z = next_zone(mem, asked, z)
+    return there
 
 
 cdef int64_t alloc_bulk(Machine mem, int z, int order, uint64_t nr, int64_t *out) noexcept nogil:
@@ -158,7 +186,56 @@ cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1:
             if not mem.pages.state(pfn) & PG_buddy:
                 raise HotplugError.of(errno.EBUSY, f"alloc_contig_range of {pfn_range(start, nr)}: page {pfn:#x} is not free")
     mem.pages.claim_range(start, nr)
+    if mem.alloc_hook is not None:
+        given = give_blocks(mem, np.arange(start, start + nr), 0)
+        if <uint64_t>given.size < nr:
+            free_blocks(mem, given, 0)
+            raise HotplugError.of(errno.EBUSY, f"alloc_contig_range of {pfn_range(start, nr)}: arch_alloc_page keeps some")
     return 0
+
+
+# -- who is called
+
+cdef bint try_again(Machine mem, int64_t pfn, int order) except -1:
+    """Must another block be looked for? Yes when arch_alloc_page keeps this one, and when there was none (-1) and the OOM
+    notifiers have freed pages."""
+    if pfn < 0:
+        return out_of_memory(mem, order)
+    return mem.alloc_hook is not None and give_blocks(mem, np.array([pfn]), order).size == 0
+
+
+cdef object give_blocks(Machine mem, object pfns, int order):
+    """Call arch_alloc_page for blocks that were just taken: int64 array, those that it did not keep. What it raises comes out
+    when they are free again."""
+    try:
+        kept = mem.alloc_hook(pfns, order)
+    except BaseException:
+        free_blocks(mem, pfns, order)
+        raise
+    return pfns if kept is None else np.setdiff1d(pfns, kept, assume_unique=True)
+
+
+cdef int free_blocks(Machine mem, object pfns, int order) except -1:
+    """Blocks go back to the allocator, as far as they are still in use; no hook is called."""
+    for pfn in pfns.tolist():
+        free_block(mem, pfn, order)
+    return 0
+
+
+cdef bint out_of_memory(Machine mem, int order) except -1:
+    """Call the OOM notifiers (blocking_notifier_call_chain of oom_notify_list): are there more free pages now? Nobody is called
+    for a block above PAGE_ALLOC_COSTLY_ORDER (__alloc_pages_may_oom)."""
+    cdef uint64_t before
+    if not mem.oom_notifiers or mem.in_oom or order > COSTLY_ORDER:
+        return False
+    before = blocks_in_zones(mem, -1, 0, -1)
+    mem.in_oom = True
+    try:
+        for notifier in list(mem.oom_notifiers):
+            notifier()
+    finally:
+        mem.in_oom = False
+    return blocks_in_zones(mem, -1, 0, -1) > before
 
 
 # -- giving them back
@@ -179,6 +256,10 @@ cdef str why_not_freeable(Machine mem, uint64_t pfn):
 
 cdef int free_pages(Machine mem, uint64_t start, int order) except -1:
     """One allocation, or ValueError saying what the page is instead."""
+    if mem.free_hook is not None and start < mem.pages.nr_pages and not start & ((<uint64_t>1 << order) - 1) \
+            and mem.pages.freeable(start, order):
+        _held = mem.lock.hold()
+        mem.free_hook(np.array([start], np.int64), order)
     if free_block(mem, start, order) == 0:
         return 0
     if start & ((<uint64_t>1 << order) - 1):
@@ -198,9 +279,16 @@ cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
         raise ValueError(e.strerror) from None
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
     bad = mem.pages.find_unfreeable(batch)
-    if bad < 0:
+    if bad < 0 and mem.free_hook is None:
         mem.pages.free_batch(batch)
     mem.lock.take_back(thread)
+    if bad < 0 and mem.free_hook is not None:
+        mem.pages.ungather(batch)      # the hook may make a batch of its own, or free pages
+        mem.free_hook(np.array(array, np.int64), 0)
+        gather(mem, batch, array)
+        bad = mem.pages.find_unfreeable(batch)
+        if bad < 0:
+            mem.pages.free_batch(batch)
     if bad >= 0:
         mem.pages.ungather(batch)
         raise ValueError(f"page {bad:#x} is not an allocation of order 0: {why_not_freeable(mem, bad)}")

@@ -1,9 +1,14 @@
-from collections.abc import Mapping
-from typing import SupportsIndex
+from collections.abc import Callable, Mapping
+from typing import SupportsIndex, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastonline.hotplug.machine import Machine
 
 __all__ = ["Settings"]
+
+_C = TypeVar("_C", bound=Callable[[], object])
 
 class Settings(Machine):
     policy: str
@@ -17,3 +22,7 @@ class Settings(Machine):
     def nr_cpus(self, nr: SupportsIndex | Mapping[int, int]) -> None: ...
     def init_per_zone_wmark_min(self) -> None: ...
     min_free_kbytes: int
+    arch_alloc_page: Callable[[NDArray[np.int64], int], NDArray[np.int64] | None] | None
+    arch_free_page: Callable[[NDArray[np.int64], int], object] | None
+    def register_oom_notifier(self, callback: _C) -> _C: ...
+    def unregister_oom_notifier(self, callback: Callable[[], object]) -> None: ...

@@ -98,3 +98,49 @@ cdef class Settings(Machine):
             raise HotplugError.of(errno.EINVAL, f"invalid online_policy {name!r} (expected "
                 f"{' or '.join(map(repr, ONLINE_POLICIES))})")
         self.auto_movable = ONLINE_POLICIES.index(name)
+
+    # -- who is called by the allocator
+
+    @property
+    def arch_alloc_page(self):
+        """``callback(pfns, order)``, called with blocks on their way out of the allocator, or None. pfns: int64 array of the
+        first pfns; order: int. It returns None, or the pfns that it keeps: it has done something else with them, such as
+        set_pfns_offline. alloc_pages then tries another block, alloc_pages_bulk gives fewer, alloc_contig_range gives EBUSY.
+        What it raises comes out of the call, the blocks are free again then. The C API calls nobody. TypeError for what cannot
+        be called. Mirrors arch_alloc_page (mm/page_alloc.c, 2.6.26)."""
+        return self.alloc_hook
+
+    @arch_alloc_page.setter
+    def arch_alloc_page(self, callback):
+        self.alloc_hook = checked_hook(callback, "arch_alloc_page")
+
+    @property
+    def arch_free_page(self):
+        """``callback(pfns, order)``, called with blocks that somebody frees, before they are free, or None; as arch_alloc_page.
+        What it raises comes out of the call, which frees nothing then. Mirrors arch_free_page (mm/page_alloc.c, 2.6.26)."""
+        return self.free_hook
+
+    @arch_free_page.setter
+    def arch_free_page(self, callback):
+        self.free_hook = checked_hook(callback, "arch_free_page")
+
+    def register_oom_notifier(self, callback):
+        """Call ``callback()`` when alloc_pages or alloc_pages_bulk finds too few free pages, before it fails: what it frees is
+        tried again, as long as it frees anything. Not for blocks above order 3. Returns the callback. TypeError when it cannot
+        be called. Mirrors register_oom_notifier (mm/oom_kill.c, 2.6.25)."""
+        _held = self.lock.hold()
+        self.oom_notifiers.append(checked_hook(callback, "an OOM notifier"))
+        return callback
+
+    def unregister_oom_notifier(self, callback):
+        """Stop calling `callback`; ValueError when it was not registered."""
+        _held = self.lock.hold()
+        if callback not in self.oom_notifiers:
+            raise ValueError(f"{callback!r} is not an OOM notifier of this machine")
+        self.oom_notifiers.remove(callback)
+
+
+cdef object checked_hook(object callback, str what):
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{what} is called, and {callback!r} cannot be")
+    return callback
