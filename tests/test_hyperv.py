@@ -8,10 +8,10 @@ from drivers_common import ENGINES, NEW, OLD, SMALL_64, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fastonline import HotplugError, Memory
+from fastonline import LINUX_6_1, HotplugError, Memory
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hyperv import HvBalloon
-from fastonline.drivers.hypervisor import Domain, Host
+from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 
 
 @pytest.fixture(params=ENGINES)
@@ -239,3 +239,34 @@ class HvMachine(RuleBasedStateMachine):
 
 TestHvMachine = HvMachine.TestCase
 TestHvMachine.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
+
+
+@pytest.mark.parametrize("backing", ["plug", "touch"])
+def test_a_resident_guest_gets_what_it_is_asked_to_have(engine, backing):
+    """32 MiB to 64 MiB and back to 48 MiB. Expect a guest of that size, and frames at once or at the first touch."""
+    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    domain = ResidentDomain(Host("128M"))
+    driver = HvBalloon(mem, domain, backing=backing)
+    assert driver.current_pages == 8192
+    driver.set_target("64M")
+    run([driver], 10.0)
+    assert driver.current_pages == driver.usable_pages == mem.totalram_pages == 16384
+    assert domain.tot_pages == (8192 if backing == "plug" else 0)
+    driver.validate()
+    domain.touch(mem.alloc_pages_bulk(100))
+    driver.set_target("48M", 10.0)
+    run([driver], 20.0, 10.0)
+    assert driver.current_pages == mem.totalram_pages == 12288
+    driver.validate()
+    driver.set_target("64M", 20.0)
+    run([driver], 30.0, 20.0)
+    assert driver.current_pages == mem.totalram_pages == 16384
+    driver.validate()
+
+
+def test_backing_needs_a_resident_domain():
+    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1)
+    with pytest.raises(ValueError, match="ResidentDomain"):
+        HvBalloon(mem, Domain(Host("64M"), "32M"), backing="touch")
+    with pytest.raises(ValueError, match="backing"):
+        HvBalloon(mem, Domain(Host("64M"), "32M"), backing="later")

@@ -7,6 +7,7 @@ import pytest
 
 import fastonline as fo
 from fastonline.drivers.virtio_balloon import VirtioBalloon
+from fastonline.hotplug.migrate import MovablePages
 from fastonline.hotplug.page_alloc import undo_isolate_page_range
 from fastonline.hotplug.pcp import PerCpuPages
 
@@ -282,3 +283,26 @@ def test_alloc_is_all_or_nothing(mem):
     assert len(owner) == 0 and mem.buddyinfo() == text
     with pytest.raises(ValueError):
         owner.give(1)
+
+
+def test_a_process_frees_the_pages_it_wants(engine):
+    """free_at: every third page, in another order. Expect those free, the others kept in their order, and nothing freed for an
+    index that is not there or there twice."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    owner = MovablePages(mem)
+    owner.alloc(100)
+    pfns = owner.pfns.copy()
+    for wrong, error in (([0, 100], IndexError), ([5, 5], ValueError), ([-101], IndexError)):
+        with pytest.raises(error):
+            owner.free_at(wrong)
+    assert np.array_equal(owner.pfns, pfns)
+    chosen = np.arange(0, 100, 3)[::-1]
+    owner.free_at(chosen)
+    assert np.array_equal(owner.pfns, np.delete(pfns, chosen))
+    assert all("PG_buddy" in mem.page_flags(pfn) for pfn in pfns[chosen].tolist())
+    owner.free_at([-1])
+    assert len(owner) == 100 - chosen.size - 1 and owner.pfns[-1] == pfns[97]
+    owner.free_at(np.empty(0, np.int64))
+    owner.free_at(range(len(owner)))
+    assert len(owner) == 0 and owner not in mem.page_owners
+    mem.validate()

@@ -12,6 +12,7 @@ from fastonline import LINUX_6_1, MEM_GOING_OFFLINE, NOTIFY_BAD, HotplugError, M
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus, VirtioMemDriver, block_sizes
 from fastonline.hotplug.migrate import MovablePages
 
@@ -574,3 +575,49 @@ def test_a_backing_that_cannot_be_is_refused():
         with pytest.raises(ValueError):
             VirtioMemDriver(mem, domain, backing=backing)
     assert mem.online_page_callback is None
+
+
+@pytest.mark.parametrize("backing", ["plug", "touch"])
+def test_a_resident_guest_gets_what_it_is_asked_to_have(engine, backing):
+    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    domain = ResidentDomain(Host("128M"))
+    driver = VirtioMemDriver(mem, domain, backing=backing)
+    driver.set_target("64M")
+    run([driver], 10.0)
+    assert driver.current_pages == driver.usable_pages == mem.totalram_pages == 16384
+    assert domain.tot_pages == (8192 if backing == "plug" else 0)
+    domain.touch(mem.alloc_pages_bulk(100))
+    driver.validate()
+    driver.set_target("48M", 10.0)
+    run([driver], 20.0, 10.0)
+    assert driver.current_pages == mem.totalram_pages == 12288
+    driver.validate()
+
+
+@pytest.mark.parametrize("backing", ["plug", "touch"])
+def test_virtio_mem_and_free_page_reporting_in_one_guest(engine, backing):
+    """A guest grows by virtio-mem, uses what it got, frees it, and its balloon reports the free blocks. Expect that the host
+    has their frames again, that the device does not mind, and that the memory can be used, and unplugged, all the same."""
+    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    domain = ResidentDomain(Host("512M"))
+    device = VirtioMemDriver(mem, domain, backing=backing)
+    balloon = VirtioBalloonDriver(mem, domain, reporting=True)
+    device.set_target("288M")
+    run([device, balloon], 1.0)
+    used = mem.alloc_pages_bulk(60000)
+    domain.touch(used)
+    mem.free_pfns(used)
+    held = domain.tot_pages
+    run([device, balloon], 5.0, 1.0)
+    assert domain.tot_pages < held // 2 and device.current_pages == 73728
+    device.validate()
+    balloon.validate()
+    used = mem.alloc_pages_bulk(10000)
+    domain.touch(used)
+    assert domain.tot_pages >= 10000
+    mem.free_pfns(used)
+    device.set_target("32M", 5.0)
+    run([device, balloon], 200.0, 5.0)
+    assert device.current_pages == mem.totalram_pages == 8192 and domain.tot_pages <= 8192
+    device.validate()
+    balloon.validate()

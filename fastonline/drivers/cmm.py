@@ -250,6 +250,12 @@ class Cmm2(Driver):
         """arch_free_page: what is in free pages is nobody's."""
         self.domain.set_unused(pages_of_extents(pfns, order))
 
+    def obstacle(self) -> str:
+        """As Driver.obstacle: the limit is no memory."""
+        if self.target_pages > self.current_pages == self.mem.totalram_pages:
+            return "hinting cannot grow the guest past its boot memory"
+        return super().obstacle()
+
     def cache_pages(self, nr: int) -> NDArray[np.int64]:
         """Read so many pages of files into the page cache: clean, and volatile. Returns their pfns."""
         pfns = self.mem.alloc_pages_bulk(nr)

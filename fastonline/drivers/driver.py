@@ -72,6 +72,11 @@ class Driver:
         """Pages of the guest that the host backs."""
         return self.domain.tot_pages
 
+    @property
+    def usable_pages(self) -> int:
+        """Of current_pages, those that the guest's allocator has: what is added and not online yet is missing."""
+        return min(self.current_pages, self.mem.totalram_pages)
+
     def set_target(self, size: int | str, now: float = 0.0) -> None:
         """From now on the guest is to have so much memory (bytes, or text such as "1.1G"), taken down to whole pages; the
         worker is due at once. ValueError or TypeError for what is no size."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_OFFLINE
 from fastonline.drivers.driver import NEVER, PG_RESERVED, Driver, PageList, alloc_highuser, free_range, si_mem_available
-from fastonline.drivers.hypervisor import Domain, pages_of_extents
+from fastonline.drivers.hypervisor import Domain, ResidentDomain, pages_of_extents
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.memory import Memory
 
@@ -43,12 +43,18 @@ class Region:
             there &= (pfns < start) | (pfns >= end)
         return there
 
+    @property
+    def nr_backed(self) -> int:
+        """Pages of it that the host backs."""
+        return self.covered_end_pfn - self.covered_start_pfn - sum(end - start for start, end in self.gaps)
+
 
 class HvBalloon(Driver):
     """Hot-add by regions, and the balloon, of one guest.
 
     mem: Memory with every page backed by domain (hypervisor.Domain). auto_online: added blocks are onlined at once; else each
     hot-add waits 5 s in vain (`waits` counts them) and whoever onlines the blocks later brings the covered part online.
+    backing: "plug", pages get their frames when a region covers them; "touch", at their first touch (a ResidentDomain).
 
     set_target plays the host's part: a lower target balloons pages out, not below the floor that the guest keeps; a higher one
     takes them back in, then hot-adds from where the last region was covered to. What cannot be had is asked for every second.
@@ -56,18 +62,31 @@ class HvBalloon(Driver):
     HotplugError EINVAL when another online_page_callback is set.
     """
 
-    def __init__(self, mem: Memory, domain: Domain, auto_online: bool = True) -> None:
-        super().__init__(mem, domain)
+    def __init__(self, mem: Memory, domain: Domain, auto_online: bool = True, backing: str = "plug") -> None:
+        if backing not in ("plug", "touch"):
+            raise ValueError(f"invalid backing {backing!r} (expected 'plug' or 'touch')")
+        if backing == "touch" and not isinstance(domain, ResidentDomain):
+            raise ValueError("backing at the first touch needs a ResidentDomain")
+        self.backing = backing
         self.auto_online = auto_online
         self.regions: list[Region] = []
+        self._boot_pages = mem.totalram_pages
+        self._list = PageList()
+        super().__init__(mem, domain)
         self.do_hot_add = True
         """False for good once memory that was to be added was there (EEXIST)."""
         self.waits = 0
-        self._list = PageList()
         mem.set_online_page_callback(self._online_page, KPF_OFFLINE)
 
     def __repr__(self) -> str:
         return f"<HvBalloon current={self.current_pages} target={self.target_pages} ballooned={len(self._list)}>"
+
+    @property
+    def current_pages(self) -> int:
+        """As Driver.current_pages; of a ResidentDomain boot memory and what regions cover, less what is in the balloon."""
+        if not isinstance(self.domain, ResidentDomain):
+            return super().current_pages
+        return self._boot_pages + sum(region.nr_backed for region in self.regions) - len(self._list)
 
     @property
     def chunk(self) -> int:
@@ -108,8 +127,7 @@ class HvBalloon(Driver):
         where = self._pfn_covered(pg_start, cnt)
         if where is None:
             where = self._new_region(pg_start, cnt, region)
-        self.domain.count("host_message")
-        got = self.domain.back(pfns)
+        got = self._back(pfns)
         if got == 0:
             return 0
         if where.covered_end_pfn == where.covered_start_pfn:
@@ -121,6 +139,15 @@ class HvBalloon(Driver):
         if taken < got:
             self.domain.unback(pfns[taken:got])
         return taken
+
+    def _back(self, pfns):
+        """The host says that these pages are the guest's: how many of them, from the first on. Those that are backed when
+        touched get no frame yet."""
+        if self.backing == "touch":
+            self.domain.count("host_message", 1, pfns.size)
+            return pfns.size
+        self.domain.count("host_message")
+        return self.domain.back(pfns)
 
     def _pfn_covered(self, pg_start, cnt):
         """The region that the range lies in, made longer to hold it; None: there is none."""
@@ -231,8 +258,7 @@ class HvBalloon(Driver):
         pfns = self._list.head(nr_pages)
         if pfns.size == 0:
             return 0
-        self.domain.count("host_message")
-        pfns = pfns[: self.domain.back(pfns)]
+        pfns = pfns[: self._back(pfns)]
         self._list.drop_head(pfns.size)
         self.mem.free_reserved_pfns(pfns)
         return pfns.size
@@ -248,7 +274,7 @@ class HvBalloon(Driver):
         elif missing > 0:
             missing -= self.balloon_down(missing)
             if missing > 0 and len(self._list) == 0:
-                self._grow(min(missing, self.domain.room(missing), self.domain.host.free_frames))
+                self._grow(missing if self.backing == "touch" else self.domain.available(missing))
         if self.current_pages != self.target_pages:
             self.due = self.domain.now + 1
 
@@ -287,7 +313,8 @@ class HvBalloon(Driver):
             pfns = np.arange(region.start_pfn, region.ha_end_pfn)
             covered = region.backed(pfns)
             out = np.isin(pfns, ballooned)
-            if not np.array_equal(self.domain.backed(pfns), covered & ~out):
+            backed, may_be = self.domain.backed(pfns), covered & ~out
+            if np.any(backed & ~may_be) or not isinstance(self.domain, ResidentDomain) and np.any(may_be & ~backed):
                 raise AssertionError(f"{region} does not say what the host backs")
             if pfns.size:
                 reserved = self.mem.page_states(region.start_pfn, pfns.size) & PG_RESERVED != 0

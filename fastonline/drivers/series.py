@@ -15,7 +15,7 @@ from typing import Any
 from fastonline.drivers.cmm import Cmm1, Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.dimm import Dimms
-from fastonline.drivers.driver import Actor, Driver, run
+from fastonline.drivers.driver import Driver, run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.table import read_targets
@@ -41,6 +41,9 @@ class Sample:
     """s, virtual: when the next target came."""
     target: int
     actual: int
+    """What the driver has plugged, or left to the guest."""
+    usable: int
+    """Of that, what the guest's allocator has: memory that is added and not online yet is missing."""
     total: int
     """What the guest could use at most without adding memory: its totalram and what is in the balloon."""
     host_free: int
@@ -52,6 +55,18 @@ class Sample:
     """What simulating it took."""
     obstacle: str = ""
     """Why the target was not reached."""
+    plugged_s: float | None = None
+    """s after the target came until `actual` had reached it, None: it has not."""
+    usable_s: float | None = None
+    """The same of `usable`."""
+
+    @property
+    def remark(self) -> str:
+        """What the table says of a target that is not reached, or not usable yet; else empty."""
+        if self.obstacle:
+            return f"  not reached: {self.obstacle}"
+        waiting = self.actual - self.usable
+        return f"  not usable: {format_size(waiting)} is plugged and not online" if waiting > 0 else ""
 
 
 @dataclass(frozen=True)
@@ -71,11 +86,13 @@ class Series:
 
     def __str__(self) -> str:
         """A table, one line a target; those that were not reached say so."""
-        lines = [f"{'time s':>8} {'target':>10} {'actual':>10} {'host free':>10} {'calls':>9} {'call ms':>9} {'wall ms':>9}"]
+        lines = [f"{'time s':>8} {'target':>10} {'plugged':>10} {'usable':>10} {'host free':>10} {'plugged s':>9} "
+                 f"{'usable s':>9} {'calls':>9} {'call ms':>9} {'wall ms':>9}"]
         for s in self.samples:
             lines.append(
-                f"{s.time:8.1f} {format_size(s.target):>10} {format_size(s.actual):>10} {format_size(s.host_free):>10} "
-                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}{'  not reached: ' + s.obstacle if s.obstacle else ''}"
+                f"{s.time:8.1f} {format_size(s.target):>10} {format_size(s.actual):>10} {format_size(s.usable):>10} "
+                f"{format_size(s.host_free):>10} {_seconds(s.plugged_s)} {_seconds(s.usable_s)} "
+                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}{s.remark}"
             )
         lines.append("  ".join(f"{name} {number}" for name, number in {**self.counts, **self.calls}.items() if number))
         return "\n".join(lines)
@@ -98,6 +115,10 @@ class Series:
         axes.set_ylim(bottom=0)
         axes.legend()
         save_figure(figure, path)
+
+
+def _seconds(seconds):
+    return f"{'-':>9}" if seconds is None else f"{seconds:9.3f}"
 
 
 def parse_targets(text: str) -> list[tuple[float, int]]:
@@ -140,14 +161,14 @@ def _cmm(mem, host, boot, max_memory, behaviour="cmm1"):
 
 
 def _touched(driver):
-    """A guest that has used its memory once, as after a while: cmm2's as page cache."""
-    nr = min(driver.mem.totalram_pages, driver.domain.host.free_frames) // 4 * 3
+    """A guest that has used all of its memory once, so that it holds as many frames as one of the other drivers'; cmm2's has
+    three quarters of it as page cache."""
+    mem, domain = driver.mem, driver.domain
+    pfns = mem.alloc_pages_bulk(min(mem.totalram_pages, domain.available(mem.totalram_pages)))
+    domain.touch(pfns)
+    mem.free_pfns(pfns)
     if isinstance(driver, Cmm2):
-        driver.cache_pages(nr)
-    else:
-        pfns = driver.mem.alloc_pages_bulk(nr)
-        driver.domain.touch(pfns)
-        driver.mem.free_pfns(pfns)
+        driver.cache_pages(pfns.size // 4 * 3)
     return driver
 
 
@@ -180,55 +201,88 @@ def run_series(
         raise invalid_name("driver", name, DRIVERS)
     mem = Memory(geometry, boot=boot, rules=rules, engine=engine, memmap=memmap, memory_block_size=memory_block_size)
     host = Host(host_memory, geometry.page_size, scattered, seed, call_ns)
-    actors: list[Actor] = []
     if udev_delay is not None:
         options["auto_online"] = False
-        actors.append(Udev(mem, udev_delay))
     for option in options.keys() - inspect.signature(DRIVERS[name]).parameters:
         raise ValueError(f"the driver {name} has no option {'udev_delay' if option == 'auto_online' else option}")
     driver = DRIVERS[name](mem, host, boot, max_memory, **options)
     recorder = _Recorder(driver)
-    actors.append(recorder)
+    actors = [_Watched(recorder, driver)]
+    if udev_delay is not None:
+        actors.insert(0, _Watched(recorder, Udev(mem, udev_delay)))
     page_size, samples, domain = geometry.page_size, [], driver.domain
     ends = [at for at, _ in targets[1:]] + [targets[-1][0] + INTERVAL]
     for (at, size), end in zip(targets if progress is None else progress(targets), ends, strict=True):
         calls, ns, wall = sum(domain.calls.values()), domain.ns, time.perf_counter()
+        recorder.begin(size, at)
         driver.set_target(size, at)
         run(actors, end, at)
         samples.append(Sample(
             time=end,
             target=size,
             actual=driver.current_pages * page_size,
+            usable=driver.usable_pages * page_size,
             total=(mem.totalram_pages + driver.counts().get("balloon", 0)) * page_size,
             host_free=host.free_frames * page_size,
             calls=sum(domain.calls.values()) - calls,
             call_ns=domain.ns - ns,
             wall_ms=(time.perf_counter() - wall) * 1e3,
             obstacle=driver.obstacle(),
+            plugged_s=recorder.plugged_s,
+            usable_s=recorder.usable_s,
         ))
-    recorder.note(ends[-1])
+    recorder.step(ends[-1])
     driver.validate()
     return Series(name, tuple(samples), tuple(recorder.steps), driver.counts(), dict(domain.calls))
 
 
 class _Recorder:
-    """A driver as an actor, with what it has after each time it worked."""
+    """What a driver has after each time it worked, and when a target is reached."""
 
     def __init__(self, driver):
         self._driver = driver
+        self._page = driver.mem.geometry.page_size
         self.steps = []
-        self.note(0.0)
+        self.step(0.0)
+
+    def begin(self, target, at):
+        """A target, bytes, comes at the time `at`."""
+        self._target, self._at = target // self._page, at
+        self._grows = self._target >= self._driver.current_pages
+        self.plugged_s = self.usable_s = None
+        self.note(at)
+
+    def step(self, now):
+        self.steps.append((now, self._driver.current_pages * self._page))
+
+    def note(self, now):
+        """Somebody worked."""
+        after = max(now, self._driver.domain.now) - self._at
+        if self.plugged_s is None and self._reached(self._driver.current_pages):
+            self.plugged_s = after
+        if self.usable_s is None and self._reached(self._driver.usable_pages):
+            self.usable_s = after
+
+    def _reached(self, pages):
+        return pages >= self._target if self._grows else pages <= self._target
+
+
+class _Watched:
+    """An actor whose work the recorder sees."""
+
+    def __init__(self, recorder, actor):
+        self._recorder = recorder
+        self._actor = actor
 
     @property
     def due(self):
-        return self._driver.due
+        return self._actor.due
 
     def work(self, now):
-        self._driver.work(now)
-        self.note(now)
-
-    def note(self, now):
-        self.steps.append((now, self._driver.current_pages * self._driver.mem.geometry.page_size))
+        self._actor.work(now)
+        if isinstance(self._actor, Driver):
+            self._recorder.step(now)
+        self._recorder.note(now)
 
 
 # -- the command line's part: its arguments, and what they mean

@@ -230,7 +230,7 @@ class VirtioBalloonDriver(Driver):
     def obstacle(self) -> str:
         """As Driver.obstacle: an empty balloon adds nothing to the guest's RAM."""
         if self.target_pages > self.current_pages and len(self.balloon) == 0:
-            return "the balloon is empty, and cannot grow the guest past its RAM"
+            return "the balloon is empty, and cannot grow the guest past its boot memory"
         return super().obstacle()
 
     def _work(self):

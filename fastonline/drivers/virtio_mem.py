@@ -421,10 +421,10 @@ class VirtioMemDriver(Driver):
     """One device behind a guest's boot memory, and the host that backs what is plugged.
 
     mem: Memory, all of which the domain backs. domain: hypervisor.Domain. block_size: of the device (bytes or text such as
-    "2M"), None: a pageblock. backing: "plug", the host gives a block its frames when it is plugged; "touch", a page gets its
-    frame at its first touch, as QEMU has it (a ResidentDomain). auto_online: what is added goes online at once, to Movable;
-    else somebody must online it, and the device stops at OFFLINE_THRESHOLD until it is. The region is as large as what the
-    domain may have, or the host has, above the boot memory.
+    "2M"), None: a pageblock. backing: "plug", the host gives a block its frames when it is plugged (prealloc=on, on a
+    ResidentDomain); "touch", a page gets its frame at its first touch, as QEMU has it (a ResidentDomain). auto_online: what is
+    added goes online at once, to Movable; else somebody must online it, and the device stops at OFFLINE_THRESHOLD until it is.
+    The region is as large as what the domain may have, or the host has, above the boot memory.
 
     A target is the boot memory and what is to be plugged, taken down to whole sub-blocks: below the boot memory nothing is
     plugged, above the region it is full. What the host has no frames for, or the guest cannot free, is tried again after
@@ -443,7 +443,7 @@ class VirtioMemDriver(Driver):
         if backing == "touch" and not isinstance(domain, ResidentDomain):
             raise ValueError("backing at the first touch needs a ResidentDomain")
         self.backing = backing
-        self.boot_pages = mem.totalram_pages if backing == "touch" else domain.tot_pages
+        self.boot_pages = mem.totalram_pages if isinstance(domain, ResidentDomain) else domain.tot_pages
         page = mem.geometry.page_size
         size = page << mem.geometry.pageblock_order if block_size is None else parse_size(block_size)
         unit = block_sizes(mem, size)[1]
@@ -589,7 +589,7 @@ class VirtioMemDriver(Driver):
         super().validate()
         device, domain = self.device, self.domain
         plugged = device.plugged_pages
-        if self.backing == "plug":
+        if not isinstance(domain, ResidentDomain):      # whose pages lose their frames when they are reported or reclaimed
             if domain.tot_pages != self.boot_pages + plugged:
                 raise AssertionError(
                     f"{self.boot_pages} boot pages and {plugged} plugged pages differ from the {domain.tot_pages} that the "
