@@ -135,7 +135,8 @@ def around(large, repeat):
         far = {n: paths.far_block(n, order, repeat) for n in ((18, 22, 26, 30) if large else (18, 22))}
         most = max(far)
         line(f"only block of order {order} at the far end of 2^{most}, C API", 100, "ns", far[most])
-        line(f"  2^{most} / 2^18 pages", 2, "x", {key: far[most][key] / max(far[18][key], 1) for key in ("min", "median")})
+        grown = {key: far[most][key] / max(far[18][key], 1) for key in ("min", "median")}
+        line(f"  order {order}, 2^{most} / 2^18 pages", 2, "x", grown)
     line("alloc_pages_bulk, half of the pages free, a page", 2, "ns", paths.half_free(repeat))
     by_size = {size: paths.batches(size, repeat) for size in paths.BATCHES}
     for call in by_size[1]:

@@ -586,8 +586,10 @@ class XenBalloon(Driver):
     def _guard(self, action, notice):
         """The pages of an expansion are Reserved and without a frame: user space that onlines their memory block, which sysfs
         shows offline, would hand them to the allocator. The balloon vetoes that."""
+        if action != MEM_GOING_ONLINE or self._expanding:       # not asked: a balloon that marks page by page is told of each
+            return NOTIFY_OK
         ours = any(start < notice.start_pfn + notice.nr_pages and notice.start_pfn < start + nr for start, nr in self._expanded)
-        return NOTIFY_BAD if action == MEM_GOING_ONLINE and ours and not self._expanding else NOTIFY_OK
+        return NOTIFY_BAD if ours else NOTIFY_OK
 
     # -- the end
 
