@@ -46,7 +46,7 @@ def plot_profile(result: dict[str, Any], path: str | PathLike[str]) -> None:
     of their total. ValueError for a suffix that matplotlib does not know.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 5), layout="constrained")
+        figure = Figure(figsize=(10, 5.5), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _workloads(left, result)
         _phases(right, result)
@@ -67,31 +67,41 @@ def _workloads(axes, result):
         least = [max(rows[name]["ns_per_page"]["min"], 1e-4) for name in names]
         axes.hlines(at, least, medians, color=COLORS[engine], linewidth=1)
         axes.plot(medians, at, "o", color=COLORS[engine], markersize=4, label=f"{engine}, warm")
-        for y, x in zip(at, medians, strict=True):
-            axes.annotate(number(x), (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=6)
-        cold = [
-            (y, rows[name]["cold"]["median"] / rows[name]["pages"])
-            for y, name in zip(at, names, strict=True)
-            if rows[name]["cold"]
-        ]
+        cold = {name: rows[name]["cold"]["median"] / rows[name]["pages"] for name in names if rows[name]["cold"]}
         if cold:
-            axes.plot([x for _, x in cold], [y for y, _ in cold], "o", color=COLORS[engine], markersize=4, fillstyle="none",
-                      label=f"{engine}, cold")
+            axes.plot(list(cold.values()), [y for y, name in zip(at, names, strict=True) if name in cold], "o",
+                      color=COLORS[engine], markersize=4, fillstyle="none", label=f"{engine}, cold")
+        for y, name, median, end in zip(at, names, medians, least, strict=True):
+            # the values on the outside of the two dots, so that neither dot lies on one
+            if name not in cold:
+                _value(axes, median, y, median, "left")
+            elif cold[name] >= median:
+                _value(axes, end, y, median, "right")
+                _value(axes, cold[name], y, cold[name], "left")
+            else:
+                _value(axes, min(end, cold[name]), y, cold[name], "right")
+                _value(axes, median, y, median, "left")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.margins(x=0.12)
+    axes.margins(x=0.2)
     axes.grid(axis="x", color="0.9")
     axes.set_xlabel("ns a page (dot: median, line: to the least)")
     axes.legend(fontsize=7, loc="best")
 
 
+def _value(axes, x, y, value, side):
+    """Write a value beside the point x, y: "left" is where the text begins, "right" where it ends."""
+    axes.annotate(number(value), (x, y), xytext=(5 if side == "left" else -5, 0), textcoords="offset points", va="center",
+                  ha=side, fontsize=7)
+
+
 def _phases(axes, result):
     left = [0.0] * len(result["phases"])
-    labels = [f"{item['path']}\n{item['engine']}\n{duration(item['total']['median'])}" for item in result["phases"]]
+    labels = [f"{item['path']}\n{item['engine']}\n{duration(item['total']['min'])}" for item in result["phases"]]
     for phase, color in zip(PHASES, _PHASE_COLORS, strict=True):
         share = [
-            100 * (item["ns"][phase] or {"median": 0})["median"] / max(item["total"]["median"], 1) for item in result["phases"]
+            100 * (item["ns"][phase] or {"min": 0})["min"] / max(item["total"]["min"], 1) for item in result["phases"]
         ]
         axes.barh(range(len(share)), share, left=left, label=phase, color=color)
         for y, (x, width) in enumerate(zip(left, share, strict=True)):
@@ -102,7 +112,7 @@ def _phases(axes, result):
     axes.set_yticks(range(len(labels)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("share of the total, %")
+    axes.set_xlabel("share of the total, %, least times")
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False)
 
 
@@ -117,15 +127,16 @@ def plot_scale(result: dict[str, Any], path: str | PathLike[str]) -> None:
             for what, style, label in (("random", "o-", "a page at random"), ("online", "s--", "online_pages")):
                 axes.plot(pages, [max(row[what]["min"], 1e-4) for row in rows], style, color=COLORS[engine], markersize=4,
                           label=f"{engine}, {label}")
-            for row in rows[:1] + rows[-1:]:
-                axes.annotate(number(row["random"]["min"]), (row["pages"], row["random"]["min"]), xytext=(0, 5),
-                              textcoords="offset points", ha="center", fontsize=7)
+            for what in ("random", "online"):
+                for row, side in ((rows[0], "right"), (rows[-1], "left")) if rows else ():
+                    _value(axes, row["pages"], row[what]["min"], row[what]["min"], side)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.grid(color="0.9")
         axes.set_xlabel("pages of the machine")
         axes.set_ylabel("ns a page, least")
         axes.set_title("Onlining, by size of the machine (X86_64, rules of Linux 6.12)")
-        axes.legend(fontsize=7)
+        axes.margins(x=0.1)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
         corner(figure, result["provenance"])
         save_figure(figure, path)

@@ -277,7 +277,7 @@ def _phases(result, engines):
     items = {(item["engine"], item["path"]): item for item in result["phases"]}
     lines = [
         f"{'us a section':<12}" + "".join(f"  {engine:^{10 * len(paths)}}" for engine in engines).rstrip(),
-        f"{'median':<12}" + "".join("  " + "".join(f"{path:>10}" for path in paths) for _ in engines),
+        f"{'least':<12}" + "".join("  " + "".join(f"{path:>10}" for path in paths) for _ in engines),
     ]
     for phase in (*PHASES, "total"):
         line = f"{phase:<12}"
@@ -285,10 +285,11 @@ def _phases(result, engines):
             cells = (
                 item["total"] if phase == "total" else item["ns"][phase] for item in (items[engine, path] for path in paths)
             )
-            line += "  " + "".join(f"{'-' if cell is None else number(cell['median'] / 1000):>10}" for cell in cells)
+            line += "  " + "".join(f"{'-' if cell is None else number(cell['min'] / 1000):>10}" for cell in cells)
         lines.append(line)
     lines.append(
         "Each phase is what the real path costs with it over without it; they add up.\n"
+        "Least times: a difference of medians is mostly noise on a busy machine.\n"
         "watermarks: one recomputation; 2.6.25 makes one at every mark, here it waits\n"
         "until somebody looks. notify: one listener of online_pages."
     )

@@ -19,7 +19,7 @@ from fastonline.rules import LINUX_6_12
 
 ORDERS = tuple(range(17, 35))
 _RANDOM_PAGES = 1 << 16
-_STATE = {"bitmap": 1.0, "struct_page": 72.0}
+_STATE = {"bitmap": 0.55, "struct_page": 72.0}
 """Bytes of state a page, for the decision whether a size fits: planes and summary, or descriptors and tables."""
 
 
