@@ -12,6 +12,28 @@ from fastonline.hotplug.migrate import runs
 from fastonline.hotplug.zone_ranges import largest_blocks
 
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+# ones at the multiples of 2^order
+_ALIGNED = np.array([0xFFFFFFFFFFFFFFFF, 0x5555555555555555, 0x1111111111111111, 0x0101010101010101, 0x0001000100010001,
+                     0x0000000100000001, 0x0000000000000001], np.uint64)
+
+
+def _parts_of_blocks(free, shift):
+    """Yield, for each order below `shift`, the order and the first pages of the free blocks of exactly that order, counted from
+    the first word on. free: (blocks, words) uint64, the free pages of blocks of 2^shift pages, none of them free as a whole."""
+    words = free.ravel()
+    for order in range(6):
+        size = np.uint64(1 << order)
+        larger = words & (words >> size) & _ALIGNED[order + 1]
+        exact = words & ~(larger | larger << size)
+        at = np.flatnonzero(exact)
+        i, bit = np.nonzero(np.unpackbits(exact[at].view(np.uint8).reshape(-1, 8), axis=1, bitorder="little"))
+        yield order, (at[i] << 6) + bit
+        words = larger
+    full = words.astype(bool).reshape(free.shape)
+    for order in range(6, shift):
+        larger = full[:, 0::2] & full[:, 1::2]
+        yield order, np.flatnonzero(full & ~np.repeat(larger, 2, axis=1)) << order
+        full = larger
 
 
 class FreeOrder:
@@ -49,28 +71,30 @@ class FreeOrder:
         by = np.lexsort((pfns, stamps, orders))
         return orders[by], pfns[by]
 
-    def find(self, zone):
-        """(orders, first pfns) of the free blocks of a zone, two int64 arrays, in the order in which they are come across."""
+    def find(self, zone, pages=None):
+        """(orders, first pfns) of the free blocks of a zone, two int64 arrays, in the order in which they are come across: all
+        of them, or those of the smallest orders that have so many pages together."""
         blocks, words = largest_blocks(self._mem, zone.nr), 1 << self._shift >> 6
         plane = self._mem.flags["PG_buddy"]
         free = plane[: (blocks[-1] + 1) * words if len(blocks) else 0].reshape(-1, words)[blocks]
         whole = (free == _ALL).all(axis=1)
-        parts = ~whole & free.any(axis=1)
-        full = np.unpackbits(free[parts].view(np.uint8), axis=1, bitorder="little").view(bool)
-        orders, pfns = [], []
-        for order in range(self._shift if len(full) else 0):
-            larger = full[:, 0::2] & full[:, 1::2]
-            at, i = np.nonzero(full & ~np.repeat(larger, 2, axis=1))
-            orders.append(np.full(len(at), order))
-            pfns.append((blocks[parts][at] << self._shift) + (i << order))
-            full = larger
-        orders.append(np.full(np.count_nonzero(whole), self._shift))
-        pfns.append(blocks[whole] << self._shift)
+        parts = np.flatnonzero(~whole & free.any(axis=1))
+        first_word = (blocks[parts, None] * words + np.arange(words)).ravel()
+        orders, pfns, left = [], [], np.inf if pages is None else pages
+        for order, found in _parts_of_blocks(free[parts], self._shift):
+            orders.append(np.full(len(found), order))
+            pfns.append((first_word[found >> 6] << 6) + (found & 63))
+            left -= len(found) << order
+            if left <= 0:
+                break
+        else:
+            orders.append(np.full(np.count_nonzero(whole), self._shift))
+            pfns.append(blocks[whole] << self._shift)
         return self._sorted(np.concatenate(orders), np.concatenate(pfns))
 
     def take(self, zone, size):
         """Take up to `size` single pages: their pfns in that order."""
-        orders, pfns = self.find(zone)
+        orders, pfns = self.find(zone, size)
         nr = int(np.searchsorted(np.cumsum(1 << orders), size)) + 1
         got = [np.arange(pfn, pfn + (1 << order)) for order, pfn in zip(orders[:nr].tolist(), pfns[:nr].tolist(), strict=True)]
         got = np.concatenate([np.empty(0, np.int64), *got])[:size]
