@@ -6,6 +6,7 @@ import random
 import pytest
 
 import fastonline as fo
+from fastonline.hotplug.free_order import FreeOrder
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
 from fastonline.hotplug.pcp import PerCpuPages
 from fastonline.hotplug.zonelists import movable_zonelist
@@ -49,6 +50,32 @@ def test_blocks_that_no_uevent_has_told_of():
         mem.online_pages(34 * BLOCK, BLOCK, fo.MMOP_ONLINE_MOVABLE)
         assert len(alloc_movable(mem, BLOCK, movable_zonelist(mem, 0))) == BLOCK
         mem.validate()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_small_takes_are_one_large_take(seed):
+    """Take all free pages of a zone whose blocks are of many sizes at once, and in small portions, with pages freed between.
+    Expect the same pages in the same order, and none to be left."""
+    rng = random.Random(seed)
+    mem = fo.Memory(fo.X86_64, boot="16M")
+    zone = mem.zone_of(0x800)
+    held = mem.alloc_pages_bulk(zone.free_pages, 0, zone)
+    mem.free_pfns(rng.sample(held.tolist(), 1500))
+    orders = FreeOrder(mem), FreeOrder(other := mem.copy())
+    for order in orders:
+        order.freed(held[::-1])
+    for _ in range(4):
+        nr = rng.randrange(1, 300)
+        small = [int(pfn) for _ in range(nr) for pfn in orders[0].take(zone, 1)]
+        assert small == orders[1].take(other.zone_of(0x800), nr).tolist()
+        mem.free_pfns(small[::3])
+        other.free_pfns(small[::3])
+    small = []
+    while len(some := orders[0].take(zone, 7)):
+        small += some.tolist()
+    assert small == orders[1].take(other.zone_of(0x800), 1 << 20).tolist()
+    assert zone.free_pages == 0
+    mem.validate()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -15,6 +15,7 @@ _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 # ones at the multiples of 2^order
 _ALIGNED = np.array([0xFFFFFFFFFFFFFFFF, 0x5555555555555555, 0x1111111111111111, 0x0101010101010101, 0x0001000100010001,
                      0x0000000100000001, 0x0000000000000001], np.uint64)
+_AHEAD = 16       # a search finds so many times the pages that are asked for
 
 
 def _parts_of_blocks(free, shift):
@@ -44,6 +45,8 @@ class FreeOrder:
         self._shift = mem.geometry.max_page_order
         self._stamps = np.zeros(0, np.int64)      # of each largest block: below 0 freed, the last one lowest; above 0 onlined
         self._clock = 0
+        self._ahead = []                          # (first pfn, end) of free blocks that come next, the first one last,
+        self._ahead_since = None                  # if that is still the state of all
 
     def at_tail(self, pfns):
         """These pages came to the end of the lists."""
@@ -93,14 +96,34 @@ class FreeOrder:
         return self._sorted(np.concatenate(orders), np.concatenate(pfns))
 
     def take(self, zone, size):
-        """Take up to `size` single pages: their pfns in that order."""
-        orders, pfns = self.find(zone, size)
-        nr = int(np.searchsorted(np.cumsum(1 << orders), size)) + 1
-        got = [np.arange(pfn, pfn + (1 << order)) for order, pfn in zip(orders[:nr].tolist(), pfns[:nr].tolist(), strict=True)]
-        got = np.concatenate([np.empty(0, np.int64), *got])[:size]
-        for pfn, many in runs(got):
-            self._mem.alloc_contig_range(pfn, many)
+        """Take up to `size` single pages: their pfns in that order. What is left of a block comes before any other, so that one
+        search serves several calls, until something else writes the state of a page or a list."""
+        if not self._ahead or self._ahead_since != self._now(zone):
+            orders, pfns = self.find(zone, _AHEAD * size)
+            self._ahead = list(zip(pfns.tolist(), (pfns + (1 << orders)).tolist(), strict=True))[::-1]
+        got, left = [np.empty(0, np.int64)], size
+        while left and self._ahead:
+            pfn, end = self._ahead.pop()
+            if end - pfn > left:
+                self._ahead.append((pfn + left, end))
+                end = pfn + left
+            got.append(np.arange(pfn, end))
+            left -= end - pfn
+        if left and len(got) > 1:
+            # the search did not go on to the last block
+            self._allocate(np.concatenate(got))
+            return np.concatenate([*got, self.take(zone, left)])
+        got = np.concatenate(got)
+        self._allocate(got)
+        self._ahead_since = self._now(zone)
         return got
+
+    def _allocate(self, pfns):
+        for pfn, many in runs(pfns):
+            self._mem.alloc_contig_range(pfn, many)
+
+    def _now(self, zone):
+        return zone.nr, self._clock, self._mem.stats()["bytes_touched"]
 
     def take_block(self, zone, order):
         """Take 2^order pages of the first free block that has as many, as single pages: the first pfn."""
