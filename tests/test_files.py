@@ -364,6 +364,11 @@ READERS = {
     "machine": fo.load, "capture": fo.Capture.load, "recording": fo.Recording.load, "text": read_text, "open": open_regular,
     "show": lambda path: _exits(["show", "buddyinfo", str(path)]), "replay": lambda path: _exits(["replay", str(path)]),
     "profile": lambda path: _exits(["profile", "--capture", str(path)]),
+    "against": lambda path: _exits(["profile", "--against", str(path), "--repeat", "1", "--brief"]),
+    "scenario": lambda path: _exits(["compare", str(path)]),
+    "sweep": lambda path: _exits(["sweep", str(path), "--out", os.devnull]),
+    "summary": lambda path: _exits(["sweep", "--summary", str(path)]),
+    "targets": lambda path: _exits(["balloon", "xen", str(path)]),
 }
 
 
