@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.drivers.hypervisor import Domain, all_different
 from fastonline.geometry import Geometry, format_size, parse_size
+from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory
 
 NEVER = float("inf")
@@ -83,6 +84,7 @@ class Driver:
         self.target_pages = parse_size(size) >> self.mem.geometry.page_shift
         self.due = now
 
+    @uninterrupted
     def work(self, now: float) -> None:
         """Do what is due at `now` (virtual seconds), and set `due` anew. What the calls to the host cost passes on the guest's
         clock, Domain.now; the driver is busy until then."""
@@ -216,20 +218,26 @@ def alloc_highuser(mem: Memory, nr: int, order: int = 0, highest: str | None = N
     if highest is None:
         highest = mem.geometry.zone_limits[-1][0]
     top = mem.zones.names.index(highest)
-    got = []
+    plan = []
     for nid in mem.nodes:
         for name in reversed(mem.zones.names[: top + 1]):
-            if nr == 0:
-                break
             zone = mem.zones[nid, name]
             spare = (zone.free_pages - zone.min - zone.protection[top]) >> order
             if order:
                 spare = min(spare, sum(count << k - order for k, count in enumerate(zone.nr_free) if k >= order))
-            if spare > 0:
-                blocks = mem.alloc_pages_bulk(min(nr, spare), order, zone)
-                got.append(blocks)
-                nr -= blocks.size
-    return np.concatenate(got) if got else np.empty(0, np.int64)
+            if min(nr, spare) > 0:
+                plan.append((min(nr, spare), zone))
+                nr -= plan[-1][0]
+    blocks, got = np.empty(sum(count for count, _ in plan), np.int64), 0
+    try:
+        for count, zone in plan:
+            blocks[got : got + count] = mem.alloc_pages_bulk(count, order, zone)
+            got += count
+    except BaseException:
+        for pfn in blocks[:got].tolist():
+            mem.free_pages(pfn, order)
+        raise
+    return blocks
 
 
 def free_heads(mem: Memory, order: int) -> NDArray[np.int64]:

@@ -24,6 +24,7 @@ from fastonline.drivers.driver import (
 )
 from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents
 from fastonline.geometry import parse_size
+from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
 from fastonline.hotplug.zonelists import movable_zonelist
@@ -99,6 +100,7 @@ class VirtioBalloon:
             return alloc_movable(self._mem, nr, movable_zonelist(self._mem, 0))
         return alloc_highuser(self._mem, nr, highest="Movable")
 
+    @uninterrupted
     def inflate(self, nr_pages: int) -> int:
         """fill_balloon until it holds so many more: movable single pages, wherever a process would get them from. Returns how
         many it got; fewer when the machine has no more to give."""
@@ -120,9 +122,21 @@ class VirtioBalloon:
                 got.append(pfns)
                 left -= len(pfns)
         finally:
-            self.pages.adopt(np.concatenate(got))
+            self._adopt(got)
         return nr_pages - left
 
+    def _adopt(self, parts):
+        """What is in the balloon is its own, or where there is no memory to note it, the guest's again."""
+        try:
+            self.pages.adopt(np.concatenate(parts))
+        except BaseException:
+            for pfns in parts:
+                if self.pages.offline:
+                    self._mem.clear_pfns_offline(pfns)
+                free_movable(self._mem, pfns)
+            raise
+
+    @uninterrupted
     def deflate(self, nr_pages: int) -> int:
         """leak_balloon: give back so many, those that came last first; how many there were."""
         if nr_pages < 0:
@@ -132,10 +146,16 @@ class VirtioBalloon:
             nr = min(self.array, left)
             if self._must_tell_host:
                 self._tell("deflate", self.pages.pfns[-nr:])
-            pfns = self.pages.give(nr)
+            pfns = np.ascontiguousarray(self.pages.pfns[-nr:][::-1])
             if self.pages.offline:
                 self._mem.clear_pfns_offline(pfns)
-            free_movable(self._mem, pfns)
+            try:
+                free_movable(self._mem, pfns)
+            except MemoryError:
+                if self.pages.offline:
+                    self._mem.set_pfns_offline(pfns)
+                raise
+            self.pages.give(nr)
             if not self._must_tell_host:
                 self._tell("deflate", pfns)
             left -= nr

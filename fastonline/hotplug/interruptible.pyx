@@ -10,23 +10,26 @@ from fastonline.core.types cimport pfn_t
 __all__ = ["exclusive", "uninterrupted"]
 
 
+cdef Machine machine_of(object self):
+    return self._mem if hasattr(self, "_mem") else self.mem
+
+
 def exclusive(method):
-    """Decorate a method of several steps of an object whose `_mem` is a Memory: other threads' calls wait until it returns."""
+    """Decorate a method of several steps of an object with a Memory, its `_mem` or `mem`: other threads' calls wait until it
+    returns."""
     @wraps(method)
     def call(self, *args, **kwargs):
-        cdef Machine mem = self._mem
-        _held = mem.lock.hold()
+        _held = machine_of(self).lock.hold()
         return method(self, *args, **kwargs)
     return call
 
 
 def uninterrupted(method):
     """As exclusive, and signal handlers and forks wait as well: what a handler raises comes out before the method begins, or
-    when it has returned."""
+    when it has returned. Handlers come in callbacks of notifiers, events and on_move."""
     @wraps(method)
     def call(self, *args, **kwargs):
-        cdef Machine mem = self._mem
-        _held = mem.lock.hold_uninterrupted()
+        _held = machine_of(self).lock.hold_uninterrupted()
         return method(self, *args, **kwargs)
     return call
 

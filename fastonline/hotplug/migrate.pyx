@@ -4,15 +4,17 @@ import errno
 
 import numpy as np
 
-from libc.stdint cimport int64_t
-
+from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport Held
+from fastonline.core.pageflags cimport PG_buddy
+from fastonline.core.types cimport int64_t, uint64_t
+from fastonline.hotplug.arguments cimport check_present
 from fastonline.hotplug.machine cimport Machine, tell_listeners
+from fastonline.hotplug.page_alloc cimport alloc_contig_range, free_block, undo_isolate
 
 from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, pfn_range, range_list
 from fastonline.hotplug.machine import count_migrated
-from fastonline.hotplug.page_alloc import undo_isolate_page_range
 from fastonline.hotplug.zonelists import movable_zonelist
 
 __all__ = [
@@ -31,7 +33,7 @@ cdef Held step(object of):
     return mem.lock.hold() if mem.pcp is None else mem.lock.hold_uninterrupted()
 
 
-_IN_USE, _TAIL, _BUDDY = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail", "PG_buddy"))
+_IN_USE, _TAIL = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail"))
 CLUSTER = 32
 """COMPACT_CLUSTER_MAX: pages that alloc_contig_range isolates at a time."""
 
@@ -125,6 +127,10 @@ class MovablePages:
         """The pages at these indices into pfns have moved: to `new` (int64 array as long)."""
         old = self.pfns[indices]
         self.pfns[indices] = new
+        self.tell_moved(old, new)
+
+    def tell_moved(self, old, new):
+        """Call on_move: its pages `old` are at `new` now (int64 arrays)."""
         if self._on_move is not None:
             call_back(self._mem, self._on_move, old, new)
 
@@ -221,23 +227,30 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
     if not contig:
         nodes = [nid for nid in nodes if nid != zone.nid and mem.zones.has_memory(nid)] or [zone.nid]
     highest = "Movable" if zone.name in ("Movable", "HighMem") else "Normal"
-    emptied, new = [isolate(mem, start_pfn, nr_pages)], np.empty(0, np.int64)
-    owned, log = np.zeros(0, bool), []
+    # undoing takes no memory: which pages of the range are nobody's now, and which new ones have an owner
+    emptied, new, owned, log = np.zeros(nr_pages, bool), None, np.zeros(wanted, bool), []
+    cdef char *is_emptied = <char *>data_of(emptied)
+    cdef char *is_owned = <char *>data_of(owned)
+    cdef int64_t start = start_pfn, nr = nr_pages, at, got = 0
     try:
-        new = alloc_movable(mem, len(order), movable_zonelist(mem, zone.nid, nodes, highest))
-        order, owned = order[: len(new)], np.zeros(len(new), bool)
+        isolate_pages(mem, start, nr, is_emptied)
+        new = alloc_movable(mem, wanted, movable_zonelist(mem, zone.nid, nodes, highest))
+        got = len(new)
+        order = order[:got]
         for i, (owner, _) in enumerate(leaving):
             own = whose[order] == i
             if not own.any():
                 continue
             old, targets, moving = pfns[order[own]], new[own], index[order[own]]
             if owner.offline:
-                mem.set_pfns_offline(targets)
-                mem.clear_pfns_offline(old)
-            owned |= own
-            emptied.append(old)
+                swap_offline(mem, old, targets)
+            owner.pfns[moving] = targets
+            for at in range(got):
+                is_owned[at] |= (<const char *>data_of(own))[at]
+            for at in range(<int64_t>len(old)):
+                is_emptied[(<const int64_t *>data_of(old))[at] - start] = True
             count_migrated(mem, len(old), owner.balloon)
-            owner.moved(moving, targets)
+            owner.tell_moved(old, targets)
         if len(order) < len(pfns):
             # those that are held get a page to move to, and give it back
             free_movable(mem, alloc_movable(mem, len(stuck), movable_zonelist(mem, zone.nid, nodes, highest)))
@@ -250,18 +263,47 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
             raise HotplugError.of(errno.EAGAIN, f"{what} are held: timed out")
         # what another thread allocated before the free pages were isolated is nobody's to take
         used = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(_TAIL)) == _IN_USE
-        empty = np.concatenate(emptied)
-        used[empty - start_pfn] = False
+        used &= ~emptied
         if used.any():
             other = start_pfn + int(used.argmax())
             raise HotplugError.of(errno.EBUSY, f"{pfn_range(start_pfn, nr_pages)}: page {other:#x} is in use")
+        return np.flatnonzero(emptied) + start_pfn
     except BaseException:
-        free_movable(mem, new[~owned])      # those of owners after the one whose callback raised
-        put_back(mem, np.array([pfn for part in emptied for pfn in part.tolist()], np.int64))
+        if got:
+            free_unowned(mem, new, is_owned)     # those of owners after the one whose callback raised
+        free_emptied(mem, start, nr, is_emptied)
+        if mem.pcp is not None:
+            mem.pcp.at_tail(np.flatnonzero(emptied) + start_pfn)
         if log:
             tell_listeners(mem, [("kmsg", line) for line in log])
         raise
-    return empty
+
+
+cdef int swap_offline(Machine mem, object old, object new) except -1:
+    """The new pages of an owner are the host's in place of the old ones."""
+    mem.set_pfns_offline(new)
+    try:
+        mem.clear_pfns_offline(old)
+    except BaseException:
+        mem.clear_pfns_offline(new)
+        raise
+    return 0
+
+
+cdef int free_unowned(Machine mem, object pfns, const char *owned) except -1:
+    """Free the pages of an int64 array that are not marked."""
+    cdef int64_t *numbers = <int64_t *>data_of(pfns)
+    cdef int64_t i, nr = 0
+    for i in range(<int64_t>len(pfns)):
+        if not owned[i]:
+            numbers[nr] = numbers[i]
+            nr += 1
+    if mem.pcp is not None:
+        free_movable(mem, pfns[:nr])
+        return 0
+    for i in range(nr):
+        free_block(mem, numbers[i], 0)
+    return 0
 
 
 def _failure_log(stuck, leaving, nodes, highest):
@@ -282,24 +324,50 @@ def _failure_log(stuck, leaving, nodes, highest):
 def isolate(Machine mem not None, start_pfn, nr_pages):
     """Take the free pages of a range, so that nobody else gets them: their pfns."""
     _held = mem.lock.hold_uninterrupted()
-    free = np.flatnonzero(mem.page_states(start_pfn, nr_pages) & _BUDDY) + start_pfn
-    taken = []
+    cdef uint64_t start = start_pfn, nr = nr_pages
+    check_present(mem, start, nr, "isolate")
+    taken = np.zeros(nr_pages, bool)
     try:
-        for pfn, nr in runs(free):
-            mem.alloc_contig_range(pfn, nr)
-            taken.append((pfn, nr))
-    except BaseException:      # another thread got one of them
-        for pfn, nr in taken:
-            undo_isolate_page_range(mem, pfn, nr)
+        isolate_pages(mem, start, nr, <char *>data_of(taken))
+        return np.flatnonzero(taken) + start_pfn
+    except BaseException:
+        free_emptied(mem, start, nr, <char *>data_of(taken))
         raise
-    return free
+
+
+cdef int isolate_pages(Machine mem, uint64_t start, uint64_t nr, char *taken) except -1:
+    """Take the free pages of a range and mark them in `taken`, a byte for each page."""
+    cdef uint64_t first = 0, end, i
+    while first < nr:
+        end = first
+        while end < nr and mem.pages.state(start + end) & PG_buddy:
+            end += 1
+        if end > first:
+            alloc_contig_range(mem, start + first, end - first)
+        for i in range(first, end):
+            taken[i] = True
+        first = end + 1
+    return 0
+
+
+cdef int free_emptied(Machine mem, uint64_t start, uint64_t nr, const char *taken) except -1:
+    """The inverse of isolate_pages, of pages that were emptied meanwhile too: they are found last from now on."""
+    cdef uint64_t first = 0, end
+    while first < nr:
+        end = first
+        while end < nr and taken[end]:
+            end += 1
+        if end > first:
+            undo_isolate(mem, start + first, end - first)
+        first = end + 1
+    return 0
 
 
 def put_back(Machine mem not None, pfns):
     """The inverse of isolate, of pages that were emptied meanwhile too: they are found last from now on."""
     _held = mem.lock.hold_uninterrupted()
     for pfn, nr in runs(pfns):
-        undo_isolate_page_range(mem, pfn, nr)
+        undo_isolate(mem, pfn, nr)
     if mem.pcp is not None:
         mem.pcp.at_tail(pfns)
 

@@ -45,3 +45,4 @@ cdef int64_t alloc_bulk(Machine mem, int z, int order, uint64_t nr, int64_t *out
 cdef int64_t free_batch(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil
 cdef int free_pages(Machine mem, uint64_t start, int order) except -1
 cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1
+cdef int undo_isolate(Machine mem, uint64_t start, uint64_t nr) except -1

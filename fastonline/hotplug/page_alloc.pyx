@@ -207,12 +207,18 @@ cdef bint try_again(Machine mem, int64_t pfn, int order) except -1:
 cdef object give_blocks(Machine mem, object pfns, int order):
     """Call arch_alloc_page for blocks that were just taken: int64 array, those that it did not keep. What it raises comes out
     when they are free again."""
+    cdef int nr
     try:
-        kept = mem.alloc_hook(pfns, order)
+        _held = mem.lock.hold_uninterrupted()     # setdiff1d is Python code
+        nr = mem.lock.begin_callback()
+        try:
+            kept = mem.alloc_hook(pfns, order)
+        finally:
+            mem.lock.end_callback(nr)
+        return pfns if kept is None else np.setdiff1d(pfns, kept, assume_unique=True)
     except BaseException:
         free_blocks(mem, pfns, order)
         raise
-    return pfns if kept is None else np.setdiff1d(pfns, kept, assume_unique=True)
 
 
 cdef int free_blocks(Machine mem, object pfns, int order) except -1:
@@ -230,11 +236,13 @@ cdef bint out_of_memory(Machine mem, int order) except -1:
         return False
     before = blocks_in_zones(mem, -1, 0, -1)
     mem.in_oom = True
+    cdef int nr = mem.lock.begin_callback()
     try:
         for notifier in list(mem.oom_notifiers):
             notifier()
     finally:
         mem.in_oom = False
+        mem.lock.end_callback(nr)
     return blocks_in_zones(mem, -1, 0, -1) > before
 
 
@@ -311,11 +319,10 @@ cdef int64_t free_batch(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept
     return nr
 
 
-def undo_isolate_page_range(Machine mem not None, start_pfn, nr_pages):
+cdef int undo_isolate(Machine mem, uint64_t start, uint64_t nr) except -1:
     """Free single pages in use; their free blocks come to the end of the free lists, lowest address first. HotplugError
     EINVAL where no section is; ValueError naming a page that is no allocation of order 0. Nothing changes then."""
-    cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), pfn, run
-    _held = mem.lock.hold()
+    cdef uint64_t pfn, run
     check_present(mem, start, nr, "undo_isolate_page_range")
     for pfn in range(start, start + nr):
         if not mem.pages.freeable(pfn, 0):
@@ -326,3 +333,11 @@ def undo_isolate_page_range(Machine mem not None, start_pfn, nr_pages):
         mem.pages.free_range(start, run, mem.pages.max_order)
         start += run
         nr -= run
+    return 0
+
+
+def undo_isolate_page_range(Machine mem not None, start_pfn, nr_pages):
+    """As undo_isolate, for Python."""
+    cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
+    _held = mem.lock.hold()
+    undo_isolate(mem, start, nr)
