@@ -38,13 +38,13 @@ class Rules:
     - name: the kernel's version, such as "6.12".
     - online_order: largest block online_pages hands to the allocator: 0 in 2.6.25 (online_page), None = MAX_PAGE_ORDER since
       5.1.
-    - present_at_online: present_pages grows by what went online (2.6.25), not by the whole range when it is prepared (today).
+    - present_at_online: present_pages grows by what went online (2.6.25), not by the whole range when it is prepared (6.1).
     - grow_before_notify: spans grow before MEM_GOING_ONLINE and shrink back on a veto (move_pfn_range_to_zone, 4.13); 2.6.25
       notifies first.
     - shrink_spans: offlining shrinks zone and node spans (remove_pfn_range_from_zone); 2.6.25 never does.
     - aligned: add_memory takes whole memory blocks, online/offline_pages aligned ranges, else EINVAL; 2.6.25 widens to
       sections.
-    - always_notify_online: online_pages sends MEM_ONLINE even when no page went online (today).
+    - always_notify_online: online_pages sends MEM_ONLINE even when no page went online (6.1).
     - watermark_pages: the counter watermarks and reserves are computed from: "present" (2.6.25) or "managed" (3.9 and later).
     - watermarks_at_mark: every mark recomputes the watermarks (2.6.25: setup_per_zone_pages_min), not only whole
       online/offline_pages.
@@ -62,9 +62,9 @@ class Rules:
     - pcp_follows: per-CPU lists get a new batch and high whenever the watermarks are computed (2.6.32: zone_pcp_update); in
       2.6.25 they stay as boot made them, batch 1 and high 0 in a zone that was empty then.
     - zone_device: there is a zone Device behind Movable (CONFIG_ZONE_DEVICE).
-    - zonelists_follow: the zonelists are also built anew for a new node and when a zone has lost its last page (today); 2.6.25
+    - zonelists_follow: the zonelists are also built anew for a new node and when a zone has lost its last page (6.1); 2.6.25
       builds them when an empty zone gets pages, only then.
-    - lifo: freed blocks go to the head of their list, always (2.6.25); today onlined ones go to the tail.
+    - lifo: freed blocks go to the head of their list, always (2.6.25); in 6.1 onlined ones go to the tail.
     - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
     - memmap_on_memory: a memmap can lie on the memory that it describes (5.13).
     - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6b8f0798b85a, 6.8), not of exactly
@@ -77,7 +77,7 @@ class Rules:
     - blocks_unaware: memory blocks know nothing of marks: a block is online when online_pages has been over all of it, else
       offline, and goes online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
     - offline_times_out: offline_pages gives up on pages that cannot move: ENOMEM after five tries where there is no room for
-      them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); today it tries on until a signal, EINTR.
+      them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); 6.1 tries on until a signal, EINTR.
     - migrates_from_the_end: offline_pages moves the last page of the range first (isolate_folio_to_list puts each page at the
       head of its list, 6.12); before, the first one first.
     - watermark_by_order: a request for a block also needs half of the watermark in larger blocks than single pages, a quarter
@@ -94,7 +94,7 @@ class Rules:
     - migrate_types: the names in /proc/pagetypeinfo (migratetype_names).
     - removable_constant: memoryN/removable is 1 whatever is in the block (53cdc1cb29e8, March 2020); before, it says whether
       the block's pages can be moved.
-    - exact_words: the words of sysfs are compared whole, with at most one newline behind (today), not by their first letters
+    - exact_words: the words of sysfs are compared whole, with at most one newline behind (6.1), not by their first letters
       (2.6.25).
     - zone_at_online: the zone of added memory is chosen when it goes online (zone_for_pfn_range; f1dd2cd13c4b, 4.13); before,
       pages keep the zone that they were given, which for added memory is the geometry's hotplug_zone.

@@ -247,11 +247,11 @@ def test_calls_out_of_order(mem, case):
 
 
 @pytest.mark.parametrize("args", [(ABSENT + 1, S), (ABSENT, S + 1), (ABSENT, 1)], ids=["start", "length", "one page"])
-def test_add_of_no_whole_block_today(make_machine, args):
+def test_add_of_no_whole_block_in_6_1(make_machine, args):
     refused(make_machine(boot="4M"), "add_memory", args, errno.EINVAL, hex(args[0]))
 
 
-def test_prepare_misaligned_or_twice_today(make_machine):
+def test_prepare_misaligned_or_twice_in_6_1(make_machine):
     mem = make_machine(boot="4M")
     mem.add_memory(ADDED, S)
     refused(mem, "prepare_online_pages", (ADDED + 1, S - 1), errno.EINVAL, hex(ADDED + 1))

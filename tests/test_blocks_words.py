@@ -119,7 +119,7 @@ def test_2_6_25_blocks_that_online_pages_has_been_over(engine):
 
 
 @pytest.mark.parametrize("rules", [fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
-def test_today_a_block_with_a_page_online_is_online(engine, rules):
+def test_in_6_1_a_block_with_a_page_online_is_online(engine, rules):
     mem = machine(engine, rules)
     mem.prepare_online_pages(32 * BLOCK, BLOCK)
     mem.mark_pages_onlined(32 * BLOCK + 5)

@@ -7,13 +7,13 @@ from fastonline import Memory
 from fastonline.drivers.driver import NEVER, SLICE, run
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
-from fastonline.drivers.xen import XEN_TODAY, XenBalloon
+from fastonline.drivers.xen import XEN_6_18, XenBalloon
 
 
 def test_time_passes_by_what_calls_cost():
     """10 ms a batch, 8 of them. Expect the guest's clock to show 80 ms after the time of the target."""
     host = Host("64M", call_ns={"decrease_reservation": 1e7})
-    balloon = XenBalloon(Memory(NEW[0], boot="32M", rules=NEW[1]), Domain(host, "32M"), XEN_TODAY)
+    balloon = XenBalloon(Memory(NEW[0], boot="32M", rules=NEW[1]), Domain(host, "32M"), XEN_6_18)
     balloon.set_target("16M", 5.0)
     run([balloon], 6.0, 5.0)
     assert balloon.current_pages == 4096 and balloon.due == NEVER
@@ -23,7 +23,7 @@ def test_time_passes_by_what_calls_cost():
 def test_a_slow_worker_takes_turns():
     """A second a batch: expect the neighbour to be served meanwhile, and a target that comes in between to be taken up."""
     host = Host("128M", call_ns={"decrease_reservation": 1e9})
-    slow = XenBalloon(Memory(NEW[0], boot="32M", rules=NEW[1]), Domain(host, "32M"), XEN_TODAY)
+    slow = XenBalloon(Memory(NEW[0], boot="32M", rules=NEW[1]), Domain(host, "32M"), XEN_6_18)
     other = VirtioBalloonDriver(Memory(NEW[0], boot="32M", rules=NEW[1]), ResidentDomain(host))
     slow.set_target("16M")
     other.set_target("20M", 2.5)

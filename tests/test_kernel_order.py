@@ -1,4 +1,4 @@
-"""The order in which the struct_page engine allocates is the kernel's: 2.6.25 LIFO (2.1-2.3), today FIFO for onlined blocks
+"""The order in which the struct_page engine allocates is the kernel's: 2.6.25 LIFO (2.1-2.3), 6.1 FIFO for onlined blocks
 (2.5, RECORDED 3). The bitmap engine takes the lowest address and says so."""
 
 import pytest
@@ -35,7 +35,7 @@ def test_2_6_25_takes_the_highest_block_first():
     assert mem.alloc_pages_bulk(65).tolist() == [*range(192, 256), 128]
 
 
-def test_today_onlined_blocks_go_to_the_tail():
+def test_in_6_1_onlined_blocks_go_to_the_tail():
     """RECORDED 3: after onlining 34, 32, 35, 33 pages come from 34 first, ascending, then 32, then 35. Expect FIFO."""
     mem = machine(fo.LINUX_6_1, 2, 0, 3, 1)
     order = [2, 0, 3, 1]

@@ -16,7 +16,7 @@ def counters(zone):
 
 @pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1], ids=lambda rules: rules.name)
 def test_offline_and_online_again(make_machine, rules):
-    """Expect free pages to be Reserved again, in no zone's counts; the span to shrink today and never under 2.6.25."""
+    """Expect free pages to be Reserved again, in no zone's counts; the span to shrink in 6.1 and never under 2.6.25."""
     mem = make_machine(boot=None, rules=rules)
     mem.add_memory(0, 2 * S)
     mem.online_pages(0, 2 * S)

@@ -112,7 +112,7 @@ def test_2_6_25_onlines_ram_only(make_machine):
 def test_prepare_grows_spans_and_onlines_nothing(make_machine, rules):
     """
         zone Normal          empty  ->  [1024, 1280)
-    Expect the whole range spanned; present by the whole range today, not at all under 2.6.25; nothing managed or free (1.3,
+    Expect the whole range spanned; present by the whole range in 6.1, not at all under 2.6.25; nothing managed or free (1.3,
     3.2).
     """
     mem = make_machine(boot=None, rules=rules)
@@ -130,7 +130,7 @@ def test_marks_onlines_what_is_reserved_and_once(make_machine, rules):
     """
         prepared    | 1024 ............................ 1280 |
         mark            [1030-1039]   [1035-1044]
-    Expect 10, then the 5 that are new, then 0; managed and totals follow, "prepared but unbacked" is present - managed today.
+    Expect 10, then the 5 that are new, then 0; managed and totals follow, "prepared but unbacked" is present - managed in 6.1.
     """
     mem = make_machine(boot=None, rules=rules)
     mem.add_memory(1024, S)

@@ -35,7 +35,7 @@ def beyond_high(mem):
 @pytest.mark.parametrize("rules, when", [(fo.LINUX_2_6_25, "after"), (fo.LINUX_6_1, "before")], ids=["2.6.25", "6.1"])
 def test_total_pages_by_the_watermarks_of_their_time(engine, rules, when):
     """1.3: 2.6.25 computes pages_min before it builds the zonelists. HighMem gets its first 512 MiB. Expect N by the new high
-    watermarks there, by the old ones today; a second section says nothing.
+    watermarks there, by the old ones in 6.1; a second section says nothing.
     """
     section = 1 << 17
     mem, log = fo.Memory(fo.X86_32_PAE, "768M", rules=rules, engine=engine), []
@@ -52,7 +52,7 @@ def test_total_pages_by_the_watermarks_of_their_time(engine, rules, when):
 
 @ALL_RULES
 def test_emptying_a_zone(machine, rules):
-    """1.7: 2.6.25 does not build them when a zone has lost its last page; today it says so. Filling it again does in both."""
+    """1.7: 2.6.25 does not build them when a zone has lost its last page; 6.1 does. Filling it again does in both."""
     mem, log = machine(rules)
     mem.online_pages(FIRST, BLOCK)
     log.clear()

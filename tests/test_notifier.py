@@ -107,7 +107,7 @@ def test_events_of_both_phases(heard, rules):
 
 @pytest.mark.parametrize("rules, told", [(fo.LINUX_2_6_25, []), (fo.LINUX_6_1, [fo.MEM_ONLINE])], ids=["2.6.25", "6.1"])
 def test_online_of_no_page(heard, rules, told):
-    """7.1: 2.6.25 sends no MEM_ONLINE when nothing went online, today's kernels always do (a callback that keeps all pages)."""
+    """7.1: 2.6.25 sends no MEM_ONLINE when nothing went online, 6.1 always does (a callback that keeps all pages)."""
     mem, events = heard(rules)
     mem.add_memory(1024, BLOCK)
     with mem.set_online_page_callback(lambda pfn, order: None):

@@ -47,7 +47,7 @@ def test_what_differs_from_the_preset_before(older, newer, names):
 
 
 def test_struct_page_sizes(engine):
-    """4.3: 32 bytes on 32-bit kernels, 56 on 64-bit ones in 2008, 64 today. Expect one section's prepare to write as many."""
+    """4.3: 32 bytes on 32-bit kernels, 56 on 64-bit ones in 2008, 64 in 6.1. Expect one section's prepare to write as many."""
     for geometry, rules, size in [
         (SMALL_PAE, fo.LINUX_2_6_25, 32),
         (SMALL_64, fo.LINUX_2_6_25, 56),
@@ -68,7 +68,7 @@ def test_what_no_kernel_has_is_refused(name, value):
 
 
 def test_a_changed_preset_is_taken(make_machine):
-    """Pages one by one under today's rules. Expect 256 order-0 frees and 255 merges instead of 4 frees of order 6."""
+    """Pages one by one under 6.12's rules. Expect 256 order-0 frees and 255 merges instead of 4 frees of order 6."""
     merges = []
     for rules in (fo.LINUX_6_12, replace(fo.LINUX_6_12, name="by page", online_order=0)):
         mem = make_machine(boot=None, rules=rules)
@@ -148,7 +148,7 @@ def test_a_field_means_one_thing(engine, preset, name):
 
 @pytest.mark.parametrize("preset", [fo.LINUX_6_1, fo.LINUX_6_12, fo.LINUX_6_18], ids=lambda rules: rules.name)
 def test_ranges_of_any_alignment(engine, preset):
-    """Rules of today without alignment, 1 GiB at boot and 128 MiB at 1 GiB. Expect them to be present, in buddyinfo, and
+    """Rules of 6.12 without alignment, 1 GiB at boot and 128 MiB at 1 GiB. Expect them to be present, in buddyinfo, and
     free."""
     mem = fo.Memory(fo.X86_64, boot="1G", rules=replace(preset, aligned=False), engine=engine)
     mem.add_memory(0x40000, 0x8000)

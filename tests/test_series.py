@@ -113,7 +113,7 @@ def test_a_target_that_is_not_reached_says_why(line, why):
         ("xen -1G", "invalid size '-1G'"),
         ("xen 1G --boot 5", "boot: invalid size '5' .expected a multiple of 4K."),
         ("xen 1G --call-ns -1", "cost"),
-        ("hyperv 1G --behaviour today", "no option behaviour"),
+        ("hyperv 1G --behaviour 6.18", "no option behaviour"),
         ("xen 1G --reporting", "no option reporting"),
         ("virtio-mem 1G --block-size 3M", "power of two"),
         ("virtio-mem 1G --rules 2.6.25", "no virtio-mem"),

@@ -70,7 +70,7 @@ def test_min_free_kbytes_2_6_25(size, kbytes):
     assert fo.Memory(fo.X86_64, boot=size, rules=fo.LINUX_2_6_25).min_free_kbytes == kbytes
 
 
-def test_min_free_kbytes_is_larger_today():
+def test_min_free_kbytes_is_larger_in_6_1():
     """2.6: the clamp went from 65536 to 262144. Expect isqrt(512 GiB in kbytes * 16) = 92681."""
     assert fo.Memory(fo.X86_64, boot="512G", rules=fo.LINUX_6_1).min_free_kbytes == isqrt((512 << 20) * 16) == 92681
     assert fo.Memory(fo.X86_64, boot="8T", rules=fo.LINUX_6_1).min_free_kbytes == 262144
@@ -180,7 +180,7 @@ def test_2_6_25_computes_at_marks_and_only_some_of_it(engine):
 
 def test_2_6_25_leaves_per_cpu_lists_as_boot_made_them(engine):
     """2.3: present 0..4096 gives batch 0 (used as 1) and high 0, 126976 gives 31 and 186, which stay whatever goes on- and
-    offline; a zone that was empty at boot has batch 1 and high 0. Today batch follows.
+    offline; a zone that was empty at boot has batch 1 and high 0. In 6.1 batch follows.
     """
     def lists(mem):
         return {zone.name: (zone.pcp_batch, zone.pcp_high) for zone in mem.zones.values() if zone.populated}
@@ -201,10 +201,10 @@ def test_2_6_25_leaves_per_cpu_lists_as_boot_made_them(engine):
     mem.online_pages(BLOCK, BLOCK)
     mem.online_pages(FIRST, BLOCK)
     assert lists(mem) == boot | {"Normal": (1, 0)}
-    today = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
-    today.add_memory(FIRST, BLOCK)
-    today.online_pages(FIRST, BLOCK)
-    assert today.zones["Normal"].pcp_batch == 7
+    newer = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
+    newer.add_memory(FIRST, BLOCK)
+    newer.online_pages(FIRST, BLOCK)
+    assert newer.zones["Normal"].pcp_batch == 7
 
 
 def test_2_6_25_boot_zone_that_was_empty_meanwhile(engine):
@@ -235,7 +235,7 @@ def test_2_6_25_settles_before_present_changes_otherwise(engine):
     assert marked(False) == marked(True)
 
 
-def test_today_a_partial_mark_computes_nothing(engine):
+def test_in_6_1_a_partial_mark_computes_nothing(engine):
     """RECORDED 8: what virtio-mem plugs into an online block changes managed, not the watermarks."""
     mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
     mem.add_memory(FIRST, BLOCK)
@@ -424,7 +424,7 @@ def test_offlining_takes_ballooned_pages_off_present_pages(engine):
 
 
 def test_recomputations_and_what_they_scan_are_counted(engine):
-    """2.6.25: each mark recomputes, and walks the pageblocks that zones span then. Today: each online_pages and offline_pages,
+    """2.6.25: each mark recomputes, and walks the pageblocks that zones span then. 6.1: each online_pages and offline_pages,
     and nothing is walked."""
     mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_2_6_25, engine=engine)
     names = ("watermark_recomputations", "pageblocks_scanned", "zonelist_builds")

@@ -1,4 +1,4 @@
-"""The Xen balloon: as of 2.6.26, the thread's, 3.1's and today's, against a host that may run dry or break off half-way."""
+"""The Xen balloon: as of 2.6.26, the thread's, 3.1's and 6.18's, against a host that may run dry or break off half-way."""
 
 import errno
 
@@ -9,6 +9,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fastonline import LINUX_2_6_25, LINUX_6_1, NOTIFY_BAD, X86_32_PAE, HotplugError, Memory
+from fastonline.drivers import xen
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, Host
@@ -19,8 +20,8 @@ from fastonline.drivers.xen import (
     BP_WAIT,
     XEN_2_6_26,
     XEN_3_1,
+    XEN_6_18,
     XEN_THREAD,
-    XEN_TODAY,
     XenBalloon,
 )
 
@@ -103,7 +104,7 @@ def test_batches_are_a_page_of_longs(geometry, rules, batch):
     assert single.domain.calls["populate_physmap"] == 100
 
 
-@pytest.mark.parametrize("behaviour, kind", [(XEN_2_6_26, OLD), (XEN_THREAD, OLD), (XEN_3_1, NEW), (XEN_TODAY, NEW)])
+@pytest.mark.parametrize("behaviour, kind", [(XEN_2_6_26, OLD), (XEN_THREAD, OLD), (XEN_3_1, NEW), (XEN_6_18, NEW)])
 def test_page_by_page_is_what_single_calls_do(engine, behaviour, kind):
     """Once by the frame_list, once one by one, with somebody who is told. Expect the same pages, frames and counts."""
     ends = []
@@ -148,7 +149,7 @@ def test_3_1_keeps_what_it_got():
 
 
 def test_retries_back_off_and_end():
-    balloon = guest(XEN_TODAY, built="16M", host="20M", max_retry_count=4)
+    balloon = guest(XEN_6_18, built="16M", host="20M", max_retry_count=4)
     times = []
     balloon.set_target("32M")
     now = 0.0
@@ -165,7 +166,7 @@ def test_retries_back_off_and_end():
     assert balloon.current_pages == 5120 and balloon.domain.host.free_frames == 0
     assert balloon.domain.refused["host"] > 0
     balloon.validate()
-    endless = guest(XEN_TODAY, built="16M", host="20M", max_retry_count=0, max_schedule_delay=8)
+    endless = guest(XEN_6_18, built="16M", host="20M", max_retry_count=0, max_schedule_delay=8)
     endless.set_target("32M")
     endless.work(0.0)
     delays = []
@@ -187,8 +188,8 @@ def test_3_1_never_gives_up():
     assert balloon.current_pages == 32 * MIB and balloon.due == NEVER
 
 
-def test_today_looks_again_after_an_hour():
-    balloon = guest(XEN_TODAY, built="16M", host="36M")
+def test_6_18_looks_again_after_an_hour():
+    balloon = guest(XEN_6_18, built="16M", host="36M")
     neighbour = Domain(balloon.domain.host, "16M")
     settle(balloon, "32M")
     assert balloon.state == BP_ECANCELED and balloon.gave_up == 1
@@ -200,7 +201,7 @@ def test_today_looks_again_after_an_hour():
 @pytest.mark.parametrize("switch", [False, True])
 def test_xen_hotplug_unpopulated(engine, switch):
     """Pages for another driver: expect added memory with the switch, the guest's own without."""
-    balloon = guest(XEN_TODAY, engine, hotplug_unpopulated=switch)
+    balloon = guest(XEN_6_18, engine, hotplug_unpopulated=switch)
     assert balloon.alloc_ballooned_pages(100).size == 100
     assert balloon.current_pages == 8192 - (0 if switch else 100) and balloon.expansions == int(switch)
     balloon.validate()
@@ -217,8 +218,8 @@ def test_2_6_26_tries_every_second_when_it_cannot_shrink():
     balloon.validate()
 
 
-def test_today_waits_for_user_space(engine):
-    balloon = guest(XEN_TODAY, engine, auto_online=False)
+def test_6_18_waits_for_user_space(engine):
+    balloon = guest(XEN_6_18, engine, auto_online=False)
     udev = Udev(balloon.mem, delay=3.0, period=0.5)
     balloon.set_target("40M")
     run([udev, balloon], 2.0)
@@ -260,14 +261,14 @@ def test_large_pages(engine):
     assert balloon.current_pages == 60 * 256
     # a boot domain of scattered frames shrinks by large pages, and gives small ones back
     mem = Memory(SMALL_64, boot="32M", engine=engine)
-    scattered = XenBalloon(mem, Domain(Host("64M", scattered=True), "32M"), XEN_TODAY, order=9)
+    scattered = XenBalloon(mem, Domain(Host("64M", scattered=True), "32M"), XEN_6_18, order=9)
     settle(scattered, "20M")
     assert scattered.current_pages == 5120
 
 
 def test_two_guests_on_a_dry_host():
     host = Host("48M", scattered=True)
-    one, two = (XenBalloon(Memory(SMALL_64, boot="32M"), Domain(host, "20M"), XEN_TODAY) for _ in range(2))
+    one, two = (XenBalloon(Memory(SMALL_64, boot="32M"), Domain(host, "20M"), XEN_6_18) for _ in range(2))
     for balloon in (one, two):
         settle(balloon, "32M")
     assert host.free_frames == 0 and one.current_pages == 28 * 256 and two.current_pages == 20 * 256
@@ -279,14 +280,14 @@ def test_two_guests_on_a_dry_host():
 def test_beyond_the_cap():
     mem = Memory(SMALL_64, boot="32M")
     domain = Domain(Host("128M"), "32M", max_memory="36M")
-    balloon = XenBalloon(mem, domain, XEN_TODAY)
+    balloon = XenBalloon(mem, domain, XEN_6_18)
     settle(balloon, "64M")
     assert balloon.current_pages == 36 * 256 and balloon.state == BP_ECANCELED and domain.refused["cap"] > 0
 
 
 @NO_SIZES
 def test_what_is_no_target(size, error):
-    balloon = guest(XEN_TODAY)
+    balloon = guest(XEN_6_18)
     with pytest.raises(error):
         balloon.set_target(size)
     assert balloon.target_pages == 8192 and balloon.due == NEVER
@@ -316,25 +317,25 @@ def test_a_notifier_that_raises_when_pages_are_online_costs_no_page(engine):
 
 
 def test_xenstore_speaks_kib():
-    balloon = guest(XEN_TODAY)
+    balloon = guest(XEN_6_18)
     balloon.watch_target(20 * 1024 + 3, 5.0)
     assert balloon.target_pages == 20 * 256 and balloon.due == 5.0
 
 
 def test_an_hvm_guests_target_leaves_the_firmwares_memory_out():
     """Built for 36 MiB, 4 of which the firmware has. Expect every target to mean 4 MiB less."""
-    balloon = guest(XEN_TODAY, static_max="36M")
+    balloon = guest(XEN_6_18, static_max="36M")
     for kib, pages in ((36 * 1024, 32 * MIB), (20 * 1024, 16 * MIB), (1024, 0)):
         balloon.watch_target(kib)
         assert balloon.target_pages == pages
     with pytest.raises(ValueError):
-        guest(XEN_TODAY, static_max="much")
+        guest(XEN_6_18, static_max="much")
 
 
 @pytest.mark.parametrize("behaviour, text, target", [
     (XEN_2_6_26, "16777216\n", 16 * MIB), (XEN_2_6_26, "20M", 20 * MIB), (XEN_2_6_26, "0x1800k", 6 * MIB),
     (XEN_2_6_26, "0100000000", 16 * MIB), (XEN_2_6_26, "lots", 0),
-    (XEN_3_1, "16384\n", 16 * MIB), (XEN_TODAY, "16387", 16 * MIB), (XEN_TODAY, "20M", 5), (XEN_TODAY, "", 0),
+    (XEN_3_1, "16384\n", 16 * MIB), (XEN_6_18, "16387", 16 * MIB), (XEN_6_18, "20M", 5), (XEN_6_18, "", 0),
 ])
 def test_sysfs_target_kb(behaviour, text, target):
     balloon = guest(behaviour)
@@ -362,7 +363,7 @@ def test_frames_of_other_drivers_are_not_the_balloons():
     balloon.validate()
 
 
-@pytest.mark.parametrize("behaviour, kind", [(XEN_3_1, OLD), (XEN_TODAY, NEW)], ids=["3.1", "today"])
+@pytest.mark.parametrize("behaviour, kind", [(XEN_3_1, OLD), (XEN_6_18, NEW)], ids=["3.1", "6.18"])
 def test_ballooned_pages_for_other_drivers(engine, behaviour, kind):
     """The balloon has 1000 pages, a driver wants 3000. Expect 2000 ballooned out, and memory added to make up for it."""
     balloon = guest(behaviour, engine, kind)
@@ -391,12 +392,12 @@ def test_ballooned_pages_for_other_drivers(engine, behaviour, kind):
 
 
 def test_ballooned_pages_that_cannot_be_had():
-    balloon = guest(XEN_TODAY)
+    balloon = guest(XEN_6_18)
     with pytest.raises(MemoryError, match="8192 ballooned pages"):
         balloon.alloc_ballooned_pages(8192)
     assert balloon.target_unpopulated == 0
     balloon.validate()
-    for bad in (guest(XEN_2_6_26), guest(XEN_TODAY, order=9)):
+    for bad in (guest(XEN_2_6_26), guest(XEN_6_18, order=9)):
         with pytest.raises(ValueError, match="ballooned pages of a balloon"):
             bad.alloc_ballooned_pages(1)
     assert balloon.alloc_ballooned_pages(0).size == 0
@@ -407,7 +408,7 @@ def test_a_callback_already_taken():
     mem.set_online_page_callback(print)
     domain = Domain(Host("64M"), "16M")
     with pytest.raises(HotplugError) as e:
-        XenBalloon(mem, domain, XEN_TODAY)
+        XenBalloon(mem, domain, XEN_6_18)
     assert e.value.errno == errno.EINVAL
     mem.validate()
     assert mem.totalram_pages == 8192 and len(mem.notifiers) == 0
@@ -417,13 +418,13 @@ def test_unbacked_pages_in_use_leave_the_callback_free():
     mem = Memory(SMALL_64, boot="32M")
     mem.alloc_contig_range(8000, 1)
     with pytest.raises(HotplugError) as e:
-        XenBalloon(mem, Domain(Host("64M"), "16M"), XEN_TODAY)
+        XenBalloon(mem, Domain(Host("64M"), "16M"), XEN_6_18)
     assert e.value.errno == errno.EBUSY and mem.online_page_callback is None
     mem.validate()
 
 
 def test_close_with_pages_out():
-    balloon = guest(XEN_TODAY, built="16M")
+    balloon = guest(XEN_6_18, built="16M")
     with pytest.raises(HotplugError, match="4096 pages are out") as e:
         balloon.close()
     assert e.value.errno == errno.EBUSY
@@ -437,16 +438,16 @@ def test_close_with_pages_out():
 ])
 def test_bad_options(options, match):
     with pytest.raises(ValueError, match=match):
-        guest(XEN_TODAY, **options)
+        guest(XEN_6_18, **options)
     with pytest.raises(ValueError, match="whole extents"):
         guest(XEN_2_6_26, built=4100 * 4096, order=9)
     with pytest.raises(ValueError, match="with order 0, not 9"):
-        guest(XEN_TODAY, kind=OLD, order=9)
+        guest(XEN_6_18, kind=OLD, order=9)
     with pytest.raises(ValueError, match="must agree"):
         XenBalloon(Memory(SMALL_64, boot="32M"), Domain(Host("64M", page_size=65536), "32M"))
 
 
-@pytest.mark.parametrize("behaviour, kind", [(XEN_THREAD, OLD), (XEN_TODAY, NEW)], ids=["thread", "today"])
+@pytest.mark.parametrize("behaviour, kind", [(XEN_THREAD, OLD), (XEN_6_18, NEW)], ids=["thread", "6.18"])
 def test_memory_is_not_added_over_a_device(behaviour, kind):
     """iomem has a device behind boot memory. Expect the balloon's memory behind that."""
     balloon = guest(behaviour, kind=kind)
@@ -579,3 +580,14 @@ class BalloonMachine(RuleBasedStateMachine):
 
 TestBalloonMachine = BalloonMachine.TestCase
 TestBalloonMachine.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+
+
+def test_old_names_warn():
+    with pytest.warns(DeprecationWarning, match="XEN_6_18"):
+        assert xen.XEN_TODAY is XEN_6_18
+    with pytest.warns(DeprecationWarning, match="6.18"):
+        assert xen.by_name("today") is XEN_6_18 is xen.by_name("6.18")
+    with pytest.raises(ValueError, match=r"invalid behaviour '4\.0' \(expected 2\.6\.26, thread, 3\.1, 6\.18\)"):
+        xen.by_name("4.0")
+    with pytest.raises(AttributeError, match="XEN_TOMORROW"):
+        xen.XEN_TOMORROW  # noqa: B018

@@ -18,7 +18,7 @@ from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.series import Series, parse_targets, run_series
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
-from fastonline.drivers.xen import XEN_THREAD, XEN_TODAY, XenBalloon
+from fastonline.drivers.xen import XEN_6_18, XEN_THREAD, XenBalloon
 from fastonline.hotplug.notifier import NotifierChain
 from fastonline.hotplug.zones import Node, Zone
 from fastonline.linux.capture import matches_kernel, predict_online
@@ -113,7 +113,7 @@ def blocks(directory: Path) -> None:
 def drivers() -> Sequence[Driver]:
     made: list[Driver] = []
     host = Host("4G", scattered=True, seed=3, call_ns={"populate_physmap": 100})
-    xen = XenBalloon(fo.Memory(fo.X86_64, boot="512M"), Domain(host, boot="512M", max_memory="1G"), XEN_TODAY, batch=64)
+    xen = XenBalloon(fo.Memory(fo.X86_64, boot="512M"), Domain(host, boot="512M", max_memory="1G"), XEN_6_18, batch=64)
     xen.set_target("640M")
     run([xen], until=60.0)
     made.append(xen)

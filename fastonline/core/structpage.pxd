@@ -1,6 +1,6 @@
 """The honest engine: a descriptor a page and intrusive free lists, laid out as the kernel is.
 
-A descriptor is 32 bytes (32-bit kernels, 2008), 56 (64-bit, 2008) or 64 (64-bit today), KERNEL.md 4.3. Links are numbers of
+A descriptor is 32 bytes (32-bit kernels, 2008), 56 (64-bit, 2008) or 64 (64-bit, 6.1), KERNEL.md 4.3. Links are numbers of
 descriptors instead of pointers, so that a machine can grow, be copied and be saved; the list heads are descriptors too, before
 the first page's.
 """

@@ -62,7 +62,7 @@ cdef inline buddy_pool *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
 # -- the allocator
 
 cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint tail) noexcept nogil:
-    """__free_one_page: merge while the buddy is free, then list the block; `tail` is FPI_TO_TAIL, without which today's
+    """__free_one_page: merge while the buddy is free, then list the block; `tail` is FPI_TO_TAIL, without which 6.1's
     kernels decide by buddy_merge_likely and 2.6.25 takes the head."""
     cdef buddy_pool *area = area_of_page(m, pfn)
     cdef pfn_t buddy_pfn
@@ -431,7 +431,7 @@ cdef class StructPageEngine(Engine):
         if self.lifo:
             self.mark(start, nr, PG_prepared, 0, 1)
         else:
-            # today's kernels initialise the memmap here and not when memory is added (move_pfn_range_to_zone, 4.13)
+            # 6.1 initialises the memmap here and not when memory is added (move_pfn_range_to_zone, 4.13)
             self.init(start, nr, PG_reserved | PG_prepared)
 
     cdef void unprepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil:

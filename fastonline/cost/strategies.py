@@ -24,7 +24,7 @@ from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain, pages_of_extents
 from fastonline.drivers.virtio_balloon import REPORTING_DELAY, VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
-from fastonline.drivers.xen import XEN_2_6_26, XEN_3_1, XEN_THREAD, XEN_TODAY, XenBalloon
+from fastonline.drivers.xen import XEN_2_6_26, XEN_3_1, XEN_6_18, XEN_THREAD, XenBalloon
 from fastonline.errors import HotplugError
 from fastonline.geometry import PRESETS as GEOMETRIES
 from fastonline.hotplug.memory import Memory
@@ -313,7 +313,7 @@ def _split(scenario: Scenario, host: Host) -> Guest:
 
 
 def _callback(scenario: Scenario, host: Host) -> Guest:
-    behaviour = XEN_TODAY if RULES[scenario.rules].aligned else XEN_3_1
+    behaviour = XEN_6_18 if RULES[scenario.rules].aligned else XEN_3_1
     domain = Domain(host, scenario.boot, scenario.maximum)
     return Guest(XenBalloon(_memory(scenario, scenario.boot), domain, behaviour, batch=scenario.batch))
 

@@ -21,7 +21,7 @@ from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.table import read_targets
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
-from fastonline.drivers.xen import BEHAVIOURS, XenBalloon
+from fastonline.drivers.xen import BEHAVIOURS, XenBalloon, by_name as xen_behaviour
 from fastonline.errors import invalid_name
 from fastonline.files import save_figure
 from fastonline.geometry import Geometry, by_name as geometry_by_name, format_size, parse_size
@@ -133,10 +133,8 @@ DRIVERS: dict[str, Callable[..., Driver]] = {}
 """{name: function(mem, host, boot, max_memory, **options) -> Driver} of the drivers that a series can be run through."""
 
 
-def _xen(mem, host, boot, max_memory, behaviour="today", order=0, batch=None, auto_online=True):
-    if behaviour not in BEHAVIOURS:
-        raise invalid_name("behaviour", behaviour, BEHAVIOURS)
-    return XenBalloon(mem, Domain(host, boot, max_memory), BEHAVIOURS[behaviour], order, batch, auto_online)
+def _xen(mem, host, boot, max_memory, behaviour="6.18", order=0, batch=None, auto_online=True):
+    return XenBalloon(mem, Domain(host, boot, max_memory), xen_behaviour(behaviour), order, batch, auto_online)
 
 
 def _virtio(mem, host, boot, max_memory, reporting=False):
@@ -296,7 +294,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="sizes such as 1G,1.5G,768M, one a minute, or a CSV file with columns of time and size")
     parser.add_argument("--column", metavar="NAME", help="of the CSV file's sizes (target, size, or the only one)")
     parser.add_argument("--time-column", metavar="NAME", help="of its times (time, timestamp, or the first one)")
-    parser.add_argument("--behaviour", metavar="NAME", help=f"xen: {', '.join(BEHAVIOURS)} (today); cmm: cmm1, cmm2 (cmm1)")
+    parser.add_argument("--behaviour", metavar="NAME", help=f"xen: {', '.join(BEHAVIOURS)} (6.18); cmm: cmm1, cmm2 (cmm1)")
     parser.add_argument("--order", type=int, metavar="N", help="xen: balloon in blocks of 2^N pages (0)")
     parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks a hypercall (a page of longs)")
     parser.add_argument("--reporting", action="store_true", default=None, help="virtio: the host is told of free blocks")

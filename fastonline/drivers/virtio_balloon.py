@@ -61,7 +61,7 @@ class VirtioBalloon:
     """A balloon in a machine; ``inflate`` and ``deflate`` by pages (nr_pages). Watermarks are not recomputed by either.
 
     mem: Memory. tell_host: called as tell_host(queue, pfns, messages) with "inflate" or "deflate", an int64 array of pfns, and
-    how many messages tell of them. must_tell_host: pages are the guest's again after the message, as in every kernel of today
+    how many messages tell of them. must_tell_host: pages are the guest's again after the message, as in 6.18
     and in 2.6.25 with VIRTIO_BALLOON_F_MUST_TELL_HOST; else before it. deflate_on_oom: the guest may take pages back
     (VIRTIO_BALLOON_F_DEFLATE_ON_OOM), so they stay managed.
     """

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,7 +33,7 @@ from fastonline.drivers.driver import (
     totalreserve_pages,
 )
 from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, all_different, pages_of_extents
-from fastonline.errors import HotplugError, pfn_range
+from fastonline.errors import HotplugError, invalid_name, pfn_range
 from fastonline.geometry import pages_of_size
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_ONLINE, NOTIFY_BAD, NOTIFY_OK
@@ -78,9 +79,29 @@ XEN_3_1 = Behaviour(
     "3.1", all_or_nothing=False, expands=False, callback=True, promises=True, schedule=True, reserves=False,
     max_retry_count=RETRY_UNLIMITED, wakes_after=NEVER,
 )
-XEN_TODAY = replace(XEN_3_1, name="today", promises=False, reserves=True, max_retry_count=4, wakes_after=3600.0)
+XEN_6_18 = replace(XEN_3_1, name="6.18", promises=False, reserves=True, max_retry_count=4, wakes_after=3600.0)
 
-BEHAVIOURS = {behaviour.name: behaviour for behaviour in (XEN_2_6_26, XEN_THREAD, XEN_3_1, XEN_TODAY)}
+BEHAVIOURS = {behaviour.name: behaviour for behaviour in (XEN_2_6_26, XEN_THREAD, XEN_3_1, XEN_6_18)}
+
+
+def by_name(name: str) -> Behaviour:
+    """Return the behaviour called `name`: "2.6.26", "thread", "3.1" or "6.18". ValueError for another name.
+
+    "today", the old name of "6.18", warns with DeprecationWarning. The next release drops it.
+    """
+    if name == "today":
+        warnings.warn("the behaviour 'today' is now '6.18'", DeprecationWarning, stacklevel=2)
+        name = "6.18"
+    if name not in BEHAVIOURS:
+        raise invalid_name("behaviour", name, BEHAVIOURS)
+    return BEHAVIOURS[name]
+
+
+def __getattr__(name: str) -> Behaviour:
+    if name == "XEN_TODAY":
+        warnings.warn("XEN_TODAY is now XEN_6_18", DeprecationWarning, stacklevel=2)
+        return XEN_6_18
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class XenBalloon(Driver):
@@ -88,11 +109,11 @@ class XenBalloon(Driver):
 
     mem: Memory, every page of which at the time of the call is free or in use; pages beyond what the domain was built with
     start in the balloon (they must be free). domain: hypervisor.Domain. behaviour: one of XEN_2_6_26, XEN_THREAD, XEN_3_1,
-    XEN_TODAY. order: 9 balloons in large pages, the thread's wish; the guest is then within one of them of its target. batch:
+    XEN_6_18. order: 9 balloons in large pages, the thread's wish; the guest is then within one of them of its target. batch:
     extents a hypercall, None: a page of them, 1024 on 32-bit and 512 on 64-bit (frame_list); 1: one at a time. auto_online:
     added memory is onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s;
     None: the version's own. hotplug_unpopulated: alloc_ballooned_pages adds memory before it takes any from the guest
-    (vm.xen_hotplug_unpopulated, today).
+    (vm.xen_hotplug_unpopulated, 6.18).
     static_max: size that an HVM guest was built for, as xenstore has it (memory/static-max); None: a PV guest, or dom0.
 
     set_target sets the goal; the worker runs when it is due (driver.run, or work). Beyond the cap or the host's memory the
@@ -107,7 +128,7 @@ class XenBalloon(Driver):
         self,
         mem: Memory,
         domain: Domain,
-        behaviour: Behaviour = XEN_TODAY,
+        behaviour: Behaviour = XEN_6_18,
         order: int = 0,
         batch: int | None = None,
         auto_online: bool = True,
@@ -268,8 +289,8 @@ class XenBalloon(Driver):
         return credit >> self.order if credit > 0 else -(-credit >> self.order)
 
     def _work(self):
-        """balloon_process up to 3.1, balloon_thread today: batch after batch until the target is reached or something is in the
-        way."""
+        """balloon_process up to 3.1, balloon_thread in 6.18: batch after batch until the target is reached or something is in
+        the way."""
         self.due = NEVER
         if self.behaviour.schedule:
             self._work_by_schedule()
@@ -462,7 +483,7 @@ class XenBalloon(Driver):
     def alloc_ballooned_pages(self, nr_pages: int, now: float = 0.0) -> NDArray[np.int64]:
         """Pages of the balloon, without frames, for a driver that maps another domain's into them: int64 array. When there are
         too few the balloon gives frames back for more, and the worker makes up for that; 3.1 takes them from the list's tail
-        (highmem), today from its head. All or nothing.
+        (highmem), 6.18 from its head. All or nothing.
 
         MemoryError when the guest has not so many to spare; ValueError before 3.1, which has no such call, and for large pages.
         """
@@ -507,7 +528,7 @@ class XenBalloon(Driver):
         """The thread's balloon_expand: room for so many pages more, none of them backed. Returns the first pfn.
 
         A free range of iomem, aligned to a section; add_memory, prepare_online_pages; every page Reserved, without a frame, and
-        on the list. Today's rules take whole sections only.
+        on the list. The rules of 6.1 and later take whole sections only.
 
         HotplugError: EBUSY when there is no such range, and as add_memory and prepare_online_pages; ValueError when the pages
         are not whole extents of the balloon's order. Nothing is added then.

@@ -33,7 +33,7 @@ _FALSE = ("n", "N", "f", "F", "0", "of", "oF", "Of", "OF")
 def word_to_type(word: str, rules: Rules) -> int:
     """MMOP_* of a word as it is written to a file of sysfs: HotplugError EINVAL for what is none.
 
-    Today the whole word up to a NUL, with at most one newline behind (sysfs_streq); 2.6.25 compares as many letters as it was
+    6.1: the whole word up to a NUL, with at most one newline behind (sysfs_streq); 2.6.25 compares as many letters as it was
     given with "online", then with "offline", and not beyond their ends, so that "o" and "onlineXYZ" are online (KERNEL.md 1.5).
     """
     if not isinstance(word, str):
@@ -222,7 +222,7 @@ class Blocks:
 
     def add(self, start_pfn: int, nr_pages: int, nid: int = 0) -> None:
         """Memory.add_memory(start_pfn, nr_pages, nid) as firmware calls it: a range outside of what can be plugged gives
-        HotplugError E2BIG under today's rules (register_memory_resource, 6.1), before anything else is looked at."""
+        HotplugError E2BIG under the rules of 6.1 (register_memory_resource), before anything else is looked at."""
         mem = self._mem
         if mem.rules.checks_pluggable and nr_pages > 0 and start_pfn + nr_pages > mem.max_pfn:
             raise HotplugError.of(

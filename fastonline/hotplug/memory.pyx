@@ -151,7 +151,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
 
         Sections appear: their memmap is there, every page Reserved, nothing online; no zone changes.
 
-        start_pfn, nr_pages: unsigned long, pages, or text that is a size: ``add_memory("1G", "512M")``. Today's rules take
+        start_pfn, nr_pages: unsigned long, pages, or text that is a size: ``add_memory("1G", "512M")``. 6.1's rules take
         whole memory blocks, 2.6.25 widens to sections. nid: the node, online from its first memory on. name: in /proc/iomem,
         merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE), as virtio-mem, Xen and Hyper-V ask; they do not
         ask for a memmap on memory. threads: 1 to 64 share the first write of the memmap, whose page faults are what adding
@@ -162,7 +162,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         the call when all have been tried: the memory is there then.
 
         HotplugError: EEXIST over memory that is there, or over any resource that does not hold the whole range; EINVAL for a
-        range that is misaligned, empty or past the end (`blocks.add` tells that one as today's kernels do, E2BIG); ENOMEM when
+        range that is misaligned, empty or past the end (`blocks.add` tells that one as 6.1 does, E2BIG); ENOMEM when
         there is no room for the memmap in the machine. MemoryError when there is none here, before any of it is written.
         Mirrors add_memory (2.6.25 and 6.1, mm/memory_hotplug.c).
         """
@@ -191,13 +191,13 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     def prepare_online_pages(self, start_pfn, nr_pages, online_type=MMOP_ONLINE):
         """Phase 1: tell the chain (MEM_GOING_ONLINE), grow the zone's and the node's span; no page goes online.
 
-        start_pfn, nr_pages: unsigned long, pages; today's rules want pageblock-aligned starts and section-aligned ends.
-        online_type: MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. Under today's rules present_pages grows by the
+        start_pfn, nr_pages: unsigned long, pages; 6.1's rules want pageblock-aligned starts and section-aligned ends.
+        online_type: MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. Under 6.1's rules present_pages grows by the
         whole range, under 2.6.25 when pages are marked.
 
-        HotplugError: EINVAL for what is not there, misaligned or (today) prepared already; what a notifier vetoes with (EPERM
+        HotplugError: EINVAL for what is not there, misaligned or (6.1) prepared already; what a notifier vetoes with (EPERM
         for NOTIFY_BAD), or its exception; MEM_CANCEL_ONLINE then goes to the whole chain. Mirrors the patch of the 2008
-        thread (KERNEL.md 1.8); today move_pfn_range_to_zone (6.1).
+        thread (KERNEL.md 1.8); 6.1 move_pfn_range_to_zone.
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         cdef int kind = as_online_type(online_type)
@@ -208,7 +208,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         """Phase 2: the Reserved pages of a prepared range go online, Reserved -> free, merged as the buddy allocator merges.
 
         start_pfn, nr_pages: unsigned long, pages. order: the largest block handed to the allocator at a time; None takes it
-        from the rules (0 under 2.6.25, MAX_PAGE_ORDER today), 0 walks page by page; the end state is the same.
+        from the rules (0 under 2.6.25, MAX_PAGE_ORDER in 6.1), 0 walks page by page; the end state is the same.
         Returns the number of pages that went online; marking again returns 0, and page descriptors that a block has on itself
         stay Reserved. MEM_ONLINE goes to the chain when it is not 0.
 
@@ -248,7 +248,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         """Both phases: prepare the range, mark it, recompute the watermarks. Returns the number of pages that went online.
 
         start_pfn, nr_pages, online_type, errors: as prepare_online_pages and mark_pages_onlined; all or nothing, also when the
-        online_page_callback raises. Under 2.6.25 a range that is online already gives 0, today EINVAL. Mirrors online_pages
+        online_page_callback raises. Under 2.6.25 a range that is online already gives 0, in 6.1 EINVAL. Mirrors online_pages
         (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
@@ -298,7 +298,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         movable pages (hotplug/migrate.py) holds move elsewhere first; pages that were prepared and never marked, and those
         given back to the host (PG_offline), go with the range.
 
-        HotplugError: EINVAL for what is not online as a whole, misaligned (pageblock; today the end a section) or in several
+        HotplugError: EINVAL for what is not online as a whole, misaligned (pageblock; in 6.1 the end a section) or in several
         zones; EBUSY naming the first page in use that cannot move; what a notifier vetoes with, MEM_CANCEL_OFFLINE told; EINTR
         where there is no room to move to (the kernel would try until a signal), under 2.6.25 ENOMEM, and EAGAIN for pinned
         pages: pages that moved stay moved.

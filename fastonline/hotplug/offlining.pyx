@@ -66,7 +66,7 @@ cdef int check_offlinable(Machine mem, uint64_t start, uint64_t nr) except -1:
     check_present(mem, start, nr, "offline_pages")
     where = pfn_range(start, nr)
     if start & (block - 1) or (start + nr) % (<uint64_t>1 << mem.sections.pfn_section_shift if mem.aligned else block):
-        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: not whole pageblocks (or, today, sections)")
+        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: not whole pageblocks (2.6.25) or sections (6.1)")
     if not mem.sections.all_in(mem.sections.whole, start, nr) and mem.pages.weigh(PG_prepared, start, nr) != nr:
         raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: some of it is not online")
     if mem.pages.area_run(start, start + nr) != nr:

@@ -76,7 +76,7 @@ class Siblings:
 class Resource:
     """One range of addresses: start and end in bytes, end exclusive, its name, and its children, the resources inside it,
     ascending (struct resource). is_ram: what its flags say, whatever its name: can the kernel online it, and is it nobody
-    else's? (IORESOURCE_MEM and IORESOURCE_BUSY in 2.6.25, IORESOURCE_SYSTEM_RAM and IORESOURCE_BUSY today.) None: as what is
+    else's? (IORESOURCE_MEM and IORESOURCE_BUSY in 2.6.25, IORESOURCE_SYSTEM_RAM and IORESOURCE_BUSY in 6.1.) None: as what is
     named ``System RAM`` or ``System RAM (driver)``."""
 
     __slots__ = ("start", "end", "name", "inside", "is_ram")
