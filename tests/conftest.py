@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("drivers_common")
 
 import fastonline as fo
+from fastonline.hotplug.memory import ENGINES
 from fastonline.testing.geometries import SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -37,11 +38,11 @@ def pytest_cmdline_main(config):
 
 
 ROOT = Path(__file__).resolve().parents[1]
-ENGINES = ("bitmap", "struct_page")
 
-@pytest.fixture(params=ENGINES)
+
+@pytest.fixture(scope="session", params=ENGINES)
 def engine(request):
-    """The name of one engine; a test that takes it runs on both."""
+    """The name of one engine; a test or a fixture that takes it runs on both."""
     return request.param
 
 

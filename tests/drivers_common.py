@@ -1,20 +1,13 @@
-"""Small guests for the tests of the drivers: 16 MiB sections, so that a step of a state machine is cheap."""
-
-from dataclasses import replace
+"""What the tests of the drivers have in common: small guests, and domains that fail half-way."""
 
 import pytest
 
-from fastonline import LINUX_2_6_25, LINUX_6_1, X86_32_PAE, X86_64
+from fastonline import LINUX_2_6_25, LINUX_6_1
 from fastonline.drivers.hypervisor import Domain
+from fastonline.testing.geometries import GUEST_64, GUEST_PAE
 
-SMALL_64 = replace(X86_64, name="SMALL_64", section_size_bits=24)
-SMALL_32 = replace(
-    X86_32_PAE, name="SMALL_32", section_size_bits=24, sections_in_flags=False, flags_reserved=32,
-    zone_limits=(("DMA", 4 << 20), ("Normal", 16 << 20), ("HighMem", None)),
-)
-UNIT = SMALL_64.pages_per_section
-ENGINES = ("bitmap", "struct_page")
-OLD, NEW = (SMALL_32, LINUX_2_6_25), (SMALL_64, LINUX_6_1)
+UNIT = GUEST_64.pages_per_section
+OLD, NEW = (GUEST_PAE, LINUX_2_6_25), (GUEST_64, LINUX_6_1)
 NO_SIZES = pytest.mark.parametrize("size, error", [
     ("no size", ValueError), ("-1G", ValueError), (-1, ValueError), (None, TypeError), (1.5, TypeError),
 ])

@@ -5,7 +5,7 @@ import gc
 
 import numpy as np
 import pytest
-from conftest import ENGINES, SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE
+from conftest import SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE
 from hypothesis import given, settings, strategies as st
 
 import fastonline as fo
@@ -35,7 +35,6 @@ def count_free_blocks(free, max_order):
     return counts[::-1]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("geometry, rules", [
     (SMALL_64, fo.LINUX_6_12), (SMALL_PAE, fo.LINUX_2_6_25), (SMALL_ORDER_7, fo.LINUX_6_1), (SMALL_64K, fo.LINUX_6_12),
     (SMALL_64, fo.LINUX_2_6_25),

@@ -118,7 +118,6 @@ def test_taking_a_range_out(max_order, data):
     mem.validate()
 
 
-@pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
 @pytest.mark.parametrize("max_order", GEOMETRIES)
 @given(data=st.data())
 def test_reserving_pages_in_any_order(max_order, engine, data):

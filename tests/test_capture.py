@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fastonline as fo
-from fastonline.hotplug.memory import ENGINES
 from fastonline.linux import live
 from fastonline.linux.capture import matches_kernel, predict_online
 from fastonline.linux.proctext import format_block, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
@@ -22,18 +21,16 @@ CAPTURED = Path(__file__).parent / "data" / "linux-6.18-24g"
 ZONES = [(0, "DMA"), (0, "DMA32"), (0, "Normal")]
 SECTION = 32768
 
-both_engines = pytest.mark.parametrize("engine", ENGINES)
-
 
 @pytest.fixture(scope="module")
 def captured():
     return fo.Capture.load(CAPTURED)
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def kernel(captured, request):
+@pytest.fixture(scope="module")
+def kernel(captured, engine):
     """The captured kernel on one engine, for tests that only look."""
-    return captured.machine(request.param)
+    return captured.machine(engine)
 
 
 # -- the real kernel
@@ -116,7 +113,6 @@ def test_lsmem_shows_what_each_block_said(captured):
         replace(captured, blocks="").lsmem()
 
 
-@both_engines
 def test_offline_and_online_again(captured, engine):
     """A block of free memory leaves and comes back: nothing but 32 blocks of order 10 goes, and the same come again."""
     mem = captured.machine(engine)
@@ -132,7 +128,6 @@ def test_offline_and_online_again(captured, engine):
     assert mem.buddyinfo() == before
 
 
-@both_engines
 def test_refused_as_the_kernel_refuses(captured, engine):
     """KERNEL.md 7.7: boot block 0 with its holes is EINVAL, a block with pages in use EBUSY."""
     mem = captured.machine(engine)
@@ -146,7 +141,6 @@ def test_refused_as_the_kernel_refuses(captured, engine):
     assert mem.buddyinfo() == captured.buddyinfo
 
 
-@both_engines
 def test_allocate_and_free_give_back_the_kernels_blocks(captured, engine):
     mem = captured.machine(engine)
     pages = mem.alloc_pages_bulk(5000, zone="Normal")
@@ -159,7 +153,6 @@ def test_allocate_and_free_give_back_the_kernels_blocks(captured, engine):
     assert mem.buddyinfo() == captured.buddyinfo
 
 
-@both_engines
 def test_predict_online(captured, engine):
     """KERNEL.md 7.3: a block of 128 MiB is 32 more free blocks of order 10 in its zone, and nothing else."""
     mem = predict_online(captured, "512M", engine)
@@ -174,7 +167,6 @@ def test_predict_online(captured, engine):
         predict_online(captured, "100M", engine)
 
 
-@both_engines
 def test_under_other_rules(captured, engine):
     """2.6.25 counts a page as present once it went online; what the host has back is present and not managed."""
     mem = captured.machine(engine, fo.LINUX_2_6_25)
@@ -367,7 +359,6 @@ def assert_same_machine(mine, theirs):
         assert (mine.nodes[nid].start_pfn, mine.nodes[nid].spanned_pages) == (node.start_pfn, node.spanned_pages)
 
 
-@both_engines
 def test_a_kernel_captured_is_that_kernel(x86_64, tmp_path, engine):
     """Machine -> /proc and /sys -> capture -> machine gives the machine, page by page."""
     theirs = lived_in(fo.LINUX_6_1)      # whose pages that wait are Reserved
@@ -505,7 +496,6 @@ def zone_with(name="DMA32", start_pfn=0x1000, spanned_pages=0x7000, runs=((0x100
     )
 
 
-@both_engines
 @pytest.mark.parametrize("zones, wrong", [
     ([zone_with(name="HighMem")], "there is no zone HighMem"),
     ([zone_with(runs=((0x2000, 0x1000, 0b10000), (0x1000, 0x1000, 0b10000)))], "not in order"),
@@ -523,7 +513,6 @@ def test_impossible_maps(engine, zones, wrong):
         fo.Memory.from_page_map(fo.X86_64, [(0, SECTION, 0, True)], [(0, SECTION)], zones, 1000, engine=engine)
 
 
-@both_engines
 def test_sections_past_the_end(engine):
     with pytest.raises(ValueError, match="ends at pfn 0x400000000"):
         fo.Memory.from_page_map(fo.X86_64, [(1 << 34, SECTION, 0, True)], [], [], 1000, engine=engine)

@@ -4,7 +4,8 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, SMALL_64, Dying
+from conftest import ENGINES
+from drivers_common import Dying
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -12,13 +13,9 @@ from fastonline import HotplugError, Memory
 from fastonline.drivers.cmm import VALID_STATES, Cmm1, Cmm2, HintedDomain, page_can_be_volatile
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hypervisor import Host, ResidentDomain
+from fastonline.testing.geometries import GUEST_64
 
 PAGE = np.array([5])
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
 
 
 def in_state(state, dirty=False):
@@ -127,7 +124,7 @@ def test_what_can_be_volatile():
 
 
 def test_stable_on_the_way_out_of_the_allocator(engine):
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     cmm = Cmm2(mem, HintedDomain(Host("64M")))
     domain = cmm.domain
     assert set(domain.states(np.arange(8192))) == {"Uz"} and domain.tot_pages == 0
@@ -144,7 +141,7 @@ def test_stable_on_the_way_out_of_the_allocator(engine):
 
 def test_a_page_the_host_cannot_back_goes_to_the_balloon(engine):
     """Dave Hansen's idea in the thread."""
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     host = Host("1M")
     cmm = Cmm2(mem, HintedDomain(host, limit=0))
     assert mem.alloc_pages_bulk(50).size == 0
@@ -157,7 +154,7 @@ def test_a_page_the_host_cannot_back_goes_to_the_balloon(engine):
 
 
 def test_the_page_cache_is_discarded_not_swapped(engine):
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     cmm = Cmm2(mem, HintedDomain(Host("64M")))
     used, cache = mem.alloc_pages_bulk(500), cmm.cache_pages(1000)
     cmm.set_target(700 * 4096)
@@ -170,7 +167,7 @@ def test_the_page_cache_is_discarded_not_swapped(engine):
 
 
 def test_cmm1_pools(engine):
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     domain = ResidentDomain(Host("64M"))
     cmm = Cmm1(mem, domain, timeout_pages=300, timeout_seconds=10.0)
     touched = mem.alloc_pages_bulk(8000)
@@ -198,7 +195,7 @@ def test_cmm1_pools(engine):
 
 
 def test_cmm1_takes_what_it_gets():
-    mem = Memory(SMALL_64, boot="32M")
+    mem = Memory(GUEST_64, boot="32M")
     cmm = Cmm1(mem, ResidentDomain(Host("64M")))
     cmm.set_target(0)
     run([cmm], 1.0)
@@ -289,7 +286,7 @@ class DriverMachine(RuleBasedStateMachine):
     @initialize(engine=st.sampled_from(ENGINES))
     def boot(self, engine):
         self.host = Host("40M", scattered=True, seed=4)
-        one, two = (Memory(SMALL_64, boot="32M", engine=engine) for _ in range(2))
+        one, two = (Memory(GUEST_64, boot="32M", engine=engine) for _ in range(2))
         self.pools = Cmm1(one, DyingPools(self.host), timeout_pages=500, timeout_seconds=3.0)
         self.hints = Cmm2(two, DyingDomain(self.host))
         self.neighbour = ResidentDomain(self.host)

@@ -3,23 +3,19 @@
 import errno
 
 import pytest
-from drivers_common import ENGINES, NEW, OLD, SMALL_32, SMALL_64, UNIT
+from drivers_common import NEW, OLD, UNIT
 
 from fastonline import LINUX_2_6_25, MEM_GOING_OFFLINE, MEM_GOING_ONLINE, MMOP_ONLINE_MOVABLE, HotplugError, Memory
 from fastonline.drivers.consumers import Container, Ehea, Udev
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hypervisor import Domain, Host
 from fastonline.drivers.xen import XEN_THREAD, XenBalloon
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
+from fastonline.testing.geometries import GUEST_64, GUEST_PAE
 
 
 def test_ehea_gets_the_precise_count(engine):
     """A balloon onlines pages here and there: nr_pages spans them, onlined counts them."""
-    mem = Memory(SMALL_32, boot="32M", rules=LINUX_2_6_25, engine=engine)
+    mem = Memory(GUEST_PAE, boot="32M", rules=LINUX_2_6_25, engine=engine)
     ehea = Ehea(mem)
     balloon = XenBalloon(mem, Domain(Host("64M"), "32M"), XEN_THREAD)
     balloon.set_target("40M")
@@ -31,7 +27,7 @@ def test_ehea_gets_the_precise_count(engine):
 
 
 def test_ehea_has_room_for_so_many_sections(engine):
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     ehea = Ehea(mem, max_sections=1)
     mem.add_memory(2 * UNIT, 2 * UNIT)
     mem.online_pages(2 * UNIT, UNIT)
@@ -64,7 +60,7 @@ def test_udev_onlines_later(engine, geometry, rules):
 
 
 def test_udev_asks_a_script_and_lives_with_a_veto():
-    mem = Memory(SMALL_64, boot="32M")
+    mem = Memory(GUEST_64, boot="32M")
     udev = Udev(mem, delay=0.0, period=1.0, online_type=MMOP_ONLINE_MOVABLE, check=lambda block: block.nr != 3)
     Ehea(mem, max_sections=1)
     mem.add_memory(2 * UNIT, 3 * UNIT)
@@ -83,7 +79,7 @@ def test_udev_asks_a_script_and_lives_with_a_veto():
 
 def test_udev_sees_what_comes_between_two_looks():
     """A block goes and comes back, another is onlined by hand, a third is gone again. Expect every event, in order."""
-    mem = Memory(SMALL_64, boot="64M", memory_block_size="32M")
+    mem = Memory(GUEST_64, boot="64M", memory_block_size="32M")
     block = 2 * UNIT
     mem.add_memory(2 * block, block)
     udev = Udev(mem, delay=1.0, period=0.5)
@@ -104,7 +100,7 @@ def test_udev_sees_what_comes_between_two_looks():
 
 
 def test_a_container_is_a_node(engine):
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     udev = Udev(mem, delay=1.0, period=0.5)
     box = Container(mem, 1, [(4 * UNIT, UNIT), (6 * UNIT, 2 * UNIT)])
     changed = []
@@ -139,7 +135,7 @@ def test_a_container_is_a_node(engine):
 
 
 def test_a_container_that_does_not_fit_adds_nothing(engine):
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     with pytest.raises(HotplugError) as e:
         Container(mem, 1, [(4 * UNIT, UNIT), (UNIT, UNIT)]).add()
     assert e.value.errno == errno.EEXIST and len(mem.blocks) == 2 and 1 not in mem.nodes
@@ -150,7 +146,7 @@ def test_a_container_that_does_not_fit_adds_nothing(engine):
 def test_a_listener_that_raises_while_a_container_comes():
     """The second DIMM's block is there when a listener raises, and the first one's went online by itself. Expect its exception,
     and nothing of the container left."""
-    mem = Memory(SMALL_64, boot="32M")
+    mem = Memory(GUEST_64, boot="32M")
     mem.auto_online_blocks = "online"
     box = Container(mem, 1, [(4 * UNIT, UNIT), (6 * UNIT, UNIT)])
 

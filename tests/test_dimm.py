@@ -2,7 +2,7 @@
 
 import json
 
-from drivers_common import SMALL_64, UNIT
+from drivers_common import UNIT
 
 from fastonline import Memory
 from fastonline.cli import main
@@ -10,12 +10,13 @@ from fastonline.drivers.consumers import Udev
 from fastonline.drivers.dimm import Dimms
 from fastonline.drivers.driver import run
 from fastonline.drivers.hypervisor import Domain, Host
+from fastonline.testing.geometries import GUEST_64
 
 MIB = 256      # pages
 
 
 def guest(engine, host="128M", **given):
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     return Dimms(mem, Domain(Host(host), "32M"), **given)
 
 

@@ -42,7 +42,6 @@ def test_ten_thousand_machines_share_nothing():
 
 
 @pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="the address sanitizer takes all the address space")
-@pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
 def test_no_memory_to_grow_changes_nothing(engine):
     """Let the machine grow under a limit of its address space that is raised page by page of what it would need.
 

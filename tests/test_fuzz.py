@@ -160,7 +160,6 @@ def argument(rng):
     return rng.choice(VALUES)
 
 
-@pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
 def test_calls(capsys, engine):
     mem = None
     for nr, rng in enumerate(inputs(capsys, f"calls, {engine}")):

@@ -12,8 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 INPUTS = int(os.environ.get("FASTONLINE_FUZZ_STATES", "0"))
 FIRST = int(os.environ.get("FASTONLINE_FUZZ_FIRST", "0"))
 SECONDS = 12
@@ -60,7 +58,6 @@ def watch(child, progress, stop):
     )
 
 
-@pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
 def test_states(engine, tmp_path, capsys):
     tried, loaded, findings = run(engine, tmp_path, FIRST, FIRST + (INPUTS or 1 << 40), 1e9 if INPUTS else SECONDS)
     with capsys.disabled():

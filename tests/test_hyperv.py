@@ -4,7 +4,8 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, OLD, SMALL_64, UNIT, HalfWay
+from conftest import ENGINES
+from drivers_common import NEW, OLD, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -12,11 +13,7 @@ from fastonline import LINUX_6_1, HotplugError, Memory
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
+from fastonline.testing.geometries import GUEST_64
 
 
 def guest(engine="bitmap", kind=NEW, boot="32M", host="256M", max_memory=None, **options):
@@ -101,7 +98,7 @@ def test_user_space_that_onlines_late(engine):
 
 def test_memory_comes_by_memory_blocks(engine):
     """Blocks of two sections. Expect one to be added for a page, and what it covers later to go online in both sections."""
-    mem = Memory(SMALL_64, boot="32M", rules=NEW[1], engine=engine, memory_block_size="32M")
+    mem = Memory(GUEST_64, boot="32M", rules=NEW[1], engine=engine, memory_block_size="32M")
     balloon = HvBalloon(mem, Domain(Host("256M"), "32M"))
     assert balloon.chunk == 2 * UNIT and balloon.hot_add(2 * UNIT, 1) == 1 and list(mem.blocks) == [0, 1]
     assert balloon.hot_add(2 * UNIT + 1, UNIT + 9) == UNIT + 9
@@ -137,7 +134,7 @@ def test_a_host_with_nothing_left():
 
 @pytest.mark.parametrize("mib, floor", [(64, 8 + 32), (128, 40 + 32), (512, 104 + 64), (1024, 104 + 128), (2048, 232 + 128)])
 def test_floor(mib, floor):
-    mem = Memory(SMALL_64, boot=mib << 20)
+    mem = Memory(GUEST_64, boot=mib << 20)
     balloon = HvBalloon(mem, Domain(Host("2G"), mib << 20))
     assert balloon.floor() == floor * 256
 
@@ -169,7 +166,7 @@ def test_no_pages_that_can_be_there(start, nr):
 
 
 def test_a_callback_already_taken():
-    mem = Memory(SMALL_64, boot="32M")
+    mem = Memory(GUEST_64, boot="32M")
     mem.set_online_page_callback(print)
     with pytest.raises(HotplugError) as e:
         HvBalloon(mem, Domain(Host("64M"), "32M"))
@@ -244,7 +241,7 @@ TestHvMachine.settings = settings(max_examples=20, stateful_step_count=12, deadl
 @pytest.mark.parametrize("backing", ["plug", "touch"])
 def test_a_resident_guest_gets_what_it_is_asked_to_have(engine, backing):
     """32 MiB to 64 MiB and back to 48 MiB. Expect a guest of that size, and frames at once or at the first touch."""
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1, engine=engine)
     domain = ResidentDomain(Host("128M"))
     driver = HvBalloon(mem, domain, backing=backing)
     assert driver.current_pages == 8192
@@ -265,7 +262,7 @@ def test_a_resident_guest_gets_what_it_is_asked_to_have(engine, backing):
 
 
 def test_backing_needs_a_resident_domain():
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1)
     with pytest.raises(ValueError, match="ResidentDomain"):
         HvBalloon(mem, Domain(Host("64M"), "32M"), backing="touch")
     with pytest.raises(ValueError, match="backing"):

@@ -5,13 +5,6 @@ import pytest
 
 from fastonline import ARM64_4K, LINUX_2_6_25, LINUX_6_1, X86_32_PAE, X86_64, HotplugError, Memory
 
-ENGINES = ("bitmap", "struct_page")
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
-
 
 def machine(engine, geometry=X86_64, rules=LINUX_6_1):
     return Memory(geometry, boot="512M", rules=rules, engine=engine)

@@ -4,18 +4,18 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import SMALL_64
 
 import fastonline as fo
 from fastonline.drivers.cmm import Cmm1, Cmm2, HintedDomain
 from fastonline.drivers.driver import run
 from fastonline.drivers.hypervisor import Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
+from fastonline.testing.geometries import GUEST_64
 
 
 @pytest.fixture
 def mem(engine):
-    return fo.Memory(SMALL_64, boot="32M", engine=engine)
+    return fo.Memory(GUEST_64, boot="32M", engine=engine)
 
 
 def free_pages(mem):

@@ -161,7 +161,6 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("path", [name for name in vars(Paths) if not name.startswith("_")])
-@pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
 def test_no_path_becomes_costlier(engine, path, tmp_path):
     paths = Paths(engine, tmp_path)
     call, at = getattr(paths, path), engine == "struct_page"

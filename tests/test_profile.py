@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import ENGINES
 
 import fastonline as fo
 from fastonline.cost import phases
@@ -15,7 +16,6 @@ from fastonline.cost.report import number, profile_text, si, size
 
 SECTION = 1 << 17       # pages
 START = 0x40000
-ENGINES = ("bitmap", "struct_page")
 
 # freeing 2^17 pages one by one: every pair of every order merges once
 MERGES = [SECTION >> order + 1 for order in range(10)] + [0]
@@ -26,11 +26,10 @@ def result():
     return profile(repeat=2, orders=(10, 3, 0))
 
 
-@pytest.fixture(params=[(engine, rules) for engine in ENGINES for rules in (fo.LINUX_2_6_25, fo.LINUX_6_12)],
-                ids=lambda param: f"{param[0]}-{param[1].name}")
-def added(request):
+@pytest.fixture(params=[fo.LINUX_2_6_25, fo.LINUX_6_12], ids=lambda rules: rules.name)
+def added(request, engine):
     """A machine with an added, unprepared section, and its online twin."""
-    engine, rules = request.param
+    rules = request.param
 
     def machine():
         mem = fo.Memory(fo.X86_32_PAE, boot="1G", rules=rules, engine=engine)

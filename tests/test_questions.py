@@ -44,7 +44,6 @@ def lived_in(engine, rules, seed):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 1 << 32), rules=st.sampled_from((fo.LINUX_6_12, fo.LINUX_6_1)))
-@pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
 def test_what_can_go_offline_goes_offline(engine, seed, rules):
     """Expect the errno that offline_pages then has, for every block; and nothing changed by asking."""
     mem = lived_in(engine, rules, seed)
@@ -244,7 +243,6 @@ def test_the_captured_kernel():
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 1 << 32), rules=st.sampled_from((fo.LINUX_6_12, fo.LINUX_6_1, fo.LINUX_2_6_25)))
-@pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
 def test_as_much_as_is_said_can_be_added_and_no_more(engine, seed, rules):
     """Few pages are free, whole pageblocks or every second page. Expect add_memory to take `at_once`, and ENOMEM for a block
     more; and as many blocks one by one into Movable."""

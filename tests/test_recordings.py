@@ -17,10 +17,6 @@ from fastonline.linux.recording import Recording, RecordingError
 DIRECTORY = Path(__file__).parent / "data" / "recordings"
 FILES = sorted(DIRECTORY.glob("*.json"))
 
-@pytest.fixture(scope="module", params=["bitmap", "struct_page"])
-def engine(request):
-    return request.param
-
 
 def test_all_are_there():
     names = [path.stem for path in FILES]

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, NO_SIZES, OLD, SMALL_64, UNIT, Dying
+from conftest import ENGINES
+from drivers_common import NEW, NO_SIZES, OLD, UNIT, Dying
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -13,6 +14,7 @@ from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hypervisor import Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloon, VirtioBalloonDriver
 from fastonline.hotplug.migrate import MovablePages
+from fastonline.testing.geometries import GUEST_64
 
 BOTH = pytest.mark.parametrize("kind", [OLD, NEW], ids=["2.6.25", "6.1"])
 
@@ -74,7 +76,7 @@ def test_a_message_holds_256_units():
 @pytest.mark.parametrize("must_tell_host, state", [(True, "PG_offline|PG_prepared"), (False, "PG_buddy|PG_prepared")])
 def test_the_host_is_told_before_or_after(engine, must_tell_host, state):
     """2.6.25 without VIRTIO_BALLOON_F_MUST_TELL_HOST frees first: the guest may use the page before the host knows."""
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     seen = []
 
     def tell_host(queue, pfns, messages):
@@ -115,7 +117,7 @@ def test_targets_are_units_of_4_kib():
 
 
 def test_what_came_last_leaves_first():
-    balloon = VirtioBalloon(Memory(SMALL_64, boot="32M"))
+    balloon = VirtioBalloon(Memory(GUEST_64, boot="32M"))
     balloon.inflate(600)
     pfns = balloon.pages.pfns.copy()
     balloon.deflate(100)
@@ -202,7 +204,7 @@ def test_free_blocks_are_reported(engine):
 
 
 def test_a_report_holds_32_blocks():
-    mem = Memory(SMALL_64, boot="256M")
+    mem = Memory(GUEST_64, boot="256M")
     driver = VirtioBalloonDriver(mem, ResidentDomain(Host("256M")))
     driver.domain.touch(np.arange(65536))
     spare = sum(zone.free_pages for zone in mem.zones.values() if zone.free_pages > zone.low + (32 << 9))
@@ -241,7 +243,7 @@ def test_hints(engine):
 @pytest.mark.parametrize("deflate_on_oom", [False, True])
 def test_pages_of_the_balloon_move(engine, deflate_on_oom):
     """Their block goes offline. Expect the host to be told of each page's new place, then of its old one."""
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     mem.add_memory(2 * UNIT, UNIT)
     mem.blocks[2].online("online_movable")
     driver = VirtioBalloonDriver(mem, ResidentDomain(Host("64M")), deflate_on_oom=deflate_on_oom)
@@ -284,13 +286,13 @@ def test_what_is_no_target(size, error):
 
 
 def test_bad_input():
-    balloon = VirtioBalloon(Memory(SMALL_64, boot="32M"))
+    balloon = VirtioBalloon(Memory(GUEST_64, boot="32M"))
     for call in (balloon.inflate, balloon.deflate, balloon.set_target):
         with pytest.raises(ValueError):
             call(-1)
     assert balloon.deflate(10) == 0
     with pytest.raises(ValueError, match="must agree"):
-        VirtioBalloonDriver(Memory(SMALL_64, boot="32M"), ResidentDomain(Host("64M", page_size=65536)))
+        VirtioBalloonDriver(Memory(GUEST_64, boot="32M"), ResidentDomain(Host("64M", page_size=65536)))
 
 
 class VirtioMachine(RuleBasedStateMachine):

@@ -4,7 +4,8 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, NO_SIZES, OLD, SMALL_64, UNIT, HalfWay
+from conftest import ENGINES
+from drivers_common import NEW, NO_SIZES, OLD, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -15,6 +16,7 @@ from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus, VirtioMemDriver, block_sizes
 from fastonline.hotplug.migrate import MovablePages
+from fastonline.testing.geometries import GUEST_64
 
 SUB = 512           # pages of a sub-block, eight of which are a memory block
 MIB = 256           # pages
@@ -43,7 +45,7 @@ class Logged(VirtioMemDriver):
 
 
 def guest(engine="bitmap", host="128M", max_memory=None, **options):
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1, engine=engine)
     return Logged(mem, HalfWay(Host(host, scattered=True, seed=7), "32M", max_memory), **options)
 
 
@@ -71,10 +73,10 @@ def test_targets_are_reached(engine, block_size, reached):
 
 
 def test_modes():
-    mem = Memory(SMALL_64, boot="32M")
+    mem = Memory(GUEST_64, boot="32M")
     assert block_sizes(mem, 4096) == block_sizes(mem, 2 << 20) == (512, 4096) and block_sizes(mem, 8 << 20) == (2048, 4096)
     assert block_sizes(mem, 16 << 20) == (4096, 4096) and block_sizes(mem, 64 << 20) == (16384, 16384)
-    wide = Memory(SMALL_64, boot="64M", memory_block_size="32M")
+    wide = Memory(GUEST_64, boot="64M", memory_block_size="32M")
     assert block_sizes(wide, 16 << 20) == (4096, 8192)
     for size in (0, 1024, 3 << 20, -4096):
         with pytest.raises(ValueError, match="power of two"):
@@ -235,7 +237,7 @@ def test_memory_that_cannot_be_added_is_unplugged(engine, block_size):
 
 def test_memory_that_can_neither_be_added_nor_unplugged():
     """VIRTIO_MEM_SBM_MB_PLUGGED: it counts as plugged until the host takes it."""
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1)
 
     class Stubborn:
         takes = False
@@ -257,7 +259,7 @@ def test_memory_that_can_neither_be_added_nor_unplugged():
 
 def test_so_much_may_be_offline():
     """Expect a stop at 1 GiB that nobody has onlined, and going on when half of that can be added again."""
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1)
     driver = VirtioMemDriver(mem, Domain(Host("4G"), "32M"), auto_online=False)
     settle(driver, "3G")
     assert driver.current_pages == (1024 + 32) * MIB and driver.device.errno == errno.ENOSPC and driver.due == NEVER
@@ -290,7 +292,7 @@ def test_big_blocks_go_up_and_down(engine):
 
 
 def test_a_big_block_starts_at_its_own_size():
-    mem = Memory(SMALL_64, boot="48M", rules=LINUX_6_1)
+    mem = Memory(GUEST_64, boot="48M", rules=LINUX_6_1)
     driver = VirtioMemDriver(mem, Domain(Host("256M"), "48M"), block_size="32M")
     settle(driver, "80M")
     assert list(mem.blocks) == [0, 1, 2, 4, 5] and driver.current_pages == 80 * MIB
@@ -377,7 +379,7 @@ def test_a_big_block_the_host_does_not_take():
 
 def test_a_region_over_ram_or_another_device_is_refused():
     """EBUSY at probe; a region whose ends lie inside memory blocks is taken, with a warning for each."""
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1)
     bus, log = VirtioMemBus(mem), []
     mem.events.listen(lambda kind, text: log.append(text))
     bus.add(VirtioMem(mem, 68 << 20, 32 << 20, 2 << 20))
@@ -392,13 +394,13 @@ def test_a_guest_that_boots_again(engine):
     """UNPLUG_ALL gives every frame back, then the requested size is plugged into the new kernel."""
     driver = guest(engine)
     settle(driver, "60M")
-    fresh = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    fresh = Memory(GUEST_64, boot="32M", rules=LINUX_6_1, engine=engine)
     driver.reboot(fresh, 20.0)
     assert driver.domain.tot_pages == 8192 and driver.device.plugged_pages == 0
     run([driver], 21.0, 20.0)
     driver.validate()
     assert driver.current_pages == fresh.totalram_pages == 60 * MIB
-    for other in (fresh, Memory(SMALL_64, boot="64M", rules=LINUX_6_1)):
+    for other in (fresh, Memory(GUEST_64, boot="64M", rules=LINUX_6_1)):
         with pytest.raises(ValueError, match="new Memory"):
             driver.reboot(other)
 
@@ -426,7 +428,7 @@ def test_close():
 
 
 def test_a_callback_already_taken():
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1)
     mem.set_online_page_callback(print)
     with pytest.raises(HotplugError) as e:
         VirtioMemDriver(mem, Domain(Host("64M"), "32M"))
@@ -440,7 +442,7 @@ def test_a_callback_already_taken():
 
 
 def test_two_devices_share_the_callback(engine):
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1, engine=engine)
     mem.auto_online_blocks = "online"
     bus = VirtioMemBus(mem)
     one, two = VirtioMem(mem, 32 << 20, 32 << 20, 2 << 20), VirtioMem(mem, 64 << 20, 64 << 20, 32 << 20, name="virtio1")
@@ -555,7 +557,7 @@ TestVirtioMemMachine.settings = settings(max_examples=25, stateful_step_count=15
 
 def test_pages_are_backed_when_they_are_touched(engine):
     """A ResidentDomain, 64 MiB more. Expect no frame for what is only plugged, and none for what was unplugged."""
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     domain = ResidentDomain(Host("4G"))
     driver = VirtioMemDriver(mem, domain, auto_online=True, backing="touch")
     settle(driver, "96M")
@@ -570,7 +572,7 @@ def test_pages_are_backed_when_they_are_touched(engine):
 
 
 def test_a_backing_that_cannot_be_is_refused():
-    mem = Memory(SMALL_64, boot="32M")
+    mem = Memory(GUEST_64, boot="32M")
     for domain, backing in [(Domain(Host("4G"), "32M"), "touch"), (ResidentDomain(Host("4G")), "tuch")]:
         with pytest.raises(ValueError):
             VirtioMemDriver(mem, domain, backing=backing)
@@ -579,7 +581,7 @@ def test_a_backing_that_cannot_be_is_refused():
 
 @pytest.mark.parametrize("backing", ["plug", "touch"])
 def test_a_resident_guest_gets_what_it_is_asked_to_have(engine, backing):
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1, engine=engine)
     domain = ResidentDomain(Host("128M"))
     driver = VirtioMemDriver(mem, domain, backing=backing)
     driver.set_target("64M")
@@ -598,7 +600,7 @@ def test_a_resident_guest_gets_what_it_is_asked_to_have(engine, backing):
 def test_virtio_mem_and_free_page_reporting_in_one_guest(engine, backing):
     """A guest grows by virtio-mem, uses what it got, frees it, and its balloon reports the free blocks. Expect that the host
     has their frames again, that the device does not mind, and that the memory can be used, and unplugged, all the same."""
-    mem = Memory(SMALL_64, boot="32M", rules=LINUX_6_1, engine=engine)
+    mem = Memory(GUEST_64, boot="32M", rules=LINUX_6_1, engine=engine)
     domain = ResidentDomain(Host("512M"))
     device = VirtioMemDriver(mem, domain, backing=backing)
     balloon = VirtioBalloonDriver(mem, domain, reporting=True)

@@ -4,7 +4,8 @@ import errno
 
 import numpy as np
 import pytest
-from drivers_common import ENGINES, NEW, NO_SIZES, OLD, SMALL_32, SMALL_64, UNIT, HalfWay
+from conftest import ENGINES
+from drivers_common import NEW, NO_SIZES, OLD, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -24,13 +25,9 @@ from fastonline.drivers.xen import (
     XEN_THREAD,
     XenBalloon,
 )
+from fastonline.testing.geometries import GUEST_64, GUEST_PAE
 
 MIB = 256       # pages
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return request.param
 
 
 def guest(behaviour, engine="bitmap", kind=NEW, boot="32M", built=None, host="128M", **options):
@@ -94,7 +91,7 @@ def test_lowmem_at_the_head_highmem_at_the_tail():
     assert all(balloon.mem.page_flags(int(pfn)) == "PG_buddy|PG_prepared" for pfn in first)
 
 
-@pytest.mark.parametrize("geometry, rules, batch", [(SMALL_32, LINUX_2_6_25, 1024), (SMALL_64, LINUX_6_1, 512)])
+@pytest.mark.parametrize("geometry, rules, batch", [(GUEST_PAE, LINUX_2_6_25, 1024), (GUEST_64, LINUX_6_1, 512)])
 def test_batches_are_a_page_of_longs(geometry, rules, batch):
     balloon = guest(XEN_3_1, kind=(geometry, rules), built="16M")
     settle(balloon, "32M")
@@ -260,7 +257,7 @@ def test_large_pages(engine):
     settle(balloon, "60M", 4000.0)
     assert balloon.current_pages == 60 * 256
     # a boot domain of scattered frames shrinks by large pages, and gives small ones back
-    mem = Memory(SMALL_64, boot="32M", engine=engine)
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
     scattered = XenBalloon(mem, Domain(Host("64M", scattered=True), "32M"), XEN_6_18, order=9)
     settle(scattered, "20M")
     assert scattered.current_pages == 5120
@@ -268,7 +265,7 @@ def test_large_pages(engine):
 
 def test_two_guests_on_a_dry_host():
     host = Host("48M", scattered=True)
-    one, two = (XenBalloon(Memory(SMALL_64, boot="32M"), Domain(host, "20M"), XEN_6_18) for _ in range(2))
+    one, two = (XenBalloon(Memory(GUEST_64, boot="32M"), Domain(host, "20M"), XEN_6_18) for _ in range(2))
     for balloon in (one, two):
         settle(balloon, "32M")
     assert host.free_frames == 0 and one.current_pages == 28 * 256 and two.current_pages == 20 * 256
@@ -278,7 +275,7 @@ def test_two_guests_on_a_dry_host():
 
 
 def test_beyond_the_cap():
-    mem = Memory(SMALL_64, boot="32M")
+    mem = Memory(GUEST_64, boot="32M")
     domain = Domain(Host("128M"), "32M", max_memory="36M")
     balloon = XenBalloon(mem, domain, XEN_6_18)
     settle(balloon, "64M")
@@ -404,7 +401,7 @@ def test_ballooned_pages_that_cannot_be_had():
 
 
 def test_a_callback_already_taken():
-    mem = Memory(SMALL_64, boot="32M")
+    mem = Memory(GUEST_64, boot="32M")
     mem.set_online_page_callback(print)
     domain = Domain(Host("64M"), "16M")
     with pytest.raises(HotplugError) as e:
@@ -415,7 +412,7 @@ def test_a_callback_already_taken():
 
 
 def test_unbacked_pages_in_use_leave_the_callback_free():
-    mem = Memory(SMALL_64, boot="32M")
+    mem = Memory(GUEST_64, boot="32M")
     mem.alloc_contig_range(8000, 1)
     with pytest.raises(HotplugError) as e:
         XenBalloon(mem, Domain(Host("64M"), "16M"), XEN_6_18)
@@ -444,7 +441,7 @@ def test_bad_options(options, match):
     with pytest.raises(ValueError, match="with order 0, not 9"):
         guest(XEN_6_18, kind=OLD, order=9)
     with pytest.raises(ValueError, match="must agree"):
-        XenBalloon(Memory(SMALL_64, boot="32M"), Domain(Host("64M", page_size=65536), "32M"))
+        XenBalloon(Memory(GUEST_64, boot="32M"), Domain(Host("64M", page_size=65536), "32M"))
 
 
 @pytest.mark.parametrize("behaviour, kind", [(XEN_THREAD, OLD), (XEN_6_18, NEW)], ids=["thread", "6.18"])

@@ -20,3 +20,9 @@ SMALL_ORDER_7 = replace(
     SMALL_64, name="SMALL_ORDER_7", section_size_bits=21, max_physmem_bits=25, max_page_order=7, pageblock_order=6,
     zone_limits=(("DMA", 1 << 19), ("DMA32", 1 << 21), ("Normal", None)),
 )
+# Guests of drivers: sections of 16 MiB, so that a step of a state machine is cheap.
+GUEST_64 = replace(X86_64, name="GUEST_64", section_size_bits=24)
+GUEST_PAE = replace(
+    X86_32_PAE, name="GUEST_PAE", section_size_bits=24, sections_in_flags=False, flags_reserved=32,
+    zone_limits=(("DMA", 4 << 20), ("Normal", 16 << 20), ("HighMem", None)),
+)
