@@ -20,8 +20,9 @@ _LINES = (("target_bytes", "target", "--"), ("held_bytes", "held", "-"), ("free_
 
 
 def plot_comparison(result: Comparison, path: str | PathLike[str]) -> None:
-    """Draw a Comparison into the file `path`: target, held and free over time, a panel for each strategy, and overshoot against
-    shortfall, a dot for each. ValueError for a suffix that matplotlib does not know, and when no strategy was run."""
+    """Draw a Comparison, `result`, into the file `path`: target, held and free over time, a panel for each strategy, and
+    overshoot against shortfall, a dot for each. ValueError for a suffix that matplotlib does not know, and when no strategy was
+    run."""
     rows = [row for row in result.rows if row.reason is None]
     if not rows:
         raise ValueError("no strategy was run, there is nothing to draw")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import os
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,15 +15,14 @@ from fastonline.drivers.dimm import Dimms
 from fastonline.drivers.driver import Driver, run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
-from fastonline.drivers.table import read_targets
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
-from fastonline.drivers.xen import BEHAVIOURS, XenBalloon, by_name as xen_behaviour
+from fastonline.drivers.xen import XenBalloon, by_name as xen_behaviour
 from fastonline.errors import invalid_name
 from fastonline.files import save_figure
-from fastonline.geometry import Geometry, by_name as geometry_by_name, format_size, parse_size
-from fastonline.hotplug.memory import ENGINES, MEMMAPS, Memory
-from fastonline.rules import Rules, by_name as rules_by_name
+from fastonline.geometry import Geometry, format_size, parse_size
+from fastonline.hotplug.memory import Memory
+from fastonline.rules import Rules
 
 INTERVAL = 60.0     # s between targets that come without times
 
@@ -35,7 +31,7 @@ Progress = Callable[[Sequence[tuple[float, int]]], Iterable[tuple[float, int]]]
 
 @dataclass(frozen=True)
 class Sample:
-    """What there was when a target's time was up. Sizes in bytes."""
+    """What there was when a target's time was up. Sizes in bytes; plugged_s and usable_s in virtual seconds."""
 
     time: float
     """s, virtual: when the next target came."""
@@ -281,52 +277,3 @@ class _Watched:
         if isinstance(self._actor, Driver):
             self._recorder.step(now)
         self._recorder.note(now)
-
-
-# -- the command line's part: its arguments, and what they mean
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give an argparse parser the arguments of `fastonline balloon`, which from_arguments understands."""
-    # -1G is a wrong size, no option
-    parser._negative_number_matcher = re.compile(r"-\.?\d")      # type: ignore[attr-defined]
-    parser.add_argument("driver", choices=tuple(DRIVERS))
-    parser.add_argument("targets", metavar="TARGETS",
-                        help="sizes such as 1G,1.5G,768M, one a minute, or a CSV file with columns of time and size")
-    parser.add_argument("--column", metavar="NAME", help="of the CSV file's sizes (target, size, or the only one)")
-    parser.add_argument("--time-column", metavar="NAME", help="of its times (time, timestamp, or the first one)")
-    parser.add_argument("--behaviour", metavar="NAME", help=f"xen: {', '.join(BEHAVIOURS)} (6.18); cmm: cmm1, cmm2 (cmm1)")
-    parser.add_argument("--order", type=int, metavar="N", help="xen: balloon in blocks of 2^N pages (0)")
-    parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks a hypercall (a page of longs)")
-    parser.add_argument("--reporting", action="store_true", default=None, help="virtio: the host is told of free blocks")
-    parser.add_argument("--block-size", metavar="SIZE", help="virtio-mem: of the device's blocks (a pageblock)")
-    parser.add_argument("--geometry", metavar="NAME",
-                        help="the guest's (xen thread, 2.6.26: X86_32_PAE; cmm: S390X; else X86_64)")
-    parser.add_argument("--rules", metavar="VERSION", help="the guest's kernel (xen thread, 2.6.26: 2.6.25; else 6.12)")
-    parser.add_argument("--engine", choices=ENGINES, default="bitmap")
-    parser.add_argument("--boot", metavar="SIZE", default="1G", help="what the guest boots with (1G)")
-    parser.add_argument("--host", metavar="SIZE", default="4G", help="the host's memory (4G)")
-    parser.add_argument("--memmap", choices=MEMMAPS, help="who pays for the descriptors of added memory (nobody)")
-    parser.add_argument("--memory-block-size", metavar="SIZE", help="of the guest's memory blocks (a section)")
-    parser.add_argument("--max-memory", metavar="SIZE", help="what the host allows the guest (no limit)")
-    parser.add_argument("--scattered", action="store_true", help="the host hands its frames out in random order")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of that order (0)")
-    parser.add_argument("--call-ns", type=float, default=0, metavar="NS", help="what each call to the host costs (0)")
-    parser.add_argument("--udev-delay", type=float, metavar="S",
-                        help="user space onlines added memory so late (the kernel does, at once)")
-
-
-def from_arguments(args: argparse.Namespace, progress: Progress | None = None) -> Series:
-    """The Series that add_arguments' arguments ask for. args: argparse.Namespace; progress: as run_series. Errors as
-    run_series, parse_targets and read_targets."""
-    old = args.driver == "xen" and args.behaviour in ("thread", "2.6.26")
-    geometry = args.geometry or ("X86_32_PAE" if old else "S390X" if args.driver == "cmm" else "X86_64")
-    options = ("behaviour", "order", "batch", "reporting", "block_size")
-    given = {name: value for name in options if (value := getattr(args, name)) is not None}
-    is_file = args.targets.endswith(".csv") or os.path.exists(args.targets)
-    targets = read_targets(args.targets, args.column, args.time_column) if is_file else parse_targets(args.targets)
-    return run_series(
-        args.driver, targets, geometry_by_name(geometry),
-        rules_by_name(args.rules or ("2.6.25" if old else "6.12")), args.boot, args.host, engine=args.engine,
-        max_memory=args.max_memory, scattered=args.scattered, seed=args.seed, call_ns=args.call_ns,
-        udev_delay=args.udev_delay, memmap=args.memmap, memory_block_size=args.memory_block_size, progress=progress, **given,
-    )
