@@ -77,6 +77,7 @@ MODULES = [
     "fastonline.hotplug.page_map",
     "fastonline.hotplug.machine_state",
     "fastonline.hotplug.invariants",
+    "fastonline.hotplug.pages",
     "fastonline.hotplug.settings",
     "fastonline.hotplug.memory",
     "fastonline.hotplug.migrate",

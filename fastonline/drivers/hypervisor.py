@@ -414,12 +414,13 @@ class Domain:
         """Of so many pages, those that the cap allows and the host has frames for."""
         return min(self.room(nr_pages), self.host.free_frames)
 
-    def populate_physmap(self, pfns: NDArray[np.int64], order: int = 0) -> NDArray[np.int64]:
+    def populate_physmap(self, pfns: NDArray[np.int64] | int, order: int = 0) -> NDArray[np.int64]:
         """XENMEM_populate_physmap: frames for the extents of 2^order pages that begin at `pfns` (int64 array).
 
         Returns the (got,) int64 array of their first mfns, for pfns[:got]: shorter than pfns when the cap is reached or the
-        host has no more. The guest enters them into its table itself.
+        host has no more. The guest enters them into its table itself. One pfn (int) is an array of one, here and below.
         """
+        pfns = np.atleast_1d(pfns)
         want = pfns.size
         allowed = self.room(want << order) >> order
         mfns = self.host.take(allowed, self.domid, order)
@@ -430,11 +431,12 @@ class Domain:
         self.count("populate_physmap", 1, mfns.size << order)
         return mfns
 
-    def decrease_reservation(self, mfns: NDArray[np.int64], order: int = 0) -> int:
+    def decrease_reservation(self, mfns: NDArray[np.int64] | int, order: int = 0) -> int:
         """XENMEM_decrease_reservation: give the extents of 2^order frames that begin at `mfns` (int64 array) back to the host.
 
         Returns how many were: it stops at the first that is not wholly the domain's own.
         """
+        mfns = np.atleast_1d(mfns)
         frames = pages_of_extents(mfns, order)
         bad = np.flatnonzero(~self.host.owns(frames, self.domid))
         got = mfns.size if bad.size == 0 else int(bad[0]) >> order
@@ -443,12 +445,13 @@ class Domain:
         self.count("decrease_reservation", 1, got << order, got << order)
         return got
 
-    def update_va_mapping(self, pfns: NDArray[np.int64], mfns: NDArray[np.int64] | None) -> None:
+    def update_va_mapping(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int | None) -> None:
         """HYPERVISOR_update_va_mapping of each page's kernel address, one call a page; mfns None: unmap.
 
         Xen maps a domain's own frames only: HotplugError EINVAL.
         """
-        if mfns is not None and not np.all(self.host.owns(mfns, self.domid)):
+        pfns = np.atleast_1d(pfns)
+        if mfns is not None and not np.all(self.host.owns(np.atleast_1d(mfns), self.domid)):
             raise HotplugError.of(errno.EINVAL, f"{self.name} cannot map a frame that is not its own")
         self.count("update_va_mapping", pfns.size, pfns.size)
 

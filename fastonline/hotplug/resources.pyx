@@ -193,12 +193,14 @@ class Resources:
         parent.inside.add(made)
         return made
 
-    def allocate_resource(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
-        """allocate_resource: request under `name` what find_resource(size, align, first, last) finds; its first address, or its
+    def allocate(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
+        """allocate_resource: request under `name` what find_resource(size, align, first, last) finds; the Resource, or its
         errors."""
-        at = self.find_resource(size, align, first, last)
-        self.request(at, size, name)
-        return at
+        return self.request(self.find_resource(size, align, first, last), size, name)
+
+    def allocate_resource(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
+        """The first address of allocate(size, align, name, first, last)."""
+        return self.allocate(size, align, name, first, last).start
 
     def find_resource(self, size, align, first=0, last=(1 << 64) - 1):
         """The lowest address, aligned to `align` (a power of two), of `size` bytes between the addresses `first` and `last`
@@ -223,7 +225,10 @@ class Resources:
 
     def register(self, start_pfn, nr_pages, name=RAM, merge=False):
         """register_memory_resource: request the range start_pfn, nr_pages, which is RAM under whatever name; name, merge and
-        errors as `request`."""
+        errors as `request`. name may be the Resource of that range: it is the RAM."""
+        if isinstance(name, Resource):
+            name.is_ram = True
+            return
         self.request(start_pfn << self._shift, nr_pages << self._shift, name, merge, ram=True)
 
     def release(self, start_pfn, nr_pages):

@@ -1,7 +1,7 @@
 """The settings of a machine, as Python sees them: the sysctls of vm and the parameters of memory_hotplug."""
 
-from fastonline.hotplug.machine cimport Machine
+from fastonline.hotplug.pages cimport Pages
 
 
-cdef class Settings(Machine):
+cdef class Settings(Pages):
     pass

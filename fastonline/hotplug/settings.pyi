@@ -4,13 +4,13 @@ from typing import SupportsIndex, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.hotplug.machine import Machine
+from fastonline.hotplug.pages import Pages
 
 __all__ = ["Settings"]
 
 _C = TypeVar("_C", bound=Callable[[], object])
 
-class Settings(Machine):
+class Settings(Pages):
     policy: str
     auto_online_blocks: str
     lowmem_reserve_ratio: tuple[int, ...]

@@ -11,7 +11,7 @@ from fastonline.hotplug.policy import ONLINE_POLICIES
 __all__ = ["Settings"]
 
 
-cdef class Settings(Machine):
+cdef class Settings(Pages):
     """What can be set while a machine runs. Memory is the class to use."""
 
     def init_per_zone_wmark_min(self):

@@ -1,0 +1,7 @@
+"""What drivers ask of single pages, and the resource that a driver adds as memory."""
+
+from fastonline.hotplug.machine cimport Machine
+
+
+cdef class Pages(Machine):
+    cdef object _section(self, object pfn)

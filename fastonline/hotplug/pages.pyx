@@ -1,0 +1,70 @@
+from fastonline.core.bitmap cimport test_bit
+from fastonline.core.lock cimport settle
+from fastonline.core.numbers cimport as_uint64
+from fastonline.core.sections cimport present_section_nr
+from fastonline.core.types cimport uint64_t
+from fastonline.hotplug.add_remove cimport add_memory
+from fastonline.hotplug.zone_ranges cimport page_zone
+
+import errno
+
+from fastonline.errors import HotplugError
+from fastonline.hotplug.resources import Resource
+
+__all__ = ["Pages"]
+
+
+cdef class Pages(Machine):
+    """What drivers ask of a page, under the kernel's names. A page is named by its pfn (unsigned long). Memory is the class to
+    use."""
+
+    def add_memory_resource(self, nid, res):
+        """Add the memory of a resource that is in the tree already, as a balloon driver allocates one: it is the RAM itself
+        from then on, and no "System RAM" lies inside it.
+
+        nid: the node. res: Resource of whole pages, from ``mem.resources.allocate``. HotplugError: EINVAL for one that is not
+        in the tree, EEXIST for one that is RAM or has others inside, else as add_memory. Mirrors add_memory_resource (4.5; the
+        patch that the 2008 thread builds on).
+        """
+        cdef uint64_t node = as_uint64(nid, "nid"), start, end
+        cdef int shift = self.geometry.page_shift
+        if not isinstance(res, Resource):
+            raise TypeError(f"res is a Resource, not {res!r:.80}")
+        _held = self.mem_hotplug_begin("add_memory_resource")
+        if not any([known is res for _, known in self.resources.walk()]) or (res.start | res.end) & ((1 << shift) - 1):
+            raise HotplugError.of(errno.EINVAL, f"add_memory_resource of {res!r}: not whole pages of /proc/iomem")
+        if res.is_ram or len(res.inside):
+            raise HotplugError.of(errno.EEXIST, f"add_memory_resource of {res!r}: it is RAM, or others are inside")
+        start, end = res.start >> shift, res.end >> shift
+        add_memory(self, start, end - start, node, res, False, 1, None)
+
+    def pfn_valid(self, pfn):
+        """Has the page a descriptor: is its section present? (pfn_valid, include/linux/mmzone.h.)"""
+        return self._section(pfn) is not None
+
+    def pfn_to_online_page(self, pfn):
+        """The pfn when its section is online, else None (pfn_to_online_page, mm/memory_hotplug.c, 4.13)."""
+        section = self._section(pfn)
+        return pfn if section is not None and test_bit(self.sections.online.words, section) else None
+
+    def page_to_nid(self, pfn):
+        """The node of a page (page_to_nid). ValueError where no page is."""
+        section = self._section(pfn)
+        if section is None:
+            raise ValueError(f"no page is at pfn {pfn:#x}")
+        return self.nid_of[<uint64_t>section]
+
+    def PageHighMem(self, pfn):
+        """Is the page in a zone that the kernel does not map? A page that was added and is in no zone yet counts by the zone
+        that hot-plug gives it (PageHighMem, is_highmem). ValueError where no page is."""
+        cdef int z
+        if self._section(pfn) is None:
+            raise ValueError(f"no page is at pfn {pfn:#x}")
+        z = page_zone(self, pfn)
+        return bool(self.zones.table.is_highmem[self.hotplug_type if z < 0 else z % self.zones.table.nr_types])
+
+    cdef object _section(self, object pfn):
+        """The number of the page's section, None when it is not present."""
+        cdef uint64_t section = as_uint64(pfn, "pfn") >> self.sections.pfn_section_shift
+        settle(self.lock)
+        return section if present_section_nr(self.sections, section) else None
