@@ -417,6 +417,8 @@ def test_offlining_takes_ballooned_pages_off_present_pages(engine):
     mem.free_pages(start + 3)
     mem.set_page_reserved(start)      # waits for a mark, and is not present until then
     assert mem.zones["HighMem"].present_pages == present - 1 == mem.zones["HighMem"].managed_pages + 1
+    mem.set_pfns_reserved([start + 1, start])
+    assert mem.zones["HighMem"].present_pages == present - 2 == mem.zones["HighMem"].managed_pages
     mem.validate()
     mem.offline_pages(start, nr)
     assert mem.zones["HighMem"].present_pages == present - nr == mem.zones["HighMem"].managed_pages

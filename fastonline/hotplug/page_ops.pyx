@@ -64,6 +64,11 @@ cdef uint64_t set_pfns_reserved(Machine mem, object array, pfn_batch *batch) exc
             check_present(mem, pfn_at(batch, i), run, "set_pfns_reserved")
             i += run
     refresh(&mem.zones.table)
+    i = 0
+    while i < batch.nr and mem.zones.table.present_is_managed:
+        run = run_at(batch, i)
+        count_offline(mem, pfn_at(batch, i), run, -1)
+        i += run
     return mem.pages.reserve_batch(batch)
 
 
