@@ -174,6 +174,7 @@ class XenBalloon(Driver):
         self.gave_up = 0
         """Times that the retries ended in BP_ECANCELED."""
         self._list = PageList()     # of extents: their first pfns
+        self._single_pages: list[int] | None = None      # those of a section that is being onlined
         self._highmem_pfn = highmem_pfn(mem.geometry)
         self._high = 0
         start, nr = self._not_backed()
@@ -586,13 +587,30 @@ class XenBalloon(Driver):
             self.balloon_hotplug = nr - credit
         if self.auto_online:
             for pfn in range(start, start + nr, unit):
-                mem.online_pages(pfn, unit)
+                self._online_section(pfn)
         return BP_DONE if self.behaviour.promises else BP_WAIT
+
+    def _online_section(self, start_pfn):
+        """online_pages of a section. Under 2.6.25 its pages come one by one; they go on the list together."""
+        self._single_pages = []
+        try:
+            self.mem.online_pages(start_pfn, self.mem.geometry.pages_per_section)
+        finally:
+            pages, self._single_pages = self._single_pages, None
+            if pages:
+                self.domain.need_p2m(pages[-1] + 1)
+                self._append(np.array(pages))
+                self._keep_promise(len(pages))
 
     def _online_page(self, pfn, order):
         """xen_online_page: the pages of memory that is being onlined go on the list, no total changes."""
-        nr = 1 << order
-        self._put_on_list(pfn, nr)
+        if self._single_pages is not None and order == self.order == 0:
+            self._single_pages.append(pfn)
+            return
+        self._put_on_list(pfn, 1 << order)
+        self._keep_promise(1 << order)
+
+    def _keep_promise(self, nr):
         if self.behaviour.promises:
             promised = min(nr, self.hotplug_pages)
             self.hotplug_pages -= promised
