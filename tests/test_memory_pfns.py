@@ -89,3 +89,18 @@ def test_a_refused_batch_changes_nothing(engine, call):
     with pytest.raises(TypeError):
         getattr(mem, call)([1.5])
     getattr(mem, call)([])
+
+
+@pytest.mark.parametrize("rules", [LINUX_2_6_25, LINUX_6_1], ids=lambda rules: rules.name)
+@pytest.mark.parametrize("nr", [1, 3, 4000])
+def test_pages_of_a_balloon_become_reserved_alike(engine, rules, nr):
+    """By an array or page by page. Expect the same counters: a PG_offline page of 2.6.25 is present, a Reserved one is not."""
+    mem = Memory(X86_32_PAE, boot="1G", rules=rules, engine=engine)
+    pfns = mem.alloc_pages_bulk(nr, zone="HighMem")
+    mem.set_pfns_offline(pfns)
+    twin = mem.copy()
+    mem.set_pfns_reserved(pfns)
+    for pfn in pfns.tolist():
+        twin.set_page_reserved(pfn)
+    mem.validate()
+    assert mem.zoneinfo() == twin.zoneinfo() and mem.zones["HighMem"].present_pages == twin.zones["HighMem"].present_pages
