@@ -3,13 +3,15 @@
 import ctypes
 import errno
 import hashlib
+import itertools
 import re
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import snapshot
+from conftest import SMALL_64, snapshot
+from in_process import in_process
 
 import fastonline as fo
 from fastonline import capi
@@ -108,6 +110,39 @@ def test_memory_refuses_what_is_none():
     for call in (API.memory, API.own):
         with pytest.raises(TypeError, match="no fastonline.Memory: 7"):
             call(7)
+
+
+NUMBERS = {
+    "int": (0, 1, -1, 7, 64, -22, 2**31 - 1, -(2**31)),
+    "uint64_t": (0, 1, 1024, 2**16 - 1, 2**32, 2**63, 2**64 - 1),
+    "const uint64_t *": ((), (0,), (2**64 - 1,), (2**63, 1), (1024, 1024)),
+}
+
+
+def test_wrong_numbers(engine):
+    """Each function with every combination of numbers that are too large, negative or there twice. Expect an answer, and a
+    machine that is whole."""
+    def work():
+        mem = fo.Memory(SMALL_64, boot="1M", engine=engine)
+        mem.add_memory(1024, 2 * S)
+        mem.prepare_online_pages(1024, S)
+        handle = API.memory(mem)
+        for name, _, taken in members():
+            if name in ("memory", "own"):
+                continue
+            batch = "const uint64_t *" in taken
+            kinds = ["const uint64_t *"] if batch else [kind for kind in taken if kind in NUMBERS]
+            for args in itertools.product(*(NUMBERS[kind] for kind in kinds)):
+                if batch:
+                    getattr(API, name)(handle, *pfns(*args[0]))
+                elif name == "alloc_bulk":
+                    out = (ctypes.c_int64 * 512)()
+                    getattr(API, name)(handle, *args[:2], args[2] if args[2] > 512 else args[2] // 2, out)
+                else:
+                    getattr(API, name)(handle, *args)
+            mem.validate()
+
+    assert in_process(work) == ""
 
 
 def test_single_pages(mem, handle):

@@ -55,6 +55,39 @@ def test_compiled(installed, language, expected, tmp_path):
     assert where.strip() == str(installed / "fastonline" / "include")
 
 
+WRONG = """
+import fastonline as fo
+import simulator
+
+mem = fo.Memory(fo.X86_64, boot="128M")
+mem.add_memory(1 << 18, 1 << 15)
+if MORE:
+    mem.prepare_online_pages(1 << 18, 1 << 15)
+section = (1 << 18, 1 << 15, *MORE)
+made = fo.Memory.__new__(fo.Memory)
+for args in [(), (None, *section), (1, *section), (made, *section), (fo.Memory, *section), (mem, None, 1, *MORE),
+             (mem, "1G", 1, *MORE), (mem, 1.5, 1, *MORE), (mem, -1, 1 << 15, *MORE), (mem, 1 << 62, 1 << 15, *MORE),
+             (mem, 0, -1, *MORE), (mem, 0, 2**64, *MORE), (mem, 1 << 18, 1 << 62, *MORE), (mem, 1 << 18, 0, *MORE),
+             (mem, 2**64 - 1, 2**64 - 1, *MORE), (mem, 5, 7, *MORE)]:
+    try:
+        simulator.run(*args)
+    except (TypeError, ValueError, OverflowError, RuntimeError, OSError):
+        pass
+    mem.validate()
+print("whole")
+"""
+
+
+@pytest.mark.parametrize("language, more", [("cython", ()), ("cpp", (1000,))])
+def test_compiled_with_wrong_arguments(installed, language, more, tmp_path):
+    """Expect an exception or an answer, never a crash, and a machine that is whole."""
+    tree = tmp_path / language
+    shutil.copytree(EXAMPLES / language, tree)
+    build(tree, installed)
+    (tree / "wrong.py").write_text(f"MORE = {more}\n{WRONG}")
+    assert run(sys.executable, "wrong.py", cwd=tree, path=installed) == "whole\n"
+
+
 def test_client_of_another_abi(installed, tmp_path):
     """Expect an ImportError that says what to do, from C++ and from Cython, and not a crash later."""
     for language, file, new in [("cpp", "setup.py", "'.'"), ("cython", "simulator.pyx", "")]:
