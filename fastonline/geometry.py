@@ -109,7 +109,8 @@ class Geometry:
     - hotplug_zone: the kernel zone hot-added memory goes to (x86_32: HighMem, K25:arch/x86/mm/init_32.c; else Normal).
     - flags_reserved: bits of page->flags for section, node and zone (2.6.25: 9 of 32, 32 of 64).
     - sections_in_flags: Classic sparsemem keeps the section number in page->flags; vmemmap (308c05e35e3) does not.
-    - subsection_shift: SUBSECTION_SHIFT: log2 of the bytes of the granule in which early sections may be partial.
+    - subsection_shift: SUBSECTION_SHIFT: log2 of the bytes of a subsection, the granule in which sections.subsection_map says
+      what of an early section is memory (5.3). At least a 64th of a section here.
     """
 
     name: str
@@ -205,7 +206,12 @@ class Geometry:
     @property
     def pages_per_subsection(self) -> int:
         """PAGES_PER_SUBSECTION: the granule in which an early section may be partial (2 MiB; at least a 64th of a section)."""
-        return max(1 << max(self.subsection_shift - self.page_shift, 0), self.pages_per_section >> 6)
+        return 1 << self.subsection_order
+
+    @property
+    def subsection_order(self) -> int:
+        """log2 of PAGES_PER_SUBSECTION."""
+        return min(max(self.subsection_shift - self.page_shift, self.pfn_section_shift - 6, 0), self.pfn_section_shift)
 
     @property
     def max_pfn(self) -> int:

@@ -98,6 +98,10 @@ class Rules:
       (2.6.25).
     - zone_at_online: the zone of added memory is chosen when it goes online (zone_for_pfn_range; f1dd2cd13c4b, 4.13); before,
       pages keep the zone that they were given, which for added memory is the geometry's hotplug_zone.
+    - pagetypeinfo_online: /proc/pagetypeinfo counts pageblocks of online sections only (pfn_to_online_page, 4.13);
+      before, all that have page descriptors (pfn_valid).
+    - empty_zones_reserve: a zone without pages has a lowmem_reserve too (2.6.25); today it has none
+      (setup_per_zone_lowmem_reserve, 6.1).
     - walks_system_ram: online_pages walks the System RAM of its range and skips what is prepared or online
       (walk_memory_resource, 2.6.25); 6.1 has no such walk, and a range with holes or with prepared pages is EINVAL.
     - large_blocks: a memory block may be several sections (memory_block_size_bytes, 2.6.39).
@@ -157,6 +161,8 @@ class Rules:
     migrate_types: tuple[str, ...]
     removable_constant: bool
     zone_at_online: bool
+    pagetypeinfo_online: bool
+    empty_zones_reserve: bool
     walks_system_ram: bool
     large_blocks: bool
     checks_pluggable: bool
@@ -247,6 +253,8 @@ LINUX_2_6_25 = Rules(
     migrate_types=("Unmovable", "Reclaimable", "Movable", "Reserve", "Isolate"),
     removable_constant=False,
     zone_at_online=False,
+    pagetypeinfo_online=False,
+    empty_zones_reserve=True,
     walks_system_ram=True,
     large_blocks=False,
     checks_pluggable=False,
@@ -302,6 +310,8 @@ LINUX_6_1 = Rules(
     migrate_types=("Unmovable", "Movable", "Reclaimable", "HighAtomic", "Isolate"),
     removable_constant=True,
     zone_at_online=True,
+    pagetypeinfo_online=True,
+    empty_zones_reserve=False,
     walks_system_ram=False,
     large_blocks=True,
     checks_pluggable=True,

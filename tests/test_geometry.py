@@ -1,7 +1,8 @@
 """geometry.py: the thread's figures, and illegal geometries refused with the kernel's reason (4.2, 4.3, 4.4)."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 import fastonline as fo
@@ -155,3 +156,59 @@ def test_unknown_names_get_the_nearest():
         fo.Memory("VAX")
     with pytest.raises(TypeError, match="text such as"):
         by_name(64)
+
+
+# Every field of a geometry changed alone, and what that is seen by. Where the kernel would not compile the other value it is
+# refused, which is the field's effect.
+
+def boot(geometry, engine):
+    """A machine of 48 MiB that has a section more, which is online, and its memmap in the kernel's pages."""
+    mem = fo.Memory(geometry, boot="48M", engine=engine, memmap="kernel")
+    mem.add_memory((1 << 34) // geometry.page_size, geometry.pages_per_section)
+    mem.online_pages((1 << 34) // geometry.page_size, geometry.pages_per_section)
+    mem.validate()
+    return mem
+
+
+EFFECTS = {
+    "name": ("another", repr),
+    "bits": (32, lambda mem: sum(nr for pieces in mem.memmaps.values() for _, nr in pieces)),
+    "page_shift": (13, lambda mem: mem.totalram_pages),
+    "section_size_bits": (26, lambda mem: mem.pages_per_block),
+    "max_physmem_bits": (40, lambda mem: mem.max_pfn),
+    "max_page_order": (9, lambda mem: len(mem.buddyinfo().splitlines()[0].split())),
+    "pageblock_order": (8, lambda mem: mem.pagetypeinfo().splitlines()[0]),
+    "zone_limits": ((("DMA", 8 << 20), ("DMA32", 4 << 30), ("Normal", None)), lambda mem: mem.zones["DMA"].managed_pages),
+    "hotplug_zone": ("DMA32", lambda mem: mem.zone_of((1 << 34) // 4096).name),
+    "flags_reserved": (1, None),
+    "sections_in_flags": (True, lambda mem: mem.geometry.sections_width),
+    "subsection_shift": (23, lambda mem: int(mem.sections.subsection_map[0])),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(fo.Geometry)])
+def test_each_field_has_an_effect(engine, name):
+    """Expect what the field is seen by to be another value than with X86_64."""
+    value, seen_by = EFFECTS[name]
+    if seen_by is None:
+        with pytest.raises(ValueError, match="FLAGS_RESERVED"):
+            replace(fo.X86_64, **{name: value})
+        return
+    other = replace(fo.X86_64, **{name: value})
+    assert seen_by(boot(fo.X86_64, engine)) != seen_by(boot(other, engine))
+
+
+@pytest.mark.parametrize("shift, bits", [(12, 64), (21, 64), (22, 32), (26, 2), (27, 1), (30, 1)])
+def test_subsections(engine, shift, bits):
+    """Sections of 128 MiB with subsections of 4 KiB (a 64th is the least), 2 MiB, 4 MiB... 1 GiB (a section is the most), and
+    64 MiB at boot, half of a section. Expect a bit for each subsection that has memory, and added sections to be whole."""
+    geometry = replace(fo.X86_64, subsection_shift=shift)
+    mem = fo.Memory(geometry, boot="64M", engine=engine)
+    assert geometry.pages_per_subsection == 32768 // bits
+    assert int(mem.sections.subsection_map[0]) == (1 << -(-bits // 2)) - 1
+    assert mem.sections.partial_section_nr(0) == (bits > 1)
+    mem.add_memory(32 * 32768, 32768)
+    assert int(mem.sections.subsection_map[32]) == (1 << bits) - 1 and not mem.sections.partial_section_nr(32)
+    again = mem.copy()
+    assert np.array_equal(again.sections.subsection_map, mem.sections.subsection_map)
+    assert not again.sections.partial_section_nr(32)

@@ -166,3 +166,41 @@ def test_present_pages_of_a_range_prepared_twice(engine):
         mem.prepare_online_pages(start, nr)
         mem.validate()
     assert mem.zones["Normal"].present_pages == 512
+
+
+# -- each field is read only where its docstring says
+
+def test_large_memory_blocks_do_not_ask_for_alignment(engine):
+    """64 GiB of memory on x86_64. Expect blocks of 2 GiB where they may be large, whatever else is changed."""
+    def auto(**changes):
+        return fo.Memory(fo.X86_64, boot=[((16 << 20) - (1 << 15), 1 << 15)], engine=engine, memory_block_size="auto",
+                         rules=replace(fo.LINUX_6_12, **changes)).pages_per_block
+
+    assert auto() == auto(aligned=False) == 1 << 19 and auto(large_blocks=False) == 1 << 15
+    with pytest.raises(ValueError, match="one section"):
+        fo.Memory(fo.X86_64, memory_block_size="256M", rules=replace(fo.LINUX_6_12, large_blocks=False))
+
+
+@pytest.mark.parametrize("name", ["blocks_unaware", "watermark_pages", "aligned", "migrates_from_the_end"])
+def test_pagetypeinfo_counts_online_sections_by_a_field_of_its_own(engine, name):
+    """A section without memory lies in the span of Normal. Expect its pageblocks to be counted without pagetypeinfo_online."""
+    def blocks(rules):
+        mem = fo.Memory(SMALL_64, boot="1M", rules=rules, engine=engine)
+        mem.add_memory(1024, 768)
+        mem.online_pages(1024, 256)
+        mem.online_pages(1536, 256)
+        row = next(line for line in mem.pagetypeinfo().splitlines() if "Normal" in line and "type" not in line)
+        return sum(map(int, row.split()[4:]))
+
+    assert blocks(fo.LINUX_6_12) == blocks(flipped(fo.LINUX_6_12, name)) == 16
+    assert blocks(replace(fo.LINUX_6_12, pagetypeinfo_online=False)) == 24
+
+
+def test_an_empty_zone_reserves_by_a_field_of_its_own(engine):
+    """SMALL_64 with Normal memory and no DMA32. Expect DMA32 to keep something only where empty zones do."""
+    def kept(rules):
+        mem = fo.Memory(SMALL_64, boot=[(0, 64), (1024, 2048)], rules=rules, engine=engine)
+        return max(mem.zones["DMA32"].protection)
+
+    assert kept(fo.LINUX_6_12) == kept(replace(fo.LINUX_6_12, watermark_pages="present")) == 0
+    assert kept(replace(fo.LINUX_6_12, empty_zones_reserve=True)) > 0

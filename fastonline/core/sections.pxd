@@ -6,18 +6,20 @@ from fastonline.core.types cimport pfn_t, uint64_t, word_t
 
 cdef class Sections:
     cdef readonly int pfn_section_shift      # log2 of the pages of a section
+    cdef readonly int subsection_order       # log2 of the pages of a subsection
     cdef readonly uint64_t nr_sections       # sections there is room for
     cdef readonly Bitmap present             # SECTION_MARKED_PRESENT
     cdef readonly Bitmap online              # SECTION_IS_ONLINE
     cdef readonly Bitmap early               # SECTION_IS_EARLY: there at boot
     cdef readonly Bitmap prepared            # some of its pages are prepared
     cdef readonly Bitmap whole               # all of its pages are prepared
-    cdef object subsections_owner            # (nr_sections,) uint64: bit i = the i-th 64th of the section has memory
+    cdef object subsections_owner            # (nr_sections,) uint64: bit i = the i-th subsection has memory
     cdef word_t *subsections                 # cached from subsections_owner
 
     cdef bint sealed                         # part of a machine: Python may look, and not write
     cdef void seal(self)
     cdef int check_writable(self) except -1
+    cdef uint64_t all_subsections(self) noexcept nogil
     cdef bint has(self, Bitmap plane, object nr) except -1
     cdef int grow(self, uint64_t nr_sections) except -1
     # the range's sections have room; they become present, with the subsections that the range meets

@@ -25,13 +25,17 @@ cdef class Sections:
     pfn_section_shift: log2 of the pages of a section; nr_sections: those there is room for. present, online, early: Bitmaps of
     SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; prepared, whole: of the sections that have prepared pages,
     and of those that have no other.
-    subsection_map: (nr_sections,) uint64, bit i: the i-th 64th of the section has memory.
+    subsection_order: log2 of the pages of a subsection, at least a 64th of a section, which None stands for; subsection_map:
+    (nr_sections,) uint64, bit i: the i-th subsection of the section has memory (subsection_map_init, 5.3).
     TypeError, ValueError and OverflowError for numbers that are none, and for sections there is no room for. The sections of a
     machine are to be read: add, remove and set_online raise ValueError.
     """
 
-    def __cinit__(self, pfn_section_shift, nr_sections):
+    def __cinit__(self, pfn_section_shift, nr_sections, subsection_order=None):
         self.pfn_section_shift = as_number(pfn_section_shift, "pfn_section_shift", 0, 51)
+        least = max(0, self.pfn_section_shift - 6)
+        self.subsection_order = least if subsection_order is None else \
+            as_number(subsection_order, "subsection_order", least, self.pfn_section_shift)
         self.present = Bitmap(0)
         self.online = Bitmap(0)
         self.early = Bitmap(0)
@@ -69,8 +73,12 @@ cdef class Sections:
 
     @property
     def subsection_map(self):
-        """(nr_sections,) uint64, read-only; bit i: the i-th 64th of the section has memory."""
+        """(nr_sections,) uint64, read-only; bit i: the i-th subsection of the section has memory."""
         return read_only(self.subsections_owner)
+
+    cdef uint64_t all_subsections(self) noexcept nogil:
+        """The map of a section that is there as a whole."""
+        return ones_below(<uint64_t>1 << (self.pfn_section_shift - self.subsection_order))
 
     @property
     def pages_per_section(self):
@@ -78,7 +86,7 @@ cdef class Sections:
         return 1 << self.pfn_section_shift
 
     cdef void sparse_add_section(self, pfn_t start, uint64_t nr, bint early) noexcept nogil:
-        cdef int shift = self.pfn_section_shift, granule = max(0, shift - 6)
+        cdef int shift = self.pfn_section_shift, granule = self.subsection_order
         cdef uint64_t first = start >> shift, count = ((start + nr - 1) >> shift) + 1 - first, section, base
         for section in range(first, first + count):
             base = section << shift
@@ -162,7 +170,7 @@ cdef class Sections:
     def partial_section_nr(self, nr):
         """Is section `nr` there only in part?"""
         nr = as_section_nr(nr)
-        return self.has(self.present, nr) and self.subsections[<uint64_t>nr] != <uint64_t>-1
+        return self.has(self.present, nr) and self.subsections[<uint64_t>nr] != self.all_subsections()
 
     def missing_runs(self, start, end):
         """The sections of [start, end) that are not there, as a list of (first number, end)."""

@@ -28,7 +28,7 @@ from fastonline.drivers.xen import XEN_2_6_26, XEN_3_1, XEN_6_18, XEN_THREAD, Xe
 from fastonline.errors import HotplugError
 from fastonline.geometry import PRESETS as GEOMETRIES
 from fastonline.hotplug.memory import Memory
-from fastonline.rules import PRESETS as RULES
+from fastonline.rules import LINUX_2_6_25, PRESETS as RULES
 
 HUGE = 2 << 20
 """Bytes of the blocks that reporting, HyperAlloc and the policy work with."""
@@ -313,7 +313,7 @@ def _split(scenario: Scenario, host: Host) -> Guest:
 
 
 def _callback(scenario: Scenario, host: Host) -> Guest:
-    behaviour = XEN_6_18 if RULES[scenario.rules].aligned else XEN_3_1
+    behaviour = XEN_3_1 if scenario.rules == LINUX_2_6_25.name else XEN_6_18
     domain = Domain(host, scenario.boot, scenario.maximum)
     return Guest(XenBalloon(_memory(scenario, scenario.boot), domain, behaviour, batch=scenario.batch))
 

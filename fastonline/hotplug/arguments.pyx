@@ -116,7 +116,7 @@ cdef object probed_block_pages(object geometry, object rules, object end):
     """probe_memory_block_size (arch/x86/mm/init_64.c, as in a guest): a section below 64 GiB of boot memory, then the largest
     size up to 2 GiB that divides its end. Other architectures, and 2.6.25: a section."""
     size = geometry.section_size
-    if geometry.name == "X86_64" and rules.aligned and end >= 64 << 30:
+    if geometry.name == "X86_64" and rules.large_blocks and end >= 64 << 30:
         size = 2 << 30
         while size > geometry.section_size and end % size:
             size >>= 1

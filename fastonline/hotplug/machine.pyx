@@ -91,7 +91,7 @@ cdef Held make_machine(Machine mem, uint64_t room):
         )
     held = mem.pages.lock.hold_still()
     mem.lock = mem.pages.lock
-    mem.sections = Sections(geometry.pfn_section_shift, nr_pages >> geometry.pfn_section_shift)
+    mem.sections = Sections(geometry.pfn_section_shift, nr_pages >> geometry.pfn_section_shift, geometry.subsection_order)
     mem.sections.seal()
     mem.block_shift = (mem.pages_per_block >> geometry.pfn_section_shift).bit_length() - 1
     mem.block_online = Bitmap(nr_blocks(mem, mem.sections.nr_sections))

@@ -66,7 +66,7 @@ def pagetypeinfo(mem):
 
 def _pageblocks(mem, zone):
     """pagetypeinfo_showblockcount_print: steps of a pageblock from the zone's first page on; those that land on a page of an
-    online section that is not another zone's count. In 2.6.25 any valid page counts (pfn_valid)."""
+    online section that is not another zone's count; without pagetypeinfo_online, of any section (pfn_valid)."""
     step, unit = 1 << mem.geometry.pageblock_order, mem.geometry.pages_per_section
     end = zone.start_pfn + zone.spanned_pages
     others = [
@@ -76,7 +76,7 @@ def _pageblocks(mem, zone):
     count = 0
     for first, nr in mem.sections.runs():
         for section in range(max(first, zone.start_pfn // unit), min(first + nr, -(-end // unit))):
-            if not mem.rules.blocks_unaware and not mem.sections.online_section_nr(section):
+            if mem.rules.pagetypeinfo_online and not mem.sections.online_section_nr(section):
                 continue
             at = zone.start_pfn + -(-max(0, section * unit - zone.start_pfn) // step) * step
             pfns = range(at, min(end, (section + 1) * unit), step)

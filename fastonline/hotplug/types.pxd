@@ -46,6 +46,7 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     int64_t ratio[MAX_NR_ZONES]  # lowmem_reserve_ratio
     bint present_is_managed      # 2.6.25: a page is present once it went online, and stays so in a balloon
     bint by_present              # watermarks from present_pages (2.6.25), not managed_pages
+    bint empty_zones_reserve     # a zone without pages has a lowmem_reserve too (2.6.25)
     bint movable_has_min
     bint pcp_auto_tunes          # pcp_high may grow to pcp_high_max (6.7)
     bint pcp_high_from_low

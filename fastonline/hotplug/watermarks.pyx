@@ -166,8 +166,7 @@ cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil:
             for j in range(t.nr_types):
                 if j > i:
                     above += pages_of(t, base + j)
-                # 2.6.25 reserves in an empty zone too
-                if t.ratio[i] == 0 or (pages_of(t, base + i) == 0 and not t.by_present):
+                if t.ratio[i] == 0 or (pages_of(t, base + i) == 0 and not t.empty_zones_reserve):
                     t.zones[base + i].protection[j] = 0
                 else:
                     t.zones[base + i].protection[j] = above / t.ratio[i]

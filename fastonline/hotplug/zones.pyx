@@ -242,6 +242,7 @@ cdef class Zones:
                 self.table.normal = i
         self.table.present_is_managed = rules.present_at_online
         self.table.by_present = rules.watermark_pages == "present"
+        self.table.empty_zones_reserve = rules.empty_zones_reserve
         self.table.movable_has_min = rules.movable_has_min
         self.table.pcp_auto_tunes = rules.pcp_auto_tunes
         self.table.pcp_high_from_low = rules.pcp_high_from_low

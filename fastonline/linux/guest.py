@@ -17,9 +17,9 @@ BLOCK_PAGES, INODE_PAGES = 1, 2
 recording of either kernel that adds blocks; it matters where tens of them are added."""
 BOOT_INODES = 2
 """Memory blocks whose inodes fit into the slabs that boot left partly empty."""
-EMPTY_SLABS = {False: 40, True: 88}
+EMPTY_SLABS = {"6.1": 40, "6.12": 88}
 """Pages of slabs that boot leaves empty, and the first offlining shrinks: 35 to 45 in the recordings of 6.1, 74 to 104 in those
-of 6.12 (the key: is it that?)."""
+of 6.12. Other kernels are taken for 6.12."""
 ONLINE_SLABS, OFFLINE_SLABS = (2, 1), (1, 2)
 """Slabs, of single pages and of SLAB, that caches need for the first block that goes online, and after one went offline:
 estimates, from what free pages and those on lists lose together in all recordings that have either."""
@@ -238,7 +238,7 @@ class Guest:
         self.mem.pcp.put(zone, used[at:].tolist(), pcp_high)
         if zone.nr == self._boot_zone:
             slabs = used[:at][used[:at] % SLAB == 0]
-            empty = EMPTY_SLABS[self.mem.rules.migrates_from_the_end] // SLAB
+            empty = EMPTY_SLABS.get(self.mem.rules.name, EMPTY_SLABS["6.12"]) // SLAB
             slabs = slabs[np.isin(slabs + SLAB - 1, used[:at])][-empty:].tolist()
             singles = [(pfn + i, 0) for pfn in slabs[:1] for i in range(SLAB)]
             self.mem.pcp.empty_slabs = singles + [(pfn, 3) for pfn in slabs[1:]]

@@ -276,7 +276,7 @@ class Reference:
             i = self.names.index(zone.name)
             for j in range(len(self.names)):
                 above = sum(self._pages(self.zones[zone.nid, other]) for other in self.names[i + 1 : j + 1])
-                empty = not self._pages(zone) and self.rules.watermark_pages == "managed"
+                empty = not self._pages(zone) and not self.rules.empty_zones_reserve
                 zone.protection[j] = 0 if empty or not ratios.get(zone.name) else above // ratios[zone.name]
 
     def _zones_of_online_nodes(self):
@@ -415,7 +415,7 @@ class Reference:
         taken = self._take(start, nr)
         zone.managed -= len(taken)
         self.pages_offlined += len(taken)
-        if self._is_highmem(zone) and self.rules.name == "2.6.25":
+        if self._is_highmem(zone) and not self.rules.totalhigh_shrinks:
             self.high_offlined += len(taken)    # totalhigh_pages is not decremented, and incremented when they come back
         self.state.update(dict.fromkeys(pages, ADDED))
         zone.present -= nr
