@@ -92,13 +92,15 @@ cdef int check_sections(Machine mem, object numbers, object tallies) except -1:
 
 cdef int check_blocks(Machine mem, object online) except -1:
     """The state of each memory block is what its online sections, whose numbers these are, make of it."""
-    blocks = np.flatnonzero(mem.block_online.bits(0, mem.block_online.nbits))
-    able = np.unique(online >> mem.block_shift)
-    astray = np.setdiff1d(blocks, able)
+    states = mem.block_online.bits(0, mem.block_online.nbits).astype(bool)
+    able = np.zeros(len(states), bool)
+    able[online >> mem.block_shift] = True
+    astray = np.flatnonzero(states & ~able)
     if len(astray):
         raise AssertionError(f"memory{astray[0]} is online, no section of it is")
-    if not mem.rules.blocks_unaware and len(blocks) != len(able):
-        raise AssertionError(f"memory{np.setdiff1d(able, blocks)[0]} is offline, a section of it is online")
+    astray = np.flatnonzero(able & ~states)
+    if len(astray) and not mem.rules.blocks_unaware:
+        raise AssertionError(f"memory{astray[0]} is offline, a section of it is online")
     return 0
 
 
