@@ -1,6 +1,7 @@
 __all__ = [
     "FLAG_NAMES", "KPF_BUDDY", "KPF_COMPOUND_HEAD", "KPF_COMPOUND_TAIL", "KPF_DIRTY", "KPF_NOPAGE",
-    "KPF_OFFLINE", "KPF_OWNER_PRIVATE", "KPF_RESERVED", "decode_page_flags",
+    "KPF_OFFLINE", "KPF_OWNER_PRIVATE", "KPF_RESERVED", "PAGE_FREE", "PAGE_IN_USE", "PAGE_OFFLINE", "PAGE_WAITING", "PG_buddy",
+    "PG_offline", "PG_prepared", "PG_reserved", "PG_tail", "decode_page_flags",
 ]
 
 # In the order of their bits in the mask.
@@ -19,4 +20,4 @@ KPF_OWNER_PRIVATE = 1 << 37
 
 def decode_page_flags(mask):
     """Names of the flags in a mask, as drgn prints them: ``'PG_reserved|PG_prepared'``; ``'0'`` when there is none."""
-    return "|".join(name for i, name in enumerate(FLAG_NAMES) if mask >> i & 1) or "0"
+    return "|".join([name for i, name in enumerate(FLAG_NAMES) if mask >> i & 1]) or "0"

@@ -13,7 +13,7 @@ def available_bytes():
     available = 1 << 63
     try:
         with open("/proc/meminfo") as file:
-            known = {name: 1024 * int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in file)}
+            known = {line.partition(":")[0]: 1024 * int(line.partition(":")[2].split()[0]) for line in file}
         available = known["MemAvailable"] + known.get("SwapFree", 0)      # MemAvailable: 3.14
     except (KeyError, IndexError, OSError, ValueError):
         pass

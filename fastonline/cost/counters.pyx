@@ -127,7 +127,7 @@ cdef class Counters:
         100."""
         self.empty = dict.fromkeys(self.events, 0)
         runs = [self.count(function, args)[1] for _ in range(100)]
-        self.empty = {name: min(run[name] for run in runs) for name in self.events}
+        self.empty = {name: min([run[name] for run in runs]) for name in self.events}
 
     def close(self):
         """Give the files back; counting afterwards raises ValueError."""

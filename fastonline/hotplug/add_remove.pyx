@@ -63,7 +63,7 @@ cdef int check_addable(Machine mem, uint64_t start, uint64_t nr, uint64_t nid) e
             errno.EEXIST, f"add_memory of {pfn_range(start, nr)}: {pfn_range(taken[0], taken[1] - taken[0])} is there"
         )
     if mem.aligned and (start % mem.pages_per_block or nr % mem.pages_per_block):
-        near = " or ".join(pfn_range(first, end - first) for first, end in nearest_ranges(mem, start, nr))
+        near = " or ".join([pfn_range(first, end - first) for first, end in nearest_ranges(mem, start, nr)])
         raise HotplugError.of(
             errno.EINVAL, f"add_memory of {pfn_range(start, nr)}: not whole memory blocks of {mem.pages_per_block:#x} pages"
             + (f", as {near} would be" if near else "")

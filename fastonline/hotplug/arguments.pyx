@@ -79,7 +79,7 @@ cdef list boot_ranges(Machine mem, object boot):
     ranges, last = [], 0
     if not isinstance(boot, Iterable):
         raise TypeError(f"boot must be a size or ranges (start_pfn, nr_pages[, nid[, reserved]]), not {boot!r}")
-    for given in sorted(tuple(part) for part in boot):
+    for given in sorted([tuple(part) for part in boot]):
         if not 2 <= len(given) <= 4:
             raise ValueError(f"a range of boot memory is (start_pfn, nr_pages[, nid[, reserved]]), not {given!r}")
         start, nr, nid, reserved = (*given, 0, 0)[:4]
@@ -168,7 +168,7 @@ cdef object as_pfn_array(object pfns):
     if array.size == 0:
         return np.empty(0, np.uint64)
     if array.dtype.kind not in "iu":
-        if array.dtype == object and all(isinstance(pfn, int) for pfn in array):
+        if array.dtype == object and all([isinstance(pfn, int) for pfn in array]):
             for pfn in array:
                 as_uint64(pfn, "a pfn")
         raise TypeError(f"pfns are integers, not {array.dtype}: {array[:3].tolist()!r}...")

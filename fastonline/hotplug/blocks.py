@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.core.pageflags import PG_reserved
 from fastonline.errors import HotplugError, is_number, range_list
 from fastonline.hotplug.interruptible import exclusive
 from fastonline.hotplug.migrate import first_unmovable
@@ -26,7 +26,6 @@ MMOP_ONLINE_MOVABLE = 3
 
 WORDS = ("offline", "online", "online_kernel", "online_movable")
 _TRUE = ("y", "Y", "t", "T", "1", "on", "oN", "On", "ON")
-_RESERVED = 1 << FLAG_NAMES.index("PG_reserved")
 _FALSE = ("n", "N", "f", "F", "0", "of", "oF", "Of", "OF")
 
 
@@ -123,7 +122,7 @@ class Block:
 
     def _check_reserved(self):
         """memory_block_action: EBUSY when a page of the block is not Reserved."""
-        (used,) = (self._mem.page_states(self.start_pfn, self.nr_pages) & _RESERVED == 0).nonzero()
+        (used,) = (self._mem.page_states(self.start_pfn, self.nr_pages) & PG_reserved == 0).nonzero()
         if len(used):
             raise HotplugError.of(
                 errno.EBUSY, f"memory{self.nr}: page {self.start_pfn + int(used[0]):#x} is not Reserved, was it already online?"

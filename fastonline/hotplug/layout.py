@@ -2,10 +2,7 @@
 
 import numpy as np
 
-from fastonline.core.pageflags import FLAG_NAMES
-
-_USED = 1 << FLAG_NAMES.index("PG_prepared")
-_FREE, _RESERVED = (_USED | 1 << FLAG_NAMES.index(name) for name in ("PG_buddy", "PG_reserved"))
+from fastonline.core.pageflags import PAGE_FREE, PAGE_IN_USE, PAGE_WAITING
 
 
 def _chunks(start, end, max_order):
@@ -59,11 +56,11 @@ def lay_out(ranges, managed, nr_free, max_order):
     reserved = sum(nr for _, nr in rest) - held
     if held < 0 or reserved < 0:
         raise ValueError(f"{managed} managed pages with free blocks {list(nr_free)} do not fit into the zone")
-    runs = [(start, nr, _FREE) for start, nr in free]
+    runs = [(start, nr, PAGE_FREE) for start, nr in free]
     for start, nr in rest:      # the last ones are in use
         away = min(nr, reserved)
         reserved -= away
-        runs += [(start, away, _RESERVED)] * (away > 0) + [(start + away, nr - away, _USED)] * (nr > away)
+        runs += [(start, away, PAGE_WAITING)] * (away > 0) + [(start + away, nr - away, PAGE_IN_USE)] * (nr > away)
     return _as_map(runs)
 
 

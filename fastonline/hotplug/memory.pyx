@@ -326,13 +326,13 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         as a balloon does). ValueError naming the first page that is not in use."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         _held = self.lock.hold()
-        page_ops.set_page_offline(self, start, nr)
+        page_ops.set_page_offline(self, start, nr, True)
 
     def clear_page_offline(self, start_pfn, nr_pages=1):
         """The inverse of set_page_offline: in use again, and managed. ValueError naming the first page not PG_offline."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         _held = self.lock.hold()
-        page_ops.clear_page_offline(self, start, nr)
+        page_ops.set_page_offline(self, start, nr, False)
 
     def set_pfns_reserved(self, pfns):
         """set_page_reserved for any one-dimensional integer array of pfns; how many were not Reserved before. All or nothing:
@@ -348,7 +348,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
         _held = self.lock.hold()
-        page_ops.set_pfns_offline(self, array, &batch)
+        page_ops.set_pfns_offline(self, array, &batch, True)
 
     def clear_pfns_offline(self, pfns):
         """clear_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is
@@ -356,7 +356,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
         _held = self.lock.hold()
-        page_ops.clear_pfns_offline(self, array, &batch)
+        page_ops.set_pfns_offline(self, array, &batch, False)
 
     def free_reserved_pfns(self, pfns):
         """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave

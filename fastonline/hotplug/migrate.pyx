@@ -6,13 +6,12 @@ import numpy as np
 
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport Held
-from fastonline.core.pageflags cimport PG_buddy
+from fastonline.core.pageflags cimport PAGE_IN_USE, PG_buddy, PG_tail
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.hotplug.arguments cimport check_present
 from fastonline.hotplug.machine cimport Machine, tell_listeners
 from fastonline.hotplug.page_alloc cimport alloc_contig_range, free_block, undo_isolate
 
-from fastonline.core.pageflags import FLAG_NAMES
 from fastonline.errors import HotplugError, pfn_range, range_list
 from fastonline.hotplug.machine import count_migrated
 from fastonline.hotplug.zonelists import movable_zonelist
@@ -33,7 +32,6 @@ cdef Held step(object of):
     return mem.lock.hold() if mem.pcp is None else mem.lock.hold_uninterrupted()
 
 
-_IN_USE, _TAIL = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_tail"))
 CLUSTER = 32
 """COMPACT_CLUSTER_MAX: pages that alloc_contig_range isolates at a time."""
 
@@ -189,7 +187,7 @@ def movable_pages(mem, start_pfn, nr_pages):
 
 def first_unmovable(mem, start_pfn, nr_pages):
     """The first page in use of the range that no owner can move, or None (has_unmovable_pages, 6.1)."""
-    in_use = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(_TAIL)) == _IN_USE
+    in_use = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(PG_tail)) == PAGE_IN_USE
     in_use[movable_pages(mem, start_pfn, nr_pages) - start_pfn] = False
     return start_pfn + int(in_use.argmax()) if in_use.any() else None
 
@@ -262,7 +260,7 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
                 raise HotplugError.of(errno.ENOMEM, f"{what} have nowhere to move to")
             raise HotplugError.of(errno.EAGAIN, f"{what} are held: timed out")
         # what another thread allocated before the free pages were isolated is nobody's to take
-        used = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(_TAIL)) == _IN_USE
+        used = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(PG_tail)) == PAGE_IN_USE
         used &= ~emptied
         if used.any():
             other = start_pfn + int(used.argmax())
@@ -315,7 +313,7 @@ def _failure_log(stuck, leaving, nodes, highest):
         lines.append(f"page allocation failure: order:0, mode:{mode:#x}({flags}|__GFP_RETRY_MAYFAIL|__GFP_COMP), "
                      f"nodemask={range_list(nodes)}")
     for pfn in stuck[:RATELIMIT_BURST].tolist():
-        mapped = any(owner.mapped for owner, indices in leaving if pfn in owner.pfns[indices])
+        mapped = any([owner.mapped for owner, indices in leaving if pfn in owner.pfns[indices]])
         lines += [f"migrating pfn {pfn:x} failed ret:16", f"page: refcount:{2 + mapped} mapcount:{int(mapped)} pfn:{pfn:#x}",
                   "page dumped because: migration failure"]
     return lines

@@ -1,5 +1,5 @@
 from fastonline.core.engine cimport Engine, pfn_at, run_at
-from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved, PG_tail
+from fastonline.core.pageflags cimport PAGE_IN_USE, PAGE_OFFLINE, PAGE_WAITING, PG_offline, PG_tail
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present, gather
 from fastonline.hotplug.section_states cimport online_batch
@@ -11,10 +11,7 @@ from fastonline.errors import HotplugError
 
 __all__ = []
 
-cdef enum:                       # the states that the calls below start from
-    IN_USE = PG_prepared
-    WITH_HOST = PG_prepared | PG_offline
-    WAITING = PG_prepared | PG_reserved
+cdef dict STATE_NAMES = {PAGE_IN_USE: "in use", PAGE_OFFLINE: "PG_offline"}
 
 
 # -- ranges
@@ -26,28 +23,26 @@ cdef uint64_t set_page_reserved(Machine mem, uint64_t start, uint64_t nr) except
     return mem.pages.reserve_range(start, nr)
 
 
-cdef int set_page_offline(Machine mem, uint64_t start, uint64_t nr) except -1:
-    check_states(mem, "set_page_offline", start, nr, IN_USE, "in use")
-    mem.pages.set_offline(start, nr)
-    count_offline(mem, start, nr, 1)
-    return 0
-
-
-cdef int clear_page_offline(Machine mem, uint64_t start, uint64_t nr) except -1:
-    check_states(mem, "clear_page_offline", start, nr, WITH_HOST, "PG_offline")
-    count_offline(mem, start, nr, -1)
-    mem.pages.clear_offline(start, nr)
-    return 0
-
-
-cdef int check_states(Machine mem, str what, uint64_t start, uint64_t nr, int want, str name) except -1:
+cdef int set_page_offline(Machine mem, uint64_t start, uint64_t nr, bint offline) except -1:
+    """Give pages in use to the host; or, with `offline` 0, take them back."""
     cdef uint64_t pfn
-    check_present(mem, start, nr, what)
+    cdef int want = PAGE_IN_USE if offline else PAGE_OFFLINE
+    check_present(mem, start, nr, "set_page_offline" if offline else "clear_page_offline")
     for pfn in range(start, start + nr):
         if mem.pages.state(pfn) & ~PG_tail != want:
-            raise ValueError(f"page {pfn:#x} is not {name}: {decode_page_flags(mem.pages.state(pfn))}")
+            raise ValueError(f"page {pfn:#x} is not {STATE_NAMES[want]}: {decode_page_flags(mem.pages.state(pfn))}")
     refresh(&mem.zones.table)
+    change_offline(mem, start, nr, offline)
     return 0
+
+
+cdef void change_offline(Machine mem, uint64_t start, uint64_t nr, bint offline) noexcept nogil:
+    if offline:
+        mem.pages.set_offline(start, nr)
+        count_offline(mem, start, nr, 1)
+    else:
+        count_offline(mem, start, nr, -1)
+        mem.pages.clear_offline(start, nr)
 
 
 # -- arrays of pfns: what a driver that keeps pages back does batch by batch
@@ -72,24 +67,14 @@ cdef uint64_t set_pfns_reserved(Machine mem, object array, pfn_batch *batch) exc
     return mem.pages.reserve_batch(batch)
 
 
-cdef int set_pfns_offline(Machine mem, object array, pfn_batch *batch) except -1:
+cdef int set_pfns_offline(Machine mem, object array, pfn_batch *batch, bint offline) except -1:
+    """set_page_offline for each of them."""
     cdef uint64_t i = 0, run
-    if take_batch(mem, batch, "set_pfns_offline", array, IN_USE, IN_USE, "in use"):
+    cdef int want = PAGE_IN_USE if offline else PAGE_OFFLINE
+    if take_batch(mem, batch, "set_pfns_offline" if offline else "clear_pfns_offline", array, want, want, STATE_NAMES[want]):
         while i < batch.nr:
             run = run_at(batch, i)
-            mem.pages.set_offline(pfn_at(batch, i), run)
-            count_offline(mem, pfn_at(batch, i), run, 1)
-            i += run
-    return 0
-
-
-cdef int clear_pfns_offline(Machine mem, object array, pfn_batch *batch) except -1:
-    cdef uint64_t i = 0, run
-    if take_batch(mem, batch, "clear_pfns_offline", array, WITH_HOST, WITH_HOST, "PG_offline"):
-        while i < batch.nr:
-            run = run_at(batch, i)
-            count_offline(mem, pfn_at(batch, i), run, -1)
-            mem.pages.clear_offline(pfn_at(batch, i), run)
+            change_offline(mem, pfn_at(batch, i), run, offline)
             i += run
     return 0
 
@@ -99,7 +84,8 @@ cdef int free_reserved_pfns(Machine mem, object array, pfn_batch *batch) except 
     recomputed."""
     cdef uint64_t i = 0, run
     cdef bint waiting = False
-    if take_batch(mem, batch, "free_reserved_pfns", array, WAITING, WITH_HOST, "Reserved in a prepared range, or PG_offline"):
+    if take_batch(mem, batch, "free_reserved_pfns", array, PAGE_WAITING, PAGE_OFFLINE,
+                  "Reserved in a prepared range, or PG_offline"):
         while i < batch.nr:
             run = run_at(batch, i)
             waiting |= mem.pages.weigh(PG_offline, pfn_at(batch, i), run) < run

@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.core.pageflags import PG_buddy, PG_offline, PG_prepared, PG_tail
 from fastonline.geometry import format_size
 from fastonline.hotplug.zonelists import movable_zonelist
 
 if TYPE_CHECKING:
     from fastonline.hotplug.memory import Memory
 
-_RESERVED, _BUDDY, _OFFLINE, _TAIL, _PREPARED = (
-    1 << FLAG_NAMES.index(name) for name in ("PG_reserved", "PG_buddy", "PG_offline", "PG_tail", "PG_prepared")
-)
 _STEP = 1 << 18      # pages that are looked at at a time
 
 
@@ -60,7 +57,7 @@ def why_not_offline(mem: Memory, block_nr: int) -> Answer:
         return Answer(block_nr, block.state, None, f"it is {block.state}", errno.EINVAL)
     start, nr = block.start_pfn, block.nr_pages
     states = mem.page_states(start, nr)
-    missing = np.flatnonzero(states & _PREPARED == 0)
+    missing = np.flatnonzero(states & PG_prepared == 0)
     if len(missing):
         pfn = start + int(missing[0])
         return Answer(block_nr, "online", pfn, f"{len(missing)} pages are a hole, no memory", errno.EINVAL)
@@ -72,8 +69,8 @@ def why_not_offline(mem: Memory, block_nr: int) -> Answer:
     stuck = used.copy()
     stuck[movable] = False
     counts = {
-        "free": int(np.count_nonzero(states & _BUDDY)), "movable": int(np.count_nonzero(used & ~stuck)),
-        "host": int(np.count_nonzero(states & _OFFLINE)),
+        "free": int(np.count_nonzero(states & PG_buddy)), "movable": int(np.count_nonzero(used & ~stuck)),
+        "host": int(np.count_nonzero(states & PG_offline)),
     }
     if stuck.any():
         pfn = start + int(stuck.argmax())
@@ -297,13 +294,13 @@ class _Survey:
 
     def _look(self, mem, start, nr):
         states = mem.page_states(start, nr)
-        prepared = states & _PREPARED != 0
+        prepared = states & PG_prepared != 0
         used = _in_use(states)
         moves = np.zeros(nr, bool)
         movable, pinned = _movable(mem, start, nr)
         moves[movable] = True
         moves[pinned - start] = False
-        host = states & _OFFLINE != 0
+        host = states & PG_offline != 0
         self.backed_pages += int(np.count_nonzero(prepared & ~host))
         self.host_pages += int(np.count_nonzero(host))
         first = -(-start // self.step) * self.step - start
@@ -315,9 +312,9 @@ class _Survey:
             return mask[first : first + whole * self.step].reshape(whole, self.step).sum(axis=1)
 
         pfns = start + first + np.arange(whole) * self.step
-        self.free.append(count(states & _BUDDY != 0))
+        self.free.append(count(states & PG_buddy != 0))
         self.movable.append(count(used & moves))
-        self.usable.append(count(states & _BUDDY != 0) + self.movable[-1] + count(host))
+        self.usable.append(count(states & PG_buddy != 0) + self.movable[-1] + count(host))
         zones = [mem.zone_of(int(pfn)) for pfn in pfns]
         self.zone.append(np.array([-1 if zone is None else zone.nr for zone in zones]))
         self.first.append(pfns)
@@ -348,7 +345,7 @@ def _fitting(free: NDArray[np.int64], movable: NDArray[np.int64], spare: int, wh
 
 def _in_use(states):
     """The pages of a range that somebody has."""
-    return (states & np.uint8(0xFF ^ _TAIL)) == _PREPARED
+    return (states & np.uint8(0xFF ^ PG_tail)) == PG_prepared
 
 
 def _movable(mem, start, nr):

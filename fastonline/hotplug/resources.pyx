@@ -27,8 +27,7 @@ class Siblings:
         self.starts = [piece[0].start for piece in self.pieces]
 
     def __iter__(self):
-        for piece in list(self.pieces):
-            yield from list(piece)
+        return iter([resource for piece in self.pieces for resource in piece])
 
     def __len__(self):
         return sum([len(piece) for piece in self.pieces])
@@ -99,10 +98,12 @@ class Resource:
         return [self.start, self.end, self.name, [child.tree() for child in self.inside], self.is_ram]
 
     def walk(self, depth=0):
-        """(depth, resource) of every resource inside, as they are printed."""
+        """(depth, resource) of every resource inside, as they are printed: a list."""
+        found = []
         for child in self.inside:
-            yield depth, child
-            yield from child.walk(depth + 1)
+            found.append((depth, child))
+            found += child.walk(depth + 1)
+        return found
 
     def conflict(self, start, end):
         """The first child that meets [start, end), or None."""
@@ -288,7 +289,7 @@ class Resources:
 
     def text(self):
         """The text of /proc/iomem."""
-        return "".join(f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk())
+        return "".join([f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk()])
 
 
 def _start_of(resource):

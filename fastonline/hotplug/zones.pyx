@@ -182,7 +182,7 @@ class Node:
     @property
     def zones(self):
         """The node's zones, lowest first."""
-        return tuple(self._zones[self.nid, name] for name in self._zones.names)
+        return tuple([self._zones[self.nid, name] for name in self._zones.names])
 
     @property
     def start_pfn(self):
@@ -197,12 +197,12 @@ class Node:
     @property
     def present_pages(self):
         """node_present_pages."""
-        return sum(zone.present_pages for zone in self.zones)
+        return sum([zone.present_pages for zone in self.zones])
 
     @property
     def managed_pages(self):
         """Pages given to the allocator on this node."""
-        return sum(zone.managed_pages for zone in self.zones)
+        return sum([zone.managed_pages for zone in self.zones])
 
     @property
     def threads(self):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
+from fastonline.core.pageflags import KPF_BUDDY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED, PAGE_IN_USE
 from fastonline.files import read_arrays
 from fastonline.geometry import Geometry, parse_size
 from fastonline.hotplug import savefile
@@ -38,7 +38,6 @@ from fastonline.linux.states import MappedZone, clipped, decode_kpageflags, mana
 from fastonline.rules import LINUX_6_12, Rules
 
 _KPF_LRU = 1 << 5
-_IN_USE = 1 << FLAG_NAMES.index("PG_prepared")
 
 _KINDS: dict[str, type] = {
     "start": np.ndarray, "length": np.ndarray, "flags": np.ndarray,
@@ -203,7 +202,7 @@ class Capture:
         pfns = [np.empty(0, np.int64)]
         for start, nr, flags in runs:
             if flags & _KPF_LRU and not flags & (KPF_BUDDY | KPF_NOPAGE | KPF_RESERVED | KPF_OFFLINE):
-                pfns.append(start + np.flatnonzero(mem.page_states(start, nr) == _IN_USE))
+                pfns.append(start + np.flatnonzero(mem.page_states(start, nr) == PAGE_IN_USE))
         return np.concatenate(pfns)
 
     def _parts(self) -> tuple[list[tuple[int, int, int, bool]], list[tuple[int, int]], list[MappedZone]]:

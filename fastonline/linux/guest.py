@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastonline.core.pageflags import FLAG_NAMES, KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL
+from fastonline.core.pageflags import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, PAGE_IN_USE, PG_buddy
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.memmap import replace_memmap
@@ -46,7 +46,6 @@ def gathered(pages):
             at += size
 
 
-_IN_USE, _BUDDY = (1 << FLAG_NAMES.index(name) for name in ("PG_prepared", "PG_buddy"))
 
 
 class Region:
@@ -231,7 +230,7 @@ class Guest:
         kernel prefers, those before them are slabs that boot has left empty. ValueError where not so many are in use."""
         zone = self.mem.zones[nid, name]
         states = self.mem.page_states(zone.start_pfn, zone.spanned_pages)
-        used = np.flatnonzero(states == _IN_USE) + zone.start_pfn
+        used = np.flatnonzero(states == PAGE_IN_USE) + zone.start_pfn
         at = len(used) - pcp_count
         if not 0 <= pcp_count <= len(used):
             raise ValueError(f"{pcp_count} pages on per-CPU lists of zone {name}, where {len(used)} are in use")
@@ -280,7 +279,7 @@ class Guest:
     def kernel_pages(self, start_pfn, nr_pages):
         """Pages of a range that the kernel uses itself, and that do not leave with the per-CPU lists: int64 array."""
         lists, free = self.mem.pcp.away(start_pfn, nr_pages)
-        used = np.flatnonzero(self.mem.page_states(start_pfn, nr_pages) == _IN_USE) + start_pfn
+        used = np.flatnonzero(self.mem.page_states(start_pfn, nr_pages) == PAGE_IN_USE) + start_pfn
         owned = np.concatenate([np.empty(0, np.int64), *(owner.pfns for owner in self.mem.page_owners)])
         return np.setdiff1d(used, np.concatenate([lists, free, owned]))
 
@@ -300,7 +299,7 @@ class Guest:
 
     def hold(self, start_pfn, nr_pages):
         """The kernel has a page of its own in a range."""
-        free = np.flatnonzero(self.mem.page_states(start_pfn, nr_pages) & _BUDDY)
+        free = np.flatnonzero(self.mem.page_states(start_pfn, nr_pages) & PG_buddy)
         if len(free):
             self.mem.alloc_contig_range(start_pfn + int(free[0]), 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.core.pageflags import PAGE_FREE, PAGE_WAITING
 from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.procfs import lsmem_text
@@ -26,8 +26,6 @@ from fastonline.linux.ranges import (
     zone_memory,
 )
 from fastonline.rules import LINUX_6_12, Rules
-
-FREE, RESERVED = (1 << FLAG_NAMES.index("PG_prepared") | 1 << FLAG_NAMES.index(name) for name in ("PG_buddy", "PG_reserved"))
 
 
 @dataclass(kw_only=True)
@@ -199,6 +197,7 @@ def _all_free(ranges, zone):
     for start, end in ranges:
         middle = min(end, start + reserved)
         reserved -= middle - start
-        runs += [(start, middle - start, RESERVED)] * (middle > start) + [(middle, end - middle, FREE)] * (end > middle)
+        runs += [(start, middle - start, PAGE_WAITING)] * (middle > start)
+        runs += [(middle, end - middle, PAGE_FREE)] * (end > middle)
     starts, lengths, states = zip(*runs, strict=True) if runs else ((), (), ())
     return np.array(starts, np.uint64), np.array(lengths, np.uint64), np.array(states, np.uint8)

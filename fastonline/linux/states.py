@@ -7,15 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import FLAG_NAMES, KPF_BUDDY, KPF_DIRTY, KPF_NOPAGE, KPF_OFFLINE, KPF_RESERVED
+from fastonline.core.pageflags import (
+    KPF_BUDDY,
+    KPF_DIRTY,
+    KPF_NOPAGE,
+    KPF_OFFLINE,
+    KPF_RESERVED,
+    PAGE_FREE,
+    PAGE_IN_USE,
+    PAGE_OFFLINE,
+    PAGE_WAITING,
+)
 from fastonline.linux.proctext import ZoneInfo
 from fastonline.linux.ranges import Ranges
 
-_BIT = {name: 1 << i for i, name in enumerate(FLAG_NAMES)}
-_IN_USE = _BIT["PG_prepared"]
-_WAITING = _IN_USE | _BIT["PG_reserved"]
-_FREE = _IN_USE | _BIT["PG_buddy"]
-_OFFLINE = _IN_USE | _BIT["PG_offline"]
 _FLAGLESS = 0xFF        # in use or with the host, until managed_pages has decided
 
 KPF_NAMES = dict(enumerate((
@@ -42,10 +47,10 @@ class MappedZone(ZoneInfo):
 
 def states_of(start: NDArray[np.uint64], length: NDArray[np.uint64], flags: NDArray[np.uint64]) -> Runs:
     """The runs of a map of KPF_* flags that have page frames, with their states."""
-    state = np.full(len(flags), _IN_USE, np.uint8)
+    state = np.full(len(flags), PAGE_IN_USE, np.uint8)
     state[flags == 0] = _FLAGLESS
     # since 6.11 pages that never were online are PageOffline too; virtio-mem has marked its own with DIRTY
-    kinds = {KPF_OFFLINE: _OFFLINE, KPF_OFFLINE | KPF_DIRTY: _WAITING, KPF_RESERVED: _WAITING, KPF_BUDDY: _FREE}
+    kinds = {KPF_OFFLINE: PAGE_OFFLINE, KPF_OFFLINE | KPF_DIRTY: PAGE_WAITING, KPF_RESERVED: PAGE_WAITING, KPF_BUDDY: PAGE_FREE}
     for bits, becomes in kinds.items():
         state[(flags & np.uint64(bits)) == bits] = becomes
     there = (flags & np.uint64(KPF_NOPAGE)) == 0
@@ -77,9 +82,9 @@ def managed(runs: Runs, zone: ZoneInfo) -> Map:
     driver marked pages offline, or reserved, and left them managed.
     """
     start, end, state = runs
-    given = int((end - start)[(state != _WAITING) & (state != _OFFLINE)].sum())
+    given = int((end - start)[(state != PAGE_WAITING) & (state != PAGE_OFFLINE)].sum())
     missing = given - zone.managed_pages
-    sources, becomes = ((_FLAGLESS, _IN_USE), _OFFLINE) if missing > 0 else ((_OFFLINE, _WAITING), _IN_USE)
+    sources, becomes = ((_FLAGLESS, PAGE_IN_USE), PAGE_OFFLINE) if missing > 0 else ((PAGE_OFFLINE, PAGE_WAITING), PAGE_IN_USE)
     left = abs(missing)
     for source in sources:
         runs, left = _turn(runs, source, becomes, left)
@@ -94,7 +99,7 @@ def managed(runs: Runs, zone: ZoneInfo) -> Map:
 def merged(runs: Runs) -> Map:
     """The runs as from_page_map takes them, neighbours that are alike in one; pages without a flag are in use."""
     start, end, state = runs
-    state = np.where(state == _FLAGLESS, _IN_USE, state).astype(np.uint8)
+    state = np.where(state == _FLAGLESS, PAGE_IN_USE, state).astype(np.uint8)
     first = np.flatnonzero(np.append(True, (state[1:] != state[:-1]) | (start[1:] != end[:-1])))
     last = np.append(first[1:], len(state)) - 1
     return start[first].astype(np.uint64), (end[last] - start[first]).astype(np.uint64), state[first]
