@@ -33,7 +33,7 @@ cdef extern from "fastonline.h" nogil:
 
 cdef fastonline_memory *memory(object mem) except NULL:
     if not isinstance(mem, Memory):
-        raise TypeError(f"that is no fastonline.Memory: {mem!r}")
+        raise TypeError(f"expected a fastonline.Memory, not {mem!r}")
     return <fastonline_memory *><PyObject *>mem
 
 cdef object own(object mem):

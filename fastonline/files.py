@@ -59,12 +59,12 @@ def read_text(path: Path) -> str:
     with open_regular(path) as file:
         while part := file.read(_CHUNK):
             if b"\0" in part:
-                raise ValueError(f"{path}: not a text: there is a NUL in it")
+                raise ValueError(f"{path}: not a text file: it contains a NUL")
             parts.append(part)
     try:
         return b"".join(parts).decode()
     except UnicodeDecodeError as e:
-        raise ValueError(f"{path}: not a text: {e}") from None
+        raise ValueError(f"{path}: not a text file: {e}") from None
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> list[NDArray[Any]]:
@@ -80,7 +80,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> list[NDArray[Any]]:
             with zipfile.ZipFile(file) as archive:
                 for name in names:
                     if archive.getinfo(f"{name}.npy").compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                        raise ValueError(f"{name} is packed in another way than NumPy does")
+                        raise ValueError(f"{name} uses a compression that NumPy does not write")
                     with archive.open(f"{name}.npy") as member:
                         data = member.read(left + 1)
                     left -= len(data)

@@ -130,7 +130,7 @@ class Geometry:
         for name, (lowest, highest) in _BOUNDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{self.name}: {name} is an int, not {value!r}")
+                raise TypeError(f"{self.name}: {name} must be an int, not {value!r}")
             if not lowest <= value <= highest:
                 raise ValueError(f"{self.name}: {name} {value} is not between {lowest} and {highest}")
         self._check_zones()
@@ -167,11 +167,11 @@ class Geometry:
         last: int | None = 0
         for zone, limit in self.zone_limits:
             if not isinstance(zone, str) or limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-                raise TypeError(f"{self.name}: a zone limit is a name and bytes or None, not {(zone, limit)!r}")
+                raise TypeError(f"{self.name}: a zone limit must be (name, bytes or None), not {(zone, limit)!r}")
             if zone in names or zone in ("Movable", "Device"):
                 raise ValueError(f"{self.name}: there are two zones {zone}")
             if last is None or limit is not None and not last <= limit < 1 << 64:
-                raise ValueError(f"{self.name}: zone {zone} does not lie behind the zone before it")
+                raise ValueError(f"{self.name}: zone {zone} does not end above the zone before it")
             names.append(zone)
             last = limit
         if not 1 <= len(names) <= MAX_BOOT_ZONES:
@@ -248,7 +248,7 @@ class Geometry:
         size = self.section_size if section_size is None else parse_size(section_size)
         if size <= 0 or size & size - 1 or size > 1 << self.max_physmem_bits:
             raise ValueError(
-                f"a section is a power of two of at most {format_size(1 << self.max_physmem_bits)}, not {size} bytes"
+                f"a section must be a power of two of at most {format_size(1 << self.max_physmem_bits)}, not {size} bytes"
             )
         return ((1 << self.max_physmem_bits) // size) * 2 * (self.bits // 8)
 

@@ -178,7 +178,7 @@ class Rules:
         for field in fields(self):
             value = getattr(self, field.name)
             if not (_is_pairs(value) if field.name == "lowmem_reserve_ratio" else _is_of(value, field.type)):
-                raise TypeError(f"rules {self.name!r:.40}: {field.name} is {field.type}, not {value!r:.80}")
+                raise TypeError(f"rules {self.name!r:.40}: {field.name} must be {field.type}, not {value!r:.80}")
         limits = {
             "online_order": 63,
             "watermark_scale_factor": 3000,

@@ -53,7 +53,7 @@ def test_a_target_that_is_not_reached_says_why(line, why):
         ("hyperv 1G --behaviour 6.18", "no option behaviour"),
         ("xen 1G --reporting", "no option reporting"),
         ("virtio-mem 1G --block-size 3M", "power of two"),
-        ("virtio-mem 1G --rules 2.6.25", "no virtio-mem"),
+        ("virtio-mem 1G --rules 2.6.25", "virtio-mem does not exist"),
         ("xen 1G --order 77", "order 77"),
         ("xen 1G --udev-delay -1", "delay"),
     ],

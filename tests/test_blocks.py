@@ -85,7 +85,7 @@ def test_a_block_that_is_none(mem, nr):
     assert nr not in mem.blocks
     with pytest.raises(KeyError) as error:
         mem.blocks[nr]
-    assert error.value.args[0] == f"there is no memory block {nr!r}; there are 0-3,32-39"
+    assert error.value.args[0] == f"no memory block {nr!r} (present: 0-3,32-39)"
 
 
 def test_numbers_of_numpy(mem):

@@ -39,7 +39,7 @@ def test_whole_words_ascending(mem, where):
     pfns = np.arange(S)
     assert mem.copy().mark_pfns_onlined(pfns) == S
     twice = np.insert(pfns, 0, where)
-    with pytest.raises(ValueError, match=rf"= {where:#x} is there twice"):
+    with pytest.raises(ValueError, match=rf"= {where:#x} is given twice"):
         mem.mark_pfns_onlined(twice)
     assert mem.stats()["pages_onlined"] == 0
     assert mem.mark_pfns_onlined(pfns) == S

@@ -75,7 +75,7 @@ def test_holes_and_several_zones(engine):
     """RECORDED 7: boot block 0 is in two zones; a last boot block lacks pages."""
     mem = fo.Memory(fo.X86_64, boot=(3 * BLOCK - 32) << 12, engine=engine)
     first, last = questions.why_not_offline(mem, 0), questions.why_not_offline(mem, 2)
-    assert first.reason == "it lies in several zones: DMA, DMA32" and first.errno == errno.EINVAL
+    assert first.reason == "it spans several zones: DMA, DMA32" and first.errno == errno.EINVAL
     assert (last.pfn, last.reason) == (3 * BLOCK - 32, "32 pages are a hole, no memory")
 
 

@@ -80,7 +80,7 @@ def test_offlineable(run, saved):  # noqa: F811
     """Runs of blocks alike are one row."""
     lines = run("show", "offlineable", saved)[1].splitlines()
     assert lines[1:] == [
-        "     0   no            it lies in several zones: DMA, DMA32",
+        "     0   no            it spans several zones: DMA, DMA32",
         "   1-3  yes",
         "    32   no  0x100000  300 pages in use cannot move",
         "    33   no            it is offline",

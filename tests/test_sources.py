@@ -86,7 +86,7 @@ def test_show_every_zoneinfo(run, path):
 
 
 @pytest.mark.parametrize("what, content, message", [
-    ("lsmem", "Node 0, zone   Normal   1   2\n", "there are no memory blocks in it"),
+    ("lsmem", "Node 0, zone   Normal   1   2\n", "it has no memory blocks"),
     ("zoneinfo", "Node 0, zone   Normal   1   2\n", "neither zones nor memory blocks"),
     ("lsmem", "time,size\n1,2\n", "a table: see fastonline balloon"),
     ("lsmem", "# tracer: nop\n", "a trace of page allocations: see fastonline replay"),
@@ -104,7 +104,7 @@ def test_one_line_for_what_cannot_be_used(run, tmp_path, what, content, message)
 
 def test_what_is_no_file(run, tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    for path, message in ((tmp_path, "there is no pages.npz in it"), (tmp_path / "fifo", "not a regular file"),
+    for path, message in ((tmp_path, "it has no pages.npz"), (tmp_path / "fifo", "not a regular file"),
                           (tmp_path / "none", "No such file")):
         status, _, err = run("show", "lsmem", path)
         assert status == 2 and message in err and len(err.splitlines()) == 1

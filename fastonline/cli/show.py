@@ -107,7 +107,7 @@ def _pages(mem, args):
     """Runs of pages alike in flags and zone, a line each."""
     (start, nr), step, rows = args.range, 1 << 18, []
     if start + nr > mem.max_pfn:
-        raise ValueError(f"page {start + nr - 1:#x} is behind the end of memory, {mem.max_pfn:#x}")
+        raise ValueError(f"page {start + nr - 1:#x} is past the end of memory, {mem.max_pfn:#x}")
     for at in range(start, start + nr, step):
         states = mem.page_states(at, min(step, start + nr - at))
         cuts = np.append(np.flatnonzero(np.diff(states, prepend=states[0] ^ np.uint8(255))), len(states))

@@ -42,7 +42,7 @@ def run_sweep(args):
     if args.plot is not None:
         raise ValueError("--plot goes with --summary")
     if args.jobs is not None and args.dask is not None:
-        raise ValueError("--jobs and --dask exclude one another")
+        raise ValueError("--jobs and --dask exclude each other")
     points = grid(scenario(args.scenario), parse_sets(args.set), args.strategies, args.seeds, args.yes)
     with executor(args) as (where, workers):
         made = sweep(points, where, args.out, workers, show if sys.stderr.isatty() else None)

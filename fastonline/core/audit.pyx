@@ -286,7 +286,7 @@ def audit_pages(Engine engine not None, list spans not None, int section_shift):
     for start, count in spans:
         end = start + <uint64_t>count
         if not bitmap_empty(engine.batch_words, start, end - start):
-            raise AssertionError(f"a batch was left over, of pages from {start:#x} to {end - 1:#x}")
+            raise AssertionError(f"pages {start:#x}-{end - 1:#x} are left over from a batch")
         with nogil:
             while start < end and why == PAGE_OK:
                 why = tally_section(&of, start, start + per_section, areas, &sections[nr], &bad)

@@ -87,7 +87,7 @@ cdef class Engine:
         cdef buddy_pool *areas = <buddy_pool *>realloc(self.areas, nr_areas * sizeof(buddy_pool))
         cdef int i
         if areas == NULL:
-            raise MemoryError(f"no memory for {nr_areas} free areas")
+            raise MemoryError(f"cannot allocate {nr_areas} buddy pools")
         self.areas = areas
         for i in range(self.nr_areas, nr_areas):
             memset(&areas[i], 0, sizeof(buddy_pool))

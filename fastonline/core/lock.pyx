@@ -233,7 +233,7 @@ cdef class MachineLock:
                     if self.owner == me:
                         return 0
                 elif self.native:
-                    raise HotplugError.of(errno.EOWNERDEAD, "the thread that owned this machine did not live through a fork")
+                    raise HotplugError.of(errno.EOWNERDEAD, "the thread that owned this machine did not survive a fork")
                 else:
                     self.owner = 0
                     self.depth = self.busy = self.still = 0
@@ -248,7 +248,7 @@ cdef class MachineLock:
             if self.wake == NULL:
                 self.wake = PyThread_allocate_lock()
                 if self.wake == NULL:
-                    raise MemoryError("no memory for a lock to wait at")
+                    raise MemoryError("cannot allocate a lock")
                 PyThread_acquire_lock_timed(self.wake, 0, 0)
             waits_for[me] = self
             self.waiters += 1
@@ -261,7 +261,7 @@ cdef class MachineLock:
             elif status == PY_LOCK_INTR:
                 PyErr_CheckSignals()
             elif self.native and thread_is_gone(self.native):
-                raise HotplugError.of(errno.EOWNERDEAD, "the thread that owned this machine ended without giving it back")
+                raise HotplugError.of(errno.EOWNERDEAD, "the thread that owned this machine ended without releasing it")
         return 0
 
     cdef PyThreadState *let_go(self, uint64_t nr_bits) noexcept:

@@ -19,7 +19,7 @@ cdef uint64_t as_uint64(object value, str what) except? 0xFFFFFFFFFFFFFFFF:
             return small
     else:
         if not is_number(value):
-            raise TypeError(f"{what} is an int, not {value!r}")
+            raise TypeError(f"{what} must be an int, not {value!r}")
         value = index(value)
     try:
         number = value
@@ -40,7 +40,7 @@ cdef uint64_t as_number(object value, str what, uint64_t lowest, uint64_t highes
 cdef int as_range(object start, object nr, uint64_t end, str what, object error, uint64_t *first, uint64_t *count) except -1:
     for value in (start, nr):
         if not is_number(value):
-            raise TypeError(f"the numbers of {what} are ints, not {value!r}")
+            raise TypeError(f"{what} must be ints, not {value!r}")
     start, nr = index(start), index(nr)
     if not 0 <= start <= start + nr <= end:
         raise error(f"{what} {start} to {start + nr} are not within 0 to {end}")

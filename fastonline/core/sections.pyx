@@ -202,5 +202,5 @@ cdef class Sections:
 cdef object as_section_nr(object nr):
     """A number as a Python int, which may be one that no section has."""
     if not is_number(nr):
-        raise TypeError(f"a section number is an int, not {nr!r}")
+        raise TypeError(f"a section number must be an int, not {nr!r}")
     return index(nr)

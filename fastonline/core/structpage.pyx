@@ -264,7 +264,7 @@ cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, buddy_pool *area, uint64_t
 cdef class StructPageEngine(Engine):
     def __cinit__(self, nr_pages, max_order, nr_areas, page_bytes=64, lifo=False):
         if page_bytes not in PAGE_BYTES:
-            raise ValueError(f"a page descriptor is 32, 56 or 64 bytes, not {page_bytes}")
+            raise ValueError(f"page_bytes must be 32, 56 or 64, not {page_bytes}")
         self.page_bytes = PAGE_BYTES[PAGE_BYTES.index(page_bytes)]
         self.page_bits = 8 * self.page_bytes
         self.lifo = lifo

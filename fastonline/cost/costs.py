@@ -155,7 +155,7 @@ def check_price(name: str, value: Any) -> tuple[float, float, float]:
     message. ValueError for a negative price or NaN, TypeError for what is no number."""
     numbers = list(value) if isinstance(value, (list, tuple)) else [value]
     if not 1 <= len(numbers) <= 3 or not all(isinstance(ns, (int, float)) and not isinstance(ns, bool) for ns in numbers):
-        raise TypeError(f"the price of {name} is a number of ns or a list of up to three, not {value!r}")
+        raise TypeError(f"the price of {name} must be a number of ns or a list of up to three, not {value!r}")
     if not all(isfinite(ns) and ns >= 0 for ns in numbers):
         raise ValueError(f"invalid price {value!r} of {name}: ns from 0 on")
     call, frame, touched = [*map(float, numbers), 0.0, 0.0][:3]

@@ -258,7 +258,7 @@ cdef int check_added(Memory mem, uint64_t start_pfn, uint64_t nr_pages) except -
     """The engine checks nothing, so that what is not wholly added and unprepared must not reach it."""
     check_present(mem, start_pfn, nr_pages, "timing")
     if mem.pages.weigh(PG_prepared, start_pfn, nr_pages) or mem.pages.weigh(PG_reserved, start_pfn, nr_pages) != nr_pages:
-        raise ValueError(f"the {nr_pages} pages from {start_pfn:#x} on are not all added and unprepared")
+        raise ValueError(f"the {nr_pages} pages from {start_pfn:#x} are not all added and unprepared")
     return 0
 
 
@@ -353,7 +353,7 @@ def time_pages(Memory mem not None, start_pfn, nr_pages, pfns):
     _held = mem.lock.hold()
     check_added(mem, first, nr)
     if not np.array_equal(np.sort(own), np.arange(first, first + nr, dtype=np.uint64)):
-        raise ValueError(f"the pfns are not those of the {nr} pages from {first:#x} on, each once")
+        raise ValueError(f"the pfns must be the {nr} pages from {first:#x}, each once")
     mem.prepare_online_pages(first, nr)
     pages, planes = mem.pages, mem.planes
     alone = mem.own()

@@ -30,7 +30,7 @@ def check_format(path: str | PathLike[str]) -> None:
     suffix = os.path.splitext(path)[1].removeprefix(".").lower()
     formats = Figure().canvas.get_supported_filetypes()
     if suffix not in formats:
-        raise ValueError(f"{os.fspath(path)}: {suffix!r} is no format of a picture; there are {', '.join(formats)}")
+        raise ValueError(f"{os.fspath(path)}: unknown picture format {suffix!r} (expected {', '.join(formats)})")
 
 
 def corner(figure: Figure, origin: dict[str, Any]) -> None:

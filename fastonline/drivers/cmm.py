@@ -75,7 +75,7 @@ class HintedDomain(ResidentDomain):
         pfns = np.asarray(pfns, np.int64)
         if pfns.size:
             if pfns.min() < 0:
-                raise ValueError(f"page {int(pfns.min())} is no page")
+                raise ValueError(f"invalid page {int(pfns.min())}")
             self.need_p2m(int(pfns.max()) + 1)
         return pfns
 

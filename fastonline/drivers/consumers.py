@@ -80,7 +80,7 @@ class Udev:
         check: Callable[[Block], bool] | None = None
     ) -> None:
         if delay < 0 or period <= 0:
-            raise ValueError(f"a delay of {delay} s and a period of {period} s: neither can be negative, the period not 0")
+            raise ValueError(f"invalid delay {delay} s or period {period} s (expected at least 0 and above 0)")
         self.mem = mem
         self.delay = delay
         self.period = period

@@ -62,7 +62,7 @@ class Dimms(Driver):
         try:
             while self.current_pages < self.target_pages:
                 if self.domain.available(unit) < unit:
-                    raise HotplugError.of(errno.ENOMEM, "the host has not the frames of a DIMM")
+                    raise HotplugError.of(errno.ENOMEM, "the host does not have enough free frames for a DIMM")
                 self._dimms.append(add_section(self, backed=True))
         except HotplugError as e:
             self._refused(e)

@@ -121,7 +121,7 @@ def parse_targets(text: str) -> list[tuple[float, int]]:
     """[(s, bytes)] of a text such as ``"1G,1.5G,768M"``, one target a minute. ValueError for what is no size."""
     parts = [part.strip() for part in text.split(",")]
     if not any(parts):
-        raise ValueError("there is no target: give some, such as 1G,1.5G,768M")
+        raise ValueError("no target given (expected sizes such as 1G,1.5G,768M)")
     return [(at * INTERVAL, parse_size(part)) for at, part in enumerate(parts)]
 
 

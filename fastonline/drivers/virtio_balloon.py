@@ -345,6 +345,6 @@ class VirtioBalloonDriver(Driver):
         states = self.mem.page_states(0, int(pfns.max()) + 1)[pfns] if pfns.size else pfns
         offline = states & PG_OFFLINE != 0
         if not np.all(offline == self.balloon.pages.offline):
-            raise AssertionError("a page of the balloon is not managed as it must be")
+            raise AssertionError("a page of the balloon is in the wrong state")
         if np.any(states & PG_BUDDY):
             raise AssertionError("a page of the balloon is free")

@@ -40,7 +40,7 @@ def block_sizes(mem: Memory, block_size: int) -> tuple[int, int]:
     with that block_size, bytes. A block is a memory block of several sub-blocks, or it is one big block. ValueError for a size
     that is no power of two, or smaller than a page."""
     if block_size < mem.geometry.page_size or block_size & block_size - 1:
-        raise ValueError(f"a device cannot have blocks of {block_size} bytes: a power of two from {mem.geometry.page_size} on")
+        raise ValueError(f"invalid block size {block_size} (expected a power of two from {mem.geometry.page_size} on)")
     sub_block = max(block_size // mem.geometry.page_size, 1 << mem.geometry.pageblock_order)
     block = max(sub_block, mem.pages_per_block)
     return (block, block) if sub_block >= mem.pages_per_block else (sub_block, block)
@@ -185,7 +185,7 @@ class VirtioMem:
         what was in the way. Only whole sub-blocks come and go. ValueError for a size that is larger than the region."""
         if not 0 <= requested_size <= self.max_size:
             raise ValueError(
-                f"{self.name}: {requested_size:#x} bytes are none that the device can have: it has {self.max_size:#x}"
+                f"{self.name}: invalid requested size {requested_size:#x}: the device has {self.max_size:#x}"
             )
         self._mem.events.log(f"virtio_mem {self.name}: plugged size: {self.plugged_size:#x}")
         self._mem.events.log(f"virtio_mem {self.name}: requested size: {requested_size:#x}")
@@ -437,7 +437,7 @@ class VirtioMemDriver(Driver):
         self, mem: Memory, domain: Domain, block_size: int | str | None = None, auto_online: bool = True, backing: str = "plug"
     ) -> None:
         if not mem.rules.aligned:
-            raise ValueError(f"there is no virtio-mem under the rules of {mem.rules.name}: it adds whole memory blocks")
+            raise ValueError(f"virtio-mem does not exist under Linux {mem.rules.name}: it needs whole memory blocks")
         if backing not in ("plug", "touch"):
             raise ValueError(f"invalid backing {backing!r} (expected 'plug' or 'touch')")
         if backing == "touch" and not isinstance(domain, ResidentDomain):

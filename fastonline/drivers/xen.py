@@ -517,7 +517,7 @@ class XenBalloon(Driver):
         """They go back on the list, and the worker looks whether it is too long now. ValueError for a page that is not out."""
         pfns = np.asarray(pfns, np.int64)
         if not (np.isin(pfns, self._held).all() and all_different(pfns)):
-            raise ValueError("free_ballooned_pages of a page that no driver has")
+            raise ValueError("free_ballooned_pages: no driver holds this page")
         self._held = np.setdiff1d(self._held, pfns, assume_unique=True)
         self.target_unpopulated -= pfns.size
         self._append(pfns)

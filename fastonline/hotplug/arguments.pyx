@@ -81,7 +81,7 @@ cdef list boot_ranges(Machine mem, object boot):
         raise TypeError(f"boot must be a size or ranges (start_pfn, nr_pages[, nid[, reserved]]), not {boot!r}")
     for given in sorted([tuple(part) for part in boot]):
         if not 2 <= len(given) <= 4:
-            raise ValueError(f"a range of boot memory is (start_pfn, nr_pages[, nid[, reserved]]), not {given!r}")
+            raise ValueError(f"a range of boot memory must be (start_pfn, nr_pages[, nid[, reserved]]), not {given!r}")
         start, nr, nid, reserved = (*given, 0, 0)[:4]
         start, nr = as_uint64(start, "start_pfn"), as_uint64(nr, "nr_pages")
         nid = as_number(nid, "nid", 0, MAX_NUMNODES - 1)
@@ -130,7 +130,7 @@ cdef uint64_t as_pages(Machine mem, object value, str what) except? 0xFFFFFFFFFF
     if not isinstance(value, str):
         return as_uint64(value, what)
     if value.strip().isdigit():
-        raise TypeError(f"{what} is an int, or text with a unit such as '512M', not {value!r}")
+        raise TypeError(f"{what} must be an int, or text with a unit such as '512M', not {value!r}")
     settle(mem.lock)
     return pages_of_size(value, mem.geometry.page_size, what)
 
@@ -138,7 +138,7 @@ cdef uint64_t as_pages(Machine mem, object value, str what) except? 0xFFFFFFFFFF
 cdef tuple as_group(object group):
     """(name, unit_pages) of a dynamic memory group."""
     if not isinstance(group, tuple) or len(group) != 2 or not isinstance(group[0], str):
-        raise TypeError(f"a dynamic memory group is (name, unit_pages), not {group!r}")
+        raise TypeError(f"a dynamic memory group must be (name, unit_pages), not {group!r}")
     return group[0], <object>as_number(group[1], "unit_pages", 1, <uint64_t>1 << 52)
 
 
@@ -164,14 +164,14 @@ cdef object as_pfn_array(object pfns):
     """One-dimensional, contiguous, uint32 or uint64 (negative ones wrapped, to be refused as out of range)."""
     array = np.asarray(pfns)
     if array.ndim != 1:
-        raise ValueError(f"pfns are an array of one dimension, not {array.ndim}")
+        raise ValueError(f"pfns must be an array of one dimension, not {array.ndim}")
     if array.size == 0:
         return np.empty(0, np.uint64)
     if array.dtype.kind not in "iu":
         if array.dtype == object and all([isinstance(pfn, int) for pfn in array]):
             for pfn in array:
                 as_uint64(pfn, "a pfn")
-        raise TypeError(f"pfns are integers, not {array.dtype}: {array[:3].tolist()!r}...")
+        raise TypeError(f"pfns must be integers, not {array.dtype}: {array[:3].tolist()!r}...")
     if array.dtype == np.uint32:
         return np.ascontiguousarray(array)
     if array.dtype.itemsize < 8:
@@ -254,15 +254,15 @@ cdef int gather(Machine mem, pfn_batch *batch, object array) except -1:
     if why == BATCH_OK:
         return 0
     if why == BATCH_NO_MEMORY:
-        raise MemoryError(f"no memory for a batch of {batch.nr} pages")
+        raise MemoryError(f"cannot allocate a batch of {batch.nr} pages")
     if why == BATCH_CHANGED:
         raise ValueError("the array of pfns changed while it was read")
     pfn = int((array if array.base is None else array.base)[bad])      # as the caller has it, perhaps negative
     if why == BATCH_OUT_OF_RANGE:
         check_pfn(mem, pfn, f"pfns[{bad}]")
         # past the room made so far, where no section has been added
-        raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: there is no section")
-    raise ValueError(f"pfns[{bad}] = {pfn:#x} is there twice")
+        raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: its section is not present")
+    raise ValueError(f"pfns[{bad}] = {pfn:#x} is given twice")
 
 
 cdef int try_gather(Machine mem, pfn_batch *batch) noexcept nogil:

@@ -36,7 +36,7 @@ def word_to_type(word: str, rules: Rules) -> int:
     given with "online", then with "offline", and not beyond their ends, so that "o" and "onlineXYZ" are online (KERNEL.md 1.5).
     """
     if not isinstance(word, str):
-        raise TypeError(f"a word of sysfs is text, not {word!r}")
+        raise TypeError(f"a value for sysfs must be text, not {word!r}")
     if rules.exact_words:
         bare = word.partition("\0")[0].removesuffix("\n")
         if bare in WORDS:
@@ -46,7 +46,7 @@ def word_to_type(word: str, rules: Rules) -> int:
             letters = min(len(word), len(kind))
             if letters and word[:letters] == kind[:letters]:
                 return WORDS.index(kind)
-    raise HotplugError.of(errno.EINVAL, f"{word!r} is none of {', '.join(WORDS)}")
+    raise HotplugError.of(errno.EINVAL, f"invalid online type {word!r} (expected {', '.join(WORDS)})")
 
 
 def text_to_bool(text: str) -> bool:
@@ -54,7 +54,7 @@ def text_to_bool(text: str) -> bool:
     for value, starts in ((True, _TRUE), (False, _FALSE)):
         if text.startswith(starts):
             return value
-    raise HotplugError.of(errno.EINVAL, f"{text!r} is neither yes (1, y, t, on) nor no (0, n, f, off)")
+    raise HotplugError.of(errno.EINVAL, f"invalid boolean {text!r} (expected 1, y, t, on, 0, n, f or off)")
 
 
 class Block:
@@ -135,7 +135,7 @@ class Block:
         some of it (memory_block_action); what Memory.online_pages answers."""
         online_type = word_to_type(word, self._mem.rules)
         if online_type == MMOP_OFFLINE:
-            raise HotplugError.of(errno.EINVAL, f"{word!r} onlines no block")
+            raise HotplugError.of(errno.EINVAL, f"invalid online type {word!r}: it onlines nothing")
         self._check_state("offline")
         if self._mem.rules.blocks_unaware:
             self._check_reserved()
@@ -191,7 +191,7 @@ class Blocks:
 
     def __getitem__(self, nr: int) -> Block:
         if nr not in self:
-            raise KeyError(f"there is no memory block {nr!r}; there are {range_list(self) or 'none'}")
+            raise KeyError(f"no memory block {nr!r} (present: {range_list(self) or 'none'})")
         return Block(self._mem, int(nr))
 
     def __contains__(self, nr: object) -> bool:
@@ -244,7 +244,7 @@ class Blocks:
         numbers = range(start_pfn // mem.pages_per_block, (start_pfn + nr_pages) // mem.pages_per_block)
         missing = next((nr for nr in numbers if nr not in self), None)
         if missing is not None:
-            raise HotplugError.of(errno.EINVAL, f"memory{missing} is not there")
+            raise HotplugError.of(errno.EINVAL, f"memory{missing} is not present")
         online = [nr for nr in numbers if self[nr].state == "online"]
         try:
             self._offline(online)
@@ -269,7 +269,7 @@ class Blocks:
             if not failed:
                 return
         self._mem.events.log(f"memory memory{failed[0]}: Offline failed.")
-        raise HotplugError.of(errno.EBUSY, f"memory{failed[0]} does not go offline")
+        raise HotplugError.of(errno.EBUSY, f"memory{failed[0]} cannot go offline")
 
     @exclusive
     def auto_online(self, numbers: Iterable[int], online_type: int) -> None:

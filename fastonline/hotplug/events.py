@@ -27,14 +27,14 @@ class Events:
     def listen(self, callback: C) -> C:
         """Call `callback` from now on. Returns it, so that it serves as a decorator. TypeError when it cannot be called."""
         if not callable(callback):
-            raise TypeError(f"a listener is called, and {callback!r} cannot be")
+            raise TypeError(f"a listener must be callable, not {callback!r}")
         self.listeners.append(callback)
         return callback
 
     def ignore(self, callback: Listener) -> None:
         """Stop calling `callback`; ValueError when it does not listen."""
         if callback not in self.listeners:
-            raise ValueError(f"{callback!r} does not listen")
+            raise ValueError(f"{callback!r} is not a listener")
         self.listeners.remove(callback)
 
     def uevent(self, text: str) -> None:

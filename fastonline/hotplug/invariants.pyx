@@ -110,12 +110,12 @@ cdef int check_node_ids(Machine mem, object numbers) except -1:
     nids = mem.nids[numbers]
     wrong = (nids < 0) | (nids >= mem.zones.table.nr_nodes)
     if wrong.any():
-        raise AssertionError(f"section {numbers[wrong][0]} is of node {nids[wrong][0]}, which is not there")
+        raise AssertionError(f"section {numbers[wrong][0]} is on node {nids[wrong][0]}, which does not exist")
     for nid, count in enumerate(np.bincount(nids, minlength=mem.zones.table.nr_nodes).tolist()):
         if mem.zones.table.nodes[nid].nr_sections != <uint64_t>count:
             raise AssertionError(f"node {nid} has {mem.zones.table.nodes[nid].nr_sections} sections, and {count} are of it")
         if count and not mem.zones.table.nodes[nid].online:
-            raise AssertionError(f"node {nid} has {count} sections, and is not there")
+            raise AssertionError(f"node {nid} has {count} sections but does not exist")
     return 0
 
 
@@ -132,7 +132,7 @@ cdef int check_zones(Machine mem, object areas) except -1:
                 f"memory")
         if tally["prepared"]:
             if not mem.zones.table.nodes[z / types].online:
-                raise AssertionError(f"{name} has pages, and its node is not there")
+                raise AssertionError(f"{name} has pages but its node does not exist")
             if tally["first"] < zone.start_pfn or tally["last"] >= zone.start_pfn + zone.spanned_pages:
                 raise AssertionError(f"pages {tally['first']:#x}-{tally['last']:#x} lie outside the span of {name}")
         present = tally["managed"] + offline_pages(mem, z) if mem.rules.present_at_online else tally["prepared"]
@@ -141,7 +141,7 @@ cdef int check_zones(Machine mem, object areas) except -1:
         values = [zone.min, zone.low, zone.high, zone.pcp_batch, zone.pcp_high, zone.pageset_batch, zone.pageset_high,
                   zone.pcp_high_max, zone.stat_threshold, zone.boost] + [zone.protection[i] for i in range(types)]
         if not all([0 <= value < _MOST for value in values]):
-            raise AssertionError(f"{name}: a watermark, reserve or list size is none: {values}")
+            raise AssertionError(f"{name}: invalid watermark, reserve or list size: {values}")
     return 0
 
 
@@ -161,7 +161,7 @@ cdef uint64_t offline_pages(Machine mem, int z) except? 0xFFFFFFFFFFFFFFFF:
 cdef int check_nodes(Machine mem) except -1:
     """A node spans its zones."""
     if not mem.zones.table.nodes[0].online:
-        raise AssertionError("node 0 is not there")
+        raise AssertionError("node 0 does not exist")
     for nid, node in mem.nodes.items():
         spans = [(zone.start_pfn, zone.start_pfn + zone.spanned_pages) for zone in node.zones if zone.spanned_pages]
         if spans and node.start_pfn > min([start for start, _ in spans]):
@@ -242,7 +242,7 @@ cdef int check_group(Machine mem, object group) except -1:
     if group is not None:
         name, unit = group
         if not isinstance(name, str) or not 0 < unit <= mem.max_pfn:
-            raise AssertionError(f"a dynamic memory group is a name and pages, not {group!r}")
+            raise AssertionError(f"a dynamic memory group must be a name and pages, not {group!r}")
     return 0
 
 
@@ -281,5 +281,5 @@ cdef int check_settings(Machine mem) except -1:
             raise AssertionError(f"lowmem_reserve_ratio of {mem.zones.names[i]} is {mem.zones.table.ratio[i]}")
     if max(mem.pages_onlined, mem.pages_offlined, mem.pages_migrated, mem.balloon_migrated,
             mem.high_offlined) >= <uint64_t>_MOST:
-        raise AssertionError("a counter of pages is past any number of them")
+        raise AssertionError("a page counter exceeds any number of pages")
     return 0

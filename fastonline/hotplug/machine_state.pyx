@@ -91,7 +91,7 @@ cdef int restore_sections(Machine mem, object state) except -1:
         state["runs"], state["nids"], state["subsections"], state["online"], state["early"], strict=True,
     ):
         if not end <= first < first + nr <= sections.nr_sections or end and first == end:
-            raise ValueError(f"a run of {nr} sections from {first} on, behind {end}")
+            raise ValueError(f"{nr} sections from {first}, past {end}")
         end = first + nr
         sections.sparse_add_section(first << sections.pfn_section_shift, nr << sections.pfn_section_shift, False)
         if not 0 <= as_array(nids, np.int16, (nr,)).min() <= nids.max() < mem.zones.table.nr_nodes:
@@ -167,7 +167,7 @@ cdef object as_array(object array, object dtype, tuple shape):
 
 cdef bint as_flag(object value) except -1:
     if not isinstance(value, bool):
-        raise TypeError(f"a flag is True or False, not {value!r:.80}")
+        raise TypeError(f"a flag must be True or False, not {value!r:.80}")
     return value
 
 

@@ -66,7 +66,7 @@ cdef int check_memmap(Machine mem, uint64_t first, uint64_t end) except -1:
         for pfn, count in mem.memmap_of.get(section, ()):
             order = count.bit_length() - 1
             if not first * unit <= pfn < end * unit and not mem.pages.freeable(pfn, order):
-                raise HotplugError.of(errno.EBUSY, f"the memmap of section {section} at {pfn:#x} is not in use any more")
+                raise HotplugError.of(errno.EBUSY, f"the memmap of section {section} at {pfn:#x} is no longer in use")
     return 0
 
 

@@ -83,7 +83,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     ):
         cdef list boot_ranges
         if self.geometry is not None:
-            raise RuntimeError("__init__ was called already; a Memory is one machine for good")
+            raise RuntimeError("__init__ was called already (make another Memory instead)")
         try:
             if rules is None:
                 rules = LINUX_6_12
@@ -170,7 +170,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         cdef uint64_t node = as_uint64(nid, "nid")
         cdef int workers = as_threads(threads)
         if not isinstance(name, str):
-            raise TypeError(f"the name of a resource is text, not {name!r}")
+            raise TypeError(f"a resource name must be a str, not {name!r}")
         if group is not None:
             group = as_group(group)
         _held = self.mem_hotplug_begin("add_memory")
@@ -274,7 +274,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         HotplugError EINVAL when another callback is set (set_online_page_callback, 6.1).
         """
         if not callable(callback):
-            raise TypeError(f"an online_page_callback is called, and {callback!r} cannot be")
+            raise TypeError(f"an online_page_callback must be callable, not {callback!r}")
         _held = self.lock.hold()
         if self.online_page_callback is not None:
             raise HotplugError.of(errno.EINVAL, f"another online_page_callback is set: {self.online_page_callback!r}")
@@ -592,7 +592,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
             machine.unmake_machine(mem)
             if isinstance(e, (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError,
                     ValueError)):
-                raise ValueError(f"not the state of a machine: {e}") from None
+                raise ValueError(f"invalid machine state: {e}") from None
             raise
         return mem
 

@@ -69,7 +69,7 @@ class MovablePages:
         pfns = alloc_movable(self._mem, nr, movable_zonelist(self._mem, nid))
         try:
             if len(pfns) < nr:
-                raise MemoryError(f"{nr} movable pages were asked for, {len(pfns)} can be had")
+                raise MemoryError(f"cannot allocate {nr} movable pages: {len(pfns)} are available")
             self.adopt(pfns)
         except BaseException:
             free_movable(self._mem, pfns)
@@ -112,7 +112,7 @@ class MovablePages:
         keep = np.ones(len(self.pfns), bool)
         keep[indices] = False
         if len(self.pfns) - np.count_nonzero(keep) < len(indices):
-            raise ValueError("a page is to be freed twice")
+            raise ValueError("a page is given twice")
         kept = self.pfns[keep]
         free_movable(self._mem, self.pfns[indices])
         self._own(kept)
@@ -255,10 +255,10 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
             log += _failure_log(stuck, leaving, nodes if len(order) < wanted else (), highest)
             what = f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)}"
             if contig or not mem.rules.offline_times_out:
-                raise HotplugError.of(errno.EINTR, f"{what} have nowhere to move to: the kernel would try on")
+                raise HotplugError.of(errno.EINTR, f"{what} cannot be migrated: no free pages (the kernel would keep trying)")
             if len(order) < wanted:
-                raise HotplugError.of(errno.ENOMEM, f"{what} have nowhere to move to")
-            raise HotplugError.of(errno.EAGAIN, f"{what} are held: timed out")
+                raise HotplugError.of(errno.ENOMEM, f"{what} cannot be migrated: no free pages")
+            raise HotplugError.of(errno.EAGAIN, f"{what} are pinned: timed out")
         # what another thread allocated before the free pages were isolated is nobody's to take
         used = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(PG_tail)) == PAGE_IN_USE
         used &= ~emptied

@@ -87,7 +87,7 @@ class NotifierChain(ChainCalls):
         be called.
         """
         if not callable(callback):
-            raise TypeError(f"a memory notifier is called, and {callback!r} cannot be")
+            raise TypeError(f"a memory notifier must be callable, not {callback!r}")
         at = next((i for i, (_, other) in enumerate(self.chain) if other < priority), len(self.chain))
         self.chain.insert(at, (callback, priority))
         return callback

@@ -66,11 +66,12 @@ cdef int check_offlinable(Machine mem, uint64_t start, uint64_t nr) except -1:
     check_present(mem, start, nr, "offline_pages")
     where = pfn_range(start, nr)
     if start & (block - 1) or (start + nr) % (<uint64_t>1 << mem.sections.pfn_section_shift if mem.aligned else block):
-        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: not whole pageblocks (2.6.25) or sections (6.1)")
+        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: the start must be pageblock-aligned, the end "
+            f"{'section' if mem.aligned else 'pageblock'}-aligned")
     if not mem.sections.all_in(mem.sections.whole, start, nr) and mem.pages.weigh(PG_prepared, start, nr) != nr:
-        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: some of it is not online")
+        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: part of it is not online")
     if mem.pages.area_run(start, start + nr) != nr:
-        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: it lies in several zones")
+        raise HotplugError.of(errno.EINVAL, f"offline_pages of {where}: it spans several zones")
     return page_zone(mem, start)
 
 

@@ -144,7 +144,7 @@ cdef int check_preparable(Machine mem, uint64_t start, uint64_t nr) except -1:
     # only a section that was there at boot can have holes
     if not mem.sections.none_in(mem.sections.early, start, nr) and \
             sum([part for _, part in mem.resources.within(start, nr)]) != nr:
-        raise HotplugError.of(errno.EINVAL, f"onlining of {pfn_range(start, nr)}: some of it is not memory")
+        raise HotplugError.of(errno.EINVAL, f"onlining of {pfn_range(start, nr)}: part of it is not present")
     return 0
 
 

@@ -147,7 +147,7 @@ cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
     while nr > there and out_of_memory(mem, order):
         there = blocks_in_zones(mem, asked, order, nr)
     if nr > there:
-        raise MemoryError(f"{nr} blocks of order {order} were asked for, {there} are free")
+        raise MemoryError(f"cannot allocate {nr} blocks of order {order}: {there} are free")
     pfns = np.empty(nr, np.int64)
     if nr == 0:
         return pfns

@@ -84,7 +84,7 @@ cdef int load_page_map(
         mem.zones.need_node(nid)
         table.nodes[nid].online = True
         if not nr or nr > mem.max_pfn or start > mem.max_pfn - nr:
-            raise ValueError(f"there is no memory of {nr} pages at pfn {start:#x}")
+            raise ValueError(f"invalid memory range of {nr} pages at pfn {start:#x}")
         mem.sections.sparse_add_section(start, nr, early)
         mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
         if not early:
@@ -98,7 +98,7 @@ cdef int load_page_map(
         mem.zones.need_node(known.nid)
         table.nodes[<int>known.nid].online = True      # a node without memory too
         if (known.nid, known.name) not in mem.zones:
-            raise ValueError(f"there is no zone {known.name} on node {known.nid} with rules {mem.rules.name}")
+            raise ValueError(f"node {known.nid} has no zone {known.name} under rules {mem.rules.name}")
         if not 0 <= known.start_pfn <= known.start_pfn + known.spanned_pages <= mem.max_pfn:
             raise ValueError(f"zone {known.name} spans {known.spanned_pages} pages at {known.start_pfn:#x}, past the end of "
                 f"memory")
@@ -106,7 +106,7 @@ cdef int load_page_map(
     for start, nr in mem.sections.spans():
         note_prepared(mem, start, nr)
     if np.any(mem.sections.online.owner & ~mem.sections.prepared.owner):
-        raise ValueError("a section is online, and none of its pages is in the page map of a zone")
+        raise ValueError("a section is online but none of its pages is in a zone's page map")
     boot_blocks_online(mem)
     count_sections(mem)
     mem.policy_zone = highest_kernel_zone(mem)
@@ -180,7 +180,7 @@ cdef tuple checked_runs(object known):
     starts, lengths, states = [np.ascontiguousarray(column) for column in known.runs]
     if (starts.dtype, lengths.dtype, states.dtype) != (np.uint64, np.uint64, np.uint8) \
             or not starts.shape == lengths.shape == states.shape == (len(starts),):
-        raise ValueError(f"the page map of zone {known.name} is not three arrays of uint64, uint64 and uint8")
+        raise ValueError(f"the page map of zone {known.name} must be three arrays of uint64, uint64 and uint8")
     if len(starts) == 0:
         return starts, lengths, states
     ends, last = starts + lengths, len(starts) - 1

@@ -30,7 +30,7 @@ class Flags:
 
     def __getitem__(self, name):
         if name not in FLAG_NAMES:
-            raise KeyError(f"{name!r} is no page flag; there are {', '.join(FLAG_NAMES)}")
+            raise KeyError(f"unknown page flag {name!r} (expected {', '.join(FLAG_NAMES)})")
         return self._view(name)
 
     def __iter__(self):

@@ -63,7 +63,7 @@ def why_not_offline(mem: Memory, block_nr: int) -> Answer:
         return Answer(block_nr, "online", pfn, f"{len(missing)} pages are a hole, no memory", errno.EINVAL)
     zones = _zones_of(mem, start, nr)
     if len(zones) > 1:
-        return Answer(block_nr, "online", None, f"it lies in several zones: {', '.join(zones)}", errno.EINVAL)
+        return Answer(block_nr, "online", None, f"it spans several zones: {', '.join(zones)}", errno.EINVAL)
     movable, pinned = _movable(mem, start, nr)
     used = _in_use(states)
     stuck = used.copy()

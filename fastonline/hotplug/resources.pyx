@@ -121,11 +121,11 @@ def check_tree(tree):
     while todo:
         depth, last, limit, children = todo.pop()
         if depth > MAX_DEPTH:
-            raise ValueError(f"there are more than {MAX_DEPTH} resources inside one another")
+            raise ValueError(f"resources are nested deeper than {MAX_DEPTH}")
         for start, end, name, inside, is_ram in children:
             if not isinstance(name, str) or not isinstance(is_ram, bool) or not isinstance(inside, (list, tuple)) \
                     or type(start) is not int or type(end) is not int:
-                raise TypeError(f"a resource is two addresses, a name, a list and a flag, not "
+                raise TypeError(f"a resource must be two addresses, a name, a list and a flag, not "
                     f"{(start, end, name, is_ram)!r:.80}")
             if not last <= start < end <= limit:
                 raise ValueError(f"resource {start:#x}-{end - 1:#x} {name:.40} is out of order, or not inside its parent")
@@ -171,7 +171,7 @@ class Resources:
         (see Resource). HotplugError EEXIST when some of it is taken, EINVAL for no range of addresses."""
         end = start + size
         if size <= 0 or start < 0 or end > self._root.end:
-            raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is no range of addresses")
+            raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is not an address range")
         parent, taken = self._place(start, end)
         if taken is not None:
             raise HotplugError.of(

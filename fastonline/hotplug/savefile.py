@@ -82,7 +82,7 @@ def load(path, kind="machine"):
             raise ValueError(f"{path}: truncated or altered: {e}") from None
         try:
             if not isinstance(plain, dict):
-                raise ValueError("it holds no state")
+                raise ValueError("it has no state")
             arrays = _find_arrays(plain)
         except (KeyError, TypeError, ValueError) as e:
             raise ValueError(f"{path}: not a {kind} that fastonline saved: {e}") from None

@@ -117,7 +117,7 @@ cdef int set_nr_cpus(Machine mem, object cpus) except -1:
     numbers = dict(cpus) if isinstance(cpus, Mapping) else {0: cpus}
     numbers = {as_number(node, "a node", 0, MAX_NUMNODES - 1): as_int(nr, "nr_cpus") for node, nr in numbers.items()}
     if not 0 < sum(numbers.values()) <= INT_MAX:
-        raise ValueError("a machine has at least one CPU")
+        raise ValueError("nr_cpus must be at least 1")
     mem.zones.need_node(max(numbers))
     for nid in range(mem.zones.table.nr_nodes):
         mem.zones.table.nodes[nid].nr_cpus = numbers.get(nid, 0)

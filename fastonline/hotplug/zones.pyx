@@ -223,12 +223,12 @@ cdef class Zones:
     def __cinit__(self, geometry, rules, Engine engine not None, nr_nodes):
         cdef int i
         if not isinstance(geometry, Geometry) or not isinstance(rules, Rules):
-            raise TypeError(f"zones are made of a Geometry and Rules, not {geometry!r} and {rules!r}")
+            raise TypeError(f"expected a Geometry and Rules, not {geometry!r} and {rules!r}")
         names = [name for name, _ in geometry.zone_limits] + ["Movable"]
         if rules.zone_device:
             names.append("Device")
         if len(names) > MAX_NR_ZONES:
-            raise ValueError(f"{len(names)} zone types, there are at most {MAX_NR_ZONES}")
+            raise ValueError(f"{len(names)} zone types are more than {MAX_NR_ZONES}")
         ratios = dict(rules.lowmem_reserve_ratio)
         self.names = tuple(names)
         self.types = {name: i for i, name in enumerate(names)}
@@ -284,7 +284,7 @@ cdef class Zones:
         if nodes != NULL:
             self.table.nodes = nodes
         if zones == NULL or nodes == NULL:
-            raise MemoryError(f"no memory for node {nid}")
+            raise MemoryError(f"cannot allocate node {nid}")
         memset(&self.table.zones[before * self.table.nr_types], 0, (nr - before) * self.table.nr_types * sizeof(struct_zone))
         memset(&self.table.nodes[before], 0, (nr - before) * sizeof(pgdat))
         self.table.nr_nodes = nr
@@ -382,7 +382,7 @@ cdef class Zones:
     cdef int node_nr(self, object nid) except -2:
         """The number of a node, or -1 for one that there is no room for. TypeError for what is no number."""
         if not is_number(nid):
-            raise TypeError(f"a node is an int, not {nid!r}")
+            raise TypeError(f"a node must be an int, not {nid!r}")
         nid = index(nid)
         return nid if 0 <= nid < self.table.nr_nodes else -1
 

@@ -186,7 +186,7 @@ class Capture:
         """What util-linux's lsmem of version `style` printed of the captured blocks, whose removable files before 5.7 told them
         apart. ValueError in a kernel without memory hot-plug."""
         if not self.blocks:
-            raise ValueError("there are no memory blocks in it: the kernel has no memory hot-plug")
+            raise ValueError("no memory blocks: the kernel has no memory hot-plug")
         rows = [(block.nr, block.state, block.removable) for block in parse_blocks(self.blocks)]
         return lsmem_text(rows, self.block_size_bytes, style)
 
@@ -257,7 +257,7 @@ def _read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     state = savefile.load(path, "capture")
     try:
         if set(state) != set(_KINDS):
-            raise ValueError("it has other parts")
+            raise ValueError("it has unknown parts")
         return state | {"quiet": {(int(nid), str(name)): bool(quiet) for nid, name, quiet in state["quiet"]}}
     except (TypeError, ValueError) as e:
         raise ValueError(f"{path}: not a capture that fastonline saved: {e}") from None
@@ -268,7 +268,7 @@ def _read_directory(path: Path) -> dict[str, Any]:
     def text(name: str, default: str | None = None) -> str:
         if not (path / name).exists():
             if default is None:
-                raise ValueError(f"{path}: not a capture: there is no {name} in it")
+                raise ValueError(f"{path}: not a capture: it has no {name}")
             return default
         return read(path / name)
 
@@ -309,7 +309,7 @@ def _read_directory(path: Path) -> dict[str, Any]:
 def _read_runs(path: Path) -> tuple[Any, Any, Any]:
     """start, length and flags from pages.npz of a directory."""
     if not (path / "pages.npz").exists():
-        raise ValueError(f"{path}: not a capture: there is no pages.npz in it")
+        raise ValueError(f"{path}: not a capture: it has no pages.npz")
     try:
         return _page_map(*read_arrays(path / "pages.npz", ("start", "length", "flags")))
     except ValueError as e:
@@ -319,7 +319,7 @@ def _read_runs(path: Path) -> tuple[Any, Any, Any]:
 def _page_map(*runs: Any) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
     """The arrays of a page map as uint64. ValueError where they are none."""
     if any(array.ndim != 1 or array.dtype.kind != "u" or array.shape != runs[0].shape for array in runs):
-        raise ValueError("the page map is not three arrays of unsigned integers, equally long")
+        raise ValueError("the page map must be three unsigned integer arrays of equal length")
     start, length, flags = (array.astype(np.uint64) for array in runs)
     ends = start + length
     if not len(ends) or start[0] != 0 or np.any(ends <= start) or np.any(ends[:-1] != start[1:]):

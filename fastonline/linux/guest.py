@@ -320,7 +320,7 @@ class Guest:
     def alloc(self, region, nr_pages):
         """A program allocates and touches memory. MemoryError where there is none; ValueError for a region that is there."""
         if region in self.regions:
-            raise ValueError(f"region {region} is there already")
+            raise ValueError(f"region {region} exists already")
         if nr_pages > self.mem.totalram_pages:
             raise MemoryError(f"{nr_pages} pages are more than the guest has")
         self.regions[region] = Region(self, nr_pages)
@@ -396,7 +396,7 @@ class Guest:
         if len(pfns) < nr_pages:
             for pfn in pfns:
                 self.mem.pcp.free_kernel(pfn)
-            raise MemoryError(f"{nr_pages} pages of kernel memory were asked for, {len(pfns)} can be had")
+            raise MemoryError(f"cannot allocate {nr_pages} pages of kernel memory: {len(pfns)} are available")
 
     def drop_caches(self):
         """The page cache is given back."""

@@ -33,7 +33,7 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
     """All fields of a Capture. A window of the page map (a zone, or zones that overlap) is read up to `attempts` times, until
     buddyinfo says the same of its zones before and after."""
     if attempts < 1:
-        raise ValueError(f"the page map is read at least once, not {attempts} times")
+        raise ValueError(f"attempts must be at least 1, not {attempts}")
     zoneinfo = read(root / "proc/zoneinfo")
     page_size = os.sysconf("SC_PAGE_SIZE")
     iomem = "".join(

@@ -40,7 +40,7 @@ class PageTypes:
         what that kernel computes. ValueError for a map that no machine has."""
         mem = machine_of_map(geometry_of("x86_64", 4096), self.start, self.length, self.flags, engine, rules)
         if not mem.totalram_pages:
-            raise ValueError(f"{self.source}: there is no page frame in it")
+            raise ValueError(f"{self.source}: it lists no page frames")
         return mem
 
 

@@ -31,7 +31,7 @@ _MAX_PAGES = 1 << 30
 def check_size(pages: int, end_pfn: int) -> None:
     """ValueError for more pages, or a higher end, than a machine is made of on the word of a text."""
     if pages > _MAX_PAGES or end_pfn > 16 * _MAX_PAGES:
-        raise ValueError(f"{pages} pages up to {end_pfn:#x} are more than a machine is made of here ({_MAX_PAGES})")
+        raise ValueError(f"{pages} pages up to {end_pfn:#x} exceed the largest machine ({_MAX_PAGES})")
 
 
 def page_size_of(arch: str, orders: int) -> int:

@@ -53,7 +53,7 @@ class Recording:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as e:
-            raise RecordingError(f"{path}: no recording, or a truncated one: {e}") from None
+            raise RecordingError(f"{path}: not a recording, or truncated: {e}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise RecordingError(f"{path}: not a recording of format {FORMAT}")
         wanted = {"name": str, "kernel": str, "machine": dict, "page_size": int, "params": dict, "initial": dict, "steps": list}
@@ -70,10 +70,10 @@ class Recording:
                 if step[key] is not None and not isinstance(step[key], kinds):
                     raise RecordingError(f"{where}: {key!r} is not {str(step[key])[:80]!r}")
                 if kinds is list and not all(isinstance(text, str) for text in step[key] or ()):
-                    raise RecordingError(f"{where}: {key!r} is a list of texts")
+                    raise RecordingError(f"{where}: {key!r} must be a list of str")
             first = step.get("covers_from")
             if first is not None and not (isinstance(first, int) and 0 <= first <= index):
-                raise RecordingError(f"{where}: 'covers_from' is no step before it: {first!r}")
+                raise RecordingError(f"{where}: 'covers_from' must name an earlier step, not {first!r}")
             for op in step.get("ops", [step]):
                 if not isinstance(op, dict) or not isinstance(op.get("op"), str) or op["op"] not in OPS:
                     raise RecordingError(f"{where}: unknown op {op.get('op') if isinstance(op, dict) else op!r}")

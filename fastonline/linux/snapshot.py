@@ -61,7 +61,7 @@ class Snapshot:
     def buddyinfo(self) -> str:
         """The text of /proc/buddyinfo. ValueError when the source has no free blocks."""
         if not self.free:
-            raise ValueError(f"{self.source}: there is no buddyinfo in it")
+            raise ValueError(f"{self.source}: it has no buddyinfo")
         return "".join(
             f"Node {nid}, zone {name:>8} " + "".join(f"{n:6} " for n in counts) + "\n"
             for (nid, name), counts in self.free.items()
@@ -70,7 +70,7 @@ class Snapshot:
     def lsmem(self, style: str = "2.38") -> str:
         """What util-linux's lsmem of version `style` prints. ValueError when the source has no memory blocks."""
         if not self.blocks:
-            raise ValueError(f"{self.source}: there are no memory blocks in it")
+            raise ValueError(f"{self.source}: it has no memory blocks")
         rows = [(block.nr, block.state, block.removable) for block in self.blocks]
         return lsmem_text(rows, self.block_size, style, self.memmap_on_memory)
 
@@ -87,7 +87,7 @@ class Snapshot:
 
     def _machine(self, engine, rules):
         if not self.zones and not self.blocks:
-            raise ValueError("there are neither zones nor memory blocks in it")
+            raise ValueError("it has neither zones nor memory blocks")
         geometry = geometry_of(self.arch, self.page_size, len(next(iter(self.free.values()), ())))
         if self.block_size and self.block_size < geometry.section_size:
             geometry = replace(geometry, section_size_bits=self.block_size.bit_length() - 1)

@@ -87,7 +87,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
             return Capture.load(path)
         if is_tree(path):
             return read_tree(path)
-        raise ValueError(f"{path}: not a capture: there is no pages.npz in it, nor /sys or /proc files")
+        raise ValueError(f"{path}: not a capture: it has no pages.npz and no /sys or /proc files")
     kind = savefile.kind_of(path)
     if kind is not None:
         return Saved(load(path)) if kind == "machine" else Capture.load(path)

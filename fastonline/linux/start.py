@@ -89,6 +89,6 @@ def _span(line):
     """(first byte, size, name) of a line of iomem."""
     found = re.fullmatch(r"(?:  )*0x([0-9a-f]+)-0x([0-9a-f]+) (.+)", line)
     if not found:
-        raise ValueError(f"{line!r} is no line of iomem")
+        raise ValueError(f"{line!r} is not a line of iomem")
     first, last = int(found[1], 16), int(found[2], 16)
     return first, last + 1 - first, found[3]

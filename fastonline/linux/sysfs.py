@@ -23,7 +23,7 @@ def export_sysfs(mem: Memory, directory: P) -> P:
     """
     root = os.path.join(directory, "sys")
     if os.path.lexists(root):
-        raise FileExistsError(errno.EEXIST, "there is a tree already: give another directory, or remove it first", root)
+        raise FileExistsError(errno.EEXIST, "the directory has a tree already: remove it or give another", root)
     missing = _missing_directories(directory)
     beside = os.path.join(directory, f".{secrets.token_hex(8)}")
     try:

@@ -142,7 +142,7 @@ def replay_trace(
     if not seen:
         raise TextError(path, 1, "no mm_page_alloc or mm_page_free found")
     if end > geometry.max_pfn:
-        raise ValueError(f"{path}: page {end - 1:#x} is behind the end of memory in {geometry.name}")
+        raise ValueError(f"{path}: page {end - 1:#x} is past the end of memory in {geometry.name}")
     unit = geometry.pages_per_section
     sections = np.array(sorted({pfn // unit for pfn in known} or {0}), np.uint64) * np.uint64(unit)
     whole = np.full(len(sections), unit, np.uint64)

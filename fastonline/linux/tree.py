@@ -43,7 +43,7 @@ def read_tree(path: str | os.PathLike[str]) -> Snapshot:
     """
     root = _root(Path(path))
     if root is None:
-        raise ValueError(f"{path}: there is neither {_MEMORY} nor a zoneinfo or buddyinfo in it")
+        raise ValueError(f"{path}: it has neither {_MEMORY} nor a zoneinfo or buddyinfo")
     snapshot = Snapshot(source=str(path))
     zoneinfo, buddyinfo, iomem = (_text(root, name) for name in ("zoneinfo", "buddyinfo", "iomem"))
     if zoneinfo:
