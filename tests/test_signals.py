@@ -235,10 +235,12 @@ def test_ctrl_c_comes_out_of_a_call_as_itself(engine):
             signal.signal(signal.SIGALRM, lambda signum, frame: os.kill(os.getpid(), signal.SIGINT))
             with contextlib.suppress(KeyboardInterrupt):
                 signal.setitimer(signal.ITIMER_REAL, 0.00005 + nr * 0.00002)
-                with contextlib.suppress(fo.HotplugError):
-                    guest.mem.offline_pages(FIRST + 2 * S, 2 * S)
-                time.sleep(0.001)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+                try:
+                    with contextlib.suppress(fo.HotplugError):
+                        guest.mem.offline_pages(FIRST + 2 * S, 2 * S)
+                    time.sleep(0.002)
+                finally:      # in here, where a late signal is expected too
+                    signal.setitimer(signal.ITIMER_REAL, 0)
             guest.mem.validate()
             assert guest.in_use() == guest.owned() == 800
 
