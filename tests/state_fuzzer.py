@@ -212,7 +212,7 @@ def exercise(rng, mem):
     for look in (mem.buddyinfo, mem.zoneinfo, mem.pagetypeinfo, mem.lsmem, mem.stats):
         look()
     for block in mem.blocks.values():
-        block.state, block.node, block.valid_zones
+        _ = block.state, block.node, block.valid_zones
     for nid in mem.nodes:
         mem.zones.has_memory(nid)
     pages = []

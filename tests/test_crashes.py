@@ -6,6 +6,7 @@ import pickle
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -471,7 +472,7 @@ def test_out_of_memory_changes_nothing(engine, call):
             ],
         }
         before = snapshot(mem)
-        pages = int(open("/proc/self/statm").read().split()[0])
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
         unlimited = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (8 << 20), unlimited))
         with contextlib.suppress(MemoryError):

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fastonline.errors import HotplugError, is_number, pfn_range, range_list
+from fastonline.errors import HotplugError, invalid_name, is_number, pfn_range, range_list
 
 
 def test_hotplug_error_is_an_oserror_with_the_kernels_errno():
@@ -34,3 +34,11 @@ def test_range_list(numbers, text):
 ])
 def test_is_number(value, expected):
     assert is_number(value) is expected
+
+
+def test_an_invalid_name_gets_the_nearest_one():
+    error = invalid_name("engine", "bitmpa", ("bitmap", "struct_page"))
+    assert type(error) is ValueError
+    assert str(error) == "invalid engine 'bitmpa' (expected bitmap, struct_page); did you mean 'bitmap'?"
+    assert str(invalid_name("geometry", "arm64-4K", ["X86_64", "ARM64_4K"])).endswith("did you mean 'ARM64_4K'?")
+    assert str(invalid_name("driver", 7, ["xen"])) == "invalid driver 7 (expected xen)"

@@ -71,7 +71,7 @@ class Paths:
         self.mem.zones["DMA32"]
 
     def free_pages(self):
-        self.zone.free_pages
+        return self.zone.free_pages
 
     def stats(self):
         self.mem.stats()

@@ -136,7 +136,7 @@ def kernel_pages(guest):
     take(guest, pcp.alloc_kernel, (0, 1, 3, 0, 0, 2))
     for z in range(len(guest.mem.zones)):
         pcp.drain(z)
-    pcp.settle()
+    pcp.background_work()
 
 
 def settings(guest):

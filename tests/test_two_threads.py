@@ -191,7 +191,7 @@ def look(w):
 def read_texts(w):
     w.mem.buddyinfo(), w.mem.zoneinfo(), w.mem.pagetypeinfo(), w.mem.lsmem(), repr(w.mem)
     for block in w.mem.blocks.values():
-        block.state, block.start_pfn
+        _ = block.state, block.start_pfn
 
 
 def validate(w):

@@ -472,7 +472,7 @@ def test_a_refused_call_recomputes_nothing(engine):
 
     def dies(pfn, order):
         mem.generic_online_page(pfn, order)
-        mem.zones["Normal"].min
+        _ = mem.zones["Normal"].min
         raise KeyError(pfn)
 
     with mem.set_online_page_callback(dies), pytest.raises(KeyError):

@@ -506,7 +506,7 @@ class PerCpuPages:
             pcp.boost = min(pcp.boost + pages, max(pages, zone.high * 3 // 2))
 
     @uninterrupted
-    def settle(self):
+    def background_work(self):
         """Time passes: kswapd has run, no watermark is boosted; vmstat_update has, the counters show everything; in kernel
         zones single pages were taken and freed, so that no batch is larger than one."""
         for z, pcp in self._zones.items():

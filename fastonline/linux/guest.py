@@ -168,7 +168,7 @@ class Guest:
         self._boot_zone = zone = self._preferred()
         self._devices = {}       # memory block -> pages of the slabs that its device takes
         self._unread = []        # of them, those whose files nobody has read
-        self._settled_zone = zone    # the zone that was preferred after the step before
+        self._last_zone = zone    # the zone that was preferred after the step before
         self._read_zone = zone       # the zone that single pages have been taken from
         self._blocks_read = 0        # memory blocks whose files have been read since boot
         self._inode_zones = {zone}   # zones that slabs of inodes have been taken from
@@ -444,13 +444,13 @@ class Guest:
             for pfn in self._stacks.pop(nid):
                 self.mem.pcp.free_kernel(pfn)
 
-    def settle(self, observed=True):
+    def finish_step(self, observed=True):
         """The kernel works on after a step: caches need new slabs for the first block that goes online, and for what is said
         of one that went offline, which has shrunk them (slab_mem_going_offline_callback). Where nobody has `observed` the step,
         no file was read and nothing is needed."""
         self._replace_evicted()
         if not observed:
-            self.mem.pcp.settle()
+            self.mem.pcp.background_work()
             return
         self.look()
         if "offline" in self._happened:
@@ -462,8 +462,8 @@ class Guest:
         self._happened.clear()
         self._start_threads()
         zone = self._preferred()
-        if zone == self._settled_zone != self._read_zone:
+        if zone == self._last_zone != self._read_zone:
             self._take(1)
             self._read_zone = zone
-        self._settled_zone = zone
-        self.mem.pcp.settle()
+        self._last_zone = zone
+        self.mem.pcp.background_work()

@@ -160,7 +160,7 @@ class Recording:
                 reason = reason or str(e)
                 answers.append(0)
             guest.retry()
-        guest.settle(any(recorded[key] is not None for key in ("state", "uevents", "kmsg")))
+        guest.finish_step(any(recorded[key] is not None for key in ("state", "uevents", "kmsg")))
         heard.append(tuple([text for kind, text in seen if kind == which] for which in ("uevent", "kmsg")))
         step = Step(
             index, _name(recorded), next(filter(None, answers), None if set(answers) == {None} else 0),
