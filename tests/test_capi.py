@@ -108,7 +108,7 @@ def test_constants_are_one_list():
 
 def test_memory_refuses_what_is_none():
     for call in (API.memory, API.own):
-        with pytest.raises(TypeError, match="no fastonline.Memory: 7"):
+        with pytest.raises(TypeError, match="expected a fastonline.Memory, not 7"):
             call(7)
 
 

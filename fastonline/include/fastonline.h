@@ -60,7 +60,7 @@ typedef struct fastonline_memory fastonline_memory;
 typedef struct fastonline_api {
     int abi;                            /* FASTONLINE_ABI of the fastonline that is installed */
 
-    fastonline_memory *(*memory)(PyObject *object);     /* NULL and TypeError: it is no fastonline.Memory */
+    fastonline_memory *(*memory)(PyObject *object);     /* NULL and TypeError if it is not a fastonline.Memory */
     PyObject *(*own)(PyObject *object);                 /* new reference: the machine is this thread's until it goes */
 
     /* 1: went online; 0: was not Reserved; -EINVAL: not there or not prepared */
