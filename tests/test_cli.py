@@ -126,7 +126,8 @@ def test_profile_plot_without_matplotlib(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", [QUICK, ["balloon", "xen", "1G"]], ids=["profile", "balloon"])
 @pytest.mark.parametrize(
-    ("file", "says"), [("p.doc", "unknown picture format 'doc'"), ("p", "unknown picture format ''"), ("no/p.png", "No such file")]
+    ("file", "says"),
+    [("p.doc", "unknown picture format 'doc'"), ("p", "unknown picture format ''"), ("no/p.png", "No such file")],
 )
 def test_what_cannot_be_drawn_is_said_before_the_run(run, tmp_path, command, file, says):
     pytest.importorskip("matplotlib")
