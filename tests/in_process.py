@@ -2,16 +2,21 @@
 
 import os
 import signal
+import sys
 import traceback
 
 
 def in_process(work, seconds=30):
-    """Run work() in a forked child. Returns "" when it returned, else the traceback of its exception; AssertionError when the
-    child ended in a signal or took longer than `seconds`."""
+    """Run work() in a forked child. Returns "" when it returned, else the traceback of its exception. A line follows for each
+    exception that was ignored, since pytest's hook for those lives in the parent. AssertionError when the child ended in a
+    signal or took longer than `seconds`."""
     out, into = os.pipe()
     pid = os.fork()
     if pid == 0:
-        text = "the child could not say what happened"
+        text, ignored = "the child could not say what happened", []
+        sys.unraisablehook = lambda found: ignored.append(
+            f"ignored in {found.object!r}: {found.exc_type.__name__}: {found.exc_value}\n"
+        )
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(seconds)
@@ -21,7 +26,7 @@ def in_process(work, seconds=30):
             except BaseException:
                 text = traceback.format_exc()
             with open(into, "w") as file:
-                file.write(text)
+                file.write(text + "".join(ignored))
         finally:
             os._exit(0)
     os.close(into)

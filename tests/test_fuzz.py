@@ -18,7 +18,7 @@ from conftest import SMALL_64, snapshot
 import fastonline as fo
 from fastonline.drivers.table import read_targets
 
-SECONDS = float(os.environ.get("FASTONLINE_FUZZ_SECONDS", "8"))
+SECONDS = float(os.environ.get("FASTONLINE_FUZZ_SECONDS", "3"))
 SEED = int(os.environ.get("FASTONLINE_FUZZ_SEED", "1"))
 REFUSALS = (ValueError, TypeError, OverflowError, OSError, MemoryError)
 NUMBERS = (-1, 0, 1, 2, 63, 64, 255, 256, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 1 << 64, 1 << 200)
