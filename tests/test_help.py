@@ -107,6 +107,7 @@ def test_the_package_tells_of_every_name():
 def test_signatures_can_be_read():
     text = pydoc.plain(pydoc.render_doc(fo.Memory))
     assert str(inspect.signature(fo.Memory)).startswith("(geometry, boot=None, rules=None, engine='bitmap', max_memory=None, ")
-    assert " |  Memory(geometry, boot=None, rules=None, engine='bitmap', " in text
-    assert "mark_pages_onlined(self, start_pfn, nr_pages=1, order=None)" in text
+    joined = re.sub(r"[\s|]+", "", text)     # 3.13 breaks long signatures into lines
+    assert "Memory(geometry,boot=None,rules=None,engine='bitmap'," in joined
+    assert "mark_pages_onlined(self,start_pfn,nr_pages=1,order=None)" in joined
     assert max(map(len, text.splitlines())) < 160 and " at 0x" not in text
