@@ -42,6 +42,15 @@ def build(directory, installed):
     run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=directory, path=installed)
 
 
+def test_an_example_installs_with_pip(installed, tmp_path):
+    """Expect the README's pip command to build the wheel of an embedding program."""
+    tree = tmp_path / "cython"
+    shutil.copytree(EXAMPLES / "cython", tree)
+    pip = (sys.executable, "-m", "pip", "-q", "wheel", "--no-build-isolation", "--no-deps", "-w", "out", ".")
+    run(*pip, cwd=tree, path=installed)
+    assert [path.name.partition("-")[0] for path in (tree / "out").iterdir()] == ["simulator"]
+
+
 @pytest.mark.parametrize("language, expected", [
     ("cython", "32768 294912\n"),       # every page of the block, and 1 GiB beside it
     ("cpp", "17408 16750 658\n"),       # 17 times 4 MiB
