@@ -64,7 +64,7 @@ def test_nodes_and_reserved_pages(engine, rules):
     [
         ([(0, 10), (5, 10)], "overlaps"),
         ([(0, 0)], "empty"),
-        ([(1,)], "a range of boot memory is"),
+        ([(1,)], "a range of boot memory must be"),
         ([(1, 2, 3, 4, 5)], "a range"),
         ([(0, 10, 0, 11)], "reserved"),
         ([(0, 1 << 60)], "goes past"),

@@ -469,7 +469,7 @@ def test_what_is_no_target(size, error):
 def test_bad_input():
     with pytest.raises(ValueError, match="power of two"):
         guest(block_size="3M")
-    with pytest.raises(ValueError, match="no virtio-mem under the rules of 2.6.25"):
+    with pytest.raises(ValueError, match="virtio-mem does not exist under Linux 2.6.25"):
         VirtioMemDriver(Memory(OLD[0], boot="32M", rules=OLD[1]), Domain(Host("64M"), "32M"))
     device = guest().device
     for size in (-(2 << 20), 1 << 40):

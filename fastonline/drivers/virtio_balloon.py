@@ -54,7 +54,7 @@ class BalloonPages(MovablePages):
         offline: bool = True
     ) -> None:
         super().__init__(mem, on_move)
-        self.offline = offline
+        self._offline = offline
 
 
 class VirtioBalloon:

@@ -15,7 +15,8 @@ RATELIMIT_BURST: int
 
 class MovablePages:
     balloon: bool
-    offline: bool
+    @property
+    def offline(self) -> bool: ...
     pinned: int
     mapped: bool
     pfns: NDArray[np.int64]

@@ -26,9 +26,16 @@ __all__ = [
 # in Python code only. NumPy has functions that are Python code, or that call handlers themselves (np.array of a list): what
 # undoes something, or calls such a function in the middle of a step, holds signals back (MachineLock.hold_uninterrupted).
 
+cdef Machine as_machine(object of):
+    """TypeError for what is not a Memory; None would pass for one in compiled code."""
+    if of is None:
+        raise TypeError("expected a fastonline.Memory, not None")
+    return of
+
+
 cdef Held step(object of):
     """The lock of a machine for one step that changes it: no handler comes where the per-CPU lists have a part in it."""
-    cdef Machine mem = of
+    cdef Machine mem = as_machine(of)
     return mem.lock.hold() if mem.pcp is None else mem.lock.hold_uninterrupted()
 
 
@@ -43,28 +50,35 @@ class MovablePages:
     """Single movable pages in use that belong together: the memory of a process, or of a balloon.
 
     mem: the Memory they are of, whose page_owners holds this while it has pages. pfns: int64 array, in the order of their
-    allocation. on_move: called with two arrays, old and new pfns, whenever some of them have moved. offline: the pages are
-    PG_offline, given back to the host.
+    allocation. on_move: called with two arrays, old and new pfns, whenever some of them have moved.
     """
 
     balloon = False
     """Their moving counts as a balloon's (balloon_migrate)."""
-    offline = False
     pinned = 0
     """So many of its first pages are held by a device or a pipe: offline_pages tries to move them, and cannot."""
     mapped = True
     """A program maps them."""
 
     def __init__(self, mem, on_move=None):
-        self._mem = mem
+        self._mem = as_machine(mem)
         self._on_move = on_move
         self.pfns = np.empty(0, np.int64)
+        self._offline = False
+
+    @property
+    def offline(self):
+        """bool: the pages are PG_offline, given back to the host."""
+        return self._offline
 
     def __len__(self):
         return len(self.pfns)
 
     def alloc(self, nr, nid=0):
-        """Take `nr` pages as a program on a CPU of node `nid` gets them. All or nothing: MemoryError."""
+        """Take `nr` pages as a program on a CPU of node `nid` gets them. All or nothing: MemoryError. ValueError for an
+        owner of offline pages."""
+        if self.offline:
+            raise ValueError("an owner of offline pages cannot allocate pages that are in use")
         _held = step(self._mem)
         pfns = alloc_movable(self._mem, nr, movable_zonelist(self._mem, nid))
         try:
@@ -133,8 +147,9 @@ class MovablePages:
             call_back(self._mem, self._on_move, old, new)
 
 
-cdef int call_back(Machine mem, object on_move, object old, object new) except -1:
+cdef int call_back(object of, object on_move, object old, object new) except -1:
     """Signal handlers may come in a user's callback."""
+    cdef Machine mem = as_machine(of)
     cdef int nr = mem.lock.begin_callback()
     try:
         on_move(old, new)

@@ -345,7 +345,7 @@ cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) exce
     outside = batch_outside_prepared(mem, batch)
     if outside >= 0:
         mem.pages.ungather(batch)
-        check_pfn(mem, outside, "a pfn")
+        check_pfn(mem, batch.end - 1, "a pfn")
         raise HotplugError.of(errno.EINVAL, f"mark_pfns_onlined: the section of pfn {outside:#x} is not present or not "
             f"prepared")
     nid = status_change_nid(mem, batch.first)

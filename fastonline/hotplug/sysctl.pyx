@@ -1,5 +1,6 @@
 import errno
 from collections.abc import Mapping
+from itertools import islice
 
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_number, as_uint64
@@ -85,9 +86,10 @@ def read_lowmem_reserve_ratio(Machine mem not None):
 
 cdef int set_lowmem_reserve_ratio(Machine mem, object ratios) except -1:
     """lowmem_reserve_ratio_sysctl_handler."""
-    values = [as_uint64(ratio, "a lowmem_reserve_ratio") for ratio in ratios]
+    # one more than there may be: the iterable may be endless
+    values = [as_uint64(ratio, "a lowmem_reserve_ratio") for ratio in islice(ratios, mem.zones.table.nr_types + 1)]
     if len(values) > mem.zones.table.nr_types:
-        raise HotplugError.of(errno.EINVAL, f"lowmem_reserve_ratio has {mem.zones.table.nr_types} values, not {len(values)}")
+        raise HotplugError.of(errno.EINVAL, f"lowmem_reserve_ratio has {mem.zones.table.nr_types} values, more were given")
     for i, ratio in enumerate(values):
         mem.zones.table.ratio[<int>i] = ratio
     setup_per_zone_lowmem_reserve(&mem.zones.table)
