@@ -104,3 +104,9 @@ def test_pages_of_a_balloon_become_reserved_alike(engine, rules, nr):
         twin.set_page_reserved(pfn)
     mem.validate()
     assert mem.zoneinfo() == twin.zoneinfo() and mem.zones["HighMem"].present_pages == twin.zones["HighMem"].present_pages
+
+
+def test_a_pfn_past_the_end_is_told_before_an_unprepared_section(engine):
+    mem = Memory(X86_64, boot="128M", engine=engine)
+    with pytest.raises(ValueError, match="out of range"):
+        mem.mark_pfns_onlined([mem.max_pfn - 1, mem.max_pfn])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastonline as fo
-from fastonline.drivers.virtio_balloon import VirtioBalloon
+from fastonline.drivers.virtio_balloon import BalloonPages, VirtioBalloon
 from fastonline.hotplug.migrate import MovablePages
 from fastonline.hotplug.page_alloc import undo_isolate_page_range
 from fastonline.hotplug.pcp import PerCpuPages
@@ -51,7 +51,7 @@ def test_pages_move_and_the_owner_is_told(mem):
 
 def test_a_page_that_nobody_moves_is_busy(mem):
     """Expect EBUSY, nothing moved, everything online."""
-    owner = fo.MovablePages(mem)
+    owner = MovablePages(mem)
     owner.alloc(500)
     block = int(owner.pfns[0]) // BLOCK
     before, text = owner.pfns.copy(), mem.buddyinfo()
@@ -65,7 +65,7 @@ def test_a_page_that_nobody_moves_is_busy(mem):
 
 def test_no_room_to_move_to(mem):
     """Both blocks and all else are full but for 100 pages. Expect EINTR: 100 moved stay moved, each page owned once."""
-    owner = fo.MovablePages(mem)
+    owner = MovablePages(mem)
     owner.alloc(2 * BLOCK)
     free = sum(zone.free_pages for zone in mem.zones.values())
     mem.alloc_pages_bulk(free - 100)
@@ -105,7 +105,7 @@ def test_who_gives_up(engine, rules, full, held):
 
 
 def test_a_veto_moves_nothing(mem):
-    owner = fo.MovablePages(mem)
+    owner = MovablePages(mem)
     owner.alloc(10)
     before = owner.pfns.copy()
     mem.notifiers.register(lambda action, notice: fo.NOTIFY_BAD if action == fo.MEM_GOING_OFFLINE else None)
@@ -176,7 +176,7 @@ def test_pages_leave_in_the_order_of_their_addresses(mem):
 
 
 def test_pinned_pages_stay(mem):
-    owner = fo.MovablePages(mem)
+    owner = MovablePages(mem)
     owner.alloc(10)
     owner.pinned = 3
     block = int(owner.pfns[0]) // BLOCK
@@ -191,7 +191,7 @@ def test_a_block_that_did_not_go_offline_is_used_last(mem):
     """Pages of one block are pinned. Expect its free pages at the end of the free lists when offlining it has failed: the rest
     of its block of the largest order comes first, all else from the other block (undo_isolate_page_range)."""
     mem.pcp = PerCpuPages(mem)
-    owner = fo.MovablePages(mem)
+    owner = MovablePages(mem)
     owner.alloc(16)
     owner.pinned = 16
     block = int(owner.pfns[0]) // BLOCK
@@ -267,7 +267,7 @@ def test_numa_pages_leave_the_node(engine):
     mem.add_memory(32 * BLOCK, 2 * BLOCK, nid=1)
     for nr in (32, 33):
         mem.blocks[nr].online("online_movable")
-    owner = fo.MovablePages(mem)
+    owner = MovablePages(mem)
     owner.alloc(100, nid=1)
     block = int(owner.pfns[0]) // BLOCK
     mem.blocks[block].offline()
@@ -276,7 +276,7 @@ def test_numa_pages_leave_the_node(engine):
 
 
 def test_alloc_is_all_or_nothing(mem):
-    owner = fo.MovablePages(mem)
+    owner = MovablePages(mem)
     text = mem.buddyinfo()
     with pytest.raises(MemoryError):
         owner.alloc(10**7)
@@ -306,3 +306,19 @@ def test_a_process_frees_the_pages_it_wants(engine):
     owner.free_at(range(len(owner)))
     assert len(owner) == 0 and owner not in mem.page_owners
     mem.validate()
+
+
+def test_an_owner_needs_a_machine_and_cannot_go_offline(engine):
+    """None instead of a Memory is a TypeError; whether pages are offline is decided when their owner is made."""
+    mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)
+    with pytest.raises(TypeError, match="expected a fastonline.Memory, not None"):
+        MovablePages(None)
+    owner = MovablePages(mem)
+    owner.alloc(10)
+    with pytest.raises(AttributeError):
+        owner.offline = True
+    balloon = BalloonPages(mem)
+    with pytest.raises(ValueError, match="cannot allocate pages that are in use"):
+        balloon.alloc(1)
+    mem.validate()
+    assert len(owner) == 10 and not len(balloon)

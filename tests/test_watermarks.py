@@ -1,5 +1,6 @@
 """hotplug/watermarks: min_free_kbytes, min/low/high and lowmem_reserve; figures from real kernels where there are any."""
 
+import itertools
 from dataclasses import replace
 from math import isqrt
 
@@ -479,3 +480,11 @@ def test_a_refused_call_recomputes_nothing(engine):
         mem.online_pages(32 * BLOCK, BLOCK)
     assert mem.stats()["watermark_recomputations"] == mem.stats()["pageblocks_scanned"] == mem.stats()["zonelist_builds"] == 0
     mem.validate()
+
+
+def test_an_endless_lowmem_reserve_ratio_is_refused(engine):
+    mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)
+    before = mem.lowmem_reserve_ratio
+    with pytest.raises(fo.HotplugError, match="more were given"):
+        mem.lowmem_reserve_ratio = itertools.count(1)
+    assert mem.lowmem_reserve_ratio == before

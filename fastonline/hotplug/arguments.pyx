@@ -260,7 +260,9 @@ cdef int gather(Machine mem, pfn_batch *batch, object array) except -1:
     pfn = int((array if array.base is None else array.base)[bad])      # as the caller has it, perhaps negative
     if why == BATCH_OUT_OF_RANGE:
         check_pfn(mem, pfn, f"pfns[{bad}]")
-        # past the room made so far, where no section has been added
+        # past the room made so far, where no section has been added; a pfn past the end of memory is a worse mistake
+        for i in np.flatnonzero(array >= mem.max_pfn)[:1].tolist():
+            check_pfn(mem, int(array[i]), f"pfns[{i}]")
         raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: its section is not present")
     raise ValueError(f"pfns[{bad}] = {pfn:#x} is given twice")
 
