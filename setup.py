@@ -96,6 +96,7 @@ SMALL = {
     "fastonline.hotplug.notices",
     "fastonline.hotplug.add_remove",
     "fastonline.hotplug.page_map",
+    "fastonline.hotplug.pages",
     "fastonline.hotplug.machine_state",
     "fastonline.hotplug.invariants",
     "fastonline.hotplug.settings",

@@ -408,3 +408,23 @@ def test_color_on_a_terminal_only(monkeypatch, environ, terminal, colors):
     red, yellow = "\033[31mbitmap  2.1  WORSE\033[0m", "\033[33mNoisy: x\033[0m"
     bold = f"\033[1ma title\033[0m\n{red}\n{yellow}\nplain\n\033[1mthe end\033[0m\n"
     assert common.colored(text, Stream()) == (bold if colors else text)
+
+
+def test_completion(tmp_path):
+    """What argcomplete asks of the program when somebody types `fastonline pro` and Tab, and its answer."""
+    pytest.importorskip("argcomplete", reason="argcomplete is not installed")
+    answer = tmp_path / "answer"
+    line = "fastonline pro"
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n",
+             "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    done = subprocess.run([sys.executable, "-m", "fastonline"], env=os.environ | asked, capture_output=True, timeout=60)
+    assert answer.read_text().split() == ["profile"] and done.stdout == b""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [["--help"], ["profile", "--help"], ["--version"]])
+def test_a_full_disk_is_a_failure(args, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "fastonline", *args], env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+                              stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "fastonline: No space left on device\n")

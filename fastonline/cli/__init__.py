@@ -45,6 +45,16 @@ def make_parser():
     return parser
 
 
+def complete(parser):
+    """Answer the shell's request for completions and exit, when there is one and argcomplete is installed."""
+    if "_ARGCOMPLETE" in os.environ:
+        try:
+            import argcomplete
+        except ImportError:
+            return
+        argcomplete.autocomplete(parser)
+
+
 def main(argv=None):
     """Run one command; returns the exit status."""
     for name in ("stdout", "stderr"):
@@ -54,7 +64,9 @@ def main(argv=None):
             getattr(sys, name).reconfigure(errors="backslashreplace")      # whatever a file's texts hold
     try:
         try:
-            args = make_parser().parse_args(argv)
+            parser = make_parser()
+            complete(parser)
+            args = parser.parse_args(argv)
             return args.run(args)
         finally:
             sys.stdout.flush()      # a broken pipe shows here, not when the interpreter exits
@@ -64,6 +76,10 @@ def main(argv=None):
         unread(sys.stdout)
         return BROKEN_PIPE
     except (ImportError, MemoryError, OSError, OverflowError, ValueError) as e:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            unread(sys.stdout)
         try:
             print(f"fastonline: {describe(e)}", file=sys.stderr)
         except BrokenPipeError:
@@ -79,7 +95,7 @@ def unread(stream):
 
 def describe(error):
     """An exception in one line."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split())
     return text or type(error).__name__

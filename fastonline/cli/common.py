@@ -17,6 +17,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
+    def _print_message(self, message, file=None):
+        """Unlike argparse's own, raise OSError when the message cannot be written: --help onto a full disk is a failure."""
+        if message:
+            (file or sys.stderr).write(message)
+
 
 _BOLD, _RED, _YELLOW, _PLAIN = "\033[1m", "\033[31m", "\033[33m", "\033[0m"
 
