@@ -1,5 +1,6 @@
 """Run a piece of work in a process of its own: one that may end in a signal, or not at all."""
 
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ def in_process(work, seconds=30):
     out, into = os.pipe()
     pid = os.fork()
     if pid == 0:
+        gc.callbacks.clear()    # Hypothesis has one, where a signal's exception would be lost
         text, ignored = "the child could not say what happened", []
         sys.unraisablehook = lambda found: ignored.append(
             f"ignored in {found.object!r}: {found.exc_type.__name__}: {found.exc_value}\n"
