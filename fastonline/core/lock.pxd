@@ -21,7 +21,7 @@ cdef extern from "pythread.h":
     ctypedef void *PyThread_type_lock
 
 cdef enum:
-    LONG_STEP_BITS = 8388608            # bits of state that a step must touch for it to let go of the GIL: 1 MiB, some 100 us
+    LONG_STEP_BITS = 8388608     # bits of state that a step must touch for it to let go of the GIL: 1 MiB, some 100 us
 
 
 cdef class Held:                 # the lock is released when this goes
@@ -51,10 +51,9 @@ cdef class MachineLock:
     cdef Held hold_alone(self)
     # as hold_still, and no signal handler and no fork comes before it goes; handlers that are due run first
     cdef Held hold_uninterrupted(self)
-    # Around a user's callback: handlers and forks may come again. end_callback raises what a handler raises meanwhile, and the
-    # step is uninterrupted again all the same
-    cdef int begin_callback(self) noexcept
-    cdef int end_callback(self, int nr) except -1
+    # Call a user's callback from an uninterrupted step: signal handlers and forks may come while it runs. What a handler raises
+    # then is raised here, and the step is uninterrupted again all the same
+    cdef object call_back(self, object callback, tuple args)
     cdef int wait(self) except -1
     cdef PyThreadState *let_go(self, uint64_t nr_bits) noexcept      # NULL: not worth it, the GIL is kept
     cdef void take_back(self, PyThreadState *thread) noexcept

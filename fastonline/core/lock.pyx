@@ -204,20 +204,19 @@ cdef class MachineLock:
         shut_out(1)
         return held
 
-    cdef int begin_callback(self) noexcept:
+    cdef object call_back(self, object callback, tuple args):
         cdef int nr = self.uninterrupted
         self.uninterrupted = 0
         self.busy -= nr
         self.still -= nr
         let_in(nr)
-        return nr
-
-    cdef int end_callback(self, int nr) except -1:
-        self.uninterrupted += nr
-        self.busy += nr
-        self.still += nr
-        shut_out(nr)
-        return 0
+        try:
+            return callback(*args)
+        finally:
+            self.uninterrupted += nr
+            self.busy += nr
+            self.still += nr
+            shut_out(nr)
 
     cdef int wait(self) except -1:
         """Until nobody else holds it. A holder that did not live through a fork is forgotten, unless it had the machine

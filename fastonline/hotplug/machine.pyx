@@ -189,11 +189,7 @@ cdef int flush_events(Machine mem) except -1:
 
 
 cdef int tell_listeners(Machine mem, list happened) except -1:
-    cdef int nr = mem.lock.begin_callback()
-    try:
-        mem.events.tell(happened)
-    finally:
-        mem.lock.end_callback(nr)
+    mem.lock.call_back(mem.events.tell, (happened,))
     return 0
 
 

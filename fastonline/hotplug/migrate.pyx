@@ -144,18 +144,7 @@ class MovablePages:
     def tell_moved(self, old, new):
         """Call on_move: its pages `old` are at `new` now (int64 arrays)."""
         if self._on_move is not None:
-            call_back(self._mem, self._on_move, old, new)
-
-
-cdef int call_back(object of, object on_move, object old, object new) except -1:
-    """Signal handlers may come in a user's callback."""
-    cdef Machine mem = as_machine(of)
-    cdef int nr = mem.lock.begin_callback()
-    try:
-        on_move(old, new)
-    finally:
-        mem.lock.end_callback(nr)
-    return 0
+            as_machine(self._mem).lock.call_back(self._on_move, (old, new))
 
 
 def alloc_movable(mem, nr, zonelist):

@@ -242,7 +242,7 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
     but for those that somebody has taken, and the exception goes on; counts of frees and merges stay."""
     cdef uint64_t pfn, nr, end, size
     cdef int64_t done = 0
-    cdef int block, handlers
+    cdef int block
     cdef bint stale = mem.zones.table.stale
     cdef dict offline = {}
     callback, given = mem.online_page_callback, []
@@ -260,11 +260,7 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
                     block += 1
                 size = <uint64_t>1 << block
                 given.append((pfn, size))
-                handlers = mem.lock.begin_callback()
-                try:
-                    callback(pfn, block)
-                finally:
-                    mem.lock.end_callback(handlers)
+                mem.lock.call_back(callback, (pfn, block))
                 if mem.pages.weigh(PG_prepared, pfn, size) == size:
                     done += size - mem.pages.weigh(PG_reserved, pfn, size) - mem.pages.weigh(PG_offline, pfn, size)
                 pfn += size

@@ -207,14 +207,9 @@ cdef bint try_again(Machine mem, int64_t pfn, int order) except -1:
 cdef object give_blocks(Machine mem, object pfns, int order):
     """Call arch_alloc_page for blocks that were just taken: int64 array, those that it did not keep. What it raises comes out
     when they are free again."""
-    cdef int nr
     try:
         _held = mem.lock.hold_uninterrupted()     # setdiff1d is Python code
-        nr = mem.lock.begin_callback()
-        try:
-            kept = mem.alloc_hook(pfns, order)
-        finally:
-            mem.lock.end_callback(nr)
+        kept = mem.lock.call_back(mem.alloc_hook, (pfns, order))
         return pfns if kept is None else np.setdiff1d(pfns, kept, assume_unique=True)
     except BaseException:
         free_blocks(mem, pfns, order)
@@ -236,13 +231,11 @@ cdef bint out_of_memory(Machine mem, int order) except -1:
         return False
     before = blocks_in_zones(mem, -1, 0, -1)
     mem.in_oom = True
-    cdef int nr = mem.lock.begin_callback()
     try:
         for notifier in list(mem.oom_notifiers):
-            notifier()
+            mem.lock.call_back(notifier, ())
     finally:
         mem.in_oom = False
-        mem.lock.end_callback(nr)
     return blocks_in_zones(mem, -1, 0, -1) > before
 
 
