@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from bench_scale import sizes
-
-import fastonline as fo
+from paths import full_guest
 
 STEPS = 1 << 14
 FREE = 8        # pages that are free
@@ -15,19 +14,10 @@ def engine(request):
     return request.param
 
 
-def held_machine(engine, nr_pages):
-    """A machine with all of its memory in one zone, and the pfns of its pages, all in use."""
-    mem = fo.Memory(fo.X86_64, engine=engine, max_memory=nr_pages * 4096)
-    mem.add_memory(0, nr_pages)
-    mem.online_pages(0, nr_pages)
-    mem.alloc_contig_range(0, nr_pages)
-    return mem, mem.zone_of(0)
-
-
 @pytest.mark.benchmark(group="turnover")
 @pytest.mark.parametrize("nr_pages", sizes(18, 20, 22, large=(24,)))
 def bench_turnover(measure, engine, nr_pages):
-    mem, zone = held_machine(engine, nr_pages)
+    mem, zone = full_guest(engine, nr_pages)
     held = np.random.default_rng(2008).permutation(nr_pages)[: STEPS].tolist()
     mem.free_pfns(np.setdiff1d(np.arange(nr_pages), held)[:FREE])
 
@@ -49,7 +39,7 @@ def bench_turnover(measure, engine, nr_pages):
 def bench_far_block(measure, nr_pages, order):
     """The only block of the order is the last one. Four pages freed at the low end merge past order 1, or stay below order
     3."""
-    mem, zone = held_machine("bitmap", nr_pages)
+    mem, zone = full_guest("bitmap", nr_pages)
     far = nr_pages - (1 << order)
     mem.free_pfns(np.arange(far, nr_pages))
     low = range(0, 4) if order < 2 else range(0, 8, 2)
