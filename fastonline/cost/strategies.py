@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastonline.core.pageflags import PG_buddy
 from fastonline.cost.scenario import Scenario
 from fastonline.drivers.cmm import Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.dimm import Dimms, add_section
-from fastonline.drivers.driver import NEVER, PG_BUDDY, Actor, Driver, PageList, alloc_highuser, free_heads, ram_pages
+from fastonline.drivers.driver import NEVER, Actor, Driver, PageList, alloc_highuser, free_heads, ram_pages
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain, pages_of_extents
 from fastonline.drivers.virtio_balloon import REPORTING_DELAY, VirtioBalloonDriver
@@ -277,7 +278,7 @@ class CountsSwapped(ResidentDomain):
         if swapped.size and self.mem is not None:
             first = int(swapped.min())
             states = self.mem.page_states(first, int(swapped.max()) + 1 - first)[swapped - first]
-            dead = int(np.count_nonzero(states & PG_BUDDY))
+            dead = int(np.count_nonzero(states & PG_buddy))
             self.dead_pages += dead
             self.used_pages += swapped.size - dead
         return got

@@ -17,7 +17,8 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastonline.drivers.driver import NEVER, PG_BUDDY, Driver, PageList, alloc_highuser
+from fastonline.core.pageflags import PG_buddy
+from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser
 from fastonline.drivers.hypervisor import Host, ResidentDomain, lengthen, pages_of_extents
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
@@ -219,7 +220,7 @@ class Cmm2(Driver):
         self._list = PageList()      # pages without backing that the allocator gave out
         self._cached = PageList()
         for start, end in mem.resources:
-            domain.set_unused(np.flatnonzero(mem.page_states(start, end - start) & PG_BUDDY) + start)
+            domain.set_unused(np.flatnonzero(mem.page_states(start, end - start) & PG_buddy) + start)
         mem.arch_alloc_page, mem.arch_free_page = self._stable, self._unused
 
     def counts(self) -> dict[str, int]:
@@ -287,7 +288,7 @@ class Cmm2(Driver):
         """As Driver.validate, and: free pages and those of the balloon are unused."""
         super().validate()
         for start, end in self.mem.resources:
-            free = np.flatnonzero(self.mem.page_states(start, end - start) & PG_BUDDY) + start
+            free = np.flatnonzero(self.mem.page_states(start, end - start) & PG_buddy) + start
             if not self.domain.are(free, UNUSED):
                 raise AssertionError("a free page is not unused")
         if not self.domain.are(self._list.view(), UNUSED):

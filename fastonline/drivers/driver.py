@@ -8,18 +8,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import FLAG_NAMES
+from fastonline.core.pageflags import PG_prepared, PG_reserved
 from fastonline.drivers.hypervisor import Domain, all_different
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory
 
 NEVER = float("inf")
-
-PG_PREPARED = 1 << FLAG_NAMES.index("PG_prepared")
-PG_BUDDY = 1 << FLAG_NAMES.index("PG_buddy")
-PG_OFFLINE = 1 << FLAG_NAMES.index("PG_offline")
-PG_RESERVED = 1 << FLAG_NAMES.index("PG_reserved")
 
 
 class Actor(Protocol):
@@ -194,7 +189,7 @@ def online_pfns(mem: Memory) -> NDArray[np.int64]:
     pfns = [np.empty(0, np.int64)]
     for start, end in mem.resources:
         states = mem.page_states(start, end - start)
-        pfns.append(np.flatnonzero(states & (PG_PREPARED | PG_RESERVED) == PG_PREPARED) + start)
+        pfns.append(np.flatnonzero(states & (PG_prepared | PG_reserved) == PG_prepared) + start)
     return np.concatenate(pfns)
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import KPF_OFFLINE
-from fastonline.drivers.driver import NEVER, PG_RESERVED, Driver, PageList, alloc_highuser, free_range, si_mem_available
+from fastonline.core.pageflags import KPF_OFFLINE, PG_reserved
+from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser, free_range, si_mem_available
 from fastonline.drivers.hypervisor import Domain, ResidentDomain, pages_of_extents
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.memory import Memory
@@ -317,7 +317,7 @@ class HvBalloon(Driver):
             if np.any(backed & ~may_be) or not isinstance(self.domain, ResidentDomain) and np.any(may_be & ~backed):
                 raise AssertionError(f"{region} does not say what the host backs")
             if pfns.size:
-                reserved = self.mem.page_states(region.start_pfn, pfns.size) & PG_RESERVED != 0
+                reserved = self.mem.page_states(region.start_pfn, pfns.size) & PG_reserved != 0
                 if not np.all(reserved[~covered]):
                     raise AssertionError(f"{region}: a page that is not covered is online")
                 waiting += int(np.count_nonzero(reserved & covered))

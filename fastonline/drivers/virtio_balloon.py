@@ -12,16 +12,8 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.drivers.driver import (
-    NEVER,
-    PG_BUDDY,
-    PG_OFFLINE,
-    Driver,
-    alloc_highuser,
-    free_heads,
-    ram_pages,
-    si_mem_available,
-)
+from fastonline.core.pageflags import PG_buddy, PG_offline
+from fastonline.drivers.driver import NEVER, Driver, alloc_highuser, free_heads, ram_pages, si_mem_available
 from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents
 from fastonline.geometry import parse_size
 from fastonline.hotplug.interruptible import uninterrupted
@@ -343,8 +335,8 @@ class VirtioBalloonDriver(Driver):
         pfns = self.balloon.pages.pfns
         self.check_balloon(pfns)
         states = self.mem.page_states(0, int(pfns.max()) + 1)[pfns] if pfns.size else pfns
-        offline = states & PG_OFFLINE != 0
+        offline = states & PG_offline != 0
         if not np.all(offline == self.balloon.pages.offline):
             raise AssertionError("a page of the balloon is in the wrong state")
-        if np.any(states & PG_BUDDY):
+        if np.any(states & PG_buddy):
             raise AssertionError("a page of the balloon is free")

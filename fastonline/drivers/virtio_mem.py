@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import KPF_DIRTY, KPF_OFFLINE
-from fastonline.drivers.driver import NEVER, PG_BUDDY, PG_OFFLINE, PG_RESERVED, Driver
+from fastonline.core.pageflags import KPF_DIRTY, KPF_OFFLINE, PG_buddy, PG_offline, PG_reserved
+from fastonline.drivers.driver import NEVER, Driver
 from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.geometry import format_size, parse_size
@@ -603,8 +603,8 @@ class VirtioMemDriver(Driver):
             if domain.backed(pfns[away]).any():
                 raise AssertionError(f"a page of block {block} that is not plugged has a frame")
             states = self.mem.page_states(int(pfns[0]), pfns.size)
-            kept = states & (PG_OFFLINE | PG_RESERVED) != 0
-            if not np.all(kept[away]) or np.any(states[away] & PG_BUDDY):
+            kept = states & (PG_offline | PG_reserved) != 0
+            if not np.all(kept[away]) or np.any(states[away] & PG_buddy):
                 raise AssertionError(f"an unplugged page of block {block} is online")
             online = np.repeat([b.state == "online" for b in device.memory_blocks(block)], self.mem.pages_per_block)
             if not self.mem.memmaps and np.any(kept[online & ~away]):

@@ -19,10 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.core.pageflags import KPF_OFFLINE
+from fastonline.core.pageflags import KPF_OFFLINE, PG_prepared
 from fastonline.drivers.driver import (
     NEVER,
-    PG_PREPARED,
     Driver,
     PageList,
     alloc_highuser,
@@ -660,7 +659,7 @@ class XenBalloon(Driver):
         if self.hotplug_pages < 0 or self.balloon_hotplug < 0:
             raise AssertionError("more pages were onlined than added")
         prepared = sum(
-            int(np.count_nonzero(self.mem.page_states(start, end - start) & PG_PREPARED)) for start, end in self.mem.resources
+            int(np.count_nonzero(self.mem.page_states(start, end - start) & PG_prepared)) for start, end in self.mem.resources
         )
         if prepared != self.current_pages + self.balloon_pages + self._held.size:
             raise AssertionError(
