@@ -53,7 +53,7 @@ def add_arguments(parser):
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of that order (0)")
     parser.add_argument("--call-ns", type=float, default=0, metavar="NS", help="what each call to the host costs (0)")
     parser.add_argument("--udev-delay", type=float, metavar="S",
-                        help="user space onlines added memory so late (the kernel does, at once)")
+                        help="seconds until user space onlines added memory (default: the kernel onlines it at once)")
 
 
 def run_balloon(args):

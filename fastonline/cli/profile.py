@@ -52,7 +52,7 @@ def add_profile(commands):
                         "(default: as the rules say, 0 under 2.6.25, MAX_PAGE_ORDER since)")
     parser.add_argument("--repeat", type=count, default=50, metavar="N", help="repetitions of each workload (default: 50)")
     parser.add_argument("--processes", type=count, default=1, metavar="N",
-                        help="measure in so many new processes, and show what differs between them (default: 1, this one)")
+                        help="measure in N new processes, and show how they differ (default: 1, this one)")
     parser.add_argument(
         "--cold", action="store_true", help="measure with emptied caches too, as for a section onlined once in a while"
     )

@@ -47,7 +47,7 @@ cdef class MachineLock:
 
     cdef Held hold(self)         # other threads' calls of several steps wait
     cdef Held hold_still(self)   # and those of one step too: the machine stands still but for what this thread does
-    # and this thread's own calls get EBUSY: it works on the machine as it likes, without the GIL too
+    # and this thread's own calls get EBUSY: the holder may work on the machine without the GIL
     cdef Held hold_alone(self)
     # as hold_still, and no signal handler and no fork comes before it goes; handlers that are due run first
     cdef Held hold_uninterrupted(self)

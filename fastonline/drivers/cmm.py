@@ -248,11 +248,11 @@ class Cmm2(Driver):
         return None
 
     def _unused(self, pfns, order):
-        """arch_free_page: what is in free pages is nobody's."""
+        """arch_free_page: the contents of free pages are not needed."""
         self.domain.set_unused(pages_of_extents(pfns, order))
 
     def obstacle(self) -> str:
-        """As Driver.obstacle: the limit is no memory."""
+        """As Driver.obstacle. Raising the limit adds no memory."""
         if self.target_pages > self.current_pages == self.mem.totalram_pages:
             return "hinting cannot grow the guest past its boot memory"
         return super().obstacle()

@@ -2,4 +2,4 @@ __all__ = ["ChainCalls"]
 
 
 cdef class ChainCalls:
-    """What a notifier chain counts: calls of the chain, by whoever tells it. An empty chain is counted without being called."""
+    """Counts the calls of a notifier chain, those of an empty chain too."""

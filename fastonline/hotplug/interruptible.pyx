@@ -25,8 +25,8 @@ def exclusive(method):
 
 
 def uninterrupted(method):
-    """As exclusive, and signal handlers and forks wait as well: what a handler raises comes out before the method begins, or
-    when it has returned. Handlers come in callbacks of notifiers, events and on_move."""
+    """Decorate as exclusive does, and hold back signal handlers and forks as well. An exception from a handler is raised before
+    the method begins or after it has returned. Handlers may run in callbacks of notifiers, events and on_move."""
     @wraps(method)
     def call(self, *args, **kwargs):
         _held = machine_of(self).lock.hold_uninterrupted()

@@ -391,7 +391,7 @@ cdef int online_page(Machine mem, uint64_t pfn) noexcept nogil:
 
 
 cdef int64_t online_pfns(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil:
-    """Any pages go online and nobody is told; how many did, or -EINVAL when one is not there, not prepared, or twice."""
+    """Any pages go online and nobody is told; how many did, or -EINVAL when one is absent, unprepared or given twice."""
     cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
     cdef int why
     if nr == 0:

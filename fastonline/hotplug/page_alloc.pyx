@@ -194,19 +194,19 @@ cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1:
     return 0
 
 
-# -- who is called
+# -- callbacks
 
 cdef bint try_again(Machine mem, int64_t pfn, int order) except -1:
-    """Must another block be looked for? Yes when arch_alloc_page keeps this one, and when there was none (-1) and the OOM
-    notifiers have freed pages."""
+    """Should the allocation try another block? Yes when arch_alloc_page keeps this one, or when there was none (-1) and the
+    OOM notifiers have freed pages."""
     if pfn < 0:
         return out_of_memory(mem, order)
     return mem.alloc_hook is not None and give_blocks(mem, np.array([pfn]), order).size == 0
 
 
 cdef object give_blocks(Machine mem, object pfns, int order):
-    """Call arch_alloc_page for blocks that were just taken: int64 array, those that it did not keep. What it raises comes out
-    when they are free again."""
+    """Call arch_alloc_page for blocks that were just taken; returns an int64 array of those that it did not keep. When it
+    raises, the blocks are freed first."""
     try:
         _held = mem.lock.hold_uninterrupted()     # setdiff1d is Python code
         kept = mem.lock.call_back(mem.alloc_hook, (pfns, order))
@@ -224,8 +224,8 @@ cdef int free_blocks(Machine mem, object pfns, int order) except -1:
 
 
 cdef bint out_of_memory(Machine mem, int order) except -1:
-    """Call the OOM notifiers (blocking_notifier_call_chain of oom_notify_list): are there more free pages now? Nobody is called
-    for a block above PAGE_ALLOC_COSTLY_ORDER (__alloc_pages_may_oom)."""
+    """Call the OOM notifiers (blocking_notifier_call_chain of oom_notify_list): are there more free pages now? They are not
+    called for a block above PAGE_ALLOC_COSTLY_ORDER (__alloc_pages_may_oom)."""
     cdef uint64_t before
     if not mem.oom_notifiers or mem.in_oom or order > COSTLY_ORDER:
         return False
@@ -297,7 +297,7 @@ cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
 
 
 cdef int64_t free_batch(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil:
-    """Single pages in any order: nr, or -EINVAL: one is no allocation of order 0, or there twice."""
+    """Single pages in any order: nr, or -EINVAL when one is not an allocation of order 0, or is given twice."""
     cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
     cdef int why
     if nr == 0:

@@ -99,15 +99,15 @@ cdef class Settings(Pages):
                 f"{' or '.join(map(repr, ONLINE_POLICIES))})")
         self.auto_movable = ONLINE_POLICIES.index(name)
 
-    # -- who is called by the allocator
+    # -- callbacks of the allocator
 
     @property
     def arch_alloc_page(self):
-        """``callback(pfns, order)``, called with blocks on their way out of the allocator, or None. pfns: int64 array of the
-        first pfns; order: int. It returns None, or the pfns that it keeps: it has done something else with them, such as
-        set_pfns_offline. alloc_pages then tries another block, alloc_pages_bulk gives fewer, alloc_contig_range gives EBUSY.
-        What it raises comes out of the call, the blocks are free again then. The C API calls nobody. TypeError for what cannot
-        be called. Mirrors arch_alloc_page (mm/page_alloc.c, 2.6.26)."""
+        """``callback(pfns, order)``, or None: called with the blocks that an allocation has just taken. pfns: int64 array of
+        first pfns; order: int. It returns None, or the pfns that it keeps for another use, such as set_pfns_offline.
+        alloc_pages then tries another block, alloc_pages_bulk returns fewer, alloc_contig_range fails with EBUSY. When it
+        raises, the blocks are freed and the allocation raises the same exception. The C API does not call it. TypeError when
+        it is not callable. Mirrors arch_alloc_page (mm/page_alloc.c, 2.6.26)."""
         return self.alloc_hook
 
     @arch_alloc_page.setter
@@ -116,8 +116,8 @@ cdef class Settings(Pages):
 
     @property
     def arch_free_page(self):
-        """``callback(pfns, order)``, called with blocks that somebody frees, before they are free, or None; as arch_alloc_page.
-        What it raises comes out of the call, which frees nothing then. Mirrors arch_free_page (mm/page_alloc.c, 2.6.26)."""
+        """``callback(pfns, order)``, or None: called with blocks just before they are freed; arguments as arch_alloc_page. When
+        it raises, nothing is freed and the call raises the same. Mirrors arch_free_page (mm/page_alloc.c, 2.6.26)."""
         return self.free_hook
 
     @arch_free_page.setter
@@ -125,9 +125,9 @@ cdef class Settings(Pages):
         self.free_hook = checked_hook(callback, "arch_free_page")
 
     def register_oom_notifier(self, callback):
-        """Call ``callback()`` when alloc_pages or alloc_pages_bulk finds too few free pages, before it fails: what it frees is
-        tried again, as long as it frees anything. Not for blocks above order 3. Returns the callback. TypeError when it cannot
-        be called. Mirrors register_oom_notifier (mm/oom_kill.c, 2.6.25)."""
+        """Call ``callback()`` before alloc_pages or alloc_pages_bulk fails for want of free pages. The allocation is tried again
+        as long as the callbacks free pages. Blocks above order 3 fail at once. Returns the callback. TypeError when it is not
+        callable. Mirrors register_oom_notifier (mm/oom_kill.c, 2.6.25)."""
         _held = self.lock.hold()
         self.oom_notifiers.append(checked_hook(callback, "an OOM notifier"))
         return callback
@@ -142,5 +142,5 @@ cdef class Settings(Pages):
 
 cdef object checked_hook(object callback, str what):
     if callback is not None and not callable(callback):
-        raise TypeError(f"{what} is called, and {callback!r} cannot be")
+        raise TypeError(f"{what} must be callable, not {callback!r}")
     return callback
