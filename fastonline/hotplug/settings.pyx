@@ -117,7 +117,8 @@ cdef class Settings(Pages):
     @property
     def arch_free_page(self):
         """``callback(pfns, order)``, or None: called with blocks just before they are freed; arguments as arch_alloc_page. When
-        it raises, nothing is freed and the call raises the same. Mirrors arch_free_page (mm/page_alloc.c, 2.6.26)."""
+        it raises, nothing is freed and the call raises the same exception. Mirrors arch_free_page (mm/page_alloc.c,
+        2.6.26)."""
         return self.free_hook
 
     @arch_free_page.setter
@@ -125,9 +126,10 @@ cdef class Settings(Pages):
         self.free_hook = checked_hook(callback, "arch_free_page")
 
     def register_oom_notifier(self, callback):
-        """Call ``callback()`` before alloc_pages or alloc_pages_bulk fails for want of free pages. The allocation is tried again
-        as long as the callbacks free pages. Blocks above order 3 fail at once. Returns the callback. TypeError when it is not
-        callable. Mirrors register_oom_notifier (mm/oom_kill.c, 2.6.25)."""
+        """Call ``callback()`` before alloc_pages or alloc_pages_bulk fails for want of free pages.
+
+        The allocation is tried again as long as the callbacks free pages. Blocks above order 3 fail at once. Returns the
+        callback. TypeError when it is not callable. Mirrors register_oom_notifier (mm/oom_kill.c, 2.6.25)."""
         _held = self.lock.hold()
         self.oom_notifiers.append(checked_hook(callback, "an OOM notifier"))
         return callback
