@@ -102,7 +102,8 @@ class Growth:
     - room: what the kernel zones have for descriptors, above their min watermarks and reserves.
     - at_once: the most that one add_memory takes.
     - online_kernel, online_movable: the most that comes together block by block, each onlined into a kernel zone, or Movable,
-      before the next one is added. Up to 6.7 Movable memory lowers the kernel zones' watermarks, and a little more fits.
+      before the next one is added. Onlining recomputes the watermarks (init_per_zone_wmark_min): with a few pages more or less
+      to spare, one block more or less may fit. Up to 6.7 Movable memory lowers the kernel zones' watermarks, and more fit.
     - ranges: (start_pfn, nr_pages) that add_memory accepts: whole blocks where no resource is.
     """
 
