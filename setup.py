@@ -49,6 +49,7 @@ MODULES = [
     "fastonline.core.lock",
     "fastonline.core.threads",
     "fastonline.core.bitmap",
+    "fastonline.core.runs",
     "fastonline.core.pageflags",
     "fastonline.core.sections",
     "fastonline.core.buddy",

@@ -32,17 +32,6 @@ def pfn_range(start_pfn: int, nr_pages: int) -> str:
     return f"[pfn {start_pfn:#x}-{start_pfn + nr_pages - 1:#x}]"
 
 
-def range_list(numbers: Iterable[int]) -> str:
-    """Ascending numbers as the kernel prints a set of them (bitmap_print_to_pagebuf): ``0-1,3``."""
-    parts: list[list[int]] = []
-    for nr in numbers:
-        if parts and parts[-1][1] == nr - 1:
-            parts[-1][1] = nr
-        else:
-            parts.append([nr, nr])
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in parts)
-
-
 def invalid_name(what: str, name: object, expected: Iterable[str]) -> ValueError:
     """Return the ValueError for a `name` that is not among those `expected`. It suggests the nearest one, if one is near.
 

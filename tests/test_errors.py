@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fastonline.errors import HotplugError, invalid_name, is_number, pfn_range, range_list
+from fastonline.errors import HotplugError, invalid_name, is_number, pfn_range
 
 
 def test_hotplug_error_is_an_oserror_with_the_kernels_errno():
@@ -21,12 +21,6 @@ def test_hotplug_error_is_an_oserror_with_the_kernels_errno():
 @pytest.mark.parametrize("start, nr, text", [(0, 1, "[pfn 0x0-0x0]"), (0x40000, 0x20000, "[pfn 0x40000-0x5ffff]")])
 def test_pfn_range(start, nr, text):
     assert pfn_range(start, nr) == text
-
-
-@pytest.mark.parametrize("numbers, text", [((), ""), ((0,), "0"), ((0, 1), "0-1"), ((0, 1, 3, 7, 8, 9), "0-1,3,7-9")])
-def test_range_list(numbers, text):
-    """RECORDED 6: has_memory 0 -> 0-1."""
-    assert range_list(numbers) == text
 
 
 @pytest.mark.parametrize("value, expected", [

@@ -6,10 +6,9 @@ import sys
 import time
 from dataclasses import asdict
 
-import numpy as np
-
 from fastonline.cli.common import add_json, add_source, count, machine_of, output, read, read_machine, write_json
 from fastonline.core.pageflags import decode_page_flags
+from fastonline.core.runs import equal_runs
 from fastonline.hotplug import questions
 from fastonline.hotplug.procfs import LSMEM_STYLES
 from fastonline.hotplug.zonelists import kernel_zonelist, movable_zonelist
@@ -110,15 +109,14 @@ def _pages(mem, args):
         raise ValueError(f"page {start + nr - 1:#x} is past the end of memory, {mem.max_pfn:#x}")
     for at in range(start, start + nr, step):
         states = mem.page_states(at, min(step, start + nr - at))
-        cuts = np.append(np.flatnonzero(np.diff(states, prepend=states[0] ^ np.uint8(255))), len(states))
-        for first, end in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
+        for first, pages in equal_runs(states):
             zone = mem.zone_of(at + first)
             name = f"{zone.nid}/{zone.name}" if zone else "-"
             flags = decode_page_flags(int(states[first]))
             if rows and rows[-1][1] == at + first and rows[-1][2:] == (flags, name):
-                rows[-1] = (rows[-1][0], at + end, flags, name)
+                rows[-1] = (rows[-1][0], at + first + pages, flags, name)
             else:
-                rows.append((at + first, at + end, flags, name))
+                rows.append((at + first, at + first + pages, flags, name))
     return "\n".join(table(
         [("pages", "number", "zone", "flags")]
         + [(f"{first:#x}-{end - 1:#x}", str(end - first), name, flags) for first, end, flags, name in rows], "<><<",

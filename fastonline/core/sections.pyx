@@ -5,12 +5,13 @@ from operator import index
 from libc.string cimport memset
 
 from fastonline.core.bitmap cimport (
-    bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_bit, find_next_zero_bit, ones_below, ones_from,
-    read_only, test_bit,
+    bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, find_next_zero_bit, ones_below, ones_from, read_only,
+    test_bit,
 )
 from fastonline.core.bitmap import zeroed
 from fastonline.core.buffer cimport data_of
-from fastonline.core.numbers cimport as_number, as_range, as_uint64
+from fastonline.core.numbers cimport as_number, as_range
+from fastonline.core.runs cimport bit_runs
 from fastonline.core.types cimport max_bits
 
 from fastonline.errors import is_number
@@ -172,27 +173,15 @@ cdef class Sections:
         nr = as_section_nr(nr)
         return self.has(self.present, nr) and self.subsections[<uint64_t>nr] != self.all_subsections()
 
-    def missing_runs(self, start, end):
-        """The sections of [start, end) that are not there, as a list of (first number, end)."""
-        cdef uint64_t nr = as_uint64(start, "start"), stop = as_uint64(end, "end"), after, room = min(stop, self.nr_sections)
-        cdef list found = []
-        while nr < stop:
-            nr = find_next_zero_bit(self.present.words, room, nr) if nr < room else nr
-            after = find_next_bit(self.present.words, room, nr) if nr < room else room
-            if nr < stop:
-                found.append((nr, after if after < room else stop))      # past the room nothing is there
-            nr = after if after < room else stop
-        return found
+    def missing_runs(self, first, nr):
+        """The sections of `nr` from number `first` on that are not there, as a list of (first number, how many)."""
+        cdef uint64_t at, count
+        as_range(first, nr, self.nr_sections, "sections", ValueError, &at, &count)
+        return bit_runs(self.present.words, at, at + count, False)
 
     def runs(self):
         """The present sections as a list of (first number, how many)."""
-        cdef uint64_t nr = find_next_bit(self.present.words, self.nr_sections, 0), end
-        cdef list found = []
-        while nr < self.nr_sections:
-            end = find_next_zero_bit(self.present.words, self.nr_sections, nr)
-            found.append((nr, end - nr))
-            nr = find_next_bit(self.present.words, self.nr_sections, end)
-        return found
+        return bit_runs(self.present.words, 0, self.nr_sections, True)
 
     def spans(self):
         """The present sections as a list of (start_pfn, nr_pages)."""

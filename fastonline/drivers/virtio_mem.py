@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_DIRTY, KPF_OFFLINE, PG_buddy, PG_offline, PG_reserved
+from fastonline.core.runs import runs
 from fastonline.drivers.driver import NEVER, Driver
 from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.geometry import format_size, parse_size
 from fastonline.hotplug.blocks import Block
 from fastonline.hotplug.memory import Memory
-from fastonline.hotplug.migrate import free_movable, isolate, migrate_range, runs
+from fastonline.hotplug.migrate import free_movable, isolate, migrate_range
 from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
 from fastonline.hotplug.offlining import check_unused
 from fastonline.hotplug.resources import Resource

@@ -20,7 +20,7 @@ cdef int add_memory(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, obje
                     object group) except -1:
     """add_memory_resource: sections and their memmap, a resource, a node, uevents; then the new blocks go online where
     auto_online_blocks says so."""
-    cdef uint64_t unit = mem.geometry.pages_per_section, first, end
+    cdef uint64_t unit = mem.geometry.pages_per_section, first, end, count
     cdef bint new_node
     check_addable(mem, start, nr, nid)
     first = start // unit
@@ -28,7 +28,7 @@ cdef int add_memory(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, obje
     refresh(&mem.zones.table)     # what marks have asked for comes before a new node's zones are there
     room_for(mem, end * unit)
     # a section that an earlier, narrower range brought is there already (2.6.25 swallows its EEXIST)
-    runs = mem.sections.missing_runs(first, end)
+    runs = mem.sections.missing_runs(first, end - first)
     add_sections(mem, start, nr, nid, runs, name, merge, threads, group)
     new_node = not mem.zones.table.nodes[nid].online
     try:
@@ -39,8 +39,8 @@ cdef int add_memory(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, obje
     auto_online = mem.auto_online
     blocks = []
     if mem.listeners or auto_online != MMOP_OFFLINE:
-        blocks = [block for first, end in runs
-                  for block in range(first * unit // mem.pages_per_block, (end * unit - 1) // mem.pages_per_block + 1)]
+        blocks = [block for first, count in runs for block in
+                  range(first * unit // mem.pages_per_block, ((first + count) * unit - 1) // mem.pages_per_block + 1)]
     for block in blocks:
         queue_event(mem, "uevent", f"add@memory{block}")
     if new_node:
@@ -82,14 +82,14 @@ cdef list nearest_ranges(Machine mem, uint64_t start, uint64_t nr):
 
 cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, list runs, object name, bint merge,
                       int threads, object group) except -1:
-    """arch_add_memory: the missing sections of the range, `runs` of (first, end), with their memmap, and the resource; or
+    """arch_add_memory: the missing sections of the range, `runs` of (first, how many), with their memmap, and the resource; or
     nothing."""
-    cdef uint64_t unit = mem.geometry.pages_per_section, first, end, section
+    cdef uint64_t unit = mem.geometry.pages_per_section, first, count, section
     cdef int done = 0
     cdef bint grouped = False
     try:
-        for first, end in runs:
-            walk_range(mem, INIT, first * unit, (end - first) * unit, 0, threads)
+        for first, count in runs:
+            walk_range(mem, INIT, first * unit, count * unit, 0, threads)
             done += 1
         if mem.memmap is not None:
             alloc_memmap(mem, start, nr, runs, nid, merge)
@@ -101,17 +101,17 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
         # no room for the memmap, or a signal: nothing of the range is there any more
         if grouped:
             mem.groups_at[start >> mem.sections.pfn_section_shift].pop()
-        for first, end in runs[:done]:
-            mem.pages.forget_pages(first * unit, (end - first) * unit)
-            free_memmap(mem, first, end)
+        for first, count in runs[:done]:
+            mem.pages.forget_pages(first * unit, count * unit)
+            free_memmap(mem, first, count)
         if mem.resources.conflict(start, nr):
             mem.resources.release(start, nr)
         raise
-    for first, end in runs:
-        mem.sections.sparse_add_section(first * unit, (end - first) * unit, False)
-        for section in range(first, end):
+    for first, count in runs:
+        mem.sections.sparse_add_section(first * unit, count * unit, False)
+        for section in range(first, first + count):
             mem.nid_of[section] = nid
-        mem.zones.table.nodes[nid].nr_sections += end - first
+        mem.zones.table.nodes[nid].nr_sections += count
     return 0
 
 
@@ -128,11 +128,11 @@ cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
         )
     if not mem.sections.none_in(mem.sections.prepared, start, nr):
         raise HotplugError.of(errno.EBUSY, f"remove_memory of {pfn_range(start, nr)}: offline it first")
-    check_memmap(mem, start // unit, (start + nr) // unit)
+    check_memmap(mem, start // unit, nr // unit)
     # what may fail for want of memory comes first
     sections = list(range(start // unit, (start + nr) // unit))
     cuts = mem.resources.cuts(start, nr)
-    free_memmap(mem, start // unit, (start + nr) // unit)
+    free_memmap(mem, start // unit, nr // unit)
     mem.resources.cut(cuts)
     for number in sections:
         mem.groups_at.pop(number, None)

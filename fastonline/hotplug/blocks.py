@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from fastonline.core.pageflags import PG_reserved
-from fastonline.errors import HotplugError, is_number, range_list
+from fastonline.core.runs import range_list
+from fastonline.errors import HotplugError, is_number
 from fastonline.hotplug.interruptible import exclusive
 from fastonline.hotplug.migrate import first_unmovable
 from fastonline.hotplug.offlining import memory_block_offline

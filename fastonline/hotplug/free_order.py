@@ -8,7 +8,7 @@ have another order.
 
 import numpy as np
 
-from fastonline.hotplug.migrate import runs
+from fastonline.core.runs import runs
 from fastonline.hotplug.zone_ranges import largest_blocks
 
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)

@@ -9,8 +9,8 @@ cdef inline bint memmaps_on_memory(Machine mem) noexcept:
     return mem.memmap is not None and mem.memmap == "on_memory"
 
 cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int nid, bint driver) except -1
-cdef int check_memmap(Machine mem, uint64_t first, uint64_t end) except -1
-cdef int free_memmap(Machine mem, uint64_t first, uint64_t end) except -1
+cdef int check_memmap(Machine mem, uint64_t first, uint64_t nr) except -1
+cdef int free_memmap(Machine mem, uint64_t first, uint64_t nr) except -1
 cdef uint64_t memmap_within(Machine mem, uint64_t start) except? 0xFFFFFFFFFFFFFFFF
 cdef list without_memmaps(Machine mem, uint64_t start, uint64_t nr)
 cdef object without_memmap_pages(Machine mem, object array)

@@ -28,7 +28,7 @@ cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int n
         return 0
     # where a section's is more than the largest block there is, several of those (vmemmap_populate on s390)
     order = min((pages - 1).bit_length(), mem.pages.max_order)
-    taken = {section: [] for run in runs for section in range(*run)}
+    taken = {section: [] for first, count in runs for section in range(first, first + count)}
     try:
         for pieces in taken.values():
             for _ in range((pages + (1 << order) - 1) >> order):
@@ -58,9 +58,9 @@ cdef int populate_piece(Machine mem, list pieces, int order, int nid) except -1:
     return 0
 
 
-cdef int check_memmap(Machine mem, uint64_t first, uint64_t end) except -1:
-    """EBUSY when free_memmap of sections [first, end) could not free what somebody else has freed or taken away."""
-    cdef uint64_t unit = mem.geometry.pages_per_section, pfn
+cdef int check_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
+    """EBUSY when free_memmap of `nr` sections could not free what somebody else has freed or taken away."""
+    cdef uint64_t unit = mem.geometry.pages_per_section, end = first + nr, pfn
     cdef int order
     for section in range(first, end) if mem.memmap is not None and mem.pcp is None else ():
         for pfn, count in mem.memmap_of.get(section, ()):
@@ -70,9 +70,9 @@ cdef int check_memmap(Machine mem, uint64_t first, uint64_t end) except -1:
     return 0
 
 
-cdef int free_memmap(Machine mem, uint64_t first, uint64_t end) except -1:
-    """The inverse of alloc_memmap, for sections [first, end)."""
-    cdef uint64_t unit = mem.geometry.pages_per_section
+cdef int free_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
+    """The inverse of alloc_memmap, for `nr` sections from number `first` on."""
+    cdef uint64_t unit = mem.geometry.pages_per_section, end = first + nr
     for section in range(first, end):
         for pfn, count in mem.memmap_of.pop(section, ()):
             if not first * unit <= pfn < end * unit:

@@ -7,7 +7,7 @@ from fastonline.hotplug.memory import Memory
 
 __all__ = [
     "CLUSTER", "RATELIMIT_BURST", "MovablePages", "alloc_movable", "first_unmovable", "free_movable", "isolate", "migrate_range",
-    "movable_pages", "put_back", "runs",
+    "movable_pages", "put_back",
 ]
 
 CLUSTER: int
@@ -40,4 +40,3 @@ def first_unmovable(mem: Memory, start_pfn: int, nr_pages: int) -> int | None: .
 def migrate_range(mem: Memory, start_pfn: int, nr_pages: int, contig: bool = False) -> NDArray[np.int64]: ...
 def isolate(mem: Memory, start_pfn: int, nr_pages: int) -> NDArray[np.int64]: ...
 def put_back(mem: Memory, pfns: NDArray[np.int64]) -> None: ...
-def runs(pfns: NDArray[np.int64]) -> list[tuple[int, int]]: ...

@@ -12,14 +12,15 @@ from fastonline.hotplug.arguments cimport check_present
 from fastonline.hotplug.machine cimport Machine, tell_listeners
 from fastonline.hotplug.page_alloc cimport alloc_contig_range, free_block, undo_isolate
 
-from fastonline.errors import HotplugError, pfn_range, range_list
+from fastonline.core.runs import range_list, runs
+from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.machine import count_migrated
 from fastonline.hotplug.zonelists import movable_zonelist
 
 __all__ = [
     "CLUSTER", "RATELIMIT_BURST", "MovablePages", "alloc_movable", "first_unmovable", "free_movable", "isolate",
     "migrate_range",
-    "movable_pages", "put_back", "runs",
+    "movable_pages", "put_back",
 ]
 
 # Compiled, so that no signal handler runs between a page's being taken and its owner's knowing: the interpreter calls handlers
@@ -372,20 +373,3 @@ def put_back(Machine mem not None, pfns):
         undo_isolate(mem, pfn, nr)
     if mem.pcp is not None:
         mem.pcp.at_tail(pfns)
-
-
-def runs(pfns):
-    """(first, how many) of each run of consecutive numbers in an array, sorted."""
-    cdef int64_t pfn, first = 0, nr = 0
-    cdef list numbers = pfns.tolist(), found = []
-    numbers.sort()
-    for pfn in numbers:
-        if nr and pfn == first + nr:
-            nr += 1
-            continue
-        if nr:
-            found.append((first, nr))
-        first, nr = pfn, 1
-    if nr:
-        found.append((first, nr))
-    return found

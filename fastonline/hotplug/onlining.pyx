@@ -31,6 +31,7 @@ from fastonline.hotplug.zone_ranges cimport (
 )
 from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 
+from fastonline.core.runs import equal_runs
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.notifier import (
     MEM_CANCEL_ONLINE, MEM_FINISH_OFFLINE, MEM_GOING_ONLINE, MEM_ONLINE, MEM_PREPARE_ONLINE,
@@ -176,8 +177,8 @@ cdef list unprepared_runs(Machine mem, uint64_t start, uint64_t nr):
     """The runs (start_pfn, nr_pages) of the range that are not prepared."""
     if mem.pages.weigh(PG_prepared, start, nr) == 0:
         return [(start, nr)]
-    edges = np.flatnonzero(np.diff(page_states(mem, start, nr) & PG_prepared == 0, prepend=False, append=False))
-    return [(start + first, end - first) for first, end in edges.reshape(-1, 2).tolist()]
+    prepared = page_states(mem, start, nr) & PG_prepared
+    return [(start + first, count) for first, count in equal_runs(prepared) if not prepared[first]]
 
 
 # -- phase 2

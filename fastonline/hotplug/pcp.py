@@ -8,6 +8,7 @@ One CPU. Pages on a per-CPU list, and the free rest of pageblocks that were made
 
 import numpy as np
 
+from fastonline.core.runs import equal_runs
 from fastonline.hotplug.free_order import FreeOrder
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.zonelists import kernel_zonelist
@@ -315,9 +316,8 @@ class PerCpuPages:
         """Free movable pages, in this order."""
         pfns = np.asarray(pfns, np.int64)
         zones = self._zone_numbers(pfns)
-        cuts = np.flatnonzero(np.diff(zones)) + 1
-        for part in np.split(np.arange(len(pfns)), cuts):
-            self._give(int(zones[part[0]]), pfns[part].tolist())
+        for first, nr in equal_runs(zones):
+            self._give(int(zones[first]), pfns[first : first + nr].tolist())
 
     def _zone_numbers(self, pfns):
         shift = self._mem.geometry.max_page_order

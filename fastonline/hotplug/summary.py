@@ -2,7 +2,7 @@
 
 from html import escape
 
-from fastonline.errors import range_list
+from fastonline.core.runs import range_list
 from fastonline.tables import bar, short, table
 
 

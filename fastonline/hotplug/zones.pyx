@@ -14,7 +14,8 @@ from fastonline.hotplug.types cimport (
 )
 from fastonline.hotplug.watermarks cimport count_scans, refresh
 
-from fastonline.errors import is_number, range_list
+from fastonline.core.runs import range_list
+from fastonline.errors import is_number
 from fastonline.geometry import Geometry
 from fastonline.rules import INT_MAX, Rules
 

@@ -7,7 +7,7 @@ import shutil
 from contextlib import suppress
 from typing import TypeVar
 
-from fastonline.errors import range_list
+from fastonline.core.runs import range_list
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.procfs import memmap_on_memory
 

@@ -1,0 +1,46 @@
+"""core/runs: numbers that follow one upon the other, equal neighbours, ones and zeros of a plane."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from fastonline.core.runs import equal_runs, range_list, runs
+from fastonline.core.sections import Sections
+
+
+@given(st.sets(st.integers(0, 40)), st.booleans())
+def test_runs(numbers, as_array):
+    """Expect every number in one run, runs ascending, and a gap between two of them."""
+    found = runs(np.array(sorted(numbers, reverse=True), np.int64) if as_array else numbers)
+    assert [number for first, nr in found for number in range(first, first + nr)] == sorted(numbers)
+    assert all(first + nr < after for (first, nr), (after, _) in zip(found, found[1:], strict=False))
+
+
+def test_runs_of_a_number_given_twice():
+    assert runs([4, 4, 5]) == [(4, 1), (4, 2)]
+
+
+@given(st.lists(st.integers(0, 2), max_size=40))
+def test_equal_runs(values):
+    """Expect runs that cover the array, each of one value, neighbours of different ones."""
+    array = np.array(values, np.uint8)
+    found = equal_runs(array)
+    assert [value for first, nr in found for value in [values[first]] * nr] == values
+    assert [first for first, _ in found] == [sum(nr for _, nr in found[:i]) for i in range(len(found))]
+    assert all(values[first - 1] != values[first] for first, _ in found[1:])
+
+
+@given(st.sets(st.integers(0, 199)), st.integers(0, 200), st.integers(0, 200))
+def test_ones_and_zeros_of_a_plane(present, a, b):
+    """Sections are a plane, across words of 64 bits: the present ones, and those of a range that are missing."""
+    sections, first, end = Sections(8, 200), min(a, b), max(a, b)
+    for nr in present:
+        sections.add(nr << 8, 1)
+    assert sections.runs() == runs(present)
+    assert sections.missing_runs(first, end - first) == runs(set(range(first, end)) - present)
+
+
+@pytest.mark.parametrize("numbers, text", [((), ""), ((0,), "0"), ((0, 1), "0-1"), ((0, 1, 3, 7, 8, 9), "0-1,3,7-9")])
+def test_range_list(numbers, text):
+    """has_memory of a machine whose second node comes: 0, then 0-1."""
+    assert range_list(numbers) == text
