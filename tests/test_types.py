@@ -101,7 +101,7 @@ def checker(tmp_path_factory):
     path = os.pathsep.join(entry for entry in sys.path if entry)
     directory = tmp_path_factory.mktemp("mypy")
     (directory / "mypy.ini").write_text(
-        "[mypy]\n[mypy-matplotlib.*,tqdm.*,distributed.*]\nignore_missing_imports = True\n"
+        "[mypy]\n[mypy-matplotlib.*,tqdm.*,distributed.*,argcomplete.*]\nignore_missing_imports = True\n"
     )  # extras
 
     def run(module, *arguments):
