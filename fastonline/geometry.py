@@ -180,8 +180,8 @@ class Geometry:
             raise ValueError(f"{self.name}: there is no zone {self.hotplug_zone} for hot-added memory")
 
     def __repr__(self) -> str:
-        # short: it is the default of many an argument, and help() shows those
-        return f"<Geometry {self.name}>"
+        # on one line: help() shows it as the default of arguments
+        return f"<Geometry {self.name} page={format_size(self.page_size)} section={format_size(self.section_size)}>"
 
     @property
     def page_size(self) -> int:

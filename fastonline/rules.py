@@ -203,7 +203,7 @@ class Rules:
             raise ValueError(f"rules {self.name}: memmap_per_block needs memmap_on_memory")
 
     def __repr__(self) -> str:
-        # short: it is the default of many an argument, and help() shows those
+        # on one line: help() shows it as the default of arguments
         return f"<Rules {self.name}>"
 
 

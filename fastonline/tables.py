@@ -1,5 +1,7 @@
 """Tables of text, within 80 columns where their cells allow."""
 
+from html import escape
+
 from fastonline.geometry import format_size
 
 _SUFFIXES = "KMGTPE"
@@ -12,6 +14,13 @@ def table(rows, align):
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def html_table(rows):
+    """Return `rows` of cells as an HTML table whose first row is the head."""
+    head, *body = ("".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in row)
+                   for tag, row in zip(["th", *["td"] * (len(rows) - 1)], rows, strict=True))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}</tbody></table>"
 
 
 def bar(parts, width):

@@ -89,7 +89,7 @@ def test_a_block_that_is_none(mem, nr):
 
 
 def test_numbers_of_numpy(mem):
-    assert repr(mem.blocks[np.int64(32)]) == "<Block memory32 offline Normal Movable>"
+    assert repr(mem.blocks[np.int64(32)]) == "<Block memory32 0x100000-0x107fff offline Normal Movable>"
 
 
 # -- one state for all sections of a block

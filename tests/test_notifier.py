@@ -265,3 +265,22 @@ def test_calls_of_the_chain_are_counted_whether_anybody_listens_or_not(engine, r
     online, offline = 2 + block, 2 + block
     assert used(0) == [online, online, online + offline, online + offline + 3]
     assert used(0) == used(1) == used(3)
+
+
+def test_registered_for_the_length_of_a_block(make_machine):
+    mem, told = make_machine(), []
+    with pytest.raises(KeyError), mem.notifiers.registered(lambda action, notice: told.append(action), priority=1) as callback:
+        assert mem.notifiers.chain == [(callback, 1)]
+        raise KeyError
+    assert mem.notifiers.chain == [] and told == []
+
+
+def test_registered_asks_before_the_block_and_may_refuse(make_machine):
+    mem = make_machine()
+    start, nr = mem.totalram_pages, mem.geometry.pages_per_section
+    mem.add_memory(start, nr)
+    with mem.notifiers.registered(lambda action, notice: fo.NOTIFY_BAD), pytest.raises(fo.HotplugError, match="vetoed"):
+        mem.online_pages(start, nr)
+    assert mem.online_pages(start, nr) == nr
+    with pytest.raises(TypeError), mem.notifiers.registered(3):
+        raise AssertionError

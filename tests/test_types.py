@@ -48,6 +48,7 @@ mem.blocks["3"]
 mem.blocks[3].online(3)
 mem.blocks[3].state.online
 mem.stats()["merge"]
+mem.stats().merge.upper()
 mem.stats()["merges"].upper()
 mem.notifiers.register(lambda action: None)
 mem.notifiers.register(lambda action, notice: "no")

@@ -72,6 +72,9 @@ cdef class Sections:
         cdef uint64_t first = start >> self.pfn_section_shift
         return bitmap_empty(plane.words, first, ((start + nr - 1) >> self.pfn_section_shift) + 1 - first)
 
+    def __repr__(self):
+        return f"<Sections present={self.present.weight()} online={self.online.weight()} early={self.early.weight()}>"
+
     @property
     def subsection_map(self):
         """(nr_sections,) uint64, read-only; bit i: the i-th subsection of the section has memory."""

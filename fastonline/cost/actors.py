@@ -38,7 +38,7 @@ class GuestWork:
 
     def done(self) -> dict[str, int]:
         """{column of a row: how often}, as of now."""
-        stats: dict[str, Any] = {**self._mem.stats()}
+        stats = self._mem.stats().as_dict()
         return {**{name: stats[name] for name in COUNTED}, "uevents": self.uevents, "contiguous_scans": self.contiguous_scans}
 
     def _heard(self, kind, text):

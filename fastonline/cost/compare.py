@@ -17,12 +17,15 @@ from fastonline.errors import invalid_name
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
 
-@dataclass
+@dataclass(repr=False)
 class Comparison:
     """The rows of several strategies on one scenario: ``str``, `as_dict`, `csv`, `plot`."""
 
     scenario: Scenario
     rows: list[Row]
+
+    def __repr__(self) -> str:
+        return f"<Comparison {self.scenario.name} strategies={[row.strategy for row in self.rows]}>"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: {"scenario": ..., "rows": [...]}."""

@@ -23,10 +23,10 @@ from fastonline.cost.strategies import Strategy, huge_blocks
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import Actor, run
 from fastonline.drivers.hypervisor import Host, ResidentDomain, check_prices
-from fastonline.geometry import PRESETS as GEOMETRIES
+from fastonline.geometry import PRESETS as GEOMETRIES, format_size
 
 
-@dataclass
+@dataclass(repr=False)
 class Row:
     """What one strategy did: `values` by column, its samples and its steps. Where it was not run, `reason` says why."""
 
@@ -37,6 +37,10 @@ class Row:
     steps: list[dict[str, Any]] = field(default_factory=list)
     simulation_s: float = 0.0
     """What the simulation took, s of this machine; no part of as_dict."""
+
+    def __repr__(self) -> str:
+        grown = "" if self.reason is not None else f" grown={format_size(self.values['grown_bytes'])}"
+        return f"<Row {self.strategy}{grown} samples={len(self.samples)}{f' {self.reason}' if self.reason is not None else ''}>"
 
     def as_dict(self, samples: bool = True) -> dict[str, Any]:
         """Plain values; samples: with those and the steps."""

@@ -34,6 +34,9 @@ class Ehea:
         self.vetoes = 0
         mem.notifiers.register(self._notifier, priority)
 
+    def __repr__(self) -> str:
+        return f"<Ehea sections={len(self.sections)} onlined={self.onlined} vetoes={self.vetoes}>"
+
     def _notifier(self, action, notice):
         unit = self._mem.geometry.pages_per_section
         sections = set(range(notice.start_pfn // unit, -(-(notice.start_pfn + notice.nr_pages) // unit)))
@@ -93,6 +96,9 @@ class Udev:
         self._waiting: dict[int, float] = {}        # block: when it is to be onlined
         mem.events.listen(self._heard)
 
+    def __repr__(self) -> str:
+        return f"<Udev events={len(self.events)} waiting={len(self._queue)} due={self.due:g}>"
+
     def _heard(self, kind, text):
         if kind == "uevent":
             action, _, device = text.partition("@")
@@ -150,6 +156,9 @@ class Container:
         self.mem = mem
         self.nid = nid
         self.dimms = list(dimms)
+
+    def __repr__(self) -> str:
+        return f"<Container node={self.nid} dimms={len(self.dimms)}>"
 
     def add(self, udev: Udev | None = None, now: float = 0.0) -> None:
         """Add every DIMM, and tell user space of the node. All or nothing, HotplugError as add_memory."""

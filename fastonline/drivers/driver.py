@@ -63,6 +63,10 @@ class Driver:
         self.domain = domain
         self.target_pages = self.current_pages
 
+    def __repr__(self) -> str:
+        counts = "".join(f" {name}={count}" for name, count in self.counts().items())
+        return f"<{type(self).__name__} current={self.current_pages} target={self.target_pages}{counts}>"
+
     @property
     def current_pages(self) -> int:
         """Pages of the guest that the host backs."""

@@ -78,9 +78,6 @@ class HvBalloon(Driver):
         self.waits = 0
         mem.set_online_page_callback(self._online_page, KPF_OFFLINE)
 
-    def __repr__(self) -> str:
-        return f"<HvBalloon current={self.current_pages} target={self.target_pages} ballooned={len(self._list)}>"
-
     @property
     def current_pages(self) -> int:
         """As Driver.current_pages; of a ResidentDomain boot memory and what regions cover, less what is in the balloon."""

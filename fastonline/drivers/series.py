@@ -65,7 +65,7 @@ class Sample:
         return f"  not usable: {format_size(waiting)} is plugged and not online" if waiting > 0 else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Series:
     """A run of a driver: its samples, its steps (every change of `actual` as (s, bytes)), the driver's own counts at the end,
     and its calls to the host by name, in all."""
@@ -75,6 +75,9 @@ class Series:
     steps: tuple[tuple[float, int], ...]
     counts: dict[str, int]
     calls: dict[str, int]
+
+    def __repr__(self) -> str:
+        return f"<Series {self.driver} targets={len(self.samples)} reached={sum(not s.obstacle for s in self.samples)}>"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for json."""

@@ -69,6 +69,9 @@ class VirtioBalloon:
         """4 KiB units in a page of the guest (VIRTIO_BALLOON_PAGES_PER_PAGE)."""
         self.pages = BalloonPages(mem, None if tell_host is None else self._moved, not deflate_on_oom)
 
+    def __repr__(self) -> str:
+        return f"<VirtioBalloon pages={len(self)}>"
+
     def __len__(self) -> int:
         return len(self.pages)
 
@@ -187,9 +190,6 @@ class VirtioBalloonDriver(Driver):
         super().__init__(mem, domain)
         self.due = self._report_at = REPORTING_DELAY if reporting else NEVER
         mem.register_oom_notifier(self._out_of_memory)
-
-    def __repr__(self):
-        return f"<VirtioBalloonDriver current={self.current_pages} target={self.target_pages} balloon={len(self.balloon)}>"
 
     @property
     def current_pages(self) -> int:

@@ -92,6 +92,11 @@ class VirtioMem:
         """Why the last request did not reach its size: EBUSY, what is left is in use; ETXTBSY, the host is busy; ENOSPC, the
         region is full or too much is added and not online; else what add_memory said."""
 
+    def __repr__(self) -> str:
+        mode = "big" if self.big_blocks else "sub"
+        size, plugged = format_size(self.max_size), format_size(self.plugged_size)
+        return f"<VirtioMem {self.name} {mode}-block mode, size={size} plugged={plugged} errno={self.errno}>"
+
     @property
     def big_blocks(self) -> bool:
         """Is it in big-block mode?"""
@@ -377,6 +382,9 @@ class VirtioMemBus:
         self._mem = mem
         self.devices: dict[str, VirtioMem] = {}
 
+    def __repr__(self) -> str:
+        return f"<VirtioMemBus devices={list(self.devices)}>"
+
     def add(self, device: VirtioMem) -> None:
         """Probe a device. HotplugError EBUSY when something is in its region: RAM, or another device's
         (virtio_mem_create_resource); EINVAL when another online_page_callback is set."""
@@ -504,9 +512,6 @@ class VirtioMemDriver(Driver):
     def current_pages(self) -> int:
         """Boot memory and what is plugged."""
         return self.boot_pages + self.device.plugged_pages
-
-    def __repr__(self):
-        return f"<VirtioMemDriver current={self.current_pages} target={self.target_pages} plugged={self.device.plugged_pages}>"
 
     @property
     def requested_pages(self) -> int:

@@ -208,10 +208,7 @@ class XenBalloon(Driver):
         return start, nr
 
     def __repr__(self) -> str:
-        return (
-            f"<XenBalloon {self.behaviour.name} current={self.current_pages} target={self.target_pages} "
-            f"balloon={self.balloon_pages}>"
-        )
+        return super().__repr__().replace(" ", f" {self.behaviour.name} ", 1)
 
     # -- what there is
 

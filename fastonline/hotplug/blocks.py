@@ -68,7 +68,8 @@ class Block:
         self.nr = nr
 
     def __repr__(self) -> str:
-        return f"<Block memory{self.nr} {self.state} {self.valid_zones}>"
+        last = self.start_pfn + self.nr_pages - 1
+        return f"<Block memory{self.nr} {self.start_pfn:#x}-{last:#x} {self.state} {self.valid_zones}>"
 
     @property
     def start_pfn(self) -> int:
@@ -189,6 +190,9 @@ class Blocks:
 
     def __init__(self, mem: Memory) -> None:
         self._mem = mem
+
+    def __repr__(self) -> str:
+        return f"<Blocks {range_list(self) or 'none'}>"
 
     def __getitem__(self, nr: int) -> Block:
         if nr not in self:

@@ -24,6 +24,9 @@ class Events:
         self.listeners: list[Listener] = []
         """The callbacks, in the order of their calling; the same list for good."""
 
+    def __repr__(self) -> str:
+        return f"<Events listeners={len(self.listeners)}>"
+
     def listen(self, callback: C) -> C:
         """Call `callback` from now on. Returns it, so that it serves as a decorator. TypeError when it cannot be called."""
         if not callable(callback):

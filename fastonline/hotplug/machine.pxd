@@ -91,7 +91,7 @@ cdef int flush_events(Machine mem) except -1
 cdef int tell_listeners(Machine mem, list happened) except -1    # (kind, text) each, now
 cdef int count_sections(Machine mem) except -1
 cdef int reset_counters(Machine mem) except -1
-cdef dict stats(Machine mem)
+cdef object stats(Machine mem)
 cdef uint64_t totalram_pages(Machine mem) noexcept nogil
 cdef uint64_t totalhigh_pages(Machine mem) noexcept nogil
 cdef uint64_t node_present_pages(Machine mem, int nid) noexcept nogil

@@ -19,6 +19,7 @@ from fastonline.hotplug.events import Events
 from fastonline.hotplug.notifier import NotifierChain
 from fastonline.geometry import X86_64
 from fastonline.hotplug.resources import Resources
+from fastonline.hotplug.stats import Stats
 from fastonline.rules import LINUX_6_12
 
 __all__ = ["Machine", "count_migrated"]
@@ -230,7 +231,7 @@ def count_migrated(Machine mem not None, nr, balloon):
     mem.balloon_migrated += pages if balloon else 0
 
 
-cdef dict stats(Machine mem):
+cdef object stats(Machine mem):
     cdef buddy_pool *a
     cdef int area, k, orders = mem.pages.max_order + 1
     cdef uint64_t frees[NR_ORDERS]
@@ -248,7 +249,7 @@ cdef dict stats(Machine mem):
             allocs[k] += a.allocs[k]
             merges[k] += a.merges[k]
             splits[k] += a.splits[k]
-    return {
+    return Stats({
         "frees": [frees[k] for k in range(orders)],
         "allocations": [allocs[k] for k in range(orders)],
         "merges": [merges[k] for k in range(orders)],
@@ -262,7 +263,7 @@ cdef dict stats(Machine mem):
         "pageblocks_scanned": mem.zones.table.scanned,
         "zonelist_builds": mem.zonelist_builds,
         "bytes_touched": mem.pages.bytes_touched(),
-    }
+    })
 
 
 cdef uint64_t totalram_pages(Machine mem) noexcept nogil:

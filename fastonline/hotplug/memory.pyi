@@ -1,7 +1,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
-from typing import Any, SupportsIndex, TypedDict
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from fastonline.hotplug.blocks import Blocks
 from fastonline.hotplug.arguments import ENGINES as ENGINES, MEMMAPS as MEMMAPS
 from fastonline.hotplug.page_views import Flags
 from fastonline.hotplug.settings import Settings
+from fastonline.hotplug.stats import Stats
 from fastonline.hotplug.zones import Node, Zone
 from fastonline.rules import Rules
 
@@ -21,21 +22,6 @@ THP_MIN_BYTES: int
 _ZoneKey = str | tuple[int, str] | Zone
 _Callback = Callable[[int, int], object]
 _Pfns = NDArray[np.integer[Any]] | Sequence[SupportsIndex]
-
-class _Stats(TypedDict):
-    frees: list[int]
-    allocations: list[int]
-    merges: list[int]
-    splits: list[int]
-    pages_onlined: int
-    pages_offlined: int
-    pages_migrated: int
-    balloon_migrated: int
-    notifications: int
-    watermark_recomputations: int
-    pageblocks_scanned: int
-    zonelist_builds: int
-    bytes_touched: int
 
 class Memory(Settings):
     def __init__(
@@ -112,7 +98,7 @@ class Memory(Settings):
     def zoneinfo(self) -> str: ...
     def pagetypeinfo(self) -> str: ...
     def lsmem(self, style: str = "2.38") -> str: ...
-    def stats(self) -> _Stats: ...
+    def stats(self) -> Stats: ...
     def validate(self) -> None: ...
     def copy(self) -> Memory: ...
     def __copy__(self) -> Memory: ...

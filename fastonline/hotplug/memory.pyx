@@ -566,11 +566,8 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return procfs.lsmem(self, style)
 
     def stats(self):
-        """Exact counts since the machine was made, boot memory not counted: "frees", "allocations", "merges", "splits" (lists
-        by order: blocks freed and allocated, pairs merged out of the order, blocks of the order split), "pages_onlined",
-        "pages_offlined", "pages_migrated" and of them "balloon_migrated", "notifications" (calls of the notifier chain),
-        "watermark_recomputations", "pageblocks_scanned" by them (2.6.25), "zonelist_builds", "bytes_touched" (of page state,
-        written). The C API's calls recompute and notify nothing."""
+        """Return the exact counts since the machine was made, a hotplug.stats.Stats: ``mem.stats().merges``. The C API's calls
+        recompute and notify nothing."""
         _held = self.lock.hold()
         return machine.stats(self)
 

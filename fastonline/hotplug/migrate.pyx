@@ -72,6 +72,9 @@ class MovablePages:
         """bool: the pages are PG_offline, given back to the host."""
         return self._offline
 
+    def __repr__(self):
+        return f"<{type(self).__name__} pages={len(self.pfns)} offline={self.offline}>"
+
     def __len__(self):
         return len(self.pfns)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from fastonline.hotplug.chain_calls import ChainCalls
@@ -77,6 +78,9 @@ class NotifierChain(ChainCalls):
         self.chain: list[tuple[NotifierCallback, int]] = []
         """(callback, priority) in the order of their calling; the same list for good."""
 
+    def __repr__(self) -> str:
+        return f"<NotifierChain callbacks={len(self.chain)} calls={self.calls}>"
+
     def __len__(self) -> int:
         return len(self.chain)
 
@@ -99,6 +103,15 @@ class NotifierChain(ChainCalls):
                 del self.chain[i]
                 return
         raise ValueError(f"{callback!r} is not registered with this chain")
+
+    @contextmanager
+    def registered(self, callback: C, priority: int = 0) -> Iterator[C]:
+        """Call `callback` for the length of a with block, as `register` with this `priority` and then `unregister`."""
+        self.register(callback, priority)
+        try:
+            yield callback
+        finally:
+            self.unregister(callback)
 
     def call(self, action: int, notice: MemoryNotify) -> int:
         """Run the chain with action and notice: the value of the last callback called; one with NOTIFY_STOP_MASK set is the

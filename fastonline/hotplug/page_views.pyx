@@ -28,6 +28,9 @@ class Flags:
     def __init__(self, view):
         self._view = view
 
+    def __repr__(self):
+        return f"<Flags {', '.join(FLAG_NAMES)}>"
+
     def __getitem__(self, name):
         if name not in FLAG_NAMES:
             raise KeyError(f"unknown page flag {name!r} (expected {', '.join(FLAG_NAMES)})")

@@ -140,6 +140,9 @@ class Resources:
         self._shift = page_shift
         self._root = Resource(0, 1 << 64, "PCI mem", tree)
 
+    def __repr__(self):
+        return f"<Resources ranges={len(self._root.walk())} ram={len(self)}>"
+
     def tree(self):
         """Plain values that the constructor takes."""
         return self._root.tree()[3]

@@ -3,7 +3,7 @@
 from html import escape
 
 from fastonline.core.runs import range_list
-from fastonline.tables import bar, short, table
+from fastonline.tables import bar, html_table, short, table
 
 
 def summary(mem):
@@ -35,16 +35,13 @@ def summary(mem):
     return "\n".join(lines) + "\n"
 
 
-def zones_html(mem):
-    """Return the populated zones of the machine `mem` as an HTML table, sizes in pages."""
+def zones_html(zones):
+    """Return the populated ones of `zones` as an HTML table, sizes in pages."""
     names = ("start_pfn", "spanned_pages", "present_pages", "managed_pages", "free_pages")
-    zones = [zone for zone in mem.zones.values() if zone.populated]
-    rows = [(f"{zone.nid}/{zone.name}", *(getattr(zone, name) for name in names)) for zone in zones]
-    head = "".join(f"<th>{name}</th>" for name in ("zone", *names))
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    rows = [(f"{zone.nid}/{zone.name}", *(getattr(zone, name) for name in names)) for zone in zones if zone.populated]
+    return html_table([("zone", *names), *rows])
 
 
 def machine_html(mem):
     """Return the machine `mem` as HTML: its repr, and its zones."""
-    return f"<p>{escape(repr(mem))}</p>{zones_html(mem)}"
+    return f"<p>{escape(repr(mem))}</p>{zones_html(mem.zones)}"

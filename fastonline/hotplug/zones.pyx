@@ -17,6 +17,7 @@ from fastonline.hotplug.watermarks cimport count_scans, refresh
 from fastonline.core.runs import range_list
 from fastonline.errors import is_number
 from fastonline.geometry import Geometry
+from fastonline.hotplug.summary import zones_html
 from fastonline.rules import INT_MAX, Rules
 
 __all__ = ["Node", "Zone", "Zones"]
@@ -459,6 +460,9 @@ cdef class Zones:
 
     def __repr__(self):
         return f"<Zones: {', '.join([repr(zone) for zone in self if zone.populated]) or 'none populated'}>"
+
+    def _repr_html_(self):
+        return zones_html(self)
 
     def __len__(self):
         return len(self.online_nodes()) * self.table.nr_types

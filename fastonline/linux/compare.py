@@ -70,7 +70,7 @@ _FIXED = np.array([_mask(flags) for flags in ("NOPAGE", "RESERVED", "OWNER_PRIVA
 """Flags of pages that neither the allocator nor a balloon ever gets."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Step:
     """One step, replayed. `recorded` is the recording's own dict of it, `predicted` a state in the recording's schema."""
 
@@ -93,6 +93,11 @@ class Step:
     replayed: bool = True
     reason: str = ""
     """Why it could not be replayed."""
+
+    def __repr__(self) -> str:
+        if not self.replayed:
+            return f"<Step {self.index} {self.op} not replayed: {self.reason}>"
+        return f"<Step {self.index} {self.op} errno={self.errno} compared={self.compared} differences={len(self.differences)}>"
 
 
 def compare(

@@ -35,6 +35,9 @@ class PageTypes:
         self.notes: list[str] = []
         self.assumptions = [f"{source}: zones and watermarks are not told: zones are those of x86_64, all memory is of node 0"]
 
+    def __repr__(self) -> str:
+        return f"<PageTypes {self.source} runs={len(self.start)}>"
+
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
         """A Memory with these pages free, reserved and in use; its zones end where those of x86_64 do, and its watermarks are
         what that kernel computes. ValueError for a map that no machine has."""

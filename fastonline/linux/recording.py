@@ -42,6 +42,9 @@ class Recording:
         self.kernel = data["kernel"]
         self.steps = data["steps"]
 
+    def __repr__(self) -> str:
+        return f"<Recording {self.name} kernel={self.kernel} steps={len(self.steps)}>"
+
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Recording:
         """Read the recording in the file `path`. RecordingError, one line naming the file (and the step), for what is none;

@@ -28,7 +28,7 @@ from fastonline.linux.ranges import (
 from fastonline.rules import LINUX_6_12, Rules
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Snapshot:
     """A machine as texts show it, of one moment. What a text does not have is empty.
 
@@ -57,6 +57,9 @@ class Snapshot:
     memmap_on_memory: str | None = None
     notes: list[str] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.source} {self.arch} zones={len(self.zones)} blocks={len(self.blocks)}>"
 
     def buddyinfo(self) -> str:
         """The text of /proc/buddyinfo. ValueError when the source has no free blocks."""
