@@ -11,7 +11,20 @@ from conftest import ENGINES
 import fastonline as fo
 from fastonline.cost import phases
 from fastonline.cost.processes import profile_processes
-from fastonline.cost.profile import BATCH, C_API, LIFECYCLE, LISTENED, LISTENER, WORKLOADS, parts, profile, ratios, summary
+from fastonline.cost.profile import (
+    BATCH,
+    C_API,
+    LIFECYCLE,
+    LISTENED,
+    LISTENER,
+    WORKLOADS,
+    Profile,
+    Timing,
+    parts,
+    profile,
+    ratios,
+    summary,
+)
 from fastonline.cost.report import number, profile_text, si, size
 
 SECTION = 1 << 17       # pages
@@ -423,3 +436,11 @@ def test_plot(result, tmp_path):
         assert f">{name}" in svg, name      # text, not outlines
     with pytest.raises(ValueError, match="foo"):
         plots.plot_profile(result, tmp_path / "p.foo")
+
+
+def test_the_result_has_named_fields(result):
+    assert list(result) == list(Profile.__annotations__)
+    assert list(result.rows[0]) == list(result.calls[0]) == list(Timing.__annotations__)
+    assert result.rows[0].ns.min == result["rows"][0]["ns"]["min"] and result.phases[0].total["min"] >= 0
+    plain = result.as_dict()
+    assert plain == result and {type(plain), type(plain["rows"][0]), type(plain["rows"][0]["ns"])} == {dict}

@@ -79,6 +79,7 @@ run([mem], 3.0)
 run_series("xen", ["1G"], fo.X86_64, fo.LINUX_6_12, "1G", "4G")
 profile(engines=3)
 profile()[3]
+profile().rows[0].medians
 """.strip().splitlines()
 PROLOGUE = """
 import numpy as np

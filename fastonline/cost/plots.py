@@ -12,6 +12,7 @@ except ImportError as _missing:
 from matplotlib.figure import Figure
 
 from fastonline.cost.phases import PHASES
+from fastonline.cost.profile import Profile
 from fastonline.cost.provenance import one_line
 from fastonline.cost.report import duration, number
 from fastonline.files import save_figure
@@ -39,7 +40,7 @@ def corner(figure: Figure, origin: dict[str, Any]) -> None:
     figure.text(0.995, 0.005, one_line(origin), ha="right", va="bottom", fontsize=6, color="0.4")
 
 
-def plot_profile(result: dict[str, Any], path: str | PathLike[str]) -> None:
+def plot_profile(result: Profile, path: str | PathLike[str]) -> None:
     """Draw cost.profile.profile's result into the file `path`, whose suffix says how (.png, .svg, .pdf).
 
     Left: ns a page by workload, the median as a dot and a line to the least, on a logarithmic axis. Right: the phases' shares

@@ -9,20 +9,20 @@ import multiprocessing
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastonline.cost.profile import profile, ratios, summary
+from fastonline.cost.profile import Profile, profile, ratios, summary
 
 
 def profile_processes(
     processes: int, progress: Callable[[Iterable[int]], Iterable[int]] = iter, **arguments: Any
-) -> dict[str, Any]:
+) -> Profile:
     """Run cost.profile.profile in so many new `processes`, one after the other; return one profile.
 
     arguments: of `profile`, which gets no progress: that is called with the list of processes. A script that calls this needs
-    `if __name__ == "__main__"`, as for multiprocessing. The dict is `profile`'s, with "processes", and where it is above 1:
+    `if __name__ == "__main__"`, as for multiprocessing. Where `processes` is above 1, the Profile differs from `profile`'s:
 
-    - the rows' "times", "ns" and "ns_per_page" are of all repeats of all processes, and "between" is {"min": (low, high),
-      "median": (low, high)}, ns a page: the lowest and highest least time and median of a process;
-    - "huge_bytes" has a number for each process. Counts, phases and memset are the first one's.
+    - the rows' times, ns and ns_per_page are of all repeats of all processes. between is {"min": (low, high), "median": (low,
+      high)}, ns a page: the lowest and highest least time and median of a process.
+    - huge_bytes has a number for each process. Counts, phases and memset are the first one's.
 
     ValueError unless processes is at least 1.
     """
@@ -33,7 +33,7 @@ def profile_processes(
     for _ in progress(list(range(processes))):
         with context.Pool(1) as pool:
             results.append(pool.apply(profile, kwds=arguments))
-    merged: dict[str, Any] = results[0]
+    merged: Profile = results[0]
     for kind in ("rows", "calls"):
         for row, *others in zip(*(result[kind] for result in results), strict=True):
             each = [one["ns_per_page"] for one in (row, *others)]

@@ -26,6 +26,7 @@ from fastonline.geometry import X86_64, Geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
 from fastonline.hotplug.notifier import NOTIFY_OK
 from fastonline.linux.capture import Capture, matches_kernel
+from fastonline.record import Record
 from fastonline.rules import LINUX_6_12, Rules
 
 BOOT = "1G"
@@ -60,41 +61,115 @@ COLD = 10
 """Repeats with caches emptied, at most: emptying them takes milliseconds."""
 
 
+class Summary(Record):
+    """The least of several times, their median, and the spread from the lower to the upper quartile."""
+
+    __slots__ = ()
+
+    min: float
+    median: float
+    spread: float
+
+
+class Timing(Record):
+    """What one engine took for one workload. Times are ns with the cost of reading the clock subtracted.
+
+    - engine, workload: names. pages: that a run handles. times: every repeat's ns.
+    - ns, ns_per_page: Summary. cold: the ns with emptied caches, None without `cold`. first: ns of the unmeasured run.
+    - between: None, or what differs from process to process (see cost.processes).
+    - pages_per_second: from the least time. faults: least page faults of a run.
+    - merges: by order, and bytes_touched: of one run.
+    - counts: {event: Summary}. counted: the least share of a run for which the events were counted; None: nothing was counted.
+    """
+
+    __slots__ = ()
+
+    engine: str
+    workload: str
+    pages: int
+    ns: Summary
+    ns_per_page: Summary
+    times: list[float]
+    between: dict[str, tuple[float, float]] | None
+    first: float
+    cold: Summary | None
+    pages_per_second: float
+    merges: list[int]
+    bytes_touched: int
+    faults: int
+    counts: dict[str, Summary]
+    counted: float | None
+
+
+class Phases(Record):
+    """The phases of one `path` on one `engine`. ns: {phase: {"min", "median"}, or None where the path has no such phase}.
+    total: {"min", "median"}, to which the phases add up."""
+
+    __slots__ = ()
+
+    engine: str
+    path: str
+    ns: dict[str, dict[str, float] | None]
+    total: dict[str, float]
+
+
+class Profile(Record):
+    """What `profile` measured: attributes, keys, and a dictionary that json.dumps takes.
+
+    - geometry, rules: names. boot: memory below the section, None behind a captured machine. page_size: bytes. section: text.
+      start_pfn, nr_pages, nr_sections, repeat: numbers. clock_ns: what reading the clock costs.
+    - provenance: cost.provenance.provenance.
+    - capture: None, or {"release", "kernel_buddyinfo", "predicted_buddyinfo", "zones": a list of {"nid", "zone", "quiet",
+      "matches"}}.
+    - counters: None when nobody asked, or {"events", "missing": {event: why there is none}, "unavailable": None, or why nothing
+      could be counted}.
+    - rows: the workloads that online the section. calls: LISTENER and LIFECYCLE, the other calls in a section's life.
+    - memset: for each engine {"engine", "bytes", "ns", "ratio"}: a memset of as many bytes as C_API writes, and the least time
+      of C_API over that of the memset.
+    - phases: for each engine and path. ratios: {workload: struct_page over bitmap, least times}, empty unless both engines ran.
+    - huge_bytes: for each process its memory on huge pages afterwards, bytes; None where the kernel does not say.
+    """
+
+    __slots__ = ()
+
+    geometry: str
+    rules: str
+    boot: str | None
+    page_size: int
+    section: str
+    nr_pages: int
+    nr_sections: int
+    repeat: int
+    clock_ns: float
+    provenance: dict[str, Any]
+    capture: dict[str, Any] | None
+    counters: dict[str, Any] | None
+    rows: list[Timing]
+    calls: list[Timing]
+    memset: list[dict[str, Any]]
+    phases: list[Phases]
+    start_pfn: int
+    huge_bytes: list[int | None]
+    ratios: dict[str, float]
+
+
 def profile(
     geometry: Geometry = X86_64, section: int | str = "512M", rules: Rules = LINUX_6_12, engines: Sequence[str] = ENGINES,
     orders: Iterable[int] | None = None, repeat: int = 50, capture: Capture | None = None,
     counters: dict[str, tuple[int, int]] | None = None, cold: bool = False,
     progress: Callable[[list[tuple[str, str, str]]], Iterable[tuple[str, str, str]]] = iter
-) -> dict[str, Any]:
-    """Measure what onlining one section costs; return a plain dict that json.dumps takes.
+) -> Profile:
+    """Measure what onlining one section costs; return a Profile.
 
-    section: size of the range that is onlined, whole sections of the geometry. orders: largest blocks handed to the allocator,
-    one "whole" for each; None: what the rules say. capture: a linux.capture.Capture to start from, whose geometry then counts;
-    else BOOT memory is there. counters: the events to count in runs of their own after the timed ones, cost.counters.HARDWARE
-    or another dict of its kind; None: nothing is counted. cold: measure each workload again with caches emptied before each
-    run. progress: called with the list of steps, gives them back one by one (tqdm.tqdm does).
+    geometry, rules: of the machine. engines: names. section: size of the range that is onlined, whole sections. orders:
+    largest blocks handed to the allocator, one "whole" for each; None: what the rules say. capture: a linux.capture.Capture to
+    start from, with its own geometry; None: BOOT memory is there. counters: the events to count in runs of their own after the
+    timed ones, cost.counters.HARDWARE or another dict of its kind; None: nothing is counted. cold: measure each workload again
+    with caches emptied before each run. progress: called with the list of steps, gives them back one by one (tqdm.tqdm does).
 
-    Every step runs once unmeasured, then `repeat` times on the same machine, put back by offline_pages outside of the timed
-    part: caches are warm. All times are ns with the cost of reading the clock subtracted. Keys:
-
-    - "geometry", "rules", "boot", "page_size", "section" (text), "start_pfn", "nr_pages", "nr_sections", "repeat", "clock_ns",
-      "provenance" (cost.provenance.provenance), and "capture": None, or a dict "release", "kernel_buddyinfo",
-      "predicted_buddyinfo", "zones": for each "nid", "zone", "quiet", "matches";
-    - "rows": for each engine and workload "engine", "workload", "pages" (that a run handles), "ns" and "ns_per_page" (see
-      summary), "times" (every repeat's ns), "between" (None; see cost.processes), "first" (ns of the unmeasured run), "cold"
-      (as "ns", None without `cold`),
-      "pages_per_second" (from the least time), "merges" by order and "bytes_touched" of one run, "faults" (least page faults of
-      a run), "counts": {event: summary} and "counted", the least share of a run that the events were being counted for (None
-      when nothing is);
-    - "calls": the same for LISTENER and LIFECYCLE, the other calls in a section's life;
-    - "memset": for each engine "engine", "bytes", those that C_API writes, "ns" (summary) of a memset of so many, and "ratio",
-      the least time of C_API over that of the memset;
-    - "huge_bytes": [bytes of this process's memory on huge pages afterwards], None where the kernel does not say;
-    - "counters": None when nobody asked, or a dict "events", "missing": {event: why there is none} and "unavailable": None, or
-      why nothing could be counted;
-    - "phases": for each engine and path "engine", "path", "ns": {phase: {"min", "median"}, or None where the path has no such
-      phase} and "total": {"min", "median"}, which the phases add up to (see parts);
-    - "ratios": {workload: struct_page over bitmap, least times}, empty unless both engines ran.
+    Every step runs once unmeasured, then `repeat` times on the same machine. offline_pages puts it back outside of the timed
+    part, so caches are warm. ValueError for an unknown engine, an order or a section that the geometry does not have, and a
+    `repeat` below 1.
     """
     if repeat < 1:
         raise ValueError(f"repeat must be at least 1, not {repeat}")
@@ -111,7 +186,7 @@ def profile(
         if not 0 <= order <= geometry.max_page_order:
             raise ValueError(f"order {order} is not between 0 and {geometry.name}'s MAX_PAGE_ORDER = {geometry.max_page_order}")
     nr_pages = _section_pages(geometry, section)
-    result: dict[str, Any] = {
+    result = Profile({
         "geometry": geometry.name,
         "rules": rules.name,
         "boot": None if capture is not None else BOOT,
@@ -128,7 +203,7 @@ def profile(
         "calls": [],
         "memset": [],
         "phases": [],
-    }
+    })
     counting = None
     if counters is not None:
         counting, result["counters"] = _open(counters)
@@ -146,12 +221,12 @@ def profile(
             result["start_pfn"] = bench.start
             result["capture"] = bench.compared
         if what == "row":
-            row = {"engine": engine, "workload": name, **bench._row(name, repeat, counting, cold)}
+            row = Timing({"engine": engine, "workload": name, **bench._row(name, repeat, counting, cold)})
             result["calls" if name in (LISTENER, *LIFECYCLE) else "rows"].append(row)
             if name == C_API:
                 result["memset"].append({"engine": engine, **memset(row["bytes_touched"], row["ns"]["min"], repeat)})
         else:
-            result["phases"].append({"engine": engine, "path": name, **bench._phases(name, orders[0], repeat)})
+            result["phases"].append(Phases({"engine": engine, "path": name, **bench._phases(name, orders[0], repeat)}))
     if counting is not None:
         counting.close()
     result["huge_bytes"] = [huge_bytes()]
@@ -180,10 +255,10 @@ def _open(events):
     return counters, {"events": counters.events, "missing": counters.missing, "unavailable": None}
 
 
-def summary(times: Sequence[float]) -> dict[str, float]:
-    """{"min", "median", "spread"} of a list of times; spread is from the lower to the upper quartile."""
+def summary(times: Sequence[float]) -> Summary:
+    """Return the Summary of a list of `times`."""
     low, _, high = statistics.quantiles(times, method="inclusive") if len(times) > 1 else (times[0],) * 3
-    return {"min": min(times), "median": statistics.median(times), "spread": high - low}
+    return Summary(min=min(times), median=statistics.median(times), spread=high - low)
 
 
 def parts(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -223,7 +298,7 @@ def memset(nr_bytes: int, least: float, repeat: int) -> dict[str, Any]:
     return {"bytes": nr_bytes, "ns": ns, "ratio": least / max(ns["min"], 1)}
 
 
-def ratios(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+def ratios(rows: Iterable[Timing]) -> dict[str, float]:
     """{workload: least time of struct_page over that of bitmap} of the workloads that both engines ran; rows: a
     profile's."""
     least = {(row["engine"], row["workload"]): row["ns"]["min"] for row in rows}

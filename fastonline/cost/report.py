@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastonline.cost.phases import PHASES
-from fastonline.cost.profile import C_API, LIFECYCLE, LISTENER
+from fastonline.cost.profile import C_API, LIFECYCLE, LISTENER, Profile
 
 _MEANING = {
     C_API: "the same from C, without Python",
@@ -33,7 +33,7 @@ _WIDE = 3.0
 """A median so many times the least time is worth a warning."""
 
 
-def profile_text(result: dict[str, Any], brief: bool = False, more: Sequence[str] = ()) -> str:
+def profile_text(result: Profile, brief: bool = False, more: Sequence[str] = ()) -> str:
     """Return the tables of cost.profile.profile's result, its last line the figure to quote. brief: only the five rows that
     most people want. more: further tables, before the last line."""
     engines = list(dict.fromkeys(row["engine"] for row in result["rows"]))
@@ -49,7 +49,7 @@ def profile_text(result: dict[str, Any], brief: bool = False, more: Sequence[str
     return "\n".join(part for part in parts if part)
 
 
-def geometries_text(results: list[dict[str, Any]]) -> str:
+def geometries_text(results: list[Profile]) -> str:
     """Return one table for `results`, profiles of several geometries: what the same size costs in sections of different
     sizes."""
     lines = [f"{'geometry':<14}{'engine':<13}{'pages':>7}{'sections':>9}{'top order':>10}{'whole, us':>11}{'page, ns':>10}"]
@@ -84,7 +84,7 @@ def capture_text(compared: dict[str, Any]) -> str:
     return "".join(lines)
 
 
-def quote(result: dict[str, Any]) -> str:
+def quote(result: Profile) -> str:
     """Return the figure of a profile (`result`) to quote, in one sentence on one line: the medians of online_pages."""
     said, cold = [], []
     for row in result["rows"]:
