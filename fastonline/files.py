@@ -125,13 +125,6 @@ def write_file(path: Path, parts: Iterable[Bytes]) -> None:
         raise
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib Figure to the file `path`, as write_file does, in the format that the suffix names."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format=os.path.splitext(path)[1].removeprefix(".").lower() or None)
-    write_file(path, [picture.getbuffer()])
-
-
 def check_output(path: Path) -> None:
     """Raise the OSError that write_file would raise at once for `path`; nothing is written."""
     try:

@@ -286,3 +286,11 @@ def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, args, says):
     except SystemExit as e:
         status, (out, err) = e.code, capsys.readouterr()
     assert status == 2 and out == "" and err.count("\n") == 1 and says in err and os.listdir(tmp_path) == []
+
+
+def test_strategies_on_one_point_share_a_label(tmp_path):
+    pytest.importorskip("matplotlib")
+    compare(scenario("thread-dry"), ["split", "callback", "whole"]).plot(tmp_path / "c.svg")
+    text = (tmp_path / "c.svg").read_text()
+    assert ">split, callback</text>" in text and ">whole</text>" in text
+    assert "thread-dry" in text and "rules of Linux 2.6.25" in text and "fastonline 0." in text

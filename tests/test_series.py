@@ -1,6 +1,7 @@
 """Drivers taken through targets."""
 
 import json
+import re
 
 import pytest
 from drivers_common import NEW, OLD
@@ -98,3 +99,24 @@ def test_a_balloon_says_that_it_cannot_grow_past_boot_memory(name, options):
 def test_the_region_of_virtio_mem_is_what_the_user_configures(options):
     series = run_series("virtio-mem", parse_targets("1100M"), X86_64, LINUX_6_12, "1G", "1151M", **options)
     assert series.samples[0].actual == series.samples[0].usable == 1100 << 20 and series.samples[0].host_free == 51 << 20
+
+
+def test_plot_tells_target_from_actual(tmp_path):
+    """Expect text in SVG, both lines named, and where the figure was made."""
+    pytest.importorskip("matplotlib")
+    run_series("cmm", parse_targets("256M,192M"), S390X, LINUX_6_12, "256M", "512M").plot(tmp_path / "run.svg")
+    text = (tmp_path / "run.svg").read_text()
+    for words in ("target</text>", "actual: plugged", "cmm: target and actual size of the guest", "MiB</text>"):
+        assert words in text, words
+    widths = {float(width) for width in re.findall(r"stroke-width: ([\d.]+)", text)}
+    assert {5.0, 1.5} <= widths
+
+
+def test_plots_as_png_svg_and_pdf(tmp_path):
+    pytest.importorskip("matplotlib")
+    series = run_series("cmm", parse_targets("256M,192M"), S390X, LINUX_6_12, "256M", "512M")
+    for suffix, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")):
+        series.plot(tmp_path / f"run{suffix}")
+        assert (tmp_path / f"run{suffix}").read_bytes().startswith(magic)
+    with pytest.raises(ValueError, match="doc"):
+        series.plot(tmp_path / "run.doc")

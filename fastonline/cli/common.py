@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+from fastonline.figures import check_format
 from fastonline.files import check_output, write_file
 from fastonline.geometry import parse_size
 from fastonline.linux.capture import Capture
@@ -95,7 +96,6 @@ def add_plot(parser, what):
 def check_plot(path):
     """Complain now, not after the run, when matplotlib is missing or has no format of that name."""
     if path is not None:
-        from fastonline.cost.plots import check_format
         check_format(path)
 
 

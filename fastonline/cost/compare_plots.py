@@ -1,22 +1,24 @@
-"""Pictures of compare and sweep; needs matplotlib."""
+"""Plots of compare and sweep; they need matplotlib."""
 
 from __future__ import annotations
 
+import textwrap
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
-from fastonline.cost.plots import STYLE
 from fastonline.cost.sweep import summary
-from fastonline.files import save_figure
+from fastonline.figures import LINE_COLORS, drawing
 
 if TYPE_CHECKING:
     from fastonline.cost.compare import Comparison
 
 MIB = 2**20
-_LINES = (("target_bytes", "target", "--"), ("held_bytes", "held", "-"), ("free_bytes", "free", ":"))
+# a wide target stays visible behind what coincides with it
+_LINES = (
+    ("target_bytes", "target", {"color": LINE_COLORS["target"], "linewidth": 4, "alpha": 0.6}),
+    ("held_bytes", "held", {"color": LINE_COLORS["actual"], "linewidth": 1.3}),
+    ("free_bytes", "free in the guest", {"color": LINE_COLORS["usable"], "linewidth": 1.3, "linestyle": ":"}),
+)
 
 
 def plot_comparison(result: Comparison, path: str | PathLike[str]) -> None:
@@ -28,28 +30,40 @@ def plot_comparison(result: Comparison, path: str | PathLike[str]) -> None:
         raise ValueError("no strategy was run, there is nothing to draw")
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * columns, 2.6 * lines + 4), layout="constrained")
-        parts: Any = figure.subfigures(2, 1, height_ratios=(2.6 * lines, 4))
-        above, below = parts
+    with drawing(path, max(8, 3.6 * columns), 2.6 * lines + 4) as figure:
+        above, below = figure.subfigures(2, 1, height_ratios=(2.6 * lines, 4))
         panels = above.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, row in zip(panels, rows, strict=False):
             for column, label, style in _LINES:
-                axes.step([sample["time"] for sample in row.samples], [sample[column] / MIB for sample in row.samples], style,
-                          where="pre", label=label)
+                axes.step([sample["time"] for sample in row.samples], [sample[column] / MIB for sample in row.samples],
+                          where="pre", label=label, **style)
             axes.set_title(row.strategy, fontsize=9)
+            axes.set_ylim(bottom=0)
         for axes in panels[len(rows):]:
             axes.set_visible(False)
-        panels[0].legend(fontsize=7)
-        above.supxlabel("time, s", fontsize=9)
+        above.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+        above.supxlabel("time, s (virtual)", fontsize=9)
         above.supylabel("MiB", fontsize=9)
-        axes = below.subplots()
-        for row in rows:
-            x, y = row.values["overshoot_bytes"] / MIB, row.values["shortfall_byte_seconds"] / MIB
-            axes.plot(x, y, "o")
-            axes.annotate(row.strategy, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
-        axes.set(xlabel="overshoot, MiB", ylabel="shortfall, MiB.s", title=result.scenario.name)
-        save_figure(figure, path)
+        _overshoot_and_shortfall(below.subplots(), rows, result.scenario)
+
+
+def _overshoot_and_shortfall(axes, rows, scenario):
+    """A dot for each strategy; strategies on one point share a dot and a label."""
+    points: dict[tuple[float, float], list[str]] = {}
+    for row in rows:
+        point = row.values["overshoot_bytes"] / MIB, row.values["shortfall_byte_seconds"] / MIB
+        points.setdefault(point, []).append(row.strategy)
+    middle = max(x for x, _ in points) / 2
+    for (x, y), names in points.items():
+        left = x <= middle
+        axes.plot(x, y, "o", color=LINE_COLORS["actual"])
+        text = "\n".join(textwrap.wrap(", ".join(names), 60, break_on_hyphens=False))
+        axes.annotate(text, (x, y), xytext=(7 if left else -7, 0), textcoords="offset points", fontsize=8, va="center",
+                      ha="left" if left else "right")
+    axes.margins(0.1, 0.2)
+    axes.grid(color="0.9")
+    axes.set(xlabel="overshoot: memory held above the target, MiB", ylabel="shortfall, MiB.s",
+             title=f"{scenario.name} ({scenario.geometry}, rules of Linux {scenario.rules}): overshoot and shortfall")
 
 
 def plot_sweep(rows: str | PathLike[str], path: str | PathLike[str], column: str = "shortfall_byte_seconds") -> None:
@@ -70,12 +84,17 @@ def plot_sweep(rows: str | PathLike[str], path: str | PathLike[str], column: str
                      if point[axes_names[0]] == x and point[axes_names[1]] == y]
             cells[-1].append(sum(found) / len(found) if found else float("nan"))
     unit = MIB if "byte" in column else 1
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.2 * len(across) + 4, 0.6 * len(down) + 3), layout="constrained")
+    values = [[value / unit for value in line] for line in cells]
+    name = column.replace("_byte_seconds", ", MiB.s").replace("_bytes", ", MiB").replace("_", " ")
+    with drawing(path, max(6, 1.2 * len(across) + 4), 0.6 * len(down) + 3) as figure:
         axes = figure.subplots()
-        image = axes.imshow([[value / unit for value in line] for line in cells], aspect="auto")
-        axes.set_xticks(range(len(across)), across, rotation=20)
+        image = axes.imshow(values, aspect="auto", cmap="Blues")
+        middle = (image.norm.vmin + image.norm.vmax) / 2
+        for y, line in enumerate(values):
+            for x, value in enumerate(line):
+                color = "white" if value > middle else "black"
+                axes.text(x, y, f"{value:.6g}", ha="center", va="center", fontsize=8, color=color)
+        axes.set_xticks(range(len(across)), across, rotation=20 if max(map(len, across)) * len(across) > 50 else 0)
         axes.set_yticks(range(len(down)), down)
-        axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=column)
-        figure.colorbar(image)
-        save_figure(figure, path)
+        axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=f"Mean {name}")
+        figure.colorbar(image, label=name)

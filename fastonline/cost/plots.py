@@ -1,60 +1,30 @@
-"""Pictures of a profile; needs matplotlib."""
+"""Plots of a profile; they need matplotlib."""
 
-import os
 from os import PathLike
 from typing import Any
-
-try:
-    import matplotlib
-except ImportError as _missing:
-    raise ImportError("drawing needs matplotlib: pip install 'fastonline[plot]'") from _missing
-
-from matplotlib.figure import Figure
 
 from fastonline.cost.phases import PHASES
 from fastonline.cost.profile import Profile
 from fastonline.cost.provenance import one_line
-from fastonline.cost.report import duration, number
-from fastonline.files import save_figure
-
-COLORS = {"bitmap": "#0072b2", "struct_page": "#d55e00"}
-"""One colour for each engine, in every picture; told apart by the colour-blind too (Okabe and Ito)."""
-
-STYLE: Any = {"svg.hashsalt": "fastonline", "svg.fonttype": "none", "font.size": 9}
-"""For matplotlib.rc_context: text stays text in SVG, and the same figures give the same file."""
+from fastonline.cost.report import duration, number, size
+from fastonline.figures import COLORS, drawing
 
 _PHASE_COLORS = ("#999999", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#000000")
 
 
-def check_format(path: str | PathLike[str]) -> None:
-    """ValueError when the suffix of `path` names no format that matplotlib can draw."""
-    suffix = os.path.splitext(path)[1].removeprefix(".").lower()
-    formats = Figure().canvas.get_supported_filetypes()
-    if suffix not in formats:
-        raise ValueError(f"{os.fspath(path)}: unknown picture format {suffix!r} (expected {', '.join(formats)})")
-
-
-def corner(figure: Figure, origin: dict[str, Any]) -> None:
-    """Write into the corner of a figure where its numbers come from; origin: cost.provenance.provenance's dict."""
-    figure.set_layout_engine("constrained", rect=(0, 0.03, 1, 0.97))
-    figure.text(0.995, 0.005, one_line(origin), ha="right", va="bottom", fontsize=6, color="0.4")
-
-
 def plot_profile(result: Profile, path: str | PathLike[str]) -> None:
-    """Draw cost.profile.profile's result into the file `path`, whose suffix says how (.png, .svg, .pdf).
+    """Draw a Profile, `result`, into the file `path`, whose suffix names the format (.png, .svg, .pdf).
 
     Left: ns a page by workload, the median as a dot and a line to the least, on a logarithmic axis. Right: the phases' shares
     of their total. ValueError for a suffix that matplotlib does not know.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 5.5), layout="constrained")
+    with drawing(path, 10, 6.5, one_line(result["provenance"])) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _workloads(left, result)
         _phases(right, result)
-        figure.suptitle(f"Onlining {result['section']} of {result['geometry']}, rules of Linux {result['rules']}: "
+        section = size(result["nr_pages"] * result["page_size"])
+        figure.suptitle(f"Onlining {section} of {result['geometry']} under the rules of Linux {result['rules']}: "
                         f"{result['nr_pages']} pages, {result['repeat']} repeats")
-        corner(figure, result["provenance"])
-        save_figure(figure, path)
 
 
 def _workloads(axes, result):
@@ -63,7 +33,7 @@ def _workloads(axes, result):
     engines = list(dict.fromkeys(row["engine"] for row in measured))
     for i, engine in enumerate(engines):
         rows = {row["workload"]: row for row in measured if row["engine"] == engine}
-        at = [n + 0.24 * (i - (len(engines) - 1) / 2) for n in range(len(names))]
+        at = [n + 0.42 * (i - (len(engines) - 1) / 2) for n in range(len(names))]
         medians = [max(rows[name]["ns_per_page"]["median"], 1e-4) for name in names]
         least = [max(rows[name]["ns_per_page"]["min"], 1e-4) for name in names]
         axes.hlines(at, least, medians, color=COLORS[engine], linewidth=1)
@@ -119,8 +89,7 @@ def _phases(axes, result):
 
 def plot_scale(result: dict[str, Any], path: str | PathLike[str]) -> None:
     """Draw cost.scale.scale's result into the file `path`: ns a page over the number of pages, both axes logarithmic."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
+    with drawing(path, 8, 4.5, one_line(result["provenance"])) as figure:
         axes = figure.subplots()
         for engine in dict.fromkeys(row["engine"] for row in result["rows"]):
             rows = [row for row in result["rows"] if row["engine"] == engine and "online" in row]
@@ -139,5 +108,3 @@ def plot_scale(result: dict[str, Any], path: str | PathLike[str]) -> None:
         axes.set_title("Onlining, by size of the machine (X86_64, rules of Linux 6.12)")
         axes.margins(x=0.1)
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
-        corner(figure, result["provenance"])
-        save_figure(figure, path)

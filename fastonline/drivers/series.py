@@ -19,7 +19,7 @@ from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import XenBalloon, by_name as xen_behaviour
 from fastonline.errors import invalid_name
-from fastonline.files import save_figure
+from fastonline.figures import LINE_COLORS, drawing
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug.memory import Memory
 from fastonline.rules import Rules
@@ -97,23 +97,22 @@ class Series:
         return "\n".join(lines)
 
     def plot(self, path: str | PathLike[str]) -> None:
-        """Write a figure of target against actual over time to the file `path`; its suffix says which format. ImportError
-        without matplotlib."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as e:
-            raise ImportError("drawing needs matplotlib: pip install 'fastonline[plot]'") from e
-
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        axes = figure.add_subplot()
+        """Draw target and actual size over time into the file `path`, whose suffix names the format. ImportError without
+        matplotlib; ValueError for an unknown suffix."""
         begin = [0.0, *(s.time for s in self.samples[:-1])]
-        axes.step([*begin, self.samples[-1].time], [*(s.target / 2**20 for s in self.samples), self.samples[-1].target / 2**20],
-                  where="post", linestyle="--", label="target")
-        axes.step([at for at, _ in self.steps], [size / 2**20 for _, size in self.steps], where="post", label="actual")
-        axes.set(title=self.driver, xlabel="time, s", ylabel="MiB")
-        axes.set_ylim(bottom=0)
-        axes.legend()
-        save_figure(figure, path)
+        ends = [*begin, self.samples[-1].time]
+        targets = [*(s.target / 2**20 for s in self.samples), self.samples[-1].target / 2**20]
+        with drawing(path, 8, 4.5) as figure:
+            axes = figure.add_subplot()
+            # the target is wide and pale: what coincides with it is drawn upon it
+            axes.step(ends, targets, where="post", color=LINE_COLORS["target"], linewidth=5, alpha=0.6, label="target")
+            axes.step([at for at, _ in self.steps], [size / 2**20 for _, size in self.steps], where="post",
+                      color=LINE_COLORS["actual"], linewidth=1.5, label="actual: plugged, or left to the guest")
+            axes.set(title=f"{self.driver}: target and actual size of the guest", xlabel="time, s (virtual)", ylabel="MiB")
+            axes.set_ylim(bottom=0)
+            axes.margins(y=0.1)
+            axes.grid(color="0.9")
+            axes.legend()
 
 
 def _seconds(seconds):
