@@ -1,5 +1,6 @@
 """Tables of text, within 80 columns where their cells allow."""
 
+import textwrap
 from html import escape
 
 from fastonline.geometry import format_size
@@ -14,6 +15,29 @@ def table(rows, align):
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def fitted(rows, align, width=None):
+    """Lines of rows of text within `width` columns (None: as wide as needed). Columns that do not fit go into further tables,
+    each with the first column again."""
+    widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(align))]
+    parts, used = [[]], widths[0]
+    for i in range(1, len(align)):
+        if width is not None and parts[-1] and used + widths[i] > width + 2:
+            parts.append([])
+            used = widths[0]
+        parts[-1].append(i)
+        used += widths[i]
+    lines = []
+    for columns in parts:
+        lines += [""] if lines else []
+        lines += table([[row[0], *(row[i] for i in columns)] for row in rows], align[0] + "".join(align[i] for i in columns))
+    return lines
+
+
+def wrapped(text, width=None, indent=2):
+    """Lines of a text within `width` columns (None: one line), those after the first indented."""
+    return [text] if width is None else textwrap.wrap(text, width, subsequent_indent=" " * indent)
 
 
 def html_table(rows):

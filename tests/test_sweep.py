@@ -303,7 +303,7 @@ def test_sweep_and_its_summary(tiny, capsys):
     assert main(ARGS) == 0 and capsys.readouterr().out == "runs.jsonl: 0 runs, 16 rows\n"
     assert main(["sweep", "--summary", "runs.jsonl"]) == 0
     out = capsys.readouterr().out
-    assert "all equal" in out and out.count("\n") == 9
+    assert "all equal" in out and max(map(len, out.splitlines())) <= 80
     pytest.importorskip("matplotlib")
     assert main(["sweep", "--summary", "runs.jsonl", "--plot", "map.png"]) == 0
     assert (tiny / "map.png").read_bytes().startswith(b"\x89PNG")

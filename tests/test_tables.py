@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastonline.tables import bar, short, table
+from fastonline.tables import bar, fitted, html_table, short, table, wrapped
 
 
 def test_columns_are_as_wide_as_their_widest_cell():
@@ -32,3 +32,26 @@ def test_bars(parts, drawn):
 ])
 def test_sizes_in_at_most_seven_characters(size, text):
     assert short(size) == text and len(text) <= 7
+
+
+ROWS = [("name", "a", "bb", "remark"), ("one", "1", "22", "none"), ("two", "111", "2", "")]
+
+
+def test_columns_that_do_not_fit_go_into_further_tables():
+    assert fitted(ROWS, "<>><") == ["name    a  bb  remark", "one     1  22  none", "two   111   2"]
+    assert fitted(ROWS, "<>><", 21) == fitted(ROWS, "<>><")
+    assert fitted(ROWS, "<>><", 20) == [
+        "name    a  bb", "one     1  22", "two   111   2", "", "name  remark", "one   none", "two",
+    ]
+    assert all(len(line) <= 12 for line in fitted(ROWS, "<>><", 12))
+
+
+def test_wrapped():
+    assert wrapped("one two three") == ["one two three"]
+    assert wrapped("one two three", 8) == ["one two", "  three"]
+
+
+def test_html():
+    assert html_table([("a", "b"), (1, "<2>")]) == (
+        "<table><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td>&lt;2&gt;</td></tr></tbody></table>"
+    )

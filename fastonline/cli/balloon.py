@@ -3,7 +3,7 @@
 import os
 import re
 
-from fastonline.cli.common import add_json, add_plot, check_plot, checked, progress, write_json
+from fastonline.cli.common import add_json, add_plot, check_plot, checked, progress, width, write_json
 from fastonline.drivers.series import DRIVERS, parse_targets, run_series
 from fastonline.drivers.table import read_targets
 from fastonline.drivers.xen import BEHAVIOURS
@@ -60,7 +60,7 @@ def run_balloon(args):
     check_plot(args.plot)
     result = from_arguments(args, progress)
     if args.json != "-":
-        print(result)
+        print(result.text(width()))
     if args.json is not None:
         write_json(args.json, result.as_dict())
     if args.plot is not None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 
 from fastonline.figures import check_format
@@ -38,6 +39,11 @@ def colored(text, stream):
             _BOLD if i in (0, len(lines) - 1) else ""
         lines[i] = f"{color}{line}{_PLAIN}" if color else line
     return "\n".join(lines) + "\n"
+
+
+def width():
+    """Return the columns for a table: COLUMNS, or those of the terminal, or 80; at least 40."""
+    return max(40, shutil.get_terminal_size((80, 24)).columns)
 
 
 def progress(steps):

@@ -2,7 +2,7 @@
 
 import sys
 
-from fastonline.cli.common import add_json, add_plot, check_plot, output, progress, write_json
+from fastonline.cli.common import add_json, add_plot, check_plot, output, progress, width, write_json
 from fastonline.cost.compare import compare
 from fastonline.cost.scenario import PRESETS, scenario
 from fastonline.cost.strategies import STRATEGIES
@@ -43,7 +43,7 @@ def run_compare(args):
         raise ValueError("--strategies: no name")
     result = compare(given, args.strategies, progress)
     if args.json != "-":
-        print(result)
+        print(result.text(width()))
     if args.json is not None:
         write_json(args.json, result.as_dict())
     if args.csv is not None:

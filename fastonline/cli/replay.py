@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 
+from fastonline.cli.common import width
 from fastonline.hotplug.memory import ENGINES
 from fastonline.linux.compare import NOT_COMPARED, concern
 from fastonline.linux.recording import Recording
 from fastonline.linux.sources import names_trace
 from fastonline.linux.trace import replay_trace
+from fastonline.tables import wrapped
 
 
 def add_replay(commands):
@@ -91,6 +93,6 @@ def table(rows):
         notes = [f"{name} {nr}" for name, nr in sorted(row["concern"].items(), key=lambda item: -item[1])]
         if row["unreplayed"]:
             notes.append(f"{row['unreplayed']} steps not replayed" if row["unreplayed"] > 1 else "1 step not replayed")
-        line = f"{row['recording']:<28} {row['steps']:>5} {row['values']:>7} {row['differences']:>11}  {', '.join(notes)}"
-        lines.append(line.rstrip())
+        numbers = f"{row['recording']:<28} {row['steps']:>5} {row['values']:>7} {row['differences']:>11}"
+        lines += wrapped(f"{numbers}  {', '.join(notes)}".rstrip(), width(), 56)
     return lines

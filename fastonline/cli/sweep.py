@@ -4,11 +4,12 @@ import os
 import sys
 from contextlib import contextmanager
 
-from fastonline.cli.common import add_plot, check_plot, count, output
+from fastonline.cli.common import add_plot, check_plot, count, output, width
 from fastonline.cli.compare import add_strategies
 from fastonline.cost.pool import Pool, dask_executor
 from fastonline.cost.scenario import PRESETS, scenario
 from fastonline.cost.sweep import SUMMARY, grid, summary, sweep
+from fastonline.tables import fitted
 
 
 def add_sweep(commands):
@@ -102,14 +103,19 @@ def print_summary(path, plot):
     """A table: mean, half the 95 % interval and n of each column, by key."""
     check_plot(plot)
     lines = summary(path)
-    width = max(len(line["key"]) for line in lines)
-    print(f"{'':{width}} {'n':>5} " + " ".join(f"{column.replace('_bytes', ' MiB').replace('_byte_seconds', ' MiB.s'):>24}"
-                                                   for column in SUMMARY))
+    rows = [("", "n", *(column.replace("_bytes", " MiB").replace("_byte_seconds", " MiB.s") for column in SUMMARY))]
     for line in lines:
-        cells = [cell(column, line[column]) if column in line else "-" for column in SUMMARY]
-        tail = f"  {line['errors']} failed" if line["errors"] else ""
-        print(f"{line['key']:{width}} {line['n']:5} " + " ".join(f"{text:>24}" for text in cells) + tail
-              if line["reason"] is None else f"{line['key']:{width}} {line['n']:5} {line['reason']}")
+        if line["reason"] is None:
+            cells = [cell(column, line[column]) if column in line else "-" for column in SUMMARY]
+            rows.append((line["key"], str(line["n"]), *cells))
+    if len(rows) > 1:
+        print("\n".join(fitted(rows, "<" + ">" * (1 + len(SUMMARY)), width())))
+    for line in lines:
+        if line["reason"] is not None:
+            print(f"{line['key']} was not run: it {line['reason']}")
+        if line["errors"]:
+            print(f"{line['key']}: {line['errors']} failed")
+    print("mean ± half the 95 % interval over n seeds; without ±: all equal")
     if plot is not None:
         from fastonline.cost.compare_plots import plot_sweep
         plot_sweep(os.fspath(path), plot)
@@ -120,7 +126,4 @@ def cell(column, value):
     """Text of (mean, half the interval, all equal)."""
     mean, interval, equal = value
     unit = 2**20 if "byte" in column else 1
-    text = f"{mean / unit:.6g}"
-    if equal:
-        return f"{text} all equal"
-    return f"{text} ±{interval / unit:.3g}"
+    return f"{mean / unit:.6g}" if equal else f"{mean / unit:.6g} ±{interval / unit:.3g}"

@@ -13,13 +13,22 @@ from fastonline.cost.run import Row, Run
 from fastonline.cost.scenario import Scenario
 from fastonline.cost.strategies import STRATEGIES
 from fastonline.errors import invalid_name
+from fastonline.tables import fitted, html_table, wrapped
 
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
 
+_COLUMNS = ("strategy", "grown", "over", "peak", "held", "host min", "short", "dead", "notified", "calls", "host s", "guest s",
+            "usable s")
+_LEGEND = (
+    "grown, over (overshoot), peak, host min (least free on the host): MiB; held, short (shortfall): MiB.s; dead: free pages "
+    "swapped out; ~: rests on assumed prices"
+)
+
+
 @dataclass(repr=False)
 class Comparison:
-    """The rows of several strategies on one scenario: ``str``, `as_dict`, `csv`, `plot`."""
+    """The rows of several strategies on one scenario: `text`, `as_dict`, `csv`, `plot`; a table in notebooks."""
 
     scenario: Scenario
     rows: list[Row]
@@ -32,25 +41,35 @@ class Comparison:
         return {"scenario": self.scenario.as_dict(), "rows": [row.as_dict() for row in self.rows]}
 
     def __str__(self) -> str:
-        lines = [f"{'strategy':15} {'grown':>8} {'over':>8} {'peak':>8} {'held':>10} {'host min':>9} {'short':>10} {'dead':>8} "
-                 f"{'notified':>9} {'calls':>8} {'host s':>9} {'guest s':>9} {'usable s':>9}"]
+        return self.text()
+
+    def _cells(self):
+        """The table: rows of text, the first the names of the columns. Strategies that were not run have no row."""
+        made = [_COLUMNS]
+        for row in self.rows:
+            if row.reason is None:
+                v = row.values
+                mark = "~" if v["assumed"] else ""
+                made.append((
+                    row.strategy, format_mib(v["grown_bytes"]), format_mib(v["overshoot_bytes"]), format_mib(v["peak_bytes"]),
+                    f"{v['held_byte_seconds'] / 2**20:.0f}", format_mib(v["host_min_free_bytes"]),
+                    f"{v['shortfall_byte_seconds'] / 2**20:.0f}", str(v["swapped_dead_pages"]), str(v["notifications"]),
+                    str(sum(v["calls"].values())), f"{mark}{v['host_s']:.3f}", f"{mark}{v['guest_s']:.3f}",
+                    "-" if v["usable_s"] is None else f"{v['usable_s']:.3f}",
+                ))
+        return made
+
+    def text(self, width: int | None = None) -> str:
+        """Return the table, one row a strategy. Columns that do not fit in `width` go into a second table below."""
+        cells = self._cells()
+        lines = fitted(cells, "<" + ">" * (len(_COLUMNS) - 1), width) if len(cells) > 1 else []
         for row in self.rows:
             if row.reason is not None:
-                lines.append(f"{row.strategy:15} {row.reason}")
-                continue
-            v = row.values
-            mark = "~" if v["assumed"] else ""
-            usable = "-" if v["usable_s"] is None else f"{v['usable_s']:.3f}"
-            lines.append(
-                f"{row.strategy:15} {format_mib(v['grown_bytes']):>8} {format_mib(v['overshoot_bytes']):>8} "
-                f"{format_mib(v['peak_bytes']):>8} {v['held_byte_seconds'] / 2**20:10.0f} "
-                f"{format_mib(v['host_min_free_bytes']):>9} {v['shortfall_byte_seconds'] / 2**20:10.0f} "
-                f"{v['swapped_dead_pages']:8} {v['notifications']:9} {sum(v['calls'].values()):8} "
-                f"{mark + format(v['host_s'], '.3f'):>9} {mark + format(v['guest_s'], '.3f'):>9} {usable:>9}"
-            )
-        lines.append("grown, over(shoot), peak, host min(imum free): MiB; held, short(fall): MiB.s; dead: free pages swapped "
-                     "out; ~: rests on assumed prices")
-        return "\n".join(lines)
+                lines += wrapped(f"{row.strategy} was not run: it {row.reason}", width)
+        return "\n".join([*lines, *wrapped(_LEGEND, width)])
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells())
 
     def csv(self) -> str:
         """One line for each strategy: the columns of its row but samples and steps; those with names in them as name.column."""

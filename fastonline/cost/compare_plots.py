@@ -49,7 +49,7 @@ def plot_comparison(result: Comparison, path: str | PathLike[str]) -> None:
 
 def _overshoot_and_shortfall(axes, rows, scenario):
     """A dot for each strategy; strategies on one point share a dot and a label."""
-    points: dict[tuple[float, float], list[str]] = {}
+    points = {}
     for row in rows:
         point = row.values["overshoot_bytes"] / MIB, row.values["shortfall_byte_seconds"] / MIB
         points.setdefault(point, []).append(row.strategy)

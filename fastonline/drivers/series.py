@@ -23,6 +23,7 @@ from fastonline.figures import LINE_COLORS, drawing
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug.memory import Memory
 from fastonline.rules import Rules
+from fastonline.tables import fitted, wrapped
 
 INTERVAL = 60.0     # s between targets that come without times
 
@@ -60,9 +61,9 @@ class Sample:
     def remark(self) -> str:
         """What the table says of a target that is not reached, or not usable yet; else empty."""
         if self.obstacle:
-            return f"  not reached: {self.obstacle}"
+            return f"not reached: {self.obstacle}"
         waiting = self.actual - self.usable
-        return f"  not usable: {format_size(waiting)} is plugged and not online" if waiting > 0 else ""
+        return f"not usable: {format_size(waiting)} is plugged and not online" if waiting > 0 else ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,17 +85,20 @@ class Series:
         return asdict(self)
 
     def __str__(self) -> str:
-        """A table, one line a target; those that were not reached say so."""
-        lines = [f"{'time s':>8} {'target':>10} {'plugged':>10} {'usable':>10} {'host free':>10} {'plugged s':>9} "
-                 f"{'usable s':>9} {'calls':>9} {'call ms':>9} {'wall ms':>9}"]
-        for s in self.samples:
-            lines.append(
-                f"{s.time:8.1f} {format_size(s.target):>10} {format_size(s.actual):>10} {format_size(s.usable):>10} "
-                f"{format_size(s.host_free):>10} {_seconds(s.plugged_s)} {_seconds(s.usable_s)} "
-                f"{s.calls:9} {s.call_ns / 1e6:9.3f} {s.wall_ms:9.3f}{s.remark}"
-            )
-        lines.append("  ".join(f"{name} {number}" for name, number in {**self.counts, **self.calls}.items() if number))
-        return "\n".join(lines)
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """Return a table, one row a target. Columns that do not fit in `width` go into a second table below."""
+        rows = [
+            ("time s", "target", "plugged", "usable", "host free", "plugged s", "usable s", "calls", "call ms", "wall ms", ""),
+        ]
+        rows += [(
+            f"{s.time:.1f}", *map(format_size, (s.target, s.actual, s.usable, s.host_free)), _seconds(s.plugged_s),
+            _seconds(s.usable_s), str(s.calls), f"{s.call_ns / 1e6:.3f}", f"{s.wall_ms:.3f}", s.remark,
+        ) for s in self.samples]
+        lines = fitted(rows, ">" * 10 + "<", width)
+        counted = "  ".join(f"{name}={number}" for name, number in {**self.counts, **self.calls}.items() if number)
+        return "\n".join([*lines, *wrapped(counted, width)])
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw target and actual size over time into the file `path`, whose suffix names the format. ImportError without
@@ -116,7 +120,7 @@ class Series:
 
 
 def _seconds(seconds):
-    return f"{'-':>9}" if seconds is None else f"{seconds:9.3f}"
+    return "-" if seconds is None else f"{seconds:.3f}"
 
 
 def parse_targets(text: str) -> list[tuple[float, int]]:
