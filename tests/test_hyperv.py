@@ -1,6 +1,7 @@
 """Hyper-V's hot-add by regions with gaps, and its balloon."""
 
 import errno
+import itertools
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fastonline import LINUX_6_1, HotplugError, Memory
+from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
@@ -94,6 +96,62 @@ def test_user_space_that_onlines_late(engine):
     assert balloon.mem.online_pages(start, UNIT) == 600
     assert balloon.mem.totalram_pages == 8192 + 600
     balloon.validate()
+
+
+def test_each_block_waits_five_seconds_for_user_space(engine):
+    """Expect 5 s of the guest's clock a block that nobody onlines, none for one that a listener onlines at once."""
+    balloon = guest(engine, auto_online=False)
+    assert balloon.hot_add(2 * UNIT, 3 * UNIT) == 3 * UNIT
+    assert balloon.domain.now == 15.0 and balloon.waits == 3
+    balloon.mem.events.listen(lambda kind, text: kind == "uevent" and text.startswith("add@memory")
+                              and balloon.mem.blocks[int(text[len("add@memory"):])].write_state("online"))
+    assert balloon.hot_add(5 * UNIT, 2 * UNIT) == 2 * UNIT
+    assert balloon.domain.now == 15.0 and balloon.waits == 3 and balloon.mem.totalram_pages == 8192 + 2 * UNIT
+    balloon.close()
+    with pytest.raises(ValueError, match="not registered"):
+        balloon.mem.notifiers.unregister(balloon._memory_notifier)
+
+
+@pytest.mark.parametrize("delay, reached", [(0.5, 4 * 0.6), (4.8, 4 * 4.9), (20.0, 15.0)])
+def test_user_space_works_while_the_driver_waits(engine, delay, reached):
+    """Four blocks, one after the other. Expect each to wait for the one before it: as long as user space takes, 5 s at most."""
+    balloon = guest(engine, auto_online=False)
+    udev = Udev(balloon.mem, delay)
+    balloon.set_target(8192 * 4096 + 4 * UNIT * 4096)
+    added = []
+    balloon.mem.events.listen(lambda kind, text: text.startswith("add@memory") and added.append(balloon.domain.now))
+    run([udev, balloon], 60.0)
+    assert len(added) == 4 and added[0] == 0
+    step = min(delay + 0.2, 5.0)
+    assert all(min(delay, 5.0) <= after - before <= step for before, after in itertools.pairwise(added)), added
+    assert balloon.waits == (4 if delay > 5 else 0)
+    assert balloon.mem.totalram_pages == 8192 + 4 * UNIT
+    balloon.validate()
+
+
+def test_a_target_that_comes_while_the_driver_waits(engine):
+    """A request of four blocks is answered whole, then the host asks for less. Closing ends a request that waits."""
+    balloon = guest(engine, auto_online=False)
+    balloon.set_target("96M")
+    run([balloon], 2.0)
+    assert balloon.due == 5.0 and len(balloon.regions) == 1
+    balloon.validate()
+    balloon.set_target("32M", 3.0)
+    run([balloon], 4.0, 3.0)
+    assert balloon.due == 5.0
+    run([balloon], 19.0, 4.0)
+    assert balloon.waits == 3 and balloon.ballooned_pages == 0
+    run([balloon], 20.0, 19.0)
+    assert balloon.waits == 4 and balloon.ballooned_pages == 0 and balloon.current_pages == 8192 + 4 * UNIT
+    run([balloon], 21.0, 20.0)
+    assert balloon.ballooned_pages > 0
+    balloon.validate()
+    other = guest(engine, auto_online=False)
+    other.set_target("64M")
+    run([other], 2.0)
+    other.close()
+    other.validate()
+    assert other.due == NEVER and other.current_pages == 8192 + UNIT
 
 
 def test_memory_comes_by_memory_blocks(engine):
@@ -204,7 +262,7 @@ class HvMachine(RuleBasedStateMachine):
             taken = self.balloon.hot_add(start, nr)
             assert 0 <= taken <= nr
         except HotplugError as e:
-            assert e.errno == errno.EINVAL
+            assert e.errno == errno.EINVAL or e.errno == errno.EBUSY and self.balloon.due < NEVER
 
     @rule(nr=st.integers(0, 180 * 256))
     def host_runs_dry(self, nr):

@@ -6,6 +6,7 @@ hypervisor's driver.
 from __future__ import annotations
 
 import errno
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +17,13 @@ from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser, f
 from fastonline.drivers.hypervisor import Domain, ResidentDomain, pages_of_extents
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.memory import Memory
+from fastonline.hotplug.notifier import MEM_CANCEL_ONLINE, MEM_ONLINE, NOTIFY_OK
 
-ONLINE_TIMEOUT = 5.0     # s that a hot-add waits for user space to online what it added
+ONLINE_TIMEOUT = 5.0
+"""Virtual seconds that hv_mem_hot_add waits, after each block that it added, until user space has onlined it."""
+
+# Steps of the driver that may have to wait: it yields the time until which, s. Returns what hot_add does.
+_Steps = Generator[float, None, int]
 
 
 @dataclass
@@ -52,8 +58,9 @@ class Region:
 class HvBalloon(Driver):
     """Hot-add by regions, and the balloon, of one guest.
 
-    mem: Memory with every page backed by domain (hypervisor.Domain). auto_online: added blocks are onlined at once; else each
-    hot-add waits 5 s in vain (`waits` counts them) and whoever onlines the blocks later brings the covered part online.
+    mem: Memory with every page backed by domain (hypervisor.Domain). auto_online: added blocks are onlined at once. If False,
+    the driver waits after each block until user space has onlined memory, at most ONLINE_TIMEOUT (`waits` counts the waits that
+    ended without); whoever onlines the block later brings the covered part online. In `driver.run` others work while it waits.
     backing: "plug", pages get their frames when a region covers them; "touch", at their first touch (a ResidentDomain).
 
     set_target plays the host's part: a lower target balloons pages out, not below the floor that the guest keeps; a higher one
@@ -76,6 +83,12 @@ class HvBalloon(Driver):
         self.do_hot_add = True
         """False for good once memory that was to be added was there (EEXIST)."""
         self.waits = 0
+        self._request: Generator[float, None, object] | None = None      # the host's request that waits for user space
+        self._deadline = 0.0
+        self._onlined = False                    # since the last block was added (ol_waitevent)
+        self._ahead = 0                          # pages that the host has backed for a request and no region covers yet
+        if not auto_online:
+            mem.notifiers.register(self._memory_notifier)
         mem.set_online_page_callback(self._online_page, KPF_OFFLINE)
 
     @property
@@ -108,10 +121,22 @@ class HvBalloon(Driver):
         region: (start_pfn, nr_pages) that the host says the pages are part of; without, it begins at the chunk that pg_start
         lies in. A request inside a region that is known goes on with it, one that leaves pages out makes a gap of them.
 
+        Without auto_online the guest's clock (Domain.now) passes by ONLINE_TIMEOUT for each block that nobody onlines.
+        HotplugError EBUSY while the driver waits for user space to online what the host's last request added.
         HotplugError EINVAL for no pages, pages that are the guest's already, or that lie before what their region covers. Pages
         that the host has no frame for, or that could not be added, are not taken: 0 then is a permanent answer when do_hot_add
         is False, else "not now".
         """
+        if self._request is not None:
+            raise HotplugError.of(errno.EBUSY, f"hot-add of {cnt} pages at pfn {pg_start:#x}: another request is not answered")
+        steps = self._hot_add(pg_start, cnt, region)
+        while True:
+            try:
+                self.domain.wait_until(next(steps))
+            except StopIteration as e:
+                return e.value
+
+    def _hot_add(self, pg_start: int, cnt: int, region: tuple[int, int] | None = None) -> _Steps:
         if cnt <= 0 or pg_start < 0 or pg_start + cnt > self.mem.max_pfn:
             raise HotplugError.of(errno.EINVAL, f"hot-add of {cnt} pages at pfn {pg_start:#x}: not pages that can be there")
         if not self.do_hot_add:
@@ -132,9 +157,14 @@ class HvBalloon(Driver):
         elif where.covered_end_pfn < pg_start:
             where.gaps.append((where.covered_end_pfn, pg_start))
             where.covered_end_pfn = pg_start
-        taken = self._handle_pg_range(where, pg_start, got)
-        if taken < got:
-            self.domain.unback(pfns[taken:got])
+        before, taken = where.covered_end_pfn, 0
+        try:
+            yield from self._handle_pg_range(where, pg_start, got)
+        finally:
+            taken = where.covered_end_pfn - before
+            self._ahead = 0
+            if taken < got:
+                self.domain.unback(pfns[taken:got])
         return taken
 
     def _back(self, pfns):
@@ -176,9 +206,9 @@ class HvBalloon(Driver):
         self.regions.append(where)
         return where
 
-    def _handle_pg_range(self, region, pg_start, cnt):
-        """Cover pages: those of blocks that are added come online if the block is, for the others blocks are added."""
-        before = region.covered_end_pfn
+    def _handle_pg_range(self, region: Region, pg_start: int, cnt: int) -> Generator[float, None, None]:
+        """Cover pages: those of blocks that are added come online if the block is, for the others blocks are added. Yields the
+        time until which it waits for user space (handle_pg_range, hv_mem_hot_add)."""
         below = max(0, min(region.ha_end_pfn - pg_start, cnt))
         if below:
             region.covered_end_pfn += below
@@ -189,6 +219,7 @@ class HvBalloon(Driver):
             covered, earlier = max(covered, region.covered_end_pfn), region.covered_end_pfn
             region.ha_end_pfn += self.chunk
             region.covered_end_pfn = covered
+            self._onlined = False
             try:
                 self.mem.add_memory(start, self.chunk)
             except HotplugError as e:
@@ -199,9 +230,18 @@ class HvBalloon(Driver):
                 break
             if self.auto_online:
                 self.mem.online_pages(start, self.chunk)
-            else:
-                self.waits += 1
-        return region.covered_end_pfn - before
+            elif not self._onlined:
+                self._ahead = pg_start + cnt - covered
+                yield self.domain.now + ONLINE_TIMEOUT
+                self.waits += not self._onlined
+
+    def _memory_notifier(self, action, _notify):
+        """hv_memory_notifier: memory went online, whoever's, or could not (complete(&ol_waitevent))."""
+        if action in (MEM_ONLINE, MEM_CANCEL_ONLINE):
+            self._onlined = True
+            if self._request is not None:
+                self.due = 0.0      # at once
+        return NOTIFY_OK
 
     def _bring_online(self, start_pfn, nr_pages):
         """hv_bring_pgs_online: pages of blocks that are online already go online one by one."""
@@ -263,26 +303,34 @@ class HvBalloon(Driver):
     # -- the host's part
 
     def _work(self):
+        """Go on with the host's request, or take the next."""
+        if self._request is not None and not self._onlined and self.domain.now < self._deadline:
+            self.due = self._deadline      # of a new target the driver reads when the request is answered
+            return
+        steps, self._request = self._request or self._host_asks(), None
+        for self._deadline in steps:
+            self._request, self.due = steps, self._deadline
+            return
+        self.due = self.domain.now + 1 if self.current_pages != self.target_pages else NEVER
+
+    def _host_asks(self) -> Generator[float, None, None]:
         """The host asks for what is between the guest and its target."""
-        self.due = NEVER
         missing = self.target_pages - self.current_pages
         if missing < 0:
             self.balloon_up(-missing)
         elif missing > 0:
             missing -= self.balloon_down(missing)
             if missing > 0 and len(self._list) == 0:
-                self._grow(missing if self.backing == "touch" else self.domain.available(missing))
-        if self.current_pages != self.target_pages:
-            self.due = self.domain.now + 1
+                yield from self._grow(missing if self.backing == "touch" else self.domain.available(missing))
 
-    def _grow(self, nr_pages):
+    def _grow(self, nr_pages: int) -> Generator[float, None, None]:
         if nr_pages <= 0:
             return
         last = self.regions[-1] if self.regions else None
         if last is not None and last.covered_end_pfn < last.end_pfn:
             # fill the blocks that are there, then go on behind them if nobody is there
             part = min(nr_pages, last.end_pfn - last.covered_end_pfn)
-            if self.hot_add(last.covered_end_pfn, part) < part:
+            if (yield from self._hot_add(last.covered_end_pfn, part)) < part:
                 return
             nr_pages -= part
         if nr_pages:
@@ -290,12 +338,17 @@ class HvBalloon(Driver):
                 start = free_range(self.mem, -(-nr_pages // self.chunk) * self.chunk)
             except HotplugError:
                 return
-            self.hot_add(start, nr_pages)
+            yield from self._hot_add(start, nr_pages)
 
     def close(self) -> None:
-        """Let go of the callback. HotplugError EBUSY while pages are in the balloon."""
+        """End a request that waits, and let go of the callbacks. HotplugError EBUSY while pages are in the balloon."""
         if len(self._list):
             raise HotplugError.of(errno.EBUSY, f"the balloon cannot be closed: {len(self._list)} pages are out")
+        if self._request is not None:
+            self._request.close()
+            self._request = None
+        if not self.auto_online:
+            self.mem.notifiers.unregister(self._memory_notifier)
         self.mem.restore_online_page_callback(self._online_page)
         self.due = NEVER
 
@@ -318,8 +371,9 @@ class HvBalloon(Driver):
                 if not np.all(reserved[~covered]):
                     raise AssertionError(f"{region}: a page that is not covered is online")
                 waiting += int(np.count_nonzero(reserved & covered))
-        managed = self.mem.totalram_pages
-        if managed + waiting != self.current_pages:
+        managed, ahead = self.mem.totalram_pages, 0 if isinstance(self.domain, ResidentDomain) else self._ahead
+        if managed + waiting + ahead != self.current_pages:
             raise AssertionError(
-                f"{managed} pages are managed and {waiting} covered ones wait, the host backs {self.current_pages}"
+                f"{managed} pages are managed, {waiting} covered ones wait and {ahead} are to be covered, "
+                f"the host backs {self.current_pages}"
             )
