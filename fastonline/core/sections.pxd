@@ -31,6 +31,9 @@ cdef class Sections:
     cdef uint64_t missing(self, pfn_t start, uint64_t nr) noexcept nogil     # first section of the range not present, or -1
 
 
+cdef inline uint64_t pages_per_section(Sections s) noexcept nogil:
+    return <uint64_t>1 << s.pfn_section_shift
+
 cdef inline uint64_t pfn_to_section_nr(Sections s, pfn_t pfn) noexcept nogil:
     return pfn >> s.pfn_section_shift
 

@@ -1,6 +1,7 @@
 import errno
 
 from fastonline.core.lock cimport PyThreadState
+from fastonline.core.sections cimport pages_per_section
 from fastonline.core.types cimport NO_AREA
 from fastonline.hotplug.arguments cimport check_present, check_range
 from fastonline.hotplug.interruptible cimport INIT, walk_range
@@ -20,7 +21,7 @@ cdef int add_memory(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, obje
                     object group) except -1:
     """add_memory_resource: sections and their memmap, a resource, a node, uevents; then the new blocks go online where
     auto_online_blocks says so."""
-    cdef uint64_t unit = mem.geometry.pages_per_section, first, end, count
+    cdef uint64_t unit = pages_per_section(mem.sections), first, end, count
     cdef bint new_node
     check_addable(mem, start, nr, nid)
     first = start // unit
@@ -84,7 +85,7 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
                       int threads, object group) except -1:
     """arch_add_memory: the missing sections of the range, `runs` of (first, how many), with their memmap, and the resource; or
     nothing."""
-    cdef uint64_t unit = mem.geometry.pages_per_section, first, count, section
+    cdef uint64_t unit = pages_per_section(mem.sections), first, count, section
     cdef int done = 0
     cdef bint grouped = False
     try:
@@ -117,7 +118,7 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
 
 cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
     """try_remove_memory: memmap, sections and resource go, uevents are sent, and a node without memory is gone too."""
-    cdef uint64_t unit = mem.geometry.pages_per_section
+    cdef uint64_t unit = pages_per_section(mem.sections)
     cdef uint64_t section
     cdef PyThreadState *thread
     cdef int node, gone = 0      # the node that has lost its last section

@@ -2,6 +2,7 @@ import errno
 
 import numpy as np
 
+from fastonline.core.sections cimport pages_per_section
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport as_pfn_array
 from fastonline.hotplug.page_alloc cimport alloc_pages_node, free_pages
@@ -17,7 +18,7 @@ cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int n
     """Page descriptors of an added range, whose new sections are in `runs`: its own first pages, or pages of the kernel
     (sparse_add_section, mhp_supports_memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing is
     kept then."""
-    cdef uint64_t unit = mem.geometry.pages_per_section, at
+    cdef uint64_t unit = pages_per_section(mem.sections), at
     cdef uint64_t size = mem.rules.struct_page_bytes[mem.geometry.bits == 64]
     cdef uint64_t pages = (unit * size + mem.geometry.page_size - 1) // mem.geometry.page_size
     cdef uint64_t in_block = mem.pages_per_block * size // mem.geometry.page_size
@@ -60,7 +61,7 @@ cdef int populate_piece(Machine mem, list pieces, int order, int nid) except -1:
 
 cdef int check_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
     """EBUSY when free_memmap of `nr` sections could not free what somebody else has freed or taken away."""
-    cdef uint64_t unit = mem.geometry.pages_per_section, end = first + nr, pfn
+    cdef uint64_t unit = pages_per_section(mem.sections), end = first + nr, pfn
     cdef int order
     for section in range(first, end) if mem.memmap is not None and mem.pcp is None else ():
         for pfn, count in mem.memmap_of.get(section, ()):
@@ -72,7 +73,7 @@ cdef int check_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
 
 cdef int free_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
     """The inverse of alloc_memmap, for `nr` sections from number `first` on."""
-    cdef uint64_t unit = mem.geometry.pages_per_section, end = first + nr
+    cdef uint64_t unit = pages_per_section(mem.sections), end = first + nr
     for section in range(first, end):
         for pfn, count in mem.memmap_of.pop(section, ()):
             if not first * unit <= pfn < end * unit:
