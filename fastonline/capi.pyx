@@ -1,4 +1,4 @@
-"""The C API: the C-level functions of Memory in one capsule. include/fastonline.h is its contract."""
+"""The C API: a capsule with the C functions of Memory, as include/fastonline.h declares them."""
 
 import os
 
@@ -91,5 +91,5 @@ _C_API = PyCapsule_New(&api, FASTONLINE_CAPSULE, NULL)
 
 
 def get_include():
-    """The directory of fastonline.h, for a C or C++ compiler's -I (str)."""
+    """Return the directory of fastonline.h (str), for the -I of a C or C++ compiler."""
     return os.path.join(os.path.dirname(os.path.abspath(__file__)), "include")

@@ -1,4 +1,4 @@
-"""The exception for what the kernel refuses, and what messages have in common: ranges, names."""
+"""HotplugError, and how messages show ranges and names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import SupportsIndex, TypeGuard
 
 
 class HotplugError(OSError):
-    """A hot-plug call was refused as the kernel would refuse it; nothing was changed.
+    """A hot-plug call was refused, as the kernel would refuse it. The call changed nothing.
 
-    ``errno`` is the kernel's (EINVAL, EEXIST, EBUSY, EPERM, ENOMEM, E2BIG, ...), ``strerror`` says what was wrong with which
-    range, in hex as the kernel's own messages have it.
+    ``errno`` is the kernel's (EINVAL, EEXIST, EBUSY, EPERM, ENOMEM, E2BIG, ...). ``strerror`` names the range, in hex as the
+    kernel's own messages do, and the reason.
     """
 
     errno: int
@@ -28,7 +28,7 @@ class HotplugError(OSError):
 
 
 def pfn_range(start_pfn: int, nr_pages: int) -> str:
-    """A range of page frames as messages show it: ``[pfn 0x40000-0x5ffff]``."""
+    """Return a range of page frames as messages show it: ``[pfn 0x40000-0x5ffff]``."""
     return f"[pfn {start_pfn:#x}-{start_pfn + nr_pages - 1:#x}]"
 
 
@@ -44,5 +44,5 @@ def invalid_name(what: str, name: object, expected: Iterable[str]) -> ValueError
 
 
 def is_number(value: object) -> TypeGuard[SupportsIndex]:
-    """Does the value count things? An int or a NumPy integer does, True does not."""
+    """Return whether the value is an int or a NumPy integer. A bool is not."""
     return hasattr(value, "__index__") and not isinstance(value, bool)

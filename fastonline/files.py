@@ -1,4 +1,4 @@
-"""Files: reading none but regular ones, and writing them whole or not at all."""
+"""Files: reading regular files only, and writing a file whole or not at all."""
 
 from __future__ import annotations
 
@@ -53,8 +53,11 @@ def _check_regular(path: Path, mode: int) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Read a text, UTF-8. ValueError naming the path for a file that holds anything else; it is not read beyond the first NUL,
-    so that the holes of a sparse file cost nothing. OSError as `open_regular`."""
+    """Return the text of a UTF-8 file.
+
+    Raises ValueError naming the path for any other content, OSError as `open_regular`. Reading stops at the first NUL, so that
+    the holes of a sparse file cost nothing.
+    """
     parts = []
     with open_regular(path) as file:
         while part := file.read(_CHUNK):
@@ -108,11 +111,10 @@ def _array(data: bytes, name: str) -> NDArray[Any]:
 def write_file(path: Path, parts: Iterable[Bytes]) -> None:
     """Write `parts`, one after the other, to the file `path`.
 
-    A regular file is replaced as a whole: the new one is written beside it, synced to the disk and then renamed over it, so
-    that a failure or a signal leaves the old one, and nothing else. It keeps its owner (where that is allowed) and its mode;
-    the mode of a new file is what the umask leaves. A symbolic link stays, and the file it leads to is written. FIFOs that
-    somebody reads and character devices are written to. OSError naming the path for what cannot be written, or is something
-    else.
+    A regular file is replaced as a whole: the new one is written beside it, synced to disk and renamed over it. A failure or a
+    signal leaves the old file and nothing else. The file keeps its mode and, where that is allowed, its owner; a new file gets
+    its mode from the umask. A symbolic link stays, and its target is written. FIFOs with a reader and character devices are
+    written to directly. Raises OSError naming the path for everything else.
     """
     try:
         target, old, is_open = _target(path)
@@ -143,8 +145,8 @@ def check_output(path: Path) -> None:
 
 
 def _target(path: Path) -> tuple[str, os.stat_result | None, bool]:
-    """Where the symbolic links of a path end, what is there (None: nothing yet), and whether the last link is one of /proc,
-    which stands for an open file (/dev/stdout)."""
+    """Return the target of a path's symbolic links, its stat result (None: no file yet), and whether the last link is in
+    /proc, where it stands for an open file (/dev/stdout)."""
     at, is_open = os.fsdecode(path), False
     for _ in range(_MAX_LINKS):
         try:
@@ -162,7 +164,7 @@ def _target(path: Path) -> tuple[str, os.stat_result | None, bool]:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
-        raise OSError(errno.EINVAL, "neither a regular file nor a FIFO nor a character device")
+        raise OSError(errno.EINVAL, "not a regular file, a FIFO or a character device")
     if not os.access(at, os.W_OK, effective_ids=True):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return at, found, is_open
@@ -176,7 +178,7 @@ def _is_in_proc(path: str) -> bool:
 
 
 def _write_into(path: str, parts: Iterable[Bytes]) -> None:
-    """Write to what is there already. A FIFO without a reader is refused (ENXIO): nobody waits for one."""
+    """Write into an existing FIFO or device. A FIFO without a reader is refused (ENXIO) instead of waiting."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         os.set_blocking(fd, True)
@@ -213,7 +215,7 @@ def _replace(path: str, old: os.stat_result | None, parts: Iterable[Bytes]) -> N
 
 
 def _new_file(name: str, directory: int) -> int:
-    """A new file to write, without a name where the file system can do that: then even a process that is killed leaves none."""
+    """Return a new file, without a name where the file system supports it, so that even a killed process leaves nothing."""
     if os.path.exists("/proc/self/fd"):
         with suppress(OSError):
             return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=directory)
@@ -228,7 +230,7 @@ def _write(fd: int, parts: Iterable[Bytes]) -> None:
 
 
 def _sync_directory(path: str) -> None:
-    """Make a rename last. Not every file system can, and the file is there either way."""
+    """Make a rename durable, where the file system can."""
     with suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

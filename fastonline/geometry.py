@@ -73,7 +73,7 @@ def pages_of_size(size: SupportsIndex | str, page_size: int, what: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """The shortest exact text of a size: 536870912 -> ``"512M"``."""
+    """Return the shortest exact text of a size: 536870912 -> ``"512M"``."""
     for suffix in "PTGMK":
         if size and size % (1 << _SUFFIXES[suffix]) == 0:
             return f"{size >> _SUFFIXES[suffix]}{suffix}"
@@ -95,8 +95,8 @@ _BOUNDS = {
 
 @dataclass(frozen=True, repr=False)
 class Geometry:
-    """One layout of physical memory. ``dataclasses.replace`` makes another; one the kernel would not compile is refused
-    with ValueError and the kernel's own reason.
+    """The layout of a machine's physical memory. Use a preset, or change one with ``dataclasses.replace``. A layout that the
+    kernel would not compile raises ValueError with the kernel's reason.
 
     - name: for messages, and of the preset.
     - bits: 32 or 64: the width of the kernel's long.
@@ -106,7 +106,7 @@ class Geometry:
     - max_page_order: MAX_PAGE_ORDER, inclusive: the largest buddy block has 2^max_page_order pages.
     - pageblock_order: log2 of the pages of a pageblock.
     - zone_limits: boot zones in ascending order with the address at which each ends; None: it goes on to the end.
-    - hotplug_zone: the kernel zone hot-added memory goes to (x86_32: HighMem, K25:arch/x86/mm/init_32.c; else Normal).
+    - hotplug_zone: the kernel zone hot-added memory goes to (x86_32: HighMem, arch/x86/mm/init_32.c of 2.6.25; else Normal).
     - flags_reserved: bits of page->flags for section, node and zone (2.6.25: 9 of 32, 32 of 64).
     - sections_in_flags: Classic sparsemem keeps the section number in page->flags; vmemmap (308c05e35e3) does not.
     - subsection_shift: SUBSECTION_SHIFT: log2 of the bytes of a subsection, the granule in which sections.subsection_map says
@@ -383,9 +383,11 @@ _FIRMWARE = 128 << 10
 
 
 def x86_boot_ranges(size: SupportsIndex | str) -> list[tuple[int, int]]:
-    """Boot memory of an x86-64 guest of `size`, as QEMU's machine "pc" and SeaBIOS lay it out: (start_pfn, nr_pages) each, for
-    Memory's `boot`. Page 0, the hole from 636 KiB to 1 MiB and 128 KiB at the end of low memory are missing. What does not fit
-    below 3.5 GiB is split: 3 GiB stay low, the rest begins at 4 GiB (pc_init1, hw/i386/pc_piix.c).
+    """Return the boot memory of an x86-64 guest of `size`, as QEMU's machine "pc" and SeaBIOS lay it out.
+
+    The result is a list of (start_pfn, nr_pages), for the `boot` of Memory. It leaves out page 0, the hole from 636 KiB to
+    1 MiB and the last 128 KiB of low memory. A guest of more than 3.5 GiB has 3 GiB low and the rest from 4 GiB on (pc_init1,
+    hw/i386/pc_piix.c).
 
     ValueError for less than 2 MiB, or a size that is not whole pages.
     """

@@ -1,4 +1,4 @@
-"""Texts as people have them: numbered lines without their ends, and errors that name file and line."""
+"""Text input: numbered lines, and errors that name file and line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from fastonline.files import open_regular
 
 LONGEST_LINE = 1 << 16
-"""Bytes. No text that is read here has longer lines, so that a file without line ends costs no more memory than that."""
+"""Bytes. Longer lines are refused, so that a file without line ends does not fill memory."""
 
 # What the kernel log, dmesg -T, syslog and journald put before a line.
 _PREFIX = re.compile(
@@ -25,14 +25,14 @@ Numbered = Iterable[tuple[int, str]]
 
 
 class TextError(ValueError):
-    """A text is not what it should be: ``NAME:LINE: reason``."""
+    """A text cannot be used: ``NAME:LINE: reason``."""
 
     def __init__(self, name: object, nr: int, reason: str) -> None:
         super().__init__(f"{name}:{nr}: {reason}")
 
 
 def numbered(text: str | Numbered) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, line) of a text: without CR, without a byte order mark. Lines that have numbers keep them."""
+    """Yield (number from 1, line) of a text, without CR and byte order mark. Numbered lines stay as they are."""
     if not isinstance(text, str):
         yield from text
         return
@@ -41,8 +41,8 @@ def numbered(text: str | Numbered) -> Iterator[tuple[int, str]]:
 
 
 def stream(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, line) of the text file `path`, a line at a time. TextError for a file that is no text,
-    OSError as `open_regular`."""
+    """Yield (number from 1, line) of the text file `path`. Raises TextError for a file that is not text, OSError as
+    `open_regular`."""
     with open_regular(path) as file:
         nr = 0
         while raw := file.readline(LONGEST_LINE):
@@ -61,16 +61,16 @@ def stream(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
 
 def read(path: str | os.PathLike[str]) -> str:
-    """The text of a small file, as `stream` reads it."""
+    """Return the text of a small file, as `stream` reads it."""
     return "".join(line + "\n" for _, line in stream(path))
 
 
 def without_prefix(line: str) -> str:
-    """A line of the kernel log without the priority, time stamp and host name that stand before it."""
+    """Return a line of the kernel log without priority, time stamp and host name."""
     match = _PREFIX.match(line)
     return line[match.end():] if match else line
 
 
 def shown(line: str) -> str:
-    """A line as messages quote it: at most 60 characters."""
+    """Return a line as messages quote it, at most 60 characters."""
     return repr(line if len(line) <= 60 else line[:57] + "...")

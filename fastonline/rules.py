@@ -1,4 +1,4 @@
-"""Which kernel is mirrored, as data. The facts are in the docstring of Rules; their sources are the kernel files named."""
+"""Rules: how kernel versions differ, as data. The docstring of Rules names the kernel functions and commits."""
 
 import re
 from dataclasses import dataclass, fields
@@ -33,7 +33,7 @@ def _is_pairs(value: object) -> bool:
 
 @dataclass(frozen=True, repr=False)
 class Rules:
-    """What differs from one kernel version to another; pick a preset, or ``dataclasses.replace`` one.
+    """The differences between kernel versions. Use a preset, or change one with ``dataclasses.replace``.
 
     - name: the kernel's version, such as "6.12".
     - online_order: largest block online_pages hands to the allocator: 0 in 2.6.25 (online_page), None = MAX_PAGE_ORDER since
@@ -49,55 +49,55 @@ class Rules:
     - watermarks_at_mark: every mark recomputes the watermarks (2.6.25: setup_per_zone_pages_min), not only whole
       online/offline_pages.
     - watermarks_at_offline: offline_pages recomputes the watermarks (since 2.6.31).
-    - watermark_scale_factor: low and high lie at least this many 10000ths of the zone above min (4.6); 0 = the rule is not
-      there.
-    - totalhigh_shrinks: offline_pages takes its pages off totalhigh_pages too; 2.6.25 off totalram_pages alone.
+    - watermark_scale_factor: low and high lie at least this many 10000ths of the zone above min (4.6). 0: there is no such
+      rule.
+    - totalhigh_shrinks: offline_pages subtracts its pages from totalhigh_pages too. 2.6.25 subtracts them from totalram_pages
+      alone.
     - movable_has_min: ZONE_MOVABLE is left out of lowmem and gets a min of managed/1024 between 32 and 128
       ("mm/min_free_kbytes: modify min_free_kbytes calculation rules", 2023: 6.8 has it, 6.1 has not).
     - min_free_kbytes_max: upper clamp of min_free_kbytes: 65536 (2.6.25), 262144 (ee8eb9a5fe86, 5.8).
-    - min_free_kbytes_follows: onlining and offlining recompute min_free_kbytes and lowmem_reserve (2.6.38); 2.6.25 computes
-      them at boot only.
+    - min_free_kbytes_follows: onlining and offlining recompute min_free_kbytes and lowmem_reserve (2.6.38). 2.6.25 computes
+      them only at boot.
     - lowmem_reserve_ratio: sysctl_lowmem_reserve_ratio by zone; a zone that is not named has 0, no reserve.
-    - batch_cap_bytes: zone_batchsize() starts from pages/1024, at most so many bytes.
+    - batch_cap_bytes: zone_batchsize() starts from pages/1024, at most this many bytes.
     - pcp_follows: per-CPU lists get a new batch and high whenever the watermarks are computed (2.6.32: zone_pcp_update); in
       2.6.25 they stay as boot made them, batch 1 and high 0 in a zone that was empty then.
     - zone_device: there is a zone Device behind Movable (CONFIG_ZONE_DEVICE).
-    - zonelists_follow: the zonelists are also built anew for a new node and when a zone has lost its last page (6.1); 2.6.25
-      builds them when an empty zone gets pages, only then.
-    - lifo: freed blocks go to the head of their list, always (2.6.25); in 6.1 onlined ones go to the tail.
+    - zonelists_follow: zonelists are rebuilt for a new node and when a zone loses its last page (6.1). 2.6.25 rebuilds them
+      only when an empty zone gets pages.
+    - lifo: every freed block goes to the head of its list (2.6.25). In 6.1 onlined blocks go to the tail.
     - struct_page_bytes: sizeof(struct page) on 32-bit and 64-bit kernels.
     - memmap_on_memory: a memmap can lie on the memory that it describes (5.13).
-    - memmap_per_block: memmap_on_memory serves ranges of any number of memory blocks (6b8f0798b85a, 6.8), not of exactly
-      one.
+    - memmap_per_block: memmap_on_memory works for ranges of any number of memory blocks (6b8f0798b85a, 6.8). Before, only for
+      ranges of one.
     - node_threads: the kernel threads of a node with memory, their names without its number: kswapd_run, and kcompactd_run
       (4.6).
-    - skips_memoryless: a node without memory is in nobody's fallback order, its own neither, and a node that lost its last
-      memory is none before zonelists are built again (6.7). Before, a node always falls back to itself first.
+    - skips_memoryless: zonelists leave out nodes without memory, the node's own zonelist too (6.7). A node that lost its last
+      memory stays in them until they are built again. Before 6.7 a node always falls back to itself first.
     - nodes_lose_memory: a node whose last memory goes offline leaves N_MEMORY, and its threads stop (2.6.33).
-    - blocks_unaware: memory blocks know nothing of marks: a block is online when online_pages has been over all of it, else
-      offline, and goes online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
-    - offline_times_out: offline_pages gives up on pages that cannot move: ENOMEM after five tries where there is no room for
-      them (do_migrate_range), EAGAIN past its timeout where they are held (2.6.25); 6.1 tries on until a signal, EINTR.
-    - migrates_from_the_end: offline_pages moves the last page of the range first (isolate_folio_to_list puts each page at the
-      head of its list, 6.12); before, the first one first.
-    - watermark_by_order: a request for a block also needs half of the watermark in larger blocks than single pages, a quarter
-      in larger ones than pairs, and so on (__zone_watermark_ok until 97a16fc82a7c, 4.4).
+    - blocks_unaware: sysfs does not see pages onlined by mark_pages_onlined. A block reads online only after online_pages of
+      all of it. It can go online only when all of its pages are Reserved, else EBUSY (memory_block_action, 2.6.25).
+    - offline_times_out: offline_pages gives up on pages that cannot move (2.6.25): ENOMEM after five tries without room for
+      them (do_migrate_range), EAGAIN after its timeout while they are held. 6.1 retries until a signal (EINTR).
+    - migrates_from_the_end: offline_pages moves the last page of the range first, since isolate_folio_to_list puts each page
+      at the head of its list (6.12). Before, it moves the first page first.
+    - watermark_by_order: a request of order n also needs half of the watermark in blocks above order 0, a quarter above order
+      1, and so on (__zone_watermark_ok until 97a16fc82a7c, 4.4).
     - waits_offline: pages of added memory are PageOffline until they go online (503b158fc30f, 6.11); before, Reserved.
     - has_thp: there are transparent huge pages, and khugepaged (2.6.38).
-    - lists_possible_nodes: zonelists are built, and logged, for every node that there may ever be (5.18).
+    - lists_possible_nodes: zonelists are built and logged for every possible node, online or not (5.18).
     - block_notices: memory blocks send MEM_PREPARE_ONLINE and MEM_FINISH_OFFLINE (c5f1e2d18909, 6.9).
-    - node_notifier: node changes have a notifier of their own, and memory notices say nothing of them (6.18 has it, 6.8 has
+    - node_notifier: node changes have a notifier chain of their own; memory notices do not report them (6.18 has it, 6.8 does
       not).
     - zoneinfo_lines: what /proc/zoneinfo prints of a zone between its free pages and its protection, in order: `managed` since
       3.9, `cma` since 5.12, `boost` since 5.16 (a6ea8b5b9f1c), `promo` since 6.12 (528afe6b15ed); older ones have `scanned`.
     - zoneinfo_empty: /proc/zoneinfo lists zones without memory too (4.12).
     - migrate_types: the names in /proc/pagetypeinfo (migratetype_names).
-    - removable_constant: memoryN/removable is 1 whatever is in the block (53cdc1cb29e8, March 2020); before, it says whether
-      the block's pages can be moved.
-    - exact_words: the words of sysfs are compared whole, with at most one newline behind (6.1), not by their first letters
-      (2.6.25).
-    - zone_at_online: the zone of added memory is chosen when it goes online (zone_for_pfn_range; f1dd2cd13c4b, 4.13); before,
-      pages keep the zone that they were given, which for added memory is the geometry's hotplug_zone.
+    - removable_constant: memoryN/removable always reads 1 (53cdc1cb29e8, March 2020). Before, it says whether the block's
+      pages can be moved.
+    - exact_words: sysfs compares whole words, with at most one trailing newline (6.1), not their first letters (2.6.25).
+    - zone_at_online: the zone of added memory is chosen when it goes online (zone_for_pfn_range; f1dd2cd13c4b, 4.13). Before,
+      add_memory chooses it: the geometry's hotplug_zone.
     - pagetypeinfo_online: /proc/pagetypeinfo counts pageblocks of online sections only (pfn_to_online_page, 4.13);
       before, all that have page descriptors (pfn_valid).
     - empty_zones_reserve: a zone without pages has a lowmem_reserve too (2.6.25); today it has none
@@ -105,18 +105,18 @@ class Rules:
     - walks_system_ram: online_pages walks the System RAM of its range and skips what is prepared or online
       (walk_memory_resource, 2.6.25); 6.1 has no such walk, and a range with holes or with prepared pages is EINVAL.
     - large_blocks: a memory block may be several sections (memory_block_size_bytes, 2.6.39).
-    - checks_pluggable: a range that firmware adds outside of what can be plugged is E2BIG (register_memory_resource, 6.1).
-    - nr_migrate_types: MIGRATE_TYPES: build_all_zonelists groups pages by mobility from so many pageblocks on.
-    - zone_contiguous: each range that goes online or offline has its zone looked through for holes (set_zone_contiguous, 4.6).
-    - pcp_high_from_low: the high of a zone's per-CPU lists is its low watermark shared among the CPUs (b92ca18e8ca5, 5.14);
-      before, six batches.
-    - pcp_auto_tunes: the high and the batch of per-CPU lists follow what is allocated and freed (90b41691b988, 6.7).
-    - munmap_reverses: pages of a mapping that were gathered together are freed last page first (release_pages until 6.8).
-    - retries_refused_dimms: with each memory device that comes, ACPI tries those again that it has refused (6.12).
-    - memory_failure: pages can be taken offline one by one (soft_offline_page; CONFIG_MEMORY_FAILURE, which the kernels of 6.1
-      that were recorded are built without).
+    - checks_pluggable: adding a range outside of the pluggable range is E2BIG (register_memory_resource, 6.1).
+    - nr_migrate_types: MIGRATE_TYPES. build_all_zonelists groups pages by mobility when there are at least so many pageblocks.
+    - zone_contiguous: onlining or offlining a range scans its zone for holes (set_zone_contiguous, 4.6).
+    - pcp_high_from_low: the high of a zone's per-CPU lists is its low watermark divided by the CPUs (b92ca18e8ca5, 5.14).
+      Before, it is six batches.
+    - pcp_auto_tunes: high and batch of per-CPU lists adapt to the rate of allocations and frees (90b41691b988, 6.7).
+    - munmap_reverses: munmap frees each batch of gathered pages in reverse order (release_pages until 6.8).
+    - retries_refused_dimms: when a memory device is added, ACPI also retries the devices that it refused before (6.12).
+    - memory_failure: single pages can be taken offline (soft_offline_page, CONFIG_MEMORY_FAILURE). The recorded 6.1 kernels
+      are built without it.
 
-    ValueError for numbers and combinations that no kernel has.
+    Raises ValueError for numbers and combinations that no kernel has.
     """
 
     name: str
@@ -361,9 +361,9 @@ def _version(name: str) -> tuple[int, ...] | None:
 def by_name(name: str) -> Rules:
     """Return the preset for a kernel version as people type it: "6.12", "v6.12", "6.12.3", "6.1.0-13-amd64", "LINUX_6_12".
 
-    A version from 6.1 on that has no preset gets the newest preset that is not newer: "6.2" to "6.11" get LINUX_6_1, "6.13" to
-    "6.17" LINUX_6_12, all later ones LINUX_6_18. "2.6.26" hotplugs memory as 2.6.25 does and gets LINUX_2_6_25. Of the versions
-    between 2.6.26 and 6.1 no rules are known.
+    A version from 6.1 on without a preset gets the newest preset that is not newer: "6.2" to "6.11" get LINUX_6_1, "6.13" to
+    "6.17" LINUX_6_12, all later ones LINUX_6_18. "2.6.26" hotplugs memory as 2.6.25 does and gets LINUX_2_6_25. There are no
+    rules for the versions between 2.6.26 and 6.1.
 
     TypeError if `name` is not text, ValueError if it is no such version.
     """

@@ -1,19 +1,20 @@
 /* The C and C++ API of fastonline: the functions of fastonline/hotplug/memory.pxd, through one capsule.
  *
  *     fastonline_api *fo = fastonline_import();              once, with the GIL; NULL: a Python exception is set
- *     fastonline_memory *mem = fo->memory(object);           of a fastonline.Memory, borrowed: keep a reference to the object
- *     fo->online_page(mem, pfn);                             with the GIL or without
+ *     fastonline_memory *mem = fo->memory(object);           borrowed: keep a reference to the fastonline.Memory
+ *     fo->online_page(mem, pfn);                             with or without the GIL
  *
- * Compile with -I from fastonline.get_include(); nothing is linked. No function but memory() and own() needs the GIL
- * or touches a Python object; they return a count, a pfn, or a negative errno, having changed nothing. No notifier is called.
+ * Compile with -I from fastonline.get_include(); there is nothing to link. Only memory() and own() need the GIL. The other
+ * functions touch no Python object and call no notifier. They return a count, a pfn or a negative errno; a call that fails
+ * changes nothing.
  *
- * Threads: one thread at a time may call these functions for one machine, and no other thread may call that machine from
- * Python meanwhile. Where there are other threads, take the machine first, and until it is given back do not call it from
- * Python in the same thread:
+ * Threads: only one thread at a time may call these functions for one machine, and no other thread may call that machine from
+ * Python meanwhile. With several threads, lock the machine first. Until it is unlocked, do not call it from Python in the same
+ * thread:
  *
- *     PyObject *held = fo->own(object);                      with the GIL; waits for whoever works on it; NULL: exception
+ *     PyObject *held = fo->own(object);                      with the GIL; waits for other threads; NULL: a Python exception
  *     Py_BEGIN_ALLOW_THREADS ... fo->online_range(mem, ...) ... Py_END_ALLOW_THREADS
- *     Py_DECREF(held);                                       with the GIL: everybody's again
+ *     Py_DECREF(held);                                       with the GIL: the lock is released
  */
 #ifndef FASTONLINE_H
 #define FASTONLINE_H
@@ -33,18 +34,18 @@ enum {
     FASTONLINE_ALL_ZONES = -1           /* to counter(): the sum over the zones */
 };
 
-enum {                                  /* what counter() counts; of ALL_ZONES only: */
+enum {                                  /* what counter() counts. These two need ALL_ZONES: */
     FASTONLINE_COUNT_PAGES_ONLINED = 0,
     FASTONLINE_COUNT_PAGES_OFFLINED = 1,
-    FASTONLINE_COUNT_FREE_PAGES = 2,    /* of a zone too: */
+    FASTONLINE_COUNT_FREE_PAGES = 2,    /* ALL_ZONES or one zone: */
     FASTONLINE_COUNT_MANAGED_PAGES = 3,
     FASTONLINE_COUNT_PRESENT_PAGES = 4,
     FASTONLINE_COUNT_SPANNED_PAGES = 5,
-    FASTONLINE_COUNT_NR_FREE = 6,       /* of an order: free blocks of it, */
-    FASTONLINE_COUNT_MERGES = 7,        /* pairs merged out of it, */
-    FASTONLINE_COUNT_SPLITS = 8,        /* blocks of it split, */
-    FASTONLINE_COUNT_FREES = 9,         /* blocks freed */
-    FASTONLINE_COUNT_ALLOCS = 10        /* and allocated */
+    FASTONLINE_COUNT_NR_FREE = 6,       /* by order: free blocks */
+    FASTONLINE_COUNT_MERGES = 7,        /* by order: pairs merged out of it */
+    FASTONLINE_COUNT_SPLITS = 8,        /* by order: blocks split */
+    FASTONLINE_COUNT_FREES = 9,         /* by order: blocks freed */
+    FASTONLINE_COUNT_ALLOCS = 10        /* by order: blocks allocated */
 };
 
 enum {                                  /* bits of page_state() */
@@ -61,31 +62,31 @@ typedef struct fastonline_api {
     int abi;                            /* FASTONLINE_ABI of the fastonline that is installed */
 
     fastonline_memory *(*memory)(PyObject *object);     /* NULL and TypeError if it is not a fastonline.Memory */
-    PyObject *(*own)(PyObject *object);                 /* new reference: the machine is this thread's until it goes */
+    PyObject *(*own)(PyObject *object);                 /* new reference: locks the machine for this thread while it lives */
 
-    /* 1: went online; 0: was not Reserved; -EINVAL: not there or not prepared */
+    /* Returns 1: online now; 0: was not Reserved; -EINVAL: not present or not prepared */
     int (*online_page)(fastonline_memory *mem, uint64_t pfn);
-    /* pages that went online, in blocks of at most `order` (-1: as the rules say), or -EINVAL */
+    /* Frees blocks of at most `order` (-1: the order of the rules). Returns the pages that went online, or -EINVAL */
     int64_t (*online_range)(fastonline_memory *mem, uint64_t start_pfn, uint64_t nr_pages, int order);
-    /* any pfns in any order: pages that went online, or -EINVAL: one is not there, not prepared, there twice */
+    /* pfns in any order. Returns the pages that went online, or -EINVAL: one is not present, not prepared or repeated */
     int64_t (*online_batch)(fastonline_memory *mem, const uint64_t *pfns, uint64_t nr);
-    /* zone_nr: mem.zones["Normal"].nr, or page_zone(). A pfn, or -ENOMEM / -EINVAL */
+    /* zone_nr: mem.zones["Normal"].nr, or page_zone(). Returns a pfn, -ENOMEM or -EINVAL */
     int64_t (*alloc_page)(fastonline_memory *mem, int zone_nr, int order);
-    /* nr blocks, their first pfns to `out`: nr, or -ENOMEM: there are not so many / -EINVAL */
+    /* Writes the first pfn of each of nr blocks to `out`. Returns nr, -ENOMEM (fewer are free) or -EINVAL */
     int64_t (*alloc_bulk)(fastonline_memory *mem, int zone_nr, int order, uint64_t nr, int64_t *out);
-    /* 0, or -EINVAL: that is not one allocation of this order */
+    /* Returns 0, or -EINVAL: no allocation of this order begins there */
     int (*free_page)(fastonline_memory *mem, uint64_t pfn, int order);
-    /* single pages in any order: nr, or -EINVAL: one is no allocation of order 0, or there twice */
+    /* Single pages in any order. Returns nr, or -EINVAL: one is not an allocation of order 0, or repeated */
     int64_t (*free_batch)(fastonline_memory *mem, const uint64_t *pfns, uint64_t nr);
-    /* mask of FASTONLINE_PG_*, 0 where no page is */
+    /* Returns a mask of FASTONLINE_PG_*, 0 where there is no page */
     int (*page_state)(fastonline_memory *mem, uint64_t pfn);
-    /* zone_nr of the zone a page is in, or -EINVAL: in none */
+    /* Returns the zone_nr of a page's zone, or -EINVAL: it has none */
     int (*page_zone)(fastonline_memory *mem, uint64_t pfn);
-    /* FASTONLINE_COUNT_*, exact, of a zone or of ALL_ZONES; order: 0 but for those of an order. -EINVAL: there is none such */
+    /* which: FASTONLINE_COUNT_*; zone_nr: a zone or ALL_ZONES; order: 0 unless counted by order. Exact, or -EINVAL */
     int64_t (*counter)(fastonline_memory *mem, int zone_nr, int which, int order);
 } fastonline_api;
 
-/* The functions, or NULL with ImportError set: fastonline is not there, or not of the ABI that this file was compiled with. */
+/* Returns the functions, or NULL with ImportError set: fastonline is not installed, or has another ABI than this header. */
 static inline fastonline_api *fastonline_import(void)
 {
     fastonline_api *api = (fastonline_api *)PyCapsule_Import(FASTONLINE_CAPSULE, 0);
