@@ -1,4 +1,4 @@
-"""Memory blocks: the units in which sysfs shows memory, and the words written to them (drivers/base/memory.c)."""
+"""Memory blocks, the units of memory in sysfs (drivers/base/memory.c)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _FALSE = ("n", "N", "f", "F", "0", "of", "oF", "Of", "OF")
 
 
 def word_to_type(word: str, rules: Rules) -> int:
-    """MMOP_* of a word as it is written to a file of sysfs: HotplugError EINVAL for what is none.
+    """Return the MMOP_* of a word written to sysfs. HotplugError EINVAL for an invalid word.
 
-    6.1: the whole word up to a NUL, with at most one newline behind (sysfs_streq); 2.6.25 compares as many letters as it was
-    given with "online", then with "offline", and not beyond their ends, so that "o" and "onlineXYZ" are online (KERNEL.md 1.5).
+    6.1 compares whole words up to a NUL, with at most one trailing newline (sysfs_streq). 2.6.25 compares only the letters that
+    both the word and "online", then "offline", have, so that "o" and "onlineXYZ" mean online (KERNEL.md 1.5).
     """
     if not isinstance(word, str):
         raise TypeError(f"a value for sysfs must be text, not {word!r}")
@@ -51,7 +51,7 @@ def word_to_type(word: str, rules: Rules) -> int:
 
 
 def text_to_bool(text: str) -> bool:
-    """kstrtobool: y, t, 1, on, n, f, 0, off by their first letters; HotplugError EINVAL for anything else."""
+    """Return the boolean of a text that begins with y, t, 1, on, n, f, 0 or off (kstrtobool), else HotplugError EINVAL."""
     for value, starts in ((True, _TRUE), (False, _FALSE)):
         if text.startswith(starts):
             return value
@@ -59,7 +59,7 @@ def text_to_bool(text: str) -> bool:
 
 
 class Block:
-    """One memory block, live: every attribute is read from the machine when asked for. nr: its number, the N of memoryN."""
+    """A memory block. Attributes show the machine's current state. nr: its number, the N of memoryN."""
 
     __slots__ = ("_mem", "nr")
 
@@ -73,12 +73,12 @@ class Block:
 
     @property
     def start_pfn(self) -> int:
-        """The block's first page frame."""
+        """The first pfn of the block."""
         return self.nr * self._mem.pages_per_block
 
     @property
     def nr_pages(self) -> int:
-        """Its pages."""
+        """The number of its pages."""
         return self._mem.pages_per_block
 
     @property
@@ -88,13 +88,12 @@ class Block:
 
     @property
     def state(self) -> str:
-        """``"online"``, ``"offline"``, or ``"going-offline"`` for the callbacks of an offline_pages that takes the block, until
-        it is done, MEM_OFFLINE included (memory_block_change_state).
+        """``"online"``, ``"offline"``, or ``"going-offline"`` while offline_pages takes the block, in its callbacks
+        (memory_block_change_state).
 
-        It is one state for all sections of the block (mem->state). The block is online as soon as a page of it goes online, and
-        offline when no section of it is online any more. Under blocks_unaware (2.6.25, KERNEL.md 1.5) marks do not change it:
-        only online_pages over the whole block does. A block that is online in part answers online() with EINVAL, as any online
-        block, and offline() with EINVAL, since some of it is not online; Memory.offline_pages takes the part."""
+        All sections of the block share the state (mem->state). The block is online once a page of it is, and offline when none
+        of its sections is online. Under blocks_unaware (2.6.25, KERNEL.md 1.5) only online_pages of the whole block changes it,
+        not marks. A block that is online in part refuses online() and offline() with EINVAL; use Memory.offline_pages."""
         going = self._mem.going_offline
         if going and going[0] <= self.start_pfn and self.start_pfn + self.nr_pages <= going[0] + going[1]:
             return "going-offline"
@@ -115,7 +114,7 @@ class Block:
 
     @property
     def valid_zones(self) -> str:
-        """An online block's zone, "none" when it lies in several; an offline one's possible zones, default first."""
+        """The zone of an online block, or "none" if it spans several. Of an offline block its possible zones, default first."""
         return valid_zones(self._mem, self.nr)
 
     def _check_state(self, want):
@@ -123,7 +122,7 @@ class Block:
             raise HotplugError.of(errno.EINVAL, f"memory{self.nr} is {self.state}")
 
     def _check_reserved(self):
-        """memory_block_action: EBUSY when a page of the block is not Reserved."""
+        """Raise EBUSY when a page of the block is not Reserved (memory_block_action)."""
         (used,) = (self._mem.page_states(self.start_pfn, self.nr_pages) & PG_reserved == 0).nonzero()
         if len(used):
             raise HotplugError.of(
@@ -132,9 +131,9 @@ class Block:
 
     @exclusive
     def online(self, word: str = "online") -> int:
-        """device_online: "online", "online_kernel" or "online_movable"; the number of pages that went online.
-        HotplugError: EINVAL when the block is online or the word is another; then, under 2.6.25, EBUSY when a mark has onlined
-        some of it (memory_block_action); what Memory.online_pages answers."""
+        """Online the block. word: "online", "online_kernel" or "online_movable". Returns the number of pages that went online.
+        HotplugError: EINVAL when the block is online, or for another word; EBUSY under 2.6.25 when a mark has onlined a page of
+        it (memory_block_action); others as Memory.online_pages. Mirrors device_online."""
         online_type = word_to_type(word, self._mem.rules)
         if online_type == MMOP_OFFLINE:
             raise HotplugError.of(errno.EINVAL, f"invalid online type {word!r}: it onlines nothing")
@@ -150,7 +149,7 @@ class Block:
 
     @exclusive
     def offline(self) -> None:
-        """device_offline. HotplugError: EINVAL when the block is offline, others as Memory.offline_pages."""
+        """Offline the block. HotplugError: EINVAL if it is offline, others as Memory.offline_pages. Mirrors device_offline."""
         self._check_state("online")
         try:
             memory_block_offline(self._mem, self.start_pfn, self.nr_pages)
@@ -160,8 +159,8 @@ class Block:
 
     @exclusive
     def write_state(self, word: str) -> int:
-        """write(2) of `word` to memoryN/state: the number of bytes taken. HotplugError EINVAL for a word that is none, and for
-        the state that the block has already; nothing is asked of an empty write."""
+        """Write `word` to memoryN/state. Returns the number of bytes written. HotplugError EINVAL for an invalid word and for
+        the current state; an empty write does nothing."""
         if not word:
             return 0
         if word_to_type(word, self._mem.rules) == MMOP_OFFLINE:
@@ -172,9 +171,8 @@ class Block:
 
     @exclusive
     def write_online(self, text: str) -> int:
-        """write(2) of `text` to memoryN/online, the number of bytes taken: 1 onlines into the default zone, 0 offlines, the
-        state that it has is no error. HotplugError EINVAL for text that is no bool to the kernel, else as online and
-        offline."""
+        """Write `text` to memoryN/online: 1 onlines into the default zone, 0 offlines. The current state is not an error.
+        Returns the number of bytes written. HotplugError EINVAL if the text is not a boolean, else as online and offline."""
         if not text:
             return 0
         want = "online" if text_to_bool(text) else "offline"
@@ -184,7 +182,7 @@ class Block:
 
 
 class Blocks:
-    """The memory blocks of a machine by number, live: a mapping of int to Block."""
+    """The memory blocks of a machine: a mapping of int to Block."""
 
     __slots__ = ("_mem",)
 
@@ -213,20 +211,20 @@ class Blocks:
         return sum(1 for _ in self)
 
     def keys(self) -> list[int]:
-        """The numbers of the blocks, ascending."""
+        """Return the numbers of the blocks, ascending."""
         return list(self)
 
     def values(self) -> list[Block]:
-        """The blocks, ascending."""
+        """Return the blocks, ascending."""
         return [Block(self._mem, nr) for nr in self]
 
     def items(self) -> list[tuple[int, Block]]:
-        """(number, Block) pairs, ascending."""
+        """Return (number, Block) pairs, ascending."""
         return [(nr, Block(self._mem, nr)) for nr in self]
 
     def add(self, start_pfn: int, nr_pages: int, nid: int = 0) -> None:
-        """Memory.add_memory(start_pfn, nr_pages, nid) as firmware calls it: a range outside of what can be plugged gives
-        HotplugError E2BIG under the rules of 6.1 (register_memory_resource), before anything else is looked at."""
+        """Memory.add_memory(start_pfn, nr_pages, nid), as firmware calls it. Under the rules of 6.1 a range outside of the
+        pluggable range raises HotplugError E2BIG first (register_memory_resource)."""
         mem = self._mem
         if mem.rules.checks_pluggable and nr_pages > 0 and start_pfn + nr_pages > mem.max_pfn:
             raise HotplugError.of(
@@ -236,12 +234,11 @@ class Blocks:
 
     @exclusive
     def remove(self, start_pfn: int, nr_pages: int) -> None:
-        """Take whole blocks (start_pfn, nr_pages) away as ACPI does on an eject: offline those that are online, then
-        remove_memory.
+        """Remove the whole blocks of a range (start_pfn, nr_pages), as ACPI does on an eject: offline them, then remove_memory.
 
-        HotplugError: EBUSY when one does not go offline even when asked twice; those that did are onlined again with plain
-        `online`, so that they may come back in another zone (acpi_scan_try_to_offline; KERNEL.md 7.7). So they are when a
-        callback raises, which then comes out. EINVAL for what is not there, or no whole blocks.
+        HotplugError: EBUSY when a block stays online after two tries. The others are then onlined again with plain `online`,
+        perhaps in another zone (acpi_scan_try_to_offline; KERNEL.md 7.7). The same happens when a callback raises. EINVAL for
+        blocks that are not present, or a range that is not whole blocks.
         """
         mem = self._mem
         if nr_pages <= 0 or start_pfn % mem.pages_per_block or nr_pages % mem.pages_per_block:
@@ -259,7 +256,7 @@ class Blocks:
             raise
 
     def _offline(self, numbers):
-        """Offline these blocks, asking twice; EBUSY when one stays online."""
+        """Offline these blocks, in two tries. EBUSY when one stays online."""
         for second_pass in (False, True):
             failed = []
             for nr in numbers:
@@ -278,9 +275,8 @@ class Blocks:
 
     @exclusive
     def auto_online(self, numbers: Iterable[int], online_type: int) -> None:
-        """What add_memory does with its blocks when auto_online_blocks says so: online each of the `numbers` with online_type
-        (MMOP_*); failures are ignored (online_memory_block). The first exception of a callback that is no HotplugError is
-        raised when all have been tried."""
+        """Online each block of `numbers` with online_type (MMOP_*), as add_memory does under auto_online_blocks. HotplugErrors
+        are ignored (online_memory_block). Another exception of a callback is raised after all blocks were tried."""
         raised = None
         for nr in numbers:
             try:

@@ -19,7 +19,7 @@ cdef class Machine:
     cdef readonly object geometry        # Geometry
     cdef readonly object rules           # Rules
     cdef readonly str engine             # "bitmap" or "struct_page"
-    cdef readonly uint64_t max_pfn       # page frames from here on can never be there
+    cdef readonly uint64_t max_pfn       # end of memory: no page can be added from here on
     cdef readonly uint64_t pages_per_block       # pages of a memory block, the unit of sysfs
     cdef readonly str memmap             # None: it costs nothing; "kernel" or "on_memory"
 
@@ -38,18 +38,18 @@ cdef class Machine:
     cdef readonly list page_owners       # MovablePages that offline_pages may move
     cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
 
-    # who is told
+    # callbacks
     cdef readonly ChainCalls notifiers   # NotifierChain
-    cdef list chain                      # the notifiers' own list, to see at once whether anybody listens
-    cdef readonly object events          # Events: who is told of uevents and of the kernel's log
+    cdef list chain                      # the notifiers' own list, for a quick test whether it is empty
+    cdef readonly object events          # Events: listeners to uevents and the kernel log
     cdef list listeners                  # the events' own list, as chain
-    cdef list pending_events             # (kind, text) of events that are sent when the machine is whole
+    cdef list pending_events             # (kind, text) of events to deliver when the machine is consistent
     cdef readonly object online_page_callback    # callable, or None: generic_online_page
     cdef object alloc_hook, free_hook    # arch_alloc_page and arch_free_page, or None
     cdef list oom_notifiers              # callables that free pages when an allocation finds none
-    cdef bint in_oom                     # they are at work: what they allocate does not ask them
+    cdef bint in_oom                     # they are running: their own allocations do not call them
     cdef bint changing                   # a notifier is being asked: no hot-plug call may begin
-    cdef readonly tuple going_offline    # (start_pfn, nr_pages) that offline_pages is at work on, or None
+    cdef readonly tuple going_offline    # (start_pfn, nr_pages) that offline_pages works on, or None
 
     # settings
     cdef int auto_online                 # MMOP_*: what add_memory does with new blocks
@@ -57,11 +57,11 @@ cdef class Machine:
     cdef public int64_t auto_movable_ratio       # memory_hotplug.auto_movable_ratio, in percent
     cdef public bint auto_movable_numa_aware
     cdef int policy_zone                 # the highest kernel zone that the zonelists have been built with
-    cdef public int possible_nodes            # nodes that there may ever be; 0: those that are there
+    cdef public int possible_nodes            # possible nodes; 0: the present ones
     cdef uint64_t kept_flags             # KPF_* of the pages that the online_page_callback keeps back
     cdef bint fixed_room                 # planes were made for all of max_memory
 
-    # the rules and the geometry, as C has them
+    # C copies of the rules and the geometry
     cdef bint zone_at_online, walks_system_ram, blocks_unaware
     cdef bint watermarks_at_mark, aligned, grow_before_notify, shrink_spans, always_notify_online, min_free_kbytes_follows
     cdef bint watermark_by_order, totalhigh_shrinks, nodes_lose_memory

@@ -28,7 +28,7 @@ __all__ = ["Machine", "count_migrated"]
 cdef enum:
     ROOM_PAGES = 8192
 
-# The parts of every machine that was not made: nothing can be done with them.
+# The parts of a machine whose __init__ has not run: every use raises.
 cdef MachineLock NO_LOCK = unusable_lock()
 cdef Engine NO_PAGES = Engine(0, MIN_MAX_ORDER, 1)
 cdef Sections NO_SECTIONS = Sections(0, 0)
@@ -45,12 +45,12 @@ cdef class Machine:
 
     @property
     def memmaps(self):
-        """{section: [(first pfn, pages)]} of what holds the page descriptors of added memory: a copy."""
+        """{section: [(first pfn, pages)]}: where the page descriptors of added memory lie. A copy."""
         return {section: list(pieces) for section, pieces in self.memmap_of.items()}
 
     @property
     def groups(self):
-        """[(start_pfn, nr_pages, group)] as memory was added, section by section: a copy."""
+        """[(start_pfn, nr_pages, group)] of added memory, by section. A copy."""
         return [added for groups in self.groups_at.values() for added in groups]
 
     cdef Held mem_hotplug_begin(self, str what):
@@ -78,8 +78,8 @@ cdef int unmake_machine(Machine mem) except -1:
 
 
 cdef Held make_machine(Machine mem, uint64_t room):
-    """An empty machine with room for so many pages; geometry, rules and engine are set. Other threads wait until the Held
-    goes."""
+    """Make an empty machine with room for `room` pages. geometry, rules and engine are set before. Other threads wait while the
+    Held lives."""
     cdef Held held
     cdef uint64_t nr_pages = rounded_room(mem, room)
     cdef int nr_areas = 1
@@ -129,7 +129,7 @@ cdef Held make_machine(Machine mem, uint64_t room):
 
 
 cdef uint64_t rounded_room(Machine mem, uint64_t nr_pages) except 0:
-    """Room is whole sections, and whole blocks of every order there can be."""
+    """Round room up to whole sections and whole blocks of the largest order."""
     cdef uint64_t unit = max(<uint64_t>mem.geometry.pages_per_section, <uint64_t>ROOM_PAGES)
     return max(<uint64_t>1, (nr_pages + unit - 1) // unit) * unit
 
@@ -160,7 +160,7 @@ cdef int room_for(Machine mem, uint64_t end_pfn) except -1:
 
 
 cdef int add_group(Machine mem, uint64_t start, uint64_t nr, object group) except -1:
-    """Note what was added at a time: policy.py asks which memory belongs together."""
+    """Record a range that was added in one call, for policy.py."""
     mem.groups_at.setdefault(start >> mem.sections.pfn_section_shift, []).append((start, nr, group))
     return 0
 
@@ -181,8 +181,7 @@ cdef int queue_event(Machine mem, str kind, str text) except -1:
 
 
 cdef int flush_events(Machine mem) except -1:
-    """Send the queued events. Until here nothing of Python ran since the machine began to change, so that no signal could come
-    in between."""
+    """Deliver queued events. They are queued because Python code must never see a half-changed machine."""
     if mem.pending_events:
         pending, mem.pending_events = mem.pending_events, []
         tell_listeners(mem, pending)
@@ -197,7 +196,7 @@ cdef int tell_listeners(Machine mem, list happened) except -1:
 # -- counters
 
 cdef int count_sections(Machine mem) except -1:
-    """Which node has how many sections, after all of them were set at once."""
+    """Recount the sections of each node."""
     cdef uint64_t section, first, count
     cdef int nid
     for nid in range(mem.zones.table.nr_nodes):
@@ -209,7 +208,7 @@ cdef int count_sections(Machine mem) except -1:
 
 
 cdef int reset_counters(Machine mem) except -1:
-    """What boot did is not counted."""
+    """Reset the counters after boot."""
     cdef int area
     for area in range(1, mem.pages.nr_areas):
         counts = mem.pages.counters(area)
@@ -225,7 +224,7 @@ cdef int reset_counters(Machine mem) except -1:
 
 
 def count_migrated(Machine mem not None, nr, balloon):
-    """`nr` pages have moved, a balloon's or not (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
+    """Count `nr` migrated pages; balloon: they are a balloon's (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
     cdef uint64_t pages = as_uint64(nr, "nr")
     mem.pages_migrated += pages
     mem.balloon_migrated += pages if balloon else 0

@@ -39,20 +39,20 @@ cdef class Memory(Settings):
     transparent_hugepage="never")
 --
 
-A simulated machine: its sections, zones, nodes and pages, onlined the way Linux does it.
+A simulated machine. It adds, onlines, offlines and removes memory as Linux does.
 
     All ranges are `start_pfn, nr_pages`: pages, not bytes (unsigned long). Sizes are bytes as int, or text such as "512M".
 
-    Parameters: geometry is what the machine looks like, a Geometry or its name ("X86_64"). boot is the memory that is online
-    after boot: a size, from pfn 0 on, or ranges (start_pfn, nr_pages[, nid[, reserved]]), of which boot keeps the first
-    `reserved` pages: present, not managed (x86_boot_ranges, linux.bootmem). rules: Rules or a version ("6.12", the default).
-    engine is "bitmap", which is fast, or "struct_page", which is laid out as the kernel is and allocates in the kernel's order.
-    max_memory is the size that memory can grow to; with it, room for all of it is reserved at once, so that views of the flags
-    stay valid. memory_block_size is the size of a memory block in sysfs: 1, 2, 4, 8... sections, None for one section, or
-    "auto" as x86_64 chooses it (probe_memory_block_size). memmap says who pays for page descriptors of added memory: None,
-    nobody; "kernel", pages of the kernel zones (vmemmap_populate); "on_memory", the first pages of each block where the kernel
-    can (memmap_on_memory, 5.13; else ValueError), or else as "kernel". transparent_hugepage is "never", "madvise" or "always";
-    boot memory below 512 MiB switches it off (hugepage_init).
+    Parameters: geometry is a Geometry or its name ("X86_64"). boot is the memory that is online after boot: a size, from pfn 0
+    on, or ranges (start_pfn, nr_pages[, nid[, reserved]]); the first `reserved` pages of a range are present and not managed
+    (x86_boot_ranges, linux.bootmem). rules: Rules or a version ("6.12", the default). engine is "bitmap", which is fast, or
+    "struct_page", which has the kernel's data layout and order of allocation. max_memory is the largest size of memory; it
+    reserves room for all of it at once, so that views of the flags stay valid. memory_block_size is the size of a memory block
+    in sysfs: 1, 2, 4, 8... sections, None for one section, or "auto" as on x86_64 (probe_memory_block_size). memmap says where
+    the page descriptors of added memory lie: None, they take no memory; "kernel", in pages of the kernel zones
+    (vmemmap_populate); "on_memory", in the first pages of each block (memmap_on_memory, 5.13; ValueError before), or as
+    "kernel" where the kernel cannot do that. transparent_hugepage is "never", "madvise" or "always"; boot memory below 512 MiB
+    switches it off (hugepage_init).
 
     Attributes: geometry, rules, engine and memmap are as given. max_pfn is the page frame where memory ends, pages_per_block
     the size of a memory block. sections, zones, blocks, nodes, resources (/proc/iomem), notifiers, events (uevents and the log)
@@ -62,19 +62,18 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     These can be set: pcp (PerCpuPages or None), auto_movable_ratio (int, percent) and auto_movable_numa_aware (bool) of the
     policy "auto-movable" (5.15), and possible_nodes (int: nodes that the log lists since 5.18; 0: those that exist).
 
-    Errors: HotplugError carries the kernel's errno. TypeError, ValueError and OverflowError are for arguments that are no pfn,
-    order or size at all. A refused call changes nothing.
+    Errors: HotplugError has the kernel's errno. An argument that is not a pfn, order or size raises TypeError, ValueError or
+    OverflowError. A refused call changes nothing.
 
     Threads: several threads may call one machine. Hot-plug calls, batches, bulk allocations and calls that look at more than
-    one value (page_states, stats, validate, copy, save) exclude one another for their whole length, callbacks included; a
-    callback may call its own machine. alloc_pages, free_pages, a mark of one page and reading one counter are atomic and may
-    come in between. Steps over much state release the GIL. Two threads that each hold a machine and call the other's: one gets
-    HotplugError EDEADLK.
+    one value (page_states, stats, validate, copy, save) exclude one another, callbacks included; a callback may call its own
+    machine. alloc_pages, free_pages, a mark of one page and reading one counter are atomic and may come in between. Long steps
+    release the GIL. When two threads each hold a machine and call the other's, one gets HotplugError EDEADLK.
 
     Signals: an exception from a handler (Ctrl-C) undoes a large add_memory, prepare_online_pages, mark_pages_onlined or
-    online_pages as a whole, except for bytes_touched and the order of free lists at the range's ends. Other calls finish first.
-    A handler that calls the machine during a step gets HotplugError EBUSY. After a fork, only the forking thread owns the
-    machine in the child. Freed pages go to the buddy allocator at once, unless `pcp` is set.
+    online_pages, except for bytes_touched and the order of free lists at the range's ends. Other calls finish first. A handler
+    that calls the machine during a step gets HotplugError EBUSY. After fork, only the forking thread owns the machine. Freed
+    pages go to the buddy allocator at once, unless `pcp` is set.
     """
 
     def __init__(
@@ -105,8 +104,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         cls, geometry, sections, ram, zones, min_free_kbytes, rules=LINUX_6_12, engine="bitmap", user_min_free_kbytes=None,
         **more
     ):
-        """A machine in the midst of its life, as a map of its pages shows it (linux/capture.py makes one of a kernel's,
-        linux/recording.py one that has as many free blocks as were recorded).
+        """Return a machine in the state that a map of its pages describes (linux/capture.py and linux/recording.py use it).
 
         sections: (start_pfn, nr_pages, nid, early) of the memory that has sections; early ones are online. ram: (start_pfn,
         nr_pages) of what is System RAM. zones: objects with nid, name, start_pfn, spanned_pages, min, low, high, protection
@@ -147,24 +145,23 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     # -- adding and removing
 
     def add_memory(self, start_pfn, nr_pages, nid=0, name="System RAM", merge=False, threads=1, group=None):
-        """Add memory: start_pfn and nr_pages are pages; the kernel's add_memory takes bytes.
+        """Add memory. start_pfn and nr_pages are pages; the kernel's add_memory takes bytes.
 
-        Sections appear: their memmap is there, every page Reserved, nothing online; no zone changes.
+        The range's sections become present. Every page is Reserved, none is online, and no zone changes.
 
         start_pfn, nr_pages: unsigned long, pages, or text that is a size: ``add_memory("1G", "512M")``. 6.1's rules take
-        whole memory blocks, 2.6.25 widens to sections. nid: the node, online from its first memory on. name: in /proc/iomem,
-        merge: joined with its neighbours of that name (MHP_MERGE_RESOURCE), as virtio-mem, Xen and Hyper-V ask; they do not
-        ask for a memmap on memory. threads: 1 to 64 share the first write of the memmap, whose page faults are what adding
-        many GiB to a struct_page machine costs (as deferred_init_memmap does at boot, 5.9). group: (name, unit_pages) of the
-        dynamic memory group that the range belongs to (memory_group_register_dynamic, 5.15: each virtio-mem device has one);
-        None: a static one of its own, as a DIMM. The memmap costs what the machine's `memmap` says, and the new blocks go
-        online as auto_online_blocks says; those that cannot stay offline, and what a callback raises meanwhile comes out of
-        the call when all have been tried: the memory is there then.
+        whole memory blocks, 2.6.25 widens to sections. nid: the node; its first memory brings it online. name: in
+        /proc/iomem. merge: join the resource with neighbours of that name (MHP_MERGE_RESOURCE), as virtio-mem, Xen and Hyper-V
+        do; the range then gets no memmap on memory. threads: 1 to 64 threads write the memmap, whose page faults dominate the
+        cost of adding many GiB to a struct_page machine (compare deferred_init_memmap, 5.9). group: (name, unit_pages) of the
+        range's dynamic memory group (memory_group_register_dynamic, 5.15; each virtio-mem device has one), None: a static
+        group of its own, as a DIMM. `memmap` of the machine says what the descriptors cost, auto_online_blocks whether the new
+        blocks go online. Blocks that fail to come online are left offline. An exception from a callback is raised after all
+        blocks were tried; the memory has been added either way.
 
-        HotplugError: EEXIST over memory that is there, or over any resource that does not hold the whole range; EINVAL for a
-        range that is misaligned, empty or past the end (`blocks.add` tells that one as 6.1 does, E2BIG); ENOMEM when
-        there is no room for the memmap in the machine. MemoryError when there is none here, before any of it is written.
-        Mirrors add_memory (2.6.25 and 6.1, mm/memory_hotplug.c).
+        HotplugError: EEXIST over present memory, or over a resource that does not hold the whole range; EINVAL for a range
+        that is misaligned, empty or past the end (E2BIG from `blocks.add`, as in 6.1); ENOMEM when the machine has no room
+        for the memmap. MemoryError if this process runs out of memory. Mirrors add_memory (2.6.25 and 6.1).
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         cdef uint64_t node = as_uint64(nid, "nid")
@@ -177,10 +174,10 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         add_remove.add_memory(self, start, nr, node, name, bool(merge), workers, group)
 
     def remove_memory(self, start_pfn, nr_pages):
-        """The sections of an offline range are gone, with the node when that was its last memory.
+        """Remove the sections of an offline range, and the node with its last memory.
 
-        HotplugError: EBUSY when some of it is prepared or online, EINVAL when it is not there, or no whole memory blocks.
-        Mirrors try_remove_memory (6.1).
+        HotplugError: EBUSY when a page is prepared or online, EINVAL when a section is not present or the range is not whole
+        memory blocks. Mirrors try_remove_memory (6.1).
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         _held = self.mem_hotplug_begin("remove_memory")
@@ -189,15 +186,15 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     # -- onlining
 
     def prepare_online_pages(self, start_pfn, nr_pages, online_type=MMOP_ONLINE):
-        """Phase 1: tell the chain (MEM_GOING_ONLINE), grow the zone's and the node's span; no page goes online.
+        """Phase 1: call the notifiers (MEM_GOING_ONLINE), and grow the zone and the node. No page goes online.
 
         start_pfn, nr_pages: unsigned long, pages; 6.1's rules want pageblock-aligned starts and section-aligned ends.
         online_type: MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. Under 6.1's rules present_pages grows by the
         whole range, under 2.6.25 when pages are marked.
 
-        HotplugError: EINVAL for what is not there, misaligned or (6.1) prepared already; what a notifier vetoes with (EPERM
-        for NOTIFY_BAD), or its exception; MEM_CANCEL_ONLINE then goes to the whole chain. Mirrors the patch of the 2008
-        thread (KERNEL.md 1.8); 6.1 move_pfn_range_to_zone.
+        HotplugError: EINVAL for a range that is not present, misaligned or (6.1) already prepared; the errno of a notifier's
+        veto (EPERM for NOTIFY_BAD). After a veto or an exception in a notifier, the whole chain gets MEM_CANCEL_ONLINE.
+        Mirrors the patch of the 2008 thread (KERNEL.md 1.8) and move_pfn_range_to_zone (6.1).
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         cdef int kind = as_online_type(online_type)
@@ -205,15 +202,15 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         onlining.prepare_online_pages(self, start, nr, kind)
 
     def mark_pages_onlined(self, start_pfn, nr_pages=1, order=None):
-        """Phase 2: the Reserved pages of a prepared range go online, Reserved -> free, merged as the buddy allocator merges.
+        """Phase 2: bring the Reserved pages of a prepared range online. They become free, and the buddy allocator merges them.
 
-        start_pfn, nr_pages: unsigned long, pages. order: the largest block handed to the allocator at a time; None takes it
-        from the rules (0 under 2.6.25, MAX_PAGE_ORDER in 6.1), 0 walks page by page; the end state is the same.
-        Returns the number of pages that went online; marking again returns 0, and page descriptors that a block has on itself
-        stay Reserved. MEM_ONLINE goes to the chain when it is not 0.
+        start_pfn, nr_pages: unsigned long, pages. order: the largest block freed at a time. None: as the rules say (0 under
+        2.6.25, MAX_PAGE_ORDER in 6.1). 0 walks page by page. The end state is the same.
+        Returns the number of pages that went online; 0 when they were online already. A memmap on memory stays Reserved. The
+        notifiers get MEM_ONLINE unless the number is 0.
 
-        HotplugError: EINVAL for pages that are not present, or in a section that was not prepared. Mirrors mark_pages_onlined
-        of the 2008 thread (KERNEL.md 1.8) and online_pages_range (6.1).
+        HotplugError: EINVAL for pages that are not present or not prepared. Mirrors mark_pages_onlined of the 2008 thread
+        (KERNEL.md 1.8) and online_pages_range (6.1).
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr
         cdef int64_t done
@@ -233,11 +230,11 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return onlining.mark_pages_onlined(self, start, nr, most)
 
     def mark_pfns_onlined(self, pfns):
-        """Phase 2 for any one-dimensional integer array of pfns, in that order, page by page.
+        """Phase 2 for an array of pfns, in that order, page by page.
 
-        Returns the number of pages that went online. All or nothing: TypeError for what is no array of integers, ValueError
-        for one of two dimensions, or with a pfn past the end of memory, negative, or there twice; HotplugError EINVAL when a
-        page is in a section that was not prepared. uint32, int64 and uint64 arrays are read in place.
+        pfns: one-dimensional integer array; uint32, int64 and uint64 are read in place. Returns the number of pages that went
+        online. All or nothing: TypeError if `pfns` is not an array of integers; ValueError for two dimensions, or a pfn that
+        is negative, past the end of memory or repeated; HotplugError EINVAL for a page that is not prepared.
         """
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
@@ -245,11 +242,11 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return onlining.mark_pfns_onlined(self, array, &batch)
 
     def online_pages(self, start_pfn, nr_pages, online_type=MMOP_ONLINE):
-        """Both phases: prepare the range, mark it, recompute the watermarks. Returns the number of pages that went online.
+        """Both phases: prepare the range, bring it online, and recompute the watermarks.
 
-        start_pfn, nr_pages, online_type, errors: as prepare_online_pages and mark_pages_onlined; all or nothing, also when the
-        online_page_callback raises. Under 2.6.25 a range that is online already gives 0, in 6.1 EINVAL. Mirrors online_pages
-        (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
+        start_pfn, nr_pages, online_type and errors: as prepare_online_pages and mark_pages_onlined. Returns the number of
+        pages that went online. All or nothing, also when the online_page_callback raises. A range that is online already
+        gives 0 under 2.6.25, EINVAL in 6.1. Mirrors online_pages (2.6.25: KERNEL.md 1.3, 6.1: 3.2).
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         cdef int kind = as_online_type(online_type)
@@ -257,8 +254,8 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return onlining.online_pages(self, start, nr, kind)
 
     def generic_online_page(self, pfn, order=0):
-        """What an online_page_callback, or the driver behind it later, calls to let a block of waiting pages go online; how
-        many did. No notifier is told (generic_online_page, 6.1; __online_page_free, 3.1)."""
+        """Bring a waiting block of 2^order pages online, as an online_page_callback or its driver does. Returns the number of
+        pages that went online. No notifier is called (generic_online_page, 6.1; __online_page_free, 3.1)."""
         cdef uint64_t start = as_uint64(pfn, "pfn")
         cdef int block = as_order(order, self.pages.max_order)
         if start & ((<uint64_t>1 << block) - 1):
@@ -267,9 +264,9 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return onlining.generic_online_page(self, start, block)
 
     def set_online_page_callback(self, callback, kept_flags=0):
-        """From now on marks hand ``callback(pfn, order)`` each block instead of freeing it; the pages it does not give to
-        generic_online_page stay Reserved. Returns a context manager that restores. kept_flags: KPF_* bits that kpageflags shows
-        of such pages, besides what waiting pages have.
+        """Call ``callback(pfn, order)`` with each block that goes online, instead of freeing it. Pages that the callback does
+        not pass to generic_online_page stay Reserved. kept_flags: KPF_* bits that kpageflags adds for such pages. Returns a
+        context manager that restores generic_online_page.
 
         HotplugError EINVAL when another callback is set (set_online_page_callback, 6.1).
         """
@@ -283,7 +280,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return RestoringCallback(self, callback)
 
     def restore_online_page_callback(self, callback):
-        """Go back to generic_online_page. HotplugError EINVAL when `callback` is not the one that is set."""
+        """Restore generic_online_page. HotplugError EINVAL when `callback` is not the one that is set."""
         _held = self.lock.hold()
         current = self.generic_online_page if self.online_page_callback is None else self.online_page_callback
         if current != callback:
@@ -294,14 +291,13 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     # -- offlining
 
     def offline_pages(self, start_pfn, nr_pages):
-        """Take an online range of one zone out of the allocator: free -> Reserved, not prepared. Pages in use that an owner of
-        movable pages (hotplug/migrate.py) holds move elsewhere first; pages that were prepared and never marked, and those
-        given back to the host (PG_offline), go with the range.
+        """Take an online range of one zone out of the allocator. Its pages become Reserved and are no longer prepared. Pages
+        of MovablePages owners are migrated first. Pages that were never marked, or are with the host (PG_offline), go too.
 
-        HotplugError: EINVAL for what is not online as a whole, misaligned (pageblock; in 6.1 the end a section) or in several
-        zones; EBUSY naming the first page in use that cannot move; what a notifier vetoes with, MEM_CANCEL_OFFLINE told; EINTR
-        where there is no room to move to (the kernel would try until a signal), under 2.6.25 ENOMEM, and EAGAIN for pinned
-        pages: pages that moved stay moved.
+        HotplugError: EINVAL for a range that is partly offline, misaligned (to a pageblock; in 6.1 the end to a section) or in
+        several zones; EBUSY naming the first page in use that cannot move; the errno of a notifier's veto, after
+        MEM_CANCEL_OFFLINE; EINTR without room to migrate to (the kernel would retry until a signal). Under 2.6.25: ENOMEM
+        without room, EAGAIN for pinned pages. Pages that moved stay moved.
         Mirrors offline_pages (2.6.25: KERNEL.md 1.7, 6.1: 3.6).
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
@@ -311,58 +307,58 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     # -- pages that a driver keeps back or gives away
 
     def set_page_reserved(self, start_pfn, nr_pages=1):
-        """Pages of prepared ranges become Reserved: waiting, to be marked again. Returns how many were not Reserved before.
+        """Make pages of prepared ranges Reserved, so that they wait to be marked again. Returns how many were not Reserved.
 
-        Free pages leave the allocator, pages in use leave their owner (an allocation of several pages becomes single pages
-        first, as split_page does). managed_pages shrinks as with mark_page_reserved (6.1). HotplugError EINVAL where no
-        section is.
+        Free pages leave the allocator, pages in use leave their owner; an allocation of several pages is split first, as by
+        split_page. managed_pages shrinks as with mark_page_reserved (6.1). HotplugError EINVAL for a section that is not
+        present.
         """
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         _held = self.mem_hotplug_begin("set_page_reserved")
         return page_ops.set_page_reserved(self, start, nr)
 
     def set_page_offline(self, start_pfn, nr_pages=1):
-        """Pages in use go back to the host: PG_offline, no longer managed (__SetPageOffline and adjust_managed_page_count(-1),
-        as a balloon does). ValueError naming the first page that is not in use."""
+        """Give pages in use to the host: they become PG_offline and are no longer managed (__SetPageOffline and
+        adjust_managed_page_count(-1), as in a balloon). ValueError naming the first page that is not in use."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         _held = self.lock.hold()
         page_ops.set_page_offline(self, start, nr, True)
 
     def clear_page_offline(self, start_pfn, nr_pages=1):
-        """The inverse of set_page_offline: in use again, and managed. ValueError naming the first page not PG_offline."""
+        """Undo set_page_offline: the pages are in use and managed again. ValueError naming the first page not PG_offline."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         _held = self.lock.hold()
         page_ops.set_page_offline(self, start, nr, False)
 
     def set_pfns_reserved(self, pfns):
-        """set_page_reserved for any one-dimensional integer array of pfns; how many were not Reserved before. All or nothing:
-        HotplugError EINVAL for one where no section is, else as free_pfns."""
+        """set_page_reserved for a one-dimensional integer array `pfns`. Returns how many were not Reserved. All or nothing:
+        HotplugError EINVAL for a section that is not present, else as free_pfns."""
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
         _held = self.mem_hotplug_begin("set_pfns_reserved")
         return page_ops.set_pfns_reserved(self, array, &batch)
 
     def set_pfns_offline(self, pfns):
-        """set_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is not
-        in use, or is there twice."""
+        """set_page_offline for a one-dimensional integer array `pfns`. All or nothing: ValueError naming a page that is not in
+        use or repeated."""
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
         _held = self.lock.hold()
         page_ops.set_pfns_offline(self, array, &batch, True)
 
     def clear_pfns_offline(self, pfns):
-        """clear_page_offline for any one-dimensional integer array of pfns. All or nothing: ValueError naming a page that is
-        not PG_offline, or is there twice."""
+        """clear_page_offline for a one-dimensional integer array `pfns`. All or nothing: ValueError naming a page that is not
+        PG_offline or repeated."""
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
         _held = self.lock.hold()
         page_ops.set_pfns_offline(self, array, &batch, False)
 
     def free_reserved_pfns(self, pfns):
-        """What the driver behind an online_page_callback calls for the pages it kept (Reserved in a prepared range) or gave
-        back to the host (PG_offline), once they are backed: they are free and managed, no callback and no notifier is called.
+        """Free pages that a driver kept (Reserved in a prepared range) or gave to the host (PG_offline). They become free and
+        managed. No callback and no notifier is called.
 
-        pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is neither, or is there twice.
+        pfns: one-dimensional integer array. All or nothing: ValueError naming a page in another state, or repeated.
         Mirrors free_reserved_page (6.1) over the array.
         """
         cdef pfn_batch batch
@@ -373,14 +369,14 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
     # -- the allocator
 
     def alloc_pages(self, order=0, zone=None, gfp=None, nid=0):
-        """The first pfn of a free block of 2^order pages, now in use: the smallest block that fits.
+        """Allocate 2^order pages from the smallest free block that fits, and return the first pfn.
 
         zone: a name, a (nid, name) or a Zone; None tries every zone from the highest down, node by node. Watermarks are not
-        applied. gfp: "GFP_KERNEL", "GFP_USER", "GFP_ATOMIC", "GFP_DMA", "GFP_DMA32", "GFP_HIGHUSER" or "GFP_HIGHUSER_MOVABLE":
-        the zones of node nid's zonelist that it allows, each down to its low watermark, then to min, and what it keeps for
-        requests that a higher zone could serve; nothing is reclaimed (get_page_from_freelist). zone must be None then.
+        applied. gfp: "GFP_KERNEL", "GFP_USER", "GFP_ATOMIC", "GFP_DMA", "GFP_DMA32", "GFP_HIGHUSER" or "GFP_HIGHUSER_MOVABLE"
+        tries the zones of node nid's zonelist that it allows, down to the low watermark, then to min, plus lowmem_reserve
+        (get_page_from_freelist). Nothing is reclaimed. zone must be None then.
 
-        The bitmap engine takes the lowest address, struct_page the head of the kernel's list. MemoryError when nothing fits.
+        The bitmap engine takes the lowest address, struct_page the head of the kernel's list. MemoryError if no block fits.
         Mirrors __rmqueue_smallest.
         """
         cdef int block = as_order(order, self.pages.max_order)
@@ -398,33 +394,32 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
             raise
 
     def alloc_pages_bulk(self, nr, order=0, zone=None):
-        """`nr` blocks of 2^order pages: (nr,) int64 array of their first pfns, as `nr` calls of alloc_pages(order, zone) would
-        give them (__alloc_pages_bulk, 5.13, which is of order 0).
-        All or nothing: MemoryError when there are not so many."""
+        """Allocate `nr` blocks of 2^order pages, as `nr` calls of alloc_pages(order, zone) would. Returns an (nr,) int64 array
+        of their first pfns. All or nothing: MemoryError when fewer fit (__alloc_pages_bulk, 5.13, has order 0 only)."""
         cdef uint64_t want = as_uint64(nr, "nr")
         cdef int block = as_order(order, self.pages.max_order)
         _held = self.lock.hold()
         return page_alloc.alloc_pages_bulk(self, want, block, zone)
 
     def alloc_contig_range(self, start_pfn, nr_pages):
-        """Take exactly this range of free pages, as single pages in use. HotplugError EBUSY naming the first page that is not
-        free (alloc_contig_range, 6.1, which would migrate)."""
+        """Allocate exactly this range of free pages, as single pages. HotplugError EBUSY naming the first page that is not
+        free (alloc_contig_range, 6.1, which would migrate it)."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         _held = self.lock.hold()
         check_present(self, start, nr, "alloc_contig_range")
         page_alloc.alloc_contig_range(self, start, nr)
 
     def free_pages(self, pfn, order=0):
-        """Free one allocation, given its first page and its order. ValueError naming the page when it is free, Reserved,
-        unaligned, or not the first page of an allocation of that order; nothing changes then (__free_pages)."""
+        """Free an allocation of 2^order pages, given its first pfn. ValueError naming the page when no allocation of that
+        order begins there (__free_pages)."""
         cdef uint64_t start = as_uint64(pfn, "pfn")
         cdef int block = as_order(order, self.pages.max_order)
         settle(self.lock)
         page_alloc.free_pages(self, start, block)
 
     def free_pfns(self, pfns):
-        """Free single pages. pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is free,
-        Reserved, no allocation of order 0, past the end of memory, or there twice."""
+        """Free single pages. pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is not an
+        allocation of order 0, past the end of memory or repeated."""
         cdef pfn_batch batch
         array = as_batch(pfns, &batch)
         _held = self.lock.hold()
@@ -436,8 +431,8 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return self.lock.hold_alone()
 
     cdef int online_page(self, pfn_t pfn) noexcept nogil:
-        # what is rare is elsewhere: no call is left here, and so nothing to save on the stack. Where pages are free near by,
-        # the section is online
+        # No calls on this path, so that the compiler needs no stack frame; rare cases are in onlining. A page with free
+        # neighbours is in an online section.
         if self.planes is None or pfn >= self.planes.nr_pages or not bitmap_online_quickly(self.planes, pfn):
             return onlining.online_page(self, pfn)
         self.pages_onlined += 1
@@ -489,55 +484,55 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
 
     @property
     def flags(self):
-        """The per-page flags by name, see Flags."""
+        """The page flags by name: Flags."""
         settle(self.lock)
         return Flags(self.pages.view)
 
     def page_flags(self, pfn):
-        """The flags of one page, decoded: ``'PG_reserved|PG_prepared'``; ``'0'`` for a page without any."""
+        """Return the flags of one page as text: ``'PG_reserved|PG_prepared'``, or ``'0'`` for none."""
         cdef uint64_t nr = as_uint64(pfn, "pfn")
         check_range(self, nr, 1, "page_flags")
         settle(self.lock)
         return decode_page_flags(self.page_state(nr))
 
     def page_states(self, start_pfn, nr_pages):
-        """(nr_pages,) uint8: the mask of each page's flags, bit i = FLAG_NAMES[i]; 0 where no page is."""
+        """Return an (nr_pages,) uint8 array of flag masks, bit i = FLAG_NAMES[i]; 0 where there is no page."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         _held = self.lock.hold()
         return page_views.page_states(self, start, nr)
 
     def kpageflags(self, start_pfn, nr_pages):
-        """(nr_pages,) uint64: what /proc/kpageflags would show, in the kernel's KPF_* bits. Pages of sections that are not
-        online are KPF_NOPAGE, holes and waiting pages of online ones KPF_RESERVED (KERNEL.md 7.1)."""
+        """Return an (nr_pages,) uint64 array of KPF_* bits, as /proc/kpageflags shows them. Pages of offline sections are
+        KPF_NOPAGE; holes and waiting pages of online sections are KPF_RESERVED (KERNEL.md 7.1)."""
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
         _held = self.lock.hold()
         return page_views.kpageflags(self, start, nr)
 
     @property
     def nodes(self):
-        """{nid: Node} of the nodes that are there."""
+        """{nid: Node} of the online nodes."""
         return {nid: Node(self.zones, nid) for nid in self.zones.online_nodes()}
 
     @property
     def blocks(self):
-        """The memory blocks by number: Blocks, live."""
+        """The memory blocks by number: Blocks."""
         return Blocks(self)
 
     @property
     def totalram_pages(self):
-        """totalram_pages: pages given to the allocator, everywhere, free or in use."""
+        """Pages given to the allocator in all zones, free or in use (totalram_pages)."""
         settle(self.lock)
         return machine.totalram_pages(self)
 
     @property
     def totalhigh_pages(self):
-        """totalhigh_pages: of totalram_pages, those in highmem; under 2.6.25 with those that have gone offline since boot, each
-        time (KERNEL.md 1.7)."""
+        """The highmem pages among totalram_pages (totalhigh_pages). 2.6.25 also counts every highmem page that has gone
+        offline since boot (KERNEL.md 1.7)."""
         settle(self.lock)
         return machine.totalhigh_pages(self)
 
     def zone_of(self, pfn):
-        """The Zone that a page is in, or None for one that is in no zone."""
+        """Return the Zone of a page, or None when it is in no zone."""
         cdef uint64_t number = as_uint64(pfn, "pfn")
         cdef int z, types = self.zones.table.nr_types
         settle(self.lock)
@@ -545,23 +540,23 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return self.zones[z // types, self.zones.names[z % types]] if z >= 0 else None
 
     def buddyinfo(self):
-        """The text of /proc/buddyinfo."""
+        """Return the text of /proc/buddyinfo."""
         _held = self.lock.hold()
         return procfs.buddyinfo(self)
 
     def zoneinfo(self):
-        """The text of /proc/zoneinfo, as far as zones go."""
+        """Return the text of /proc/zoneinfo, without the counters of pages in use."""
         _held = self.lock.hold()
         return procfs.zoneinfo(self)
 
     def pagetypeinfo(self):
-        """The text of /proc/pagetypeinfo; every page is Movable here."""
+        """Return the text of /proc/pagetypeinfo. Every page is of type Movable."""
         _held = self.lock.hold()
         return procfs.pagetypeinfo(self)
 
     def lsmem(self, style="2.38"):
-        """The text that util-linux's lsmem prints of this machine. style: its version, from 2.38 on (str, such as "2.41"): the
-        labels, the width of SIZE and the last line differ. ValueError for another one."""
+        """Return what util-linux's lsmem prints. style: its version, "2.38" or later; labels, the width of SIZE and the last
+        line differ between versions. ValueError for another version."""
         _held = self.lock.hold()
         return procfs.lsmem(self, style)
 
@@ -572,7 +567,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return machine.stats(self)
 
     def validate(self):
-        """Check every invariant from scratch; AssertionError with the first that is broken. Other threads wait meanwhile."""
+        """Check every invariant from scratch. AssertionError names the first that is broken. Other threads wait."""
         _held = self.lock.hold_still()
         check_machine(self)
 
@@ -580,7 +575,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
 
     @classmethod
     def _restore(cls, state):
-        """A machine from what machine_state gave, or another wrote: checked in full. ValueError for what no machine has."""
+        """Return a machine with the state of machine_state. All of it is checked. ValueError for an invalid state."""
         cdef Memory mem = cls.__new__(cls)
         try:
             _held = machine_state.restore_machine(mem, state)
@@ -594,7 +589,7 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return mem
 
     def copy(self):
-        """A second machine in the same state. Whoever listens, owns pages or keeps per-CPU lists is not carried over."""
+        """Return a second machine in the same state, without callbacks, page owners and per-CPU lists."""
         cdef Memory mem = Memory.__new__(Memory)
         _held = self.lock.hold_alone()
         machine_state.restore_machine(mem, machine_state.machine_state(self))
@@ -611,8 +606,8 @@ A simulated machine: its sections, zones, nodes and pages, onlined the way Linux
         return Memory._restore, (machine_state.owned(machine_state.machine_state(self)),)
 
     def save(self, path):
-        """Write the machine to one file `path`, atomically; fastonline.load reads it. OSError when it cannot be written. What
-        copy does not carry over is not saved. Other threads' changes wait until it is written."""
+        """Write the machine to the file `path`, atomically. fastonline.load reads it. OSError when it cannot be written. The
+        file has what `copy` has. Other threads' changes wait until it is written."""
         _held = self.lock.hold_alone()
         savefile.save(path, machine_state.machine_state(self))
 
@@ -639,8 +634,8 @@ cdef int64_t zone_counter(Memory mem, int z, int which, int order) noexcept nogi
 
 
 def load(path):
-    """The machine that Memory.save wrote to `path`. ValueError naming the file and what is wrong for one that is truncated,
-    altered or something else; OSError when it cannot be read."""
+    """Return the machine that Memory.save wrote to `path`. ValueError, naming the file and the reason, for a file that is
+    truncated, altered or of another kind; OSError when it cannot be read."""
     state = savefile.load(path)
     try:
         return Memory._restore(state)

@@ -11,8 +11,7 @@ cdef object new_tuple = tuple.__new__
 
 
 cdef object make_notice(Machine mem, uint64_t start, uint64_t nr, uint64_t onlined, int nid, int nid_normal):
-    """The MemoryNotify of a range: a memmap on memory is no part of it (memory_block_online gives online_pages the rest,
-    6.1)."""
+    """Return the MemoryNotify of a range, without its memmap on memory (memory_block_online, 6.1)."""
     cdef uint64_t own = memmap_within(mem, start)
     if mem.rules.node_notifier:
         nid = nid_normal = -1
@@ -20,14 +19,14 @@ cdef object make_notice(Machine mem, uint64_t start, uint64_t nr, uint64_t onlin
 
 
 cdef object notice_of_mark(uint64_t start, uint64_t nr, uint64_t onlined, int nid):
-    """The MemoryNotify of a mark. A driver marks page by page: this one is made without MemoryNotify.__new__, a Python
-    function that takes longer than all the rest of such a call."""
+    """Return the MemoryNotify of a mark. It bypasses MemoryNotify.__new__, a Python function that takes longer than the rest of
+    a mark of one page."""
     return new_tuple(MemoryNotify, (start, nr, onlined, nid, NO_NODE, 0, 0))
 
 
 cdef object block_notice(Machine mem, uint64_t start, uint64_t nr):
-    """The MemoryNotify of a memory block in MEM_PREPARE_ONLINE and MEM_FINISH_OFFLINE; None when nobody listens, or the rules
-    have no such actions."""
+    """Return the MemoryNotify of a memory block for MEM_PREPARE_ONLINE and MEM_FINISH_OFFLINE, or None when the chain is empty
+    or the rules have no such actions."""
     cdef uint64_t own = memmap_within(mem, start)
     return MemoryNotify(start + own, nr - own, 0, -1, -1, start, own) if mem.chain and mem.rules.block_notices else None
 
@@ -45,8 +44,8 @@ cdef int tell_notifiers(Machine mem, int action, object notice) except -1:
 
 
 cdef int ask_notifiers(Machine mem, object going, object cancel, object notice, str what) except -1:
-    """Ask the chain; a veto or an exception is followed by the cancelling event to all, and raised. notice: as
-    tell_notifiers."""
+    """Call the chain for an event that can be vetoed. After a veto or an exception, send the cancelling event to all and
+    raise. notice: as tell_notifiers."""
     if notice is None:
         mem.notifiers.calls += 1
         return 0

@@ -1,4 +1,4 @@
-"""The memory notifier chain (kernel/notifier.c, drivers/base/memory.c): who is told of onlining and may veto it."""
+"""The memory notifier chain: callbacks that hear of onlining and may veto it (kernel/notifier.c, drivers/base/memory.c)."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ NO_NODE = -1
 
 
 def notifier_to_errno(ret: int) -> int:
-    """The errno (positive) that a chain's value stands for: NOTIFY_BAD is 1, EPERM; DONE, OK and STOP are 0."""
+    """Return the errno (positive) of a notifier's return value: EPERM for NOTIFY_BAD, 0 for DONE, OK and STOP."""
     ret &= ~NOTIFY_STOP_MASK
     return ret - 1 if ret > NOTIFY_OK else 0
 
 
 def notifier_from_errno(errno: int) -> int:
-    """The value that stops the chain with this errno (positive); 0 gives NOTIFY_OK, as since 2.6.36."""
+    """Return the value that stops the chain with this errno (positive). 0 gives NOTIFY_OK, as since 2.6.36."""
     return NOTIFY_STOP_MASK | (NOTIFY_OK + errno) if errno else NOTIFY_OK
 
 
 class MemoryNotify(NamedTuple):
     """struct memory_notify, with the precise count that the 2008 thread asked for.
 
-    - start_pfn: int, the first page frame of the range that the call was made for.
-    - nr_pages: pages of that range. An array of pfns has one notice, from its lowest pfn to its highest.
+    - start_pfn: int, the first pfn of the range.
+    - nr_pages: pages of the range. An array of pfns has one notice, from its lowest pfn to its highest.
     - onlined: pages that went online, in MEM_ONLINE; 0 before.
-    - status_change_nid: the node that gets its first, or loses its last memory; -1: none.
-    - status_change_nid_normal: the same of memory up to zone Normal; -1 under rules that do not have it. Since node changes
-      have a notifier of their own (Rules.node_notifier) both are -1.
-    - altmap_start_pfn, altmap_nr_pages: where a memory block keeps its own page descriptors, in MEM_PREPARE_ONLINE and
+    - status_change_nid: the node that gets its first memory or loses its last, else -1.
+    - status_change_nid_normal: the same for memory up to zone Normal; -1 under rules without it. Both are -1 when node changes
+      have a notifier chain of their own (Rules.node_notifier).
+    - altmap_start_pfn, altmap_nr_pages: the page descriptors that a memory block has on itself, in MEM_PREPARE_ONLINE and
       MEM_FINISH_OFFLINE; else 0 (c5f1e2d18909, 6.9).
     """
 
@@ -66,17 +66,16 @@ C = TypeVar("C", bound=NotifierCallback)
 
 
 class NotifierChain(ChainCalls):
-    """Callbacks by descending priority, first come first served among equals (notifier_chain_register, 2.6.25).
+    """Memory notifiers by descending priority; equal priorities in the order of registration (notifier_chain_register, 2.6.25).
 
-    An action is one of MEM_GOING_ONLINE, MEM_ONLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, MEM_CANCEL_OFFLINE, and
-    since 6.9 of a memory block MEM_PREPARE_ONLINE before the first and MEM_FINISH_OFFLINE after the last; a notice is a
-    MemoryNotify. ``calls`` counts the calls of the chain since the machine was made, whether anybody listens or not
-    (memory_notify).
+    An action is MEM_GOING_ONLINE, MEM_ONLINE, MEM_CANCEL_ONLINE, MEM_GOING_OFFLINE, MEM_OFFLINE or MEM_CANCEL_OFFLINE. A memory
+    block also sends MEM_PREPARE_ONLINE first and MEM_FINISH_OFFLINE last since 6.9. A notice is a MemoryNotify. ``calls``
+    counts the calls of the chain since the machine was made, those of an empty chain too (memory_notify).
     """
 
     def __init__(self) -> None:
         self.chain: list[tuple[NotifierCallback, int]] = []
-        """(callback, priority) in the order of their calling; the same list for good."""
+        """(callback, priority) in calling order. The list object never changes."""
 
     def __repr__(self) -> str:
         return f"<NotifierChain callbacks={len(self.chain)} calls={self.calls}>"
@@ -85,10 +84,10 @@ class NotifierChain(ChainCalls):
         return len(self.chain)
 
     def register(self, callback: C, priority: int = 0) -> C:
-        """Call ``callback(action, notice)`` from now on; it returns None, NOTIFY_*, or raises, which is a veto too.
+        """Register ``callback(action, notice)``. It returns None or NOTIFY_*; an exception is a veto too.
 
-        priority: int, the higher the earlier. Returns the callback, so that it serves as a decorator. TypeError when it cannot
-        be called.
+        priority: int, highest first. Returns the callback, so that `register` works as a decorator. TypeError if it is not
+        callable.
         """
         if not callable(callback):
             raise TypeError(f"a memory notifier must be callable, not {callback!r}")
@@ -97,7 +96,7 @@ class NotifierChain(ChainCalls):
         return callback
 
     def unregister(self, callback: NotifierCallback) -> None:
-        """Stop calling `callback`; ValueError (the kernel: ENOENT) when it was not registered."""
+        """Remove `callback`. ValueError (in the kernel: ENOENT) if it was not registered."""
         for i, (other, _) in enumerate(self.chain):
             if other == callback:
                 del self.chain[i]
@@ -106,7 +105,7 @@ class NotifierChain(ChainCalls):
 
     @contextmanager
     def registered(self, callback: C, priority: int = 0) -> Iterator[C]:
-        """Call `callback` for the length of a with block, as `register` with this `priority` and then `unregister`."""
+        """Register `callback` with this `priority` for a with block: ``with mem.notifiers.registered(callback):``."""
         self.register(callback, priority)
         try:
             yield callback
@@ -114,8 +113,8 @@ class NotifierChain(ChainCalls):
             self.unregister(callback)
 
     def call(self, action: int, notice: MemoryNotify) -> int:
-        """Run the chain with action and notice: the value of the last callback called; one with NOTIFY_STOP_MASK set is the
-        last (notifier_call_chain, 2.6.25)."""
+        """Call the chain with `action` and `notice` until a callback sets NOTIFY_STOP_MASK. Returns the value of the last
+        callback called (notifier_call_chain, 2.6.25)."""
         ret = NOTIFY_DONE
         self.calls += 1
         for callback, _ in list(self.chain):
@@ -126,8 +125,8 @@ class NotifierChain(ChainCalls):
         return ret
 
     def tell(self, action: int, notice: MemoryNotify) -> None:
-        """Run the chain for an action that can no longer be refused, told with its notice: all callbacks are called whatever
-        they answer or raise; the first exception is raised when all have been."""
+        """Call the chain with `action` and `notice` for an event that cannot be vetoed. Every callback runs, whatever the
+        others raise; then the first exception is raised. NOTIFY_STOP_MASK ends the chain."""
         raised = None
         self.calls += 1
         for callback, _ in list(self.chain):

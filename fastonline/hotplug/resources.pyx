@@ -1,4 +1,4 @@
-"""The tree of /proc/iomem: which physical ranges are System RAM, and what else is taken (kernel/resource.c)."""
+"""The resource tree of /proc/iomem: System RAM and other ranges (kernel/resource.c)."""
 
 import errno
 from bisect import bisect_right
@@ -7,17 +7,17 @@ from fastonline.errors import HotplugError
 
 __all__ = ["MAX_DEPTH", "PIECE", "RAM", "Resource", "Resources", "Siblings", "check_tree"]
 
-# Compiled, so that no signal handler runs between two steps of a change: the interpreter looks at signals in Python code only.
+# Compiled, so that no signal handler runs in the middle of a change: only interpreted code checks for signals.
 
 RAM = "System RAM"
 
 
-# Resources that lie beside one another are kept in pieces of at most so many.
+# The longest piece of a list of siblings.
 PIECE = 512
 
 
 class Siblings:
-    """Resources that do not meet, in ascending order, in pieces: to add or remove one costs as much among many as among few."""
+    """Disjoint resources in ascending order, in pieces, so that adding and removing cost the same among many as among few."""
 
     __slots__ = ("pieces", "starts")
 
@@ -33,7 +33,7 @@ class Siblings:
         return sum([len(piece) for piece in self.pieces])
 
     def meeting(self, start, end):
-        """Those that meet [start, end), ascending."""
+        """Return the resources that overlap [start, end), ascending."""
         found = []
         nr = max(0, bisect_right(self.starts, start) - 1)
         while nr < len(self.pieces) and self.starts[nr] < end:
@@ -47,7 +47,7 @@ class Siblings:
         return found
 
     def add(self, resource):
-        """One that meets none of them."""
+        """Add a resource that overlaps none of them."""
         nr = max(0, bisect_right(self.starts, resource.start) - 1)
         if not self.pieces:
             self.pieces.append([])
@@ -62,7 +62,7 @@ class Siblings:
         self.starts[nr] = piece[0].start
 
     def remove(self, resource):
-        """One of them."""
+        """Remove one of them."""
         nr = bisect_right(self.starts, resource.start) - 1
         piece = self.pieces[nr]
         del piece[bisect_right(piece, resource.start, key=_start_of) - 1]
@@ -73,10 +73,9 @@ class Siblings:
 
 
 class Resource:
-    """One range of addresses: start and end in bytes, end exclusive, its name, and its children, the resources inside it,
-    ascending (struct resource). is_ram: what its flags say, whatever its name: can the kernel online it, and is it nobody
-    else's? (IORESOURCE_MEM and IORESOURCE_BUSY in 2.6.25, IORESOURCE_SYSTEM_RAM and IORESOURCE_BUSY in 6.1.) None: as what is
-    named ``System RAM`` or ``System RAM (driver)``."""
+    """One range of addresses (struct resource). start and end: bytes, end exclusive. name: as /proc/iomem shows it. children:
+    the resources inside, ascending. is_ram: its flags say System RAM (IORESOURCE_MEM and IORESOURCE_BUSY in 2.6.25,
+    IORESOURCE_SYSTEM_RAM and IORESOURCE_BUSY in 6.1); None: True for the names ``System RAM`` and ``System RAM (driver)``."""
 
     __slots__ = ("start", "end", "name", "inside", "is_ram")
 
@@ -90,15 +89,15 @@ class Resource:
 
     @property
     def children(self):
-        """The resources inside it, ascending: a list."""
+        """A list of the resources inside, ascending."""
         return list(self.inside)
 
     def tree(self):
-        """(start, end, name, children, is_ram), plain values."""
+        """Return [start, end, name, children, is_ram] as plain values."""
         return [self.start, self.end, self.name, [child.tree() for child in self.inside], self.is_ram]
 
     def walk(self, depth=0):
-        """(depth, resource) of every resource inside, as they are printed: a list."""
+        """Return a list of (depth, resource) of every resource inside, in printing order. depth: of the children."""
         found = []
         for child in self.inside:
             found.append((depth, child))
@@ -106,7 +105,7 @@ class Resource:
         return found
 
     def conflict(self, start, end):
-        """The first child that meets [start, end), or None."""
+        """Return the first child that overlaps [start, end), or None."""
         meeting = self.inside.meeting(start, end)
         return meeting[0] if meeting else None
 
@@ -115,8 +114,8 @@ MAX_DEPTH = 32      # of resources inside resources
 
 
 def check_tree(tree):
-    """Check what is said to be Resources.tree(): every resource inside its parent, beside the others, in ascending order.
-    TypeError or ValueError with the first that is not."""
+    """Check the result of a Resources.tree(): resources lie inside their parent, ascending and disjoint. TypeError or
+    ValueError names the first that does not."""
     todo = [(0, 0, 1 << 64, tree)]
     while todo:
         depth, last, limit, children = todo.pop()
@@ -134,7 +133,7 @@ def check_tree(tree):
 
 
 class Resources:
-    """iomem_resource and what is in it. Addresses are bytes where a method says so; RAM is asked for in page frames."""
+    """iomem_resource and the resources in it. Methods take page frames, or bytes where they say so."""
 
     def __init__(self, page_shift, tree=()):
         self._shift = page_shift
@@ -144,14 +143,14 @@ class Resources:
         return f"<Resources ranges={len(self._root.walk())} ram={len(self)}>"
 
     def tree(self):
-        """Plain values that the constructor takes."""
+        """Return the tree as plain values, as the constructor takes it."""
         return self._root.tree()[3]
 
     def _ram(self):
         return [resource for _, resource in self._root.walk() if resource.is_ram]
 
     def __iter__(self):
-        """(start_pfn, end_pfn) of each range of RAM; of a page that is RAM only in part, nothing."""
+        """Iterate over (start_pfn, end_pfn) of each range of RAM, without pages that are only partly RAM."""
         up = (1 << self._shift) - 1
         return iter([(r.start + up >> self._shift, r.end >> self._shift) for r in self._ram()])
 
@@ -159,8 +158,8 @@ class Resources:
         return len(self._ram())
 
     def _place(self, start, end):
-        """(the resource that a range would lie in, None), or (..., what is in its way there): the first that it meets and that
-        is RAM, or does not hold all of it (__request_region, 6.1)."""
+        """Return (parent, conflict); conflict is None when the range fits under parent. Otherwise it is the first resource
+        that overlaps the range and is RAM or does not contain all of it (__request_region, 6.1)."""
         parent = self._root
         while (taken := parent.conflict(start, end)) is not None:
             if taken.is_ram or not taken.start <= start < end <= taken.end:
@@ -169,9 +168,9 @@ class Resources:
         return parent, taken
 
     def request(self, start, size, name, merge=False, ram=None):
-        """request_resource of `size` bytes from the address `start` on: inside what reserves the range for a driver, else at
-        the top. merge: join it with neighbours of that name (MHP_MERGE_RESOURCE). ram: what its flags say, None: as its name
-        (see Resource). HotplugError EEXIST when some of it is taken, EINVAL for no range of addresses."""
+        """Add a resource of `size` bytes at address `start`, inside a resource that contains the range, else at the top.
+        merge: join it with neighbours of that `name` (MHP_MERGE_RESOURCE). ram: its is_ram (see Resource). Returns the
+        Resource. HotplugError EEXIST when a part is taken, EINVAL for an invalid range. Mirrors request_resource."""
         end = start + size
         if size <= 0 or start < 0 or end > self._root.end:
             raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is not an address range")
@@ -198,18 +197,18 @@ class Resources:
         return made
 
     def allocate(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
-        """allocate_resource: request under `name` what find_resource(size, align, first, last) finds; the Resource, or its
-        errors."""
+        """Request the range that find_resource(size, align, first, last) finds, under `name`. Returns the Resource. Mirrors
+        allocate_resource."""
         return self.request(self.find_resource(size, align, first, last), size, name)
 
     def allocate_resource(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
-        """The first address of allocate(size, align, name, first, last)."""
+        """As allocate(size, align, name, first, last), and return the first address."""
         return self.allocate(size, align, name, first, last).start
 
     def find_resource(self, size, align, first=0, last=(1 << 64) - 1):
-        """The lowest address, aligned to `align` (a power of two), of `size` bytes between the addresses `first` and `last`
-        that are free at the top of the tree; what the balloon drivers place their memory with. HotplugError EBUSY where none
-        is, EINVAL for an align or size that is none."""
+        """Return the lowest address, aligned to `align` (a power of two), of `size` free bytes between the addresses `first`
+        and `last`. Balloon drivers place their memory there. HotplugError EBUSY if there is none, EINVAL for an invalid align
+        or size."""
         if size <= 0 or align <= 0 or align & (align - 1):
             raise HotplugError.of(errno.EINVAL, f"allocate_resource of {size} bytes aligned to {align}")
         at = -(-first // align) * align
@@ -223,25 +222,25 @@ class Resources:
         return at
 
     def conflict(self, start_pfn, nr_pages):
-        """(start_pfn, end_pfn) of the resource for which the range start_pfn, nr_pages cannot be registered, or None."""
+        """Return (start_pfn, end_pfn) of the resource that conflicts with the range start_pfn, nr_pages, or None."""
         _, taken = self._place(start_pfn << self._shift, start_pfn + nr_pages << self._shift)
         return None if taken is None else (taken.start >> self._shift, -(-taken.end >> self._shift))
 
     def register(self, start_pfn, nr_pages, name=RAM, merge=False):
-        """register_memory_resource: request the range start_pfn, nr_pages, which is RAM under whatever name; name, merge and
-        errors as `request`. name may be the Resource of that range: it is the RAM."""
+        """Add the range start_pfn, nr_pages as RAM. name, merge and errors as `request`. name may also be the Resource of that
+        range, which then becomes the RAM. Mirrors register_memory_resource."""
         if isinstance(name, Resource):
             name.is_ram = True
             return
         self.request(start_pfn << self._shift, nr_pages << self._shift, name, merge, ram=True)
 
     def release(self, start_pfn, nr_pages):
-        """release_mem_region_adjustable: the RAM of the range start_pfn, nr_pages is gone; what it is cut out of stays."""
+        """Remove the RAM of the range start_pfn, nr_pages; the rest of its resources stays (release_mem_region_adjustable)."""
         self.cut(self.cuts(start_pfn, nr_pages))
 
     def cuts(self, start_pfn, nr_pages):
-        """What `cut` does to release `nr_pages` pages from `start_pfn` on: a list of (siblings, the RAM among them that goes,
-        what stays of it)."""
+        """Return the cuts that release `nr_pages` pages from `start_pfn` on: a list of (siblings, the RAM among them to remove,
+        the parts that stay)."""
         found = []
         self._find_cuts(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift, found)
         return found
@@ -256,14 +255,14 @@ class Resources:
                 self._find_cuts(child, start, end, found)
 
     def cut(self, cuts):
-        """Release what `cuts` has found; it takes no more memory, unless one range becomes two."""
+        """Apply `cuts`. This needs no memory unless a range is split in two."""
         for siblings, child, rest in cuts:
             siblings.remove(child)
             for resource in rest:
                 siblings.add(resource)
 
     def release_resource(self, start, size):
-        """Give back what was requested with this start and size (int, bytes). HotplugError EINVAL when nothing was."""
+        """Remove the resource with this start and size (int, bytes). HotplugError EINVAL if there is none."""
         for _, parent in [(0, self._root), *self._root.walk()]:
             for child in parent.inside.meeting(start, start + 1):
                 if child.start == start and child.end == start + size and not len(child.inside):
@@ -272,7 +271,7 @@ class Resources:
         raise HotplugError.of(errno.EINVAL, f"no resource [{start:#x}-{start + size - 1:#x}] without others inside")
 
     def within(self, start_pfn, nr_pages):
-        """The parts of the range start_pfn, nr_pages that are RAM, as a list of such pairs (walk_memory_resource, 2.6.25)."""
+        """Return the parts of the range start_pfn, nr_pages that are RAM: a list of pairs (walk_memory_resource, 2.6.25)."""
         found = []
         self._ram_within(self._root, start_pfn, start_pfn + nr_pages, found)
         return found
@@ -287,11 +286,11 @@ class Resources:
             self._ram_within(child, start_pfn, end_pfn, found)
 
     def walk(self):
-        """(depth, Resource) of everything, as /proc/iomem shows it."""
+        """Return a list of (depth, Resource) of all resources, in the order of /proc/iomem."""
         return self._root.walk()
 
     def text(self):
-        """The text of /proc/iomem."""
+        """Return the text of /proc/iomem."""
         return "".join([f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk()])
 
 

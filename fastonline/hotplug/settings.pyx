@@ -12,18 +12,18 @@ __all__ = ["Settings"]
 
 
 cdef class Settings(Pages):
-    """What can be set while a machine runs. Memory is the class to use."""
+    """The settings of a running machine. Memory is the class to use."""
 
     def init_per_zone_wmark_min(self):
-        """Recompute min_free_kbytes, the watermarks and the protection of every zone, as whole online_pages and offline_pages
-        do and marks alone do not (init_per_zone_wmark_min, mm/page_alloc.c)."""
+        """Recompute min_free_kbytes, and the watermarks and protection of every zone. online_pages and offline_pages do this,
+        marks do not (init_per_zone_wmark_min, mm/page_alloc.c)."""
         _held = self.lock.hold()
         sysctl.recompute_watermarks(self)
         flush_events(self)
 
     @property
     def min_free_kbytes(self):
-        """vm.min_free_kbytes. Writing it sets the watermarks anew and is kept against smaller computed values."""
+        """vm.min_free_kbytes. Writing it recomputes the watermarks. A written value stays when the computed one is smaller."""
         return self.zones.table.min_free_kbytes
 
     @min_free_kbytes.setter
@@ -44,7 +44,7 @@ cdef class Settings(Pages):
 
     @property
     def watermark_scale_factor(self):
-        """vm.watermark_scale_factor; writing it, 1 to 3000, sets the watermarks anew, else HotplugError EINVAL."""
+        """vm.watermark_scale_factor, 1 to 3000, else HotplugError EINVAL. Writing it recomputes the watermarks."""
         return self.zones.table.scale_factor
 
     @watermark_scale_factor.setter
@@ -54,9 +54,9 @@ cdef class Settings(Pages):
 
     @property
     def transparent_hugepage(self):
-        """/sys/kernel/mm/transparent_hugepage/enabled: "never", "madvise" or "always". Unless it is "never" khugepaged raises
-        min_free_kbytes (set_recommended_min_free_kbytes), at once and whenever memory goes online or offline. ValueError for
-        another word, and where the rules have no huge pages."""
+        """/sys/kernel/mm/transparent_hugepage/enabled: "never", "madvise" or "always". Unless it is "never", khugepaged raises
+        min_free_kbytes, at once and whenever memory goes online or offline (set_recommended_min_free_kbytes). ValueError for
+        another word, and under rules without huge pages."""
         return self.zones.transparent_hugepage
 
     @transparent_hugepage.setter
@@ -66,9 +66,9 @@ cdef class Settings(Pages):
 
     @property
     def nr_cpus(self):
-        """CPUs, at least 1: an int, all of node 0, or when written {node: CPUs}. A zone's pcp_high is shared by its node's own,
-        or by all where the node has none; stat_threshold counts all. ValueError for 0, OverflowError for what fits into no
-        int."""
+        """The number of CPUs, at least 1. Write an int (all on node 0) or {node: CPUs}. A zone's pcp_high is divided among the
+        CPUs of its node, or among all if the node has none; stat_threshold depends on all. ValueError for 0, OverflowError for
+        a number that does not fit into an int."""
         return self.zones.table.nr_cpus
 
     @nr_cpus.setter

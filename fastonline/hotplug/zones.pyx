@@ -31,9 +31,9 @@ THP_WORDS = ("never", "madvise", "always")
 @cython.final
 @cython.freelist(16)
 cdef class Zone:
-    """One zone of one node, live: every attribute is read from the machine when asked for. All counts are pages.
+    """A zone of a node (struct zone). Attributes show the machine's current state. All counts are pages.
 
-    nid, name: of its node and of its type; nr: its number in the machine, nid * Zones.nr_types + type. struct zone.
+    nid: its node. name: its type. nr: its number in the machine, nid * Zones.nr_types + type.
     """
 
     def __cinit__(self, Zones zones not None, nr, nid, str name not None):
@@ -81,7 +81,7 @@ cdef class Zone:
 
     @property
     def present_pages(self):
-        """Pages that are there; prepared ones too, except under 2.6.25 where a page counts when it goes online. Pages in a
+        """Pages that are present. Prepared pages count, except under 2.6.25, where a page counts once it is online. Pages in a
         balloon (PG_offline) stay present."""
         settle(self.zones.engine.lock)
         return zone_present(&self.zones.table, self.nr)
@@ -94,14 +94,14 @@ cdef class Zone:
 
     @property
     def nr_free(self):
-        """Free blocks of each order: tuple of ints, orders 0..MAX_PAGE_ORDER."""
+        """Free blocks of each order, 0 to MAX_PAGE_ORDER: a tuple of ints."""
         cdef buddy_pool *a = self.area()
         cdef int k
         return tuple([a.nr_free[k] for k in range(self.zones.engine.max_order + 1)])
 
     @property
     def free_pages(self):
-        """NR_FREE_PAGES."""
+        """Free pages (NR_FREE_PAGES)."""
         cdef buddy_pool *a = self.area()
         cdef int64_t total = 0
         cdef int k
@@ -111,17 +111,17 @@ cdef class Zone:
 
     @property
     def min(self):
-        """WMARK_MIN."""
+        """The min watermark, pages (WMARK_MIN)."""
         return self.fresh().min
 
     @property
     def low(self):
-        """WMARK_LOW."""
+        """The low watermark, pages (WMARK_LOW)."""
         return self.fresh().low
 
     @property
     def high(self):
-        """WMARK_HIGH."""
+        """The high watermark, pages (WMARK_HIGH)."""
         return self.fresh().high
 
     @property
@@ -139,17 +139,17 @@ cdef class Zone:
 
     @property
     def pcp_batch(self):
-        """Pages that the zone's per-CPU lists take and give at a time; 0 for an empty zone."""
+        """Pages that a per-CPU list of the zone takes or gives back at once; 0 for an empty zone."""
         return self.fresh().pcp_batch if self.populated else 0
 
     @property
     def pcp_high(self):
-        """Pages beyond which a per-CPU list gives back; 0 for an empty zone."""
+        """The length, in pages, above which a per-CPU list gives pages back; 0 for an empty zone."""
         return self.fresh().pcp_high if self.populated else 0
 
     @property
     def pcp_high_max(self):
-        """How far pcp_high may grow (6.7 and later); 0 for an empty zone."""
+        """The limit of pcp_high (6.7 and later); 0 for an empty zone."""
         return self.fresh().pcp_high_max if self.populated else 0
 
     @property
@@ -159,18 +159,18 @@ cdef class Zone:
 
     @property
     def present_early_pages(self):
-        """Of the present pages, those that were there at boot."""
+        """The present pages that were there at boot."""
         settle(self.zones.engine.lock)
         return self.at().present_early
 
     @property
     def populated(self):
-        """populated_zone(): has the zone present pages?"""
+        """Whether the zone has present pages (populated_zone)."""
         return self.present_pages > 0
 
 
 class Node:
-    """One node, live; nid: its number. All counts are pages. struct pglist_data."""
+    """A node (struct pglist_data). nid: its number. Attributes show the current state. All counts are pages."""
 
     __slots__ = ("_zones", "nid")
 
@@ -208,19 +208,19 @@ class Node:
 
     @property
     def threads(self):
-        """Names of the kernel threads that run for the node: ("kcompactd0", "kswapd0") from its first memory online to its last
-        offline; "kswapd0" alone in 2.6.25, from then on (kswapd_run, kcompactd_run of mm/memory_hotplug.c)."""
+        """The kernel threads of the node by name: ("kcompactd0", "kswapd0") while it has online memory. In 2.6.25 "kswapd0"
+        alone, which never stops (kswapd_run, kcompactd_run)."""
         return self._zones._threads(self.nid)
 
 
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class Zones:
     """The zones of a machine: ``zones["Normal"]`` is node 0's, ``zones[1, "Normal"]`` node 1's. Iterating gives every Zone of
-    the online nodes; keys(), values() and items() are those of a mapping from ``(nid, name)`` to Zone. names: the types that
-    each node has zones of, lowest first.
+    the online nodes; keys(), values() and items() are those of a mapping from ``(nid, name)`` to Zone. names: the zone types of
+    each node, lowest first.
 
-    geometry: Geometry; rules: Rules; engine: the Engine that keeps the zones' pages; nr_nodes: int, nodes there is room for, 1
-    to 64. TypeError and ValueError for what is none of that."""
+    geometry: Geometry. rules: Rules. engine: the Engine with the zones' pages. nr_nodes: the most nodes, 1 to 64. TypeError and
+    ValueError for invalid values."""
 
     def __cinit__(self, geometry, rules, Engine engine not None, nr_nodes):
         cdef int i
@@ -366,7 +366,7 @@ cdef class Zones:
 
     @property
     def nr_types(self):
-        """Zones of each node."""
+        """The number of zones of each node."""
         return self.table.nr_types
 
     @property
@@ -375,7 +375,7 @@ cdef class Zones:
         return self.engine.max_order + 1
 
     def online_nodes(self):
-        """The numbers of the nodes that are there, ascending."""
+        """Return the numbers of the online nodes, ascending."""
         return [nid for nid in range(self.table.nr_nodes) if self.table.nodes[nid].online]
 
     cdef int zone_nr(self, object nr) except -1:
@@ -394,7 +394,7 @@ cdef class Zones:
         return self.thp
 
     def set_transparent_hugepage(self, word):
-        """khugepaged runs unless `word` is "never". The watermarks stay as they are. ValueError for a word that is none."""
+        """Set the word; khugepaged runs unless it is "never". The watermarks do not change. ValueError for another word."""
         if word not in THP_WORDS:
             raise ValueError(f"invalid transparent_hugepage {word!r} (expected 'never', 'madvise' or 'always')")
         self.thp = word
@@ -405,12 +405,12 @@ cdef class Zones:
         self.table.zones[z].boost = as_number(pages, "a watermark boost", 0, self.table.zones[z].spanned_pages)
 
     def has_memory(self, nid):
-        """Is node `nid` in N_MEMORY: has some of its memory gone online? In 2.6.25 it stays there for good (N_HIGH_MEMORY)."""
+        """Return whether node `nid` is in N_MEMORY. In 2.6.25 it never leaves (N_HIGH_MEMORY)."""
         cdef int n = self.node_nr(nid)
         return n >= 0 and bool(self.table.nodes[n].has_memory)
 
     def has_normal_memory(self, nid):
-        """Is node `nid` in N_NORMAL_MEMORY: has it memory, and a zone up to Normal with present pages?"""
+        """Return whether node `nid` is in N_NORMAL_MEMORY: a zone up to Normal has present pages."""
         cdef int n = self.node_nr(nid), base = n * self.table.nr_types, i
         return n >= 0 and bool(self.table.nodes[n].has_memory) and any([
             zone_present(&self.table, base + i) for i in range(self.table.normal + 1)
@@ -468,17 +468,17 @@ cdef class Zones:
         return len(self.online_nodes()) * self.table.nr_types
 
     def keys(self):
-        """(nid, name) of every zone of every online node."""
+        """Return (nid, name) of every zone of every online node."""
         return [(nid, name) for nid in self.online_nodes() for name in self.names]
 
     def values(self):
-        """Every zone of every online node, node by node, lowest first."""
+        """Return every zone of every online node, node by node, lowest first."""
         cdef int nid, i
         return [Zone(self, nid * self.table.nr_types + i, nid, self.names[i])
                 for nid in range(self.table.nr_nodes) if self.table.nodes[nid].online for i in range(self.table.nr_types)]
 
     def items(self):
-        """((nid, name), Zone) pairs."""
+        """Return ((nid, name), Zone) pairs."""
         return [((zone.nid, zone.name), zone) for zone in self.values()]
 
     def __getstate__(self):
@@ -515,8 +515,7 @@ cdef class Zones:
         }
 
     def __setstate__(self, dict state not None):
-        """The inverse of __getstate__. TypeError, ValueError or OverflowError for values that no machine has; nothing has
-        changed then."""
+        """Undo __getstate__. TypeError, ValueError or OverflowError for invalid values, which change nothing."""
         cdef int z, i, n, types = self.table.nr_types
         cdef struct_zone *zone
         nodes, zones, ratios = state["nodes"], state["zones"], state["lowmem_reserve_ratio"]
