@@ -1,9 +1,8 @@
-"""The order in which a kernel with free lists finds the free blocks of a zone, for an engine that keeps none.
+"""The order of a kernel's free lists, for the engine that has no lists.
 
-What a list's order comes from is when its blocks got there: freed ones go to the head, onlined ones to the tail
-(mm/page_alloc.c, __free_one_page and __free_pages_core of 6.1). So a stamp for each block of the largest order is enough to
-tell whole blocks apart; of the parts of blocks those of one order and one stamp are told apart by address, where the kernel may
-have another order.
+A freed block goes to the head of its list, an onlined block to the tail (__free_one_page and __free_pages_core,
+mm/page_alloc.c, 6.1). So the order follows from a time stamp for each block of the largest order. Fragments with equal order
+and stamp are sorted by address; the kernel may differ here.
 """
 
 import numpy as np
@@ -38,7 +37,7 @@ def _parts_of_blocks(free, shift):
 
 
 class FreeOrder:
-    """The free blocks of a Memory on the bitmap engine, as __rmqueue_smallest would come across them."""
+    """The free blocks of a Memory on the bitmap engine, in the order of __rmqueue_smallest."""
 
     def __init__(self, mem):
         self._mem = mem
@@ -49,14 +48,14 @@ class FreeOrder:
         self._ahead_since = None                  # if that is still the state of all
 
     def at_tail(self, pfns):
-        """These pages came to the end of the lists."""
+        """Record that these pages went to the tail of their lists."""
         blocks = np.unique(pfns >> self._shift)
         self._make_room(blocks)
         self._clock += 1
         self._stamps[blocks] = self._clock
 
     def freed(self, pfns):
-        """These pages were freed, in this order: each came to the head."""
+        """Record that these pages were freed in this order, each to the head of its list."""
         blocks, last = np.unique(pfns[::-1] >> self._shift, return_index=True)
         self._make_room(blocks)
         self._stamps[blocks[np.argsort(-last)]] = -self._clock - 1 - np.arange(len(blocks))
@@ -67,7 +66,7 @@ class FreeOrder:
             self._stamps = np.concatenate((self._stamps, np.zeros(more, np.int64)))
 
     def _sorted(self, orders, pfns):
-        """These free blocks, smallest order first, each as its list has it."""
+        """Sort free blocks: smallest order first, then the order of their list."""
         stamps = np.zeros(len(pfns), np.int64)
         known = pfns >> self._shift < len(self._stamps)
         stamps[known] = self._stamps[pfns[known] >> self._shift]
@@ -75,8 +74,8 @@ class FreeOrder:
         return orders[by], pfns[by]
 
     def find(self, zone, pages=None):
-        """(orders, first pfns) of the free blocks of a zone, two int64 arrays, in the order in which they are come across: all
-        of them, or those of the smallest orders that have so many pages together."""
+        """Return (orders, first pfns) of the free blocks of a zone in list order, two int64 arrays. pages: only blocks of the
+        smallest orders that have so many pages together; None: all blocks."""
         blocks, words = largest_blocks(self._mem, zone.nr), 1 << self._shift >> 6
         plane = self._mem.flags["PG_buddy"]
         free = plane[: (blocks[-1] + 1) * words if len(blocks) else 0].reshape(-1, words)[blocks]
@@ -96,8 +95,8 @@ class FreeOrder:
         return self._sorted(np.concatenate(orders), np.concatenate(pfns))
 
     def take(self, zone, size):
-        """Take up to `size` single pages: their pfns in that order. What is left of a block comes before any other, so that one
-        search serves several calls, until something else writes the state of a page or a list."""
+        """Allocate up to `size` single pages in list order and return their pfns. The rest of a split block comes next, so that
+        one search serves several calls until something else changes a page or a list."""
         if not self._ahead or self._ahead_since != self._now(zone):
             orders, pfns = self.find(zone, _AHEAD * size)
             self._ahead = list(zip(pfns.tolist(), (pfns + (1 << orders)).tolist(), strict=True))[::-1]
@@ -126,7 +125,7 @@ class FreeOrder:
         return zone.nr, self._clock, self._mem.stats()["bytes_touched"]
 
     def take_block(self, zone, order):
-        """Take 2^order pages of the first free block that has as many, as single pages: the first pfn."""
+        """Allocate 2^order pages, as single pages, from the first free block that is large enough. Returns the first pfn."""
         orders, pfns = self.find(zone)
         pfn = int(pfns[np.searchsorted(orders, order)])
         self._mem.alloc_contig_range(pfn, 1 << order)

@@ -1,4 +1,4 @@
-"""Where the free pages of a zone may lie when only their number by order is known."""
+"""Page maps for zones of which only the number of free blocks by order is known."""
 
 import numpy as np
 
@@ -16,9 +16,8 @@ def _chunks(start, end, max_order):
 
 
 def lay_out(ranges, managed, nr_free, max_order):
-    """A page map (see Memory.from_page_map) for a zone that consists of `ranges`: its free blocks are exactly nr_free, free
-    and used pages together are `managed`, the rest is Reserved. The largest free blocks lie around the middle, what the
-    kernel holds at the ends.
+    """Return a page map (see Memory.from_page_map) of a zone made of `ranges`, with exactly the free blocks nr_free and
+    `managed` managed pages; the rest is Reserved. The largest free blocks lie in the middle, the kernel's pages at the ends.
 
     ranges: [(start_pfn, nr_pages)]. Returns starts and lengths of runs (uint64) and their states (uint8). A block below the
     largest order has a buddy that is not free, so that it does not merge. ValueError where there is no such layout.

@@ -1,4 +1,4 @@
-"""Moving pages out of a range: who owns movable pages, and where they may go (do_migrate_range, mm/memory_hotplug.c)."""
+"""Page migration: owners of movable pages, and moving pages out of a range (do_migrate_range, mm/memory_hotplug.c)."""
 
 import errno
 
@@ -48,18 +48,18 @@ RATELIMIT_BURST = 10
 
 
 class MovablePages:
-    """Single movable pages in use that belong together: the memory of a process, or of a balloon.
+    """Movable pages of one owner, such as a process or a balloon. offline_pages may migrate them.
 
-    mem: the Memory they are of, whose page_owners holds this while it has pages. pfns: int64 array, in the order of their
-    allocation. on_move: called with two arrays, old and new pfns, whenever some of them have moved.
+    mem: their Memory; its page_owners lists this owner while it has pages. pfns: int64 array, in the order of allocation.
+    on_move: called with two arrays, old and new pfns, after some of them have moved.
     """
 
     balloon = False
-    """Their moving counts as a balloon's (balloon_migrate)."""
+    """Whether their migration counts as a balloon's (balloon_migrate)."""
     pinned = 0
-    """So many of its first pages are held by a device or a pipe: offline_pages tries to move them, and cannot."""
+    """How many of the first pages are pinned by a device or a pipe. offline_pages cannot migrate them."""
     mapped = True
-    """A program maps them."""
+    """Whether a program maps them."""
 
     def __init__(self, mem, on_move=None):
         self._mem = as_machine(mem)
@@ -69,7 +69,7 @@ class MovablePages:
 
     @property
     def offline(self):
-        """bool: the pages are PG_offline, given back to the host."""
+        """Whether the pages are PG_offline, given back to the host."""
         return self._offline
 
     def __repr__(self):
@@ -79,8 +79,8 @@ class MovablePages:
         return len(self.pfns)
 
     def alloc(self, nr, nid=0):
-        """Take `nr` pages as a program on a CPU of node `nid` gets them. All or nothing: MemoryError. ValueError for an
-        owner of offline pages."""
+        """Allocate `nr` pages, as for a program on node `nid`. All or nothing: MemoryError. ValueError if the owner has
+        offline pages."""
         if self.offline:
             raise ValueError("an owner of offline pages cannot allocate pages that are in use")
         _held = step(self._mem)
@@ -94,11 +94,11 @@ class MovablePages:
             raise
 
     def adopt(self, pfns):
-        """Own pages that are in use already. pfns: one-dimensional integer array."""
+        """Become the owner of pages in use. pfns: one-dimensional integer array."""
         self._own(np.concatenate((self.pfns, np.asarray(pfns, np.int64))))
 
     def _own(self, pfns):
-        """From now on these are its pages."""
+        """Set the pages of this owner."""
         self.pfns = pfns
         if not len(pfns) and self in self._mem.page_owners:
             self._mem.page_owners.remove(self)
@@ -106,11 +106,11 @@ class MovablePages:
             self._mem.page_owners.append(self)
 
     def give(self, nr):
-        """Stop owning the `nr` pages that came last, newest first; their pfns, (nr,) int64. ValueError when there are not so
-        many."""
+        """Give up the last `nr` pages, newest first, without freeing them. Returns their pfns, (nr,) int64. ValueError if there
+        are fewer."""
         at = len(self.pfns) - nr
         if nr < 0 or at < 0:
-            raise ValueError(f"{nr} pages of {len(self.pfns)}")
+            raise ValueError(f"cannot give {nr} pages: the owner has {len(self.pfns)}")
         given = self.pfns[at:][::-1]
         self._own(self.pfns[:at])
         return given
@@ -123,8 +123,8 @@ class MovablePages:
         self._own(none)
 
     def free_at(self, indices):
-        """Free the pages at these indices into pfns (integers, none twice), in that order. IndexError for one that is not
-        there, ValueError for one that is there twice; nothing is freed then."""
+        """Free the pages at these indices into pfns, in that order. All or nothing: IndexError for an index out of range,
+        ValueError for a repeated one."""
         indices = np.asarray(indices, np.int64)
         _held = step(self._mem)
         keep = np.ones(len(self.pfns), bool)
@@ -136,23 +136,23 @@ class MovablePages:
         self._own(kept)
 
     def within(self, start_pfn, nr_pages):
-        """int64 array: indices into pfns of its pages in the range start_pfn, nr_pages."""
+        """Return the indices into pfns of the pages in the range start_pfn, nr_pages, an int64 array."""
         return np.flatnonzero((self.pfns >= start_pfn) & (self.pfns < start_pfn + nr_pages))
 
     def moved(self, indices, new):
-        """The pages at these indices into pfns have moved: to `new` (int64 array as long)."""
+        """Record that the pages at these indices into pfns moved to `new` (an int64 array of the same length)."""
         old = self.pfns[indices]
         self.pfns[indices] = new
         self.tell_moved(old, new)
 
     def tell_moved(self, old, new):
-        """Call on_move: its pages `old` are at `new` now (int64 arrays)."""
+        """Call on_move with the pfns before and after a move, `old` and `new` (int64 arrays)."""
         if self._on_move is not None:
             as_machine(self._mem).lock.call_back(self._on_move, (old, new))
 
 
 def alloc_movable(mem, nr, zonelist):
-    """Up to `nr` movable pages from these zones, as a process gets them: int64 array."""
+    """Allocate up to `nr` movable pages from these zones, as for a process. Returns an int64 array."""
     _held = step(mem)
     if mem.pcp is not None:
         return mem.pcp.alloc(nr, zonelist)
@@ -176,7 +176,7 @@ def alloc_movable(mem, nr, zonelist):
 
 
 def free_movable(mem, pfns):
-    """Give them back."""
+    """Free pages of alloc_movable."""
     if not len(pfns):
         return
     _held = step(mem)
@@ -187,30 +187,30 @@ def free_movable(mem, pfns):
 
 
 def movable_pages(mem, start_pfn, nr_pages):
-    """The pages in use of the range that can be moved: int64 array."""
+    """Return the pages in use of the range that can be migrated, an int64 array."""
     return np.concatenate([np.empty(0, np.int64)] + [
         owner.pfns[owner.within(start_pfn, nr_pages)] for owner in mem.page_owners if not owner.offline
     ])
 
 
 def first_unmovable(mem, start_pfn, nr_pages):
-    """The first page in use of the range that no owner can move, or None (has_unmovable_pages, 6.1)."""
+    """Return the first page in use of the range that has no owner, or None (has_unmovable_pages, 6.1)."""
     in_use = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(PG_tail)) == PAGE_IN_USE
     in_use[movable_pages(mem, start_pfn, nr_pages) - start_pfn] = False
     return start_pfn + int(in_use.argmax()) if in_use.any() else None
 
 
 def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
-    """Move every page that has an owner out of the range. Meanwhile nothing is allocated from it. Returns the pages that are in
-    use in the range now and nobody's, int64 array: the caller takes them, or puts them back; empty when nothing moved.
+    """Move every page with an owner out of the range, from which nothing is allocated meanwhile. Returns an int64 array of the
+    pages of the range that are in use now without an owner: the caller keeps them or puts them back. Empty if nothing moved.
 
-    offline_pages' way: in the order of their addresses, since 6.12 from the last to the first (do_migrate_range), on a machine
-    with memory on other nodes to those only (new_migration_target). contig: alloc_contig_range's way: COMPACT_CLUSTER_MAX at a
-    time, each such cluster back to front (isolate_migratepages_block), to any node. Pages of Movable go to any zone, those of
-    kernel zones to kernel zones (alloc_migration_target, 6.1).
+    offline_pages moves pages by ascending address, since 6.12 by descending (do_migrate_range), and only to other nodes if
+    these have memory (new_migration_target). contig: as alloc_contig_range, COMPACT_CLUSTER_MAX pages at a time, each cluster
+    in reverse (isolate_migratepages_block), to any node. Pages of Movable go to any zone, pages of kernel zones to kernel zones
+    (alloc_migration_target, 6.1).
 
-    HotplugError EINTR where they do not all fit or are pinned: those that moved stay moved, the range's free pages are free
-    again; so too when an owner's callback raises. 2.6.25 gives up: ENOMEM, EAGAIN (Rules.offline_times_out).
+    HotplugError EINTR when pages do not fit or are pinned; under 2.6.25 ENOMEM or EAGAIN (Rules.offline_times_out). Pages that
+    moved stay moved; the free pages of the range become free again. The same holds when a callback of an owner raises.
     """
     _held = mem.lock.hold_uninterrupted()
     leaving = [(owner, indices) for owner in mem.page_owners if len(indices := owner.within(start_pfn, nr_pages))]
@@ -286,7 +286,7 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
 
 
 cdef int swap_offline(Machine mem, object old, object new) except -1:
-    """The new pages of an owner are the host's in place of the old ones."""
+    """Give the new pages of an owner to the host in place of the old ones."""
     mem.set_pfns_offline(new)
     try:
         mem.clear_pfns_offline(old)
@@ -313,8 +313,8 @@ cdef int free_unowned(Machine mem, object pfns, const char *owned) except -1:
 
 
 def _failure_log(stuck, leaving, nodes, highest):
-    """Lines that the kernel logs of pages that cannot move: the first of those that are held (do_migrate_range), and that these
-    nodes have no room (warn_alloc)."""
+    """Return the kernel's log lines for pages that cannot move: the first pinned page (do_migrate_range), and the nodes without
+    room (warn_alloc)."""
     lines = []
     if nodes:
         mode, flags = (0x144CCA, "GFP_HIGHUSER_MOVABLE") if highest == "Movable" else (0x144CC8, "GFP_USER|__GFP_MOVABLE")
@@ -328,7 +328,7 @@ def _failure_log(stuck, leaving, nodes, highest):
 
 
 def isolate(Machine mem not None, start_pfn, nr_pages):
-    """Take the free pages of a range, so that nobody else gets them: their pfns."""
+    """Allocate the free pages of a range, so that nothing else can. Returns their pfns."""
     _held = mem.lock.hold_uninterrupted()
     cdef uint64_t start = start_pfn, nr = nr_pages
     check_present(mem, start, nr, "isolate")
@@ -357,7 +357,7 @@ cdef int isolate_pages(Machine mem, uint64_t start, uint64_t nr, char *taken) ex
 
 
 cdef int free_emptied(Machine mem, uint64_t start, uint64_t nr, const char *taken) except -1:
-    """The inverse of isolate_pages, of pages that were emptied meanwhile too: they are found last from now on."""
+    """Undo isolate_pages, and free the pages that were emptied meanwhile. All go to the tail of the free lists."""
     cdef uint64_t first = 0, end
     while first < nr:
         end = first
@@ -370,7 +370,7 @@ cdef int free_emptied(Machine mem, uint64_t start, uint64_t nr, const char *take
 
 
 def put_back(Machine mem not None, pfns):
-    """The inverse of isolate, of pages that were emptied meanwhile too: they are found last from now on."""
+    """Undo isolate, and free the pages that were emptied meanwhile. All go to the tail of the free lists."""
     _held = mem.lock.hold_uninterrupted()
     for pfn, nr in runs(pfns):
         undo_isolate(mem, pfn, nr)

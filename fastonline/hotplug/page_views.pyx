@@ -18,10 +18,11 @@ __all__ = ["Flags"]
 
 
 class Flags:
-    """The per-page flags of a machine by name: ``flags["PG_reserved"]`` is a read-only uint64 array, pfn i at word i/64, bit
-    i%64. With the bitmap engine it is the plane itself, no copy, and follows the machine until that grows beyond the room it
-    has (give ``max_memory`` to have all of it from the start); the struct_page engine has no planes and makes a copy. view: the
-    engine's function that gives the array."""
+    """The page flags of a machine: ``flags["PG_reserved"]`` is a read-only uint64 array with pfn i at word i/64, bit i%64.
+
+    With the bitmap engine the array is the plane itself, without a copy. It follows the machine until memory grows beyond the
+    room reserved (give ``max_memory`` to reserve all of it). With the struct_page engine it is a copy. view: the engine's
+    function that returns the array."""
 
     __slots__ = ("_view",)
 
@@ -43,12 +44,12 @@ class Flags:
         return len(FLAG_NAMES)
 
     def keys(self):
-        """The names of the flags."""
+        """Return the names of the flags."""
         return list(FLAG_NAMES)
 
 
 cdef object page_states(Machine mem, uint64_t start, uint64_t nr):
-    """(nr,) uint8 of PG_* masks, 0 where no page is."""
+    """Return an (nr,) uint8 array of PG_* masks, 0 where there is no page."""
     cdef uint64_t there, at = 0, part
     cdef uint8_t *out
     cdef PyThreadState *thread
@@ -68,9 +69,9 @@ cdef object page_states(Machine mem, uint64_t start, uint64_t nr):
 
 
 cdef object kpageflags(Machine mem, uint64_t start, uint64_t nr):
-    """(nr,) uint64 of KPF_* masks (stable_page_flags): NOPAGE in sections that are not online, RESERVED for the holes and the
-    waiting pages of online ones; since 6.11 waiting pages of added memory are OFFLINE. Those that a callback keeps back also
-    have the flags that it was set with. A memmap on memory is OWNER_PRIVATE (PageVmemmapSelfHosted)."""
+    """Return an (nr,) uint64 array of KPF_* masks (stable_page_flags): NOPAGE in offline sections, RESERVED for holes and
+    waiting pages of online ones; since 6.11 waiting pages of added memory are OFFLINE. Pages that a callback keeps also have
+    its kept_flags. A memmap on memory is OWNER_PRIVATE (PageVmemmapSelfHosted)."""
     cdef uint64_t waiting = KPF_OFFLINE if mem.rules.waits_offline else KPF_RESERVED
     states = page_states(mem, start, nr)
     has = {name: (states >> i & 1).astype(bool) for i, name in enumerate(FLAG_NAMES)}

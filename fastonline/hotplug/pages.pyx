@@ -15,21 +15,20 @@ __all__ = ["Pages"]
 
 
 cdef class Pages(Machine):
-    """What drivers ask of a page, under the kernel's names. A page is named by its pfn (unsigned long). Memory is the class to
-    use."""
+    """Kernel functions on single pages, for drivers. A pfn (unsigned long) stands for a page. Memory is the class to use."""
 
     def add_memory_resource(self, nid, res):
-        """Add the memory of a resource that is in the tree already, as a balloon driver allocates one: it is the RAM itself
-        from then on, and no "System RAM" lies inside it.
+        """Add the memory of an existing resource, such as one that a balloon driver has allocated. The resource becomes RAM; no
+        "System RAM" is added inside it.
 
-        nid: the node. res: Resource of whole pages, from ``mem.resources.allocate``. HotplugError: EINVAL for one that is not
-        in the tree, EEXIST for one that is RAM or has others inside, else as add_memory. Mirrors add_memory_resource (4.5; the
-        patch that the 2008 thread builds on).
+        nid: the node. res: a Resource of whole pages, from ``mem.resources.allocate``. HotplugError: EINVAL if it is not in the
+        tree, EEXIST if it is RAM or has children, else as add_memory. Mirrors add_memory_resource (4.5; the patch that the 2008
+        thread builds on).
         """
         cdef uint64_t node = as_uint64(nid, "nid"), start, end
         cdef int shift = self.geometry.page_shift
         if not isinstance(res, Resource):
-            raise TypeError(f"res is a Resource, not {res!r:.80}")
+            raise TypeError(f"res must be a Resource, not {res!r:.80}")
         _held = self.mem_hotplug_begin("add_memory_resource")
         if not any([known is res for _, known in self.resources.walk()]) or (res.start | res.end) & ((1 << shift) - 1):
             raise HotplugError.of(errno.EINVAL, f"add_memory_resource of {res!r}: not whole pages of /proc/iomem")
@@ -39,24 +38,24 @@ cdef class Pages(Machine):
         add_memory(self, start, end - start, node, res, False, 1, None)
 
     def pfn_valid(self, pfn):
-        """Has the page a descriptor: is its section present? (pfn_valid, include/linux/mmzone.h.)"""
+        """Return whether the page has a descriptor, that is, its section is present (pfn_valid, include/linux/mmzone.h)."""
         return self._section(pfn) is not None
 
     def pfn_to_online_page(self, pfn):
-        """The pfn when its section is online, else None (pfn_to_online_page, mm/memory_hotplug.c, 4.13)."""
+        """Return the pfn if its section is online, else None (pfn_to_online_page, mm/memory_hotplug.c, 4.13)."""
         section = self._section(pfn)
         return pfn if section is not None and test_bit(self.sections.online.words, section) else None
 
     def page_to_nid(self, pfn):
-        """The node of a page (page_to_nid). ValueError where no page is."""
+        """Return the node of a page (page_to_nid). ValueError if there is no page."""
         section = self._section(pfn)
         if section is None:
             raise ValueError(f"no page is at pfn {pfn:#x}")
         return self.nid_of[<uint64_t>section]
 
     def PageHighMem(self, pfn):
-        """Is the page in a zone that the kernel does not map? A page that was added and is in no zone yet counts by the zone
-        that hot-plug gives it (PageHighMem, is_highmem). ValueError where no page is."""
+        """Return whether the page is in a zone that the kernel does not map. For an added page without a zone, the geometry's
+        hotplug_zone counts (PageHighMem, is_highmem). ValueError if there is no page."""
         cdef int z
         if self._section(pfn) is None:
             raise ValueError(f"no page is at pfn {pfn:#x}")

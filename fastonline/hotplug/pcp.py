@@ -1,9 +1,8 @@
-"""What stands between the users of pages and the buddy allocator: per-CPU page lists, watermarks, and the pageblocks that
-unmovable pages are kept together in (mm/page_alloc.c of 6.1.192 and 6.12: rmqueue_pcplist, free_unref_page_commit,
-free_pcppages_bulk, __rmqueue_fallback).
+"""Per-CPU page lists, watermark checks and pageblocks of unmovable pages, in front of the buddy allocator (mm/page_alloc.c of
+6.1.192 and 6.12: rmqueue_pcplist, free_unref_page_commit, free_pcppages_bulk, __rmqueue_fallback).
 
-One CPU. Pages on a per-CPU list, and the free rest of pageblocks that were made Unmovable, are in use as the engine sees them:
-`free_pages` here is what the kernel would call free.
+There is one CPU. The engine counts pages on a per-CPU list, and free pages of Unmovable pageblocks, as in use. `free_pages`
+here is the kernel's count.
 """
 
 import numpy as np
@@ -20,11 +19,11 @@ COSTLY = 3
 SCALE_MAX = 5
 """CONFIG_PCP_BATCH_SCALE_MAX: batches grow to 2^5 of them (52166607ecc9 in 6.7, and as a stable patch in 6.1)."""
 _HUGE, _HUGE_MOVABLE = 3 * (COSTLY + 1), 3 * (COSTLY + 1) + 1
-"""The lists of pageblocks: until 6.10 the first one is everybody's (NR_PCP_THP)."""
+"""The index of the pageblock lists (NR_PCP_THP). Until 6.10 all kinds share the first."""
 
 
 def count_free_blocks(free, max_order):
-    """Free blocks of each order, from one bool a page (whole blocks of the largest order): list of ints."""
+    """Return the number of free blocks of each order. free: a bool for each page of whole blocks of the largest order."""
     full, runs = free, []
     for _ in range(max_order + 1):
         runs.append(int(np.count_nonzero(full)))
@@ -56,13 +55,13 @@ class _Zone:
 
 
 class PerCpuPages:
-    """The per-CPU lists of a machine; ``mem.pcp = PerCpuPages(mem)`` makes its movable pages and memmaps go through them."""
+    """The per-CPU lists of a machine. After ``mem.pcp = PerCpuPages(mem)`` its movable pages and memmaps go through them."""
 
     def __init__(self, mem):
         self._mem = mem
         self._tunes_itself = mem.rules.pcp_auto_tunes
         self.empty_slabs = []
-        """(pfn, order) of slabs without objects, which the caches keep until they are told to shrink."""
+        """(pfn, order) of empty slabs, which the caches keep until they shrink."""
         self._zones = {}
         self._free_order = FreeOrder(mem) if mem.engine == "bitmap" else None
 
@@ -80,20 +79,20 @@ class PerCpuPages:
 
     @uninterrupted
     def count(self, z):
-        """Pages on the lists of zone number z."""
+        """Return the number of pages on the lists of zone number z."""
         pcp = self._zones.get(z)
         return 0 if pcp is None else sum(len(pages) << self._order_of(i) for i, pages in enumerate(pcp.lists) if pages)
 
     @uninterrupted
     def free_pages(self, z):
-        """NR_FREE_PAGES of zone number z."""
+        """Return NR_FREE_PAGES of zone number z."""
         pcp = self._zones.get(z)
         pool = 0 if pcp is None else sum(int(free.sum()) for free in pcp.pool.values())
         return self._mem.zones[self._key(z)].free_pages + pool
 
     @uninterrupted
     def nr_free(self, z):
-        """Free blocks of each order of zone number z."""
+        """Return the free blocks of each order of zone number z."""
         counts = list(self._mem.zones[self._key(z)].nr_free)
         pcp = self._zones.get(z)
         for free in () if pcp is None else pcp.pool.values():
@@ -104,13 +103,13 @@ class PerCpuPages:
 
     @uninterrupted
     def is_free(self, pfn):
-        """Is the page free in the buddy allocator, not on a list?"""
+        """Return whether the page is free in the buddy allocator and not on a list."""
         base = self._pool_of(pfn)
         return "PG_buddy" in self._mem.page_flags(pfn) if base is None else bool(self._zone_of(pfn).pool[base][pfn - base])
 
     @uninterrupted
     def take_page(self, pfn):
-        """A free page is never used again (take_page_off_buddy)."""
+        """Take a free page out of use for good (take_page_off_buddy)."""
         base, pcp = self._pool_of(pfn), self._zone_of(pfn)
         if base is None:
             self._mem.alloc_contig_range(pfn, 1)
@@ -127,8 +126,8 @@ class PerCpuPages:
 
     @uninterrupted
     def away(self, start_pfn, nr_pages):
-        """Pages of a range that look like in use to the engine and are not: (those on lists, those free in the pool), two int64
-        arrays."""
+        """Return the pages of a range that the engine counts as in use and the kernel does not: (on lists, free in the pool),
+        two int64 arrays."""
         lists, free = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for pcp in self._zones.values():
             for i, pages in enumerate(pcp.lists):
@@ -139,7 +138,7 @@ class PerCpuPages:
 
     @uninterrupted
     def evict(self, start_pfn, nr_pages, pages):
-        """These pages of a range, which the kernel uses, are free, and its pageblocks are ordinary again."""
+        """Free these kernel pages of a range, and make its pageblocks ordinary again."""
         self.drain(self._mem.zone_of(start_pfn).nr)
         self.empty_slabs = [(pfn, order) for pfn, order in self.empty_slabs if pfn not in pages]
         for pcp in self._zones.values():
@@ -161,8 +160,8 @@ class PerCpuPages:
 
     @uninterrupted
     def alloc(self, nr, zonelist):
-        """Up to `nr` movable pages from these zones: int64 array. Each zone gives until its free pages are down to the low
-        watermark and what it keeps from requests for the first zone's type; then each until min (get_page_from_freelist)."""
+        """Allocate up to `nr` movable pages from these zones and return an int64 array. Each zone gives pages down to its low
+        watermark plus lowmem_reserve, then each down to min (get_page_from_freelist)."""
         top = self._highest(zonelist)
         got, left = [], nr
         for mark in ("low", "min"):
@@ -277,8 +276,8 @@ class PerCpuPages:
 
     @uninterrupted
     def alloc_huge(self, zonelist):
-        """The first pfn of a pageblock of movable pages from these zones, None where there is none to be had without reclaiming
-        anything (GFP_TRANSHUGE_LIGHT, do_huge_pmd_anonymous_page)."""
+        """Allocate a pageblock of movable pages from these zones and return its first pfn, or None when that needs reclaim
+        (GFP_TRANSHUGE_LIGHT, do_huge_pmd_anonymous_page)."""
         order, top = self._mem.geometry.pageblock_order, self._highest(zonelist)
         for mark in ("low", "min"):
             for z in zonelist:
@@ -302,7 +301,7 @@ class PerCpuPages:
 
     @uninterrupted
     def free_huge(self, pfn):
-        """Give back what alloc_huge gave."""
+        """Free a pageblock of alloc_huge."""
         order, zone = self._mem.geometry.pageblock_order, self._mem.zone_of(pfn)
         pcp, pindex = self._zone(zone.nr), self._pindex(order, MOVABLE)
         if pcp.disabled:
@@ -431,9 +430,9 @@ class PerCpuPages:
 
     @uninterrupted
     def alloc_kernel(self, order, nid=0, kind=UNMOVABLE):
-        """The first pfn of 2^order pages of a kind, Unmovable or Reclaimable: from the node's kernel zones, highest first.
-        Where none has one above its min watermark kswapd takes the watermarks' boost back, and they are asked again.
-        MemoryError when none fits."""
+        """Allocate 2^order pages of a kind, Unmovable or Reclaimable, from the node's kernel zones, highest first, and return
+        the first pfn. If no zone has a block above min, kswapd removes the boost of the watermarks and they are tried again.
+        MemoryError if no block fits."""
         normal = self._mem.zones.names.index("Normal")
         zonelist = kernel_zonelist(self._mem, nid)
         for mark in ("low", "min", "min after kswapd"):
@@ -507,8 +506,8 @@ class PerCpuPages:
 
     @uninterrupted
     def background_work(self):
-        """Time passes: kswapd has run, no watermark is boosted; vmstat_update has, the counters show everything; in kernel
-        zones single pages were taken and freed, so that no batch is larger than one."""
+        """Let time pass: kswapd removes the boost of watermarks, vmstat_update brings counters up to date, and single pages
+        are allocated and freed in kernel zones, which resets batch sizes to one."""
         for z, pcp in self._zones.items():
             pcp.boost = pcp.diff = 0
             if self._key(z)[1] != "Movable":
@@ -516,7 +515,7 @@ class PerCpuPages:
 
     @uninterrupted
     def free_kernel(self, pfn, order=0):
-        """Give back what alloc_kernel gave."""
+        """Free a block of alloc_kernel."""
         zone = self._mem.zone_of(pfn)
         z, pcp = zone.nr, self._zone(zone.nr)
         reclaimable = any(base in pcp.reclaimable and base <= pfn < base + len(free) for base, free in pcp.pool.items())
@@ -529,7 +528,7 @@ class PerCpuPages:
 
     @uninterrupted
     def put(self, zone, pfns, high):
-        """These pages, in use in a zone, are on its lists, as in a machine that was recorded. high: pcp->high then."""
+        """Put pages in use onto the lists of a zone, as in a recorded machine. high: its pcp->high."""
         self._zone(zone.nr).lists[UNMOVABLE] = list(pfns)
         self._zone(zone.nr).high = high
 
@@ -537,7 +536,7 @@ class PerCpuPages:
 
     @uninterrupted
     def disable(self, z):
-        """zone_pcp_disable: the lists are emptied and no page stays on them."""
+        """Empty the lists of a zone and keep them empty (zone_pcp_disable)."""
         pcp = self._zone(z)
         zone = self._mem.zones[self._key(z)]
         self.drain(z)
@@ -545,7 +544,7 @@ class PerCpuPages:
 
     @uninterrupted
     def drain(self, z):
-        """drain_pages_zone: every page on the lists of zone number z is free."""
+        """Free every page on the lists of zone number z (drain_pages_zone)."""
         pcp = self._zones.get(z)
         if pcp is None:
             return
@@ -553,25 +552,25 @@ class PerCpuPages:
 
     @uninterrupted
     def shrink_slabs(self):
-        """slab_mem_going_offline_callback: the kernel's caches give back their empty slabs."""
+        """Free the empty slabs of the kernel's caches (slab_mem_going_offline_callback)."""
         for pfn, order in self.empty_slabs:
             self.free_kernel(pfn, order)
         self.empty_slabs.clear()
 
     @uninterrupted
     def at_tail(self, pfns):
-        """These pages came to the end of the free lists (online_pages, generic_online_page, undo_isolate_page_range)."""
+        """Record pages that went to the tail of the free lists (online_pages, generic_online_page, undo_isolate_page_range)."""
         if self._free_order is not None:
             self._free_order.at_tail(pfns)
 
     @uninterrupted
     def enable(self, z):
-        """zone_pcp_enable."""
+        """Let pages stay on the lists of a zone again (zone_pcp_enable)."""
         self._zone(z).disabled = False
 
     @uninterrupted
     def release(self, start_pfn, nr_pages, z=None):
-        """Pageblocks of a range (of zone number z) in which nothing unmovable is left are ordinary again."""
+        """Make pageblocks of a range (of zone number z) without unmovable pages ordinary again."""
         for pcp in self._zones.values() if z is None else [self._zone(z)]:
             for base in [b for b, free in pcp.pool.items() if start_pfn <= b < start_pfn + nr_pages and free.all()]:
                 self._free(np.arange(base, base + len(pcp.pool.pop(base))))

@@ -1,4 +1,4 @@
-"""The auto-movable policy: may plain `online` put a range into ZONE_MOVABLE? (mm/memory_hotplug.c, 5.15)"""
+"""The auto-movable policy: whether plain `online` puts a range into ZONE_MOVABLE (mm/memory_hotplug.c, 5.15)."""
 
 from fastonline.hotplug.section_states import section_nid
 
@@ -6,10 +6,11 @@ ONLINE_POLICIES = ("contig-zones", "auto-movable")
 
 
 def auto_movable_can_online_movable(mem, start_pfn, nr_pages, nid):
-    """auto_movable_zone_for_pfn: yes when all of Movable, with the rest of the DIMM (or of the unit of a dynamic memory
-    group) that the range belongs to, stays below auto_movable_ratio percent of the kernel memory that was there at boot,
-    everywhere and (numa_aware) on the node; no once some of that DIMM or unit is in a kernel zone. A dynamic group's own
-    kernel memory counts like that of boot, for itself alone."""
+    """Return whether the range goes to Movable (auto_movable_zone_for_pfn).
+
+    It does while Movable, together with the rest of the range's DIMM (or unit of a dynamic memory group), stays below
+    auto_movable_ratio percent of the kernel memory of boot, in all and (numa_aware) on the node. It does not once a part of
+    that DIMM or unit is in a kernel zone. The kernel memory of a dynamic group counts as boot memory for that group alone."""
     start, size, own = next(
         ((first, nr, group) for first, nr, group in mem.groups if first <= start_pfn < first + nr), (start_pfn, nr_pages, None)
     )
@@ -36,14 +37,14 @@ def auto_movable_can_online_movable(mem, start_pfn, nr_pages, nid):
 
 
 def _online(mem, start, nr_pages):
-    """Pages of a range that are online: in kernel zones, in Movable."""
+    """Return the online pages of a range: (in kernel zones, in Movable)."""
     zones = [mem.zone_of(pfn) for pfn in range(start, start + nr_pages, mem.pages_per_block)]
     movable = sum(zone is not None and zone.name == "Movable" for zone in zones)
     return (sum(zone is not None for zone in zones) - movable) * mem.pages_per_block, movable * mem.pages_per_block
 
 
 def _dynamic_groups(mem, nid):
-    """{dynamic memory group: pages online in kernel zones, in Movable} of a node; None: of all."""
+    """Return {dynamic memory group: (pages online in kernel zones, in Movable)} of a node; None: of all nodes."""
     groups = {}
     for start, nr, group in mem.groups:
         if group is not None and nid in (None, section_nid(mem, start // mem.geometry.pages_per_section)):

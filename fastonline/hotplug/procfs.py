@@ -1,9 +1,9 @@
-"""The kernel's own texts of a machine (mm/vmstat.c, mm/page_alloc.c) and util-linux's lsmem."""
+"""The texts of /proc (mm/vmstat.c, mm/page_alloc.c) and of util-linux's lsmem."""
 
 import re
 
 LSMEM_STYLES = ("2.38", "2.41", "2.42")
-"""Versions of util-linux whose lsmem changed its output; each stands for those up to the next."""
+"""The versions of util-linux that changed the output of lsmem. Each stands for all up to the next."""
 
 
 def _populated(mem):
@@ -11,13 +11,13 @@ def _populated(mem):
 
 
 def buddyinfo(mem):
-    """/proc/buddyinfo: the free blocks of each order of every populated zone."""
+    """Return the text of /proc/buddyinfo: the free blocks of each order of every populated zone."""
     row = "Node %d, zone %8s " + "%6d " * mem.zones.nr_orders + "\n"
     return "".join([row % (zone.nid, zone.name, *zone.nr_free) for zone in _populated(mem)])
 
 
 def zoneinfo(mem):
-    """/proc/zoneinfo of the zones that the machine's kernel lists; per-node and per-CPU statistics are left out."""
+    """Return the text of /proc/zoneinfo, without per-node and per-CPU statistics."""
     lines = []
     for zone in mem.zones.values() if mem.rules.zoneinfo_empty else _populated(mem):
         boost = zone.watermark_boost      # which every watermark includes (wmark_pages, 5.0)
@@ -39,7 +39,7 @@ def zoneinfo(mem):
 
 
 def pagetypeinfo(mem):
-    """/proc/pagetypeinfo: free blocks by migrate type, and pageblocks by type; every page here is Movable."""
+    """Return the text of /proc/pagetypeinfo: free blocks and pageblocks by migrate type. Every page is Movable."""
     geometry, types = mem.geometry, mem.rules.migrate_types
     header = "".join(f"{order:6} " for order in range(geometry.max_page_order + 1))
     lines = [
@@ -105,18 +105,18 @@ def _human(size):
 
 
 def lsmem(mem, style="2.38"):
-    """lsmem_text of a machine's blocks."""
+    """Return lsmem_text of a machine's blocks."""
     blocks = [(nr, block.state, block.removable) for nr, block in mem.blocks.items()]
     return lsmem_text(blocks, mem.pages_per_block * mem.geometry.page_size, style, memmap_on_memory(mem))
 
 
 def memmap_on_memory(mem):
-    """The text of /sys/module/memory_hotplug/parameters/memmap_on_memory; None under rules without it (before 5.13)."""
+    """Return the text of /sys/module/memory_hotplug/parameters/memmap_on_memory, or None before 5.13."""
     return ("Y" if mem.memmap == "on_memory" else "N") if mem.rules.memmap_on_memory else None
 
 
 def lsmem_text(blocks, block_size, style="2.38", memmap_on_memory=None):
-    """What ``lsmem`` of util-linux prints: ranges of blocks alike in state and removability.
+    """Return what ``lsmem`` of util-linux prints: ranges of blocks of equal state and removability.
 
     blocks: (number, state, removable) of each memory block, ascending. block_size: bytes. style: a version of util-linux, from
     2.38 on: 2.41 has wider labels (68c9f5578), 2.42 a line on memmap_on_memory (52491bde5), and SIZE no wider than its cells

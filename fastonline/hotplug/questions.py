@@ -1,7 +1,6 @@
 """Questions about a machine, answered without changing it: what can go offline, what can be added, how small it can get.
 
-Answers are those of the machine's rules. A notifier's veto and memory that could be reclaimed are left out: nobody knows them
-before they are asked for.
+The answers follow the machine's rules. They do not include vetoes of notifiers and memory that could be reclaimed.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ _STEP = 1 << 18      # pages that are looked at at a time
 class Answer:
     """Whether a memory block can go offline.
 
-    - block: its number. state: as sysfs has it.
-    - pfn: the first page in the way, None where no single page is.
-    - reason: why it cannot, "" when it can. errno: what offline_pages would return, 0 when it can.
-    - free, movable, host: its pages that are free, that would move elsewhere, and that the host has (PG_offline).
+    - block: its number. state: as in sysfs.
+    - pfn: the first page that prevents it, or None.
+    - reason: why it cannot, "" if it can. errno: of offline_pages, 0 if it can.
+    - free, movable, host: how many of its pages are free, would be migrated, and are with the host (PG_offline).
     """
 
     block: int
@@ -45,13 +44,13 @@ class Answer:
 
     @property
     def can(self) -> bool:
-        """Can it go offline?"""
+        """Whether it can go offline."""
         return not self.errno
 
 
 def why_not_offline(mem: Memory, block_nr: int) -> Answer:
-    """Whether memory block `block_nr` can go offline, and what is in its way: the checks of offline_pages (6.12), in their
-    order. Returns an Answer. KeyError for a block that is not there."""
+    """Return an Answer: whether memory block `block_nr` can go offline, and why not. It makes the checks of offline_pages
+    (6.12) in their order. KeyError if there is no such block."""
     block = mem.blocks[block_nr]
     if block.state != "online":
         return Answer(block_nr, block.state, None, f"it is {block.state}", errno.EINVAL)
@@ -88,8 +87,8 @@ def why_not_offline(mem: Memory, block_nr: int) -> Answer:
 
 
 def offlineable(mem: Memory) -> list[Answer]:
-    """why_not_offline of every memory block, ascending. Each is asked alone: where pages have to move, a block's answer may be
-    another once the one before it has gone."""
+    """Return why_not_offline of every memory block, ascending, each by itself. Where pages have to move, offlining one block
+    can change the answer for the next."""
     return [why_not_offline(mem, nr) for nr in mem.blocks]
 
 
@@ -97,14 +96,14 @@ def offlineable(mem: Memory) -> list[Answer]:
 class Growth:
     """How much memory can be hot-added. Sizes in bytes.
 
-    - block: of a memory block, the least that can be added.
-    - memmap: what the descriptors of one take from the kernel zones; 0 where they lie on the memory itself.
-    - room: what the kernel zones have for descriptors, above their min watermarks and reserves.
-    - at_once: the most that one add_memory takes.
-    - online_kernel, online_movable: the most that comes together block by block, each onlined into a kernel zone, or Movable,
-      before the next one is added. Onlining recomputes the watermarks (init_per_zone_wmark_min): with a few pages more or less
-      to spare, one block more or less may fit. Up to 6.7 Movable memory lowers the kernel zones' watermarks, and more fit.
-    - ranges: (start_pfn, nr_pages) that add_memory accepts: whole blocks where no resource is.
+    - block: size of a memory block, the smallest range that can be added.
+    - memmap: memory that the descriptors of one block take from the kernel zones; 0 if they lie on the block itself.
+    - room: free memory of the kernel zones for descriptors, above min watermarks and reserves.
+    - at_once: the most that one add_memory can add.
+    - online_kernel, online_movable: the most that can be added block by block, when each is onlined into a kernel zone, or
+      Movable, before the next. The estimate may be one block off, since onlining recomputes the watermarks
+      (init_per_zone_wmark_min). Up to 6.7 Movable memory lowers the watermarks of kernel zones, and more fits.
+    - ranges: (start_pfn, nr_pages) that add_memory accepts: whole blocks without a resource.
     """
 
     block: int
@@ -117,9 +116,9 @@ class Growth:
 
 
 def growable(mem: Memory) -> Growth:
-    """How much can be hot-added, at once and step by step. Page descriptors come from the kernel zones as GFP_KERNEL
-    allocations do, down to the min watermark and lowmem_reserve (sparse_add_section, __zone_watermark_ok), unless mem.memmap is
-    "on_memory"."""
+    """Return a Growth: how much memory can be hot-added, at once and block by block. Unless mem.memmap is "on_memory", page
+    descriptors come from the kernel zones, as GFP_KERNEL allocations down to the min watermark and lowmem_reserve
+    (sparse_add_section, __zone_watermark_ok)."""
     page, block = mem.geometry.page_size, mem.pages_per_block * mem.geometry.page_size
     ranges = tuple(acceptable_ranges(mem))
     limit, largest = (sum(nr for _, nr in ranges) * page, max((nr for _, nr in ranges), default=0) * page)
@@ -136,8 +135,8 @@ def growable(mem: Memory) -> Growth:
 
 
 def acceptable_ranges(mem: Memory) -> Iterator[tuple[int, int]]:
-    """Yield (start_pfn, nr_pages) of the ranges that add_memory accepts: whole memory blocks, without a resource or a section
-    that is there, below the end of memory."""
+    """Yield (start_pfn, nr_pages) of the ranges that add_memory accepts: whole memory blocks below the end of memory, without a
+    resource or a present section."""
     unit, shift = mem.pages_per_block, mem.geometry.page_shift
     taken = [(resource.start >> shift, -(-resource.end >> shift)) for depth, resource in mem.resources.walk() if not depth]
     section = mem.geometry.pages_per_section
@@ -155,7 +154,7 @@ class Shrink:
     """One way to make the guest smaller. Sizes in bytes.
 
     - way: "blocks" (whole memory blocks, as DIMMs have), "virtio-mem" or "balloon".
-    - unit: what is given back at a time. units: how many of them can be. size: what the guest has left.
+    - unit: size of what can be given back at once. units: how many can be given back. size: what the guest has left.
     """
 
     way: str
@@ -165,11 +164,11 @@ class Shrink:
 
 
 def shrinkable(mem: Memory) -> list[Shrink]:
-    """How small the guest can get, as if all of its memory were plugged that way: in memory blocks, in virtio-mem devices of
-    each block size from a pageblock to 1 GiB, and with a balloon.
+    """Return how small the guest can get, a list of Shrink: by whole memory blocks, by virtio-mem with block sizes from a
+    pageblock to 1 GiB, and by a balloon. Each assumes that all memory was plugged that way.
 
-    Pages in use that have an owner move together as far as there is room above the min watermarks. A balloon takes single pages
-    down to the min watermark and lowmem_reserve of each zone. Nothing is reclaimed or swapped out.
+    Pages with an owner are migrated as long as there is room above the min watermarks. A balloon takes single pages down to the
+    min watermark and lowmem_reserve of each zone. Nothing is reclaimed or swapped out.
     """
     survey, page = _Survey(mem), mem.geometry.page_size
     blocks = [answer for answer in offlineable(mem) if answer.can]
@@ -194,7 +193,7 @@ def _shrink(way, unit, free, movable, survey, page):
 
 @dataclass(frozen=True)
 class HugePages:
-    """Pages of `size` bytes that could be had. now: free as they are. migrated: after movable pages have made room."""
+    """How many huge pages of `size` bytes could be allocated. now: without migration. migrated: after migration."""
 
     size: int
     now: int
@@ -202,8 +201,8 @@ class HugePages:
 
 
 def huge_pages(mem: Memory) -> list[HugePages]:
-    """How many 2 MiB and 1 GiB pages are available now, and after migration: aligned ranges of one zone that alloc_contig_range
-    can empty."""
+    """Return how many 2 MiB and 1 GiB pages are available, now and after migration: aligned ranges of one zone that
+    alloc_contig_range can empty."""
     survey, page = _Survey(mem), mem.geometry.page_size
     found = []
     for size in (2 << 20, 1 << 30):
@@ -221,13 +220,13 @@ def huge_pages(mem: Memory) -> list[HugePages]:
 
 @dataclass(frozen=True)
 class Accounting:
-    """Figures of host and guest of the same memory, in pages, and what lies between them.
+    """How host and guest count the same memory, in pages.
 
-    - logical: System RAM that the guest was given. present: of online blocks (present_pages). managed: given to the allocator
-      (MemTotal of /proc/meminfo). free: NR_FREE_PAGES. used: managed and not free.
-    - plugged: of logical, what was hot-added. offline: logical and in no zone. host: present and with the host, a balloon's or
-      unplugged virtio-mem (PG_offline). reserved: present, and never given to the allocator: the kernel's own since boot, pages
-      that wait to be marked. memmap: pages that hold descriptors of added memory.
+    - logical: System RAM of the guest. present: pages of online blocks (present_pages). managed: pages given to the allocator
+      (MemTotal of /proc/meminfo). free: NR_FREE_PAGES. used: managed pages that are not free.
+    - plugged: hot-added System RAM. offline: System RAM in no zone. host: present pages with the host, in a balloon or
+      unplugged by virtio-mem (PG_offline). reserved: present pages that the allocator never got: the kernel's own since boot,
+      and pages that wait to be marked. memmap: pages with descriptors of added memory.
     """
 
     logical: int
@@ -243,11 +242,11 @@ class Accounting:
 
     @property
     def used(self) -> int:
-        """Pages that are managed and not free."""
+        """Managed pages that are not free."""
         return self.managed - self.free
 
     def rows(self) -> list[tuple[str, int, str]]:
-        """(name, pages, why it differs from the row before)."""
+        """Return (name, pages, why it differs from the row before) for each step from logical to free."""
         return [
             ("logical size", self.logical, f"System RAM; {self._size(self.plugged)} of it hot-added"),
             ("- offline", -self.offline, "memory blocks that are not online"),
@@ -264,7 +263,7 @@ class Accounting:
 
 
 def accounting(mem: Memory) -> Accounting:
-    """The figures of a machine: what its host gave it, what the kernel counts, and where the difference is."""
+    """Return the Accounting of a machine: how host and guest count its memory, and why the figures differ."""
     zones = mem.zones.values()
     logical = sum(end - start for start, end in mem.resources)
     present, managed = sum(zone.present_pages for zone in zones), sum(zone.managed_pages for zone in zones)

@@ -1,4 +1,4 @@
-"""One file with a machine or a capture: a magic line, a JSON header, the raw arrays, and a CRC-32 of all that."""
+"""The file format of machines and captures: a magic line, a JSON header, the raw arrays, and a CRC-32 of all of it."""
 
 import json
 import math
@@ -23,15 +23,15 @@ def _magic(kind):
 
 
 def kind_of(path):
-    """The kind of file that save wrote, or None for another file. OSError when it cannot be read."""
+    """Return the kind of a file that save wrote, or None for another file. OSError when it cannot be read."""
     with open_regular(path) as file:
         head = file.read(64)
     return next((kind for kind in ("machine", "capture") if head.startswith(_magic(kind))), None)
 
 
 def save(path, state, kind="machine"):
-    """Write a state (hotplug/machine_state.pyx, or any other of dicts, lists, numbers, text and arrays) to the file `path`, as
-    write_file does. kind: what the file is, one word."""
+    """Write a state, made of dicts, lists, numbers, text and arrays, to the file `path`, as write_file does. kind: one word
+    for what the file holds."""
     arrays = []
 
     def plain(value):
@@ -64,8 +64,8 @@ def save(path, state, kind="machine"):
 
 
 def load(path, kind="machine"):
-    """The state that save wrote. ValueError naming the file for one that is something else, truncated or altered; the arrays
-    are read when the header says that the file has their size, not before."""
+    """Return the state that save wrote. ValueError, naming the file, if it is of another kind, truncated or altered. Arrays are
+    read only after their sizes match the size of the file."""
     magic = _magic(kind)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -161,20 +161,20 @@ cdef int64_t first_section(Machine mem, uint64_t block) noexcept nogil:
 
 
 def block_present(Machine mem not None, block_nr):
-    """Is there a memory block of this number, any int? One with a present section is (add_boot_memory_block)."""
+    """Return whether memory block number block_nr (any int) has a present section (add_boot_memory_block)."""
     settle(mem.lock)
     return 0 <= block_nr < mem.block_online.nbits and first_section(mem, block_nr) >= 0
 
 
 def block_online(Machine mem not None, block_nr):
-    """Is memory block number block_nr online (mem->state)? False for one that is not there."""
+    """Return whether memory block number block_nr is online (mem->state). False if it is not present."""
     cdef uint64_t block = as_uint64(block_nr, "block_nr")
     settle(mem.lock)
     return block_is_online(mem, block)
 
 
 def block_nid(Machine mem not None, block_nr):
-    """The node of memory block number block_nr; ValueError when it is not there."""
+    """Return the node of memory block number block_nr. ValueError if it is not present."""
     cdef uint64_t block = as_uint64(block_nr, "block_nr")
     cdef int64_t section
     settle(mem.lock)
@@ -187,7 +187,7 @@ def block_nid(Machine mem not None, block_nr):
 # -- nodes
 
 def section_nid(Machine mem not None, section_nr):
-    """The node that section number section_nr belongs to; ValueError when it is not present (pfn_to_nid)."""
+    """Return the node of section number section_nr (pfn_to_nid). ValueError if it is not present."""
     cdef uint64_t section = as_uint64(section_nr, "section_nr")
     settle(mem.lock)
     if not present_section_nr(mem.sections, section):

@@ -108,8 +108,8 @@ cdef void count_offline(Machine mem, uint64_t start, uint64_t nr, int sign) noex
 
 
 def valid_zones(Machine mem not None, block_nr):
-    """The text of the valid_zones file of memory block number block_nr: an online one's zone, "none" when it has several; an
-    offline one's possible zones, default first (valid_zones_show). ValueError for a block that is not there."""
+    """Return the text of the valid_zones file of memory block number block_nr: the zone of an online block, or "none" if it has
+    several; for an offline block its possible zones, default first (valid_zones_show). ValueError if there is no such block."""
     cdef uint64_t unit = mem.pages_per_block, number = as_uint64(block_nr, "block_nr"), start
     cdef int shift = mem.pages.max_order, types = mem.zones.table.nr_types, nid
     cdef int64_t section = first_section(mem, number)
@@ -132,6 +132,6 @@ def valid_zones(Machine mem not None, block_nr):
 
 
 def largest_blocks(Machine mem not None, z):
-    """Numbers of the blocks of 2^max_page_order pages that lie in zone number z, int64 array, ascending."""
+    """Return the numbers of the blocks of 2^max_page_order pages in zone number z, an int64 array, ascending."""
     z = mem.zones.zone_nr(z)
     return np.flatnonzero(mem.pages.areas_owner == zone_area(z)).astype(np.int64)

@@ -18,24 +18,24 @@ cdef int as_nid(object nid) except -1:
 
 
 def node_order(Machine mem not None, nid):
-    """Nodes in the order in which node `nid` falls back to them: itself, then the others with memory.
+    """Return the fallback order of node `nid`: itself, then the other nodes with memory.
 
-    Under rules that skip memoryless nodes only those with memory. All are equally far from one another and the CPUs are node
-    0's, so that higher numbers come first, then lower ones, and node 0 last (find_next_best_node, mm/page_alloc.c).
+    Under Rules.skips_memoryless the node itself is listed only if it has memory. All distances are equal and the CPUs are on
+    node 0, so that higher numbers come first, then lower ones, then node 0 (find_next_best_node, mm/page_alloc.c).
     """
     settle(mem.lock)
     return fallback_nodes(mem, as_nid(nid))
 
 
 def kernel_zonelist(Machine mem not None, nid):
-    """Numbers of the zones that GFP_KERNEL on node `nid` may use, in its order."""
+    """Return the numbers of the zones for GFP_KERNEL on node `nid`, in zonelist order."""
     settle(mem.lock)
     return kernel_zones(mem, as_nid(nid))
 
 
 def movable_zonelist(Machine mem not None, nid, nodes=None, highest=None):
-    """Numbers of the zones that GFP_HIGHUSER_MOVABLE on node `nid` may use, in its order: of `nodes` only, unless None, from
-    zone type `highest` down, None: Movable."""
+    """Return the numbers of the zones for GFP_HIGHUSER_MOVABLE on node `nid`, in zonelist order. nodes: only these, None: all.
+    highest: the highest zone type, None: Movable."""
     cdef int types = mem.zones.table.nr_types, node = as_nid(nid), n, i
     top = mem.zones.names.index("Movable" if highest is None else highest)
     settle(mem.lock)
