@@ -37,12 +37,12 @@ def page_can_be_volatile(
     mapping: Flag = True, uptodate: Flag = True, private: Flag = False, discarded: Flag = False, lru: Flag = True,
     mapcount: ArrayLike = 0, refcount: ArrayLike = 1
 ) -> Flag:
-    """May a page be made volatile? One that the guest can read again from where it came, that nobody works on, and that only
-    the page cache and its mappings hold.
+    """Return whether a page may be made volatile: the guest can read it again, nothing works on it, and only the page cache and
+    its mappings reference it.
 
-    Bools (or bool arrays), as struct page has them: reserved, dirty, writeback, locked, anonymous (PageAnon), mapping (has
-    one), uptodate, private, discarded, lru. Counts (or int arrays): mapcount and refcount, _mapcount + 1 and _refcount. Returns
-    a bool, or the array of what they broadcast to.
+    Bools or bool arrays, as in struct page: reserved, dirty, writeback, locked, anonymous (PageAnon), mapping (has one),
+    uptodate, private, discarded, lru. Counts or int arrays: mapcount and refcount, _mapcount + 1 and _refcount. Returns a bool,
+    or an array of the common shape.
     """
     refused = np.logical_or.reduce(np.broadcast_arrays(reserved, dirty, writeback, locked, anonymous, private, discarded))
     needed = np.logical_and.reduce(np.broadcast_arrays(mapping, uptodate, lru, np.equal(mapcount, np.subtract(refcount, 1))))
@@ -50,9 +50,9 @@ def page_can_be_volatile(
 
 
 class HintedDomain(ResidentDomain):
-    """A guest whose pages have states. What is unused or volatile the host takes first, and without writing it anywhere.
+    """A guest whose pages have states. The host reclaims unused and volatile pages first, without swapping them out.
 
-    host, limit, name: as ResidentDomain. A page that nothing was said of is stable. pfns: one-dimensional int64 arrays without
+    host, limit, name: as ResidentDomain. Pages are stable until set otherwise. pfns: one-dimensional int64 arrays without
     repetition. Every change counts as one ESSA instruction a page.
     """
 
@@ -61,9 +61,9 @@ class HintedDomain(ResidentDomain):
         self._usage = np.zeros(0, np.uint8)
         self._dirty = np.zeros(0, bool)
         self.discarded = 0
-        """Volatile pages that the host threw away, ever."""
+        """Volatile pages that the host discarded so far."""
         self.dropped = 0
-        """Unused pages whose frames it took, ever."""
+        """Unused pages whose frames the host took so far."""
 
     def need_p2m(self, end_pfn: int) -> None:
         """Make the tables reach up to end_pfn."""
@@ -81,16 +81,16 @@ class HintedDomain(ResidentDomain):
         return pfns
 
     def states(self, pfns: NDArray[np.int64]) -> list[str]:
-        """The state of each page as it is written: list of "Sr", "Uz"... (ESSA 0, get)."""
+        """Return the state of each page, a list of "Sr", "Uz"... (ESSA 0, get)."""
         pfns = self._pfns(pfns)
         return ["SUVP"[usage] + "rpz"[content] for usage, content in zip(self._usage[pfns], self.content(pfns), strict=True)]
 
     def content(self, pfns: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """uint8 array: RESIDENT, PRESERVED or ZERO."""
+        """Return a uint8 array: RESIDENT, PRESERVED or ZERO for each page."""
         return np.where(self.backed(pfns), RESIDENT, np.where(self.swapped(pfns), PRESERVED, ZERO)).astype(np.uint8)
 
     def are(self, pfns: NDArray[np.int64], usage: int) -> bool:
-        """Is `usage` (STABLE, UNUSED, VOLATILE, POTENTIALLY_VOLATILE) what the guest said of every one of these pages?"""
+        """Return whether all pages have this `usage`: STABLE, UNUSED, VOLATILE or POTENTIALLY_VOLATILE."""
         return bool(np.all(self._usage[self._pfns(pfns)] == usage))
 
     # -- the guest sets states
@@ -101,25 +101,25 @@ class HintedDomain(ResidentDomain):
         return pfns
 
     def set_stable(self, pfns: NDArray[np.int64]) -> None:
-        """X r -> Sr, X z -> Sz: what is in the page is the guest's from now on. A discarded page (Vz) is zero then; who wants
-        to know calls set_stable_if_present."""
+        """Make pages stable: X r -> Sr, X z -> Sz. The contents of a discarded page (Vz) are lost; set_stable_if_present
+        reports that."""
         self._usage[self._essa(pfns)] = STABLE
 
     def set_unused(self, pfns: NDArray[np.int64]) -> None:
-        """X r -> Ur, X z and Sp -> Uz: what is in the page is nobody's."""
+        """Make pages unused: X r -> Ur, X z and Sp -> Uz. Their contents are not needed."""
         pfns = self._essa(pfns)
         self._usage[pfns] = UNUSED
         self._swapped[pfns] = False
 
     def set_volatile(self, pfns: NDArray[np.int64]) -> None:
-        """X r -> Vr, X z and Sp -> Vz: the host may discard the page at any time."""
+        """Make pages volatile: X r -> Vr, X z and Sp -> Vz. The host may discard them at any time."""
         pfns = self._essa(pfns)
         self._usage[pfns] = VOLATILE
         self._swapped[pfns] = False
 
     def set_potentially_volatile(self, pfns: NDArray[np.int64]) -> None:
-        """X r -> Pr, X z -> Vz: the host may discard the page as long as it is clean. A preserved page cannot be that: dirty it
-        stays Sp, clean it is discarded, Vz."""
+        """Make pages potentially volatile: X r -> Pr, X z -> Vz. The host may discard them while they are clean. A preserved
+        page stays Sp if dirty; if clean it is discarded (Vz)."""
         pfns = self._essa(pfns)
         content = self.content(pfns)
         stays = (content == PRESERVED) & self._dirty[pfns]
@@ -129,8 +129,8 @@ class HintedDomain(ResidentDomain):
         self._swapped[gone] = False
 
     def set_stable_if_present(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Vr, Pr -> Sr: bool array, False where it cannot be, for the page was discarded; that one stays Vz. A page that is not
-        volatile is made stable and is there."""
+        """Make pages stable unless they were discarded: Vr, Pr -> Sr. Returns a bool array, False for discarded pages, which
+        stay Vz. Pages that are not volatile become stable."""
         pfns = self._essa(pfns)
         present = (self._usage[pfns] != VOLATILE) | self.backed(pfns)
         self._usage[pfns[present]] = STABLE
@@ -160,14 +160,14 @@ class HintedDomain(ResidentDomain):
         return pfns[discarded]
 
     def clean(self, pfns: NDArray[np.int64]) -> None:
-        """The guest wrote pages to where they come from: they are not dirty."""
+        """Mark pages clean: the guest has written them back."""
         self._dirty[self._pfns(pfns)] = False
 
     # -- the host takes frames
 
     def victims(self, nr: int) -> NDArray[np.int64]:
-        """`nr` pages to be taken: unused ones first, then volatile ones and clean potentially volatile ones, then what must be
-        swapped out; among equals the longest resident."""
+        """Return `nr` pages to reclaim: unused pages, then volatile and clean potentially volatile ones, then pages to swap
+        out; among equals the longest resident first."""
         resident = super().victims(self.tot_pages)
         unused, discardable = self._usage[resident] == UNUSED, self._discardable(resident)
         return np.concatenate([resident[unused], resident[discardable], resident[~(unused | discardable)]])[:nr]
@@ -177,7 +177,7 @@ class HintedDomain(ResidentDomain):
         return (usage == VOLATILE) | ((usage == POTENTIALLY_VOLATILE) & ~self._dirty[pfns])
 
     def reclaim(self, nr: int) -> int:
-        """Ur -> Uz; Vr -> Vz; clean Pr -> Vz; Sr and dirty Pr -> Sp: up to `nr` frames. Returns how many."""
+        """Take up to `nr` frames: Ur -> Uz; Vr -> Vz; clean Pr -> Vz; Sr and dirty Pr -> Sp. Returns how many."""
         pfns = self.victims(nr)
         unused, discarded = pfns[self._usage[pfns] == UNUSED], pfns[self._discardable(pfns)]
         kept = pfns[(self._usage[pfns] != UNUSED) & ~self._discardable(pfns)]
@@ -258,7 +258,7 @@ class Cmm2(Driver):
         return super().obstacle()
 
     def cache_pages(self, nr: int) -> NDArray[np.int64]:
-        """Read so many pages of files into the page cache: clean, and volatile. Returns their pfns."""
+        """Read `nr` pages of files into the page cache, clean and volatile. Returns their pfns."""
         pfns = self.mem.alloc_pages_bulk(nr)
         self.domain.clean(pfns)
         self.domain.set_volatile(pfns)
@@ -266,7 +266,7 @@ class Cmm2(Driver):
         return pfns
 
     def use_cache(self) -> int:
-        """Use every page of the page cache: those that give a discard fault leave it and are freed. Returns how many."""
+        """Access every page of the page cache; pages with a discard fault are freed. Returns how many."""
         pfns = self._cached.head(len(self._cached))
         gone = self.domain.touch(pfns)
         self._cached.drop_head(pfns.size)
@@ -350,7 +350,7 @@ class Cmm1(Driver):
         return -(-self.pages // per_array) + -(-self.timed_pages // per_array)
 
     def set_timed_target(self, nr_pages: int, now: float = 0.0) -> None:
-        """Add so many pages to the timed pool's goal (cmm_timed_pages)."""
+        """Add nr_pages to the target of the timed pool (cmm_timed_pages)."""
         self.timed_target += nr_pages
         self.due = now
 
@@ -388,7 +388,7 @@ class Cmm1(Driver):
         return pfns.size
 
     def oom_notify(self, nr: int = 256) -> int:
-        """The guest is out of memory: up to `nr` pages come back, of the timed pool first; the pools stay smaller. How many."""
+        """Give up to `nr` pages back on OOM, timed pool first. The pools stay smaller. Returns how many."""
         freed = self._free(self._timed, nr)
         self.timed_target = len(self._timed)
         freed += self._free(self._static, nr - freed)
@@ -396,7 +396,7 @@ class Cmm1(Driver):
         return freed
 
     def close(self) -> None:
-        """cmm_exit: every page goes back to the guest."""
+        """Give every page back to the guest (cmm_exit)."""
         with suppress(ValueError):      # closed before
             self.mem.unregister_oom_notifier(self.oom_notify)
         self._free(self._static, len(self._static))

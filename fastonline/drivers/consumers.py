@@ -1,5 +1,5 @@
-"""Who else listens when memory comes: a network driver that registers it with its adapter, the user space that onlines it, and
-the container of a whole node. All three speak up in the 2008 thread."""
+"""Consumers of hot-plug events: a network driver that registers memory with its adapter, the user space that onlines it, and a
+container with a whole node. All three come from the 2008 thread."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLIN
 
 
 class Ehea:
-    """A driver like ehea: its adapter must know all memory that may hold a packet, so it is a memory notifier.
+    """A network driver like ehea. Its adapter must know all memory that may hold a packet, so it registers a memory notifier.
 
-    mem: Memory. max_sections: so many its map has room for, None: for all. priority: of its notifier, the highest first.
+    mem: Memory. max_sections: the most sections in the adapter's map, None: no limit. priority: of its notifier.
 
-    It counts pages by MemoryNotify.onlined, the member that Kamezawa asked for in the thread; `announced` is what nr_pages
-    alone would have made it believe. A section too many is vetoed with NOTIFY_BAD.
+    `onlined` counts pages by MemoryNotify.onlined, which Kamezawa asked for in the thread; `announced` counts nr_pages instead.
+    It vetoes a section too many with NOTIFY_BAD.
     """
 
     def __init__(self, mem: Memory, max_sections: int | None = None, priority: int = 0) -> None:
@@ -29,7 +29,7 @@ class Ehea:
         self.sections: set[int] = set()
         """Sections in the adapter's map."""
         self.onlined = 0
-        """Pages that were told of as online, each as often as it came online."""
+        """Pages onlined according to the notices. A page counts each time."""
         self.announced = 0
         self.vetoes = 0
         mem.notifiers.register(self._notifier, priority)
@@ -59,23 +59,22 @@ class Ehea:
 
 @dataclass(frozen=True)
 class Uevent:
-    """One event as udev sees it."""
+    """An event in udev's queue."""
 
     time: float
     action: str
-    """"add", "remove", "online", "offline"; "failed" where user space's write was refused."""
+    """"add", "remove", "online" or "offline"; "failed" if a write of user space was refused."""
     device: str
     """"memory12", "node1", or "container0"."""
 
 
 class Udev:
-    """User space that gets the machine's uevents, and writes to the state file of each memory block that was added some time
-    later (the delay that auto_online_blocks was made to spare, 31bc3858ea3e).
+    """User space that onlines added memory. It reads uevents and, after a delay, writes to the state file of each new memory
+    block (auto_online_blocks removes this delay, 31bc3858ea3e).
 
-    An actor of driver.run, whose times (now) are virtual seconds. mem: Memory. delay: s from the event to the write. period: s
-    between two looks at the queue. online_type: MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. check: a script's own
-    test, ``check(block) -> bool``, asked before a block is onlined (the "user level check" of the thread); a block that it
-    refuses is left offline.
+    An actor for driver.run. mem: Memory. delay: s from the event to the write. period: s between two reads of the queue.
+    online_type: MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. check: ``check(block) -> bool``, called before a block
+    is onlined (the "user level check" of the thread); if it returns False, the block stays offline. now: virtual seconds.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Udev:
         self.online_type = online_type
         self.check = check
         self.events: list[Uevent] = []
-        """Uevents by the time they were looked at, oldest first."""
+        """The uevents read so far, oldest first."""
         self.due = 0.0
         self._queue: list[tuple[str, str]] = []     # (action, device)
         self._waiting: dict[int, float] = {}        # block: when it is to be onlined
@@ -105,11 +104,11 @@ class Udev:
             self._queue.append((action, device))
 
     def tell(self, now: float, action: str, device: str) -> None:
-        """An event arrives: the action ("add", "online"...) and the device ("memory32")."""
+        """Put an event into the queue: the action ("add", "online"...) and the device ("memory32"), at time `now`."""
         self.events.append(Uevent(now, action, device))
 
     def work(self, now: float) -> None:
-        """Look at the queue, and online what is due."""
+        """Read the queue, and online the blocks that are due at `now`."""
         self._look(now)
         for nr in [nr for nr, time in self._waiting.items() if time <= now]:
             if self._waiting.pop(nr, None) is not None:     # not removed meanwhile
@@ -144,10 +143,10 @@ class Udev:
 
 
 class Container:
-    """A box of DIMMs that is a node of its own, hot-added as a whole (ACPI's container device, Goto in the thread): one event
-    for user space beside those of its memory blocks.
+    """A container of DIMMs that is a node of its own and is hot-added as a whole (ACPI's container device; Goto in the thread).
+    User space gets one event for it besides those of its memory blocks.
 
-    mem: Memory. nid: the node. dimms: (start_pfn, nr_pages) of each. udev: the Udev that is told, now: virtual s at which.
+    mem: Memory. nid: the node. dimms: (start_pfn, nr_pages) of each. udev: the Udev that gets the event at `now`, virtual s.
     """
 
     def __init__(self, mem: Memory, nid: int, dimms: Iterable[tuple[int, int]]) -> None:
@@ -161,7 +160,7 @@ class Container:
         return f"<Container node={self.nid} dimms={len(self.dimms)}>"
 
     def add(self, udev: Udev | None = None, now: float = 0.0) -> None:
-        """Add every DIMM, and tell user space of the node. All or nothing, HotplugError as add_memory."""
+        """Add every DIMM and send the event of the container. All or nothing; HotplugError as add_memory."""
         done = []
         try:
             for start_pfn, nr_pages in self.dimms:
@@ -190,7 +189,7 @@ class Container:
         return [nr for nr in sections if self.mem.sections.online_section_nr(nr)]
 
     def remove(self, udev: Udev | None = None, now: float = 0.0) -> None:
-        """Offline what is online of it and take it out. All or nothing: HotplugError EBUSY while a page is in use."""
+        """Offline and remove every DIMM. All or nothing: HotplugError EBUSY while a page is in use."""
         online = self._online_sections(self.dimms)
         try:
             for nr in online:
@@ -209,6 +208,6 @@ class Container:
             udev.tell(now, "remove", f"container{self.nid}")
 
     def online_pages(self) -> int:
-        """Pages of the node that are with the allocator."""
+        """Return the managed pages of the node."""
         node = self.mem.nodes.get(self.nid)
         return 0 if node is None else node.managed_pages

@@ -1,4 +1,4 @@
-"""Whole DIMMs: memory that is plugged and taken away by the memory block."""
+"""DIMMs: memory that is plugged and unplugged by the memory block."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fastonline.hotplug.memory import Memory
 
 
 def add_section(driver: Driver, backed: bool) -> int:
-    """Hot-add one memory block to the guest of `driver` and return its first pfn; backed: the host gives all of its frames
-    first. HotplugError ENOMEM when it has not so many, and as add_memory; nothing has changed then."""
+    """Hot-add one memory block to the guest of `driver` and return its first pfn. backed: the host provides all of its frames
+    first. HotplugError ENOMEM if it has too few, else as add_memory. A failed call changes nothing."""
     mem, domain = driver.mem, driver.domain
     start = free_range(mem, mem.pages_per_block)
     pfns = np.arange(start, start + mem.pages_per_block)
@@ -34,11 +34,11 @@ def add_section(driver: Driver, backed: bool) -> int:
 
 
 class Dimms(Driver):
-    """DIMMs that come and go as a whole; user space decides when their memory goes online (Yasunori Goto in the 2008 thread).
+    """DIMMs, plugged and unplugged as a whole. User space onlines their memory (Yasunori Goto in the 2008 thread).
 
-    mem, domain: as Driver. refusals: {name of an errno: times}. auto_online: the kernel onlines what is added at once. A DIMM
-    is one memory block. The guest gets as many as its target needs; those that are not needed go offline and leave, the
-    newest first. One whose pages are in use stays, and is tried again after RETRY seconds.
+    mem, domain: as Driver. refusals: {name of an errno: times}. auto_online: the kernel onlines added memory at once. A DIMM is
+    one memory block. The guest gets as many as its target needs. DIMMs above the target are offlined and removed, newest first.
+    A DIMM with pages in use stays, and is tried again after RETRY seconds.
     """
 
     RETRY = 10.0

@@ -1,4 +1,4 @@
-"""What the drivers share: a clock in virtual seconds, the balloon's list of pages, and what an allocation may take."""
+"""Common parts of drivers: the virtual clock, the balloon's page list, and how drivers allocate."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ NEVER = float("inf")
 
 
 class Actor(Protocol):
-    """What `run` lets work: a driver, udev, or whatever else has these two."""
+    """What `run` schedules: any object with `due` and `work`, such as a driver or udev."""
 
     @property
     def due(self) -> float:
-        """When it is next to run, s; a time that has passed: at once; NEVER: not by itself."""
+        """The virtual time of its next work, s. A past time means at once, NEVER means not by itself."""
 
     def work(self, now: float) -> object:
-        """Do what is due, and set `due` anew. now: s."""
+        """Do the work that is due at `now` (s), and update `due`."""
 
 
 SLICE = 1.0
-"""Virtual seconds that a worker works at a time, where calls to the host cost something: then others have their turn."""
+"""The longest time slice of a worker, in virtual seconds, when calls to the host cost time."""
 
 
 def run(actors: Sequence[Actor], until: float, now: float = 0.0) -> None:
-    """Let every one of `actors` work at the times it is due from `now` on, earliest first (in the order given among equals), up
-    to `until` (seconds).
+    """Run `actors` in virtual time from `now` to `until` (seconds): the one that is due first works first; among equals, in the
+    order given.
 
-    An Actor has `due`, when it is next to run (a time that has passed: at once; NEVER: not by itself), and `work(now)`, which
-    sets it anew. While a driver's calls to the host take their time (Domain.now), the others go on.
+    An Actor has `due`, the time of its next work (a past time: at once; NEVER: not by itself), and `work(now)`, which updates
+    `due`. While the host calls of one driver take time (Domain.now), the others go on.
     """
     while True:
         actor = min(actors, key=lambda actor: actor.due)
@@ -48,8 +48,8 @@ def run(actors: Sequence[Actor], until: float, now: float = 0.0) -> None:
 
 
 class Driver:
-    """A driver of one guest: mem is its Memory, domain what the host knows of it, target_pages what it is asked to have. pfns:
-    int64 arrays, now: virtual seconds."""
+    """A driver that changes the memory of one guest. mem: its Memory. domain: the host's view of it. target_pages: the size
+    that the host asks for. pfns: int64 arrays. now: virtual seconds."""
 
     due: float = NEVER
 
@@ -74,19 +74,19 @@ class Driver:
 
     @property
     def usable_pages(self) -> int:
-        """Of current_pages, those that the guest's allocator has: what is added and not online yet is missing."""
+        """The pages of current_pages that the guest's allocator has. Added pages that are not online yet do not count."""
         return min(self.current_pages, self.mem.totalram_pages)
 
     def set_target(self, size: int | str, now: float = 0.0) -> None:
-        """From now on the guest is to have so much memory (bytes, or text such as "1.1G"), taken down to whole pages; the
-        worker is due at once. ValueError or TypeError for what is no size."""
+        """Set the target size of the guest, bytes or text such as "1.1G", rounded down to pages. The worker is due at `now`.
+        ValueError or TypeError for an invalid size."""
         self.target_pages = parse_size(size) >> self.mem.geometry.page_shift
         self.due = now
 
     @uninterrupted
     def work(self, now: float) -> None:
-        """Do what is due at `now` (virtual seconds), and set `due` anew. What the calls to the host cost passes on the guest's
-        clock, Domain.now; the driver is busy until then."""
+        """Do the work that is due at `now` (virtual seconds), and update `due`. Calls to the host advance the guest's clock,
+        Domain.now; the driver is busy until then."""
         self.domain.wait_until(now)
         self._began = self.domain.now
         self._work()
@@ -97,15 +97,15 @@ class Driver:
         raise NotImplementedError
 
     def _slice_over(self) -> bool:
-        """Has this call of work taken its time?"""
+        """Return whether this call of work has used up its time slice."""
         return self.domain.now - self._began >= SLICE
 
     def counts(self) -> dict[str, int]:
-        """What a run of targets shows of the driver beside its pages: {name: number}."""
+        """Return {name: number} of the driver's own counters."""
         return {}
 
     def obstacle(self) -> str:
-        """Why the target is not reached, in a few words; empty when it is."""
+        """Return why the target is not reached, in a few words; "" if it is."""
         page = self.mem.geometry.page_size
         if self.target_pages == self.current_pages:
             return ""
@@ -118,12 +118,12 @@ class Driver:
         return "the host has no frame left" if self.domain.host.free_frames == 0 else "no more could be added"
 
     def validate(self) -> None:
-        """Check the guest, the host and what is between them from scratch; AssertionError with the first that is broken."""
+        """Check guest, host and driver from scratch. AssertionError names the first broken invariant."""
         self.mem.validate()
         self.domain.host.validate()
 
     def check_balloon(self, pfns: NDArray[np.int64]) -> None:
-        """Of validate: the pages in a balloon (int64 array) are there once, and have no frame."""
+        """Check that the pages of a balloon (int64 array) are distinct and have no frame."""
         if not all_different(pfns):
             raise AssertionError("a page is in the balloon twice")
         if self.domain.backed(pfns).any():
@@ -131,10 +131,9 @@ class Driver:
 
 
 class PageList:
-    """A list of pages as struct list_head gives drivers: pages (pfns: int64 arrays) enter and leave at either end, by the
-    batch.
+    """A list of pages, like the kernel's struct list_head: batches of pages (pfns: int64 arrays) enter and leave at either end.
 
-    An int64 array with room at both ends; nothing is moved but when it must grow.
+    It is an int64 array with room at both ends. Pages are moved only when it grows.
     """
 
     def __init__(self) -> None:
@@ -145,37 +144,37 @@ class PageList:
         return self._end - self._first
 
     def view(self) -> NDArray[np.int64]:
-        """Read-only int64 array of what is on the list, head first."""
+        """Return the list, head first, as a read-only int64 array."""
         view = self._room[self._first : self._end]
         view.flags.writeable = False
         return view
 
     def add_head(self, pfns: NDArray[np.int64]) -> None:
-        """list_add of one page after the other: the last of them is the head."""
+        """Add each page at the head, so that the last one is the new head (list_add)."""
         self._need(pfns.size, 0)
         self._room[self._first - pfns.size : self._first] = pfns[::-1]
         self._first -= pfns.size
 
     def add_tail(self, pfns: NDArray[np.int64]) -> None:
-        """list_add_tail of one page after the other."""
+        """Add each page at the tail (list_add_tail)."""
         self._need(0, pfns.size)
         self._room[self._end : self._end + pfns.size] = pfns
         self._end += pfns.size
 
     def head(self, nr: int) -> NDArray[np.int64]:
-        """Up to `nr` pages from the head on, left where they are."""
+        """Return up to `nr` pages from the head without removing them."""
         return self._room[self._first : min(self._end, self._first + nr)].copy()
 
     def drop_head(self, nr: int) -> None:
-        """Take `nr` pages off the head."""
+        """Remove `nr` pages at the head."""
         self._first += nr
 
     def tail(self, nr: int) -> NDArray[np.int64]:
-        """Up to `nr` pages from the tail on, left where they are."""
+        """Return up to `nr` pages from the tail without removing them."""
         return self._room[max(self._first, self._end - nr) : self._end][::-1].copy()
 
     def drop_tail(self, nr: int) -> None:
-        """Take `nr` pages off the tail."""
+        """Remove `nr` pages at the tail."""
         self._end -= nr
 
     def _need(self, before, behind):
@@ -189,7 +188,7 @@ class PageList:
 
 
 def online_pfns(mem: Memory) -> NDArray[np.int64]:
-    """int64 array: the pages of `mem` that are free, in use or PG_offline, ascending."""
+    """Return the pages of `mem` that are free, in use or PG_offline: an int64 array, ascending."""
     pfns = [np.empty(0, np.int64)]
     for start, end in mem.resources:
         states = mem.page_states(start, end - start)
@@ -198,7 +197,7 @@ def online_pfns(mem: Memory) -> NDArray[np.int64]:
 
 
 def highmem_pfn(geometry: Geometry) -> int | None:
-    """The pfn from which on a geometry's pages are highmem (PageHighMem), or None where there is none."""
+    """Return the first highmem pfn of a geometry (PageHighMem), or None."""
     limit = 0
     for name, end in geometry.zone_limits:
         if name == "HighMem":
@@ -208,11 +207,11 @@ def highmem_pfn(geometry: Geometry) -> int | None:
 
 
 def alloc_highuser(mem: Memory, nr: int, order: int = 0, highest: str | None = None) -> NDArray[np.int64]:
-    """Up to `nr` blocks of `mem` for a balloon, as alloc_page(GFP_HIGHUSER | __GFP_NORETRY) one by one would give them: (got,)
-    int64.
+    """Allocate up to `nr` blocks of `mem` for a balloon, as single calls of alloc_page(GFP_HIGHUSER | __GFP_NORETRY) would.
+    Returns a (got,) int64 array.
 
-    Zones from `highest` down, each to its min watermark and the lowmem_reserve it keeps from such an allocation
-    (zone_watermark_ok of order 0, KERNEL.md 2.4). highest: the zone's name, None: the highest kernel zone, not Movable.
+    Zones from `highest` down give blocks, each down to its min watermark plus lowmem_reserve (zone_watermark_ok of order 0,
+    KERNEL.md 2.4). highest: a zone's name, None: the highest kernel zone, not Movable.
     """
     if highest is None:
         highest = mem.geometry.zone_limits[-1][0]
@@ -240,8 +239,8 @@ def alloc_highuser(mem: Memory, nr: int, order: int = 0, highest: str | None = N
 
 
 def free_heads(mem: Memory, order: int) -> NDArray[np.int64]:
-    """int64 array: the first pfn of each aligned block of 2^order pages of `mem` that is wholly free, ascending. order: 5 or
-    more."""
+    """Return the first pfn of each free aligned block of 2^order pages of `mem`: an int64 array, ascending. order: at least
+    5."""
     width = np.uint64 if order >= 6 else np.uint32
     per_block = (1 << order) // np.iinfo(width).bits
     words = mem.flags["PG_buddy"].view(width)
@@ -250,25 +249,24 @@ def free_heads(mem: Memory, order: int) -> NDArray[np.int64]:
 
 
 def ram_pages(mem: Memory) -> int:
-    """Pages of RAM that the guest (mem: Memory) has: what it boots with and the memory that was added (get_current_ram_size of
-    QEMU)."""
+    """Return the RAM of the guest (mem: Memory) in pages: boot memory and added memory (get_current_ram_size, QEMU)."""
     return sum(end - start for start, end in mem.resources)
 
 
 def totalreserve_pages(mem: Memory) -> int:
-    """Pages of `mem` that stay free: each zone's high watermark and its largest lowmem_reserve
+    """Return the reserves of `mem` in pages: the high watermark and the largest lowmem_reserve of each zone
     (calculate_totalreserve_pages)."""
     return sum(min(max(zone.protection) + zone.high, zone.managed_pages) for zone in mem.zones.values())
 
 
 def si_mem_available(mem: Memory) -> int:
-    """Pages of `mem` that can be had without driving the machine under its reserves: free pages less totalreserve_pages (6.1,
-    which adds what the page cache would give; there is none here)."""
+    """Return the available pages of `mem`: free pages minus totalreserve_pages (6.1, where reclaimable page cache counts too;
+    there is none here)."""
     return max(0, sum(zone.free_pages for zone in mem.zones.values()) - totalreserve_pages(mem))
 
 
 def free_range(mem: Memory, nr_pages: int) -> int:
-    """The lowest pfn of a range of `nr_pages` that no resource of `mem` has, at the beginning of a memory block. HotplugError
-    EBUSY where there is none below the end of what the machine can have."""
+    """Return the lowest pfn of a range of `nr_pages` without a resource, at the start of a memory block of `mem`. HotplugError
+    EBUSY if there is none below the end of memory."""
     page = mem.geometry.page_size
     return mem.resources.find_resource(nr_pages * page, mem.pages_per_block * page, last=mem.max_pfn * page - 1) // page

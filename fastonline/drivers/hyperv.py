@@ -1,6 +1,6 @@
-"""Hyper-V's dynamic memory (drivers/hv/hv_balloon.c, 6.18; KERNEL.md 5.7): whole memory blocks are prepared, only the part that
-the host backs goes online, the rest when the host covers it. What the 2008 thread asked for, as it came to be in another
-hypervisor's driver.
+"""Hyper-V's dynamic memory (drivers/hv/hv_balloon.c, 6.18; KERNEL.md 5.7). Whole memory blocks are prepared; only pages that
+the host backs go online, the others when the host backs them. This is what the 2008 thread asked for, in another hypervisor's
+driver.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Region:
     """(start_pfn, end_pfn) inside the covered range that the host did not back."""
 
     def backed(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Bool array: which pages the host backs (has_pfn_is_backed)."""
+        """Return a bool array: whether the host backs each page (has_pfn_is_backed)."""
         there = (pfns >= self.covered_start_pfn) & (pfns < self.covered_end_pfn)
         for start, end in self.gaps:
             there &= (pfns < start) | (pfns >= end)
@@ -51,21 +51,21 @@ class Region:
 
     @property
     def nr_backed(self) -> int:
-        """Pages of it that the host backs."""
+        """The number of its pages that the host backs."""
         return self.covered_end_pfn - self.covered_start_pfn - sum(end - start for start, end in self.gaps)
 
 
 class HvBalloon(Driver):
     """Hot-add by regions, and the balloon, of one guest.
 
-    mem: Memory with every page backed by domain (hypervisor.Domain). auto_online: added blocks are onlined at once. If False,
-    the driver waits after each block until user space has onlined memory, at most ONLINE_TIMEOUT (`waits` counts the waits that
-    ended without); whoever onlines the block later brings the covered part online. In `driver.run` others work while it waits.
+    mem: Memory whose pages are all backed by domain (hypervisor.Domain). auto_online: added blocks are onlined at once. If
+    False, the driver waits after each block until user space has onlined memory, at most ONLINE_TIMEOUT (`waits` counts the
+    timeouts). When the block is onlined later, its covered part goes online. In `driver.run` others work while it waits.
     backing: "plug", pages get their frames when a region covers them; "touch", at their first touch (a ResidentDomain).
 
-    set_target plays the host's part: a lower target balloons pages out, not below the floor that the guest keeps; a higher one
-    takes them back in, then hot-adds from where the last region was covered to. What cannot be had is asked for every second.
-    nr_pages: pages, now: virtual seconds.
+    set_target plays the host. A lower target inflates the balloon, down to the guest's floor. A higher one deflates it, then
+    hot-adds from the end of the last region on. The host repeats a request that fails every second. nr_pages: pages. now:
+    virtual seconds.
     HotplugError EINVAL when another online_page_callback is set.
     """
 
@@ -81,7 +81,7 @@ class HvBalloon(Driver):
         self._list = PageList()
         super().__init__(mem, domain)
         self.do_hot_add = True
-        """False for good once memory that was to be added was there (EEXIST)."""
+        """Set to False for good when memory to be added already exists (EEXIST)."""
         self.waits = 0
         self._request: Generator[float, None, object] | None = None      # the host's request that waits for user space
         self._deadline = 0.0
@@ -93,14 +93,14 @@ class HvBalloon(Driver):
 
     @property
     def current_pages(self) -> int:
-        """As Driver.current_pages; of a ResidentDomain boot memory and what regions cover, less what is in the balloon."""
+        """As Driver.current_pages. For a ResidentDomain: boot memory and covered pages, less the balloon."""
         if not isinstance(self.domain, ResidentDomain):
             return super().current_pages
         return self._boot_pages + sum(region.nr_backed for region in self.regions) - len(self._list)
 
     @property
     def chunk(self) -> int:
-        """Pages of a memory block, in which memory is added (ha_pages_in_chunk; 8852ebf1948d, 6.10)."""
+        """The pages of a memory block, the unit of hot-add (ha_pages_in_chunk; 8852ebf1948d, 6.10)."""
         return self.mem.pages_per_block
 
     @property
@@ -115,17 +115,16 @@ class HvBalloon(Driver):
     # -- hot-add
 
     def hot_add(self, pg_start: int, cnt: int, region: tuple[int, int] | None = None) -> int:
-        """A hot-add request: `cnt` pages (int) from pg_start on are the guest's to use. Returns how many of them, from the
-        first on, it took (process_hot_add, handle_pg_range).
+        """Handle a hot-add request for `cnt` pages (int) from pg_start on. Returns how many of them, from the first on, the
+        guest took (process_hot_add, handle_pg_range).
 
-        region: (start_pfn, nr_pages) that the host says the pages are part of; without, it begins at the chunk that pg_start
-        lies in. A request inside a region that is known goes on with it, one that leaves pages out makes a gap of them.
+        region: (start_pfn, nr_pages), the region of the pages according to the host; None: it begins at the chunk of pg_start.
+        A request inside a known region extends it; pages that it skips become a gap.
 
-        Without auto_online the guest's clock (Domain.now) passes by ONLINE_TIMEOUT for each block that nobody onlines.
-        HotplugError EBUSY while the driver waits for user space to online what the host's last request added.
-        HotplugError EINVAL for no pages, pages that are the guest's already, or that lie before what their region covers. Pages
-        that the host has no frame for, or that could not be added, are not taken: 0 then is a permanent answer when do_hot_add
-        is False, else "not now".
+        Without auto_online the guest's clock (Domain.now) advances by ONLINE_TIMEOUT for each block that is not onlined.
+        HotplugError EBUSY while the driver waits for user space after the host's last request. HotplugError EINVAL for zero
+        pages, pages that the guest already has, and pages before the covered range of their region. Pages without a frame, or
+        that could not be added, are not taken. 0 is final if do_hot_add is False.
         """
         if self._request is not None:
             raise HotplugError.of(errno.EBUSY, f"hot-add of {cnt} pages at pfn {pg_start:#x}: another request is not answered")
@@ -266,8 +265,8 @@ class HvBalloon(Driver):
     # -- the balloon
 
     def floor(self) -> int:
-        """Pages that the guest keeps for itself (compute_balloon_floor), by its size: 8 MiB + 1/2 below 128 MiB, 40 + 1/4 below
-        512, 104 + 1/8 below 2048, 232 + 1/16 below 8192, 488 + 1/32."""
+        """Return the pages that the guest keeps for itself (compute_balloon_floor), by its size: 8 MiB + 1/2 below 128 MiB,
+        40 + 1/4 below 512, 104 + 1/8 below 2048, 232 + 1/16 below 8192, 488 + 1/32."""
         mib = (1 << 20) // self.mem.geometry.page_size or 1
         size = self.mem.totalram_pages // mib
         for limit, base, shift in ((128, 8, 1), (512, 40, 2), (2048, 104, 3), (8192, 232, 4)):
@@ -276,7 +275,7 @@ class HvBalloon(Driver):
         return (488 + (size >> 5)) * mib
 
     def balloon_up(self, nr_pages: int) -> int:
-        """Give the host up to so many pages, in blocks of 2 MiB as long as there are any, not below the floor. Returns how
+        """Give up to nr_pages to the host, in blocks of 2 MiB while there are any, and not below the floor. Returns how
         many."""
         want = min(nr_pages, max(0, si_mem_available(self.mem) - self.floor()))
         order = min(9, self.mem.geometry.max_page_order)
@@ -291,7 +290,7 @@ class HvBalloon(Driver):
         return pfns.size
 
     def balloon_down(self, nr_pages: int) -> int:
-        """The host gives back up to so many pages, those longest in the balloon first. Returns how many it had frames for."""
+        """Take up to nr_pages back, oldest in the balloon first. Returns how many the host had frames for."""
         pfns = self._list.head(nr_pages)
         if pfns.size == 0:
             return 0
@@ -341,7 +340,7 @@ class HvBalloon(Driver):
             yield from self._hot_add(start, nr_pages)
 
     def close(self) -> None:
-        """End a request that waits, and let go of the callbacks. HotplugError EBUSY while pages are in the balloon."""
+        """Cancel a waiting request and unregister the callbacks. HotplugError EBUSY while pages are in the balloon."""
         if len(self._list):
             raise HotplugError.of(errno.EBUSY, f"the balloon cannot be closed: {len(self._list)} pages are out")
         if self._request is not None:
@@ -353,8 +352,9 @@ class HvBalloon(Driver):
         self.due = NEVER
 
     def validate(self) -> None:
-        """As Driver.validate, and: ballooned pages have no frame, a region's pages have one exactly where covered, and every
-        other page of the guest has one. (Pages covered in blocks not online yet are backed and not managed.)"""
+        """As Driver.validate. Also checks that pages in the balloon have no frame, that pages of a region have one exactly
+        where covered, and that all other pages of the guest have one. (Covered pages of offline blocks are backed and not
+        managed.)"""
         super().validate()
         ballooned = self._list.view()
         self.check_balloon(ballooned)

@@ -1,10 +1,10 @@
-"""The other side of the guest: a host with a finite pool of machine frames, and the domains that it lends them to.
+"""The host: a finite pool of machine frames, and the domains that use them.
 
-Two views of a guest's memory, the two of the 2008 thread. A `Domain` is Xen's: it has a reservation, asks for frames and gives
-frames back by hypercall, and keeps the table from its page frames (pfn) to the machine's (mfn). A `ResidentDomain` is KVM's:
-its memory is virtual, a page takes a frame when it is touched, and a memory cgroup limits how many it has at a time.
+There are two views of a guest's memory, those of the 2008 thread. A `Domain` is Xen's view: it has a reservation, gets and
+returns frames by hypercall, and keeps the table from its page frames (pfn) to machine frames (mfn). A `ResidentDomain` is
+KVM's: its memory is virtual, a page gets a frame when it is touched, and a memory cgroup limits how many it has.
 
-Frames are counted in the pages of the guest. Everything is deterministic: the order of the pool depends on the seed alone.
+A frame has the size of the guest's pages. Everything is deterministic: the order of the pool depends only on the seed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def pages_of_extents(extents: NDArray[np.int64], order: int) -> NDArray[np.int64
 
 
 def all_different(numbers: NDArray[np.int64]) -> bool:
-    """Is none of `numbers` (an int array) there twice?"""
+    """Return whether all `numbers` (an int array) are different."""
     ordered = np.sort(numbers)
     return not np.any(ordered[1:] == ordered[:-1])
 
@@ -71,7 +71,7 @@ TOUCHED_AT_ONCE = 1 << 15
 
 
 def lengthen(array: NDArray[Any], size: int) -> NDArray[Any]:
-    """A copy of `array` with zeros behind, `size` long."""
+    """Return a copy of `array`, padded with zeros to `size` elements."""
     longer = np.zeros(size, array.dtype)
     longer[: array.size] = array
     return longer
@@ -125,16 +125,16 @@ class Host:
 
     @property
     def free_frames(self) -> int:
-        """Frames that no domain has."""
+        """The number of free frames."""
         return self._nr_free
 
     @property
     def owner(self) -> NDArray[np.int32]:
-        """(nr_frames,) int32: the domid that has each frame, FREE = -1. A copy."""
+        """The domid of each frame, FREE = -1: a new (nr_frames,) int32 array."""
         return self._owner - np.int32(1)
 
     def owns(self, mfns: NDArray[np.int64], domid: int) -> NDArray[np.bool_]:
-        """Bool array: which of these frames the domain has."""
+        """Return a bool array: whether the domain has each of these frames."""
         there = (mfns >= 0) & (mfns < self.nr_frames)
         if there.all():
             return self._owner[mfns] == domid + 1
@@ -142,7 +142,7 @@ class Host:
         return there
 
     def free_list(self) -> NDArray[np.int64]:
-        """(free_frames,) int64: the free frames, the next to be handed out first."""
+        """Return the free frames, the next one first: a (free_frames,) int64 array."""
         frames = np.concatenate([self._pool[: self._in_pool][::-1], self._fresh_frames(self._fresh, 1 << self._bits)])
         return frames[self._owner[frames] == 0]
 
@@ -224,9 +224,9 @@ class Host:
                     self._lowest[order] = min(self._lowest[order], first)
 
     def take(self, nr: int, domid: int, order: int = 0) -> NDArray[np.int64]:
-        """Give a domain up to `nr` extents of 2^order frames, aligned to their size: (got,) int64 array of their first mfns.
+        """Give a domain up to `nr` aligned extents of 2^order frames. Returns a (got,) int64 array of their first mfns.
 
-        Large extents are the lowest that are wholly free.
+        Large extents are the lowest free ones.
         """
         mfns = self._extents(nr, order) if order else self._frames(nr)
         frames = pages_of_extents(mfns, order)
@@ -236,7 +236,7 @@ class Host:
         return mfns
 
     def give(self, mfns: NDArray[np.int64]) -> None:
-        """Frames come back to the pool."""
+        """Return frames to the pool."""
         self._owner[mfns] = 0
         self._nr_free += mfns.size
         if self._lent:
@@ -247,8 +247,7 @@ class Host:
         self._push(mfns)
 
     def validate(self) -> None:
-        """Check that each frame is owned once: free, or of one domain and behind one of its pages. AssertionError with the
-        first fault."""
+        """Check that each frame is free, or has one domain and one page. AssertionError names the first fault."""
         free = self.free_list()
         if not all_different(free):
             raise AssertionError("a frame is in the pool twice")
@@ -277,14 +276,13 @@ class Host:
 
 
 class Domain:
-    """A guest as Xen has it: a reservation of frames up to a cap, and the guest's own table of which frame is behind which
-    page.
+    """A guest in Xen's view: a reservation of frames with a cap, and the guest's table from pages to frames.
 
-    host: Host. boot: size of the memory that the domain builder populates, from pfn 0 on. max_memory: the host-set cap on the
-    reservation, None: none. name: for messages. pfns, mfns: int64 arrays of pages and of their frames; nr_pages: pages.
+    host: Host. boot: size of the memory that the domain builder populates, from pfn 0 on. max_memory: the host's cap on the
+    reservation, None: no cap. name: for messages. pfns, mfns: int64 arrays of pages and of their frames. nr_pages: pages.
 
-    Hypercalls give partial success the way Xen does: they return how far they came, and what was done stays done. What they
-    cost (Host's call_ns) is added to `ns`, and the guest's clock `now` moves on by it.
+    Hypercalls may succeed in part, as in Xen: they return how much was done. Their cost (call_ns of the Host) is added to `ns`
+    and advances the guest's clock `now`.
     """
 
     def __init__(self, host: Host, boot: int | str = 0, max_memory: int | str | None = None, name: str | None = None) -> None:
@@ -294,20 +292,20 @@ class Domain:
             raise ValueError(f"boot memory {boot!r} is more than the domain may have, {max_memory!r}")
         self.host = host
         self.max_pages = cap
-        """Pages that the reservation may have at most, None: as many as there are (XEN_DOMCTL_max_mem)."""
+        """The cap of the reservation, pages. None: no cap (XEN_DOMCTL_max_mem)."""
         self.tot_pages = 0
         """The current reservation."""
         self.peak_pages = 0
-        """The most that tot_pages has been since reset_peak, at any moment."""
+        """The largest tot_pages since reset_peak."""
         self.calls = dict.fromkeys(CALLS, 0)
         """{call: times}"""
         self.frames = dict.fromkeys(CALLS, 0)
-        """{call: frames that all of them were about}"""
+        """{call: frames in all such calls}"""
         self.ns: float = 0
-        """What all calls have cost, ns."""
+        """The cost of all calls, ns."""
         self.now = 0.0
-        """The guest's clock, virtual s: what its calls cost passes on it, and driver.run moves it on to the time that it runs
-        the guest's driver at. It never goes back."""
+        """The guest's clock, virtual s. The cost of its calls advances it, and driver.run sets it to the time of the driver's
+        work. It never goes back."""
         self.page_seconds = 0.0
         """Integral of tot_pages over the clock, pages times s."""
         self.refused = {"cap": 0, "host": 0}
@@ -330,13 +328,13 @@ class Domain:
 
     @property
     def p2m(self) -> NDArray[np.uint64]:
-        """Read-only uint64 array: the mfn behind each pfn, INVALID_P2M_ENTRY where there is none (or past its end)."""
+        """The mfn of each pfn, or INVALID_P2M_ENTRY: a read-only uint64 array. Pfns past its end have none."""
         table = self._p2m.astype(np.int64).view(np.uint64)
         table.flags.writeable = False
         return table
 
     def backed(self, pfns: ArrayLike) -> NDArray[np.bool_]:
-        """Bool array: which of these pages have a frame."""
+        """Return a bool array: whether each of these pages has a frame."""
         pfns = np.asarray(pfns)
         there = pfns < self._p2m.size
         if there.all():
@@ -345,11 +343,11 @@ class Domain:
         return there
 
     def backed_pfns(self) -> NDArray[np.int64]:
-        """int64 array: the pages that have a frame, ascending."""
+        """Return the pages with a frame: an int64 array, ascending."""
         return np.flatnonzero(self._p2m >= 0)
 
     def p2m_frames(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """int64 array: the frames behind pages that have one (pfn_to_mfn)."""
+        """Return the frames of pages that have one: an int64 array (pfn_to_mfn)."""
         return self._p2m[pfns].astype(np.int64)
 
     def need_p2m(self, end_pfn: int) -> None:
@@ -360,8 +358,7 @@ class Domain:
             self._p2m = table
 
     def set_phys_to_machine(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int) -> None:
-        """The guest writes its table: a page or an array of them, and the frames behind them, or INVALID_P2M_ENTRY for all of
-        them."""
+        """Set the frames of a page or an array of pages in the guest's table; mfns may be INVALID_P2M_ENTRY for all."""
         if isinstance(mfns, int):
             mfns = -1 if mfns == INVALID_P2M_ENTRY else mfns
         try:
@@ -373,8 +370,8 @@ class Domain:
     # -- what it counts
 
     def count(self, name: str, nr: int = 1, frames: int = 0, touched: int = 0) -> None:
-        """Count `nr` calls about `frames` frames, of which `touched` are taken from the guest with what it wrote into them, and
-        let the time pass that they cost."""
+        """Count `nr` calls of `name` for `frames` frames, and advance the clock by their cost. touched: of the frames, those
+        taken from the guest after it wrote to them."""
         self.calls[name] += nr
         self.frames[name] += frames
         per_call, per_frame, per_touched = self.host.prices[name]
@@ -384,18 +381,18 @@ class Domain:
             self.wait(ns / 1e9)
 
     def wait(self, seconds: float) -> None:
-        """So many seconds pass for the guest."""
+        """Advance the guest's clock by `seconds`."""
         self.page_seconds += self.tot_pages * seconds
         self.now += seconds
 
     def wait_until(self, now: float) -> None:
-        """The guest's clock shows `now` at least, s."""
+        """Advance the guest's clock to at least `now`, s."""
         if now > self.now:
             self.page_seconds += self.tot_pages * (now - self.now)
             self.now = now
 
     def reset_peak(self) -> int:
-        """Begin peak_pages anew and return what it was."""
+        """Reset peak_pages to the present size, and return the old peak."""
         peak, self.peak_pages = self.peak_pages, self.tot_pages
         return peak
 
@@ -407,18 +404,19 @@ class Domain:
     # -- hypercalls
 
     def room(self, nr_pages: int) -> int:
-        """Of so many pages, those that the cap allows."""
+        """Return how many of nr_pages the cap allows."""
         return nr_pages if self.max_pages is None else max(0, min(nr_pages, self.max_pages - self.tot_pages))
 
     def available(self, nr_pages: int) -> int:
-        """Of so many pages, those that the cap allows and the host has frames for."""
+        """Return how many of nr_pages the cap allows and the host has frames for."""
         return min(self.room(nr_pages), self.host.free_frames)
 
     def populate_physmap(self, pfns: NDArray[np.int64] | int, order: int = 0) -> NDArray[np.int64]:
-        """XENMEM_populate_physmap: frames for the extents of 2^order pages that begin at `pfns` (int64 array).
+        """Get frames for the extents of 2^order pages that begin at `pfns`, an int64 array or one int
+        (XENMEM_populate_physmap).
 
-        Returns the (got,) int64 array of their first mfns, for pfns[:got]: shorter than pfns when the cap is reached or the
-        host has no more. The guest enters them into its table itself. One pfn (int) is an array of one, here and below.
+        Returns the (got,) int64 array of first mfns for pfns[:got]; got is smaller when the cap is reached or the host has no
+        more frames. The guest enters them into its table itself.
         """
         pfns = np.atleast_1d(pfns)
         want = pfns.size
@@ -432,9 +430,10 @@ class Domain:
         return mfns
 
     def decrease_reservation(self, mfns: NDArray[np.int64] | int, order: int = 0) -> int:
-        """XENMEM_decrease_reservation: give the extents of 2^order frames that begin at `mfns` (int64 array) back to the host.
+        """Return the extents of 2^order frames that begin at `mfns` (int64 array or int) to the host.
 
-        Returns how many were: it stops at the first that is not wholly the domain's own.
+        Returns how many were returned: the call stops at the first that the domain does not own as a whole. Mirrors
+        XENMEM_decrease_reservation.
         """
         mfns = np.atleast_1d(mfns)
         frames = pages_of_extents(mfns, order)
@@ -446,9 +445,9 @@ class Domain:
         return got
 
     def update_va_mapping(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int | None) -> None:
-        """HYPERVISOR_update_va_mapping of each page's kernel address, one call a page; mfns None: unmap.
+        """Map each page's kernel address to a frame, one call a page (HYPERVISOR_update_va_mapping). mfns None: unmap.
 
-        Xen maps a domain's own frames only: HotplugError EINVAL.
+        HotplugError EINVAL for frames that the domain does not own.
         """
         pfns = np.atleast_1d(pfns)
         if mfns is not None and not np.all(self.host.owns(np.atleast_1d(mfns), self.domid)):
@@ -458,26 +457,27 @@ class Domain:
     # -- hosts that keep the table themselves
 
     def back(self, pfns: NDArray[np.int64]) -> int:
-        """Frames for pages without one, entered into the table: how many of pfns, from the first on, got one."""
+        """Give frames to pages without one, and enter them into the table. Returns how many of pfns, from the first on, got
+        one."""
         mfns = self.populate_physmap(pfns)
         self.set_phys_to_machine(pfns[: mfns.size], mfns)
         return mfns.size
 
     def unback(self, pfns: NDArray[np.int64]) -> None:
-        """The frames behind pages that have one go back to the host."""
+        """Return the frames of pages to the host."""
         mfns = self.p2m_frames(pfns)
         self._p2m[pfns] = -1
         self.decrease_reservation(mfns)
 
     def destroy(self) -> None:
-        """The domain is gone, its frames are the host's again."""
+        """Destroy the domain and return its frames to the host."""
         self.host.give(self.p2m_frames(self.backed_pfns()))
         self._p2m[:] = -1
         self.tot_pages = 0
         del self.host.domains[self.domid]
 
     def validate(self) -> None:
-        """AssertionError when the domain has more than it may have. (Host.validate checks frames against the table.)"""
+        """Raise AssertionError when the domain exceeds its cap. (Host.validate checks frames against the table.)"""
         if self.max_pages is not None and self.tot_pages > self.max_pages:
             raise AssertionError(f"{self.name} has {self.tot_pages} pages, it may have {self.max_pages}")
         if self.tot_pages > self.peak_pages:
@@ -485,12 +485,11 @@ class Domain:
 
 
 class ResidentDomain(Domain):
-    """A guest as KVM has it: its memory is virtual; a page takes a frame when it is touched and loses it when the guest
-    discards it, or when the host must reclaim, which swaps it out. The guest is not asked and need not tell.
+    """A guest in KVM's view: its memory is virtual. A page gets a frame when it is touched, and loses it when the guest
+    discards the page or the host swaps it out. The guest is not involved.
 
-    host: Host. limit: size that may be resident at a time (the memory cgroup of the thread), None: no limit. The host reclaims
-    from the guest itself, longest resident first, when the limit or the host's memory is reached. name: for messages. pfns:
-    int64 arrays.
+    host: Host. limit: the most that may be resident (a memory cgroup), None: no limit. At the limit, or when the host has no
+    free frame, the host reclaims pages of this guest, longest resident first. name: for messages. pfns: int64 arrays.
     """
 
     def __init__(self, host: Host, limit: int | str | None = None, name: str | None = None) -> None:
@@ -501,9 +500,9 @@ class ResidentDomain(Domain):
         self._place = np.empty(0, np.int32)
         self._oldest = self._newest = 0
         self.swapped_out = 0
-        """Pages written to the host's swap, ever."""
+        """Pages swapped out so far."""
         self.swapped_in = 0
-        """Pages read back, ever."""
+        """Pages swapped in so far."""
 
     def need_p2m(self, end_pfn: int) -> None:
         """Make the tables reach up to end_pfn."""
@@ -513,17 +512,17 @@ class ResidentDomain(Domain):
             self._place = lengthen(self._place, self._p2m.size)
 
     def swapped(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Bool array: which of these pages are in the host's swap."""
+        """Return a bool array: whether each of these pages is in the host's swap."""
         pfns = np.asarray(pfns)
         there = pfns < self._swapped.size
         there[there] = self._swapped[pfns[there]]
         return there
 
     def touch(self, pfns: NDArray[np.int64]) -> int:
-        """The guest reads or writes pages: each without a frame gets one, by a fault. Returns how many faults that took.
+        """Access pages. Each page without a frame faults and gets one. Returns the number of faults.
 
-        HotplugError ENOMEM when the host has no frame left and the guest has none to reclaim, or its limit is nothing; pages
-        before that one are resident.
+        HotplugError ENOMEM when the host has no free frame and the guest no page to reclaim, or its limit is 0. The pages
+        before are resident then.
         """
         pfns = np.asarray(pfns, np.int64)
         if pfns.size == 0:
@@ -538,8 +537,8 @@ class ResidentDomain(Domain):
         return faults
 
     def arch_alloc_page(self, pfns: NDArray[np.int64], order: int = 0) -> None:
-        """The blocks of 2^order pages that begin at `pfns` are touched. As a Memory's arch_alloc_page it backs whatever the
-        allocator gives out, whoever asks; where there is no frame the allocation fails, errors as `touch`."""
+        """Touch the blocks of 2^order pages that begin at `pfns`. As the arch_alloc_page of a Memory it backs every allocation,
+        which fails if there is no frame; errors as `touch`."""
         self.touch(pages_of_extents(pfns, order))
 
     def _fault(self, missing):
@@ -584,7 +583,7 @@ class ResidentDomain(Domain):
         self._oldest, self._newest = 0, live.size
 
     def back(self, pfns: NDArray[np.int64]) -> int:
-        """As Domain.back: the host backs pages before they are touched (prealloc=on); it reclaims nothing for that."""
+        """As Domain.back, without reclaiming pages for it: the host backs pages before they are touched (prealloc=on)."""
         got = self.available(pfns.size)
         if got < pfns.size:
             allowed = self.room(pfns.size)
@@ -597,13 +596,12 @@ class ResidentDomain(Domain):
         return got
 
     def unback(self, pfns: NDArray[np.int64]) -> None:
-        """The host takes pages away from the guest: those with a frame lose it."""
+        """Take pages away from the guest; their frames return to the host."""
         self.discard(pfns)
 
     def discard(self, pfns: NDArray[np.int64], calls: int = 1) -> int:
-        """The guest does not need what is in these pages (madvise DONTNEED, a balloon's message, free page reporting): their
-        frames are the host's, they are zero when touched again. calls: how many the guest makes of it. Returns how many
-        frames."""
+        """Discard the contents of pages (madvise DONTNEED, a balloon's message, free page reporting). Their frames return to
+        the host; they are zero when touched again. calls: how many calls the guest makes. Returns how many frames."""
         pfns = np.asarray(pfns, np.int64)
         named = pfns.size
         if named and int(pfns.max()) >= self._p2m.size:
@@ -616,13 +614,13 @@ class ResidentDomain(Domain):
         return pfns.size
 
     def set_limit(self, limit: int | str | None) -> None:
-        """Set the cgroup's limit (size, None: none); the host reclaims what is above it at once."""
+        """Set the limit of the cgroup (a size, None: no limit). The host reclaims the excess at once."""
         self.max_pages = None if limit is None else pages_of_size(limit, self.host.page_size, "limit")
         if self.max_pages is not None and self.tot_pages > self.max_pages:
             self.reclaim(self.tot_pages - self.max_pages)
 
     def victims(self, nr: int) -> NDArray[np.int64]:
-        """int64 array: up to `nr` pages to take frames from, longest resident first."""
+        """Return up to `nr` pages to reclaim, longest resident first: an int64 array."""
         got, at = [np.empty(0, np.int64)], self._oldest
         while nr and at < self._newest:
             end = min(self._newest, at + max(nr, 1024))
@@ -635,7 +633,7 @@ class ResidentDomain(Domain):
         return np.concatenate(got)
 
     def reclaim(self, nr: int) -> int:
-        """The host takes up to `nr` frames back, writing the pages to swap. Returns how many."""
+        """Swap out up to `nr` pages and take their frames. Returns how many."""
         pfns = self.victims(nr)
         self._swapped[pfns] = True
         self.swapped_out += pfns.size
@@ -649,7 +647,7 @@ class ResidentDomain(Domain):
         self.tot_pages -= pfns.size
 
     def validate(self) -> None:
-        """AssertionError when a page is both resident and in swap, or more is resident than may be."""
+        """Raise AssertionError when a page is both resident and in swap, or the limit is exceeded."""
         super().validate()
         both = np.flatnonzero(self._swapped & (self._p2m >= 0))
         if both.size != 0:

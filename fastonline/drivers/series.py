@@ -1,4 +1,4 @@
-"""A driver taken through a series of targets: what `fastonline balloon` runs."""
+"""A run of one driver through a series of targets, for `fastonline balloon`."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ Progress = Callable[[Sequence[tuple[float, int]]], Iterable[tuple[float, int]]]
 
 @dataclass(frozen=True)
 class Sample:
-    """What there was when a target's time was up. Sizes in bytes; plugged_s and usable_s in virtual seconds."""
+    """The state at the end of a target's time. Sizes in bytes; plugged_s and usable_s in virtual seconds."""
 
     time: float
-    """s, virtual: when the next target came."""
+    """Virtual s at which the next target came."""
     target: int
     actual: int
-    """What the driver has plugged, or left to the guest."""
+    """Memory that the driver has plugged, or left to the guest."""
     usable: int
-    """Of that, what the guest's allocator has: memory that is added and not online yet is missing."""
+    """The part of `actual` that the guest's allocator has. Added memory that is not online yet does not count."""
     total: int
-    """What the guest could use at most without adding memory: its totalram and what is in the balloon."""
+    """The most that the guest could use without adding memory: its totalram and the balloon."""
     host_free: int
     calls: int
     """Calls to the host for this target."""
     call_ns: float
-    """What they cost, ns."""
+    """The cost of these calls, ns."""
     wall_ms: float
-    """What simulating it took."""
+    """Wall time of the simulation, ms."""
     obstacle: str = ""
-    """Why the target was not reached."""
+    """Why the target was not reached, "" if it was."""
     plugged_s: float | None = None
-    """s after the target came until `actual` had reached it, None: it has not."""
+    """Virtual s from the target until `actual` reached it. None: it did not."""
     usable_s: float | None = None
-    """The same of `usable`."""
+    """The same for `usable`."""
 
     @property
     def remark(self) -> str:
-        """What the table says of a target that is not reached, or not usable yet; else empty."""
+        """The remark in the table: the target is not reached, or not usable yet; else ""."""
         if self.obstacle:
             return f"not reached: {self.obstacle}"
         waiting = self.actual - self.usable
@@ -81,7 +81,7 @@ class Series:
         return f"<Series {self.driver} targets={len(self.samples)} reached={sum(not s.obstacle for s in self.samples)}>"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for json."""
+        """Return plain values, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ def _seconds(seconds):
 
 
 def parse_targets(text: str) -> list[tuple[float, int]]:
-    """[(s, bytes)] of a text such as ``"1G,1.5G,768M"``, one target a minute. ValueError for what is no size."""
+    """Return [(s, bytes)] of a text such as ``"1G,1.5G,768M"``, one target a minute. ValueError for an invalid size."""
     parts = [part.strip() for part in text.split(",")]
     if not any(parts):
         raise ValueError("no target given (expected sizes such as 1G,1.5G,768M)")

@@ -1,7 +1,7 @@
 """The virtio balloon: pages that the guest lends to the host (drivers/virtio/virtio_balloon.c of 6.1, KERNEL.md 5.4).
 
-`VirtioBalloon` is the guest's list of pages; `VirtioBalloonDriver` is that and the host behind it, with KVM's view of memory: a
-page is the host's when the guest says so, and the guest's again when it is touched, with or without a word.
+`VirtioBalloon` is the guest's side, a list of pages. `VirtioBalloonDriver` adds the host with KVM's view of memory: the guest
+gives a page to the host by a message and gets it back by touching it, with or without a message.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from fastonline.hotplug.zonelists import movable_zonelist
 ARRAY_PFNS = 256
 """Units of 4 KiB in one message to the host (VIRTIO_BALLOON_ARRAY_PFNS_MAX)."""
 OOM_PFNS = 256
-"""Units of 4 KiB that come back when the guest is out of memory (VIRTIO_BALLOON_OOM_NR_PAGES)."""
+"""Units of 4 KiB that the balloon gives back on OOM (VIRTIO_BALLOON_OOM_NR_PAGES)."""
 REPORTING_CAPACITY = 32
 """Free blocks in one report (PAGE_REPORTING_CAPACITY)."""
 REPORTING_DELAY = 2.0
-"""Seconds from one look for free blocks to the next (PAGE_REPORTING_DELAY)."""
+"""Seconds between two reports of free blocks (PAGE_REPORTING_DELAY)."""
 RETRY = 0.2
-"""Seconds that fill_balloon sleeps when there is no page to be had."""
+"""Seconds that fill_balloon sleeps when no page is available."""
 PART_PAGES = 1 << 16
-"""Pages that the driver moves before it looks at the clock."""
+"""Pages that the driver moves between two checks of the clock."""
 
 
 class BalloonPages(MovablePages):
-    """What is in the balloon: movable (balloon_compaction.c), PG_offline and not managed, unless the guest may have it back
-    when it is out of memory (not offline): then it is in use, and counts as the guest's. mem, on_move: as MovablePages."""
+    """The pages of the balloon. They are movable (balloon_compaction.c), PG_offline and not managed. With offline=False
+    (deflate on OOM) they are in use and stay managed. mem, on_move: as MovablePages."""
 
     balloon = True
 
@@ -50,11 +50,11 @@ class BalloonPages(MovablePages):
 
 
 class VirtioBalloon:
-    """A balloon in a machine; ``inflate`` and ``deflate`` by pages (nr_pages). Watermarks are not recomputed by either.
+    """A balloon in a machine, with ``inflate`` and ``deflate`` by nr_pages pages. Neither recomputes the watermarks.
 
-    mem: Memory. tell_host: called as tell_host(queue, pfns, messages) with "inflate" or "deflate", an int64 array of pfns, and
-    how many messages tell of them. must_tell_host: pages are the guest's again after the message, as in 6.18
-    and in 2.6.25 with VIRTIO_BALLOON_F_MUST_TELL_HOST; else before it. deflate_on_oom: the guest may take pages back
+    mem: Memory. tell_host: tell_host(queue, pfns, messages) is called with "inflate" or "deflate", an int64 array of pfns, and
+    the number of messages for them. must_tell_host: pages are freed after the message, as in 6.18 and in 2.6.25 with
+    VIRTIO_BALLOON_F_MUST_TELL_HOST; else before it. deflate_on_oom: the guest may take pages back
     (VIRTIO_BALLOON_F_DEFLATE_ON_OOM), so they stay managed.
     """
 
@@ -97,8 +97,8 @@ class VirtioBalloon:
 
     @uninterrupted
     def inflate(self, nr_pages: int) -> int:
-        """fill_balloon until it holds so many more: movable single pages, wherever a process would get them from. Returns how
-        many it got; fewer when the machine has no more to give."""
+        """Add nr_pages to the balloon (fill_balloon): movable single pages, from the zones where a process would get them.
+        Returns how many were added, fewer when the machine runs out of free pages."""
         if nr_pages < 0:
             raise ValueError(f"{nr_pages} pages")
         got, left = [np.empty(0, np.int64)], nr_pages
@@ -133,7 +133,7 @@ class VirtioBalloon:
 
     @uninterrupted
     def deflate(self, nr_pages: int) -> int:
-        """leak_balloon: give back so many, those that came last first; how many there were."""
+        """Free nr_pages of the balloon, newest first (leak_balloon). Returns how many were freed."""
         if nr_pages < 0:
             raise ValueError(f"{nr_pages} pages")
         left = given = min(nr_pages, len(self.pages))
@@ -157,7 +157,7 @@ class VirtioBalloon:
         return given
 
     def set_target(self, nr_pages: int) -> int:
-        """Inflate or deflate until the balloon holds `nr_pages`; the pages it holds then."""
+        """Inflate or deflate the balloon to `nr_pages`. Returns the pages that it holds then."""
         if nr_pages < 0:
             raise ValueError(f"a balloon cannot hold {nr_pages} pages")
         if nr_pages > len(self):
@@ -168,12 +168,12 @@ class VirtioBalloon:
 
 
 class VirtioBalloonDriver(Driver):
-    """A balloon between a guest and its host.
+    """A virtio balloon together with its host.
 
-    mem: Memory. domain: hypervisor.ResidentDomain. A target is reached as far as the guest has pages above its min watermarks,
-    then tried again every RETRY seconds; one above the guest's size means an empty balloon. must_tell_host, deflate_on_oom: as
-    VirtioBalloon. reporting: the host is told of free blocks every REPORTING_DELAY (VIRTIO_BALLOON_F_REPORTING). nr_pages:
-    pages of the guest, now: virtual seconds.
+    mem: Memory. domain: hypervisor.ResidentDomain. The balloon inflates while the guest has pages above its min watermarks, and
+    retries every RETRY seconds. A target above the guest's size empties it. must_tell_host, deflate_on_oom: as VirtioBalloon.
+    reporting: report free blocks to the host every REPORTING_DELAY (VIRTIO_BALLOON_F_REPORTING). nr_pages: pages of the guest.
+    now: virtual seconds.
     """
 
     domain: ResidentDomain
@@ -198,13 +198,12 @@ class VirtioBalloonDriver(Driver):
 
     @property
     def num_pages(self) -> int:
-        """What the host asks for: the balloon's size in 4 KiB units (virtio_balloon_config.num_pages)."""
+        """The balloon size that the host asks for, in 4 KiB units (virtio_balloon_config.num_pages)."""
         return self._num_pages
 
     def set_target(self, size: int | str, now: float = 0.0) -> None:
-        """As Driver.set_target, but in units of 4 KiB, which the guest takes up to whole pages of the balloon (towards_target).
-        It holds for the RAM that the guest has now: a DIMM that is plugged later is the guest's (virtio_balloon_to_target,
-        QEMU)."""
+        """As Driver.set_target, in units of 4 KiB, which the guest rounds up to pages of the balloon (towards_target). The
+        target is for the present RAM; a DIMM that is plugged later adds to it (virtio_balloon_to_target, QEMU)."""
         units = parse_size(size) >> 12
         self._num_pages = max(0, ram_pages(self.mem) * self.balloon.units_per_page - units)
         self.target_pages = units // self.balloon.units_per_page
@@ -212,12 +211,12 @@ class VirtioBalloonDriver(Driver):
 
     @property
     def actual(self) -> int:
-        """What the guest says there is: the balloon's size in 4 KiB units (virtio_balloon_config.actual)."""
+        """The balloon size that the guest reports, in 4 KiB units (virtio_balloon_config.actual)."""
         return len(self.balloon) * self.balloon.units_per_page
 
     @property
     def hinted_pages(self) -> int:
-        """Pages that are held while the host is told that they are free."""
+        """Pages taken for free page hinting."""
         return self._hinted.size << self.mem.geometry.max_page_order
 
     def counts(self) -> dict[str, int]:
@@ -225,8 +224,8 @@ class VirtioBalloonDriver(Driver):
         return {"balloon": len(self.balloon), "hinted": self.hinted_pages}
 
     def stats(self) -> dict[str, int]:
-        """What the guest answers on the stats queue: {name of the VIRTIO_BALLOON_S_* tag: bytes}. Of the sixteen tags those
-        that a Memory knows of; it has no swap, faults, page cache or huge pages to count."""
+        """Return the answer on the stats queue: {name of the VIRTIO_BALLOON_S_* tag: bytes}. Tags for swap, faults, page cache
+        and huge pages are left out, since a Memory has none of these."""
         self.domain.count("host_message")
         page = self.mem.geometry.page_size
         free = sum(zone.free_pages for zone in self.mem.zones.values())
@@ -268,21 +267,21 @@ class VirtioBalloonDriver(Driver):
         return self.return_free_pages(OOM_PFNS) or self.oom_notify()
 
     def oom_notify(self) -> int:
-        """The guest is out of memory: OOM_PFNS come back, if that was agreed upon; how many pages. What the host asks for stays
-        the same, and is tried again when it is due or set anew (virtballoon_oom_notify)."""
+        """Give OOM_PFNS back to the guest if deflate_on_oom is set. Returns how many pages. The target does not change; the
+        balloon inflates again when it is due (virtballoon_oom_notify)."""
         if not self.deflate_on_oom:
             return 0
         return self.balloon.deflate(max(1, OOM_PFNS // self.balloon.units_per_page))
 
     @property
     def reporting_order(self) -> int:
-        """Order of the blocks that are reported: 2 MiB with pages of 64 KiB, whose pageblocks are 512 MiB, else a pageblock."""
+        """The order of reported blocks: 2 MiB with 64 KiB pages, whose pageblocks are 512 MiB, else a pageblock."""
         return 5 if self.mem.geometry.page_size == 65536 else self.mem.geometry.pageblock_order
 
     def report_free_pages(self) -> int:
-        """page_reporting_process: the frames behind every free block of reporting_order are the host's; how many pages were
-        reported. A block without frames has been reported or was never used, and is not reported again (PG_reported). Zones
-        that have less than a report above their low watermark are left alone."""
+        """Report every free block of reporting_order, whose frames the host then takes. Returns how many pages. Blocks without
+        frames are not reported again (PG_reported). Zones with less than one report above their low watermark are skipped
+        (page_reporting_process)."""
         mem, order = self.mem, self.reporting_order
         spare = {zone.nr for zone in mem.zones.values() if zone.free_pages > zone.low + (REPORTING_CAPACITY << order)}
         stats = mem.stats()
@@ -301,17 +300,16 @@ class VirtioBalloonDriver(Driver):
         return heads.size << order
 
     def hint_free_pages(self) -> NDArray[np.int64]:
-        """Free page hinting: take every free block of the largest order that a kernel allocation gets, and tell the host of
-        each (send_free_pages). It need not send them in a migration; they keep their frames. Returns the first pfn of each
-        block, int64 array."""
+        """Take every free block of the largest order and hint it to the host, which need not migrate it (send_free_pages). The
+        blocks keep their frames. Returns the first pfn of each, an int64 array."""
         heads = alloc_highuser(self.mem, ram_pages(self.mem), self.mem.geometry.max_page_order, highest="Normal")
         self.domain.count("host_message", heads.size)
         self._hinted = np.append(self._hinted, heads)
         return heads
 
     def return_free_pages(self, nr_pages: int | None = None) -> int:
-        """Hinted blocks are free again: all of them, as when the host has what it wanted (VIRTIO_BALLOON_CMD_ID_DONE), or as
-        many as hold so many pages, as the shrinker asks. Returns how many pages (return_free_pages_to_mm)."""
+        """Free hinted blocks: all (VIRTIO_BALLOON_CMD_ID_DONE), or enough for nr_pages, as for the shrinker. Returns how many
+        pages (return_free_pages_to_mm)."""
         order = self.mem.geometry.max_page_order
         nr = self._hinted.size if nr_pages is None else min(self._hinted.size, -(-nr_pages >> order))
         keep = self._hinted.size - nr
@@ -321,7 +319,7 @@ class VirtioBalloonDriver(Driver):
         return heads.size << order
 
     def close(self) -> None:
-        """remove_common: the balloon is emptied and hinted blocks are free again."""
+        """Empty the balloon and free hinted blocks (remove_common)."""
         with suppress(ValueError):      # closed before
             self.mem.unregister_oom_notifier(self._out_of_memory)
         self.return_free_pages()
@@ -330,7 +328,8 @@ class VirtioBalloonDriver(Driver):
         self.due = self._report_at = NEVER
 
     def validate(self) -> None:
-        """As Driver.validate, and: a page of the balloon is there once, has no frame, and is PG_offline or in use."""
+        """As Driver.validate. Also checks that pages of the balloon are distinct, have no frame, and are PG_offline or in
+        use."""
         super().validate()
         pfns = self.balloon.pages.pfns
         self.check_balloon(pfns)

@@ -1,8 +1,8 @@
 """virtio-mem: memory that the host plugs in small blocks (drivers/virtio/virtio_mem.c of 6.1 and 6.12, KERNEL.md 5.6).
 
-`VirtioMem` is the device as the guest drives it, `VirtioMemDriver` that and a host that has frames, or has not. Where a memory
-block holds several sub-blocks, some of them may be unplugged while it is online (sub-block mode). Where a block of the device
-is as large as a memory block or larger, a big block comes and goes as a whole (big-block mode).
+`VirtioMem` is the device and the guest's driver. `VirtioMemDriver` adds a host with frames. In sub-block mode a memory block
+holds several device blocks, and some may be unplugged while it is online. In big-block mode a device block is at least as large
+as a memory block, and is plugged and unplugged as a whole.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from fastonline.hotplug.resources import Resource
 
 RAM = "System RAM (virtio_mem)"
 OFFLINE_THRESHOLD = 1 << 30
-"""Bytes that may be added and not online (VIRTIO_MEM_DEFAULT_OFFLINE_THRESHOLD), or two blocks where those are more."""
+"""Bytes that may be added and not online (VIRTIO_MEM_DEFAULT_OFFLINE_THRESHOLD), at least two blocks."""
 RETRY_MIN, RETRY_MAX = 50.0, 300.0
-"""Seconds to the first retry, and the most that doubling makes of them (VIRTIO_MEM_RETRY_TIMER_MIN_MS, _MAX_MS)."""
+"""Seconds to the first retry, and the limit of the doubling (VIRTIO_MEM_RETRY_TIMER_MIN_MS, _MAX_MS)."""
 RETRIED = (errno.EBUSY, errno.ETXTBSY, errno.ENOMEM)
-"""Answers after which the driver tries again: memory in use, the host busy, no room for a memmap."""
+"""Errors after which the driver retries: memory in use, the host busy, no room for a memmap."""
 
 
 def block_sizes(mem: Memory, block_size: int) -> tuple[int, int]:
-    """(sub_block, block): pages that are plugged at a time, and pages that are added to Linux (`mem`) at a time, for a device
-    with that block_size, bytes. A block is a memory block of several sub-blocks, or it is one big block. ValueError for a size
-    that is no power of two, or smaller than a page."""
+    """Return (sub_block, block) of a device with block_size bytes: the pages plugged at once, and the pages added to Linux
+    (`mem`) at once. A block is a memory block of several sub-blocks, or one big block. ValueError unless the size is a power of
+    two of at least a page."""
     if block_size < mem.geometry.page_size or block_size & block_size - 1:
         raise ValueError(f"invalid block size {block_size} (expected a power of two from {mem.geometry.page_size} on)")
     sub_block = max(block_size // mem.geometry.page_size, 1 << mem.geometry.pageblock_order)
@@ -48,20 +48,20 @@ def block_sizes(mem: Memory, block_size: int) -> tuple[int, int]:
 
 
 class Answers(Protocol):
-    """A host's answers to what a device asks for, start_pfn and nr_pages: True for ACK, False for BUSY."""
+    """The host's answers to requests for nr_pages from start_pfn on: True for ACK, False for BUSY."""
 
     def plug(self, start_pfn: int, nr_pages: int) -> bool:
-        """Frames for all of these pages, or for none."""
+        """Provide frames for all of these pages, or for none."""
 
     def unplug(self, start_pfn: int, nr_pages: int) -> bool:
-        """The frames of these pages are the host's again."""
+        """Take the frames of these pages back."""
 
 
 class VirtioMem:
-    """One device: ``request(size)`` does what the driver does when the host asks for another size.
+    """A virtio-mem device with its driver: ``request(size)`` plugs or unplugs memory to reach a size.
 
     mem: Memory. start, max_size: bytes, the device's region. block_size: of the device. nid: the node of its memory. name: of
-    the device, as the log and /proc/iomem show it. host: who answers; None: it says ACK to all. Devices of one machine share
+    the device in the log and /proc/iomem. host: an Answers, None: it answers ACK to everything. Devices of one machine share
     the online_page_callback, see VirtioMemBus.
 
     Blocks are numbered by their size: memory blocks in sub-block mode, big blocks in big-block mode. requested_size: bytes; pfn
@@ -84,13 +84,13 @@ class VirtioMem:
         self.nr_blocks = max(0, (start + max_size) // page // self.block_pages - self.first_block)
         self._sub_blocks = self.block_pages // self.sub_block_pages
         self.plugged: dict[int, NDArray[np.bool_]] = {}
-        """Block number -> (sub-blocks,) bool: which of a block that was added are plugged."""
+        """{block number: (sub-blocks,) bool array}: which sub-blocks of each added block are plugged."""
         self._pending: list[tuple[int, int]] = []      # (start_pfn, nr_pages) plugged and not added, to be unplugged
         self.requested_size = 0
         """Bytes that the host asks for (virtio_mem_config.requested_size)."""
         self.errno = 0
-        """Why the last request did not reach its size: EBUSY, what is left is in use; ETXTBSY, the host is busy; ENOSPC, the
-        region is full or too much is added and not online; else what add_memory said."""
+        """Why the last request did not reach its size: EBUSY, the rest is in use; ETXTBSY, the host is busy; ENOSPC, the region
+        is full or too much memory is offline; else the errno of add_memory. 0 if it did."""
 
     def __repr__(self) -> str:
         mode = "big" if self.big_blocks else "sub"
@@ -99,36 +99,36 @@ class VirtioMem:
 
     @property
     def big_blocks(self) -> bool:
-        """Is it in big-block mode?"""
+        """Whether the device is in big-block mode."""
         return self._sub_blocks == 1
 
     @property
     def plugged_pages(self) -> int:
-        """Pages that are plugged."""
+        """The number of plugged pages."""
         whole = sum(int(np.count_nonzero(plugged)) for plugged in self.plugged.values()) * self.sub_block_pages
         return whole + sum(nr_pages for _, nr_pages in self._pending)
 
     @property
     def plugged_size(self) -> int:
-        """Bytes that are plugged (virtio_mem_config.plugged_size)."""
+        """The plugged size, bytes (virtio_mem_config.plugged_size)."""
         return self.plugged_pages * self._mem.geometry.page_size
 
     def plugged_pfns(self) -> NDArray[np.int64]:
-        """int64 array: every page that is plugged, of blocks that are added."""
+        """Return every plugged page of added blocks, an int64 array."""
         pfns = [np.empty(0, np.int64)]
         for block, plugged in self.plugged.items():
             pfns.append(np.flatnonzero(np.repeat(plugged, self.sub_block_pages)) + block * self.block_pages)
         return np.concatenate(pfns)
 
     def holds(self, pfn: int) -> bool:
-        """Does the page belong to a block of this device?"""
+        """Return whether the page belongs to a block of this device."""
         return pfn // self.block_pages in self.plugged
 
     def _pages(self, block, first, nr=1):
         return block * self.block_pages + first * self.sub_block_pages, nr * self.sub_block_pages
 
     def memory_blocks(self, block: int) -> list[Block]:
-        """The memory blocks of a block that was added, in a list."""
+        """Return a list of the memory blocks of an added block."""
         each = self.block_pages // self._mem.pages_per_block
         return [self._mem.blocks[nr] for nr in range(block * each, (block + 1) * each)]
 
@@ -146,11 +146,11 @@ class VirtioMem:
 
     @property
     def offline_threshold(self) -> int:
-        """Pages that may be added and not online."""
+        """The number of pages that may be added and not online."""
         return max(OFFLINE_THRESHOLD // self._mem.geometry.page_size, 2 * self.block_pages)
 
     def room(self) -> int:
-        """Pages that may be added yet: those that are not online count against the threshold (virtio_mem_could_add_memory)."""
+        """Return how many pages may still be added. Offline pages count against the threshold (virtio_mem_could_add_memory)."""
         return self.offline_threshold - sum(map(self._offline_pages, self.plugged))
 
     def _offline_pages(self, block):
@@ -163,7 +163,7 @@ class VirtioMem:
             raise HotplugError.of(errno.ETXTBSY, f"{self.name}: the host is too busy to {request} {where}")
 
     def online_page(self, pfn: int, order: int) -> None:
-        """virtio_mem_online_page: the plugged sub-blocks of a chunk go online, the others stay away."""
+        """Online the plugged sub-blocks of a chunk of 2^order pages at `pfn` (virtio_mem_online_page)."""
         block, at = divmod(pfn, self.block_pages)
         size = 1 << order
         first, last = at // self.sub_block_pages, (at + size - 1) // self.sub_block_pages
@@ -187,8 +187,8 @@ class VirtioMem:
             pfn += 1 << order
 
     def request(self, requested_size: int) -> int:
-        """Plug or unplug until the size is the requested one, as far as that goes; the size reached, in bytes. `errno` says
-        what was in the way. Only whole sub-blocks come and go. ValueError for a size that is larger than the region."""
+        """Plug or unplug whole sub-blocks until the device has the requested size, as far as possible. Returns the size
+        reached, bytes; `errno` says why it differs. ValueError for a size above the region's."""
         if not 0 <= requested_size <= self.max_size:
             raise ValueError(
                 f"{self.name}: invalid requested size {requested_size:#x}: the device has {self.max_size:#x}"
@@ -199,7 +199,7 @@ class VirtioMem:
         return self.go_on()
 
     def go_on(self) -> int:
-        """Try again to reach the size that was requested last (virtio_mem_run_wq); the size reached, in bytes."""
+        """Retry the last request (virtio_mem_run_wq). Returns the size reached, bytes."""
         try:
             self._unplug_pending()
             missing = self.requested_size - self.plugged_size
@@ -210,8 +210,8 @@ class VirtioMem:
         return self.plugged_size
 
     def goes_on(self, action: int, start_pfn: int, nr_pages: int) -> bool:
-        """Does the device try again when a memory notifier hears `action` of the range start_pfn, nr_pages? When some of its
-        own came online, and half of what it may leave offline can be added again (virtio_mem_memory_notifier_cb)."""
+        """Return whether the device retries after a memory notice with `action` for start_pfn, nr_pages: when memory of its own
+        came online, and half of the offline threshold is free again (virtio_mem_memory_notifier_cb)."""
         own = any(map(self.holds, range(start_pfn, start_pfn + nr_pages, self._mem.pages_per_block)))
         return action == MEM_ONLINE and own and 2 * self.room() >= self.offline_threshold
 
@@ -386,8 +386,8 @@ class VirtioMemBus:
         return f"<VirtioMemBus devices={list(self.devices)}>"
 
     def add(self, device: VirtioMem) -> None:
-        """Probe a device. HotplugError EBUSY when something is in its region: RAM, or another device's
-        (virtio_mem_create_resource); EINVAL when another online_page_callback is set."""
+        """Probe a device. HotplugError EBUSY when RAM or another device is in its region (virtio_mem_create_resource); EINVAL
+        when another online_page_callback is set."""
         page = self._mem.geometry.page_size
         start, end = device.start_pfn * page, device.start_pfn * page + device.max_size
         taken: Resource | VirtioMem | None = next((
@@ -411,7 +411,7 @@ class VirtioMemBus:
         self.devices[device.name] = device
 
     def remove(self, device: VirtioMem) -> None:
-        """Forget a device; HotplugError EBUSY while it has memory plugged, which it alone can keep apart."""
+        """Remove a device. HotplugError EBUSY while it has plugged memory."""
         if device.plugged:
             raise HotplugError.of(errno.EBUSY, f"{device.name} cannot be removed: {device.plugged_pages} pages are plugged")
         del self.devices[device.name]
@@ -427,17 +427,18 @@ class VirtioMemBus:
 
 
 class VirtioMemDriver(Driver):
-    """One device behind a guest's boot memory, and the host that backs what is plugged.
+    """A virtio-mem device above a guest's boot memory, together with its host.
 
-    mem: Memory, all of which the domain backs. domain: hypervisor.Domain. block_size: of the device (bytes or text such as
-    "2M"), None: a pageblock. backing: "plug", the host gives a block its frames when it is plugged (prealloc=on, on a
-    ResidentDomain); "touch", a page gets its frame at its first touch, as QEMU has it (a ResidentDomain). auto_online: what is
-    added goes online at once, to Movable; else somebody must online it, and the device stops at OFFLINE_THRESHOLD until it is.
-    The region is as large as what the domain may have, or the host has, above the boot memory.
+    mem: Memory, all of it backed by the domain. domain: hypervisor.Domain. block_size: of the device (bytes or text such as
+    "2M"), None: a pageblock. backing: "plug", a block gets its frames when it is plugged (prealloc=on, on a ResidentDomain);
+    "touch", a page gets its frame at its first touch, as in QEMU (a ResidentDomain). auto_online: added memory goes online at
+    once, to Movable; if False, user space must online it, and the device stops at OFFLINE_THRESHOLD until then. The region is
+    as large as the domain's limit, or the host's memory, above the boot memory.
 
-    A target is the boot memory and what is to be plugged, taken down to whole sub-blocks: below the boot memory nothing is
-    plugged, above the region it is full. What the host has no frames for, or the guest cannot free, is tried again after
-    RETRY_MIN seconds and ever later; a request (start_pfn, nr_pages) is granted whole or not at all. now: virtual seconds.
+    A target is boot memory plus plugged memory, rounded down to sub-blocks. Below the boot memory nothing is plugged; above the
+    region all of it is. Requests that fail for want of frames, or of memory that the guest can free, are retried after
+    RETRY_MIN seconds, then later and later. The host grants a request (start_pfn, nr_pages) whole or not at all. now: virtual
+    seconds.
 
     HotplugError EINVAL when another online_page_callback is set; ValueError for rules without whole memory blocks (2.6.25).
     """
@@ -465,9 +466,9 @@ class VirtioMemDriver(Driver):
         self.device = VirtioMem(mem, start * page, nr_pages * page, size, host=self)
         super().__init__(mem, domain)
         self.retries = 0
-        """Times that the timer has run."""
+        """How often the retry timer has run."""
         self.broken = False
-        """Linux answered what the driver does not know, and it does nothing any more."""
+        """Set after an unexpected errno; the device then stops (kernel: "unknown error, marking device broken")."""
         self._retry = RETRY_MIN
         self._waits = False     # for the timer
         self._auto_online = auto_online
@@ -486,11 +487,11 @@ class VirtioMemDriver(Driver):
             mem.auto_online_blocks = "online_movable"
 
     def reboot(self, mem: Memory, now: float = 0.0) -> None:
-        """The guest boots again, as `mem`, a Memory with the same boot memory. The host unplugs everything (UNPLUG_ALL), and
-        the new kernel plugs the requested size again.
+        """Reboot the guest as `mem`, a Memory with the same boot memory. The host unplugs everything (UNPLUG_ALL), and the new
+        kernel plugs the requested size again.
 
-        ValueError for a Memory of other size or geometry; HotplugError as for a new driver. Mirrors virtio_mem_system_reset of
-        QEMU, and virtio_mem_init's VIRTIO_MEM_REQ_UNPLUG_ALL (6.1).
+        ValueError for a Memory of another size or geometry; HotplugError as for a new driver. Mirrors virtio_mem_system_reset
+        of QEMU, and virtio_mem_init's VIRTIO_MEM_REQ_UNPLUG_ALL (6.1).
         """
         if mem.geometry != self.mem.geometry or mem.totalram_pages > self.boot_pages or mem is self.mem:
             raise ValueError("a guest boots again with the geometry and the boot memory that it had, in a new Memory")
@@ -510,12 +511,12 @@ class VirtioMemDriver(Driver):
 
     @property
     def current_pages(self) -> int:
-        """Boot memory and what is plugged."""
+        """Boot memory and plugged pages."""
         return self.boot_pages + self.device.plugged_pages
 
     @property
     def requested_pages(self) -> int:
-        """What the host asks for: pages that are to be plugged (virtio_mem_config.requested_size)."""
+        """The pages that the host asks to be plugged (virtio_mem_config.requested_size)."""
         unit = self.device.sub_block_pages
         return min(max(0, self.target_pages - self.boot_pages), self.device.nr_blocks * self.device.block_pages) // unit * unit
 
@@ -537,7 +538,8 @@ class VirtioMemDriver(Driver):
     # -- the host's answers
 
     def plug(self, start_pfn: int, nr_pages: int) -> bool:
-        """VIRTIO_MEM_REQ_PLUG: frames for all of the pages, or False: BUSY. Pages that are backed when touched get none yet."""
+        """Handle VIRTIO_MEM_REQ_PLUG: frames for all of the pages, or False (BUSY). With backing "touch" no frames are given
+        yet."""
         if self.backing == "touch":
             self.domain.count("host_message", 1, nr_pages)
             return True
@@ -549,7 +551,7 @@ class VirtioMemDriver(Driver):
         return got == nr_pages
 
     def unplug(self, start_pfn: int, nr_pages: int) -> bool:
-        """VIRTIO_MEM_REQ_UNPLUG: the frames are the host's again; True."""
+        """Handle VIRTIO_MEM_REQ_UNPLUG: take the frames back, and return True."""
         self.domain.count("host_message")
         self.domain.unback(np.arange(start_pfn, start_pfn + nr_pages))
         return True
@@ -580,8 +582,8 @@ class VirtioMemDriver(Driver):
         return NOTIFY_OK
 
     def close(self) -> None:
-        """Let go of the callback and of the region. HotplugError EBUSY while memory is plugged: take the target down to the
-        boot memory first (the kernel's driver warns, and leaves it behind)."""
+        """Release the callback and the region. HotplugError EBUSY while memory is plugged: set the target to the boot memory
+        first (the kernel's driver warns and leaves the memory behind)."""
         self._bus.remove(self.device)
         self.mem.notifiers.unregister(self._notifier)
         if self._region[1]:
@@ -590,8 +592,8 @@ class VirtioMemDriver(Driver):
         self.due = NEVER
 
     def validate(self) -> None:
-        """As Driver.validate, and: what is plugged is backed and, where its memory block is online, the guest's; of what was
-        added nothing else is backed, and that is away from the allocator."""
+        """As Driver.validate. Also checks that plugged pages are backed and, in online memory blocks, managed, and that all
+        other added pages are not backed and not with the allocator."""
         super().validate()
         device, domain = self.device, self.domain
         plugged = device.plugged_pages

@@ -1,5 +1,5 @@
-"""The Xen balloon: the driver for which the 2008 thread wanted onlining in two phases, as it was, as it was then proposed, and
-as it became (drivers/xen/balloon.c of 2.6.26, 3.1 and 6.18; KERNEL.md 5.1 to 5.3 and THREAD.txt).
+"""The Xen balloon, the driver for which the 2008 thread proposed onlining in two phases: before the proposal, as proposed, and
+later (drivers/xen/balloon.c of 2.6.26, 3.1 and 6.18; KERNEL.md 5.1 to 5.3).
 
 A page that the guest has and the host does not back is on the balloon list. To grow, the driver asks the host for frames, takes
 pages off the list, enters the frames into its p2m table and frees the pages. To shrink it allocates pages, makes their p2m
@@ -47,20 +47,20 @@ RETRY_UNLIMITED = 0
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What differs from one version of the driver to another."""
+    """The differences between versions of the driver."""
 
     name: str
     all_or_nothing: bool
-    """Frames the host gave are given back when they are fewer than asked for, and the reservation is taken to be limited
-    to that (hard_limit); since 3.1 they are used."""
+    """If the host gives fewer frames than asked for, they are returned, and the reservation counts as the limit (hard_limit).
+    Since 3.1 they are used."""
     expands: bool
-    """balloon_expand of the thread: add, prepare, and put every page on the list."""
+    """Grow by balloon_expand of the thread: add, prepare, and put every page on the list."""
     callback: bool
-    """Memory is added and onlined as any other; an online_page_callback puts the pages on the list."""
+    """Grow by add_memory and ordinary onlining; an online_page_callback puts the pages on the list."""
     promises: bool
-    """Pages added and not onlined yet are counted in hotplug_pages and balloon_hotplug (3.1); later total_pages says it all."""
+    """Count pages added and not onlined yet in hotplug_pages and balloon_hotplug (3.1). Later total_pages includes them."""
     schedule: bool
-    """Retries come after 1, 2, 4... seconds and end after max_retry_count (3.1); before, every second for ever."""
+    """Retry after 1, 2, 4... seconds, at most max_retry_count times (3.1). Before, every second without end."""
     reserves: bool
     """Shrinking stops at si_mem_available."""
     max_retry_count: int
@@ -156,22 +156,22 @@ class XenBalloon(Driver):
         self.retry_count = 1
         self.state = BP_DONE
         self.hard_limit: int | None = None
-        """Pages that the host turned out to allow (2.6.26), None: not known."""
+        """The reservation limit found so far, pages (2.6.26). None: unknown."""
         self.hotplug_pages = 0
-        """Pages promised by memory that is added and not onlined yet (3.1)."""
+        """Pages of memory that was added and is not onlined yet (3.1)."""
         self.balloon_hotplug = 0
-        """Pages of it beyond the promise: a balloon that cannot be used yet (3.1)."""
+        """Pages of it beyond hotplug_pages, which go to the balloon (3.1)."""
         self.driver_pages = 0
-        """Pages that other drivers took beyond the balloon's, which the host counts and the hard limit must not."""
+        """Pages that other drivers got besides the balloon. The host counts them; the hard limit must not."""
         self.target_unpopulated = 0
         """Pages of the balloon that other drivers have (alloc_ballooned_pages)."""
         self._held = np.empty(0, np.int64)
         self._static_max = None if static_max is None else pages_of_size(static_max, mem.geometry.page_size, "static_max")
         self._target_diff: int | None = None
         self.expansions = 0
-        """Times that memory was added."""
+        """How often memory was added."""
         self.gave_up = 0
-        """Times that the retries ended in BP_ECANCELED."""
+        """How often the retries ended in BP_ECANCELED."""
         self._list = PageList()     # of extents: their first pfns
         self._single_pages: list[int] | None = None      # those of a section that is being onlined
         self._highmem_pfn = highmem_pfn(mem.geometry)
@@ -229,11 +229,11 @@ class XenBalloon(Driver):
 
     @property
     def total_pages(self) -> int:
-        """Pages the guest has, backed or not, with those added and not onlined yet (6.18)."""
+        """Pages of the guest, backed or not, including those added and not onlined yet (6.18)."""
         return self._total_pages
 
     def balloon_list(self) -> NDArray[np.int64]:
-        """Read-only int64 array of the list, head first: the first pfn of each extent."""
+        """Return the first pfn of each extent on the list, head first: a read-only int64 array."""
         return self._list.view()
 
     def counts(self) -> dict[str, int]:
@@ -243,21 +243,22 @@ class XenBalloon(Driver):
     # -- the target
 
     def set_target(self, size: int | str, now: float = 0.0) -> None:
-        """balloon_set_new_target, which forgets the hard limit; as Driver.set_target."""
+        """As Driver.set_target. Also clears the hard limit (balloon_set_new_target)."""
         super().set_target(size, now)
         self.hard_limit = None
 
     def watch_target(self, kib: int, now: float = 0.0) -> None:
-        """xenstore's memory/target changed: whole pages of so many KiB (int). What an HVM guest was built with beyond what
-        it has when the first one comes is the firmware's and stays outside of every target (target_diff, 6.18)."""
+        """Handle a change of xenstore's memory/target to `kib` KiB (int), rounded to pages. For an HVM guest the difference
+        between static-max and its size at the first change belongs to the firmware and to no target (target_diff, 6.18)."""
         if self._target_diff is None:
             self._target_diff = 0 if self._static_max is None else self._static_max - self.target_pages
         pages = max(0, (kib >> self.mem.geometry.page_shift - 10) - self._target_diff)
         self.set_target(pages << self.mem.geometry.page_shift, now)
 
     def store_target_kb(self, text: str, now: float = 0.0, admin: bool = True) -> int:
-        """write(2) to sysfs's target_kb: how many characters were taken. 2.6.26 takes the number as bytes, with a suffix K, M
-        or G, in spite of the file's name (618b2c8db24 mended that); later it is KiB. What is no number counts as 0.
+        """Write `text` to sysfs's target_kb. Returns the number of characters written. 2.6.26 reads the number as bytes, with
+        a suffix K, M or G, despite the file's name (fixed by 618b2c8db24); later it is KiB. Text that is not a number counts
+        as 0.
 
         HotplugError: EPERM without CAP_SYS_ADMIN; 2.6.26 EBADMSG for one character or none, EFBIG for more than 64.
         """
@@ -474,15 +475,15 @@ class XenBalloon(Driver):
     # -- pages for other drivers
 
     def balloon_update_driver_allowance(self, delta: int) -> None:
-        """A driver gets (or, negative, gives) frames that the balloon does not see."""
+        """Record that a driver got `delta` frames (negative: gave) outside of the balloon."""
         self.driver_pages += delta
 
     def alloc_ballooned_pages(self, nr_pages: int, now: float = 0.0) -> NDArray[np.int64]:
-        """Pages of the balloon, without frames, for a driver that maps another domain's into them: int64 array. When there are
-        too few the balloon gives frames back for more, and the worker makes up for that; 3.1 takes them from the list's tail
-        (highmem), 6.18 from its head. All or nothing.
+        """Take nr_pages without frames out of the balloon, for a driver that maps another domain's frames there. Returns an
+        int64 array. If the balloon is too small it inflates first; the worker compensates later. 3.1 takes pages from the
+        list's tail (highmem), 6.18 from its head. All or nothing.
 
-        MemoryError when the guest has not so many to spare; ValueError before 3.1, which has no such call, and for large pages.
+        MemoryError if the guest cannot spare so many; ValueError before 3.1, which has no such call, and for large pages.
         """
         if not self.behaviour.callback or self.order or nr_pages < 0:
             raise ValueError(f"{nr_pages} ballooned pages of a balloon of {self.behaviour.name} and order {self.order}")
@@ -510,7 +511,7 @@ class XenBalloon(Driver):
         return pfns
 
     def free_ballooned_pages(self, pfns: NDArray[np.int64], now: float = 0.0) -> None:
-        """They go back on the list, and the worker looks whether it is too long now. ValueError for a page that is not out."""
+        """Put pages of alloc_ballooned_pages back on the list and wake the worker. ValueError for another page."""
         pfns = np.asarray(pfns, np.int64)
         if not (np.isin(pfns, self._held).all() and all_different(pfns)):
             raise ValueError("free_ballooned_pages: no driver holds this page")
@@ -522,10 +523,10 @@ class XenBalloon(Driver):
     # -- adding memory
 
     def balloon_expand(self, nr_pages: int) -> int:
-        """The thread's balloon_expand: room for so many pages more, none of them backed. Returns the first pfn.
+        """Add room for nr_pages more pages without frames, as balloon_expand of the thread does. Returns the first pfn.
 
-        A free range of iomem, aligned to a section; add_memory, prepare_online_pages; every page Reserved, without a frame, and
-        on the list. The rules of 6.1 and later take whole sections only.
+        It finds a free range of iomem aligned to a section, and calls add_memory and prepare_online_pages. Every page is
+        Reserved, without a frame, and on the list. The rules of 6.1 and later take whole sections only.
 
         HotplugError: EBUSY when there is no such range, and as add_memory and prepare_online_pages; ValueError when the pages
         are not whole extents of the balloon's order. Nothing is added then.
@@ -629,8 +630,8 @@ class XenBalloon(Driver):
     # -- the end
 
     def close(self) -> None:
-        """Let go of the callback. HotplugError EBUSY while pages are out: nobody else could ever back them; inflate to the
-        guest's whole size first (the kernel's driver cannot be unloaded at all)."""
+        """Release the callback. HotplugError EBUSY while pages have no frame, since only this driver can back them: deflate the
+        balloon first (the kernel's driver cannot be unloaded)."""
         out = self.balloon_pages + self._held.size
         if out or self.hotplug_pages or self.balloon_hotplug:
             raise HotplugError.of(errno.EBUSY, f"the balloon cannot be closed: {out} pages are out")
@@ -642,7 +643,8 @@ class XenBalloon(Driver):
         self.due = NEVER
 
     def validate(self) -> None:
-        """As Driver.validate, and: no page of the list has a frame or is with the allocator, every other page has one."""
+        """As Driver.validate. Also checks that pages on the list have no frame and are not with the allocator, and that all
+        others have a frame."""
         super().validate()
         heads = self._list.view()
         listed = np.append(pages_of_extents(heads, self.order), self._held)
