@@ -50,6 +50,7 @@ MODULES = [
     "fastonline.core.threads",
     "fastonline.core.bitmap",
     "fastonline.core.runs",
+    "fastonline.core.undo",
     "fastonline.core.pageflags",
     "fastonline.core.sections",
     "fastonline.core.buddy",

@@ -43,27 +43,34 @@ cdef int tell_notifiers(Machine mem, int action, object notice) except -1:
     return 0
 
 
-cdef int ask_notifiers(Machine mem, object going, object cancel, object notice, str what) except -1:
-    """Call the chain for an event that can be vetoed. After a veto or an exception, send the cancelling event to all and
-    raise. notice: as tell_notifiers."""
+cdef int ask_notifiers(Machine mem, object going, object notice, str what) except -1:
+    """Call the chain for an event that can be vetoed, and raise the veto. notice: as tell_notifiers."""
     if notice is None:
         mem.notifiers.calls += 1
         return 0
     mem.changing = True
     try:
-        try:
-            veto = notifier_to_errno(mem.lock.call_back(mem.notifiers.call, (going, notice)))
-        except BaseException:
-            tell_notifiers(mem, cancel, notice)
-            raise
+        veto = notifier_to_errno(mem.lock.call_back(mem.notifiers.call, (going, notice)))
         if veto:
-            tell_notifiers(mem, cancel, notice)
             raise HotplugError.of(
                 veto, f"{what} of {pfn_range(notice.start_pfn, notice.nr_pages)} was vetoed by a memory notifier"
             )
     finally:
         mem.changing = False
     return 0
+
+
+cdef int tell_cancelled(Machine mem, tuple what) except -1:
+    """Tell the chain that what it was asked for does not happen (an undo_step). what: (action, notice), or None when nobody
+    listens. Its callbacks may not change which memory is there, as more may have to be undone."""
+    cdef bint changing = mem.changing
+    if what is None:
+        return tell_notifiers(mem, 0, None)
+    mem.changing = True
+    try:
+        return tell_notifiers(mem, what[0], what[1])
+    finally:
+        mem.changing = changing
 
 
 cdef int status_change_nid_normal(Machine mem, int z, uint64_t added) noexcept nogil:

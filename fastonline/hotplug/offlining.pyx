@@ -1,14 +1,15 @@
 import errno
 
-import numpy as np
-
 from fastonline.core.lock cimport PyThreadState
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport int64_t
+from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport check_present
 from fastonline.hotplug.machine cimport flush_events, node_present_pages, tell_listeners
-from fastonline.hotplug.notices cimport ask_notifiers, block_notice, lost_nid_normal, make_notice, tell_notifiers
+from fastonline.hotplug.notices cimport (
+    ask_notifiers, block_notice, lost_nid_normal, make_notice, tell_cancelled, tell_notifiers,
+)
 from fastonline.hotplug.section_states cimport block_is_online, note_prepared_alike, sections_went_offline
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present
@@ -80,49 +81,55 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
     When a page stays in use nothing is taken, and MEM_CANCEL_OFFLINE told."""
     cdef int64_t used
     cdef PyThreadState *thread
-    cdef bint moved, alone
-    notice, empty = None, np.empty(0, np.int64)
+    cdef bint moved = False, alone
+    cdef Undo undo = Undo.__new__(Undo)
+    notice = None
     # where Python runs, or the GIL is let go of, other threads may allocate after the range was looked at
     alone = not mem.chain and mem.pcp is None
-    if mem.pcp is not None:
-        mem.pcp.disable(z)
     try:
         if mem.pcp is not None:
+            undo.note(<undo_step>zone_pcp_enable, mem, z)
+            mem.pcp.disable(z)
             mem.pcp.release(start, nr)
         refuse_used(mem, start, nr)
         if mem.chain:
             nid = z // mem.zones.table.nr_types
             notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE,
                                  lost_nid_normal(mem, z, nr))
-        ask_notifiers(mem, MEM_GOING_OFFLINE, MEM_CANCEL_OFFLINE, notice, "offline_pages")
+        undo.note(<undo_step>tell_cancelled, mem, None if notice is None else (MEM_CANCEL_OFFLINE, notice))
+        ask_notifiers(mem, MEM_GOING_OFFLINE, notice, "offline_pages")
         if mem.pcp is not None:
             mem.pcp.shrink_slabs()
-        try:
-            if notice is not None:
-                refuse_used(mem, start, nr)    # a notifier may have allocated
-            if mem.page_owners:
-                alone = False
-                empty = move_pages(mem, start, nr)
-        except BaseException:      # an owner's on_move too
-            tell_notifiers(mem, MEM_CANCEL_OFFLINE, notice)
-            raise
-    finally:
-        try:
-            if mem.pcp is not None:
-                mem.pcp.enable(z)
-        except BaseException:
-            put_back(mem, empty)
-            raise
-    moved = len(empty) > 0
-    thread = mem.lock.let_go(nr * mem.pages.page_bits)
-    used = -1 if moved or thread == NULL and alone else mem.pages.find_used(start, nr)
-    if used < 0:
-        take_range(mem, start, nr, z, moved)
-    mem.lock.take_back(thread)
-    if used >= 0:
-        tell_notifiers(mem, MEM_CANCEL_OFFLINE, notice)
-        raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
+        if notice is not None:
+            refuse_used(mem, start, nr)    # a notifier may have allocated
+        if mem.page_owners:
+            alone = False
+            empty = move_pages(mem, start, nr)
+            undo.note(<undo_step>put_pages_back, mem, empty)
+            moved = len(empty) > 0
+        if mem.pcp is not None:
+            mem.pcp.enable(z)
+        thread = mem.lock.let_go(nr * mem.pages.page_bits)
+        used = -1 if moved or thread == NULL and alone else mem.pages.find_used(start, nr)
+        if used < 0:
+            take_range(mem, start, nr, z, moved)
+        mem.lock.take_back(thread)
+        if used >= 0:
+            raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
+    except BaseException:      # a notifier's or an owner's own exception too
+        undo.roll_back()
+        raise
     return notice
+
+
+cdef int zone_pcp_enable(Machine mem, object z) except -1:
+    mem.pcp.enable(z)
+    return 0
+
+
+cdef int put_pages_back(Machine mem, object pfns) except -1:
+    put_back(mem, pfns)
+    return 0
 
 
 cdef object move_pages(Machine mem, uint64_t start, uint64_t nr):

@@ -4,7 +4,7 @@ from fastonline.core.engine cimport pfn_batch
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.hotplug.machine cimport Machine
 
-cdef object prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type)
+cdef int prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1
 cdef int64_t mark_pages_onlined(Machine mem, uint64_t start, uint64_t nr, int order) except -1
 cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) except -1
 cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1

@@ -12,12 +12,14 @@ from fastonline.core.lock cimport PyThreadState
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport NO_AREA, area_t
+from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_batch, as_online_type, as_pfn_array, check_pfn, check_present, gather, try_gather
 from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport flush_events
 from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
 from fastonline.hotplug.notices cimport (
-    ask_notifiers, block_notice, make_notice, notice_of_mark, status_change_nid, status_change_nid_normal, tell_notifiers,
+    ask_notifiers, block_notice, make_notice, notice_of_mark, status_change_nid, status_change_nid_normal, tell_cancelled,
+    tell_notifiers,
 )
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.section_states cimport (
@@ -43,21 +45,35 @@ __all__ = ["memory_block_online"]
 # -- phase 1
 
 cdef class Joined:
-    """What take_back_prepare and leave_zone_again undo."""
-    cdef list fresh              # runs (start_pfn, nr_pages) that are prepared now and were not before
+    """What prepare has done, for leave_zone_again and unprepare to undo."""
+    cdef uint64_t start, nr      # the range
+    cdef list fresh              # runs (start_pfn, nr_pages) of it that were not prepared before
+    cdef int prepared            # so many of them are now
+    cdef bint counted            # and are present in their zone
+    cdef bint in_zone            # the range has joined
     cdef int z                   # the zone
     cdef bytes areas             # the areas of the range as they were
     cdef uint64_t[4] before      # the spans of zone and node as they were,
     cdef uint64_t[4] after       # and as joining the zone has left them
 
 
-cdef object prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type):
-    """The range joins a zone, the notifiers are asked, its pages wait."""
+cdef int prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1:
+    """The range joins a zone, the notifiers are asked, its pages wait; or nothing."""
+    cdef Undo undo = Undo.__new__(Undo)
+    try:
+        prepare(mem, start, nr, online_type, undo)
+    except BaseException:
+        undo.roll_back()
+        raise
+    return 0
+
+
+cdef int prepare(Machine mem, uint64_t start, uint64_t nr, int online_type, Undo undo) except -1:
+    """prepare_online_pages, for a caller that undoes it."""
     cdef uint64_t pfn, run
     cdef Joined joined = Joined.__new__(Joined)
-    cdef bint in_zone = False
-    cdef int z, done = 0
-    joined.fresh = [(start, nr)]
+    cdef int z
+    joined.start, joined.nr, joined.fresh = start, nr, [(start, nr)]
     check_preparable(mem, start, nr)
     z = zone_for_pfn_range(mem, start, nr, mem.nid_of[start >> mem.sections.pfn_section_shift], online_type)
     check_zone(mem, start, nr, z)
@@ -65,34 +81,24 @@ cdef object prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int o
     if mem.chain:
         notice = make_notice(mem, start, nr, 0, status_change_nid(mem, start), status_change_nid_normal(mem, z, 0))
     note_areas(mem, start, nr, joined)
+    undo.note(<undo_step>leave_zone_again, mem, joined)
     if mem.grow_before_notify:
         join_zone(mem, start, nr, z, joined)
-        in_zone = True
-    try:
-        ask_notifiers(mem, MEM_GOING_ONLINE, MEM_CANCEL_ONLINE, notice, "onlining")
-    except BaseException:
-        if in_zone:
-            leave_zone_again(mem, start, nr, joined)
-        raise
-    try:
-        if mem.walks_system_ram:
-            joined.fresh = [part for pfn, run in mem.resources.within(start, nr) for part in unprepared_runs(mem, pfn, run)]
-        for pfn, run in joined.fresh:
-            walk_range(mem, PREPARE, pfn, run, 0)
-            done += 1
-    except BaseException:
-        for pfn, run in joined.fresh[:done]:
-            mem.pages.unprepare_pages(pfn, run)
-        if in_zone:
-            leave_zone_again(mem, start, nr, joined)
-        tell_notifiers(mem, MEM_CANCEL_ONLINE, notice)
-        raise
-    if not in_zone:
+    undo.note(<undo_step>tell_cancelled, mem, None if notice is None else (MEM_CANCEL_ONLINE, notice))
+    ask_notifiers(mem, MEM_GOING_ONLINE, notice, "onlining")
+    undo.note(<undo_step>unprepare, mem, joined)
+    if mem.walks_system_ram:
+        joined.fresh = [part for pfn, run in mem.resources.within(start, nr) for part in unprepared_runs(mem, pfn, run)]
+    for pfn, run in joined.fresh:
+        walk_range(mem, PREPARE, pfn, run, 0)
+        joined.prepared += 1
+    if not joined.in_zone:
         join_zone(mem, start, nr, z, joined)
     adjust_present_runs(mem, joined.fresh, 1)
     for pfn, run in joined.fresh:
         note_prepared_alike(mem, pfn, run, True)
-    return joined
+    joined.counted = True
+    return 0
 
 
 cdef int note_areas(Machine mem, uint64_t start, uint64_t nr, Joined joined) except -1:
@@ -103,20 +109,23 @@ cdef int note_areas(Machine mem, uint64_t start, uint64_t nr, Joined joined) exc
 
 cdef void join_zone(Machine mem, uint64_t start, uint64_t nr, int z, Joined joined) noexcept:
     """move_pfn_range_to_zone, noting what leave_zone_again undoes."""
+    joined.in_zone = True
     joined.z = z
     mem.zones.spans(z, joined.before)
     move_pfn_range_to_zone(mem, start, nr, z)
     mem.zones.spans(z, joined.after)
 
 
-cdef int leave_zone_again(Machine mem, uint64_t start, uint64_t nr, Joined joined) except -1:
+cdef int leave_zone_again(Machine mem, Joined joined) except -1:
     """The inverse of join_zone, for a range whose pages are not prepared any more. What others have done to the zone
     meanwhile stays."""
     cdef int z = joined.z, order = mem.pages.max_order
     cdef bytes areas = joined.areas
     cdef const area_t *before = <const area_t *><const char *>areas
     cdef uint64_t[4] now
-    cdef uint64_t first = start >> order, i, count = len(areas) // sizeof(area_t)
+    cdef uint64_t first = joined.start >> order, i, count = len(areas) // sizeof(area_t)
+    if not joined.in_zone:
+        return 0
     for i in range(count):
         if before[i] == NO_AREA and mem.pages.weigh(PG_prepared, (first + i) << order, <uint64_t>1 << order) == 0:
             mem.pages.area_of[first + i] = NO_AREA
@@ -124,7 +133,25 @@ cdef int leave_zone_again(Machine mem, uint64_t start, uint64_t nr, Joined joine
     if memcmp(now, joined.after, sizeof(now)) == 0:
         mem.zones.set_spans(z, joined.before)
     else:
-        mem.zones.shrink_span(z, start, nr)
+        mem.zones.shrink_span(z, joined.start, joined.nr)
+    return 0
+
+
+cdef int unprepare(Machine mem, Joined joined) except -1:
+    """The pages do not wait any more. Where a callback has made more of them than waiting ones, or less, they stay prepared,
+    and the range in its zone."""
+    cdef uint64_t pfn, run
+    cdef list done = joined.fresh[: joined.prepared]
+    for pfn, run in done:
+        if not mem.pages.all_waiting(pfn, run):
+            joined.in_zone = False
+            return 0
+    for pfn, run in done:
+        mem.pages.unprepare_pages(pfn, run)
+        if joined.counted:
+            note_prepared_alike(mem, pfn, run, False)
+    if joined.counted:
+        adjust_present_runs(mem, done, -1)
     return 0
 
 
@@ -247,7 +274,8 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
     cdef bint stale = mem.zones.table.stale
     cdef dict offline = {}
     callback, given = mem.online_page_callback, []
-    try:
+    with Undo() as undo:
+        (<Undo>undo).note(<undo_step>wait_again, mem, (given, offline, stale))
         for pfn, nr in ranges:
             note_offline_sections(mem, pfn, nr, offline)
             end = pfn + nr
@@ -265,16 +293,22 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
                 if mem.pages.weigh(PG_prepared, pfn, size) == size:
                     done += size - mem.pages.weigh(PG_reserved, pfn, size) - mem.pages.weigh(PG_offline, pfn, size)
                 pfn += size
-    except BaseException:
-        for pfn, size in given:
-            mem.pages_onlined -= reserve_free_pages(mem, pfn, size)
-        for section, had_memory in offline.items():
-            section_went_back(mem, section, had_memory)
-        # watermarks that were computed from these pages meanwhile are computed again
-        mem.zones.table.stale = mem.watermarks_at_mark and (stale or not mem.zones.table.stale)
-        raise
     mem.zones.table.stale |= mem.watermarks_at_mark
     return done
+
+
+cdef int wait_again(Machine mem, tuple what) except -1:
+    """Undo what call_back has done; `what`: the blocks given to the callback, which sections were offline, and whether the
+    watermarks were stale."""
+    cdef uint64_t pfn, size
+    given, offline, stale = what
+    for pfn, size in given:
+        mem.pages_onlined -= reserve_free_pages(mem, pfn, size)
+    for section, had_memory in offline.items():
+        section_went_back(mem, section, had_memory)
+    # watermarks that were computed from these pages meanwhile are computed again
+    mem.zones.table.stale = mem.watermarks_at_mark and (stale or not mem.zones.table.stale)
+    return 0
 
 
 cdef int note_offline_sections(Machine mem, uint64_t start, uint64_t nr, dict offline) except -1:
@@ -413,15 +447,15 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     cdef int64_t done
     cdef int nid, nid_normal
     cdef bint was_empty
-    cdef Joined joined = prepare_online_pages(mem, start, nr, online_type)
-    nid = status_change_nid(mem, start)
-    nid_normal = status_change_nid_normal(mem, page_zone(mem, start), nr)
-    was_empty = (0 if mem.zones.table.present_is_managed else nr) == zone_present(&mem.zones.table, page_zone(mem, start))
+    cdef Undo undo = Undo.__new__(Undo)
     try:
+        prepare(mem, start, nr, online_type, undo)
+        nid = status_change_nid(mem, start)
+        nid_normal = status_change_nid_normal(mem, page_zone(mem, start), nr)
+        was_empty = (0 if mem.zones.table.present_is_managed else nr) == zone_present(&mem.zones.table, page_zone(mem, start))
         done = online_waiting_pages(mem, start, nr, mem.online_order)
     except BaseException:
-        take_back_prepare(mem, start, nr, joined)
-        tell_notifiers(mem, MEM_CANCEL_ONLINE, make_notice(mem, start, nr, 0, nid, nid_normal) if mem.chain else None)
+        undo.roll_back()
         raise
     range_went_online(mem, start, nr)
     if mem.always_notify_online:
@@ -445,20 +479,6 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     return done
 
 
-cdef int take_back_prepare(Machine mem, uint64_t start, uint64_t nr, Joined joined) except -1:
-    """The inverse of prepare_online_pages. Where the callback has made more of the pages than waiting ones, or less, they stay
-    prepared."""
-    cdef uint64_t pfn, run
-    for pfn, run in joined.fresh:
-        if not mem.pages.all_waiting(pfn, run):
-            return 0
-    for pfn, run in joined.fresh:
-        mem.pages.unprepare_pages(pfn, run)
-        note_prepared_alike(mem, pfn, run, False)
-    adjust_present_runs(mem, joined.fresh, -1)
-    return leave_zone_again(mem, start, nr, joined)
-
-
 def memory_block_online(Machine mem not None, start_pfn, nr_pages, online_type):
     """online_pages of a memory block, between the notices that blocks send since 6.9: MEM_FINISH_OFFLINE follows a veto and a
     failure."""
@@ -467,11 +487,13 @@ def memory_block_online(Machine mem not None, start_pfn, nr_pages, online_type):
     _held = mem.mem_hotplug_begin("online_pages")
     check_present(mem, start, nr, "online_pages")
     notice = block_notice(mem, start, nr)
-    if mem.rules.block_notices:
-        ask_notifiers(mem, MEM_PREPARE_ONLINE, MEM_FINISH_OFFLINE, notice, "memory_block_online")
-    try:
+    with Undo() as undo:
+        if mem.rules.block_notices:
+            (<Undo>undo).note(<undo_step>finish_offline, mem, (start // mem.pages_per_block, notice))
+            ask_notifiers(mem, MEM_PREPARE_ONLINE, notice, "memory_block_online")
         return online_pages(mem, start, nr, kind)
-    except BaseException:
-        if mem.rules.block_notices and not block_is_online(mem, start // mem.pages_per_block):
-            tell_notifiers(mem, MEM_FINISH_OFFLINE, notice)
-        raise
+
+
+cdef int finish_offline(Machine mem, tuple what) except -1:
+    """MEM_FINISH_OFFLINE, unless the memory block is online; `what`: its number and the notice."""
+    return 0 if block_is_online(mem, what[0]) else tell_notifiers(mem, MEM_FINISH_OFFLINE, what[1])
