@@ -81,7 +81,8 @@ cdef class Engine:
     cdef int add_areas(self, int nr_areas) except -1
     cdef void assign_area(self, pfn_t start, uint64_t nr, area_t area) noexcept nogil
     cdef uint64_t area_run(self, pfn_t start, pfn_t end) noexcept nogil      # pages from start on in one area
-    # what a saved machine has of the (start, nr) page ranges: dict of name -> list of arrays, the engine's own; and back
+    # what a saved machine has of the (start, nr) page ranges: dict of name -> list of arrays, or one array, which may
+    # be the engine's own; and back
     cdef dict planes(self, list spans)
     cdef int set_planes(self, list spans, dict planes) except -1
     cdef int summarize(self, list spans) except -1    # what is kept beside planes and areas, from them, once both are set

@@ -196,6 +196,50 @@ cdef uint64_t first_not_waiting(page_t *pages, pfn_t start, pfn_t end) noexcept 
     return start
 
 
+# -- descriptors from states and lists, and back
+
+cdef void list_blocks(page_t *pages, uint64_t nr_heads, uint64_t *out) noexcept nogil:
+    """The first pfns of all free blocks, list by list, each from its head on."""
+    cdef page_t *heads = pages - NR_HEADS
+    cdef uint64_t head, node
+    for head in range(nr_heads):
+        node = heads[head].next
+        while node != head:
+            out[0] = node - NR_HEADS
+            out += 1
+            node = heads[node].next
+
+
+cdef void set_states(page_t *pages, pfn_t start, const uint8_t *states, uint64_t nr) noexcept nogil:
+    """Write zeroed descriptors of pages in these states. Free blocks are not on their lists yet."""
+    cdef page_t *page
+    cdef bint free
+    cdef uint64_t i
+    for i in range(nr):
+        page = &pages[start + i]
+        free = states[i] == (PG_buddy | PG_prepared)
+        page.flags = PG_prepared if free else states[i]
+        page.refcount = not free and not states[i] & PG_tail
+        page.mapcount = -1
+        page.next = page.prev = NR_HEADS + start + i
+
+
+cdef bint set_lists(page_t *pages, pfn_t end, const int64_t *lengths, uint64_t nr, const uint64_t *blocks) noexcept nogil:
+    """Fill empty lists with what list_blocks gave. 0: a block is no free page, or is there twice."""
+    cdef page_t *heads = pages - NR_HEADS
+    cdef uint64_t head
+    cdef int64_t i
+    for head in range(nr):
+        for i in range(lengths[head]):
+            if blocks[i] >= end or pages[blocks[i]].flags != PG_prepared or pages[blocks[i]].refcount:
+                return False
+            pages[blocks[i]].flags |= PG_buddy
+            pages[blocks[i]].order = head % NR_ORDERS
+            link_between(heads, NR_HEADS + blocks[i], heads[head].prev, head)
+        blocks += lengths[head]
+    return True
+
+
 # -- whole paths, so that one dispatch serves a range or a batch
 
 cdef void free_blocks(mem_map *m, page_t *pages, pfn_t start, uint64_t nr, int order) noexcept nogil:
@@ -260,6 +304,12 @@ cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, buddy_pool *area, uint64_t
     return got
 
 
+cdef object checked(object array, object dtype, uint64_t nr):
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (nr,):
+        raise ValueError(f"an array of {np.dtype(dtype)} ({nr},) is missing")
+    return np.ascontiguousarray(array)
+
+
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class StructPageEngine(Engine):
     def __cinit__(self, nr_pages, max_order, nr_areas, page_bytes=64, lifo=False):
@@ -312,18 +362,55 @@ cdef class StructPageEngine(Engine):
         return 0
 
     cdef dict planes(self, list spans):
-        """The list heads, and the descriptors in the page ranges."""
-        heads = self.nr_areas * NR_ORDERS
-        return {
-            "heads": [self.owner[:heads]],
-            "pages": [self.owner[NR_HEADS + start : NR_HEADS + start + nr] for start, nr in spans],
-        }
+        """The states of the pages, and the free blocks in the order of their lists: the descriptors follow from them."""
+        cdef uint64_t start, nr, nr_heads = <uint64_t>self.nr_areas * NR_ORDERS
+        cdef uint8_t *states
+        cdef uint64_t *to
+        lengths = np.array([self.areas[head // NR_ORDERS].nr_free[head % NR_ORDERS] for head in range(nr_heads)], np.int64)
+        blocks, pages = np.empty(lengths.sum(), np.uint64), []
+        to = <uint64_t *>data_of(blocks)
+        for start, nr in spans:
+            pages.append(np.empty(nr, np.uint8))
+            states = <uint8_t *>data_of(pages[len(pages) - 1])
+            with nogil:
+                self.states(start, nr, states)
+        if self.page_bytes == 32:
+            list_blocks(<page32 *>self.map.pages, nr_heads, to)
+        elif self.page_bytes == 56:
+            list_blocks(<page56 *>self.map.pages, nr_heads, to)
+        else:
+            list_blocks(<page64 *>self.map.pages, nr_heads, to)
+        return {"states": pages, "lengths": lengths, "blocks": blocks}
 
     cdef int set_planes(self, list spans, dict planes) except -1:
-        (heads,) = planes["heads"]
-        self.owner[: self.nr_areas * NR_ORDERS] = heads
-        for (start, nr), pages in zip(spans, planes["pages"], strict=True):
-            self.owner[NR_HEADS + start : NR_HEADS + start + nr] = pages
+        cdef uint64_t start, nr, nr_heads = <uint64_t>self.nr_areas * NR_ORDERS
+        cdef const uint8_t *states
+        cdef const int64_t *lengths
+        cdef const uint64_t *blocks
+        cdef bint right
+        for (start, nr), array in zip(spans, planes["states"], strict=True):
+            array = checked(array, np.uint8, nr)
+            states = <const uint8_t *>data_of(array)
+            with nogil:
+                if self.page_bytes == 32:
+                    set_states(<page32 *>self.map.pages, start, states, nr)
+                elif self.page_bytes == 56:
+                    set_states(<page56 *>self.map.pages, start, states, nr)
+                else:
+                    set_states(<page64 *>self.map.pages, start, states, nr)
+        array = checked(planes["lengths"], np.int64, nr_heads)
+        listed = checked(planes["blocks"], np.uint64, len(planes["blocks"]))
+        if not 0 <= array.min() <= array.max() <= len(listed) or array.sum() != len(listed):
+            raise ValueError(f"the free lists do not have {len(listed)} blocks")
+        lengths, blocks = <const int64_t *>data_of(array), <const uint64_t *>data_of(listed)
+        if self.page_bytes == 32:
+            right = set_lists(<page32 *>self.map.pages, self.nr_pages, lengths, nr_heads, blocks)
+        elif self.page_bytes == 56:
+            right = set_lists(<page56 *>self.map.pages, self.nr_pages, lengths, nr_heads, blocks)
+        else:
+            right = set_lists(<page64 *>self.map.pages, self.nr_pages, lengths, nr_heads, blocks)
+        if not right:
+            raise ValueError("a page on a free list is not free, or is listed twice")
         return 0
 
     @property

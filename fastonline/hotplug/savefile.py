@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 
 
 def _magic(kind):
-    return f"fastonline-{kind}/6\n".encode()
+    return f"fastonline-{kind}/7\n".encode()
 
 
 def kind_of(path):
