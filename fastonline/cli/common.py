@@ -14,7 +14,7 @@ from fastonline.linux.sources import read_source
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaint is one line."""
+    """An ArgumentParser whose errors are one line."""
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -100,7 +100,7 @@ def add_plot(parser, what):
 
 
 def check_plot(path):
-    """Complain now, not after the run, when matplotlib is missing or has no format of that name."""
+    """Check before the run that matplotlib is installed and knows the format."""
     if path is not None:
         check_format(path)
 

@@ -1,4 +1,4 @@
-"""Who acts in a run beside the strategy's driver: the guest itself, its workload, and the other guests of the host."""
+"""The actors of a run besides the strategy's driver: the guest itself, its workload, and the host's other guests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, free_movable
 
 COUNTED = ("notifications", "watermark_recomputations", "pageblocks_scanned", "zonelist_builds")
-"""What Memory.stats counts of a run."""
+"""The counters of Memory.stats that a run reports."""
 
 
 class GuestWork:
@@ -32,12 +32,12 @@ class GuestWork:
         self._prices = prices
         self.uevents = 0
         self.contiguous_scans = 0
-        """Pageblocks that set_zone_contiguous looked at (mm/page_alloc.c, 4.7): the whole zone for each memory block."""
+        """Pageblocks scanned by set_zone_contiguous (mm/page_alloc.c, 4.7): the whole zone for each memory block."""
         self._zone_of: dict[int, Any] = {}
         mem.events.listen(self._heard)
 
     def done(self) -> dict[str, int]:
-        """{column of a row: how often}, as of now."""
+        """Return {column of a row: count} so far."""
         stats = self._mem.stats().as_dict()
         return {**{name: stats[name] for name in COUNTED}, "uevents": self.uevents, "contiguous_scans": self.contiguous_scans}
 
@@ -54,7 +54,7 @@ class GuestWork:
                 self.contiguous_scans += self._zone_of[nr].spanned_pages >> self._mem.geometry.pageblock_order
 
     def counts(self) -> Counter[str]:
-        """{what of the prices: how often}, as of now."""
+        """Return {name of a price: count} so far."""
         mem, stats = self._mem, self._mem.stats()
         frees, allocations = stats["frees"], stats["allocations"]
         return Counter({
@@ -69,7 +69,7 @@ class GuestWork:
         })
 
     def ns(self, counts: Counter[str]) -> float:
-        """What the `counts` cost."""
+        """Return the cost of `counts`, ns."""
         return sum(nr * (self._prices[what].call + self._prices[what].frame) for what, nr in counts.items() if nr > 0)
 
 
@@ -86,18 +86,18 @@ class Work:
         self._rng = np.random.default_rng([scenario.seed, 2])
         self._next = 0
         self.demand = 0
-        """Pages that are wanted now."""
+        """The number of pages that the workload wants now."""
         self._movable = MovablePages(guest.mem, self._moved)
         self._fixed = np.empty(0, np.int64)
 
     @property
     def due(self) -> float:
-        """When the demand changes next, s."""
+        """The time of the next change of the demand, s."""
         return float(self._times[self._next]) if self._next < self._times.size else NEVER
 
     @property
     def pages(self) -> int:
-        """Pages in use."""
+        """The number of pages in use."""
         return len(self._movable) + self._fixed.size
 
     def pfns(self) -> NDArray[np.int64]:
@@ -106,7 +106,7 @@ class Work:
 
     @property
     def short(self) -> int:
-        """Pages that are wanted and cannot be had."""
+        """The number of pages that are wanted and not available."""
         return max(0, self.demand - self.pages)
 
     def work(self, now: float) -> None:
@@ -116,7 +116,7 @@ class Work:
         self.adjust()
 
     def adjust(self) -> None:
-        """Free what is too much, or take what is missing as far as it can be had."""
+        """Free or allocate pages to meet the demand, as far as possible."""
         movable = round(self.demand * self._load.movable)
         for kind, wanted in (("movable", movable), ("fixed", self.demand - movable)):
             have = len(self._movable) if kind == "movable" else self._fixed.size
@@ -177,7 +177,7 @@ class Others:
 
     @property
     def pages(self) -> int:
-        """Frames that they hold."""
+        """The number of frames that they hold."""
         return sum(domain.tot_pages for _, domain in self._steps)
 
     def work(self, now: float) -> None:

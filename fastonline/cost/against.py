@@ -1,4 +1,4 @@
-"""A profile held against an older one: ratios with an interval, so that noise is not taken for a change."""
+"""Comparison of two profiles: ratios with confidence intervals, so that noise does not count as a change."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The processor's caches: how large they are, and emptying them."""
+"""The processor's caches: their sizes, and a way to empty them."""
 
 import os
 from pathlib import Path

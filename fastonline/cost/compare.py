@@ -1,4 +1,4 @@
-"""Strategies side by side on one scenario: `compare` runs each of them alone, on a host of its own, and makes a table."""
+"""Comparison of strategies on one scenario. Each runs alone, on a host of its own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Comparison:
         return f"<Comparison {self.scenario.name} strategies={[row.strategy for row in self.rows]}>"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON: {"scenario": ..., "rows": [...]}."""
+        """Return plain values for JSON: {"scenario": ..., "rows": [...]}."""
         return {"scenario": self.scenario.as_dict(), "rows": [row.as_dict() for row in self.rows]}
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class Comparison:
         return html_table(self._cells())
 
     def csv(self) -> str:
-        """One line for each strategy: the columns of its row but samples and steps; those with names in them as name.column."""
+        """Return CSV with a line for each strategy, without samples and steps. Nested columns are named name.key."""
         flat = [_flat(row.as_dict(samples=False)) for row in self.rows]
         columns = list(dict.fromkeys(name for row in flat for name in row))
         text = io.StringIO()
@@ -99,7 +99,7 @@ def _flat(row):
 
 
 def format_mib(size: int) -> str:
-    """A `size` in MiB, without a fraction where there is none."""
+    """Return a `size` in MiB as text, without a fraction of zero."""
     return f"{size / 2**20:.1f}".removesuffix(".0")
 
 

@@ -1,4 +1,4 @@
-"""What things cost in virtual time: tables of published figures, each constant with its source.
+"""Costs in virtual time: tables of published figures, each with its source.
 
 A call to the host costs ``call + frame * frames + touched * touched frames`` nanoseconds (`Price`). The prices of a call depend
 on the mechanism that makes it: "xen", "balloon", "balloon-huge", "virtio-mem", "shared", "reporting", "kvm", "cmm2". What the
@@ -25,18 +25,18 @@ _PAGES_18G = 18 << 18
 
 @dataclass(frozen=True)
 class Price:
-    """ns of one call, of each frame that it is about, and of each of them that the guest had touched."""
+    """The cost of a call, of each of its frames, and of each frame that the guest has touched: ns."""
 
     call: float = 0.0
     frame: float = 0.0
     touched: float = 0.0
     source: str = ""
     assumed: bool = False
-    """There is no published figure: the number is a guess that a scenario may replace."""
+    """Whether the number is an assumption without a published figure. A scenario may replace it."""
 
     @property
     def free(self) -> bool:
-        """Is there nothing to pay?"""
+        """Return whether the cost is zero."""
         return not (self.call or self.frame or self.touched)
 
 
@@ -142,12 +142,12 @@ LARGE_GUESTS = replace(
 
 _FREE_GUEST = dict.fromkeys(PUBLISHED.guest, _FREE)
 FREE = Costs("free", {name: dict.fromkeys(calls, _FREE) for name, calls in PUBLISHED.host.items()}, _FREE_GUEST)
-"""Nothing costs anything."""
+"""A table in which every cost is zero."""
 
 TABLES = {costs.name: costs for costs in (PUBLISHED, LARGE_GUESTS, FREE)}
 
 NAMES = tuple(dict.fromkeys([*(call for calls in PUBLISHED.host.values() for call in calls), *PUBLISHED.guest]))
-"""What has a price: calls to the host and what the guest does."""
+"""The names of prices: calls to the host, and work of the guest."""
 
 
 def check_price(name: str, value: Any) -> tuple[float, float, float]:

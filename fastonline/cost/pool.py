@@ -29,7 +29,7 @@ class Pool:
         return ProcessPoolExecutor(self._jobs, context, initializer=_begin_worker)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Call fn(*args) in a worker: a Future."""
+        """Call fn(*args) in a worker. Returns a Future."""
         try:
             return self._pool.submit(fn, *args)
         except BrokenExecutor:
@@ -38,7 +38,7 @@ class Pool:
             return self._pool.submit(fn, *args)
 
     def close(self) -> None:
-        """Let the workers finish what they are at, and end."""
+        """Let the workers finish, and end them."""
         self._pool.shutdown(cancel_futures=True)
 
     def kill(self) -> None:

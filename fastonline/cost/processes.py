@@ -1,4 +1,4 @@
-"""A profile of several processes: what differs from one to the next is in no spread of repeats within one.
+"""A profile of several processes. Differences between processes do not show in the repeats of one.
 
 Caches are indexed by physical addresses, so where a process's pages lie decides which of them push each other out. Huge pages
 are contiguous and leave little to chance. Small pages lie where the kernel found them: on the same machine one process onlines

@@ -1,4 +1,4 @@
-"""What onlining one section costs: whole, page by page, in a driver's batches; engine by engine, phase by phase."""
+"""Profile: what onlining one section costs, whole, page by page and in batches, by engine and by phase."""
 
 import resource
 import statistics
@@ -52,7 +52,7 @@ LIFECYCLE = ("add_memory, first", "add_memory", "prepare", "offline_pages", "rem
 """The other calls in a section's life. "first": on a new machine, whose memory this process has not touched before."""
 
 PATHS = ("whole", "ascending", "random")
-"""What is measured phase by phase."""
+"""The workloads that are measured phase by phase."""
 
 FRESH = 5
 """New machines that "add_memory, first" is measured on, at most."""
@@ -72,7 +72,7 @@ class Summary(Record):
 
 
 class Timing(Record):
-    """What one engine took for one workload. Times are ns with the cost of reading the clock subtracted.
+    """The times of one workload on one engine, ns. The cost of reading the clock is subtracted.
 
     - engine, workload: names. pages: that a run handles. times: every repeat's ns.
     - ns, ns_per_page: Summary. cold: the ns with emptied caches, None without `cold`. first: ns of the unmeasured run.

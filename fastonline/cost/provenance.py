@@ -1,4 +1,4 @@
-"""Where a figure came from: program, machine, compiler and moment."""
+"""Provenance of a measurement: program, machine, compiler and date."""
 
 import datetime
 import os

@@ -30,7 +30,7 @@ KERNEL_SHARES = (
 7.12)."""
 
 _WIDE = 3.0
-"""A median so many times the least time is worth a warning."""
+"""A median this many times the least time causes a warning."""
 
 
 def profile_text(result: Profile, brief: bool = False, more: Sequence[str] = ()) -> str:
@@ -297,7 +297,7 @@ def _phases(result, engines):
 
 
 def number(value: float) -> str:
-    """Three digits of a value that count: 0.00695, 1.27, 24.5, 1893."""
+    """Return a value with three significant digits: 0.00695, 1.27, 24.5, 1893."""
     if value == 0:
         return "0"
     for digits, limit in ((0, 100), (1, 10), (2, 1), (3, 0.1), (4, 0.01)):

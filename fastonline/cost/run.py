@@ -1,4 +1,4 @@
-"""One strategy on one scenario: what happens, step by step, and what is written down of it.
+"""One run: a strategy on a scenario, step by step, and its results.
 
 All times are virtual: what calls to the host cost passes on the guest's clock, and so does what the guest does itself. The time
 that the simulation takes is in `Row.simulation_s` and nowhere else, so that equal runs give equal output.
@@ -28,7 +28,7 @@ from fastonline.geometry import PRESETS as GEOMETRIES, format_size
 
 @dataclass(repr=False)
 class Row:
-    """What one strategy did: `values` by column, its samples and its steps. Where it was not run, `reason` says why."""
+    """The result of one strategy: `values` by column, samples and steps. If it was not run, `reason` says why."""
 
     strategy: str
     reason: str | None = None
@@ -36,14 +36,14 @@ class Row:
     samples: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     simulation_s: float = 0.0
-    """What the simulation took, s of this machine; no part of as_dict."""
+    """Wall time of the simulation, s. Not part of as_dict."""
 
     def __repr__(self) -> str:
         grown = "" if self.reason is not None else f" grown={format_size(self.values['grown_bytes'])}"
         return f"<Row {self.strategy}{grown} samples={len(self.samples)}{f' {self.reason}' if self.reason is not None else ''}>"
 
     def as_dict(self, samples: bool = True) -> dict[str, Any]:
-        """Plain values; samples: with those and the steps."""
+        """Return plain values. samples: with samples and steps."""
         values = {"strategy": self.strategy, "reason": self.reason, **self.values}
         return {**values, "samples": self.samples, "steps": self.steps} if samples and self.reason is None else values
 

@@ -1,4 +1,4 @@
-"""How costs grow with the machine, from 2^17 to 2^34 pages; and what touching a new memmap costs."""
+"""Costs by size of the machine, from 2^17 to 2^34 pages, and the cost of the first touch of a memmap."""
 
 import mmap
 import os

@@ -1,4 +1,4 @@
-"""What a guest goes through: its machine, its host, the sizes it is asked to have, and what works in it.
+"""Scenarios: a guest's machine, its host, its target sizes over time, and its workload.
 
 A `Scenario` is plain data: frozen, picklable, to be read from a TOML file or a dict and written as a dict.
 ``scenario("thread")`` reads a preset, ``scenario("my.toml")`` a file.
@@ -143,7 +143,7 @@ class Scenario:
             raise ValueError(f"end: {self.end:g} s is before the last step")
 
     def others_at(self, time: float) -> int:
-        """Bytes that the other guests want at a time, s."""
+        """Return the bytes that the other guests want at a time, s."""
         return sum(next((size for at, size in reversed(other.steps) if at <= time), 0) for other in self.others)
 
     @classmethod
@@ -162,7 +162,7 @@ class Scenario:
             raise KeyProblem(key, message) from None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and for from_dict."""
+        """Return plain values, for JSON and for from_dict."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["steps"] = [list(step) for step in self.steps]
         values["others"] = [{"name": other.name, "steps": [list(step) for step in other.steps]} for other in self.others]

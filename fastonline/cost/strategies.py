@@ -49,17 +49,17 @@ class Guest:
 
     @property
     def mem(self) -> Memory:
-        """The guest's memory."""
+        """The Memory of the guest."""
         return self.driver.mem
 
     @property
     def domain(self) -> Domain:
-        """What the host knows of the guest."""
+        """The Domain of the guest."""
         return self.driver.domain
 
     @property
     def size_pages(self) -> int:
-        """Pages that the guest can use."""
+        """The number of pages that the guest can use."""
         pages = self.mem.totalram_pages
         limit = self.domain.max_pages if self.limited else None
         return pages if limit is None else min(pages, limit)
@@ -78,7 +78,7 @@ class Strategy:
     whole_blocks: bool = False
 
     def forbidden(self, scenario: Scenario) -> str | None:
-        """Why the rules of a scenario forbid it, None: they do not."""
+        """Return why the rules of a scenario forbid it, or None."""
         if self.whole_blocks and not RULES[scenario.rules].aligned:
             return f"needs whole memory blocks, and Linux {scenario.rules} adds ranges of any size"
         return None
@@ -87,7 +87,7 @@ class Strategy:
 # -- drivers that only a comparison needs
 
 class WholeSections(XenBalloon):
-    """Dave Hansen's way for Xen: online a whole section, then let the balloon take what is too much.
+    """Dave Hansen's proposal for Xen: online a whole section, then inflate the balloon by the excess.
 
     mem, domain, batch: as XenBalloon. A section for which the host has not all frames is not tried again before a new target.
     refusals: {name of an errno: times}.
@@ -136,7 +136,7 @@ class Plain(Driver):
 
 
 class PromptUdev(Udev):
-    """User space that is woken by each uevent, as udevd is, and does not look at a queue now and then. mem, delay: as Udev."""
+    """User space that is woken by each uevent, as udevd is, instead of polling a queue. mem, delay: as Udev."""
 
     def __init__(self, mem: Memory, delay: float) -> None:
         super().__init__(mem, delay)
@@ -175,7 +175,7 @@ class HugeBalloon(Driver):
 
     @property
     def current_pages(self) -> int:
-        """Pages that are not in the balloon."""
+        """The number of pages outside of the balloon."""
         return self._size - (len(self._list) << self.order)
 
     def counts(self) -> dict[str, int]:
@@ -209,7 +209,7 @@ class HugeBalloon(Driver):
         return -(-blocks // self.MESSAGE) if self._told else 0
 
     def _take_free(self):
-        """The frames behind every free block of 2 MiB are the host's again; the guest is not asked."""
+        """Return the frames of every free block of 2 MiB to the host, without involving the guest."""
         stats = self.mem.stats()
         seen = (stats["frees"], stats["allocations"], self.domain.frames["touch"])
         if seen == self._seen:

@@ -1,4 +1,4 @@
-"""Where boot memory lies, read from dmesg or /proc/iomem."""
+"""Ranges of boot memory, read from dmesg or /proc/iomem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IOMEM = re.compile(r"\s*([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)")
 
 
 def shows_boot_ranges(line: str) -> bool:
-    """Does this line of a text tell of RAM?"""
+    """Return whether this line of a text names a range of RAM."""
     bare, iomem = without_prefix(line), _IOMEM.fullmatch(line)
     ram = iomem is not None and iomem[3].startswith("System RAM")
     return ram or any(pattern.match(bare) is not None for pattern in (_NODE, _E820, _OLD_E820))

@@ -48,7 +48,7 @@ _KINDS: dict[str, type] = {
 
 @dataclass(eq=False)
 class Capture:
-    """One kernel at one moment: its page map, and its own texts.
+    """The page map and the texts of one kernel at one moment.
 
     The map is run-length encoded, from pfn 0 on without gaps.
 
@@ -88,12 +88,12 @@ class Capture:
 
     @property
     def nr_pages(self) -> int:
-        """Where the map ends."""
+        """The number of pages in the map."""
         return int(self.start[-1] + self.length[-1])
 
     @property
     def all_quiet(self) -> bool:
-        """Were all zones quiet?"""
+        """Whether all zones were quiet."""
         return all(self.quiet.values())
 
     @property
@@ -115,7 +115,8 @@ class Capture:
 
     @classmethod
     def live(cls, attempts: int = 5, root: str | os.PathLike[str] = "/") -> "Capture":
-        """The running kernel. Each zone is read up to `attempts` times, until it was quiet; `quiet` says whether it was.
+        """Capture the running kernel. Each zone is read up to `attempts` times, until it was quiet; `quiet` says whether it
+        was.
 
         PermissionError saying which right is missing; OSError when the kernel does not show what is needed. root: where /proc
         and /sys are.
@@ -135,7 +136,7 @@ class Capture:
         return cls(**known)._checked(path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all of it to one file `path`, atomically and with a checksum. OSError when it cannot be written."""
+        """Write the capture to the file `path`, atomically and with a checksum. OSError when it cannot be written."""
         state = {field.name: getattr(self, field.name) for field in fields(self)}
         state["quiet"] = [[nid, name, quiet] for (nid, name), quiet in self.quiet.items()]
         if self.nr_pages < 1 << 32:
@@ -143,7 +144,7 @@ class Capture:
         savefile.save(path, state, "capture")
 
     def _checked(self, path: object) -> "Capture":
-        """Itself, if its parts are what they should be and fit together."""
+        """Return the capture itself if its parts are valid and fit together."""
         try:
             for name, kind in _KINDS.items():
                 if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
@@ -168,7 +169,7 @@ class Capture:
     # -- what it becomes
 
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12, movable: bool = False) -> Memory:
-        """A Memory in the state of the kernel: its zones, spans, watermarks and reserves, its free blocks, its managed_pages.
+        """Return a Memory in the state of the kernel: zones, spans, watermarks, reserves, free blocks and managed_pages.
 
         engine, rules: the Memory's, whose zoneinfo() has the lines of the captured text. movable: pages on LRU lists have an
         owner, so that offline_pages moves them; else no page in use can move. present_pages is the zone's System RAM in iomem,
@@ -220,7 +221,7 @@ class Capture:
 
     @property
     def hotplug_pfn(self) -> int:
-        """The first pfn behind all memory at which a memory block may begin."""
+        """The first pfn after all memory at which a memory block may begin."""
         last = max((end for _, end, _, _ in self._memory()), default=0)
         unit = max(self.block_size_bytes, self.geometry.section_size) // self.page_size
         return -(-last // unit) * unit
@@ -233,13 +234,13 @@ class Capture:
 
 
 def matches_kernel(mem: Memory, capture: Capture) -> dict[ZoneKey, bool]:
-    """For each zone of the capture, whether the machine's free blocks are those of the kernel's buddyinfo."""
+    """Return, for each zone of the capture, whether the machine's free blocks match the kernel's buddyinfo."""
     kernel = parse_buddyinfo(capture.buddyinfo)
     return {key: key in mem.zones and mem.zones[key].nr_free == counts for key, counts in kernel.items()}
 
 
 def predict_online(capture: Capture, size: int | str = "512M", engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
-    """The captured machine after so much memory was added behind its end and onlined.
+    """Return the captured machine after memory was added after its end and onlined.
 
     The memmap that a kernel takes from a zone when memory is added (2 MiB for 128 MiB, KERNEL.md 7.2) is not taken here, and
     nobody allocates from the new pages at once. HotplugError EINVAL for what is no whole memory blocks.

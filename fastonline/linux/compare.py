@@ -1,4 +1,4 @@
-"""What is compared of a replayed step, and how exactly (tests/data/recordings/README.md)."""
+"""Comparison of a replayed step with its recording: which values, and how exactly (tests/data/recordings/README.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ stat_threshold."""
 LOG = ("Fallback order for Node ", "Built ", "Policy zone: ", "min_free_kbytes is not updated to ", "virtio_mem ",
        "Block size [", "memory memory", "khugepaged: raising ", "migrating pfn ", "page: ", "page dumped because: ",
        "page allocation failure: ", "init (1): drop_caches: ", "synth uevent: ", "Memory failure: ")
-"""Beginnings of the lines of the log that there is a model of."""
+"""Prefixes of the log lines that are modelled."""
 NOT_COMPARED = (
     "in kernel zones: how many pages lie on per-CPU lists (a zone that differs only in that is remarked), which page is used "
     "by whom, and which page map entry is a slab, a page table or on a list",
@@ -40,7 +40,7 @@ NOT_COMPARED = (
     "lines of the log that there is no model of, among them what follows a page allocation failure",
     "how long anything takes, and how often a failing migration is tried again until a signal",
 )
-"""What a recording holds and is not compared, or cannot be predicted."""
+"""Values of a recording that are not compared, or cannot be predicted."""
 _ZONE_FIELDS = ("start_pfn", "spanned", "present", "managed", "min", "low", "high", "protection", "pcp_batch", "pcp_high_min",
                 "pcp_high_max", "stat_threshold")
 _CONCERNS = (
@@ -53,7 +53,7 @@ _CONCERNS = (
 
 
 def concern(what: str) -> str:
-    """What a difference of that name concerns, in a word or two."""
+    """Return what a difference of that name concerns, in a word or two."""
     return next((name for pattern, name in _CONCERNS if re.search(pattern, what)), "settings")
 
 
@@ -67,32 +67,32 @@ def _mask(flags):
 
 _FIXED = np.array([_mask(flags) for flags in ("NOPAGE", "RESERVED", "OWNER_PRIVATE", "RESERVED|OWNER_PRIVATE",
                                              "DIRTY|OFFLINE")], np.uint64)
-"""Flags of pages that neither the allocator nor a balloon ever gets."""
+"""Flags of pages that never belong to the allocator or a balloon."""
 
 
 @dataclass(repr=False)
 class Step:
-    """One step, replayed. `recorded` is the recording's own dict of it, `predicted` a state in the recording's schema."""
+    """A replayed step. `recorded` is the step in the recording, `predicted` a state in the same schema."""
 
     index: int
     op: str
     errno: str | int | None
-    """0 or the name of the predicted error; None for what the kernel never saw."""
+    """The name of the predicted error, or 0. None: the request never reached the kernel."""
     uevents: list[str]
     kmsg: list[str]
     predicted: dict[str, Any]
     recorded: dict[str, Any]
     differences: list[tuple[str, Any, Any]] = field(default_factory=list)
-    """(what, predicted, recorded) of everything that is compared and not alike."""
+    """(what, predicted, recorded) of each value that differs."""
     compared: int = 0
-    """Values compared."""
+    """The number of values compared."""
     remarks: list[tuple[str, Any, Any]] = field(default_factory=list)
     """(what, predicted, recorded) of what cannot be told from a recording and is not alike: {"free", "pcp_count"} of kernel
     zones whose pages lie on per-CPU lists instead of being free, or the other way round; an outcome that the kernel's own pages
     decide, in which the recording was followed; which of them was in the way."""
     replayed: bool = True
     reason: str = ""
-    """Why it could not be replayed."""
+    """Why the step could not be replayed."""
 
     def __repr__(self) -> str:
         if not self.replayed:

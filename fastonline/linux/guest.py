@@ -1,4 +1,4 @@
-"""The rest of a guest around its Memory: the kernel's own pages, programs, drivers. What a recording's steps act on."""
+"""A guest around its Memory: the kernel's own pages, programs and drivers, on which the steps of a recording act."""
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Region:
         self.pages = MovablePages(guest.mem, self._moved)
         self.dirty = np.empty(0, np.int64)      # pfns of pages that migration has unmapped, with the dirty bit of their entries
         self.locked = False
-        """mlock has been called on it."""
+        """Whether it is locked (mlock)."""
         try:
             for at in range(0, nr_pages, PTRS_PER_PTE):
                 self._fault_in(guest, min(PTRS_PER_PTE, nr_pages - at))
@@ -243,7 +243,7 @@ class Guest:
             self.mem.pcp.empty_slabs = singles + [(pfn, 3) for pfn in slabs[1:]]
 
     def add_virtio_mem(self, device, start, max_size, block_size, nid=0):
-        """Probe a virtio-mem device."""
+        """Add a virtio-mem device to the guest."""
         if not self.virtio_mem.devices:
             self.mem.notifiers.register(self._onlined)
         self.virtio_mem.add(VirtioMem(self.mem, start, max_size, block_size, nid, device))
@@ -298,7 +298,7 @@ class Guest:
         return len(pages)
 
     def hold(self, start_pfn, nr_pages):
-        """The kernel has a page of its own in a range."""
+        """Record that the kernel has a page of its own in a range."""
         free = np.flatnonzero(self.mem.page_states(start_pfn, nr_pages) & PG_buddy)
         if len(free):
             self.mem.alloc_contig_range(start_pfn + int(free[0]), 1)
@@ -312,7 +312,7 @@ class Guest:
         self._lost_memmaps, self._evicted = [], 0
 
     def retry(self):
-        """Devices for which others have onlined memory go on."""
+        """Resume devices that waited for memory to go online."""
         for device in dict.fromkeys(self._retries):
             device.go_on()
         self._retries.clear()
@@ -328,7 +328,7 @@ class Guest:
         self._note_zones(self.regions[region].pages.pfns)
 
     def _note_zones(self, pfns):
-        """A request got these pages."""
+        """Record the pages that a request got."""
         shift = self.mem.geometry.max_page_order
         there = [self.mem.zone_of(block << shift) for block in np.unique(np.asarray(pfns) >> shift).tolist()]
         zones = {(zone.nid, zone.name) for zone in there}
@@ -372,7 +372,7 @@ class Guest:
         return len(new) == 1
 
     def inflate(self, nr_pages):
-        """The balloon takes so many pages; how many it got."""
+        """Inflate the balloon. Returns how many pages it got."""
         before = self.balloon.pages.pfns
         got = self.balloon.inflate(nr_pages)
         self._note_zones(np.setdiff1d(self.balloon.pages.pfns, before))
@@ -380,7 +380,7 @@ class Guest:
         return got
 
     def deflate(self, nr_pages):
-        """The balloon gives so many back; how many it had."""
+        """Deflate the balloon. Returns how many pages it gave back."""
         given = self.balloon.deflate(nr_pages)
         self.deflated += given
         return given
@@ -399,7 +399,7 @@ class Guest:
             raise MemoryError(f"cannot allocate {nr_pages} pages of kernel memory: {len(pfns)} are available")
 
     def drop_caches(self):
-        """The page cache is given back."""
+        """Free the page cache."""
         self.cache.free()
 
     def _take(self, nr, order=0, kind=UNMOVABLE):

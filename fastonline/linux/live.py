@@ -119,7 +119,7 @@ def _buddy_lines(root: Path) -> dict[ZoneKey, str]:
 
 
 def _read_runs(fd: int, start: int, end: int | None) -> tuple[NDArray[np.uint64], NDArray[np.uint64], int]:
-    """The runs of the pages of [start, end), and where they end. A kernel shows no more than there are."""
+    """Return the runs of the pages of [start, end), and their end, which may be lower: a kernel shows only existing pages."""
     chunk = np.empty(_CHUNK_PAGES, np.uint64)
     firsts, flags, pfn = [], [], start
     while end is None or pfn < end:

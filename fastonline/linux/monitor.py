@@ -30,7 +30,7 @@ class Sample:
 
 
 def is_monitor(lines: list[str]) -> bool:
-    """Do these first lines of a file begin such a log?"""
+    """Return whether these first lines of a file begin such a log."""
     found = [line for line in lines if line.strip() and not _STAMP.fullmatch(line.strip())]
     return bool(found) and found[0].startswith("Node ") and bool(re.match(r"Node +\d+, (zone|per-node)", found[0]))
 

@@ -66,7 +66,7 @@ class _Report:
 
     @property
     def whole(self) -> bool:
-        """Are there free blocks of every zone?"""
+        """Return whether every zone has free blocks in the report."""
         return bool(self.values) and self.values.keys() == self.done
 
     def take(self, line: str, path: str, nr: int) -> None:

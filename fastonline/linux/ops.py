@@ -1,4 +1,4 @@
-"""The ops of a recording, done to a guest."""
+"""The ops of a recording, applied to a guest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastonline.rules import INT_MAX
 _SYSCTLS = {
     "min_free_kbytes": (0, INT_MAX), "watermark_scale_factor": (1, 3000), "lowmem_reserve_ratio": (-INT_MAX - 1, INT_MAX)
 }
-"""Of sysctls that there is a model of, the least and the most that may be written (vm_table, 6.1)."""
+"""The modelled sysctls with the smallest and the largest value that may be written (vm_table, 6.1)."""
 PIPE_DEF_BUFFERS = 16
 """Pages that a pipe holds at most (fs/pipe.c): vmsplice pins so many of a region."""
 _READ_ONLY = (("block_size_bytes",), ("valid_zones", "phys_index", "phys_device", "removable"))
@@ -22,7 +22,7 @@ _READ_ONLY = (("block_size_bytes",), ("valid_zones", "phys_index", "phys_device"
 
 
 class CannotReplay(Exception):
-    """A step that there is no model for: why."""
+    """A step cannot be replayed; the message says why."""
 
 
 def run(guest: Guest, op: dict[str, Any]) -> str | int | None:
@@ -137,7 +137,7 @@ def _auto_online_blocks(guest, op):
 
 
 def _write_file(guest, op):
-    """Writing to a file below /sys/devices/system/memory."""
+    """Write to a file below /sys/devices/system/memory."""
     directory, _, name = op["path"].rpartition("/")
     if directory:
         found = re.fullmatch(r"memory(0|[1-9]\d{0,17})", directory)

@@ -82,7 +82,7 @@ def machine_of_map(
 
 
 def is_page_types(lines: list[str]) -> bool:
-    """Do these first lines of a file begin such a list?"""
+    """Return whether these first lines of a file begin such a list."""
     return any(_HEADER.fullmatch(line.strip()) for line in lines[:5])
 
 

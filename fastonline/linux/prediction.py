@@ -21,7 +21,7 @@ _NOT_IN_USE = np.uint64(sum(1 << KPF[name] for name in ("BUDDY", "NOPAGE", "OFFL
 
 
 def predict(guest: Guest) -> dict[str, Any]:
-    """The state of a machine in the schema of a recording."""
+    """Return the state of a machine in the schema of a recording."""
     mem = guest.mem
     zones = {}
     for zone in mem.zones.values():
@@ -49,7 +49,7 @@ def predict(guest: Guest) -> dict[str, Any]:
 
 
 def _pageblocks(mem, zone):
-    """Pageblocks whose first page is the zone's and online (pagetypeinfo_showblockcount_print)."""
+    """Count the pageblocks whose first page is online and in the zone (pagetypeinfo_showblockcount_print)."""
     size, nr = 1 << mem.geometry.pageblock_order, 0
     for pfn in range(zone.start_pfn // size * size, zone.start_pfn + zone.spanned_pages, size):
         there = mem.zone_of(max(pfn, zone.start_pfn))

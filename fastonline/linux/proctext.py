@@ -34,7 +34,7 @@ _LINES = ("boost", "min", "low", "high", "promo", "scanned", "spanned", "present
 
 @dataclass(frozen=True)
 class ZoneInfo:
-    """What /proc/zoneinfo says of one zone, in pages."""
+    """The entry of one zone in /proc/zoneinfo, in pages."""
 
     nid: int
     name: str
@@ -58,7 +58,7 @@ class ZoneInfo:
 
     @property
     def end_pfn(self) -> int:
-        """The first pfn behind the span."""
+        """The first pfn after the span."""
         return self.start_pfn + self.spanned_pages
 
 

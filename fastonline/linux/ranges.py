@@ -25,11 +25,11 @@ GEOMETRIES = {
 }
 """(uname -m, page size) -> preset."""
 _MAX_PAGES = 1 << 30
-"""A text of a few lines can claim any amount of memory: of more than 4 TiB of 4 KiB pages no machine is made."""
+"""The most pages of a machine that is made from a text, 4 TiB of 4 KiB pages: a short text can claim any amount."""
 
 
 def check_size(pages: int, end_pfn: int) -> None:
-    """ValueError for more pages, or a higher end, than a machine is made of on the word of a text."""
+    """Raise ValueError for more pages, or a higher end, than a machine made from a text may have."""
     if pages > _MAX_PAGES or end_pfn > 16 * _MAX_PAGES:
         raise ValueError(f"{pages} pages up to {end_pfn:#x} exceed the largest machine ({_MAX_PAGES})")
 
@@ -101,7 +101,7 @@ def ends(ram: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """Ranges that touch or overlap in one, ascending."""
+    """Return the ranges in ascending order, with adjacent and overlapping ones joined."""
     found: Ranges = []
     for start, end in sorted(ranges):
         if found and start <= found[-1][1]:
@@ -112,7 +112,7 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def without(a: Ranges, b: Ranges) -> Ranges:
-    """What `a` has and `b` has not."""
+    """Return the parts of `a` that are not in `b`."""
     found, i = [], 0
     for start, end in a:
         while i < len(b) and b[i][1] <= start:
@@ -129,7 +129,7 @@ def without(a: Ranges, b: Ranges) -> Ranges:
 
 
 def meet(a: Ranges, b: Ranges) -> Ranges:
-    """What two lists of ranges have in common."""
+    """Return the intersection of two lists of ranges."""
     found, i, j = [], 0, 0
     while i < len(a) and j < len(b):
         start, end = max(a[i][0], b[j][0]), min(a[i][1], b[j][1])

@@ -29,11 +29,11 @@ _STEP: dict[str, Any] = {"errno": (int, str), "uevents": list, "kmsg": list, "st
 
 
 class RecordingError(ValueError):
-    """A file that is no recording: one line that names the file, and the step where it is a step's fault."""
+    """A file is not a valid recording. The message is one line that names the file and, where one is wrong, the step."""
 
 
 class Recording:
-    """One run of a real kernel. data: the dict that its JSON file holds; path: of that file, for messages."""
+    """The recording of one run of a real kernel. data: the contents of its JSON file. path: of that file, for messages."""
 
     def __init__(self, data: dict[str, Any], path: object = "recording") -> None:
         self.path = str(path)
@@ -180,5 +180,5 @@ class Recording:
 
 
 def _name(step):
-    """The op of a step, or its ops."""
+    """Return the ops of a step in words."""
     return "+".join(op["op"] for op in step.get("ops", [step]))

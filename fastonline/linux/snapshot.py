@@ -1,4 +1,4 @@
-"""What a kernel's texts say of a machine whose page map nobody has: zones, free blocks by order, memory blocks."""
+"""Snapshots: a machine from a kernel's texts alone, without a page map: zones, free blocks by order, memory blocks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fastonline.rules import LINUX_6_12, Rules
 
 @dataclass(kw_only=True, repr=False)
 class Snapshot:
-    """A machine as texts show it, of one moment. What a text does not have is empty.
+    """A machine at one moment, as the kernel's texts show it. Missing parts are empty.
 
     - source: the file or directory, for messages.
     - arch, page_size: uname -m, and bytes.
@@ -78,7 +78,7 @@ class Snapshot:
         return lsmem_text(rows, self.block_size, style, self.memmap_on_memory)
 
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
-        """A Memory with these zones, memory blocks and watermarks, and as many free blocks of each order.
+        """Return a Memory with these zones, memory blocks and watermarks, and as many free blocks of each order.
 
         Which pages are free is not known: they are laid out so that the free blocks are buddyinfo's. Without buddyinfo all
         managed pages are free. ValueError where the texts do not fit together.

@@ -1,4 +1,4 @@
-"""Whatever file or directory shows a machine, told by its content."""
+"""Sources of a machine: files and directories, recognized by their content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FIRST_LINES = 200
 
 
 class Source(Protocol):
-    """What shows a machine."""
+    """A source from which a machine can be made."""
 
     @property
     def notes(self) -> list[str]:
@@ -43,7 +43,7 @@ class Source(Protocol):
 
 
 class Saved:
-    """A machine that Memory.save wrote: it keeps its engine and rules."""
+    """A machine saved by Memory.save. It keeps its engine and rules."""
 
     notes: list[str] = []
     assumptions: list[str] = []
@@ -52,12 +52,12 @@ class Saved:
         self._mem = mem
 
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
-        """The Memory, on the engine and with the rules that it was saved with."""
+        """Return the Memory, with the engine and the rules that it was saved with."""
         return self._mem
 
 
 class BootMemory:
-    """The RAM that the log of a boot or /proc/iomem shows, as after a boot: all of it free."""
+    """The RAM in a boot log or /proc/iomem. All of it is free, as after a boot."""
 
     notes: list[str] = []
 
@@ -67,7 +67,7 @@ class BootMemory:
         self.assumptions = [f"{path}: RAM alone is told: all of it is free, in the zones of x86_64"]
 
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
-        """A Memory with these ranges. ValueError for ranges that no machine has."""
+        """Return a Memory with these ranges. ValueError for invalid ranges."""
         try:
             check_size(sum(nr for _, nr, _ in self._ranges), sum(self._ranges[-1][:2]))
             return Memory(X86_64, boot=self._ranges, rules=rules, engine=engine)
@@ -118,7 +118,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
 
 
 def names_trace(path: str | os.PathLike[str]) -> bool:
-    """Is this file a trace of page allocations? OSError."""
+    """Return whether this file is a trace of page allocations. OSError when it cannot be read."""
     try:
         return not _is_recording(path) and is_trace([line for _, line in islice(stream(path), _FIRST_LINES)])
     except TextError:

@@ -1,4 +1,4 @@
-"""What the flags of /proc/kpageflags say of pages: runs of pages in one state, as Memory.from_page_map takes them."""
+"""From flags of /proc/kpageflags to runs of pages in one state, as Memory.from_page_map takes them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Event:
 
 @dataclass
 class Replay:
-    """What became of a trace. Of the counts, each event is in one.
+    """The result of replaying a trace. Each event is counted once.
 
     - allocations, frees: by order, of those that could be done.
     - failed: allocations that the kernel could not serve.
@@ -64,14 +64,14 @@ class Replay:
     peak: int = 0
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, for json: the counts, and free blocks by order of both machines."""
+        """Return plain values for JSON: the counts, and the free blocks by order of both machines."""
         names = ("source", "allocations", "frees", "failed", "unknown", "first_unknown", "in_use", "peak")
         return {name: getattr(self, name) for name in names} | {
             "free": {name: _nr_free(mem) for name, mem in (("kernel", self.kernel), ("own", self.own)) if mem is not None}
         }
 
     def __str__(self) -> str:
-        """A few lines: counts, and free blocks by order of both machines."""
+        """Return the counts, and the free blocks by order of both machines, in a few lines."""
         page = self.kernel.geometry.page_size
         lines = [
             f"{self.source}: {sum(self.allocations)} allocations, {sum(self.frees)} frees, {self.failed} failed allocations",
@@ -88,7 +88,7 @@ class Replay:
 
 
 def is_trace(lines: list[str]) -> bool:
-    """Do these first lines of a file begin a trace?"""
+    """Return whether these first lines of a file begin a trace."""
     return any(line.startswith("# tracer:") or _EVENT.search(line) for line in lines)
 
 

@@ -29,7 +29,7 @@ _LSMEM = re.compile(r"0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16}) ")
 
 
 def is_tree(path: str | os.PathLike[str]) -> bool:
-    """Is the directory such a tree?"""
+    """Return whether the directory is such a tree."""
     return _root(Path(path)) is not None
 
 
