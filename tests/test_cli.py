@@ -23,6 +23,7 @@ CAPTURED = Path(__file__).parent / "data" / "linux-6.18-24g"
 SECTION = 1 << 17
 
 # the first in sys.path is not the current directory: the package that is installed, or named by PYTHONPATH, is run
+COMMANDS = ("profile", "show", "capture", "replay", "sysfs", "balloon", "compare", "sweep")
 COMMAND = [sys.executable, "-P", "-m", "fastonline"]
 QUICK = ["profile", "--engine", "bitmap", "--repeat", "1"]
 
@@ -446,3 +447,13 @@ def test_tables_keep_to_the_width_of_the_terminal(run, monkeypatch, command, col
         assert max(map(len, out.splitlines())) <= int(columns)
         strategy_or_time = usual.split()[0]
         assert (out.count(f"{strategy_or_time} ") == 1) == (columns == "200")
+
+
+@pytest.mark.parametrize("command", [
+    *COMMANDS, *(f"show {what}" for what in ("summary", "pages", "offlineable", "zonelists")),
+])
+def test_help_of_every_command_has_examples_and_fits(run, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, err = run(*command.split(), "--help")
+    assert (status, err) == (0, "") and "\nexamples:\n  fastonline " in out.replace("sudo ", "")
+    assert max(map(len, out.splitlines())) <= 80 and "%%" not in out

@@ -37,7 +37,7 @@ class ShowVersion(argparse.Action):
 
 def make_parser():
     """The parser of the whole command line."""
-    parser = Parser(prog="fastonline", description="Memory onlining the way Linux does it, and what it costs.")
+    parser = Parser(prog="fastonline", description="Simulate Linux memory hotplug, and measure what each step costs.")
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and what it was built with, and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in COMMANDS:

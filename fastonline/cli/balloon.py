@@ -3,7 +3,7 @@
 import os
 import re
 
-from fastonline.cli.common import add_json, add_plot, check_plot, checked, progress, width, write_json
+from fastonline.cli.common import add_command, add_json, add_plot, check_plot, checked, progress, width, write_json
 from fastonline.drivers.series import DRIVERS, parse_targets, run_series
 from fastonline.drivers.table import read_targets
 from fastonline.drivers.xen import BEHAVIOURS
@@ -13,11 +13,14 @@ from fastonline.rules import LINUX_2_6_25, LINUX_6_12, by_name as rules_by_name
 
 
 def add_balloon(commands):
-    parser = commands.add_parser(
-        "balloon",
-        help="run one driver through a series of targets",
-        description="Run one driver of a guest through a series of targets, on a host with a finite pool of frames, and print "
-        "target against actual size, the host's pages, its calls and the time.",
+    parser = add_command(
+        commands, "balloon", "run one driver through a series of targets",
+        "Run the memory driver of a guest through a series of targets, on a host with a finite pool of frames. Print target "
+        "and actual size, free memory of the host, calls to the host and times.",
+        (("fastonline balloon xen 512M,1.5G,700M", "three targets, one a minute"),
+         ("fastonline balloon virtio-mem 2G --block-size 4M", "blocks of 4 MiB"),
+         ("fastonline balloon dimm 2G --udev-delay 0.5", "memory goes online later"),
+         ("fastonline balloon virtio sizes.csv --plot a.svg", "targets from a file")),
     )
     add_arguments(parser)
     add_json(parser)
@@ -27,33 +30,36 @@ def add_balloon(commands):
 
 def add_arguments(parser):
     """Add what from_arguments reads."""
-    # -1G is a wrong size, no option
+    # -1G is a wrong size, not an option
     parser._negative_number_matcher = re.compile(r"-\.?\d")
     parser.add_argument("driver", choices=tuple(DRIVERS))
     parser.add_argument("targets", metavar="TARGETS",
                         help="sizes such as 1G,1.5G,768M, one a minute, or a CSV file with columns of time and size")
-    parser.add_argument("--column", metavar="NAME", help="of the CSV file's sizes (target, size, or the only one)")
-    parser.add_argument("--time-column", metavar="NAME", help="of its times (time, timestamp, or the first one)")
-    parser.add_argument("--behaviour", metavar="NAME", help=f"xen: {', '.join(BEHAVIOURS)} (6.18); cmm: cmm1, cmm2 (cmm1)")
-    parser.add_argument("--order", type=int, metavar="N", help="xen: balloon in blocks of 2^N pages (0)")
-    parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks a hypercall (a page of longs)")
-    parser.add_argument("--reporting", action="store_true", default=None, help="virtio: the host is told of free blocks")
-    parser.add_argument("--block-size", metavar="SIZE", help="virtio-mem: of the device's blocks (a pageblock)")
+    parser.add_argument("--column", metavar="NAME",
+                        help="column of the sizes in the CSV file (default: target, size, or the only one)")
+    parser.add_argument("--time-column", metavar="NAME", help="column of the times (default: time, timestamp, or the first)")
+    parser.add_argument("--behaviour", metavar="NAME",
+                        help=f"xen: {', '.join(BEHAVIOURS)} (default: 6.18); cmm: cmm1, cmm2 (default: cmm1)")
+    parser.add_argument("--order", type=int, metavar="N", help="xen: balloon in blocks of 2^N pages (default: 0)")
+    parser.add_argument("--batch", type=int, metavar="N", help="xen: blocks in one hypercall (default: a page of longs)")
+    parser.add_argument("--reporting", action="store_true", default=None, help="virtio: report free blocks to the host")
+    parser.add_argument("--block-size", metavar="SIZE", help="virtio-mem: block size of the device (default: a pageblock)")
     parser.add_argument("--geometry", type=checked(geometry_by_name), metavar="NAME",
-                        help="the guest's (xen thread, 2.6.26: X86_32_PAE; cmm: S390X; else X86_64)")
+                        help="of the guest (default: X86_64; xen thread and 2.6.26: X86_32_PAE; cmm: S390X)")
     parser.add_argument("--rules", type=checked(rules_by_name), metavar="VERSION",
-                        help="the guest's kernel (xen thread, 2.6.26: 2.6.25; else 6.12)")
-    parser.add_argument("--engine", choices=ENGINES, default="bitmap")
-    parser.add_argument("--boot", metavar="SIZE", default="1G", help="what the guest boots with (1G)")
-    parser.add_argument("--host", metavar="SIZE", default="4G", help="the host's memory (4G)")
-    parser.add_argument("--memmap", choices=MEMMAPS, help="who pays for the descriptors of added memory (nobody)")
-    parser.add_argument("--memory-block-size", metavar="SIZE", help="of the guest's memory blocks (a section)")
-    parser.add_argument("--max-memory", metavar="SIZE", help="what the host allows the guest (no limit)")
-    parser.add_argument("--scattered", action="store_true", help="the host hands its frames out in random order")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of that order (0)")
-    parser.add_argument("--call-ns", type=float, default=0, metavar="NS", help="what each call to the host costs (0)")
+                        help="kernel version of the guest (default: 6.12; xen thread and 2.6.26: 2.6.25)")
+    parser.add_argument("--engine", choices=ENGINES, default="bitmap", help="(default: bitmap)")
+    parser.add_argument("--boot", metavar="SIZE", default="1G", help="boot memory of the guest (default: 1G)")
+    parser.add_argument("--host", metavar="SIZE", default="4G", help="memory of the host (default: 4G)")
+    parser.add_argument("--memmap", choices=MEMMAPS,
+                        help="where page descriptors of added memory lie (default: they take no memory)")
+    parser.add_argument("--memory-block-size", metavar="SIZE", help="size of a memory block of the guest (default: a section)")
+    parser.add_argument("--max-memory", metavar="SIZE", help="the host's limit for the guest (default: none)")
+    parser.add_argument("--scattered", action="store_true", help="the host gives frames in random order")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of that order (default: 0)")
+    parser.add_argument("--call-ns", type=float, default=0, metavar="NS", help="cost of each call to the host, ns (default: 0)")
     parser.add_argument("--udev-delay", type=float, metavar="S",
-                        help="seconds until user space onlines added memory (default: the kernel onlines it at once)")
+                        help="seconds until user space onlines added memory (default: the kernel onlines it immediately)")
 
 
 def run_balloon(args):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 
 from fastonline.figures import check_format
 from fastonline.files import check_output, write_file
@@ -55,6 +56,16 @@ def progress(steps):
             return steps
         return tqdm(steps, leave=False, bar_format="{n_fmt}/{total_fmt} {elapsed} {bar}")
     return steps
+
+
+def add_command(commands, name, summary, description, examples):
+    """Add a command's parser and return it. examples: (command line, what it does) of each, for the end of --help."""
+    longest = max(len(line) for line, _ in examples)
+    return commands.add_parser(
+        name, help=summary, description=textwrap.fill(description, 78),
+        epilog="\n".join(["examples:", *(f"  {line:{longest}}  {what}".rstrip() for line, what in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 # -- arguments that several commands share

@@ -2,7 +2,7 @@
 
 import sys
 
-from fastonline.cli.common import add_json, add_plot, check_plot, output, progress, width, write_json
+from fastonline.cli.common import add_command, add_json, add_plot, check_plot, output, progress, width, write_json
 from fastonline.cost.compare import compare
 from fastonline.cost.scenario import PRESETS, scenario
 from fastonline.cost.strategies import STRATEGIES
@@ -10,19 +10,21 @@ from fastonline.files import write_file
 
 
 def add_compare(commands):
-    parser = commands.add_parser(
-        "compare",
-        help="how should a guest grow? strategies side by side",
-        description="Run the strategies of the 2008 thread, and later ones, on one scenario, and print a line for each: how "
-        "far the guest grew, what it held above its target, what was notified, called and swapped, and the modelled time. "
-        "Times are virtual: they come from published costs.",
+    parser = add_command(
+        commands, "compare", "how should a guest grow? strategies side by side",
+        "Run the strategies of the 2008 thread, and later ones, on one scenario, and print a row for each: how far the guest "
+        "grew, what it held above its target, notifications, calls to the host, swapped pages and modelled times. Times are "
+        "virtual: they follow from published costs.",
+        (("fastonline compare thread-dry", "the host has 384 MiB left"),
+         ("fastonline compare thread --strategies split,whole", "two of them"),
+         ("fastonline compare my.toml --plot my.svg --json my.json", "a scenario of your own")),
     )
     parser.add_argument("scenario", metavar="PRESET|FILE.toml", help=f"{', '.join(PRESETS)}, or a TOML file")
     add_strategies(parser)
     add_json(parser)
-    parser.add_argument("--csv", type=output, metavar="FILE", help="write the columns of every row as CSV")
+    parser.add_argument("--csv", type=output, metavar="FILE", help="write every row as CSV to FILE")
     add_plot(parser, "held, target and free over time, and overshoot against shortfall")
-    parser.add_argument("--times", action="store_true", help="print on standard error what each simulation took")
+    parser.add_argument("--times", action="store_true", help="print the wall time of each simulation on standard error")
     parser.set_defaults(run=run_compare)
 
 

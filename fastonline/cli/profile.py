@@ -7,7 +7,19 @@ import sys
 from functools import partial
 
 from fastonline import geometry, rules
-from fastonline.cli.common import add_json, add_plot, check_plot, checked, colored, count, output, progress, size, write_json
+from fastonline.cli.common import (
+    add_command,
+    add_json,
+    add_plot,
+    check_plot,
+    checked,
+    colored,
+    count,
+    output,
+    progress,
+    size,
+    write_json,
+)
 from fastonline.cost.against import against, against_text, load_profile
 from fastonline.cost.counters import HARDWARE
 from fastonline.cost.processes import profile_processes
@@ -18,51 +30,47 @@ from fastonline.files import write_file
 from fastonline.hotplug.memory import ENGINES
 from fastonline.linux.capture import Capture
 
-EXAMPLES = """examples:
-  fastonline profile                                       512 MiB of X86_64 under the rules of 6.12
-  fastonline profile --brief                               the five rows that most people want
-  fastonline profile --geometry X86_32_PAE --rules 2.6.25  the case of the 2008 thread
-  fastonline profile --geometry X86_32_PAE,X86_64,ARM64_64K
-  fastonline profile --cold                                with caches emptied before each run, too
-  fastonline profile --json old.json                       keep it, and later:
-  fastonline profile --against old.json                    exit status 1 when something became slower
-"""
+EXAMPLES = (
+    ("fastonline profile", "512 MiB, Linux 6.12"),
+    ("fastonline profile --brief", "the five main rows"),
+    ("fastonline profile --cold", "also with emptied caches"),
+    ("fastonline profile --geometry X86_32_PAE,ARM64_64K", "one table for both"),
+    ("fastonline profile --json old.json", "keep it, and later:"),
+    ("fastonline profile --against old.json", "exit status 1 when slower"),
+)
 
 
 def add_profile(commands):
-    parser = commands.add_parser(
-        "profile",
-        help="what onlining one section costs",
-        description="Measure what onlining one section costs: as a whole, page by page, in a balloon driver's batches, and the "
-        "other calls in a section's life; engine by engine and phase by phase. online_pages is what a kernel engineer calls "
-        "onlining: quote that row.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "profile", "what onlining one section costs",
+        "Measure what onlining one section costs: as a whole, page by page, in batches as a balloon driver has, and the other "
+        "calls in a section's life, by engine and by phase. Quote the row online_pages: that is what a kernel engineer calls "
+        "onlining.", EXAMPLES,
     )
     parser.add_argument("--geometry", type=geometries, metavar="NAME[,NAME...]",
                         help=f"{', '.join(geometry.PRESETS)} (default: X86_64); several give one table")
     parser.add_argument(
-        "--section", type=size, default="512M", metavar="SIZE", help="how much goes online, whole sections (default: 512M)"
+        "--section", type=size, default="512M", metavar="SIZE", help="size to online, whole sections (default: 512M)"
     )
     parser.add_argument("--rules", type=checked(rules.by_name), default="6.12", metavar="VERSION",
-                        help=f"the kernel that is mirrored: {', '.join(rules.PRESETS)} (default: 6.12)")
+                        help=f"kernel version: {', '.join(rules.PRESETS)} (default: 6.12)")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="only this engine; may be repeated (default: both)")
     parser.add_argument("--order", type=int, action="append", metavar="N",
-                        help="largest block handed to the allocator at a time when the whole goes online; may be repeated "
-                        "(default: as the rules say, 0 under 2.6.25, MAX_PAGE_ORDER since)")
+                        help="largest block freed at once when the whole section goes online; may be repeated (default: 0 "
+                        "under 2.6.25, MAX_PAGE_ORDER later)")
     parser.add_argument("--repeat", type=count, default=50, metavar="N", help="repetitions of each workload (default: 50)")
     parser.add_argument("--processes", type=count, default=1, metavar="N",
                         help="measure in N new processes, and show how they differ (default: 1, this one)")
     parser.add_argument(
-        "--cold", action="store_true", help="measure with emptied caches too, as for a section onlined once in a while"
+        "--cold", action="store_true", help="also measure with emptied caches, as for a section that is onlined rarely"
     )
-    parser.add_argument("--memmap", action="store_true", help="measure the first touch of the page descriptors too")
+    parser.add_argument("--memmap", action="store_true", help="also measure the first touch of the page descriptors")
     parser.add_argument(
         "--scale", action="store_true", help="measure machines of 2^17 to 2^34 pages instead, as far as memory allows"
     )
     parser.add_argument("--brief", action="store_true", help="print only the five rows that most people want")
-    parser.add_argument("--counters", action="store_true", help="count cycles, instructions, cache and branch misses too (perf "
-                        "events), in further runs; says so where the machine has none")
+    parser.add_argument("--counters", action="store_true",
+                        help="also count cycles, instructions, cache and branch misses (perf events), in further runs")
     parser.add_argument(
         "--against",
         metavar="FILE",
@@ -78,9 +86,9 @@ def add_profile(commands):
     )
     add_plot(parser, "the figures")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--capture", metavar="FILE", help="start from a captured machine's pages, online a section behind them, "
-                       "and say whether the predicted buddyinfo is the kernel's")
-    start.add_argument("--live", action="store_true", help="the same from the kernel that runs here")
+    start.add_argument("--capture", metavar="FILE", help="start from a captured machine, online a section after its memory, "
+                       "and say whether the predicted buddyinfo matches the kernel's")
+    start.add_argument("--live", action="store_true", help="the same, from the running kernel")
     parser.set_defaults(run=run_profile)
 
 

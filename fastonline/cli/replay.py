@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 
-from fastonline.cli.common import width
+from fastonline.cli.common import add_command, width
 from fastonline.hotplug.memory import ENGINES
 from fastonline.linux.compare import NOT_COMPARED, concern
 from fastonline.linux.recording import Recording
@@ -13,22 +13,23 @@ from fastonline.tables import wrapped
 
 
 def add_replay(commands):
-    parser = commands.add_parser(
-        "replay",
-        help="replay recordings of real kernels and print where the prediction and the kernel differ",
-        description="Replay recordings of real kernels: a line a step, then a table and what is not compared. Exit status 1 "
+    parser = add_command(
+        commands, "replay", "replay recordings of real kernels and print where the prediction and the kernel differ",
+        "Replay recordings of real kernels: print a line for each step, then a table and what is not compared. Exit status 1 "
         "when a prediction differs from what the kernel did. A FILE may also be a trace of mm_page_alloc and mm_page_free, as "
         "ftrace and perf script print it: it is replayed against the allocator.",
-        epilog="example: fastonline replay -q tests/data/recordings/S1*.json",
+        (("fastonline replay -q tests/data/recordings/S1*.json", "only the table"),
+         ("fastonline replay --json S1.json", "a line of JSON for each step"),
+         ("fastonline replay trace.txt", "allocations and frees of a real kernel")),
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument(
         "--engine", choices=ENGINES, default="struct_page",
-        help="(struct_page, whose free lists are the kernel's: bitmap finds other free pages after long use)",
+        help="(default: struct_page, which has the kernel's free lists; bitmap allocates other pages after long use)",
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a JSON object a step instead of text")
-    form.add_argument("-q", "--quiet", action="store_true", help="only the table")
+    form.add_argument("--json", action="store_true", help="print a JSON object for each step instead of text")
+    form.add_argument("-q", "--quiet", action="store_true", help="print only the table")
     parser.set_defaults(run=run_replay)
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import asdict
 
-from fastonline.cli.common import add_json, add_source, count, machine_of, output, read, read_machine, write_json
+from fastonline.cli.common import add_command, add_json, add_source, count, machine_of, output, read, read_machine, write_json
 from fastonline.core.pageflags import decode_page_flags
 from fastonline.core.runs import equal_runs
 from fastonline.hotplug import questions
@@ -21,16 +21,19 @@ SOURCES = "a saved machine, a capture, a /sys tree or sosreport, or a log of Mem
 
 
 def add_show(commands):
-    parser = commands.add_parser(
-        "show",
-        help="the state of a machine, and questions about it",
-        description="Print what a machine is like, or answer a question about it. Nothing changes by it.",
-        epilog="examples: fastonline show summary --live; fastonline show lsmem /path/to/sosreport; "
-        "fastonline show pages 0x100000-0x1003ff CAPTURE; fastonline show offlineable CAPTURE",
+    parser = add_command(
+        commands, "show", "print the state of a machine, or answer a question about it",
+        "Print the state of a machine, or answer a question about it. The machine is not changed.",
+        (("fastonline show summary --live", "the running kernel, as root"),
+         ("fastonline show lsmem /path/to/sosreport", "any source of a machine"),
+         ("fastonline show pages 0x100000-0x1003ff CAPTURE", "decoded page flags"),
+         ("fastonline show offlineable CAPTURE", "which blocks can go offline, and why not")),
     )
     kinds = parser.add_subparsers(metavar="WHAT", required=True)
     for name, (helped, _) in {**TEXTS, **QUESTIONS}.items():
-        one = kinds.add_parser(name, help=helped, description=f"Print {helped}.")
+        what = f"{name} 0x100000-0x1003ff" if name == "pages" else name
+        examples = ((f"fastonline show {what} CAPTURE", ""), (f"fastonline show {what} --live", "as root"))
+        one = add_command(kinds, name, helped, f"Print {helped}.", examples)
         if name == "pages":
             one.add_argument("range", type=_pfn_range, metavar="FROM-TO", help="page frames, such as 0x100000-0x1003ff")
         if name == "lsmem":
@@ -215,11 +218,10 @@ QUESTIONS = {
 # -- capture and sysfs
 
 def add_capture(commands):
-    parser = commands.add_parser(
-        "capture",
-        help="save the running kernel's page map and zones",
-        description="Save the page map and the zones of the kernel that runs here to FILE. Reads /proc/kpageflags: needs "
-        "CAP_SYS_ADMIN.",
+    parser = add_command(
+        commands, "capture", "save the running kernel's page map and zones",
+        "Save the page map and the zones of the running kernel to FILE. It reads /proc/kpageflags and needs CAP_SYS_ADMIN.",
+        (("sudo fastonline capture here", ""), ("fastonline profile --capture here", "online a section after its memory")),
     )
     parser.add_argument("file", type=output, metavar="FILE")
     parser.set_defaults(run=run_capture)
@@ -234,10 +236,10 @@ def run_capture(args):
 
 
 def add_sysfs(commands):
-    parser = commands.add_parser(
-        "sysfs",
-        help="write the /sys tree of a machine that lsmem --sysroot reads",
-        description="Write below DIR the /sys tree of a machine, as util-linux reads it: lsmem --sysroot DIR.",
+    parser = add_command(
+        commands, "sysfs", "write the /sys tree of a machine for lsmem --sysroot",
+        "Write the /sys tree of a machine below DIR, as util-linux reads it.",
+        (("fastonline sysfs tree CAPTURE", ""), ("lsmem --sysroot tree", "of util-linux")),
     )
     parser.add_argument("directory", metavar="DIR")
     add_source(parser, SOURCES)

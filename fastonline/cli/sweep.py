@@ -4,7 +4,7 @@ import os
 import sys
 from contextlib import contextmanager
 
-from fastonline.cli.common import add_plot, check_plot, count, output, width
+from fastonline.cli.common import add_command, add_json, add_plot, check_plot, count, output, width, write_json
 from fastonline.cli.compare import add_strategies
 from fastonline.cost.pool import Pool, dask_executor
 from fastonline.cost.scenario import PRESETS, scenario
@@ -13,22 +13,26 @@ from fastonline.tables import fitted
 
 
 def add_sweep(commands):
-    parser = commands.add_parser(
-        "sweep",
-        help="a grid of runs of compare, on processes or a Dask cluster",
-        description="Run every combination of --set, --strategies and --seeds, and append a row for each to FILE as a line of "
-        "JSON. The same command goes on where it was interrupted. With --summary: mean and 95 %% interval over the seeds.",
+    parser = add_command(
+        commands, "sweep", "a grid of runs of compare, on processes or a Dask cluster",
+        "Run every combination of --set, --strategies and --seeds, and append a row for each to FILE as a line of JSON. The "
+        "same command continues an interrupted sweep. With --summary: print mean and 95 % interval over the seeds.",
+        (("fastonline sweep thread-dry --set host=2G,4G --seeds 5 --out runs.jsonl", ""),
+         ("fastonline sweep thread-dry --set workload.in_use=0.5,0.9 --jobs 2 --out a.jsonl", ""),
+         ("fastonline sweep --summary runs.jsonl --plot map.png", "")),
     )
     parser.add_argument("scenario", nargs="?", metavar="PRESET|FILE.toml", help=f"{', '.join(PRESETS)}, or a TOML file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=A,B",
                         help="values of a key of the scenario, such as host=2G,4G or workload.in_use=0.5,0.9; again for more")
     add_strategies(parser)
-    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="run each with N seeds (1)")
-    parser.add_argument("--jobs", type=count, metavar="N", help="so many processes (1: this one)")
-    parser.add_argument("--dask", metavar="ADDRESS", help="run on the Dask cluster whose scheduler is there; needs distributed")
-    parser.add_argument("--out", type=output, metavar="FILE", help="where the rows go")
-    parser.add_argument("--yes", action="store_true", help="a grid of more than 10 million points is meant")
-    parser.add_argument("--summary", metavar="FILE", help="print what came out of a sweep")
+    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="run each with N seeds (default: 1)")
+    parser.add_argument("--jobs", type=count, metavar="N", help="number of processes (default: 1, this one)")
+    parser.add_argument("--dask", metavar="ADDRESS",
+                        help="run on the Dask cluster with the scheduler at ADDRESS; needs distributed")
+    parser.add_argument("--out", type=output, metavar="FILE", help="append the rows to FILE")
+    parser.add_argument("--yes", action="store_true", help="allow a grid of more than 10 million points")
+    parser.add_argument("--summary", metavar="FILE", help="print a summary of the sweep in FILE")
+    add_json(parser)
     add_plot(parser, "a heat map (with --summary)")
     parser.set_defaults(run=run_sweep)
 
@@ -37,11 +41,12 @@ def run_sweep(args):
     if args.summary is not None:
         if args.scenario is not None or args.set or args.out is not None:
             raise ValueError("--summary takes no scenario, --set or --out")
-        return print_summary(args.summary, args.plot)
+        return print_summary(args)
     if args.scenario is None or args.out is None:
         raise ValueError("a sweep needs a scenario and --out FILE")
-    if args.plot is not None:
-        raise ValueError("--plot goes with --summary")
+    for name in ("plot", "json"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} goes with --summary")
     if args.jobs is not None and args.dask is not None:
         raise ValueError("--jobs and --dask exclude each other")
     points = grid(scenario(args.scenario), parse_sets(args.set), args.strategies, args.seeds, args.yes)
@@ -99,10 +104,26 @@ def show(done, points):
     print(f"\r{done} of {points}", end="", file=sys.stderr, flush=True)
 
 
-def print_summary(path, plot):
-    """A table: mean, half the 95 % interval and n of each column, by key."""
-    check_plot(plot)
-    lines = summary(path)
+def print_summary(args):
+    """Print a table: mean, half the 95 % interval and n of each column, by key; --json and --plot."""
+    check_plot(args.plot)
+    lines = summary(args.summary)
+    if args.json != "-":
+        print_table(lines)
+    if args.json is not None:
+        write_json(args.json, [{name: _named(value) for name, value in line.items()} for line in lines])
+    if args.plot is not None:
+        from fastonline.cost.compare_plots import plot_sweep
+        plot_sweep(os.fspath(args.summary), args.plot)
+    return 0
+
+
+def _named(value):
+    return dict(zip(("mean", "interval", "equal"), value, strict=True)) if isinstance(value, tuple) else value
+
+
+def print_table(lines):
+    """Print what `summary` returned."""
     rows = [("", "n", *(column.replace("_bytes", " MiB").replace("_byte_seconds", " MiB.s") for column in SUMMARY))]
     for line in lines:
         if line["reason"] is None:
@@ -116,10 +137,6 @@ def print_summary(path, plot):
         if line["errors"]:
             print(f"{line['key']}: {line['errors']} failed")
     print("mean ± half the 95 % interval over n seeds; without ±: all equal")
-    if plot is not None:
-        from fastonline.cost.compare_plots import plot_sweep
-        plot_sweep(os.fspath(path), plot)
-    return 0
 
 
 def cell(column, value):
