@@ -15,6 +15,7 @@ def in_process(work, seconds=30):
     pid = os.fork()
     if pid == 0:
         gc.callbacks.clear()    # Hypothesis has one, where a signal's exception would be lost
+        gc.freeze()             # a collection looks at what the work makes, not at all of the parent's objects
         text, ignored = "the child could not say what happened", []
         sys.unraisablehook = lambda found: ignored.append(
             f"ignored in {found.object!r}: {found.exc_type.__name__}: {found.exc_value}\n"
