@@ -15,9 +15,9 @@ def add_compare(commands):
         "Run the strategies of the 2008 thread, and later ones, on one scenario, and print a row for each: how far the guest "
         "grew, what it held above its target, notifications, calls to the host, swapped pages and modelled times. Times are "
         "virtual: they follow from published costs.",
-        (("fastonline compare thread-dry", "the host has 384 MiB left"),
+        (("fastonline compare thread-dry", "on a host that runs dry"),
          ("fastonline compare thread --strategies split,whole", "two of them"),
-         ("fastonline compare my.toml --plot my.svg --json my.json", "a scenario of your own")),
+         ("fastonline compare my.toml --plot my.svg", "a scenario of your own")),
     )
     parser.add_argument("scenario", metavar="PRESET|FILE.toml", help=f"{', '.join(PRESETS)}, or a TOML file")
     add_strategies(parser)

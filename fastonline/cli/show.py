@@ -27,7 +27,7 @@ def add_show(commands):
         (("fastonline show summary --live", "the running kernel, as root"),
          ("fastonline show lsmem /path/to/sosreport", "any source of a machine"),
          ("fastonline show pages 0x100000-0x1003ff CAPTURE", "decoded page flags"),
-         ("fastonline show offlineable CAPTURE", "which blocks can go offline, and why not")),
+         ("fastonline show offlineable CAPTURE", "what can go offline")),
     )
     kinds = parser.add_subparsers(metavar="WHAT", required=True)
     for name, (helped, _) in {**TEXTS, **QUESTIONS}.items():

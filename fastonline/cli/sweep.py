@@ -18,7 +18,7 @@ def add_sweep(commands):
         "Run every combination of --set, --strategies and --seeds, and append a row for each to FILE as a line of JSON. The "
         "same command continues an interrupted sweep. With --summary: print mean and 95 % interval over the seeds.",
         (("fastonline sweep thread-dry --set host=2G,4G --seeds 5 --out runs.jsonl", ""),
-         ("fastonline sweep thread-dry --set workload.in_use=0.5,0.9 --jobs 2 --out a.jsonl", ""),
+         ("fastonline sweep thread --set workload.in_use=0.5,0.9 --out a.jsonl", ""),
          ("fastonline sweep --summary runs.jsonl --plot map.png", "")),
     )
     parser.add_argument("scenario", nargs="?", metavar="PRESET|FILE.toml", help=f"{', '.join(PRESETS)}, or a TOML file")
