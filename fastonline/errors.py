@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import SupportsIndex, TypeGuard
 
 
@@ -37,6 +36,8 @@ def invalid_name(what: str, name: object, expected: Iterable[str]) -> ValueError
 
     what: what the name is of: ``invalid geometry 'X86_46' (expected X86_32_PAE, X86_64); did you mean 'X86_64'?``
     """
+    from difflib import get_close_matches
+
     known = {one.upper(): one for one in expected}
     near = get_close_matches(str(name).upper(), known, 1)
     hint = f"; did you mean {known[near[0]]!r}?" if near else ""

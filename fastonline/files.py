@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import io
 import os
-import secrets
 import stat
-import zipfile
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Path = str | os.PathLike[str]
 Bytes = bytes | bytearray | memoryview
@@ -76,6 +76,8 @@ def read_arrays(path: Path, names: Iterable[str]) -> list[NDArray[Any]]:
     Nothing is unpickled, and nothing is unpacked beyond `_MAX_UNPACKED` times the size of the file. ValueError naming the path
     for a file that is no such archive; OSError as `open_regular`.
     """
+    import zipfile  # it takes as long as half of the package
+
     with open_regular(path) as file:
         left = _MAX_UNPACKED * os.fstat(file.fileno()).st_size
         arrays = []
@@ -189,7 +191,7 @@ def _write_into(path: str, parts: Iterable[Bytes]) -> None:
 
 def _replace(path: str, old: os.stat_result | None, parts: Iterable[Bytes]) -> None:
     name = os.path.basename(path)
-    beside = f".{secrets.token_hex(8)}"      # short: the longest name has room for one beside it
+    beside = f".{os.urandom(8).hex()}"      # short: the longest name has room for one beside it
     directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     fd = -1
     try:

@@ -5,7 +5,6 @@ Facts: include/linux/mmzone.h, include/linux/page-flags-layout.h and each archit
 
 import re
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import SupportsIndex
 
 from fastonline.errors import invalid_name
@@ -58,7 +57,8 @@ def _parse_text(size: str) -> tuple[int, bool]:
     shift = _SUFFIXES[(found["suffix"] or "").upper()]
     if found["hex"]:
         return int(number, 16) << shift, False
-    return int(Fraction(number) * (1 << shift)), "." in number
+    whole, point, decimals = number.partition(".")
+    return (int(whole + decimals) << shift) // 10 ** len(decimals), point == "."
 
 
 def pages_of_size(size: SupportsIndex | str, page_size: int, what: str) -> int:

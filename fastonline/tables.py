@@ -1,7 +1,6 @@
 """Tables of text, within 80 columns where their cells allow."""
 
 import textwrap
-from html import escape
 
 from fastonline.geometry import format_size
 
@@ -42,6 +41,8 @@ def wrapped(text, width=None, indent=2):
 
 def html_table(rows):
     """Return `rows` of cells as an HTML table whose first row is the head."""
+    from html import escape
+
     head, *body = ("".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in row)
                    for tag, row in zip(["th", *["td"] * (len(rows) - 1)], rows, strict=True))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}</tbody></table>"

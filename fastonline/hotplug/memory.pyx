@@ -20,7 +20,7 @@ from fastonline.hotplug.types cimport zone_area, zone_present
 
 from fastonline.core.pageflags import decode_page_flags
 from fastonline.errors import HotplugError
-from fastonline.hotplug import procfs, savefile, summary
+from fastonline.hotplug import procfs, summary
 from fastonline.hotplug.arguments import ENGINES, MEMMAPS
 from fastonline.hotplug.blocks import MMOP_ONLINE, Blocks
 from fastonline.hotplug.invariants import check_machine
@@ -608,6 +608,8 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
     def save(self, path):
         """Write the machine to the file `path`, atomically. fastonline.load reads it. OSError when it cannot be written. The
         file has what `copy` has. Other threads' changes wait until it is written."""
+        from fastonline.hotplug import savefile
+
         _held = self.lock.hold_alone()
         savefile.save(path, machine_state.machine_state(self))
 
@@ -636,6 +638,8 @@ cdef int64_t zone_counter(Memory mem, int z, int which, int order) noexcept nogi
 def load(path):
     """Return the machine that Memory.save wrote to `path`. ValueError, naming the file and the reason, for a file that is
     truncated, altered or of another kind; OSError when it cannot be read."""
+    from fastonline.hotplug import savefile
+
     state = savefile.load(path)
     try:
         return Memory._restore(state)

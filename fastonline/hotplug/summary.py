@@ -1,7 +1,5 @@
 """A machine at a glance, as text and as HTML for notebooks."""
 
-from html import escape
-
 from fastonline.core.runs import range_list
 from fastonline.tables import bar, html_table, short, table
 
@@ -44,4 +42,6 @@ def zones_html(zones):
 
 def machine_html(mem):
     """Return the machine `mem` as HTML: its repr, and its zones."""
+    from html import escape
+
     return f"<p>{escape(repr(mem))}</p>{zones_html(mem.zones)}"
