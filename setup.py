@@ -53,6 +53,8 @@ MODULES = [
     "fastonline.core.undo",
     "fastonline.core.pageflags",
     "fastonline.core.sections",
+    "fastonline.core.aligned",
+    "fastonline.core.borders",
     "fastonline.core.buddy",
     "fastonline.core.engine",
     "fastonline.core.bitmap_engine",

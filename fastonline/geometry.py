@@ -105,7 +105,7 @@ class Geometry:
     - max_physmem_bits: MAX_PHYSMEM_BITS: log2 of the bytes that memory can have at most.
     - max_page_order: MAX_PAGE_ORDER, inclusive: the largest buddy block has 2^max_page_order pages.
     - pageblock_order: log2 of the pages of a pageblock.
-    - zone_limits: boot zones in ascending order with the address at which each ends; None: it goes on to the end.
+    - zone_limits: boot zones in ascending order with the address at which each ends, whole pages; None: it goes on to the end.
     - hotplug_zone: the kernel zone hot-added memory goes to (x86_32: HighMem, arch/x86/mm/init_32.c of 2.6.25; else Normal).
     - flags_reserved: bits of page->flags for section, node and zone (2.6.25: 9 of 32, 32 of 64).
     - sections_in_flags: Classic sparsemem keeps the section number in page->flags; vmemmap (308c05e35e3) does not.
@@ -157,10 +157,9 @@ class Geometry:
                 f"{self.zones_width} zone bits do not fit into the {self.flags_reserved} bits that page->flags has for them; "
                 f"section_size_bits must be at least {self.smallest_section_size_bits}"
             )
-        block = 1 << self.max_page_order + self.page_shift
         for zone, limit in self.zone_limits:
-            if limit is not None and limit % block:
-                raise ValueError(f"{self.name}: zone {zone} ends at {limit:#x}, inside a buddy block of {format_size(block)}")
+            if limit is not None and limit % self.page_size:
+                raise ValueError(f"{self.name}: zone {zone} ends at {limit:#x}, inside a page of {format_size(self.page_size)}")
 
     def _check_zones(self) -> None:
         names: list[str] = []
@@ -222,6 +221,13 @@ class Geometry:
     def nr_mem_sections(self) -> int:
         """NR_MEM_SECTIONS."""
         return 1 << self.max_physmem_bits - self.section_size_bits
+
+    @property
+    def zone_borders(self) -> tuple[int, ...]:
+        """The first pfns of boot zones that begin inside a block of the largest order, ascending. Free pages do not merge
+        across them (page_is_buddy compares page_zone_id, mm/page_alloc.c)."""
+        starts = {limit >> self.page_shift for _, limit in self.zone_limits if limit is not None}
+        return tuple(sorted(pfn for pfn in starts if pfn % (1 << self.max_page_order)))
 
     @property
     def zones_width(self) -> int:

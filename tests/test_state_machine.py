@@ -8,7 +8,7 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 import fastonline as fo
-from fastonline.testing.geometries import SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE
+from fastonline.testing.geometries import SMALL_64, SMALL_64K, SMALL_BORDERS, SMALL_BORDERS_PAE, SMALL_ORDER_7, SMALL_PAE
 from fastonline.testing.reference import Reference
 from fastonline.testing.walk import Walk, first_difference
 
@@ -27,6 +27,10 @@ WALKS = [
     (SMALL_ORDER_7, fo.LINUX_6_12, 1, 60),
     (SMALL_ORDER_7, fo.LINUX_2_6_25, 1, 30),
     (SMALL_64K, fo.LINUX_6_12, 1, 6),
+    (SMALL_BORDERS, fo.LINUX_6_12, 1, 40),
+    (SMALL_BORDERS, fo.LINUX_2_6_25, 1, 30),
+    (SMALL_BORDERS_PAE, fo.LINUX_2_6_25, 1, 40),
+    (SMALL_BORDERS_PAE, fo.LINUX_6_1, 2, 20),
 ]
 
 

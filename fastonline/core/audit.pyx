@@ -2,7 +2,8 @@
 # Bits are shifted out on purpose, and the sums of a machine that somebody wrote may wrap.
 import numpy as np
 
-from fastonline.core.bitmap cimport bitmap_empty, ctz, hweight64, msb
+from fastonline.core.bitmap cimport bitmap_empty, bitmap_full, ctz, hweight64, msb, test_bit
+from fastonline.core.borders cimport has_border, part_end, zone_borders
 from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.buffer cimport data_of
 from fastonline.core.engine cimport Engine
@@ -33,6 +34,7 @@ cdef struct page_source:         # an engine's pages
     int nr_areas
     uint64_t nr_pages
     const area_t *area_of
+    zone_borders borders
 
 TALLY = np.dtype([("prepared", "u8"), ("managed", "u8"), ("first", "u8"), ("last", "u8"), ("nr_free", "i8", NR_ORDERS)])
 SECTION = np.dtype([("prepared", "u8"), ("managed", "u8")])
@@ -128,12 +130,44 @@ cdef int tally_words "fo_tally_words"(
     return PAGE_OK
 
 
+cdef int tally_part(const page_source *of, pfn_t start, pfn_t end, page_tally *t, pfn_t *bad) noexcept nogil:
+    """tally_words page by page, for a part of a block with a zone border inside: free blocks do not reach over the border."""
+    cdef pfn_t pfn, stop = start
+    cdef bint f, r, o, x, p, used = False, before
+    cdef int order
+    for pfn in range(start, end):
+        bad[0] = pfn
+        f, r, o = test_bit(of.free, pfn), test_bit(of.reserved, pfn), test_bit(of.offline, pfn)
+        x, p = test_bit(of.tail, pfn), test_bit(of.prepared, pfn)
+        before, used = used, p and not (f or r or o)
+        if not (r or p) or f and (r or o) or r and o or (f or o) and not p or x and not used:
+            return PAGE_NO_STATE
+        if x and not before:
+            return PAGE_LONE_TAIL
+        if (of.free[pfn >> 6] == ALL_ONES) != test_bit(of.full, pfn >> 6):
+            return PAGE_NOT_FULL
+        if f and pfn >= stop:
+            order = 0
+            while order < of.max_order and pfn & ((<pfn_t>2 << order) - 1) == 0 and pfn + (<pfn_t>2 << order) <= end \
+                    and bitmap_full(of.free, pfn, <uint64_t>2 << order):
+                order += 1
+            t.nr_free[order] += 1
+            stop = pfn + (<pfn_t>1 << order)
+        if p:
+            if t.prepared == 0:
+                t.first = pfn
+            t.last = pfn
+            t.prepared += 1
+            t.managed += not (r or o)
+    return PAGE_OK
+
+
 cdef inline int64_t runs_of(const uint64_t *words, const uint64_t *groups, int order) noexcept nogil:
     return words[order] if order < 6 else groups[order - 6]
 
 
 cdef int tally_descriptors(page_t *pages, pfn_t start, pfn_t end, int max_order, page_tally *t, pfn_t *bad) noexcept nogil:
-    """Add the pages of [start, end), whole blocks of one area, to a tally."""
+    """Add the pages of [start, end), whole blocks or the part of a block, of one area, to a tally."""
     cdef uint64_t in_block = ((<uint64_t>1 << max_order)) - 1
     cdef pfn_t pfn = start, stop = start      # of the free block that reaches over pfn
     cdef uint64_t flags
@@ -147,10 +181,10 @@ cdef int tally_descriptors(page_t *pages, pfn_t start, pfn_t end, int max_order,
             if pfn < stop or flags != (PG_buddy | PG_prepared) or pages[pfn].refcount or pages[pfn].order > <uint64_t>max_order:
                 return PAGE_BAD_BLOCK
             stop = pfn + (<pfn_t>1 << pages[pfn].order)
-            if pfn & (stop - pfn - 1):
+            if pfn & (stop - pfn - 1) or stop > end:
                 return PAGE_BAD_BLOCK
-            if pages[pfn].order < <uint64_t>max_order and pages[pfn ^ (stop - pfn)].flags & PG_buddy \
-                    and pages[pfn ^ (stop - pfn)].order == pages[pfn].order:
+            if pages[pfn].order < <uint64_t>max_order and start <= pfn ^ (stop - pfn) < end \
+                    and pages[pfn ^ (stop - pfn)].flags & PG_buddy and pages[pfn ^ (stop - pfn)].order == pages[pfn].order:
                 return PAGE_BAD_BLOCK
             t.nr_free[pages[pfn].order] += 1
             t.managed += 1
@@ -195,7 +229,7 @@ cdef int walk_list(page_t *heads, const page_source *of, int area, int order, in
             return LIST_BROKEN
         page = &heads[next]
         if page.prev != node or page.order != <uint64_t>order or not page.flags & PG_buddy \
-                or of.area_of[bad[0] >> of.max_order] != area:
+                or of.area_of[bad[0] >> of.borders.shift] != area:
             return LIST_BROKEN
         node = next
         nr += 1
@@ -219,13 +253,16 @@ cdef int walk_lists(const page_source *of, const page_tally *areas, int *area, i
 
 
 cdef int tally_run(const page_source *of, pfn_t start, pfn_t end, page_tally *t, pfn_t *bad) noexcept nogil:
-    """Add the pages of [start, end), whole blocks of one area, to a tally: PAGE_OK, or what is wrong with the page `bad`."""
+    """Add the pages of [start, end), whole blocks of one area or a part of a block with a zone border, to a tally: PAGE_OK, or
+    what is wrong with the page `bad`."""
     if of.page_bytes == 32:
         return tally_descriptors(<page32 *>of.pages, start, end, of.max_order, t, bad)
     if of.page_bytes == 56:
         return tally_descriptors(<page56 *>of.pages, start, end, of.max_order, t, bad)
     if of.page_bytes == 64:
         return tally_descriptors(<page64 *>of.pages, start, end, of.max_order, t, bad)
+    if has_border(&of.borders, start):
+        return tally_part(of, start, end, t, bad)
     return tally_words(of.free, of.full, of.reserved, of.offline, of.tail, of.prepared, start >> 6, end >> 6, of.max_order, t,
         bad)
 
@@ -233,15 +270,18 @@ cdef int tally_run(const page_source *of, pfn_t start, pfn_t end, page_tally *t,
 cdef int tally_section(const page_source *of, pfn_t start, pfn_t end, page_tally *areas, section_tally *section,
                        pfn_t *bad) noexcept nogil:
     cdef page_tally *t
-    cdef pfn_t pfn = start, stop
+    cdef pfn_t pfn = start, stop, block = (<pfn_t>1 << of.max_order) - 1
     cdef area_t area
+    cdef bint bordered
     cdef uint64_t prepared, managed
     cdef int why
     while pfn < end:
-        area = of.area_of[pfn >> of.max_order]
-        stop = pfn
-        while stop < end and of.area_of[stop >> of.max_order] == area:
-            stop += <pfn_t>1 << of.max_order
+        area = of.area_of[pfn >> of.borders.shift]
+        bordered = has_border(&of.borders, pfn)
+        stop = part_end(&of.borders, pfn)
+        while stop < end and of.area_of[stop >> of.borders.shift] == area \
+                and (stop & block != 0 if bordered else has_border(&of.borders, stop) == 0):
+            stop = part_end(&of.borders, stop)
         t = &areas[area]
         prepared, managed = t.prepared, t.managed
         why = tally_run(of, pfn, stop, t, bad)
@@ -274,7 +314,7 @@ def audit_pages(Engine engine not None, list spans not None, int section_shift):
     of_areas = np.zeros(engine.nr_areas, TALLY)
     of_sections = np.zeros(sum([count >> section_shift for _, count in spans]), SECTION)
     areas, sections = <page_tally *>data_of(of_areas), <section_tally *>data_of(of_sections)
-    of.area_of, of.max_order, of.page_bytes = engine.area_of, engine.max_order, 0
+    of.area_of, of.max_order, of.page_bytes, of.borders = engine.area_of, engine.max_order, 0, engine.borders
     of.nr_areas, of.nr_pages = engine.nr_areas, engine.nr_pages
     if isinstance(engine, StructPageEngine):
         map = engine

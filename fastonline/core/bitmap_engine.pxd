@@ -26,6 +26,7 @@ cdef class BitmapEngine(Engine):
     cdef void cache_pointers(self) noexcept
     cdef int check_summary(self, pfn_t start, uint64_t nr) except -1
     cdef uint64_t apply_batch(self, pfn_t start, pfn_t end, int order, bint online) noexcept nogil
+    cdef uint64_t apply_to_parts(self, pfn_t start, int order, bint online) noexcept nogil
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void account_runs(self, pfn_t start, uint64_t nr, int sign) noexcept nogil
@@ -53,6 +54,8 @@ cdef inline bint bitmap_online_quickly(BitmapEngine engine, pfn_t pfn) noexcept 
     cdef word_t bit = (<word_t>1) << (pfn & 63), x, before, after
     cdef buddy_pool *a
     cdef int m
+    if b.borders.nr:
+        return False
     if not engine.flags.prepared[w] & engine.flags.reserved[w] & bit:
         return False
     x = b.free[w] | bit

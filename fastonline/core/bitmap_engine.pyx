@@ -6,6 +6,7 @@ from fastonline.core.bitmap cimport (
     bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, bitmap_weight, clear_bit, ctz, find_next_bit, find_next_zero_bit,
     hweight64, ones_from, range_mask, set_bit, test_bit,
 )
+from fastonline.core.borders cimport has_border, next_bordered
 from fastonline.core.buddy cimport (
     NO_GROUP, area_of_page, buddy, buddy_alloc_block, buddy_alloc_pages, buddy_free_block, buddy_free_page, buddy_free_range,
     buddy_free_words, buddy_layout, buddy_settle, buddy_summarize, buddy_take_page, buddy_take_range, buddy_wrong_group,
@@ -29,7 +30,7 @@ cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
 
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class BitmapEngine(Engine):
-    def __cinit__(self, nr_pages, max_order, nr_areas, *args):
+    def __cinit__(self, nr_pages, max_order, nr_areas, *args, borders=()):
         self.free = Bitmap(self.nr_pages)
         self.full = Bitmap((self.nr_pages + 63) >> 6)
         self.reserved = Bitmap(self.nr_pages)
@@ -47,6 +48,7 @@ cdef class BitmapEngine(Engine):
         self.buddy.free = self.free.words
         self.buddy.full = self.full.words
         self.buddy.area_of = self.area_of
+        self.buddy.borders = self.borders
         self.buddy.counts = self.counts.words
         self.buddy.areas = self.areas
         self.buddy.nr_areas = self.nr_areas
@@ -241,10 +243,17 @@ cdef class BitmapEngine(Engine):
         cdef pfn_t pfn = start & ~mask
         end = (end + mask) & ~mask
         while pfn < end:
-            run = self.area_run(pfn, end)
+            if has_border(&self.borders, pfn):
+                run = mask + 1
+            else:
+                run = min(self.area_run(pfn, end), next_bordered(&self.borders, pfn, end) - pfn)
             first = pfn >> 6
             last = (pfn + run) >> 6
             if not bitmap_empty(words, pfn, run):
+                if has_border(&self.borders, pfn):
+                    total += self.apply_to_parts(pfn, order, online)
+                    pfn += run
+                    continue
                 done = buddy_free_words(&self.buddy, words, first, last, order)
                 if online:
                     for w in range(first, last):
@@ -254,6 +263,27 @@ cdef class BitmapEngine(Engine):
                 self.touched += (last - first) * sizeof(word_t) * (2 if online else 1)
                 total += done
             pfn += run
+        return total
+
+    cdef uint64_t apply_to_parts(self, pfn_t start, int order, bint online) noexcept nogil:
+        """apply_batch for one block with a zone border inside."""
+        cdef pfn_t pfn = start, end = start + (<pfn_t>1 << self.max_order), stop
+        cdef uint64_t total = 0, run
+        while True:
+            pfn = find_next_bit(self.batch_words, end, pfn)
+            if pfn >= end:
+                break
+            stop = find_next_zero_bit(self.batch_words, end, pfn)
+            while pfn < stop:
+                run = self.area_run(pfn, stop)
+                buddy_free_range(&self.buddy, pfn, run, order)
+                if online:
+                    bitmap_clear(self.flags.reserved, pfn, run)
+                    self.account(pfn, run)
+                total += run
+                pfn += run
+        bitmap_clear(self.batch_words, start, end - start)
+        self.touched += (end - start) >> (2 if online else 3)
         return total
 
     cdef uint64_t take_range(self, pfn_t start, uint64_t nr) noexcept nogil:
@@ -298,7 +328,12 @@ cdef class BitmapEngine(Engine):
             gone = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w]) & range_mask(w, start, end)
             if gone:
                 used = gone & ~self.flags.offline[w]
-                self.account(w << 6, -hweight64(used))     # the pages of one word are of one area
+                if has_border(&self.borders, w << 6):
+                    while used:
+                        self.account((w << 6) + ctz(used), -1)
+                        used &= used - 1
+                else:
+                    self.account(w << 6, -hweight64(used))     # the pages of one word are of one area
                 self.flags.offline[w] &= ~gone
                 reserved += hweight64(gone)
         reserved += self.take_free(start, nr)

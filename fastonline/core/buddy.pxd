@@ -21,11 +21,15 @@ An allocation takes the lowest block of the smallest order that fits. Where that
   guest the page allocated next is often the one just freed. An allocation looks at this group's counts besides the trees.
 
 So an allocation looks at one word a level and at the words of one group, whatever the size of the machine.
+
+A block with a zone border inside (core/borders.pxd) is in no summary: its counts are zero, and no tree knows of it. Its free
+blocks are found by looking at its pages.
 """
 
 cimport cython
 
 from fastonline.core.bitmap cimport ctz, msb
+from fastonline.core.borders cimport bordered, free_in_part, has_border, zone_borders
 from fastonline.core.types cimport ALL_ONES, NR_ORDERS, area_t, int64_t, pfn_t, uint64_t, word_t
 
 cdef enum:
@@ -58,7 +62,8 @@ cdef struct buddy_pool:
 cdef struct buddy:
     word_t *free                 # one bit a page: free
     word_t *full                 # one bit a word of `free`: all 64 pages are free
-    area_t *area_of              # the free area of each block of 2^max_order pages
+    area_t *area_of              # the free area of each 2^borders.shift pages, blocks of the largest order or their parts
+    zone_borders borders
     buddy_pool *areas
     int nr_areas
     word_t *counts               # free blocks in each group
@@ -88,7 +93,7 @@ cdef inline int order_in_word(word_t x, unsigned int bit) noexcept nogil:
 
 
 cdef inline buddy_pool *area_of_page(buddy *b, pfn_t pfn) noexcept nogil:
-    return &b.areas[b.area_of[pfn >> b.max_order]]
+    return &b.areas[b.area_of[pfn >> b.borders.shift]]
 
 
 @cython.overflowcheck(False)     # no field overflows; the sums wrap on purpose
@@ -118,13 +123,22 @@ cdef inline int fill_word(buddy *b, uint64_t w) noexcept nogil:
     return order if order < b.max_order else b.max_order
 
 
+cdef inline bordered pages_of(buddy *b) noexcept nogil:
+    return bordered(&b.borders, b.area_of, b.free, b.full)
+
+
 cdef inline buddy_pool *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
     """Free one page that is not free (__free_one_page, order 0); returns its area."""
     cdef uint64_t w = pfn >> 6
     cdef unsigned int bit = pfn & 63
     cdef buddy_pool *a = area_of_page(b, pfn)
     cdef word_t x = b.free[w] | (<word_t>1) << bit
+    cdef bordered pages
     cdef int m
+    if b.borders.nr and has_border(&b.borders, pfn):
+        pages = pages_of(b)
+        a.ended[free_in_part(&pages, pfn, 0)] += 1
+        return a
     b.free[w] = x
     if x != ALL_ONES:
         m = order_in_word(x, bit)

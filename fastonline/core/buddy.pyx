@@ -2,32 +2,25 @@ cimport cython
 from libc.string cimport memset
 
 from fastonline.core.types cimport ALL_ONES
+from fastonline.core.aligned cimport ALIGNED, FIELD, blocks_of, count_runs
 from fastonline.core.bitmap cimport (
-    bitmap_clear, bitmap_set, clear_bit, hweight64, ones_below, range_mask, test_bit,
+    bitmap_clear, bitmap_set, clear_bit, ones_below, range_mask, test_bit,
 )
+from fastonline.core.borders cimport find_in_blocks, next_bordered, order_in_part, take_in_block
 from fastonline.core.types cimport uint8_t
 
 __all__ = []
 
 cdef extern from *:
     """
-    static FASTONLINE_CLONES void fo_count_runs(const uint64_t *, uint64_t, uint64_t, int, int, int64_t *, uint64_t *);
     static FASTONLINE_CLONES uint64_t fo_or_batch(uint64_t *, uint64_t *, const uint64_t *, uint64_t, uint64_t);
-    /* ones at the multiples of 2^k */
-    static const uint64_t fo_aligned[7] = {
-        0xFFFFFFFFFFFFFFFF, 0x5555555555555555, 0x1111111111111111, 0x0101010101010101,
-        0x0001000100010001, 0x0000000100000001, 0x0000000000000001,
-    };
     static FASTONLINE_CLONES uint64_t fo_words_in_use(const uint64_t *, int);
-    /* where the field of each order begins in a group's counts, its highest bit, and the order of the field that ends there */
-    static const uint8_t fo_field[10] = {0, 10, 19, 27, 34, 40, 45, 49, 52, 54};
+    /* the highest bit of the field of each order in a group's counts, and the order of the field that ends there */
     static const uint8_t fo_top[10] = {9, 18, 26, 33, 39, 44, 48, 51, 53, 54};
     static const uint8_t fo_order_at[55] = {
         [9] = 0, [18] = 1, [26] = 2, [33] = 3, [39] = 4, [44] = 5, [48] = 6, [51] = 7, [53] = 8, [54] = 9,
     };
     """
-    const word_t ALIGNED "fo_aligned"[7]
-    const uint8_t FIELD "fo_field"[10]
     const uint8_t TOP "fo_top"[10]
     const uint8_t ORDER_AT "fo_order_at"[55]
 
@@ -36,25 +29,12 @@ cdef enum:
     CHUNK = 64
 
 
-cdef inline word_t runs(word_t x, int order) noexcept nogil:
-    """Ones at the start of each aligned run of 2^order ones, order <= 6."""
-    cdef int k
-    for k in range(order):
-        x &= x >> (<word_t>1 << k)
-    return x & ALIGNED[order]
-
-
-cdef inline word_t blocks_of(word_t x, int order, int max_order) noexcept nogil:
-    """Ones at the start of each free block of exactly `order` in one word of (at most) max_order <= 6."""
-    cdef word_t r = runs(x, order), up
-    if order == max_order:
-        return r
-    up = r & (r >> (<word_t>1 << order)) & ALIGNED[order + 1]
-    return r & ~(up | up << (<word_t>1 << order))
-
-
 cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil:
     cdef word_t x = b.free[pfn >> 6]
+    cdef bordered pages
+    if has_border(&b.borders, pfn):
+        pages = pages_of(b)
+        return order_in_part(&pages, pfn)
     if x != ALL_ONES:
         return order_in_word(x, pfn & 63)
     return fill_word(b, pfn >> 6)      # which it is
@@ -139,10 +119,14 @@ cdef inline bint group_is_full(buddy *b, uint64_t group) noexcept nogil:
     return (b.full[w >> 6] >> (w & 63)) & whole == whole
 
 
+cdef inline word_t *tree_of_group(buddy *b, uint64_t group) noexcept nogil:
+    return area_of_page(b, group << b.group_order).tree
+
+
 cdef void hang_full(buddy *b, uint64_t group) noexcept nogil:
     """The orders from the group's own on, for the block of the largest order that the group is in."""
     cdef int top = b.max_order - b.group_order, k
-    cdef word_t *tree = b.areas[b.area_of[group >> top]].tree
+    cdef word_t *tree = tree_of_group(b, group)
     cdef uint64_t first = group >> top << top, i
     cdef word_t full = 0, blocks
     for i in range(<uint64_t>1 << top):
@@ -156,7 +140,7 @@ cdef void hang_full(buddy *b, uint64_t group) noexcept nogil:
 cdef void rehang(buddy *b, uint64_t group, word_t hung) noexcept nogil:
     """The trees agree with the counts `hung` of a group: make them agree with those of now."""
     cdef word_t now = b.counts[group], there = present(now), changed = present(hung) ^ there
-    cdef word_t *tree = b.areas[b.area_of[group >> (b.max_order - b.group_order)]].tree
+    cdef word_t *tree = tree_of_group(b, group)
     cdef int bit
     while changed:
         bit = ctz(changed)
@@ -207,7 +191,8 @@ cdef void recount_group(buddy *b, uint64_t group) noexcept nogil:
 cdef void recount_groups(buddy *b, pfn_t start, pfn_t end) noexcept nogil:
     cdef uint64_t group
     for group in range(start >> b.group_order, (end + (<pfn_t>1 << b.group_order) - 1) >> b.group_order):
-        recount_group(b, group)
+        if not has_border(&b.borders, group << b.group_order):
+            recount_group(b, group)
 
 
 cdef void buddy_summarize(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
@@ -222,13 +207,17 @@ cdef uint64_t buddy_wrong_group(buddy *b, pfn_t start, uint64_t nr) noexcept nog
     cdef int top = b.max_order - b.group_order, k, level, area
     buddy_settle(b)
     for group in range(start >> b.group_order, (start + nr) >> b.group_order):
+        if has_border(&b.borders, group << b.group_order):
+            if b.counts[group]:
+                return group
+            continue
         first = group >> top << top
         count_runs(b.free, group, group + 1, b.group_order, b.group_order, F, &counts)
         there = present(counts)
         full = 0
         for i in range(<uint64_t>1 << top):
             full |= <word_t>group_is_full(b, first + i) << i
-        tree = b.areas[b.area_of[group >> top]].tree + b.level[0] + (group >> 6) * NR_ORDERS
+        tree = tree_of_group(b, group) + b.level[0] + (group >> 6) * NR_ORDERS
         blocks = 0
         for k in range(b.group_order):
             blocks |= ((tree[k] >> (group & 63)) & 1) << TOP[k]
@@ -258,7 +247,12 @@ cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil:
     cdef buddy_pool *a = area_of_page(b, pfn)
     cdef uint64_t w = pfn >> 6, nr_words, group = pfn >> b.group_order
     cdef int k, m
-    if order < 6:
+    cdef bint in_parts = has_border(&b.borders, pfn)
+    cdef bordered pages
+    if in_parts:
+        pages = pages_of(b)
+        m = free_in_part(&pages, pfn, order)
+    elif order < 6:
         b.free[w] |= ones_below(1 << order) << (pfn & 63)
         m = fill_word(b, w) if b.free[w] == ALL_ONES else order_in_word(b.free[w], pfn & 63)
     else:
@@ -271,6 +265,8 @@ cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil:
         a.merges[k] += 1
     a.nr_free[m] += 1
     a.frees[order] += 1
+    if in_parts:
+        return
     if order < b.group_order:
         count_blocks(b, group, b.merged[m] + b.below[order])
     else:
@@ -294,9 +290,9 @@ cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexce
     cdef int chunk, max_order = b.max_order
     while pfn < end:
         chunk = max_order if pfn == 0 else min(ctz(pfn), max_order)
-        if chunk == max_order and end - pfn >= <uint64_t>1 << max_order:
+        if chunk == max_order and end - pfn >= <uint64_t>1 << max_order and not has_border(&b.borders, pfn):
             # whole blocks of the largest order: nothing outside them merges with them
-            nr_blocks = (end - pfn) >> max_order
+            nr_blocks = (next_bordered(&b.borders, pfn, end) - pfn) >> max_order
             words = nr_blocks << (max_order - 6)
             memset(&b.free[pfn >> 6], 0xFF, words * 8)
             bitmap_set(b.full, pfn >> 6, words)
@@ -313,61 +309,6 @@ cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexce
         if chunk > order:
             count_as_singles(a, chunk, order, 1)
         pfn += <uint64_t>1 << chunk
-
-
-cdef void count_runs "fo_count_runs"(const word_t *words, uint64_t first, uint64_t end, int group_order, int max_order,
-                                     int64_t *F, word_t *counts) noexcept nogil:
-    """F[k]: the full aligned blocks of order k in groups [first, end), which are whole blocks of max_order. To `counts`, unless
-    it is NULL, those of each group in its fields."""
-    cdef uint64_t group, w, base, step = <uint64_t>1 << (group_order - 6), full_words, count
-    cdef uint64_t f[11]
-    cdef word_t x, y, whole = 0
-    cdef int k
-    memset(F, 0, NR_ORDERS * sizeof(int64_t))
-    for group in range(first, end):
-        memset(f, 0, sizeof(f))
-        base = group << (group_order - 6)
-        full_words = 0
-        y = 0
-        for w in range(step):
-            x = words[base + w]
-            if x == ALL_ONES:
-                full_words += 1
-                y |= <word_t>1 << w
-            elif x:
-                f[0] += hweight64(x)
-                x &= (x >> 1) & ALIGNED[1]
-                f[1] += hweight64(x)
-                x &= (x >> 2) & ALIGNED[2]
-                f[2] += hweight64(x)
-                x &= (x >> 4) & ALIGNED[3]
-                f[3] += hweight64(x)
-                x &= (x >> 8) & ALIGNED[4]
-                f[4] += hweight64(x)
-                x &= (x >> 16) & ALIGNED[5]
-                f[5] += hweight64(x)
-        if full_words:
-            for k in range(6):
-                f[k] += full_words << (6 - k)
-            for k in range(6, group_order + 1):
-                # orders from 6 on are runs of full words
-                f[k] = hweight64(y)
-                y &= (y >> (<word_t>1 << (k - 6))) & ALIGNED[k - 5]
-        for k in range(group_order + 1):
-            F[k] += f[k]
-        if counts != NULL:
-            count = 0
-            for k in range(group_order):
-                count += (f[k] - 2 * f[k + 1]) << FIELD[k]
-            counts[group - first] = count
-        if max_order > group_order:
-            # and those above a group are runs of full groups
-            whole |= f[group_order] << (group & 7)
-            if group & 7 == 7:
-                for k in range(group_order + 1, max_order + 1):
-                    F[k] += hweight64(runs(whole, k - group_order))
-                whole = 0
-    return
 
 
 cdef uint64_t or_batch "fo_or_batch"(word_t *free, word_t *full, const word_t *batch, uint64_t first,
@@ -475,7 +416,7 @@ cdef inline word_t unhung(buddy *b, area_t area) noexcept nogil:
     """The orders that `pending` has blocks of and the area's trees do not know of, as present() has them. Where it has lost
     an order, the trees are brought up to date and there is none."""
     cdef word_t before, now
-    if b.pending == NO_GROUP or b.area_of[b.pending >> (b.max_order - b.group_order)] != area:
+    if b.pending == NO_GROUP or b.area_of[b.pending << b.group_order >> b.borders.shift] != area:
         return 0
     before = present(b.hung)
     now = present(b.counts[b.pending])
@@ -485,14 +426,38 @@ cdef inline word_t unhung(buddy *b, area_t area) noexcept nogil:
     return before ^ now
 
 
+cdef int64_t alloc_beside_border(buddy *b, area_t area, int order) noexcept nogil:
+    """buddy_alloc_block, where the block that it hands out lies in a block with a border; else -1."""
+    cdef buddy_pool *a = &b.areas[area]
+    cdef int found = b.max_order + 1, k = order
+    cdef bordered pages = pages_of(b)
+    cdef int64_t pfn = find_in_blocks(&pages, area, b.nr_groups << b.group_order, order, &found)
+    if pfn < 0:
+        return -1
+    buddy_settle(b)
+    while k <= found and k <= b.max_order and a.tree[k] == 0:
+        k += 1
+    if k < found or k == found and find_block(b, find_group(b, a.tree, k), k) < pfn:
+        return -1
+    clear_free(b, pfn, <uint64_t>1 << order)
+    a.began[found] += 1
+    a.handed[order] += 1
+    return pfn
+
+
 @cython.overflowcheck(False)
 cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil:
     cdef buddy_pool *a = &b.areas[area]
     cdef word_t *tree = a.tree
-    cdef word_t more = unhung(b, area)
+    cdef word_t more
     cdef int64_t pfn
     cdef uint64_t group
     cdef int k = order
+    if b.borders.nr:
+        pfn = alloc_beside_border(b, area, order)
+        if pfn >= 0:
+            return pfn
+    more = unhung(b, area)
     while k < b.group_order and tree[k] == 0 and not (more >> TOP[k]) & 1:
         k += 1
     if k >= b.group_order:
@@ -588,6 +553,11 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
     cdef uint64_t got = 0, take, i
     cdef int64_t pfn
     cdef int k = 0
+    while b.borders.nr and got < nr:
+        out[got] = buddy_alloc_block(b, area, 0)
+        if out[got] < 0:
+            return got
+        got += 1
     buddy_settle(b)
     while got < nr:
         while a.tree[k] == 0:
@@ -608,7 +578,7 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
         for i in range(take):
             out[got + i] = pfn + <int64_t>i
         got += take
-    a.allocs[0] += got
+    a.allocs[0] += got if not b.borders.nr else 0      # else each was counted
     return got
 
 
@@ -639,10 +609,26 @@ cdef void buddy_take_page(buddy *b, pfn_t pfn) noexcept nogil:
     for k in range(order):
         a.nr_free[k] += 1
         a.splits[k + 1] += 1
-    count_blocks(b, pfn >> b.group_order, 0 - b.merged[order])
+    if not has_border(&b.borders, pfn):
+        count_blocks(b, pfn >> b.group_order, 0 - b.merged[order])
 
 
 cdef void buddy_take_range(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
+    cdef buddy_pool *a = area_of_page(b, start)
+    cdef bordered pages = pages_of(b)
+    cdef pfn_t pfn = start, end = start + nr, stop, mask = (<pfn_t>1 << b.max_order) - 1
+    while pfn < end:
+        stop = min(end, (pfn | mask) + 1)
+        if has_border(&b.borders, pfn):
+            take_in_block(&pages, a.nr_free, a.splits, pfn, stop)
+        else:
+            stop = end if stop == end else next_bordered(&b.borders, stop, end)
+            take_from_groups(b, pfn, stop - pfn)
+        pfn = stop
+
+
+cdef void take_from_groups(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
+    """buddy_take_range of blocks without a border."""
     cdef buddy_pool *a = area_of_page(b, start)
     cdef pfn_t end = start + nr, block = <pfn_t>1 << b.max_order
     cdef pfn_t first = (start + block - 1) & ~(block - 1), last = end & ~(block - 1)

@@ -14,6 +14,7 @@ ranges; nothing here fails for its arguments. A page is in one of these states:
 cimport cython
 
 from fastonline.core.bitmap cimport Bitmap
+from fastonline.core.borders cimport zone_borders
 from fastonline.core.buddy cimport buddy_pool
 from fastonline.core.lock cimport MachineLock
 from fastonline.core.types cimport area_t, int64_t, pfn_t, uint8_t, uint32_t, uint64_t, word_t
@@ -53,11 +54,11 @@ cdef class Engine:
     cdef readonly int max_order
     cdef readonly int nr_areas
     cdef buddy_pool *areas
-    cdef area_t *area_of                 # area of each block of 2^max_order pages, NO_AREA = none
-    cdef uint64_t nr_blocks
+    cdef area_t *area_of                 # area of each 2^borders.shift pages, NO_AREA = none
+    cdef zone_borders borders            # zone borders inside a block of the largest order
     cdef readonly uint64_t touched       # bytes of page state written since the engine was made
     cdef bint shared                     # several threads work on it, each on pages of its own
-    cdef object areas_owner              # owns area_of: (nr_pages >> max_order,) uint16
+    cdef object areas_owner              # owns area_of: (nr_pages >> borders.shift,) uint16
     cdef Bitmap batch                    # one bit a page, zero but inside a batch call
     cdef word_t *batch_words
     cdef uint64_t *own_pfns              # the copy of a batch
@@ -74,6 +75,7 @@ cdef class Engine:
             self.touched += nr_bytes
 
     # room
+    cdef int set_borders(self, borders) except -1
     cdef int grow(self, uint64_t nr_pages, list spans) except -1
     cdef object grown_areas(self, uint64_t nr_pages)
     cdef int own_areas(self, object array, uint64_t nr_pages) except -1

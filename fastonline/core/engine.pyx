@@ -4,8 +4,9 @@ from libc.string cimport memset
 
 import numpy as np
 
-from fastonline.core.bitmap cimport bitmap_weight, read_only, set_bit, test_bit
+from fastonline.core.bitmap cimport bitmap_weight, ctz, read_only, set_bit, test_bit
 from fastonline.core.bitmap import zeroed
+from fastonline.core.borders cimport MAX_BORDERS, part_end, part_start
 from fastonline.core.buddy cimport buddy_pool_fold
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport MachineLock, settle
@@ -40,15 +41,16 @@ cdef class Engine:
     """The state of every page of a machine and the free blocks of its areas; BitmapEngine and StructPageEngine are the two.
 
     nr_pages: int, pages there is room for, whole blocks of the largest order; max_order: that order, 6 to 13; nr_areas: free
-    areas, the first of which is not used. TypeError, ValueError and OverflowError for what is none of that, MemoryError for
-    more than there is room for.
+    areas, the first of which is not used; borders: pfns inside a block at which a zone may end (core/borders.pxd), at most 4.
+    TypeError, ValueError and OverflowError for what is none of that, MemoryError for more than there is room for.
     """
 
-    def __cinit__(self, nr_pages, max_order, nr_areas, *args):
+    def __cinit__(self, nr_pages, max_order, nr_areas, *args, borders=()):
         cdef uint64_t pages = as_number(nr_pages, "nr_pages", 0, max_bits())
         self.max_order = as_number(max_order, "max_order", MIN_MAX_ORDER, MAX_MAX_ORDER)
         if pages & ((<uint64_t>1 << self.max_order) - 1):
             raise ValueError(f"nr_pages {nr_pages} is not a multiple of 2^{max_order}")
+        self.set_borders(borders)
         self.lock = MachineLock()
         self.page_bits = 4
         self.areas = NULL
@@ -62,16 +64,26 @@ cdef class Engine:
         free(self.areas)
         free(self.own_pfns)
 
+    cdef int set_borders(self, borders) except -1:
+        cdef pfn_t pfn, mask = (<pfn_t>1 << self.max_order) - 1
+        self.borders.max_order = self.borders.shift = self.max_order
+        for pfn in sorted(borders):
+            if pfn & mask == 0 or self.borders.nr == MAX_BORDERS:
+                raise ValueError(f"a border at pfn {pfn:#x} is the {self.borders.nr + 1}th, or does not lie inside a block")
+            self.borders.at[self.borders.nr] = pfn
+            self.borders.nr += 1
+            self.borders.shift = min(self.borders.shift, ctz(pfn))
+        return 0
+
     cdef object grown_areas(self, uint64_t nr_pages):
         """The area_array that grow would make."""
-        array = zeroed(nr_pages >> self.max_order, np.uint16)     # NO_AREA everywhere
+        array = zeroed(nr_pages >> self.borders.shift, np.uint16)     # NO_AREA everywhere
         array[: self.areas_owner.size] = self.areas_owner
         return array
 
     cdef int own_areas(self, object array, uint64_t nr_pages) except -1:
         self.areas_owner = array
         self.area_of = <area_t *>data_of(array)
-        self.nr_blocks = nr_pages >> self.max_order
         self.nr_pages = nr_pages
         return 0
 
@@ -96,16 +108,17 @@ cdef class Engine:
         return 0
 
     cdef void assign_area(self, pfn_t start, uint64_t nr, area_t area) noexcept nogil:
+        cdef pfn_t first = part_start(&self.borders, start), end = part_end(&self.borders, start + nr - 1)
         cdef uint64_t i
-        for i in range(start >> self.max_order, (start + nr + (<uint64_t>1 << self.max_order) - 1) >> self.max_order):
+        for i in range(first >> self.borders.shift, end >> self.borders.shift):
             self.area_of[i] = area
 
     cdef uint64_t area_run(self, pfn_t start, pfn_t end) noexcept nogil:
-        cdef uint64_t block = start >> self.max_order, last = (end - 1) >> self.max_order
-        cdef area_t area = self.area_of[block]
-        while block < last and self.area_of[block + 1] == area:
-            block += 1
-        return min(end, (block + 1) << self.max_order) - start
+        cdef pfn_t stop = part_end(&self.borders, start)
+        cdef area_t area = self.area_of[start >> self.borders.shift]
+        while stop < end and self.area_of[stop >> self.borders.shift] == area:
+            stop = part_end(&self.borders, stop)
+        return min(end, stop) - start
 
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil:
         cdef uint64_t[2] span
@@ -206,11 +219,12 @@ cdef class Engine:
         return reserved
 
     cdef void account(self, pfn_t start, int64_t nr) noexcept nogil:
-        self.areas[self.area_of[start >> self.max_order]].managed += nr
+        self.areas[self.area_of[start >> self.borders.shift]].managed += nr
 
     @property
     def area_array(self):
-        """The area of each block of 2^max_order pages, 0 for none: read-only uint16 view."""
+        """The area of each block of 2^max_order pages, or of each part of one where zones meet inside blocks, 0 for none:
+        read-only uint16 view."""
         return read_only(self.areas_owner)
 
     def bytes_touched(self):

@@ -5,6 +5,7 @@ descriptors instead of pointers, so that a machine can grow, be copied and be sa
 the first page's.
 """
 
+from fastonline.core.borders cimport zone_borders
 from fastonline.core.buddy cimport buddy_pool
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.types cimport area_t, int32_t, int64_t, pfn_t, uint32_t, uint64_t
@@ -51,8 +52,18 @@ cdef struct mem_map:             # what the kernels need of an engine
     void *pages                  # pfn 0's descriptor
     buddy_pool *areas
     area_t *area_of
+    zone_borders borders
     int max_order
     bint lifo
+
+
+cdef inline buddy_pool *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
+    return &m.areas[m.area_of[pfn >> m.borders.shift]]
+
+
+cdef inline bint in_area(mem_map *m, pfn_t pfn, buddy_pool *area) noexcept nogil:
+    """What page_is_buddy asks besides: is the page of the same zone (page_zone_id)? Always, where no block has a border."""
+    return m.borders.nr == 0 or m.area_of[pfn >> m.borders.shift] == area.number
 
 
 cdef class StructPageEngine(Engine):

@@ -55,10 +55,6 @@ cdef inline bint page_is_buddy(page_t *pages, pfn_t pfn, int order) noexcept nog
     return (pages[pfn].order ^ <uint32_t>order) | ((pages[pfn].flags & PG_buddy) ^ PG_buddy) == 0
 
 
-cdef inline buddy_pool *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
-    return &m.areas[m.area_of[pfn >> m.max_order]]
-
-
 # -- the allocator
 
 cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint tail) noexcept nogil:
@@ -70,14 +66,15 @@ cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint 
     area.frees[order] += 1
     while order < max_order:
         buddy_pfn = pfn ^ (<pfn_t>1 << order)
-        if not page_is_buddy(pages, buddy_pfn, order):
+        if not page_is_buddy(pages, buddy_pfn, order) or not in_area(m, buddy_pfn, area):
             break
         del_from_list(pages, area, buddy_pfn, order)
         area.merges[order] += 1
         pfn &= buddy_pfn
         order += 1
     if not tail and not m.lifo and order < max_order - 1:
-        tail = page_is_buddy(pages, (pfn & ~(<pfn_t>1 << order)) ^ (<pfn_t>2 << order), order + 1)
+        buddy_pfn = (pfn & ~(<pfn_t>1 << order)) ^ (<pfn_t>2 << order)
+        tail = page_is_buddy(pages, buddy_pfn, order + 1) and in_area(m, buddy_pfn, area)
     add_to_list(m, pages, area, pfn, order, tail)
 
 
@@ -312,7 +309,7 @@ cdef object checked(object array, object dtype, uint64_t nr):
 
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class StructPageEngine(Engine):
-    def __cinit__(self, nr_pages, max_order, nr_areas, page_bytes=64, lifo=False):
+    def __cinit__(self, nr_pages, max_order, nr_areas, page_bytes=64, lifo=False, borders=()):
         if page_bytes not in PAGE_BYTES:
             raise ValueError(f"page_bytes must be 32, 56 or 64, not {page_bytes}")
         self.page_bytes = PAGE_BYTES[PAGE_BYTES.index(page_bytes)]
@@ -328,6 +325,7 @@ cdef class StructPageEngine(Engine):
         self.map.pages = <uint8_t *>self.map.heads + <uint64_t>NR_HEADS * self.page_bytes
         self.map.areas = self.areas
         self.map.area_of = self.area_of
+        self.map.borders = self.borders
         self.map.max_order = self.max_order
         self.map.lifo = self.lifo
         return 0
@@ -602,7 +600,7 @@ cdef class StructPageEngine(Engine):
         cdef pfn_t pfn
         self.take_free(start, nr)
         for pfn in range(start, start + nr):
-            self.areas[self.area_of[pfn >> self.max_order]].allocs[0] += 1
+            self.areas[self.area_of[pfn >> self.borders.shift]].allocs[0] += 1
             self.account(pfn, 1)
         self.mark(start, nr, 0, 0, 1)
 

@@ -79,6 +79,8 @@ class FreeOrder:
         blocks, words = largest_blocks(self._mem, zone.nr), 1 << self._shift >> 6
         plane = self._mem.flags["PG_buddy"]
         free = plane[: (blocks[-1] + 1) * words if len(blocks) else 0].reshape(-1, words)[blocks]
+        if self._mem.geometry.zone_borders:
+            self._keep_zone(free, blocks, zone)
         whole = (free == _ALL).all(axis=1)
         parts = np.flatnonzero(~whole & free.any(axis=1))
         first_word = (blocks[parts, None] * words + np.arange(words)).ravel()
@@ -93,6 +95,14 @@ class FreeOrder:
             orders.append(np.full(np.count_nonzero(whole), self._shift))
             pfns.append(blocks[whole] << self._shift)
         return self._sorted(np.concatenate(orders), np.concatenate(pfns))
+
+    def _keep_zone(self, free, blocks, zone):
+        """Clear the pages of other zones in blocks that several zones share."""
+        for block in {pfn >> self._shift for pfn in self._mem.geometry.zone_borders} & set(blocks.tolist()):
+            first, row = block << self._shift, np.searchsorted(blocks, block)
+            there = [(found := self._mem.zone_of(pfn)) is not None and found.nr == zone.nr
+                     for pfn in range(first, first + (1 << self._shift))]
+            free[row] &= np.packbits(np.array(there), bitorder="little").view(np.uint64)
 
     def take(self, zone, size):
         """Allocate up to `size` single pages in list order and return their pfns. The rest of a split block comes next, so that

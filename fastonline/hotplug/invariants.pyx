@@ -3,6 +3,7 @@ import numpy as np
 from fastonline.core.sections cimport Sections
 from fastonline.core.pageflags cimport PG_offline, PG_prepared
 from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, zone as struct_zone, zone_area, zone_present
+from fastonline.hotplug.zone_ranges cimport page_zone
 
 from fastonline.core.audit import audit_pages
 from fastonline.hotplug.resources import check_tree
@@ -152,7 +153,7 @@ cdef uint64_t offline_pages(Machine mem, int z) except? 0xFFFFFFFFFFFFFFFF:
         end = pfn + <uint64_t>nr
         while pfn < end:
             run = mem.pages.area_run(pfn, end)
-            if mem.pages.area_of[pfn >> mem.pages.max_order] == zone_area(z):
+            if page_zone(mem, pfn) == z:
                 offline += mem.pages.weigh(PG_offline, pfn, run)
             pfn += run
     return offline

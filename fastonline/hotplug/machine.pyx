@@ -85,10 +85,11 @@ cdef Held make_machine(Machine mem, uint64_t room):
     cdef int nr_areas = 1
     geometry, rules = mem.geometry, mem.rules
     if mem.engine == "bitmap":
-        mem.pages = mem.planes = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas)
+        mem.pages = mem.planes = BitmapEngine(nr_pages, geometry.max_page_order, nr_areas, borders=geometry.zone_borders)
     else:
         mem.pages = StructPageEngine(
-            nr_pages, geometry.max_page_order, nr_areas, rules.struct_page_bytes[geometry.bits == 64], rules.lifo
+            nr_pages, geometry.max_page_order, nr_areas, rules.struct_page_bytes[geometry.bits == 64], rules.lifo,
+            borders=geometry.zone_borders,
         )
     held = mem.pages.lock.hold_still()
     mem.lock = mem.pages.lock

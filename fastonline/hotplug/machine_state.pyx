@@ -1,6 +1,7 @@
 import numpy as np
 
 from fastonline.core.bitmap cimport set_bit
+from fastonline.core.borders cimport part_start
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport NR_ORDERS, uint64_t
@@ -19,7 +20,7 @@ __all__ = []
 
 cdef dict machine_state(Machine mem):
     """All there is but callbacks. The arrays are the machine's own: who keeps them longer than the lock copies them (owned)."""
-    cdef int area, shift = mem.pages.max_order
+    cdef int area, shift = mem.pages.borders.shift
     count_scans(&mem.zones.table)
     spans = mem.sections.spans()
     runs = mem.sections.runs()
@@ -107,7 +108,7 @@ cdef int restore_sections(Machine mem, object state) except -1:
 
 
 cdef int restore_pages(Machine mem, object state) except -1:
-    cdef int shift = mem.pages.max_order, z
+    cdef int shift = mem.pages.borders.shift, z
     spans = mem.sections.spans()
     mem.pages.set_planes(spans, state["planes"])
     for start, nr in spans:
@@ -116,6 +117,9 @@ cdef int restore_pages(Machine mem, object state) except -1:
         areas = as_array(areas, np.uint16, (nr >> shift,))
         if areas.max() >= mem.pages.nr_areas:
             raise ValueError(f"pages of area {areas.max()}, there are {mem.pages.nr_areas}")
+        for at in np.flatnonzero(areas[1:] != areas[: len(areas) - 1]).tolist():
+            if (pfn := start + (at + 1 << shift)) != part_start(&mem.pages.borders, pfn):
+                raise ValueError(f"two zones meet at pfn {pfn:#x}, inside a block")
         mem.pages.areas_owner[start >> shift : start + nr >> shift] = areas
     mem.pages.summarize(spans)
     if mem.zones.table.present_is_managed:

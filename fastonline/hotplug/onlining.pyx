@@ -7,6 +7,7 @@ from libc.errno cimport EINVAL
 from libc.string cimport memcmp
 
 from fastonline.core.bitmap cimport test_bit
+from fastonline.core.borders cimport part_end, part_start
 from fastonline.core.engine cimport pfn_at, pfn_batch
 from fastonline.core.lock cimport PyThreadState
 from fastonline.core.numbers cimport as_uint64
@@ -102,7 +103,8 @@ cdef int prepare(Machine mem, uint64_t start, uint64_t nr, int online_type, Undo
 
 
 cdef int note_areas(Machine mem, uint64_t start, uint64_t nr, Joined joined) except -1:
-    cdef uint64_t first = start >> mem.pages.max_order, count = ((start + nr - 1) >> mem.pages.max_order) + 1 - first
+    cdef int shift = mem.pages.borders.shift
+    cdef uint64_t first = start >> shift, count = ((start + nr - 1) >> shift) + 1 - first
     joined.areas = PyBytes_FromStringAndSize(<char *>&mem.pages.area_of[first], count * sizeof(area_t))
     return 0
 
@@ -119,16 +121,20 @@ cdef void join_zone(Machine mem, uint64_t start, uint64_t nr, int z, Joined join
 cdef int leave_zone_again(Machine mem, Joined joined) except -1:
     """The inverse of join_zone, for a range whose pages are not prepared any more. What others have done to the zone
     meanwhile stays."""
-    cdef int z = joined.z, order = mem.pages.max_order
+    cdef int z = joined.z
     cdef bytes areas = joined.areas
     cdef const area_t *before = <const area_t *><const char *>areas
     cdef uint64_t[4] now
-    cdef uint64_t first = joined.start >> order, i, count = len(areas) // sizeof(area_t)
+    cdef int shift = mem.pages.borders.shift
+    cdef uint64_t pfn = joined.start, first, stop
     if not joined.in_zone:
         return 0
-    for i in range(count):
-        if before[i] == NO_AREA and mem.pages.weigh(PG_prepared, (first + i) << order, <uint64_t>1 << order) == 0:
-            mem.pages.area_of[first + i] = NO_AREA
+    while pfn < joined.start + joined.nr:
+        first, stop = part_start(&mem.pages.borders, pfn), part_end(&mem.pages.borders, pfn)
+        if before[(pfn >> shift) - (joined.start >> shift)] == NO_AREA \
+                and mem.pages.weigh(PG_prepared, first, stop - first) == 0:
+            mem.pages.assign_area(first, stop - first, NO_AREA)
+        pfn = stop
     mem.zones.spans(z, now)
     if memcmp(now, joined.after, sizeof(now)) == 0:
         mem.zones.set_spans(z, joined.before)

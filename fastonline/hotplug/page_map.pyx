@@ -1,16 +1,17 @@
 import numpy as np
 
+from fastonline.core.borders cimport part_end, part_start
 from fastonline.core.buffer cimport data_of
 from fastonline.core.numbers cimport as_number
 from fastonline.core.ram cimport check_ram
 from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
-from fastonline.core.types cimport NO_AREA, max_bits, uint8_t, uint64_t
+from fastonline.core.types cimport max_bits, uint8_t, uint64_t
 from fastonline.hotplug.interruptible cimport INIT, ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport add_group, count_sections, reset_counters, room_for
 from fastonline.hotplug.section_states cimport boot_blocks_online, note_prepared, note_prepared_alike
 from fastonline.hotplug.types cimport zone as struct_zone, zone_area, zone_managed, zone_table
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, pcp_update
-from fastonline.hotplug.zone_ranges cimport count_offline
+from fastonline.hotplug.zone_ranges cimport count_offline, page_zone
 from fastonline.hotplug.zonelists cimport highest_kernel_zone
 
 from fastonline.errors import pfn_range
@@ -194,11 +195,13 @@ cdef tuple checked_runs(object known):
 
 cdef int check_run(Machine mem, object name, uint64_t start, uint64_t nr, int z) except -1:
     """The pages of a run have sections, and are in no other zone."""
-    cdef int shift = mem.pages.max_order
-    cdef uint64_t block
+    cdef uint64_t pfn = start, stop
     if mem.sections.missing(start, nr) != <uint64_t>-1 or mem.pages.weigh(PG_prepared, start, nr):
         raise ValueError(f"{pfn_range(start, nr)} of zone {name} has no section, or is in two zones")
-    for block in range(start >> shift, ((start + nr - 1) >> shift) + 1):
-        if mem.pages.area_of[block] != NO_AREA and mem.pages.area_of[block] != zone_area(z):
-            raise ValueError(f"{pfn_range(block << shift, 1 << shift)} is in two zones, one of them {name}")
+    while pfn < start + nr:
+        stop = part_end(&mem.pages.borders, pfn)
+        if page_zone(mem, pfn) >= 0 and page_zone(mem, pfn) != z:
+            pfn = part_start(&mem.pages.borders, pfn)
+            raise ValueError(f"{pfn_range(pfn, stop - pfn)} is in two zones, one of them {name}")
+        pfn = stop
     return 0

@@ -319,7 +319,9 @@ class PerCpuPages:
             self._give(int(zones[first]), pfns[first : first + nr].tolist())
 
     def _zone_numbers(self, pfns):
-        shift = self._mem.geometry.max_page_order
+        # pages of one zone: blocks of the largest order, or of the alignment of the zones that meet inside one
+        shift = min([self._mem.geometry.max_page_order, *((pfn & -pfn).bit_length() - 1
+                     for pfn in self._mem.geometry.zone_borders)])
         blocks, of_page = np.unique(pfns >> shift, return_inverse=True)
         return np.array([self._mem.zone_of(int(block) << shift).nr for block in blocks])[of_page]
 

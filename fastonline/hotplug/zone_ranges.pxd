@@ -7,7 +7,7 @@ from fastonline.hotplug.types cimport zone_area, zone_present
 
 cdef inline int page_zone(Machine mem, uint64_t pfn) noexcept nogil:
     """The number of the zone that a page is in, or -1."""
-    return mem.pages.area_of[pfn >> mem.pages.max_order] - 1 if pfn < mem.pages.nr_pages else -1
+    return mem.pages.area_of[pfn >> mem.pages.borders.shift] - 1 if pfn < mem.pages.nr_pages else -1
 
 
 cdef inline bint enters_empty_zone(Machine mem, uint64_t pfn) noexcept nogil:

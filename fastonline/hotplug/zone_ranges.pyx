@@ -2,6 +2,7 @@ cimport cython
 
 import numpy as np
 
+from fastonline.core.borders cimport part_end, part_start
 from fastonline.core.pageflags cimport PG_offline, PG_prepared
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.sections cimport early_section_nr
@@ -51,33 +52,29 @@ cdef int zone_for_pfn_range(Machine mem, uint64_t start, uint64_t nr, int nid, i
 cdef void move_pfn_range_to_zone(Machine mem, uint64_t start, uint64_t nr, int z) noexcept nogil:
     """The range joins a zone: the span grows. Blocks that are in a zone already stay in it, as pages do in 2.6.25, and it is
     that zone's span that reaches over them."""
-    cdef int order = mem.pages.max_order
-    cdef uint64_t block, end = start + nr, first
-    for block in range(start >> order, ((end - 1) >> order) + 1):
-        if mem.pages.area_of[block] == NO_AREA:
-            mem.pages.area_of[block] = zone_area(z)
-        elif mem.pages.area_of[block] != zone_area(z):
-            first = max(start, block << order)
-            mem.zones.grow_span(mem.pages.area_of[block] - 1, first, min(end, (block + 1) << order) - first)
+    cdef uint64_t pfn = start, end = start + nr, stop
+    cdef int there
+    while pfn < end:
+        stop = min(end, part_end(&mem.pages.borders, pfn))
+        there = page_zone(mem, pfn)
+        if there < 0:
+            mem.pages.assign_area(pfn, stop - pfn, zone_area(z))
+        elif there != z:
+            mem.zones.grow_span(there, pfn, stop - pfn)
+        pfn = stop
     mem.zones.grow_span(z, start, nr)
 
 
 cdef void remove_pfn_range_from_zone(Machine mem, uint64_t start, uint64_t nr, int z) noexcept nogil:
     """The range leaves its zone: blocks with nothing else prepared in them are in no zone any more, the span shrinks."""
-    cdef int order = mem.pages.max_order
-    cdef uint64_t size = <uint64_t>1 << order, first = (start + size - 1) >> order, end = (start + nr) >> order
+    cdef uint64_t first = part_start(&mem.pages.borders, start), end = part_end(&mem.pages.borders, start + nr - 1)
+    if first < start and mem.pages.weigh(PG_prepared, first, start - first):
+        first = part_end(&mem.pages.borders, first)
+    if end > start + nr and first < end and mem.pages.weigh(PG_prepared, start + nr, end - start - nr):
+        end = part_start(&mem.pages.borders, start + nr)
     if first < end:
-        mem.pages.assign_area(first << order, (end - first) << order, NO_AREA)
-    leave_if_unprepared(mem, start >> order, first, end)
-    leave_if_unprepared(mem, (start + nr - 1) >> order, first, end)
+        mem.pages.assign_area(first, end - first, NO_AREA)
     mem.zones.shrink_span(z, start, nr)
-
-
-cdef void leave_if_unprepared(Machine mem, uint64_t block, uint64_t first, uint64_t end) noexcept nogil:
-    """A block at an end of a range, outside of its whole blocks [first, end)."""
-    cdef int order = mem.pages.max_order
-    if not first <= block < end and mem.pages.weigh(PG_prepared, block << order, <uint64_t>1 << order) == 0:
-        mem.pages.assign_area(block << order, <uint64_t>1 << order, NO_AREA)
 
 
 @cython.overflowcheck(False)     # nr may be negative
@@ -111,7 +108,7 @@ def valid_zones(Machine mem not None, block_nr):
     """Return the text of the valid_zones file of memory block number block_nr: the zone of an online block, or "none" if it has
     several; for an offline block its possible zones, default first (valid_zones_show). ValueError if there is no such block."""
     cdef uint64_t unit = mem.pages_per_block, number = as_uint64(block_nr, "block_nr"), start
-    cdef int shift = mem.pages.max_order, types = mem.zones.table.nr_types, nid
+    cdef int shift = mem.pages.borders.shift, types = mem.zones.table.nr_types, nid
     cdef int64_t section = first_section(mem, number)
     names = mem.zones.names
     _held = mem.lock.hold()
@@ -132,6 +129,7 @@ def valid_zones(Machine mem not None, block_nr):
 
 
 def largest_blocks(Machine mem not None, z):
-    """Return the numbers of the blocks of 2^max_page_order pages in zone number z, an int64 array, ascending."""
+    """Return the numbers of the blocks of 2^max_page_order pages that zone number z has pages of, an int64 array, ascending."""
     z = mem.zones.zone_nr(z)
-    return np.flatnonzero(mem.pages.areas_owner == zone_area(z)).astype(np.int64)
+    parts = np.flatnonzero(mem.pages.areas_owner == zone_area(z)).astype(np.int64)
+    return parts if mem.pages.borders.nr == 0 else np.unique(parts >> (mem.pages.max_order - mem.pages.borders.shift))

@@ -329,7 +329,7 @@ cdef class Zones:
         cdef struct_zone *zone = &self.table.zones[z]
         cdef area_t area = zone_area(z)
         cdef area_t *area_of = self.engine.area_of
-        cdef int shift = self.engine.max_order
+        cdef int shift = self.engine.borders.shift
         cdef pfn_t zone_end = zone.start_pfn + zone.spanned_pages, first, last
         cdef int i, base = z / self.table.nr_types * self.table.nr_types
         cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]

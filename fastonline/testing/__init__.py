@@ -16,7 +16,19 @@ and the reference. The small geometries keep a walk fast. A test of an embedding
     TestMyMachine = MyWalk.TestCase
 """
 
-from fastonline.testing.geometries import GUEST_64, GUEST_PAE, SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE
+from fastonline.testing.geometries import (
+    GUEST_64,
+    GUEST_PAE,
+    SMALL_64,
+    SMALL_64K,
+    SMALL_BORDERS,
+    SMALL_BORDERS_PAE,
+    SMALL_ORDER_7,
+    SMALL_PAE,
+)
 from fastonline.testing.reference import Reference
 
-__all__ = ["GUEST_64", "GUEST_PAE", "SMALL_64", "SMALL_64K", "SMALL_ORDER_7", "SMALL_PAE", "Reference"]
+__all__ = [
+    "GUEST_64", "GUEST_PAE", "SMALL_64", "SMALL_64K", "SMALL_BORDERS", "SMALL_BORDERS_PAE", "SMALL_ORDER_7", "SMALL_PAE",
+    "Reference",
+]

@@ -20,6 +20,13 @@ SMALL_ORDER_7 = replace(
     SMALL_64, name="SMALL_ORDER_7", section_size_bits=21, max_physmem_bits=25, max_page_order=7, pageblock_order=6,
     zone_limits=(("DMA", 1 << 19), ("DMA32", 1 << 21), ("Normal", None)),
 )
+# Zones meet inside a block of the largest order, inside a pageblock, and at an odd page.
+SMALL_BORDERS = replace(
+    SMALL_ORDER_7, name="SMALL_BORDERS", zone_limits=(("DMA", 37 << 12), ("DMA32", 100 << 12), ("Normal", None)),
+)
+SMALL_BORDERS_PAE = replace(
+    SMALL_PAE, name="SMALL_BORDERS_PAE", zone_limits=(("DMA", 1 << 18), ("Normal", 222 << 12), ("HighMem", None)),
+)
 # Guests of drivers: sections of 16 MiB, so that a step of a state machine is cheap.
 GUEST_64 = replace(X86_64, name="GUEST_64", section_size_bits=24)
 GUEST_PAE = replace(

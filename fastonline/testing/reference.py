@@ -5,6 +5,7 @@ does, watermarks are computed eagerly wherever that kernel computes them, and a 
 """
 
 import errno
+from itertools import groupby
 from math import isqrt
 
 ADDED, WAITING, FREE, HEAD, TAIL, OFFLINE = "added", "waiting", "free", "in use", "in use, not the first", "offline"
@@ -44,7 +45,7 @@ class Reference:
         self.max_pfn = max_pfn or geometry.max_pfn
         self.names = [name for name, _ in geometry.zone_limits] + ["Movable"] + ["Device"] * rules.zone_device
         self.state = {}              # pfn -> one of the states above; absent pages are not in it
-        self.block_zone = {}         # number of a block of the largest order -> its zone: a zone's border lies between blocks
+        self.part_zone = {}          # number of a part -> its zone; a part is a block, or a piece where zones meet inside one
         self.ram = set()             # pfns that are System RAM
         self.nid_of_section = {}
         self.online_sections = set()
@@ -92,7 +93,15 @@ class Reference:
     # -- the buddy allocator, 2.1: merge while the buddy of the same zone is a free block of the same order
 
     def _zone_of(self, pfn):
-        return self.block_zone.get(pfn >> self.max_order)
+        return self.part_zone.get(self._part(pfn))
+
+    def _part(self, pfn):
+        """(block, how many zone borders are at or before the page)"""
+        return pfn >> self.max_order, sum(border <= pfn for border in self.geometry.zone_borders)
+
+    def _parts(self, start, nr):
+        """(part, its pages) of a range."""
+        return [(part, list(pages)) for part, pages in groupby(range(start, start + nr), self._part)]
 
     def _free_block(self, pfn, order):
         zone = self._zone_of(pfn)
@@ -189,19 +198,19 @@ class Reference:
     def _take_into_zone(self, zone, start, nr):
         zone.start, zone.spanned = self._grown(zone.start, zone.spanned, start, nr)
         self.node_span[zone.nid] = self._grown(*self.node_span[zone.nid], start, nr)
-        for block in range(start >> self.max_order, (start + nr - 1 >> self.max_order) + 1):
-            there = self.block_zone.setdefault(block, zone)
+        for part, pages in self._parts(start, nr):
+            there = self.part_zone.setdefault(part, zone)
             if there is not zone:
-                first, end = max(start, block << self.max_order), min(start + nr, (block + 1) << self.max_order)
-                there.start, there.spanned = self._grown(there.start, there.spanned, first, end - first)
-                self.node_span[there.nid] = self._grown(*self.node_span[there.nid], first, end - first)
+                there.start, there.spanned = self._grown(there.start, there.spanned, pages[0], len(pages))
+                self.node_span[there.nid] = self._grown(*self.node_span[there.nid], pages[0], len(pages))
 
     def _leave_zone(self, zone, start, nr):
         """remove_pfn_range_from_zone: at an edge the span goes back to the next page that is left."""
-        per_block = 1 << self.max_order
-        for block in range(start >> self.max_order, (start + nr - 1 >> self.max_order) + 1):
-            if all(self.state.get(p, ADDED) == ADDED for p in range(block * per_block, (block + 1) * per_block)):
-                self.block_zone.pop(block, None)
+        mask = (1 << self.max_order) - 1
+        for part, _ in self._parts(start, nr):
+            block = part[0] << self.max_order
+            if all(self.state.get(p, ADDED) == ADDED for p in range(block, block + mask + 1) if self._part(p) == part):
+                self.part_zone.pop(part, None)
         left = sorted(p for p, s in self.state.items() if s != ADDED and self._zone_of(p) is zone)
         if not left:
             zone.start = zone.spanned = 0
@@ -324,7 +333,7 @@ class Reference:
             raise Refused(errno.EBUSY)
         for p in range(start, start + nr):
             del self.state[p]
-            self.block_zone.pop(p >> self.max_order, None)
+            self.part_zone.pop(self._part(p), None)
         for section in range(start // self.unit, (start + nr) // self.unit):
             del self.nid_of_section[section]
             self.online_sections.discard(section)
