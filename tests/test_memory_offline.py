@@ -149,10 +149,10 @@ def test_present_early_comes_back(engine):
     """A boot block that goes offline and comes back, twice. Expect the machine to be as it was, and to be saved and copied
     so."""
     mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
-    early = [zone[3] for zone in mem.zones.__getstate__()["zones"]]
+    early = [zone.present_early_pages for zone in mem.zones.values()]
     for _ in range(2):
         mem.offline_pages(32768, 32768)
-        assert [zone[3] for zone in mem.zones.__getstate__()["zones"]] != early
+        assert [zone.present_early_pages for zone in mem.zones.values()] != early
         mem.online_pages(32768, 32768)
-        assert [zone[3] for zone in mem.zones.__getstate__()["zones"]] == early
+        assert [zone.present_early_pages for zone in mem.zones.values()] == early
     mem.copy().validate()

@@ -167,7 +167,8 @@ def test_pages_leave_in_the_order_of_their_addresses(mem):
     one = mem.copy()
     old = np.concatenate([owner.pfns for owner in owners])
     alone = fo.MovablePages(one)
-    one.page_owners.clear()
+    for owner in one.page_owners:
+        owner.give(len(owner))
     alone.adopt(np.sort(old))
     block = int(old[0]) // BLOCK
     mem.blocks[block].offline()

@@ -1,4 +1,4 @@
-"""hotplug/resources.py: the tree of /proc/iomem."""
+"""hotplug/resources.pyx: the tree of /proc/iomem."""
 
 import errno
 
@@ -27,8 +27,7 @@ def test_overlap(engine):
 
 def test_allocate_resource():
     """The Xen balloon of the thread: size and alignment of a section, the lowest gap."""
-    tree = Resources(12)
-    tree.request(0, 1 << 30, "System RAM")
+    tree = Resources(12, [[0, 1 << 30, "System RAM", [], True]])
     tree.request(3 << 29, 1 << 20, "ACPI")
     assert tree.allocate_resource(1 << 29, 1 << 29, "Xen Balloon") == 1 << 30
     assert tree.allocate_resource(1 << 29, 1 << 29, "Xen Balloon") == 1 << 31
@@ -41,28 +40,53 @@ def test_allocate_resource():
     refused("EEXIST", tree.request, 4096, 1, "something inside RAM")
 
 
-def test_nested_and_merged():
-    tree = Resources(12)
+def test_nested_and_merged(engine):
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    tree = mem.resources
     tree.request(1 << 32, 1 << 30, "virtio0")
     for block in (0, 2, 1):
-        tree.register((1 << 20) + block * 32768, 32768, "System RAM (virtio_mem)", merge=True)
-    assert tree.text() == "100000000-13fffffff : virtio0\n  100000000-117ffffff : System RAM (virtio_mem)\n"
-    tree.release((1 << 20) + 32768, 32768)
-    assert [(depth, r.start, r.end) for depth, r in tree.walk()] == [
+        mem.add_memory((1 << 20) + block * 32768, 32768, name="System RAM (virtio_mem)", merge=True)
+    assert tree.text() == "00000000-1fffffff : System RAM\n100000000-13fffffff : virtio0\n" \
+        "  100000000-117ffffff : System RAM (virtio_mem)\n"
+    assert Resources(12, tree.tree()).text() == tree.text()
+    mem.remove_memory((1 << 20) + 32768, 32768)
+    assert [(depth, r.start, r.end) for depth, r in tree.walk()][1:] == [
         (0, 1 << 32, 5 << 30), (1, 1 << 32, (1 << 32) + (128 << 20)), (1, (1 << 32) + (256 << 20), (1 << 32) + (384 << 20)),
     ]
-    assert list(tree) == [(1 << 20, (1 << 20) + 32768), ((1 << 20) + 65536, (1 << 20) + 98304)]
+    assert list(tree)[1:] == [(1 << 20, (1 << 20) + 32768), ((1 << 20) + 65536, (1 << 20) + 98304)]
     refused("EINVAL", tree.release_resource, 1 << 32, 1 << 30)
-    tree.release(0, 1 << 30)
+    refused("EBUSY", tree.release_resource, 1 << 32, 128 << 20)
+    for block in (0, 2):
+        mem.remove_memory((1 << 20) + block * 32768, 32768)
     tree.release_resource(1 << 32, 1 << 30)
-    assert tree.text() == ""
+    assert tree.text() == "00000000-1fffffff : System RAM\n"
 
 
-def test_survives_a_copy():
-    tree = Resources(12)
-    tree.request(1 << 32, 1 << 30, "virtio0")
-    tree.register(1 << 20, 32768)
-    assert Resources(12, tree.tree()).text() == tree.text()
+def test_python_reads_the_tree_and_changes_what_drivers_request(engine):
+    """RAM comes and goes with the machine's memory alone."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    (_, ram), text = *mem.resources.walk(), mem.resources.text()
+    for name, value in (("start", 77), ("end", -1), ("name", "x"), ("is_ram", False), ("inside", None), ("children", [])):
+        with pytest.raises(AttributeError):
+            setattr(ram, name, value)
+    ram.children.append(3)
+    with pytest.raises(TypeError):
+        mem.resources.request(1 << 40, 4096, 3)
+    with pytest.raises(TypeError):
+        mem.resources.request(1 << 40, 1.5, "half a byte")
+    refused("EBUSY", mem.resources.release_resource, 0, 512 << 20)
+    assert mem.resources.text() == text
+    assert not mem.resources.request(1 << 40, 4096, "System RAM").is_ram
+    mem.validate()
+
+
+@pytest.mark.parametrize("tree", [
+    3, [3], [[0, 1]], [[0, 4096, "x", [], 1]], [[4096, 0, "x", [], True]], [[0, 4096, "x", [[0, 8192, "y", [], True]], False]],
+    [[0.0, 4096, "x", [], True]], [[-1, 4096, "x", [], True]], [[0, 1 << 65, "x", [], True]],
+])
+def test_no_tree(tree):
+    with pytest.raises((TypeError, ValueError)):
+        Resources(12, tree)
 
 
 def test_a_refused_add_leaves_what_is_there(engine):
@@ -104,9 +128,9 @@ def test_added_memory_is_ram_under_any_name(engine, rules):
     assert mem.resources.text() == "00000000-3fffffff : System RAM\n"
 
 
-def test_a_name_does_not_merge_with_another_kind():
-    tree = Resources(12)
-    tree.request(0, 4096, "Xen Balloon")
-    tree.register(1, 1, "Xen Balloon", merge=True)
-    tree.register(2, 1, "Xen Balloon", merge=True)
-    assert tree.text() == "00000000-00000fff : Xen Balloon\n00001000-00002fff : Xen Balloon\n"
+def test_a_name_does_not_merge_with_another_kind(engine):
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    mem.resources.request(0x40000 << 12, 0x8000 << 12, "Xen Balloon")
+    for block in (9, 10):
+        mem.add_memory(block * 0x8000, 0x8000, name="Xen Balloon", merge=True)
+    assert mem.resources.text().splitlines()[1:] == ["40000000-47ffffff : Xen Balloon", "48000000-57ffffff : Xen Balloon"]

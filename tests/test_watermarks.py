@@ -121,7 +121,9 @@ def test_series_of_sixteen_normal_blocks_as_recorded(engine):
     mem = recorded_guest(engine, fo.LINUX_6_1)
     # the watermarks the recorded kernel had before the first block: 24/30/36 and 611/763/915
     mem.min_free_kbytes = 2541
-    mem.zones.__setstate__(mem.zones.__getstate__() | {"user_min_free_kbytes": -1, "min_free_kbytes": 2545})
+    restore, (state,) = mem.__reduce__()
+    state["zones"] |= {"user_min_free_kbytes": -1, "min_free_kbytes": 2545}
+    mem = restore(state)
     mem.add_memory(FIRST, 16 * BLOCK)
     kbytes, mins = [], []
     for i in range(16):

@@ -106,7 +106,7 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
             mem.pages.forget_pages(first * unit, count * unit)
             free_memmap(mem, first, count)
         if mem.resources.conflict(start, nr):
-            mem.resources.release(start, nr)
+            mem.resources.cut(mem.resources.cuts(start, nr))
         raise
     for first, count in runs:
         mem.sections.sparse_add_section(first * unit, count * unit, False)

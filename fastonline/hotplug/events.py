@@ -22,24 +22,28 @@ class Events:
     """
 
     def __init__(self) -> None:
-        self.listeners: list[Listener] = []
-        """The callbacks, in calling order. The list object never changes."""
+        self._listeners: list[Listener] = []     # the machine looks at it: the same list for good
 
     def __repr__(self) -> str:
-        return f"<Events listeners={len(self.listeners)}>"
+        return f"<Events listeners={len(self._listeners)}>"
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """The callbacks, in the order of their calling: a list of its own."""
+        return list(self._listeners)
 
     def listen(self, callback: C) -> C:
         """Register `callback`. Returns it, so that `listen` works as a decorator. TypeError if it is not callable."""
         if not callable(callback):
             raise TypeError(f"a listener must be callable, not {callback!r}")
-        self.listeners.append(callback)
+        self._listeners.append(callback)
         return callback
 
     def ignore(self, callback: Listener) -> None:
         """Remove `callback`. ValueError if it was not registered."""
-        if callback not in self.listeners:
+        if callback not in self._listeners:
             raise ValueError(f"{callback!r} is not a listener")
-        self.listeners.remove(callback)
+        self._listeners.remove(callback)
 
     def uevent(self, text: str) -> None:
         """Send a uevent. text: ``action@device``."""
@@ -53,7 +57,7 @@ class Events:
         """Send several events. happened: (kind, text) of each."""
         raised = None
         for kind, text in happened:
-            for callback in list(self.listeners):
+            for callback in self.listeners:
                 try:
                     callback(kind, text)
                 except Exception as e:

@@ -250,14 +250,14 @@ cdef int check_group(Machine mem, object group) except -1:
 cdef int check_owners(Machine mem) except -1:
     """Pages that somebody owns are in use, or offline, and each has one owner."""
     cdef uint64_t pfn
-    owned = [np.asarray(owner.pfns) for owner in mem.page_owners]
+    owned = [np.asarray(owner.pfns) for owner in mem.owners]
     if not owned:
         return 0
     pfns = np.sort(np.concatenate(owned))
     twice = np.flatnonzero(pfns[1:] == pfns[: len(pfns) - 1])
     if len(twice):
         raise AssertionError(f"page {int(pfns[twice[0]]):#x} has two owners")
-    for owner, pages in zip(mem.page_owners, owned):
+    for owner, pages in zip(mem.owners, owned):
         want = PG_prepared | PG_offline if owner.offline else PG_prepared
         for pfn in pages.tolist():
             if pfn >= mem.pages.nr_pages or mem.pages.state(pfn) != want:

@@ -11,6 +11,7 @@ from fastonline.core.lock cimport Held, MachineLock
 from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport int16_t, int64_t, uint64_t
 from fastonline.hotplug.chain_calls cimport ChainCalls
+from fastonline.hotplug.resources cimport Resources
 from fastonline.hotplug.types cimport zone_present
 from fastonline.hotplug.zones cimport Zones
 
@@ -32,11 +33,11 @@ cdef class Machine:
     cdef readonly Zones zones
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
-    cdef readonly object resources       # Resources: what is System RAM
+    cdef readonly Resources resources    # what is System RAM
     cdef dict memmap_of                  # section -> [(first pfn, pages)] of what holds its page descriptors
     cdef dict groups_at                  # section -> [(start_pfn, nr_pages, dynamic memory group or None)] added from there on
-    cdef readonly list page_owners       # MovablePages that offline_pages may move
-    cdef public object pcp               # PerCpuPages, or None: every allocation goes to the buddy allocator
+    cdef list owners                     # MovablePages that offline_pages may move
+    cdef object per_cpu_pages            # pcp: PerCpuPages, or None: every allocation goes to the buddy allocator
 
     # callbacks
     cdef readonly ChainCalls notifiers   # NotifierChain
@@ -54,10 +55,10 @@ cdef class Machine:
     # settings
     cdef int auto_online                 # MMOP_*: what add_memory does with new blocks
     cdef bint auto_movable               # the online policy is auto-movable, not contig-zones
-    cdef public int64_t auto_movable_ratio       # memory_hotplug.auto_movable_ratio, in percent
+    cdef int64_t auto_movable_percent    # memory_hotplug.auto_movable_ratio, in percent
     cdef public bint auto_movable_numa_aware
     cdef int policy_zone                 # the highest kernel zone that the zonelists have been built with
-    cdef public int possible_nodes            # possible nodes; 0: the present ones
+    cdef int nr_possible_nodes           # nodes that there may ever be; 0: those that are there
     cdef uint64_t kept_flags             # KPF_* of the pages that the online_page_callback keeps back
     cdef bint fixed_room                 # planes were made for all of max_memory
 

@@ -5,14 +5,12 @@ from typing_extensions import disjoint_base
 from fastonline.core.sections import Sections
 from fastonline.geometry import Geometry
 from fastonline.hotplug.events import Events
-from fastonline.hotplug.migrate import MovablePages
 from fastonline.hotplug.notifier import NotifierChain
-from fastonline.hotplug.pcp import PerCpuPages
 from fastonline.hotplug.resources import Resources
 from fastonline.hotplug.zones import Zones
 from fastonline.rules import Rules
 
-__all__ = ["Machine", "count_migrated"]
+__all__ = ["Machine"]
 
 @disjoint_base
 class Machine:
@@ -37,8 +35,6 @@ class Machine:
     @property
     def events(self) -> Events: ...
     @property
-    def page_owners(self) -> list[MovablePages]: ...
-    @property
     def pages_per_block(self) -> int: ...
     @property
     def memmap(self) -> str | None: ...
@@ -48,9 +44,4 @@ class Machine:
     def groups(self) -> list[tuple[int, int, tuple[str, int] | None]]: ...
     @property
     def going_offline(self) -> tuple[int, int] | None: ...
-    pcp: PerCpuPages | None
-    auto_movable_ratio: int
     auto_movable_numa_aware: bool
-    possible_nodes: int
-
-def count_migrated(mem: Machine, nr: int, balloon: bool) -> None: ...

@@ -7,7 +7,6 @@ import numpy as np
 from fastonline.core.buddy cimport buddy_pool, buddy_pool_fold
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport unusable_lock
-from fastonline.core.numbers cimport as_uint64
 from fastonline.core.ram cimport check_ram
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.types cimport MIN_MAX_ORDER, NR_ORDERS
@@ -18,11 +17,10 @@ from fastonline.errors import HotplugError
 from fastonline.hotplug.events import Events
 from fastonline.hotplug.notifier import NotifierChain
 from fastonline.geometry import X86_64
-from fastonline.hotplug.resources import Resources
 from fastonline.hotplug.stats import Stats
 from fastonline.rules import LINUX_6_12
 
-__all__ = ["Machine", "count_migrated"]
+__all__ = ["Machine"]
 
 # Room is whole blocks of every order that a geometry may have.
 cdef enum:
@@ -55,7 +53,7 @@ cdef class Machine:
 
     cdef Held mem_hotplug_begin(self, str what):
         # the code of the per-CPU lists is Python
-        cdef Held held = self.lock.hold() if self.pcp is None else self.lock.hold_uninterrupted()
+        cdef Held held = self.lock.hold() if self.per_cpu_pages is None else self.lock.hold_uninterrupted()
         if self.changing:
             raise HotplugError.of(errno.EBUSY, f"{what} from inside a memory notifier: the hot-plug lock is held")
         return held
@@ -66,13 +64,13 @@ cdef class Machine:
 cdef int unmake_machine(Machine mem) except -1:
     mem.lock = NO_LOCK
     mem.pages, mem.planes, mem.sections, mem.zones = NO_PAGES, None, NO_SECTIONS, NO_ZONES
-    mem.geometry = mem.rules = mem.engine = mem.memmap = mem.resources = mem.events = mem.pcp = None
+    mem.geometry = mem.rules = mem.engine = mem.memmap = mem.resources = mem.events = mem.per_cpu_pages = None
     mem.notifiers = None
     mem.online_page_callback = mem.going_offline = mem.alloc_hook = mem.free_hook = None
     mem.block_online = Bitmap(0)
     mem.max_pfn = mem.pages_per_block = 0
     set_nids(mem, np.zeros(1, np.int16))
-    mem.chain, mem.listeners, mem.pending_events, mem.page_owners, mem.oom_notifiers = [], [], [], [], []
+    mem.chain, mem.listeners, mem.pending_events, mem.owners, mem.oom_notifiers = [], [], [], [], []
     mem.memmap_of, mem.groups_at = {}, {}
     return 0
 
@@ -102,11 +100,11 @@ cdef Held make_machine(Machine mem, uint64_t room):
     mem.zones.table.nodes[0].online = True
     mem.resources = Resources(geometry.page_shift)
     mem.notifiers = NotifierChain()
-    mem.chain = mem.notifiers.chain
+    mem.chain = mem.notifiers._chain
     mem.events = Events()
-    mem.listeners = mem.events.listeners
+    mem.listeners = mem.events._listeners
     mem.pending_events = []
-    mem.auto_movable_ratio = 301
+    mem.auto_movable_percent = 301
     mem.auto_movable_numa_aware = True
     mem.auto_online = MMOP_OFFLINE
     # C copies of the rules that hot paths read
@@ -222,13 +220,6 @@ cdef int reset_counters(Machine mem) except -1:
     mem.zonelist_builds = 0
     mem.zones.table.recomputed = mem.zones.table.counted = mem.zones.table.scanned = 0
     return 0
-
-
-def count_migrated(Machine mem not None, nr, balloon):
-    """Count `nr` migrated pages; balloon: they are a balloon's (pgmigrate_success and balloon_migrate of /proc/vmstat)."""
-    cdef uint64_t pages = as_uint64(nr, "nr")
-    mem.pages_migrated += pages
-    mem.balloon_migrated += pages if balloon else 0
 
 
 cdef object stats(Machine mem):

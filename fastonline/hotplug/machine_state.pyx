@@ -8,12 +8,13 @@ from fastonline.core.types cimport NR_ORDERS, uint64_t
 from fastonline.hotplug.arguments cimport set_arguments
 from fastonline.hotplug.machine cimport add_group, count_sections, make_machine, rounded_room
 from fastonline.hotplug.section_states cimport note_prepared
-from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE
+from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, MOST_NODES
 from fastonline.hotplug.watermarks cimport count_scans
+from fastonline.hotplug.resources cimport Resources
 from fastonline.hotplug.zone_ranges cimport count_offline
 
 from fastonline.core.engine import COUNTERS
-from fastonline.hotplug.resources import Resources, check_tree
+from fastonline.rules import INT_MAX
 
 __all__ = []
 
@@ -47,8 +48,8 @@ cdef dict machine_state(Machine mem):
         "memmap": mem.memmap,
         "memmaps": [[section, *piece] for section, pieces in mem.memmap_of.items() for piece in pieces],
         "groups": mem.groups,
-        "hotplug": [mem.auto_online, mem.auto_movable, mem.auto_movable_ratio, mem.auto_movable_numa_aware, mem.policy_zone],
-        "possible_nodes": mem.possible_nodes,
+        "hotplug": [mem.auto_online, mem.auto_movable, mem.auto_movable_percent, mem.auto_movable_numa_aware, mem.policy_zone],
+        "possible_nodes": mem.nr_possible_nodes,
         "counters": [mem.pages_onlined, mem.pages_offlined, mem.notifiers.calls, mem.pages.bytes_touched(),
                      mem.pages_migrated, mem.balloon_migrated, mem.high_offlined],
         "recomputed": [mem.zones.table.recomputed, mem.zones.table.scanned, mem.zonelist_builds],
@@ -70,7 +71,7 @@ cdef Held restore_machine(Machine mem, object state):
     )
     mem.fixed_room = as_flag(state["fixed_room"])
     held = make_machine(mem, as_number(state["nr_pages"], "nr_pages", 1, rounded_room(mem, mem.max_pfn)))
-    mem.zones.__setstate__(state["zones"])
+    mem.zones.restore(state["zones"])
     restore_sections(mem, state)
     count_sections(mem)
     restore_pages(mem, state)
@@ -78,7 +79,6 @@ cdef Held restore_machine(Machine mem, object state):
     counters["managed"] = as_array(state["areas"]["managed"], np.int64, (mem.pages.nr_areas,))
     for area in range(mem.pages.nr_areas):
         mem.pages.set_area_counters(area, {name: counts[area] for name, counts in counters.items()})
-    check_tree(state["resources"])
     mem.resources = Resources(mem.geometry.page_shift, state["resources"])
     restore_added(mem, state)
     restore_settings(mem, state)
@@ -145,10 +145,10 @@ cdef int restore_added(Machine mem, object state) except -1:
 
 cdef int restore_settings(Machine mem, object state) except -1:
     auto_online, auto_movable, ratio, numa_aware, policy_zone = state["hotplug"]
-    mem.possible_nodes = as_number(state["possible_nodes"], "possible_nodes", 0, 1024)
+    mem.nr_possible_nodes = as_number(state["possible_nodes"], "possible_nodes", 0, MOST_NODES)
     mem.auto_online = as_number(auto_online, "auto_online", MMOP_OFFLINE, MMOP_ONLINE_MOVABLE)
     mem.auto_movable = as_flag(auto_movable)
-    mem.auto_movable_ratio = ratio
+    mem.auto_movable_percent = as_number(ratio, "auto_movable_ratio", 0, INT_MAX)
     mem.auto_movable_numa_aware = as_flag(numa_aware)
     mem.policy_zone = as_number(policy_zone, "the policy zone", 0, mem.movable_type - 1)
     mem.pages_onlined, mem.pages_offlined, calls, touched, mem.pages_migrated, mem.balloon_migrated, mem.high_offlined = [

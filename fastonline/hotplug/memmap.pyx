@@ -63,7 +63,7 @@ cdef int check_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
     """EBUSY when free_memmap of `nr` sections could not free what somebody else has freed or taken away."""
     cdef uint64_t unit = pages_per_section(mem.sections), end = first + nr, pfn
     cdef int order
-    for section in range(first, end) if mem.memmap is not None and mem.pcp is None else ():
+    for section in range(first, end) if mem.memmap is not None and mem.per_cpu_pages is None else ():
         for pfn, count in mem.memmap_of.get(section, ()):
             order = count.bit_length() - 1
             if not first * unit <= pfn < end * unit and not mem.pages.freeable(pfn, order):
@@ -85,8 +85,8 @@ cdef object alloc_kernel(Machine mem, object order, int nid):
     """An unmovable block (GFP_KERNEL | __GFP_RETRY_MAYFAIL): from the node's kernel zones, highest first, then from the other
     nodes', each down to its min watermark and what it keeps for others (vmemmap_alloc_block)."""
     cdef int64_t pfn
-    if mem.pcp is not None:
-        return mem.pcp.alloc_kernel(order, nid)
+    if mem.per_cpu_pages is not None:
+        return mem.per_cpu_pages.alloc_kernel(order, nid)
     pfn = alloc_pages_node(mem, nid, "GFP_KERNEL", order)
     if pfn < 0:
         raise MemoryError(f"no free block of order {order} in a kernel zone above its watermarks")
@@ -94,8 +94,8 @@ cdef object alloc_kernel(Machine mem, object order, int nid):
 
 
 cdef int free_kernel(Machine mem, object pfn, object order) except -1:
-    if mem.pcp is not None:
-        mem.pcp.free_kernel(pfn, order)
+    if mem.per_cpu_pages is not None:
+        mem.per_cpu_pages.free_kernel(pfn, order)
     else:
         free_pages(mem, pfn, order)
     return 0

@@ -41,7 +41,7 @@ class Memory(Settings):
         cls,
         geometry: Geometry | str,
         sections: Sequence[tuple[int, int, int, bool]],
-        ram: Iterable[tuple[int, int]],
+        ram: Iterable[tuple[int, int] | tuple[int, int, str]],
         zones: Sequence[Any],
         min_free_kbytes: int,
         rules: Rules | str = ...,

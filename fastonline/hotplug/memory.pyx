@@ -107,12 +107,13 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         """Return a machine in the state that a map of its pages describes (linux/capture.py and linux/recording.py use it).
 
         sections: (start_pfn, nr_pages, nid, early) of the memory that has sections; early ones are online. ram: (start_pfn,
-        nr_pages) of what is System RAM. zones: objects with nid, name, start_pfn, spanned_pages, min, low, high, protection
-        ({zone name: pages}), boost (none: 0) and runs, which are the pages that were ever prepared: arrays of their first pfns
-        and lengths (uint64), ascending and disjoint, and of their states (uint8, as page_states has them: waiting, free, in
-        use, offline). Pages in use are single ones; free lists run in ascending order. Counters start from zero, as after a
-        boot. user_min_free_kbytes: what was written to the sysctl, -1 for nothing; None: told by a min_free_kbytes that no
-        kernel computes. more: memory_block_size and memmap, as Memory takes them.
+        nr_pages) of what is System RAM, or (first byte, bytes, name) of each line of /proc/iomem. zones: objects with nid,
+        name, start_pfn, spanned_pages, min, low, high, protection ({zone name: pages}), boost (none: 0) and runs, which are the
+        pages that were ever prepared: arrays of their first pfns and lengths (uint64), ascending and disjoint, and of their
+        states (uint8, as page_states has them: waiting, free, in use, offline). Pages in use are single ones; free lists run in
+        ascending order. Counters start from zero, as after a boot. user_min_free_kbytes: what was written to the sysctl, -1 for
+        nothing; None: told by a min_free_kbytes that no kernel computes. more: memory_block_size and memmap, as Memory takes
+        them.
 
         min_free_kbytes: as the kernel has it. ValueError for maps that no machine can be in: overlapping, outside a section or
         the span, in a zone there is not.

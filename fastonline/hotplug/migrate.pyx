@@ -14,7 +14,6 @@ from fastonline.hotplug.page_alloc cimport alloc_contig_range, free_block, undo_
 
 from fastonline.core.runs import range_list, runs
 from fastonline.errors import HotplugError, pfn_range
-from fastonline.hotplug.machine import count_migrated
 from fastonline.hotplug.zonelists import movable_zonelist
 
 __all__ = [
@@ -37,7 +36,7 @@ cdef Machine as_machine(object of):
 cdef Held step(object of):
     """The lock of a machine for one step that changes it: no handler comes where the per-CPU lists have a part in it."""
     cdef Machine mem = as_machine(of)
-    return mem.lock.hold() if mem.pcp is None else mem.lock.hold_uninterrupted()
+    return mem.lock.hold() if mem.per_cpu_pages is None else mem.lock.hold_uninterrupted()
 
 
 CLUSTER = 32
@@ -99,11 +98,12 @@ class MovablePages:
 
     def _own(self, pfns):
         """Set the pages of this owner."""
+        cdef list owners = (<Machine>self._mem).owners
         self.pfns = pfns
-        if not len(pfns) and self in self._mem.page_owners:
-            self._mem.page_owners.remove(self)
-        elif len(pfns) and self not in self._mem.page_owners:
-            self._mem.page_owners.append(self)
+        if not len(pfns) and self in owners:
+            owners.remove(self)
+        elif len(pfns) and self not in owners:
+            owners.append(self)
 
     def give(self, nr):
         """Give up the last `nr` pages, newest first, without freeing them. Returns their pfns, (nr,) int64. ValueError if there
@@ -213,7 +213,7 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
     moved stay moved; the free pages of the range become free again. The same holds when a callback of an owner raises.
     """
     _held = mem.lock.hold_uninterrupted()
-    leaving = [(owner, indices) for owner in mem.page_owners if len(indices := owner.within(start_pfn, nr_pages))]
+    leaving = [(owner, indices) for owner in mem.owners if len(indices := owner.within(start_pfn, nr_pages))]
     if not leaving:
         return np.empty(0, np.int64)
     pfns = np.concatenate([owner.pfns[indices] for owner, indices in leaving])
@@ -255,7 +255,8 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
                 is_owned[at] |= (<const char *>data_of(own))[at]
             for at in range(<int64_t>len(old)):
                 is_emptied[(<const int64_t *>data_of(old))[at] - start] = True
-            count_migrated(mem, len(old), owner.balloon)
+            mem.pages_migrated += len(old)
+            mem.balloon_migrated += len(old) if owner.balloon else 0
             owner.tell_moved(old, targets)
         if len(order) < len(pfns):
             # those that are held get a page to move to, and give it back
@@ -304,7 +305,7 @@ cdef int free_unowned(Machine mem, object pfns, const char *owned) except -1:
         if not owned[i]:
             numbers[nr] = numbers[i]
             nr += 1
-    if mem.pcp is not None:
+    if mem.per_cpu_pages is not None:
         free_movable(mem, pfns[:nr])
         return 0
     for i in range(nr):
@@ -374,5 +375,5 @@ def put_back(Machine mem not None, pfns):
     _held = mem.lock.hold_uninterrupted()
     for pfn, nr in runs(pfns):
         undo_isolate(mem, pfn, nr)
-    if mem.pcp is not None:
-        mem.pcp.at_tail(pfns)
+    if mem.per_cpu_pages is not None:
+        mem.per_cpu_pages.at_tail(pfns)

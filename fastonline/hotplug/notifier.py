@@ -74,14 +74,18 @@ class NotifierChain(ChainCalls):
     """
 
     def __init__(self) -> None:
-        self.chain: list[tuple[NotifierCallback, int]] = []
-        """(callback, priority) in calling order. The list object never changes."""
+        self._chain: list[tuple[NotifierCallback, int]] = []     # the machine looks at it: the same list for good
 
     def __repr__(self) -> str:
-        return f"<NotifierChain callbacks={len(self.chain)} calls={self.calls}>"
+        return f"<NotifierChain callbacks={len(self)} calls={self.calls}>"
 
     def __len__(self) -> int:
-        return len(self.chain)
+        return len(self._chain)
+
+    @property
+    def chain(self) -> list[tuple[NotifierCallback, int]]:
+        """(callback, priority) in the order of their calling: a list of its own."""
+        return list(self._chain)
 
     def register(self, callback: C, priority: int = 0) -> C:
         """Register ``callback(action, notice)``. It returns None or NOTIFY_*; an exception is a veto too.
@@ -91,15 +95,15 @@ class NotifierChain(ChainCalls):
         """
         if not callable(callback):
             raise TypeError(f"a memory notifier must be callable, not {callback!r}")
-        at = next((i for i, (_, other) in enumerate(self.chain) if other < priority), len(self.chain))
-        self.chain.insert(at, (callback, priority))
+        at = next((i for i, (_, other) in enumerate(self._chain) if other < priority), len(self._chain))
+        self._chain.insert(at, (callback, priority))
         return callback
 
     def unregister(self, callback: NotifierCallback) -> None:
         """Remove `callback`. ValueError (in the kernel: ENOENT) if it was not registered."""
-        for i, (other, _) in enumerate(self.chain):
+        for i, (other, _) in enumerate(self._chain):
             if other == callback:
-                del self.chain[i]
+                del self._chain[i]
                 return
         raise ValueError(f"{callback!r} is not registered with this chain")
 
@@ -117,7 +121,7 @@ class NotifierChain(ChainCalls):
         callback called (notifier_call_chain, 2.6.25)."""
         ret = NOTIFY_DONE
         self.calls += 1
-        for callback, _ in list(self.chain):
+        for callback, _ in self.chain:
             answer = callback(action, notice)
             ret = NOTIFY_OK if answer is None else answer
             if ret & NOTIFY_STOP_MASK:
@@ -129,7 +133,7 @@ class NotifierChain(ChainCalls):
         others raise; then the first exception is raised. NOTIFY_STOP_MASK ends the chain."""
         raised = None
         self.calls += 1
-        for callback, _ in list(self.chain):
+        for callback, _ in self.chain:
             try:
                 ret = callback(action, notice)
             except Exception as e:

@@ -85,12 +85,12 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
     cdef Undo undo = Undo.__new__(Undo)
     notice = None
     # where Python runs, or the GIL is let go of, other threads may allocate after the range was looked at
-    alone = not mem.chain and mem.pcp is None
+    alone = not mem.chain and mem.per_cpu_pages is None
     try:
-        if mem.pcp is not None:
+        if mem.per_cpu_pages is not None:
             undo.note(<undo_step>zone_pcp_enable, mem, z)
-            mem.pcp.disable(z)
-            mem.pcp.release(start, nr)
+            mem.per_cpu_pages.disable(z)
+            mem.per_cpu_pages.release(start, nr)
         refuse_used(mem, start, nr)
         if mem.chain:
             nid = z // mem.zones.table.nr_types
@@ -98,17 +98,17 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
                                  lost_nid_normal(mem, z, nr))
         undo.note(<undo_step>tell_cancelled, mem, None if notice is None else (MEM_CANCEL_OFFLINE, notice))
         ask_notifiers(mem, MEM_GOING_OFFLINE, notice, "offline_pages")
-        if mem.pcp is not None:
-            mem.pcp.shrink_slabs()
+        if mem.per_cpu_pages is not None:
+            mem.per_cpu_pages.shrink_slabs()
         if notice is not None:
             refuse_used(mem, start, nr)    # a notifier may have allocated
-        if mem.page_owners:
+        if mem.owners:
             alone = False
             empty = move_pages(mem, start, nr)
             undo.note(<undo_step>put_pages_back, mem, empty)
             moved = len(empty) > 0
-        if mem.pcp is not None:
-            mem.pcp.enable(z)
+        if mem.per_cpu_pages is not None:
+            mem.per_cpu_pages.enable(z)
         thread = mem.lock.let_go(nr * mem.pages.page_bits)
         used = -1 if moved or thread == NULL and alone else mem.pages.find_used(start, nr)
         if used < 0:
@@ -123,7 +123,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
 
 
 cdef int zone_pcp_enable(Machine mem, object z) except -1:
-    mem.pcp.enable(z)
+    mem.per_cpu_pages.enable(z)
     return 0
 
 
@@ -186,7 +186,7 @@ cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr, bint report=True)
     mem.lock.take_back(thread)
     if used < 0:
         return 0
-    if mem.page_owners:
+    if mem.owners:
         unmovable = first_unmovable(mem, start, nr)
         if unmovable is None:
             return 0

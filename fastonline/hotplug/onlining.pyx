@@ -356,13 +356,13 @@ cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except 
     """A block of waiting pages goes online; how many did."""
     cdef uint64_t size = <uint64_t>1 << order, pfn, run
     cdef int64_t done = 0
-    _held = None if mem.pcp is None else mem.lock.hold_uninterrupted()
+    _held = None if mem.per_cpu_pages is None else mem.lock.hold_uninterrupted()
     check_present(mem, start, size, "generic_online_page")
     for pfn, run in without_memmaps(mem, start, size) if memmaps_on_memory(mem) else ((start, size),):
         done += mem.pages.online_range(pfn, run, order, False)
     count_onlined(mem, start, size, done)
-    if mem.pcp is not None:
-        mem.pcp.at_tail(np.arange(start, start + size))
+    if mem.per_cpu_pages is not None:
+        mem.per_cpu_pages.at_tail(np.arange(start, start + size))
     return done
 
 
@@ -476,8 +476,8 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         if mem.min_free_kbytes_follows:
             recompute_watermarks(mem)
     try:
-        if mem.pcp is not None:
-            mem.pcp.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
+        if mem.per_cpu_pages is not None:
+            mem.per_cpu_pages.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
         flush_events(mem)
     finally:
         if done or mem.always_notify_online:

@@ -15,6 +15,7 @@ from fastonline.hotplug.zone_ranges cimport count_offline, page_zone
 from fastonline.hotplug.zonelists cimport highest_kernel_zone
 
 from fastonline.errors import pfn_range
+from fastonline.hotplug.resources import RAM
 
 __all__ = []
 
@@ -33,7 +34,7 @@ cdef int boot_memory(Machine mem, list ranges) except -1:
         mem.zones.table.nodes[nid].online = True
         mem.sections.sparse_add_section(start, nr, True)
         mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
-        mem.resources.register(start, nr)
+        mem.resources.register(start, nr, RAM, False)
     for pfn, nr in mem.sections.spans():
         walk_range(mem, INIT, pfn, nr, 0)
     for start, nr, nid, reserved in ranges:
@@ -93,8 +94,11 @@ cdef int load_page_map(
     for start, nr in mem.sections.spans():
         check_ram(nr * mem.pages.page_bits >> 3)
         mem.pages.init_pages(start, nr)
-    for first, pages in ram:
-        mem.resources.register(first, pages)
+    for first, pages, *name in ram:
+        if name:
+            mem.resources.load(first, pages, name[0])
+        else:
+            mem.resources.register(first, pages, RAM, False)
     for known in zones:
         mem.zones.need_node(known.nid)
         table.nodes[<int>known.nid].online = True      # a node without memory too

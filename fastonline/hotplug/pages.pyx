@@ -4,12 +4,12 @@ from fastonline.core.numbers cimport as_uint64
 from fastonline.core.sections cimport present_section_nr
 from fastonline.core.types cimport uint64_t
 from fastonline.hotplug.add_remove cimport add_memory
+from fastonline.hotplug.resources cimport Resource
 from fastonline.hotplug.zone_ranges cimport page_zone
 
 import errno
 
 from fastonline.errors import HotplugError
-from fastonline.hotplug.resources import Resource
 
 __all__ = ["Pages"]
 
@@ -32,10 +32,15 @@ cdef class Pages(Machine):
         _held = self.mem_hotplug_begin("add_memory_resource")
         if not any([known is res for _, known in self.resources.walk()]) or (res.start | res.end) & ((1 << shift) - 1):
             raise HotplugError.of(errno.EINVAL, f"add_memory_resource of {res!r}: not whole pages of /proc/iomem")
-        if res.is_ram or len(res.inside):
+        if res.is_ram or res.children:
             raise HotplugError.of(errno.EEXIST, f"add_memory_resource of {res!r}: it is RAM, or others are inside")
         start, end = res.start >> shift, res.end >> shift
         add_memory(self, start, end - start, node, res, False, 1, None)
+
+    @property
+    def page_owners(self):
+        """The MovablePages that offline_pages may move: a list of its own."""
+        return list(self.owners)
 
     def pfn_valid(self, pfn):
         """Return whether the page has a descriptor, that is, its section is present (pfn_valid, include/linux/mmzone.h)."""

@@ -65,6 +65,10 @@ class PerCpuPages:
         self._zones = {}
         self._free_order = FreeOrder(mem) if mem.engine == "bitmap" else None
 
+    def belongs_to(self, mem):
+        """Does it hold pages of `mem`?"""
+        return mem is self._mem
+
     def _zone(self, z):
         return self._zones.setdefault(z, _Zone())
 

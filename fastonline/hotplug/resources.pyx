@@ -2,12 +2,14 @@
 
 import errno
 from bisect import bisect_right
+from operator import index
 
 from fastonline.errors import HotplugError
 
-__all__ = ["MAX_DEPTH", "PIECE", "RAM", "Resource", "Resources", "Siblings", "check_tree"]
+__all__ = ["MAX_DEPTH", "PIECE", "RAM", "Resource", "Resources", "check_tree"]
 
 # Compiled, so that no signal handler runs in the middle of a change: only interpreted code checks for signals.
+# Python reads the tree. It requests and releases the resources of drivers; RAM comes and goes with the machine's memory.
 
 RAM = "System RAM"
 
@@ -16,15 +18,11 @@ RAM = "System RAM"
 PIECE = 512
 
 
-class Siblings:
+cdef class Siblings:
     """Disjoint resources in ascending order, in pieces, so that adding and removing cost the same among many as among few."""
 
-    __slots__ = ("pieces", "starts")
-
-    def __init__(self, resources=()):
-        resources = list(resources)
-        self.pieces = [resources[at : at + PIECE] for at in range(0, len(resources), PIECE)]
-        self.starts = [piece[0].start for piece in self.pieces]
+    def __cinit__(self):
+        self.pieces, self.starts = [], []
 
     def __iter__(self):
         return iter([resource for piece in self.pieces for resource in piece])
@@ -32,22 +30,27 @@ class Siblings:
     def __len__(self):
         return sum([len(piece) for piece in self.pieces])
 
-    def meeting(self, start, end):
+    cdef list meeting(self, object start, object end):
         """Return the resources that overlap [start, end), ascending."""
-        found = []
+        cdef list piece, found = []
+        cdef Py_ssize_t nr, at
+        cdef Resource resource
         nr = max(0, bisect_right(self.starts, start) - 1)
         while nr < len(self.pieces) and self.starts[nr] < end:
             piece = self.pieces[nr]
             at = max(0, bisect_right(piece, start, key=_start_of) - 1)
-            while at < len(piece) and piece[at].start < end:
-                if piece[at].end > start:
-                    found.append(piece[at])
-                at += 1
+            for resource in piece[at:]:
+                if resource.start >= end:
+                    break
+                if resource.end > start:
+                    found.append(resource)
             nr += 1
         return found
 
-    def add(self, resource):
+    cdef int add(self, Resource resource) except -1:
         """Add a resource that overlaps none of them."""
+        cdef list piece, half
+        cdef Py_ssize_t nr
         nr = max(0, bisect_right(self.starts, resource.start) - 1)
         if not self.pieces:
             self.pieces.append([])
@@ -60,9 +63,12 @@ class Siblings:
             self.pieces.insert(nr + 1, half)
             self.starts.insert(nr + 1, half[0].start)
         self.starts[nr] = piece[0].start
+        return 0
 
-    def remove(self, resource):
+    cdef int remove(self, Resource resource) except -1:
         """Remove one of them."""
+        cdef list piece
+        cdef Py_ssize_t nr
         nr = bisect_right(self.starts, resource.start) - 1
         piece = self.pieces[nr]
         del piece[bisect_right(piece, resource.start, key=_start_of) - 1]
@@ -70,19 +76,17 @@ class Siblings:
             self.starts[nr] = piece[0].start
         else:
             del self.pieces[nr], self.starts[nr]
+        return 0
 
 
-class Resource:
-    """One range of addresses (struct resource). start and end: bytes, end exclusive. name: as /proc/iomem shows it. children:
-    the resources inside, ascending. is_ram: its flags say System RAM (IORESOURCE_MEM and IORESOURCE_BUSY in 2.6.25,
-    IORESOURCE_SYSTEM_RAM and IORESOURCE_BUSY in 6.1); None: True for the names ``System RAM`` and ``System RAM (driver)``."""
+cdef class Resource:
+    """One range of addresses, read-only (struct resource). start and end: bytes, end exclusive. name: as /proc/iomem shows it.
+    children: the resources inside, ascending. is_ram: its flags say System RAM (IORESOURCE_MEM and IORESOURCE_BUSY in 2.6.25,
+    IORESOURCE_SYSTEM_RAM and IORESOURCE_BUSY in 6.1)."""
 
-    __slots__ = ("start", "end", "name", "inside", "is_ram")
-
-    def __init__(self, start, end, name, children=(), is_ram=None):
-        self.start, self.end, self.name = start, end, name
-        self.inside = Siblings(sorted([Resource(*child) for child in children], key=_start_of))
-        self.is_ram = name == RAM or name.startswith(RAM + " (") if is_ram is None else is_ram
+    def __cinit__(self, start, end, str name not None):
+        self.start, self.end, self.name = index(start), index(end), name
+        self.inside = Siblings()
 
     def __repr__(self):
         return f"<Resource {self.start:#x}-{self.end - 1:#x} {self.name}>"
@@ -104,10 +108,20 @@ class Resource:
             found += child.walk(depth + 1)
         return found
 
-    def conflict(self, start, end):
+    cdef Resource conflict(self, object start, object end):
         """Return the first child that overlaps [start, end), or None."""
         meeting = self.inside.meeting(start, end)
         return meeting[0] if meeting else None
+
+    cdef int adopt(self, object tree) except -1:
+        """Add the resources of a checked `tree`."""
+        cdef Resource made
+        for start, end, name, children, is_ram in tree:
+            made = Resource(start, end, name)
+            made.is_ram = is_ram
+            made.adopt(children)
+            self.inside.add(made)
+        return 0
 
 
 MAX_DEPTH = 32      # of resources inside resources
@@ -132,12 +146,14 @@ def check_tree(tree):
             todo.append((depth + 1, start, end, inside))
 
 
-class Resources:
+cdef class Resources:
     """iomem_resource and the resources in it. Methods take page frames, or bytes where they say so."""
 
-    def __init__(self, page_shift, tree=()):
+    def __cinit__(self, int page_shift, tree=()):
+        check_tree(tree)
         self._shift = page_shift
-        self._root = Resource(0, 1 << 64, "PCI mem", tree)
+        self._root = Resource(0, 1 << 64, "PCI mem")
+        self._root.adopt(tree)
 
     def __repr__(self):
         return f"<Resources ranges={len(self._root.walk())} ram={len(self)}>"
@@ -146,7 +162,7 @@ class Resources:
         """Return the tree as plain values, as the constructor takes it."""
         return self._root.tree()[3]
 
-    def _ram(self):
+    cdef list _ram(self):
         return [resource for _, resource in self._root.walk() if resource.is_ram]
 
     def __iter__(self):
@@ -157,7 +173,7 @@ class Resources:
     def __len__(self):
         return len(self._ram())
 
-    def _place(self, start, end):
+    cdef tuple _place(self, object start, object end):
         """Return (parent, conflict); conflict is None when the range fits under parent. Otherwise it is the first resource
         that overlaps the range and is RAM or does not contain all of it (__request_region, 6.1)."""
         parent = self._root
@@ -167,10 +183,14 @@ class Resources:
             parent = taken
         return parent, taken
 
-    def request(self, start, size, name, merge=False, ram=None):
-        """Add a resource of `size` bytes at address `start`, inside a resource that contains the range, else at the top.
-        merge: join it with neighbours of that `name` (MHP_MERGE_RESOURCE). ram: its is_ram (see Resource). Returns the
-        Resource. HotplugError EEXIST when a part is taken, EINVAL for an invalid range. Mirrors request_resource."""
+    def request(self, start, size, str name not None, merge=False):
+        """Add a resource of `size` bytes at address `start`, inside a resource that contains the range, else at the top. It is
+        not RAM, whatever its name. merge: join it with neighbours of that `name` (MHP_MERGE_RESOURCE). Returns the Resource.
+        HotplugError EEXIST when a part is taken, EINVAL for an invalid range. Mirrors request_resource."""
+        return self._request(index(start), index(size), name, merge, False)
+
+    cdef Resource _request(self, object start, object size, str name, bint merge, bint is_ram):
+        cdef Resource parent, taken, made, after, before
         end = start + size
         if size <= 0 or start < 0 or end > self._root.end:
             raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is not an address range")
@@ -180,21 +200,23 @@ class Resources:
                 errno.EEXIST, f"{name} [{start:#x}-{end - 1:#x}] cannot be added: {taken.name} "
                 f"[{taken.start:#x}-{taken.end - 1:#x}] is there"
             )
-        made = Resource(start, end, name, (), ram)
-
-        def joins(other):
-            return merge and (other.name, other.is_ram) == (name, made.is_ram)
-
-        after = parent.conflict(end, end + 1)
-        if after is not None and joins(after):
+        made = Resource(start, end, name)
+        made.is_ram = is_ram
+        after = parent.conflict(end, end + 1) if merge else None
+        if after is not None and after.name == name and after.is_ram == is_ram:
             made.end = after.end
             parent.inside.remove(after)
-        before = parent.conflict(start - 1, start)
-        if before is not None and joins(before):
+        before = parent.conflict(start - 1, start) if merge else None
+        if before is not None and before.name == name and before.is_ram == is_ram:
             before.end = made.end
             return before
         parent.inside.add(made)
         return made
+
+    cdef int load(self, object start, object size, str name) except -1:
+        """Add a line of /proc/iomem. It is RAM if its name says so."""
+        self._request(start, size, name, False, name == RAM or name.startswith(RAM + " ("))
+        return 0
 
     def allocate(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
         """Request the range that find_resource(size, align, first, last) finds, under `name`. Returns the Resource. Mirrors
@@ -226,46 +248,55 @@ class Resources:
         _, taken = self._place(start_pfn << self._shift, start_pfn + nr_pages << self._shift)
         return None if taken is None else (taken.start >> self._shift, -(-taken.end >> self._shift))
 
-    def register(self, start_pfn, nr_pages, name=RAM, merge=False):
+    cdef int register(self, object start_pfn, object nr_pages, object name, bint merge) except -1:
         """Add the range start_pfn, nr_pages as RAM. name, merge and errors as `request`. name may also be the Resource of that
         range, which then becomes the RAM. Mirrors register_memory_resource."""
         if isinstance(name, Resource):
-            name.is_ram = True
-            return
-        self.request(start_pfn << self._shift, nr_pages << self._shift, name, merge, ram=True)
+            (<Resource>name).is_ram = True
+        else:
+            self._request(start_pfn << self._shift, nr_pages << self._shift, name, merge, True)
+        return 0
 
-    def release(self, start_pfn, nr_pages):
-        """Remove the RAM of the range start_pfn, nr_pages; the rest of its resources stays (release_mem_region_adjustable)."""
-        self.cut(self.cuts(start_pfn, nr_pages))
-
-    def cuts(self, start_pfn, nr_pages):
-        """Return the cuts that release `nr_pages` pages from `start_pfn` on: a list of (siblings, the RAM among them to remove,
-        the parts that stay)."""
+    cdef list cuts(self, object start_pfn, object nr_pages):
+        """Return the cuts that release the RAM of the range start_pfn, nr_pages (release_mem_region_adjustable): a list of
+        (siblings, the RAM among them to remove, the parts that stay)."""
         found = []
         self._find_cuts(self._root, start_pfn << self._shift, start_pfn + nr_pages << self._shift, found)
         return found
 
-    def _find_cuts(self, parent, start, end, found):
+    cdef int _find_cuts(self, Resource parent, object start, object end, list found) except -1:
+        cdef Resource child, part
         for child in parent.inside.meeting(start, end):
-            if child.is_ram:
-                rest = [Resource(*span, child.name, (), True) for span in ((child.start, start), (end, child.end))
-                    if span[0] < span[1]]
-                found.append((parent.inside, child, rest))
-            else:
+            if not child.is_ram:
                 self._find_cuts(child, start, end, found)
+                continue
+            rest = []
+            for low, high in ((child.start, start), (end, child.end)):
+                if low < high:
+                    part = Resource(low, high, child.name)
+                    part.is_ram = True
+                    rest.append(part)
+            found.append((parent.inside, child, rest))
+        return 0
 
-    def cut(self, cuts):
+    cdef int cut(self, list cuts) except -1:
         """Apply `cuts`. This needs no memory unless a range is split in two."""
+        cdef Siblings siblings
         for siblings, child, rest in cuts:
             siblings.remove(child)
             for resource in rest:
                 siblings.add(resource)
+        return 0
 
     def release_resource(self, start, size):
-        """Remove the resource with this start and size (int, bytes). HotplugError EINVAL if there is none."""
+        """Remove the resource with this start and size (int, bytes). HotplugError EINVAL if there is none, EBUSY if it is
+        RAM, which goes with remove_memory."""
+        cdef Resource parent, child
         for _, parent in [(0, self._root), *self._root.walk()]:
             for child in parent.inside.meeting(start, start + 1):
                 if child.start == start and child.end == start + size and not len(child.inside):
+                    if child.is_ram:
+                        raise HotplugError.of(errno.EBUSY, f"release_resource of {child!r}: it is RAM (use remove_memory)")
                     parent.inside.remove(child)
                     return
         raise HotplugError.of(errno.EINVAL, f"no resource [{start:#x}-{start + size - 1:#x}] without others inside")
@@ -276,7 +307,8 @@ class Resources:
         self._ram_within(self._root, start_pfn, start_pfn + nr_pages, found)
         return found
 
-    def _ram_within(self, parent, start_pfn, end_pfn, found):
+    cdef int _ram_within(self, Resource parent, object start_pfn, object end_pfn, list found) except -1:
+        cdef Resource child
         up = (1 << self._shift) - 1
         for child in parent.inside.meeting(start_pfn << self._shift, end_pfn << self._shift):
             if child.is_ram:
@@ -284,6 +316,7 @@ class Resources:
                 if start < end:
                     found.append((start, end - start))
             self._ram_within(child, start_pfn, end_pfn, found)
+        return 0
 
     def walk(self):
         """Return a list of (depth, Resource) of all resources, in the order of /proc/iomem."""
@@ -294,5 +327,5 @@ class Resources:
         return "".join([f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk()])
 
 
-def _start_of(resource):
+def _start_of(Resource resource):
     return resource.start

@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.hotplug.pages import Pages
+from fastonline.hotplug.pcp import PerCpuPages
 
 __all__ = ["Settings"]
 
@@ -12,6 +13,9 @@ _C = TypeVar("_C", bound=Callable[[], object])
 
 class Settings(Pages):
     policy: str
+    pcp: PerCpuPages | None
+    auto_movable_ratio: int
+    possible_nodes: int
     auto_online_blocks: str
     lowmem_reserve_ratio: tuple[int, ...]
     watermark_scale_factor: int

@@ -1,12 +1,16 @@
 import errno
 
 from fastonline.core.lock cimport settle
+from fastonline.core.numbers cimport as_number
 from fastonline.hotplug cimport sysctl
 from fastonline.hotplug.machine cimport flush_events
+from fastonline.hotplug.types cimport MOST_NODES
 
 from fastonline.errors import HotplugError
 from fastonline.hotplug.blocks import WORDS, word_to_type
+from fastonline.hotplug.pcp import PerCpuPages
 from fastonline.hotplug.policy import ONLINE_POLICIES
+from fastonline.rules import INT_MAX
 
 __all__ = ["Settings"]
 
@@ -99,6 +103,41 @@ cdef class Settings(Pages):
                 f"{' or '.join(map(repr, ONLINE_POLICIES))})")
         self.auto_movable = ONLINE_POLICIES.index(name)
 
+    @property
+    def auto_movable_ratio(self):
+        """memory_hotplug.auto_movable_ratio of the policy "auto-movable" (5.15): how much Movable memory there may be, in
+        percent of the kernel memory that was there at boot. ValueError for a negative one, or one that no int holds."""
+        return self.auto_movable_percent
+
+    @auto_movable_ratio.setter
+    def auto_movable_ratio(self, percent):
+        self.auto_movable_percent = as_number(percent, "auto_movable_ratio", 0, INT_MAX)
+
+    @property
+    def possible_nodes(self):
+        """Nodes that there may ever be, which the log lists since 5.18: 0 to 1024, 0 as at first:
+        those that exist. ValueError for others."""
+        return self.nr_possible_nodes
+
+    @possible_nodes.setter
+    def possible_nodes(self, nr):
+        self.nr_possible_nodes = as_number(nr, "possible_nodes", 0, MOST_NODES)
+
+    @property
+    def pcp(self):
+        """The PerCpuPages that movable pages and memmaps go through, or None, as at first: freed pages go to the buddy
+        allocator at once. TypeError for anything else, ValueError for those of another machine."""
+        return self.per_cpu_pages
+
+    @pcp.setter
+    def pcp(self, lists):
+        if lists is not None:
+            if not isinstance(lists, PerCpuPages):
+                raise TypeError(f"pcp must be a PerCpuPages or None, not {lists!r:.80}")
+            if not lists.belongs_to(self):
+                raise ValueError("pcp has the pages of another machine")
+        self.per_cpu_pages = lists
+
     # -- callbacks of the allocator
 
     @property
@@ -131,6 +170,8 @@ cdef class Settings(Pages):
         The allocation is tried again as long as the callbacks free pages. Blocks above order 3 fail at once. Returns the
         callback. TypeError when it is not callable. Mirrors register_oom_notifier (mm/oom_kill.c, 2.6.25)."""
         _held = self.lock.hold()
+        if callback is None:
+            raise TypeError("an OOM notifier must be callable, not None")
         self.oom_notifiers.append(checked_hook(callback, "an OOM notifier"))
         return callback
 

@@ -6,6 +6,7 @@ from fastonline.core.types cimport area_t, int64_t, pfn_t, uint64_t
 cdef enum:
     MAX_NR_ZONES = 6
     MAX_NUMNODES = 64
+    MOST_NODES = 1024       # possible nodes, which need not exist (CONFIG_NODES_SHIFT up to 10)
 
 cdef enum:                       # what onlining is asked for (include/linux/memory_hotplug.h); blocks.py has them for Python
     MMOP_OFFLINE = 0

@@ -6,10 +6,6 @@ from fastonline.hotplug.types cimport zone_managed, zone_present
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zones cimport Zone
 
-# NODES_SHIFT is 10 at most (CONFIG_NODES_SHIFT)
-cdef enum:
-    MOST_NODES = 1024
-
 __all__ = ["kernel_zonelist", "movable_zonelist", "node_order"]
 
 
@@ -101,8 +97,9 @@ cdef list listed_nodes(Machine mem):
     """The nodes that get zonelists: since 5.18 all that there may ever be, whose pgdat boot makes, before those that are
     there."""
     there = mem.zones.online_nodes()
-    return list(range(max(min(mem.possible_nodes, MOST_NODES),
-        max(there) + 1))) if mem.possible_nodes and mem.rules.lists_possible_nodes else there
+    if not mem.nr_possible_nodes or not mem.rules.lists_possible_nodes:
+        return there
+    return list(range(max(mem.nr_possible_nodes, max(there) + 1)))
 
 
 cdef int build_all_zonelists(Machine mem, list nids) except -1:

@@ -28,6 +28,7 @@ cdef class Zones:
     cdef str thp                         # "never", "madvise" or "always"
 
     cdef dict state(self)
+    cdef int restore(self, dict state) except -1
     cdef int zone_nr(self, object nr) except -1
     cdef int find(self, object key) except -2
     cdef int need(self, object key) except -1

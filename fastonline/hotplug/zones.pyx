@@ -481,10 +481,6 @@ cdef class Zones:
         """Return ((nid, name), Zone) pairs."""
         return [((zone.nid, zone.name), zone) for zone in self.values()]
 
-    def __getstate__(self):
-        settle(self.engine.lock)
-        return self.state()
-
     cdef dict state(self):
         cdef int z
         cdef list zones = []
@@ -514,8 +510,8 @@ cdef class Zones:
             "transparent_hugepage": self.transparent_hugepage,
         }
 
-    def __setstate__(self, dict state not None):
-        """Undo __getstate__. TypeError, ValueError or OverflowError for invalid values, which change nothing."""
+    cdef int restore(self, dict state) except -1:
+        """Undo state(). TypeError, ValueError or OverflowError for invalid values, which change nothing."""
         cdef int z, i, n, types = self.table.nr_types
         cdef struct_zone *zone
         nodes, zones, ratios = state["nodes"], state["zones"], state["lowmem_reserve_ratio"]
@@ -561,6 +557,7 @@ cdef class Zones:
         self.table.scale_factor = scale_factor
         self.table.nr_cpus = nr_cpus
         self.table.stale = False
+        return 0
 
 
 cdef uint64_t as_pages(object value) except? 0xFFFFFFFFFFFFFFFF:

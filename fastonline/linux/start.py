@@ -39,7 +39,7 @@ def start_machine(data: dict[str, Any], engine: str) -> Memory:
                 of_zone[key].append((first_pfn, nr))
             start = stop
     mem = Memory.from_page_map(
-        X86_64, sections, (), [_start_zone(key, zone, of_zone[key], zones) for key, zone in zones.items()],
+        X86_64, sections, lines, [_start_zone(key, zone, of_zone[key], zones) for key, zone in zones.items()],
         initial["min_free_kbytes"], rules, engine, params.get("min_free_kbytes", -1), memory_block_size=data["block_size"],
         memmap="on_memory" if params.get("memmap_on_memory") else "kernel",
     )
@@ -47,8 +47,6 @@ def start_machine(data: dict[str, Any], engine: str) -> Memory:
     mem.possible_nodes = data["machine"].get("nodes", 1)
     if initial["mem_total_kb"] << 10 >= THP_MIN_BYTES:
         mem.zones.set_transparent_hugepage(params.get("transparent_hugepage", "never"))
-    for first, size, name in lines:
-        mem.resources.request(first, size, name)
     if params.get("online_policy"):
         mem.policy = params["online_policy"]
     mem.auto_movable_ratio = params.get("auto_movable_ratio", mem.auto_movable_ratio)
