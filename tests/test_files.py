@@ -257,7 +257,7 @@ for call in (check_output, lambda path: write_file(path, [b"new"])):
         (
             "import socket; s = socket.socket(socket.AF_UNIX); s.bind('out')",
             "out",
-            "neither a regular file nor a FIFO nor a character device",
+            "not a regular file, a FIFO or a character device",
         ),
     ],
     ids=["deleted working directory", "read-only directory", "read-only file", "socket"],

@@ -14,7 +14,7 @@ import fastonline as fo
 from fastonline.hotplug.invariants import check_engine
 
 SECTION = fo.X86_64.pages_per_section
-LARGE = {"bitmap": 1 << 26, "struct_page": 1 << 19}     # pages: several parts of a walk
+LARGE = {"bitmap": 1 << 25, "struct_page": 1 << 19}     # pages: several parts of a walk
 FIRST = 1 << 28
 
 
