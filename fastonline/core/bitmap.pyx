@@ -214,7 +214,7 @@ cdef class Bitmap:
         self.own(zeroed((number + 63) >> 6), number)
 
     cdef int own(self, object array, uint64_t nbits) except -1:
-        """From now on these are the words."""
+        """Use these words."""
         self.owner = array
         self.words = <word_t *>data_of(array)
         self.nbits = nbits
@@ -237,7 +237,7 @@ cdef class Bitmap:
         return bitmap_weight(self.words, 0, self.nbits)
 
     cdef int put_bits(self, uint64_t start, object bits) except -1:
-        """The inverse of bits, of a range that lies in the bitmap."""
+        """Set a range from bools, one a byte."""
         cdef list values = np.asarray(bits, bool).tolist()
         cdef uint64_t i
         for i in range(len(values)):
@@ -274,26 +274,26 @@ cdef class Bitmap:
         bitmap_clear(self.words, first, count)
 
     def bits(self, start, nr):
-        """`nr` bits from `start` on, one a byte: (nr,) uint8."""
+        """Return `nr` bits from `start` on, one a byte: an (nr,) uint8 array."""
         cdef uint64_t first, count
         as_range(start, nr, self.nbits, "bits", IndexError, &first, &count)
         spread = np.unpackbits(self.owner[first >> 6 : (first + count + 63) >> 6].view(np.uint8), bitorder="little")
         return spread[first & 63 : (first & 63) + count].copy()
 
     def set_bits(self, start, bits):
-        """The inverse of bits: one truth value for each bit from `start` on."""
+        """Set bits from `start` on from an array of truth values, one for each bit."""
         cdef uint64_t count
         values = np.asarray(bits, bool).ravel()
         self.put_bits(self.writable(start, len(values), &count), values)
 
     def weight(self, start=0, nr=None):
-        """Number of ones among `nr` bits from `start` on (default: all)."""
+        """Return the number of ones among `nr` bits from `start` on (default: all)."""
         cdef uint64_t first, count
         as_range(start, 0 if nr is None else nr, self.nbits, "bits", IndexError, &first, &count)
         return bitmap_weight(self.words, first, self.nbits - first if nr is None else count)
 
     def view(self):
-        """A read-only uint64 view of the words, no copy; it keeps the memory alive."""
+        """Return a read-only uint64 view of the words, without a copy. It keeps the memory alive."""
         return read_only(self.owner)
 
     @property

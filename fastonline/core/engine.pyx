@@ -232,11 +232,11 @@ cdef class Engine:
         return self.touched
 
     def set_touched(self, nr_bytes):
-        """Go on counting from so many bytes."""
+        """Set the count of bytes."""
         self.touched = as_uint64(nr_bytes, "nr_bytes")
 
     def area_counters(self, area):
-        """Exact counts of one free area: dict of COUNTERS -> (NR_ORDERS,) int64, and "managed" -> int."""
+        """Return the exact counts of one free area: {name of COUNTERS: (NR_ORDERS,) int64 array, "managed": int}."""
         cdef int number = as_number(area, "area", 0, self.nr_areas - 1)
         settle(self.lock)
         return self.counters(number)
@@ -256,7 +256,7 @@ cdef class Engine:
         return counts
 
     def set_area_counters(self, area, dict counts not None):
-        """The inverse of area_counters."""
+        """Set the counts that area_counters returns."""
         cdef int k, number = as_number(area, "area", 0, self.nr_areas - 1)
         cdef buddy_pool made
         buddy_pool_fold(&self.areas[number])

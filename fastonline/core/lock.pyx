@@ -155,7 +155,7 @@ cdef class Held:
 
 @cython.final
 cdef class MachineLock:
-    """One machine's lock: recursive, held by a thread."""
+    """The recursive lock of a machine. A thread holds it."""
 
     def __dealloc__(self):
         if self.wake != NULL:

@@ -19,5 +19,5 @@ KPF_OWNER_PRIVATE = 1 << 37
 
 
 def decode_page_flags(mask):
-    """Names of the flags in a mask, as drgn prints them: ``'PG_reserved|PG_prepared'``; ``'0'`` when there is none."""
+    """Return the names of the flags in a mask, as drgn prints them: ``'PG_reserved|PG_prepared'``, or ``'0'`` for none."""
     return "|".join([name for i, name in enumerate(FLAG_NAMES) if mask >> i & 1]) or "0"

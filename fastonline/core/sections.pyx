@@ -21,7 +21,7 @@ __all__ = ["Sections"]
 
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class Sections:
-    """The sections of a machine, by number (mem_section of sparsemem): bit planes, one bit a section, and a map of subsections.
+    """The sections of a machine by number (mem_section of sparsemem): bit planes with a bit a section, and a subsection map.
 
     pfn_section_shift: log2 of the pages of a section; nr_sections: those there is room for. present, online, early: Bitmaps of
     SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; prepared, whole: of the sections that have prepared pages,
@@ -81,7 +81,7 @@ cdef class Sections:
         return read_only(self.subsections_owner)
 
     cdef uint64_t all_subsections(self) noexcept nogil:
-        """The map of a section that is there as a whole."""
+        """Return the map of a section with all of its subsections."""
         return ones_below(<uint64_t>1 << (self.pfn_section_shift - self.subsection_order))
 
     @property
@@ -114,7 +114,7 @@ cdef class Sections:
             bitmap_clear(self.online.words, first, nr)
 
     cdef void seal(self):
-        """From now on Python may not write."""
+        """Make the sections read-only for Python."""
         self.sealed = True
         for plane in (self.present, self.online, self.early, self.prepared, self.whole):
             (<Bitmap>plane).sealed = True
@@ -125,8 +125,8 @@ cdef class Sections:
         return 0
 
     def add(self, start_pfn, nr_pages, early=False):
-        """The sections that the range start_pfn, nr_pages meets become present, and the subsections that it meets are there
-        (sparse_add_section); early: as at boot (sparse_init), online at once."""
+        """Make the sections and subsections of the range start_pfn, nr_pages present (sparse_add_section). early: as at boot
+        (sparse_init), and online at once."""
         cdef uint64_t first, count
         as_range(start_pfn, nr_pages, self.nr_sections << self.pfn_section_shift, "pages", ValueError, &first, &count)
         self.check_writable()
@@ -134,7 +134,7 @@ cdef class Sections:
             self.sparse_add_section(first, count, early)
 
     def remove(self, first, nr):
-        """`nr` sections from number `first` on are gone (sparse_remove_section)."""
+        """Remove `nr` sections from number `first` on (sparse_remove_section)."""
         cdef uint64_t start, count
         as_range(first, nr, self.nr_sections, "sections", ValueError, &start, &count)
         self.check_writable()
@@ -142,7 +142,7 @@ cdef class Sections:
             self.sparse_remove_section(start, count)
 
     def set_online(self, first, nr, online):
-        """online_mem_sections, or offline_mem_sections when not `online`: of `nr` sections from number `first` on."""
+        """Set whether `nr` sections from number `first` on are `online` (online_mem_sections, offline_mem_sections)."""
         cdef uint64_t start, count
         as_range(first, nr, self.nr_sections, "sections", ValueError, &start, &count)
         self.check_writable()
@@ -156,38 +156,38 @@ cdef class Sections:
         return 0 <= nr < self.nr_sections and test_bit(plane.words, nr)
 
     def present_section_nr(self, nr):
-        """Is section `nr` there?"""
+        """Return whether section `nr` is present."""
         return self.has(self.present, nr)
 
     def valid_section_nr(self, nr):
-        """Has section `nr` page descriptors? Here every present section has."""
+        """Return whether section `nr` has page descriptors. Here every present section has."""
         return self.present_section_nr(nr)
 
     def online_section_nr(self, nr):
-        """Is section `nr` online?"""
+        """Return whether section `nr` is online."""
         return self.has(self.online, nr)
 
     def early_section_nr(self, nr):
-        """Was section `nr` there at boot?"""
+        """Return whether section `nr` was present at boot."""
         return self.has(self.early, nr)
 
     def partial_section_nr(self, nr):
-        """Is section `nr` there only in part?"""
+        """Return whether only a part of section `nr` is present."""
         nr = as_section_nr(nr)
         return self.has(self.present, nr) and self.subsections[<uint64_t>nr] != self.all_subsections()
 
     def missing_runs(self, first, nr):
-        """The sections of `nr` from number `first` on that are not there, as a list of (first number, how many)."""
+        """Return the absent ones of `nr` sections from number `first` on: a list of (first number, how many)."""
         cdef uint64_t at, count
         as_range(first, nr, self.nr_sections, "sections", ValueError, &at, &count)
         return bit_runs(self.present.words, at, at + count, False)
 
     def runs(self):
-        """The present sections as a list of (first number, how many)."""
+        """Return the present sections: a list of (first number, how many)."""
         return bit_runs(self.present.words, 0, self.nr_sections, True)
 
     def spans(self):
-        """The present sections as a list of (start_pfn, nr_pages)."""
+        """Return the present sections: a list of (start_pfn, nr_pages)."""
         return [(nr << self.pfn_section_shift, count << self.pfn_section_shift) for nr, count in self.runs()]
 
 

@@ -227,7 +227,7 @@ def _written(result, engines):
 
 
 def _counts(result, engines):
-    """What perf events counted, if somebody asked: a table, or one line that says why there is none."""
+    """The table of perf events, if they were asked for, or one line that says why there is none."""
     if result["counters"] is None:
         return []
     if result["counters"]["unavailable"] is not None:
@@ -290,8 +290,8 @@ def _phases(result, engines):
     lines.append(
         "Each phase is what the real path costs with it over without it; they add up.\n"
         "Least times: a difference of medians is mostly noise on a busy machine.\n"
-        "watermarks: one recomputation; 2.6.25 makes one at every mark, here it waits\n"
-        "until somebody looks. notify: one listener of online_pages."
+        "watermarks: one recomputation; 2.6.25 makes one at every mark, here it is\n"
+        "delayed until the values are read. notify: one listener of online_pages."
     )
     return "\n".join(lines) + "\n"
 

@@ -38,8 +38,8 @@ HUGE = 2 << 20
 @dataclass
 class Guest:
     """A guest that was built for a strategy: its driver, and what else acts in it. limited: the domain's limit bounds what it
-    can use, its memory does not. follows: it is given the scenario's targets; else somebody else decides, or nobody. refusals:
-    {name of an errno: how often something was refused}."""
+    can use, its memory does not. follows: it gets the scenario's targets; if False, a host policy decides, or its size never
+    changes. refusals: {name of an errno: how often something was refused}."""
 
     driver: Driver
     actors: tuple[Actor, ...] = ()

@@ -110,10 +110,10 @@ class XenBalloon(Driver):
     start in the balloon (they must be free). domain: hypervisor.Domain. behaviour: one of XEN_2_6_26, XEN_THREAD, XEN_3_1,
     XEN_6_18. order: 9 balloons in large pages, the thread's wish; the guest is then within one of them of its target. batch:
     extents a hypercall, None: a page of them, 1024 on 32-bit and 512 on 64-bit (frame_list); 1: one at a time. auto_online:
-    added memory is onlined at once (31bc3858ea3e), else somebody must. max_retry_count, max_schedule_delay: as in sysfs, s;
-    None: the version's own. hotplug_unpopulated: alloc_ballooned_pages adds memory before it takes any from the guest
-    (vm.xen_hotplug_unpopulated, 6.18).
-    static_max: size that an HVM guest was built for, as xenstore has it (memory/static-max); None: a PV guest, or dom0.
+    added memory is onlined at once (31bc3858ea3e); if False, user space must do it. max_retry_count, max_schedule_delay: as in
+    sysfs, s; None: the version's own. hotplug_unpopulated: alloc_ballooned_pages adds memory before it takes any from the
+    guest (vm.xen_hotplug_unpopulated, 6.18). static_max: size that an HVM guest was built for, as xenstore has it
+    (memory/static-max); None: a PV guest, or dom0.
 
     set_target sets the goal; the worker runs when it is due (driver.run, or work). Beyond the cap or the host's memory the
     guest stays where it got (2.6.26: at hard_limit until there is a new target; 3.1 on: BP_ECANCELED after the retries); below

@@ -248,7 +248,7 @@ cdef int check_group(Machine mem, object group) except -1:
 
 
 cdef int check_owners(Machine mem) except -1:
-    """Pages that somebody owns are in use, or offline, and each has one owner."""
+    """Check that pages of owners are in use or offline, and have one owner each."""
     cdef uint64_t pfn
     owned = [np.asarray(owner.pfns) for owner in mem.owners]
     if not owned:

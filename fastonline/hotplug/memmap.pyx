@@ -60,7 +60,7 @@ cdef int populate_piece(Machine mem, list pieces, int order, int nid) except -1:
 
 
 cdef int check_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
-    """EBUSY when free_memmap of `nr` sections could not free what somebody else has freed or taken away."""
+    """Raise EBUSY when a memmap of the `nr` sections is no longer in use, so that free_memmap could not free it."""
     cdef uint64_t unit = pages_per_section(mem.sections), end = first + nr, pfn
     cdef int order
     for section in range(first, end) if mem.memmap is not None and mem.per_cpu_pages is None else ():

@@ -344,7 +344,7 @@ def _fitting(free: NDArray[np.int64], movable: NDArray[np.int64], spare: int, wh
 
 
 def _in_use(states):
-    """The pages of a range that somebody has."""
+    """Return a bool array: which pages are in use."""
     return (states & np.uint8(0xFF ^ PG_tail)) == PG_prepared
 
 

@@ -53,8 +53,8 @@ cdef list kernel_zones(Machine mem, int nid):
 
 
 cdef int asked_zone(Machine mem, object zone) except -2:
-    """The number of the zone that a caller asks for (a name, a (nid, name) or a Zone); -1 for None, any zone. ValueError: there
-    is none such."""
+    """Return the number of the zone that a caller asks for (a name, a (nid, name) or a Zone), -1 for None, any zone. ValueError
+    if there is no such zone."""
     cdef Zone known
     cdef int z
     if zone is None:
