@@ -34,12 +34,10 @@ def count_free_blocks(free, max_order):
     """Free blocks of each order, one bool a page: every aligned run is looked for."""
     counts, taken = [], np.zeros(len(free), bool)
     for order in range(max_order, -1, -1):
-        size, nr = 1 << order, 0
-        for at in range(0, len(free), size):
-            if not taken[at] and free[at : at + size].all():
-                taken[at : at + size] = True
-                nr += 1
-        counts.append(nr)
+        size = 1 << order
+        whole = free.reshape(-1, size).all(axis=1) & ~taken.reshape(-1, size).any(axis=1)
+        taken |= np.repeat(whole, size)
+        counts.append(int(whole.sum()))
     return counts[::-1]
 
 
