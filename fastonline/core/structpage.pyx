@@ -63,10 +63,11 @@ cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint 
     cdef buddy_pool *area = area_of_page(m, pfn)
     cdef pfn_t buddy_pfn
     cdef int max_order = m.max_order
+    cdef bint aligned = m.borders.nr == 0
     area.frees[order] += 1
     while order < max_order:
         buddy_pfn = pfn ^ (<pfn_t>1 << order)
-        if not page_is_buddy(pages, buddy_pfn, order) or not in_area(m, buddy_pfn, area):
+        if not page_is_buddy(pages, buddy_pfn, order) or not (aligned or in_area(m, buddy_pfn, area)):
             break
         del_from_list(pages, area, buddy_pfn, order)
         area.merges[order] += 1
@@ -74,7 +75,7 @@ cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint 
         order += 1
     if not tail and not m.lifo and order < max_order - 1:
         buddy_pfn = (pfn & ~(<pfn_t>1 << order)) ^ (<pfn_t>2 << order)
-        tail = page_is_buddy(pages, buddy_pfn, order + 1) and in_area(m, buddy_pfn, area)
+        tail = page_is_buddy(pages, buddy_pfn, order + 1) and (aligned or in_area(m, buddy_pfn, area))
     add_to_list(m, pages, area, pfn, order, tail)
 
 

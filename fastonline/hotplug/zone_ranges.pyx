@@ -55,7 +55,7 @@ cdef void move_pfn_range_to_zone(Machine mem, uint64_t start, uint64_t nr, int z
     cdef uint64_t pfn = start, end = start + nr, stop
     cdef int there
     while pfn < end:
-        stop = min(end, part_end(&mem.pages.borders, pfn))
+        stop = pfn + mem.pages.area_run(pfn, end)
         there = page_zone(mem, pfn)
         if there < 0:
             mem.pages.assign_area(pfn, stop - pfn, zone_area(z))
