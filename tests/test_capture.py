@@ -16,6 +16,7 @@ import fastonline as fo
 from fastonline.linux import live
 from fastonline.linux.capture import matches_kernel, predict_online
 from fastonline.linux.proctext import format_block, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
+from fastonline.linux.tree import read_tree
 
 CAPTURED = Path(__file__).parent / "data" / "linux-6.18-24g"
 ZONES = [(0, "DMA"), (0, "DMA32"), (0, "Normal")]
@@ -419,6 +420,21 @@ def test_other_architectures(monkeypatch, tmp_path, arch, geometry, boot, hotplu
     assert (capture.block_size_bytes > 0) is hotplug
     assert_same_machine(capture.machine(), theirs)
     assert predict_online(capture, geometry.section_size).totalram_pages == theirs.totalram_pages + geometry.pages_per_section
+
+
+def test_zones_that_meet_inside_a_block(monkeypatch, tmp_path, engine):
+    """HighMem of a 32-bit kernel begins at pfn 225278. Expect the capture, and the texts alone, to give the same zones and free
+    blocks."""
+    pretend(monkeypatch, "i686", 4096)
+    geometry = replace(fo.X86_32_PAE, zone_limits=(("DMA", 16 << 20), ("Normal", 225278 << 12), ("HighMem", None)))
+    theirs = fo.Memory(geometry, boot="1G", rules=fo.LINUX_6_1, engine=engine)
+    theirs.free_pfns(theirs.alloc_pages_bulk(2500)[::2])
+    write_kernel(tmp_path, theirs)
+    for source in (fo.Capture.live(root=tmp_path), read_tree(tmp_path)):
+        mem = source.machine(engine, fo.LINUX_6_1)
+        mem.validate()
+        assert mem.geometry.zone_borders == (225278,) and mem.buddyinfo() == theirs.buddyinfo()
+        assert mem.zones["HighMem"].start_pfn == 225278 and mem.zones["Normal"].present_pages == 221182
 
 
 def test_balloon_pages_without_a_flag(x86_64, tmp_path):

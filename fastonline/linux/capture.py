@@ -33,7 +33,16 @@ from fastonline.linux.proctext import (
     parse_zoneinfo,
     rules_of_zoneinfo,
 )
-from fastonline.linux.ranges import Memory as MemoryRanges, ends, geometry_of, meet, memory_of, sections_of, zone_memory
+from fastonline.linux.ranges import (
+    Memory as MemoryRanges,
+    ends,
+    geometry_of,
+    meet,
+    memory_of,
+    sections_of,
+    with_zone_starts,
+    zone_memory,
+)
 from fastonline.linux.states import MappedZone, clipped, decode_kpageflags, managed, states_of
 from fastonline.rules import LINUX_6_12, Rules
 
@@ -178,7 +187,9 @@ class Capture:
         ValueError when map and texts cannot be of one kernel.
         """
         rules = rules_of_zoneinfo(rules, self.zoneinfo)
-        mem = Memory.from_page_map(self.geometry, *self._parts(), self.min_free_kbytes, rules, engine)
+        sections, ram, zones = self._parts()
+        geometry = with_zone_starts(self.geometry, zones)
+        mem = Memory.from_page_map(geometry, sections, ram, zones, self.min_free_kbytes, rules, engine)
         if movable:
             MovablePages(mem).adopt(self._lru_pfns(mem))
         return mem

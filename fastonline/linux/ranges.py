@@ -55,6 +55,21 @@ def geometry_of(arch: str, page_size: int, orders: int = 0) -> Geometry:
     return replace(geometry, max_page_order=orders - 1) if orders else geometry
 
 
+def with_zone_starts(geometry: Geometry, zones: Iterable[ZoneInfo]) -> Geometry:
+    """Return the geometry with a zone ending where the next begins, for zones that meet inside a block of the largest order:
+    HighMem begins where a 32-bit kernel's direct map ends, wherever that is."""
+    block, spans = 1 << geometry.max_page_order, dict[str, list[tuple[int, int]]]()
+    for zone in zones:
+        if zone.spanned_pages:
+            spans.setdefault(zone.name, []).append((zone.start_pfn, zone.start_pfn + zone.spanned_pages))
+    limits = list(geometry.zone_limits)
+    for i, (name, _) in enumerate(limits[:-1]):
+        start = min(first for first, _ in spans.get(limits[i + 1][0], [(0, 0)]))
+        if any(start - start % block < end <= start for _, end in spans.get(name, ())):
+            limits[i] = (name, start * geometry.page_size)
+    return replace(geometry, zone_limits=tuple(limits))
+
+
 def block_zones(block: MemoryBlock) -> frozenset[str]:
     """The zone of an online block, "none" where it lies in several or nobody says, and nothing for an offline one. Up to 4.12
     the zones that it could move to stand behind its own (show_valid_zones, drivers/base/memory.c)."""

@@ -22,6 +22,7 @@ from fastonline.linux.ranges import (
     memory_of,
     sections_of,
     union,
+    with_zone_starts,
     without,
     zone_memory,
 )
@@ -101,6 +102,7 @@ class Snapshot:
         zones = self.zones or self._zones_of_blocks(geometry)
         total = sum(zone.present_pages for zone in zones.values()) + len(self.blocks) * self._block_pages
         check_size(total, max(zone.end_pfn for zone in zones.values()))
+        geometry = with_zone_starts(geometry, zones.values())
         for keys, others, missing in ((self.free, zones, "zoneinfo"), (zones, self.free, "buddyinfo")):
             for nid, name in keys if self.free else ():
                 populated = keys is self.free or zones[nid, name].present_pages
