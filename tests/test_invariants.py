@@ -40,13 +40,13 @@ def test_owners_of_pages_that_are_not_in_use(mem):
 def test_owners_of_the_same_page(mem):
     owners = MovablePages(mem), MovablePages(mem)
     owners[0].alloc(3)
-    owners[1].adopt(owners[0].pfns[1:2])
+    owners[1].extend(owners[0].pfns[1:2])
     with pytest.raises(AssertionError, match=f"page {int(owners[0].pfns[1]):#x} has two owners"):
         mem.validate()
 
 
 def test_owners_beyond_memory(mem):
-    MovablePages(mem).adopt(np.array([1 << 40]))
+    MovablePages(mem).extend(np.array([1 << 40]))
     with pytest.raises(AssertionError, match="page 0x10000000000 has an owner"):
         mem.validate()
 
@@ -117,7 +117,7 @@ import fastonline as fo, numpy as np
 assert False, "asserts are on"
 from fastonline.geometry import X86_64
 mem = fo.Memory(X86_64, "256M", engine={engine!r})
-fo.MovablePages(mem)._own(np.array([1 << 40]))
+fo.MovablePages(mem).extend(np.array([1 << 40]))
 try:
     mem.validate()
 except AssertionError as e:

@@ -157,6 +157,26 @@ def test_owners_after_one_that_raises(mem):
     mem.validate()
 
 
+@pytest.mark.parametrize("pfns, error", [
+    ([1 << 40], ValueError), ([-5], ValueError), ([0], ValueError), ([1.7], TypeError), (["x"], TypeError),
+    ([[1, 2]], ValueError), (None, ValueError), ([1 << 63], ValueError), ([1 << 64], OverflowError),
+    ("owned", ValueError), ("twice", ValueError),
+], ids=str)
+def test_adopts_pages_in_use_without_an_owner_alone(mem, pfns, error):
+    """Page 0 is free. Expect a refusal that changes nothing, and the page to be adopted that nobody owns."""
+    owner = fo.MovablePages(mem)
+    owner.alloc(3)
+    page = mem.alloc_pages(0)
+    pfns = {"owned": [page, owner.pfns[1]], "twice": [page, page]}.get(pfns, pfns) if isinstance(pfns, str) else pfns
+    other = fo.MovablePages(mem)
+    with pytest.raises(error):
+        other.adopt(pfns)
+    assert len(other) == 0 and mem.page_owners == [owner]
+    mem.validate()
+    other.adopt([page])
+    mem.validate()
+
+
 def test_pages_leave_in_the_order_of_their_addresses(mem):
     """Two owners take pages in turn. Expect their new pages, sorted by the old ones, to be those that one owner would have
     got."""

@@ -131,7 +131,7 @@ class Work:
         mem, domain = self._guest.mem, self._guest.domain
         pfns = alloc_highuser(mem, nr, highest="Movable" if kind == "movable" else "Normal")
         if kind == "movable":
-            self._movable.adopt(pfns)
+            self._movable.extend(pfns)
         else:
             self._fixed = np.concatenate([self._fixed, pfns])
         if isinstance(domain, ResidentDomain) and pfns.size:

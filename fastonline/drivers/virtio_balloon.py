@@ -123,7 +123,7 @@ class VirtioBalloon:
     def _adopt(self, parts):
         """What is in the balloon is its own, or where there is no memory to note it, the guest's again."""
         try:
-            self.pages.adopt(np.concatenate(parts))
+            self.pages.extend(np.concatenate(parts))
         except BaseException:
             for pfns in parts:
                 if self.pages.offline:

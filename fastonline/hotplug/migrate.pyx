@@ -6,9 +6,9 @@ import numpy as np
 
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport Held
-from fastonline.core.pageflags cimport PAGE_IN_USE, PG_buddy, PG_tail
+from fastonline.core.pageflags cimport PAGE_IN_USE, PG_buddy, PG_offline, PG_prepared, PG_tail
 from fastonline.core.types cimport int64_t, uint64_t
-from fastonline.hotplug.arguments cimport check_present
+from fastonline.hotplug.arguments cimport as_pfn_array, check_present
 from fastonline.hotplug.machine cimport Machine, tell_listeners
 from fastonline.hotplug.page_alloc cimport alloc_contig_range, free_block, undo_isolate
 
@@ -87,14 +87,32 @@ class MovablePages:
         try:
             if len(pfns) < nr:
                 raise MemoryError(f"cannot allocate {nr} movable pages: {len(pfns)} are available")
-            self.adopt(pfns)
+            self.extend(pfns)
         except BaseException:
             free_movable(self._mem, pfns)
             raise
 
     def adopt(self, pfns):
-        """Become the owner of pages in use. pfns: one-dimensional integer array."""
-        self._own(np.concatenate((self.pfns, np.asarray(pfns, np.int64))))
+        """Become the owner of pages in use, or of offline pages where `offline`. pfns: one-dimensional integer array. TypeError
+        if they are not integers. ValueError, and no change, for a page in another state or one that has an owner."""
+        cdef Machine mem = self._mem
+        cdef uint64_t pfn
+        cdef int want = PG_prepared | PG_offline if self.offline else PG_prepared
+        _held = step(mem)
+        array = as_pfn_array(pfns)
+        for pfn in array.tolist():
+            if pfn >= mem.pages.nr_pages or mem.pages.state(pfn) != want:
+                raise ValueError(f"cannot adopt page {pfn:#x}: it is not {'offline' if self.offline else 'in use'}")
+        array = array.astype(np.int64)
+        owned = np.sort(np.concatenate([array, *[owner.pfns for owner in mem.owners]]))
+        twice = owned[1:][owned[1:] == owned[:-1]]
+        if len(twice):
+            raise ValueError(f"cannot adopt page {int(twice[0]):#x}: it has an owner")
+        self.extend(array)
+
+    def extend(self, pfns):
+        """Become the owner of pages that were allocated just now. Unlike `adopt` this checks nothing. pfns: int64 array."""
+        self._own(np.concatenate((self.pfns, pfns)))
 
     def _own(self, pfns):
         """Set the pages of this owner."""
