@@ -43,8 +43,8 @@ def test_per_cpu_pages_are_the_machines_own(make_machine):
 
 @pytest.mark.parametrize("register", [
     lambda mem: mem.register_oom_notifier, lambda mem: mem.notifiers.register, lambda mem: mem.events.listen,
-    lambda mem: mem.set_online_page_callback,
-], ids=["oom", "notifier", "listener", "online_page_callback"])
+    lambda mem: mem.set_online_page_callback, lambda mem: lambda callback: fo.MovablePages(mem, callback or 0),
+], ids=["oom", "notifier", "listener", "online_page_callback", "on_move"])
 def test_only_callables_are_registered(make_machine, register):
     mem = make_machine(boot="1M")
     for callback in (None, 3, "x"):
@@ -65,6 +65,6 @@ def test_lists_of_callbacks_are_copies(make_machine):
     mem.events.listeners.clear()
     mem.page_owners.clear()
     assert (mem.notifiers.chain, mem.events.listeners, mem.page_owners) == ([(callback, 0)], [listener], [owner])
-    for part, name in ((mem.notifiers, "chain"), (mem.events, "listeners")):
+    for part, name in ((mem.notifiers, "calls"), (mem.notifiers, "chain"), (mem.events, "listeners")):
         with pytest.raises(AttributeError):
             setattr(part, name, None)

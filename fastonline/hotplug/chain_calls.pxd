@@ -4,4 +4,4 @@ from fastonline.core.types cimport uint64_t
 
 
 cdef class ChainCalls:
-    cdef public uint64_t calls
+    cdef readonly uint64_t calls

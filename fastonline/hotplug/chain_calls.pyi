@@ -4,4 +4,6 @@ __all__ = ["ChainCalls"]
 
 @disjoint_base
 class ChainCalls:
-    calls: int
+    @property
+    def calls(self) -> int: ...
+    def count(self) -> None: ...

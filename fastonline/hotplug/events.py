@@ -57,7 +57,7 @@ class Events:
         """Send several events. happened: (kind, text) of each."""
         raised = None
         for kind, text in happened:
-            for callback in self.listeners:
+            for callback in list(self._listeners):
                 try:
                     callback(kind, text)
                 except Exception as e:

@@ -61,6 +61,8 @@ class MovablePages:
     """Whether a program maps them."""
 
     def __init__(self, mem, on_move=None):
+        if on_move is not None and not callable(on_move):
+            raise TypeError(f"on_move must be callable, not {on_move!r}")
         self._mem = as_machine(mem)
         self._on_move = on_move
         self.pfns = np.empty(0, np.int64)

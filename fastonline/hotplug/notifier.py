@@ -120,8 +120,8 @@ class NotifierChain(ChainCalls):
         """Call the chain with `action` and `notice` until a callback sets NOTIFY_STOP_MASK. Returns the value of the last
         callback called (notifier_call_chain, 2.6.25)."""
         ret = NOTIFY_DONE
-        self.calls += 1
-        for callback, _ in self.chain:
+        self.count()
+        for callback, _ in list(self._chain):
             answer = callback(action, notice)
             ret = NOTIFY_OK if answer is None else answer
             if ret & NOTIFY_STOP_MASK:
@@ -132,8 +132,8 @@ class NotifierChain(ChainCalls):
         """Call the chain with `action` and `notice` for an event that cannot be vetoed. Every callback runs, whatever the
         others raise; then the first exception is raised. NOTIFY_STOP_MASK ends the chain."""
         raised = None
-        self.calls += 1
-        for callback, _ in self.chain:
+        self.count()
+        for callback, _ in list(self._chain):
             try:
                 ret = callback(action, notice)
             except Exception as e:

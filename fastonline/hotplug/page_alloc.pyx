@@ -257,10 +257,11 @@ cdef str why_not_freeable(Machine mem, uint64_t pfn):
 
 cdef int free_pages(Machine mem, uint64_t start, int order) except -1:
     """One allocation, or ValueError saying what the page is instead."""
-    if mem.free_hook is not None and start < mem.pages.nr_pages and not start & ((<uint64_t>1 << order) - 1) \
+    hook = mem.free_hook      # another thread may take it away
+    if hook is not None and start < mem.pages.nr_pages and not start & ((<uint64_t>1 << order) - 1) \
             and mem.pages.freeable(start, order):
         _held = mem.lock.hold()
-        mem.free_hook(np.array([start], np.int64), order)
+        mem.lock.call_back(hook, (np.array([start], np.int64), order))
     if free_block(mem, start, order) == 0:
         return 0
     if start & ((<uint64_t>1 << order) - 1):
@@ -272,6 +273,7 @@ cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
     """Single pages, all or none."""
     cdef int64_t bad
     cdef PyThreadState *thread
+    hook = mem.free_hook
     if batch.nr == 0:
         return 0
     try:
@@ -280,12 +282,12 @@ cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
         raise ValueError(e.strerror) from None
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
     bad = mem.pages.find_unfreeable(batch)
-    if bad < 0 and mem.free_hook is None:
+    if bad < 0 and hook is None:
         mem.pages.free_batch(batch)
     mem.lock.take_back(thread)
-    if bad < 0 and mem.free_hook is not None:
+    if bad < 0 and hook is not None:
         mem.pages.ungather(batch)      # the hook may make a batch of its own, or free pages
-        mem.free_hook(np.array(array, np.int64), 0)
+        mem.lock.call_back(hook, (np.array(array, np.int64), 0))
         gather(mem, batch, array)
         bad = mem.pages.find_unfreeable(batch)
         if bad < 0:

@@ -8,7 +8,6 @@ from fastonline.hotplug.types cimport MOST_NODES
 
 from fastonline.errors import HotplugError
 from fastonline.hotplug.blocks import WORDS, word_to_type
-from fastonline.hotplug.pcp import PerCpuPages
 from fastonline.hotplug.policy import ONLINE_POLICIES
 from fastonline.rules import INT_MAX
 
@@ -131,6 +130,8 @@ cdef class Settings(Pages):
 
     @pcp.setter
     def pcp(self, lists):
+        from fastonline.hotplug.pcp import PerCpuPages      # few programs need it
+
         if lists is not None:
             if not isinstance(lists, PerCpuPages):
                 raise TypeError(f"pcp must be a PerCpuPages or None, not {lists!r:.80}")
