@@ -168,7 +168,7 @@ class Geometry:
             if not isinstance(zone, str) or limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
                 raise TypeError(f"{self.name}: a zone limit must be (name, bytes or None), not {(zone, limit)!r}")
             if zone in names or zone in ("Movable", "Device"):
-                raise ValueError(f"{self.name}: there are two zones {zone}")
+                raise ValueError(f"{self.name}: zone {zone} is given twice")
             if last is None or limit is not None and not last <= limit < 1 << 64:
                 raise ValueError(f"{self.name}: zone {zone} does not end above the zone before it")
             names.append(zone)
@@ -176,7 +176,7 @@ class Geometry:
         if not 1 <= len(names) <= MAX_BOOT_ZONES:
             raise ValueError(f"{self.name}: {len(names)} boot zones, not 1 to {MAX_BOOT_ZONES}: DMA, DMA32, Normal and HighMem")
         if self.hotplug_zone not in names:
-            raise ValueError(f"{self.name}: there is no zone {self.hotplug_zone} for hot-added memory")
+            raise ValueError(f"{self.name}: hotplug_zone {self.hotplug_zone!r} is not in zone_limits")
 
     def __repr__(self) -> str:
         # on one line: help() shows it as the default of arguments

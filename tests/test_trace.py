@@ -71,7 +71,7 @@ def test_a_cut_last_line_is_left_out(tmp_path):
     (lambda text: text.replace("pfn=0x2000 order=0", "pfn=0x2000"), ":5: mm_page_free without its order"),
     (lambda text: text.replace("pfn=0x1000", "pfn=0x1001"), ":4: no block of order 3 at page 0x1001"),
     (lambda text: text.replace("order=2", "order=11"), ":6: no block of order 11 at page 0x1388"),
-    (lambda text: text.replace("pfn=0x2000", "pfn=0xffffffffffffffff"), ":5: there is no page 0xffffffffffffffff"),
+    (lambda text: text.replace("pfn=0x2000", "pfn=0xffffffffffffffff"), ":5: invalid page 0xffffffffffffffff"),
 ])
 def test_errors_name_the_line(tmp_path, edit, message):
     path = tmp_path / "trace"

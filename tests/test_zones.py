@@ -118,7 +118,7 @@ def test_a_zone_that_is_none(make_machine, key):
     """Expect the key and the zones that there are, from the mapping and from an allocation."""
     mem = make_machine()
     assert key not in mem.zones
-    message = f"no zone {key!r}; there are DMA, DMA32, Normal, Movable, Device of node 0"
+    message = f"invalid zone {key!r} (expected DMA, DMA32, Normal, Movable, Device, or (nid, name) with a node of 0)"
     with pytest.raises(KeyError) as error:
         mem.zones[key]
     assert message in error.value.args[0]

@@ -57,11 +57,11 @@ cdef int add_memory(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, obje
 cdef int check_addable(Machine mem, uint64_t start, uint64_t nr, uint64_t nid) except -1:
     check_range(mem, start, nr, "add_memory")
     if nid >= MAX_NUMNODES:
-        raise ValueError(f"nid {nid} is past the last node, {MAX_NUMNODES - 1}")
+        raise ValueError(f"invalid nid {nid} (expected 0 to {MAX_NUMNODES - 1})")
     taken = mem.resources.conflict(start, nr)
     if taken:
         raise HotplugError.of(
-            errno.EEXIST, f"add_memory of {pfn_range(start, nr)}: {pfn_range(taken[0], taken[1] - taken[0])} is there"
+            errno.EEXIST, f"add_memory of {pfn_range(start, nr)}: it overlaps {pfn_range(taken[0], taken[1] - taken[0])}"
         )
     if mem.aligned and (start % mem.pages_per_block or nr % mem.pages_per_block):
         near = " or ".join([pfn_range(first, end - first) for first, end in nearest_ranges(mem, start, nr)])

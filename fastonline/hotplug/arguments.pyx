@@ -156,7 +156,7 @@ cdef int as_online_type(object online_type) except -1:
 cdef int as_order(object value, int max_order) except -1:
     cdef uint64_t order = as_uint64(value, "order")
     if order > <uint64_t>max_order:
-        raise ValueError(f"order {value} is past the largest, MAX_PAGE_ORDER = {max_order}")
+        raise ValueError(f"invalid order {value} (expected 0 to {max_order}, MAX_PAGE_ORDER)")
     return <int>order
 
 
@@ -229,7 +229,7 @@ cdef int check_present(Machine mem, uint64_t start, uint64_t nr, str what) excep
     section = mem.sections.missing(start, nr)
     if section != <uint64_t>-1:
         raise HotplugError.of(
-            errno.EINVAL, f"{what} of {pfn_range(start, nr)}: section {section} is not present; add_memory it first"
+            errno.EINVAL, f"{what} of {pfn_range(start, nr)}: section {section} is not present (call add_memory first)"
         )
     return 0
 

@@ -193,12 +193,12 @@ cdef class Resources:
         cdef Resource parent, taken, made, after, before
         end = start + size
         if size <= 0 or start < 0 or end > self._root.end:
-            raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is not an address range")
+            raise HotplugError.of(errno.EINVAL, f"{name} [{start:#x}-{end - 1:#x}] is an invalid address range")
         parent, taken = self._place(start, end)
         if taken is not None:
             raise HotplugError.of(
-                errno.EEXIST, f"{name} [{start:#x}-{end - 1:#x}] cannot be added: {taken.name} "
-                f"[{taken.start:#x}-{taken.end - 1:#x}] is there"
+                errno.EEXIST, f"{name} [{start:#x}-{end - 1:#x}] overlaps {taken.name} "
+                f"[{taken.start:#x}-{taken.end - 1:#x}]"
             )
         made = Resource(start, end, name)
         made.is_ram = is_ram

@@ -445,8 +445,8 @@ cdef class Zones:
 
     cdef str unknown(self, object key):
         """The message for a key that no zone has."""
-        return (f"there is no zone {key!r}; there are {', '.join(self.names)} of node {range_list(self.online_nodes())}: "
-                "name it, or give (nid, name)")
+        return (f"invalid zone {key!r} (expected {', '.join(self.names)}, or (nid, name) with a node of "
+                f"{range_list(self.online_nodes())})")
 
     def __getitem__(self, key):
         cdef int z = self.need(key)

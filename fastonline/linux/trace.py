@@ -112,7 +112,7 @@ def read_events(path: str | os.PathLike[str]) -> Iterator[Event]:
         pfn, order = int(fields["pfn"], 0), int(fields.get("order", "0"), 0)
         alloc = match[1] == "mm_page_alloc"
         if pfn >= 1 << 40 or order > 63:
-            raise TextError(path, nr, f"there is no page {pfn:#x} of order {order}")
+            raise TextError(path, nr, f"invalid page {pfn:#x} of order {order}")
         failed = alloc and pfn == 0 and re.search(r"page=(?:\(nil\)|\(null\)|0x0|0+)\s", line) is not None
         yield Event(nr, alloc, batched, None if failed else pfn, order)
 
