@@ -39,6 +39,13 @@ def test_what_is_left_out_has_a_default():
     assert given.maximum == 384 << 20 and given.end == 80.0 and given.seed == 0 and given.workload.kind == "ramp"
 
 
+def test_sizes_as_people_type_them():
+    """Expect a fraction to be rounded down to 64 KiB."""
+    scenario = Scenario.from_dict({"name": "x", "boot": "512 MB", "host": "3.3G", "steps": [[1, "1.1G"], [2, "1.5GiB"]]})
+    assert (scenario.boot, scenario.host) == (512 << 20, int(3.3 * (1 << 14)) << 16)
+    assert scenario.steps == ((1.0, int(1.1 * (1 << 14)) << 16), (2.0, 3 << 29))
+
+
 def test_other_guests_take_and_give():
     given = Scenario.from_dict({**SMALL, "others": [{"name": "b", "steps": [[5, "1M"], [9, "3M"]]}, {"steps": [[0, "2M"]]}]})
     assert given.others[0] == Other("b", ((5.0, 1 << 20), (9.0, 3 << 20))) and given.others[1].name == "guest 3"

@@ -191,11 +191,18 @@ def _costs(value):
     return {"table": table, **{name: list(check_price(name, price)) for name, price in given.items()}}
 
 
-_STEPS = pairs(parse_size)
+def _size(value):
+    """parse_size; a decimal fraction is rounded down to whole pages of every geometry."""
+    size = parse_size(value)
+    return size - size % LARGEST_PAGE if isinstance(value, str) and "." in value else size
+
+
+LARGEST_PAGE = max(geometry.page_size for geometry in GEOMETRIES.values())
+_STEPS = pairs(_size)
 
 _READERS: dict[str, Reader] = {
-    "name": text, "geometry": text, "rules": text, "engine": text, "memmap": optional(text), "boot": parse_size,
-    "maximum": parse_size, "host": parse_size, "memory_block_size": optional(parse_size), "scattered": truth, "steps": _STEPS,
+    "name": text, "geometry": text, "rules": text, "engine": text, "memmap": optional(text), "boot": _size,
+    "maximum": _size, "host": _size, "memory_block_size": optional(_size), "scattered": truth, "steps": _STEPS,
     "end": number, "others": _others, "costs": _costs, "user_delay": number, "batch": optional(whole), "policy_period": number,
     "seed": whole,
 }
