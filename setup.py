@@ -95,6 +95,9 @@ MODULES = [
 SMALL = {
     "fastonline.core.ram",
     "fastonline.core.pageflags",
+    "fastonline.core.undo",
+    "fastonline.hotplug.chain_calls",
+    "fastonline.hotplug.zonelists",
     "fastonline.hotplug.sysctl",
     "fastonline.hotplug.memmap",
     "fastonline.hotplug.notices",
