@@ -6,6 +6,7 @@ import random
 import pytest
 
 import fastonline as fo
+from fastonline.core.undo import Undo
 from fastonline.hotplug.free_order import FreeOrder
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
 from fastonline.hotplug.pcp import PerCpuPages
@@ -63,17 +64,17 @@ def test_small_takes_are_one_large_take(seed):
     mem.free_pfns(rng.sample(held.tolist(), 1500))
     orders = FreeOrder(mem), FreeOrder(other := mem.copy())
     for order in orders:
-        order.freed(held[::-1])
+        order.freed(held[::-1], Undo())
     for _ in range(4):
         nr = rng.randrange(1, 300)
-        small = [int(pfn) for _ in range(nr) for pfn in orders[0].take(zone, 1)]
-        assert small == orders[1].take(other.zone_of(0x800), nr).tolist()
+        small = [int(pfn) for _ in range(nr) for pfn in orders[0].take(zone, 1, mem.alloc_contig_range)]
+        assert small == orders[1].take(other.zone_of(0x800), nr, other.alloc_contig_range).tolist()
         mem.free_pfns(small[::3])
         other.free_pfns(small[::3])
     small = []
-    while len(some := orders[0].take(zone, 7)):
+    while len(some := orders[0].take(zone, 7, mem.alloc_contig_range)):
         small += some.tolist()
-    assert small == orders[1].take(other.zone_of(0x800), 1 << 20).tolist()
+    assert small == orders[1].take(other.zone_of(0x800), 1 << 20, other.alloc_contig_range).tolist()
     assert zone.free_pages == 0
     mem.validate()
 

@@ -48,17 +48,20 @@ class FreeOrder:
         self._ahead_since = None                  # if that is still the state of all
 
     def at_tail(self, pfns):
-        """Record that these pages went to the tail of their lists."""
+        """Record that these pages go to the tail of their lists."""
         blocks = np.unique(pfns >> self._shift)
         self._make_room(blocks)
+        self._stamps[blocks] = self._clock + 1
         self._clock += 1
-        self._stamps[blocks] = self._clock
 
-    def freed(self, pfns):
-        """Record that these pages were freed in this order, each to the head of its list."""
+    def freed(self, pfns, undo):
+        """Record that these pages are freed in this order, each to the head of its list. undo: the Undo of the change."""
         blocks, last = np.unique(pfns[::-1] >> self._shift, return_index=True)
         self._make_room(blocks)
-        self._stamps[blocks[np.argsort(-last)]] = -self._clock - 1 - np.arange(len(blocks))
+        stamps = -self._clock - 1 - np.arange(len(blocks))
+        blocks = blocks[np.argsort(-last)]
+        undo.add(self._stamps.__setitem__, blocks, self._stamps[blocks])
+        self._stamps[blocks] = stamps
         self._clock += len(blocks)
 
     def _make_room(self, blocks):
@@ -104,39 +107,39 @@ class FreeOrder:
                      for pfn in range(first, first + (1 << self._shift))]
             free[row] &= np.packbits(np.array(there), bitorder="little").view(np.uint64)
 
-    def take(self, zone, size):
-        """Allocate up to `size` single pages in list order and return their pfns. The rest of a split block comes next, so that
-        one search serves several calls until something else changes a page or a list."""
-        if not self._ahead or self._ahead_since != self._now(zone):
-            orders, pfns = self.find(zone, _AHEAD * size)
-            self._ahead = list(zip(pfns.tolist(), (pfns + (1 << orders)).tolist(), strict=True))[::-1]
-        got, left = [np.empty(0, np.int64)], size
-        while left and self._ahead:
-            pfn, end = self._ahead.pop()
-            if end - pfn > left:
-                self._ahead.append((pfn + left, end))
-                end = pfn + left
-            got.append(np.arange(pfn, end))
-            left -= end - pfn
-        if left and len(got) > 1:
-            # the search did not go on to the last block
-            self._allocate(np.concatenate(got))
-            return np.concatenate([*got, self.take(zone, left)])
-        got = np.concatenate(got)
-        self._allocate(got)
+    def take(self, zone, size, allocate):
+        """Allocate up to `size` single pages in list order, a range by `allocate(start_pfn, nr_pages)`, and return their pfns.
+        The rest of a split block comes next, so that one search serves several calls until something else changes a page or a
+        list."""
+        if self._ahead_since != self._now(zone):
+            self._ahead = []
+        self._ahead_since = None
+        got, left = [], size
+        while left and (self._ahead or self._search(zone, left)):
+            chosen = []
+            while left and self._ahead:
+                pfn, end = self._ahead.pop()
+                if end - pfn > left:
+                    self._ahead.append((pfn + left, end))
+                    end = pfn + left
+                chosen.append(np.arange(pfn, end))
+                left -= end - pfn
+            got += chosen
+            for first, nr in runs(np.concatenate(chosen)):
+                allocate(first, nr)
         self._ahead_since = self._now(zone)
-        return got
+        return np.concatenate([np.empty(0, np.int64), *got])
 
-    def _allocate(self, pfns):
-        for pfn, many in runs(pfns):
-            self._mem.alloc_contig_range(pfn, many)
+    def _search(self, zone, size):
+        """Find the free blocks that come next, more pages than `size` if there are. Return whether there are any."""
+        orders, pfns = self.find(zone, _AHEAD * size)
+        self._ahead = list(zip(pfns.tolist(), (pfns + (1 << orders)).tolist(), strict=True))[::-1]
+        return bool(self._ahead)
 
     def _now(self, zone):
         return zone.nr, self._clock, self._mem.stats()["bytes_touched"]
 
-    def take_block(self, zone, order):
-        """Allocate 2^order pages, as single pages, from the first free block that is large enough. Returns the first pfn."""
+    def first_block(self, zone, order):
+        """Return the first pfn of the first free block of at least 2^order pages. There must be one."""
         orders, pfns = self.find(zone)
-        pfn = int(pfns[np.searchsorted(orders, order)])
-        self._mem.alloc_contig_range(pfn, 1 << order)
-        return pfn
+        return int(pfns[np.searchsorted(orders, order)])

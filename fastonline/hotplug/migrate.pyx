@@ -393,7 +393,7 @@ cdef int free_emptied(Machine mem, uint64_t start, uint64_t nr, const char *take
 def put_back(Machine mem not None, pfns):
     """Undo isolate, and free the pages that were emptied meanwhile. All go to the tail of the free lists."""
     _held = mem.lock.hold_uninterrupted()
-    for pfn, nr in runs(pfns):
-        undo_isolate(mem, pfn, nr)
     if mem.per_cpu_pages is not None:
         mem.per_cpu_pages.at_tail(pfns)
+    for pfn, nr in runs(pfns):
+        undo_isolate(mem, pfn, nr)

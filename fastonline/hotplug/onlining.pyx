@@ -358,11 +358,11 @@ cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except 
     cdef int64_t done = 0
     _held = None if mem.per_cpu_pages is None else mem.lock.hold_uninterrupted()
     check_present(mem, start, size, "generic_online_page")
+    if mem.per_cpu_pages is not None:
+        mem.per_cpu_pages.at_tail(np.arange(start, start + size))
     for pfn, run in without_memmaps(mem, start, size) if memmaps_on_memory(mem) else ((start, size),):
         done += mem.pages.online_range(pfn, run, order, False)
     count_onlined(mem, start, size, done)
-    if mem.per_cpu_pages is not None:
-        mem.per_cpu_pages.at_tail(np.arange(start, start + size))
     return done
 
 
@@ -459,6 +459,8 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         nid = status_change_nid(mem, start)
         nid_normal = status_change_nid_normal(mem, page_zone(mem, start), nr)
         was_empty = (0 if mem.zones.table.present_is_managed else nr) == zone_present(&mem.zones.table, page_zone(mem, start))
+        if mem.per_cpu_pages is not None:
+            mem.per_cpu_pages.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
         done = online_waiting_pages(mem, start, nr, mem.online_order)
     except BaseException:
         undo.roll_back()
@@ -476,8 +478,6 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         if mem.min_free_kbytes_follows:
             recompute_watermarks(mem)
     try:
-        if mem.per_cpu_pages is not None:
-            mem.per_cpu_pages.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
         flush_events(mem)
     finally:
         if done or mem.always_notify_online:

@@ -5,9 +5,14 @@ There is one CPU. The engine counts pages on a per-CPU list, and free pages of U
 here is the kernel's count.
 """
 
+import errno
+from functools import wraps
+
 import numpy as np
 
-from fastonline.core.runs import equal_runs
+from fastonline.core.runs import equal_runs, runs
+from fastonline.core.undo import Undo
+from fastonline.errors import HotplugError
 from fastonline.hotplug.free_order import FreeOrder
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.zonelists import kernel_zonelist
@@ -29,6 +34,25 @@ def count_free_blocks(free, max_order):
         runs.append(int(np.count_nonzero(full)))
         full = full[0::2] & full[1::2]
     return [runs[k] - 2 * runs[k + 1] for k in range(max_order)] + [runs[max_order]]
+
+
+def changing(method):
+    """Decorate a method of PerCpuPages that changes lists. When it raises, nothing has changed, but the buddy allocator's work
+    stays counted. Other threads' calls, signal handlers and forks wait until it returns. A callback of the allocator cannot
+    call another such method (EBUSY)."""
+    @uninterrupted
+    @wraps(method)
+    def call(self, *args, **kwargs):
+        if self._undo is not None:
+            raise HotplugError.of(errno.EBUSY, f"{method.__name__}: the per-CPU lists are being changed")
+        with Undo() as undo:
+            self._undo = undo
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                self._undo = None
+                self._kept.clear()
+    return call
 
 
 class _Zone:
@@ -53,6 +77,15 @@ class _Zone:
         self.reclaimable = set() # those of the pool that are Reclaimable
         self.pool = {}           # first pfn of a pageblock made Unmovable or Reclaimable -> bool array, True where free
 
+    def copy(self):
+        """Return a copy. The arrays of the pool are the same."""
+        other = _Zone.__new__(_Zone)
+        for name in _Zone.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.lists = [list(pages) for pages in self.lists]
+        other.pool, other.reclaimable = dict(self.pool), set(self.reclaimable)
+        return other
+
 
 class PerCpuPages:
     """The per-CPU lists of a machine. After ``mem.pcp = PerCpuPages(mem)`` its movable pages and memmaps go through them."""
@@ -63,6 +96,8 @@ class PerCpuPages:
         self.empty_slabs = []
         """(pfn, order) of empty slabs, which the caches keep until they shrink."""
         self._zones = {}
+        self._undo = None        # of the change that is being made
+        self._kept = set()       # zones whose lists it has kept a copy of
         self._free_order = FreeOrder(mem) if mem.engine == "bitmap" else None
 
     def belongs_to(self, mem):
@@ -70,7 +105,19 @@ class PerCpuPages:
         return mem is self._mem
 
     def _zone(self, z):
-        return self._zones.setdefault(z, _Zone())
+        """The lists of zone number z. A change keeps a copy of them first."""
+        pcp = self._zones.get(z)
+        if pcp is None:
+            pcp = self._zones[z] = _Zone()
+        if self._undo is not None and z not in self._kept:
+            self._undo.add(self._zones.__setitem__, z, pcp.copy())
+            self._kept.add(z)
+        return pcp
+
+    def _set_free(self, free, pages, value):
+        """Set pages of a pageblock of the pool, an index or a slice, free or in use."""
+        self._undo.add(free.__setitem__, pages, np.array(free[pages]))
+        free[pages] = value
 
     def _key(self, z):
         nid, i = divmod(z, self._mem.zones.nr_types)
@@ -140,16 +187,18 @@ class PerCpuPages:
         return [pfns[(pfns >= start_pfn) & (pfns < start_pfn + nr_pages)]
                 for pfns in (np.concatenate(lists), np.concatenate(free))]
 
-    @uninterrupted
+    @changing
     def evict(self, start_pfn, nr_pages, pages):
         """Free these kernel pages of a range, and make its pageblocks ordinary again."""
-        self.drain(self._mem.zone_of(start_pfn).nr)
+        self._drain(self._mem.zone_of(start_pfn).nr)
+        self._undo.add(setattr, self, "empty_slabs", self.empty_slabs)
         self.empty_slabs = [(pfn, order) for pfn, order in self.empty_slabs if pfn not in pages]
         for pcp in self._zones.values():
             for base in [base for base in pcp.pool if start_pfn <= base < start_pfn + nr_pages]:
-                pcp.pool[base][pages[(pages >= base) & (pages < base + len(pcp.pool[base]))] - base] = True
-                pages = pages[(pages < base) | (pages >= base + len(pcp.pool[base]))]
-        self.release(start_pfn, nr_pages)
+                end = base + len(pcp.pool[base])
+                self._set_free(pcp.pool[base], pages[(pages >= base) & (pages < end)] - base, True)
+                pages = pages[(pages < base) | (pages >= end)]
+        self._release(start_pfn, nr_pages)
         self._free(pages)
 
     # -- the counter that watermarks are checked against
@@ -162,7 +211,7 @@ class PerCpuPages:
 
     # -- movable pages
 
-    @uninterrupted
+    @changing
     def alloc(self, nr, zonelist):
         """Allocate up to `nr` movable pages from these zones and return an int64 array. Each zone gives pages down to its low
         watermark plus lowmem_reserve, then each down to min (get_page_from_freelist)."""
@@ -202,7 +251,7 @@ class PerCpuPages:
             if not pages:
                 if not buddy:
                     # whole pageblocks of the unmovable ones are taken back (steal_suitable_fallback)
-                    self.release(zone.start_pfn, zone.spanned_pages, z)
+                    self._release(zone.start_pfn, zone.spanned_pages, z)
                     buddy = zone.free_pages
                     if not buddy:
                         break
@@ -266,19 +315,38 @@ class PerCpuPages:
     def _from_buddy(self, zone, size):
         """`size` free single pages of a zone, in the kernel's order."""
         if self._free_order is not None:
-            return self._free_order.take(zone, size)
-        return self._mem.alloc_pages_bulk(size, 0, zone)
+            return self._free_order.take(zone, size, self._take_range)
+        taken = [None]
+        self._undo.add(self._give_back, taken)
+        taken[0] = self._mem.alloc_pages_bulk(size, 0, zone)
+        return taken[0]
+
+    def _give_back(self, taken):
+        """Undo _from_buddy, which may have failed."""
+        if taken[0] is not None:
+            self._mem.free_pfns(taken[0])
 
     def _block_from_buddy(self, zone, order):
         """The first pfn of a free block of at least that order, as single pages, so that any part can be given back."""
         if self._free_order is not None:
-            return self._free_order.take_block(zone, order)
-        base = self._mem.alloc_pages(order, zone)
-        self._mem.free_pages(base, order)
-        self._mem.alloc_contig_range(base, 1 << order)
+            base = self._free_order.first_block(zone, order)
+        else:
+            base = self._mem.alloc_pages(order, zone)
+            self._mem.free_pages(base, order)
+        self._take_range(base, 1 << order)
         return base
 
-    @uninterrupted
+    def _take_range(self, start_pfn, nr_pages):
+        """Allocate these free pages."""
+        self._undo.add(self._give_range_back, start_pfn, nr_pages)
+        self._mem.alloc_contig_range(start_pfn, nr_pages)
+
+    def _give_range_back(self, start_pfn, nr_pages):
+        """Undo _take_range, which may have failed."""
+        if "PG_buddy" not in self._mem.page_flags(start_pfn):
+            self._mem.free_pfns(np.arange(start_pfn, start_pfn + nr_pages))
+
+    @changing
     def alloc_huge(self, zonelist):
         """Allocate a pageblock of movable pages from these zones and return its first pfn, or None when that needs reclaim
         (GFP_TRANSHUGE_LIGHT, do_huge_pmd_anonymous_page)."""
@@ -303,7 +371,7 @@ class PerCpuPages:
         """Free blocks of an order that a zone's free blocks can be split into."""
         return sum(nr << k - order for k, nr in enumerate(zone.nr_free) if k >= order)
 
-    @uninterrupted
+    @changing
     def free_huge(self, pfn):
         """Free a pageblock of alloc_huge."""
         order, zone = self._mem.geometry.pageblock_order, self._mem.zone_of(pfn)
@@ -314,7 +382,7 @@ class PerCpuPages:
         pcp.lists[pindex].append(pfn)
         self._commit(zone.nr, pcp, zone, pindex)
 
-    @uninterrupted
+    @changing
     def free(self, pfns):
         """Free movable pages, in this order."""
         pfns = np.asarray(pfns, np.int64)
@@ -409,9 +477,17 @@ class PerCpuPages:
                 self._to_buddy(z, pcp, zone, oldest, order)
 
     def _free(self, pfns):
-        self._mem.free_pfns(pfns)
+        """Free an int64 array of pages to the buddy allocator."""
         if self._free_order is not None:
-            self._free_order.freed(pfns)
+            self._free_order.freed(pfns, self._undo)
+        self._undo.add(self._take_again, pfns)
+        self._mem.free_pfns(pfns)
+
+    def _take_again(self, pfns):
+        """Undo _free, which may have failed."""
+        if len(pfns) and "PG_buddy" in self._mem.page_flags(int(pfns[0])):
+            for first, nr in runs(np.sort(pfns)):
+                self._mem.alloc_contig_range(first, nr)
 
     def _to_buddy(self, z, pcp, zone, pages, order):
         if not pages:
@@ -422,7 +498,7 @@ class PerCpuPages:
         pooled = np.zeros(len(pages), bool)
         for base, free in pcp.pool.items():
             own = (pages >= base) & (pages < base + len(free))
-            free[pages[own] - base] = True
+            self._set_free(free, pages[own] - base, True)
             pooled |= own
         if not pooled.all():
             self._free(pages[~pooled])
@@ -439,6 +515,13 @@ class PerCpuPages:
         """Allocate 2^order pages of a kind, Unmovable or Reclaimable, from the node's kernel zones, highest first, and return
         the first pfn. If no zone has a block above min, kswapd removes the boost of the watermarks and they are tried again.
         MemoryError if no block fits."""
+        pfn = self._alloc_kernel(order, nid, kind)
+        if pfn is None:
+            raise MemoryError(f"no free block of order {order} in a kernel zone")
+        return pfn
+
+    @changing
+    def _alloc_kernel(self, order, nid, kind):
         normal = self._mem.zones.names.index("Normal")
         zonelist = kernel_zonelist(self._mem, nid)
         for mark in ("low", "min", "min after kswapd"):
@@ -451,7 +534,7 @@ class PerCpuPages:
                 pfn = self._rmqueue(z, zone, order, kind)
                 if pfn is not None:
                     return pfn
-        raise MemoryError(f"no free block of order {order} in a kernel zone")
+        return None
 
     def _pindex(self, order, kind):
         """order_to_pindex; None for an order that is not kept on lists (pcp_allowed_order)."""
@@ -487,9 +570,9 @@ class PerCpuPages:
             if len(free) >> order and (base in reclaimable) == (kind == RECLAIMABLE):
                 fits = np.flatnonzero(free.reshape(-1, 1 << order).all(axis=1))
                 if len(fits):
-                    pfn = base + (int(fits[0]) << order)
-                    free[pfn - base : pfn - base + (1 << order)] = False
-                    return pfn
+                    first = int(fits[0]) << order
+                    self._set_free(free, slice(first, first + (1 << order)), False)
+                    return base + first
         largest = max((k for k, n in enumerate(zone.nr_free) if n), default=-1)
         if largest < order:
             return None
@@ -510,18 +593,22 @@ class PerCpuPages:
         if 4 * pages <= zone.managed_pages:
             pcp.boost = min(pcp.boost + pages, max(pages, zone.high * 3 // 2))
 
-    @uninterrupted
+    @changing
     def background_work(self):
         """Let time pass: kswapd removes the boost of watermarks, vmstat_update brings counters up to date, and single pages
         are allocated and freed in kernel zones, which resets batch sizes to one."""
-        for z, pcp in self._zones.items():
+        for z in list(self._zones):
+            pcp = self._zone(z)
             pcp.boost = pcp.diff = 0
             if self._key(z)[1] != "Movable":
                 pcp.free_factor = pcp.free_count = pcp.alloc_factor = 0
 
-    @uninterrupted
+    @changing
     def free_kernel(self, pfn, order=0):
         """Free a block of alloc_kernel."""
+        self._free_kernel(pfn, order)
+
+    def _free_kernel(self, pfn, order):
         zone = self._mem.zone_of(pfn)
         z, pcp = zone.nr, self._zone(zone.nr)
         reclaimable = any(base in pcp.reclaimable and base <= pfn < base + len(free) for base, free in pcp.pool.items())
@@ -540,27 +627,28 @@ class PerCpuPages:
 
     # -- offlining
 
-    @uninterrupted
+    @changing
     def disable(self, z):
         """Empty the lists of a zone and keep them empty (zone_pcp_disable)."""
         pcp = self._zone(z)
         zone = self._mem.zones[self._key(z)]
-        self.drain(z)
+        self._drain(z)
         pcp.disabled = zone.populated
 
-    @uninterrupted
+    @changing
     def drain(self, z):
         """Free every page on the lists of zone number z (drain_pages_zone)."""
-        pcp = self._zones.get(z)
-        if pcp is None:
-            return
-        self._free_bulk(z, pcp, self._mem.zones[self._key(z)], self.count(z))
+        self._drain(z)
 
-    @uninterrupted
+    def _drain(self, z):
+        if z in self._zones:
+            self._free_bulk(z, self._zone(z), self._mem.zones[self._key(z)], self.count(z))
+
+    @changing
     def shrink_slabs(self):
         """Free the empty slabs of the kernel's caches (slab_mem_going_offline_callback)."""
         for pfn, order in self.empty_slabs:
-            self.free_kernel(pfn, order)
+            self._free_kernel(pfn, order)
         self.empty_slabs.clear()
 
     @uninterrupted
@@ -574,10 +662,14 @@ class PerCpuPages:
         """Let pages stay on the lists of a zone again (zone_pcp_enable)."""
         self._zone(z).disabled = False
 
-    @uninterrupted
+    @changing
     def release(self, start_pfn, nr_pages, z=None):
         """Make pageblocks of a range (of zone number z) without unmovable pages ordinary again."""
-        for pcp in self._zones.values() if z is None else [self._zone(z)]:
+        self._release(start_pfn, nr_pages, z)
+
+    def _release(self, start_pfn, nr_pages, z=None):
+        for nr in list(self._zones) if z is None else [z]:
+            pcp = self._zone(nr)
             for base in [b for b, free in pcp.pool.items() if start_pfn <= b < start_pfn + nr_pages and free.all()]:
                 self._free(np.arange(base, base + len(pcp.pool.pop(base))))
                 pcp.reclaimable.discard(base)
