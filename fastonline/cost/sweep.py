@@ -273,10 +273,9 @@ class _Sweep:
                 if self._progress is not None:
                     self._progress(self._rows.nr_done, self._all)
                 self._submit()
-        except BaseException:
-            for future in self._running:
+        finally:
+            for future in self._running:      # none, unless something was raised
                 future.cancel()
-            raise
         return self._rows.nr_done - before
 
     def _submit(self):

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastonline.core.pageflags import PG_buddy
+from fastonline.core.undo import Undo
 from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser
 from fastonline.drivers.hypervisor import Host, ResidentDomain, lengthen, pages_of_extents
 from fastonline.errors import HotplugError
@@ -233,19 +234,20 @@ class Cmm2(Driver):
         """arch_alloc_page: pages on their way out of the allocator are made stable, and touched. Those that the host has no
         frame for are "tossed over to the balloon driver" (Dave Hansen): PG_offline and on its list."""
         pfns = pages_of_extents(pfns, order)
-        self.domain.set_stable(pfns)
-        try:
-            self.domain.touch(pfns, write=True)
-        except BaseException as e:
-            if not isinstance(e, HotplugError) or order:
-                self.domain.set_unused(pfns)
-                raise
+        with Undo() as undo:
+            undo.add(self.domain.set_unused, pfns)
+            self.domain.set_stable(pfns)
+            try:
+                self.domain.touch(pfns, write=True)
+                return None
+            except HotplugError:
+                if order:
+                    raise
             pfns = pfns[~(self.domain.backed(pfns) | self.domain.swapped(pfns))]
             self.domain.set_unused(pfns)
             self.mem.set_pfns_offline(pfns)
             self._list.add_tail(pfns)
             return pfns
-        return None
 
     def _unused(self, pfns, order):
         """arch_free_page: the contents of free pages are not needed."""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from fastonline.drivers.driver import NEVER
+from fastonline.core.undo import Undo
+from fastonline.drivers.driver import NEVER, add_memory
 from fastonline.errors import HotplugError
 from fastonline.hotplug.blocks import MMOP_ONLINE, WORDS, Block
 from fastonline.hotplug.memory import Memory
@@ -161,22 +162,9 @@ class Container:
 
     def add(self, udev: Udev | None = None, now: float = 0.0) -> None:
         """Add every DIMM and send the event of the container. All or nothing; HotplugError as add_memory."""
-        done = []
-        try:
+        with Undo() as undo:
             for start_pfn, nr_pages in self.dimms:
-                there = self.mem.sections.present_section_nr(start_pfn // self._unit)
-                try:
-                    self.mem.add_memory(start_pfn, nr_pages, self.nid)
-                finally:
-                    # what a listener raises comes when the memory is there
-                    if not there and self.mem.sections.present_section_nr(start_pfn // self._unit):
-                        done.append((start_pfn, nr_pages))
-        except BaseException:
-            for start_pfn, nr_pages in done:
-                for nr in self._online_sections([(start_pfn, nr_pages)]):
-                    self.mem.offline_pages(nr * self._unit, self._unit)
-                self.mem.remove_memory(start_pfn, nr_pages)
-            raise
+                add_memory(undo, self.mem, start_pfn, nr_pages, self.nid)
         if udev is not None:
             udev.tell(now, "add", f"container{self.nid}")
 
@@ -184,24 +172,23 @@ class Container:
     def _unit(self):
         return self.mem.geometry.pages_per_section
 
-    def _online_sections(self, dimms):
-        sections = [nr for start, pages in dimms for nr in range(start // self._unit, (start + pages) // self._unit)]
-        return [nr for nr in sections if self.mem.sections.online_section_nr(nr)]
+    def _online_again(self, nr):
+        """Online section `nr` if it is offline."""
+        if not self.mem.sections.online_section_nr(nr):
+            with suppress(HotplugError):      # the others are tried all the same
+                self.mem.online_pages(nr * self._unit, self._unit)
 
     def remove(self, udev: Udev | None = None, now: float = 0.0) -> None:
         """Offline and remove every DIMM. All or nothing: HotplugError EBUSY while a page is in use."""
-        online = self._online_sections(self.dimms)
+        sections = [nr for start, pages in self.dimms for nr in range(start // self._unit, (start + pages) // self._unit)]
         try:
-            for nr in online:
-                self.mem.offline_pages(nr * self._unit, self._unit)
-        except BaseException as e:      # a notifier's own exception too
-            for nr in online:
-                if not self.mem.sections.online_section_nr(nr):
-                    with suppress(HotplugError):      # the others are tried all the same
-                        self.mem.online_pages(nr * self._unit, self._unit)
-            if isinstance(e, HotplugError):
-                raise HotplugError.of(e.errno, f"container{self.nid} stays: {e.strerror}") from None
-            raise
+            with Undo() as undo:
+                for nr in sections:
+                    if self.mem.sections.online_section_nr(nr):
+                        undo.add(self._online_again, nr)
+                        self.mem.offline_pages(nr * self._unit, self._unit)
+        except HotplugError as e:
+            raise HotplugError.of(e.errno, f"container{self.nid} stays: {e.strerror}") from None
         for start_pfn, nr_pages in self.dimms:
             self.mem.remove_memory(start_pfn, nr_pages)
         if udev is not None:

@@ -7,7 +7,8 @@ from collections import Counter
 
 import numpy as np
 
-from fastonline.drivers.driver import NEVER, Driver, free_range
+from fastonline.core.undo import Undo
+from fastonline.drivers.driver import NEVER, Driver, add_memory, free_range
 from fastonline.drivers.hypervisor import Domain
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
@@ -18,19 +19,20 @@ def add_section(driver: Driver, backed: bool) -> int:
     first. HotplugError ENOMEM if it has too few, else as add_memory. A failed call changes nothing."""
     mem, domain = driver.mem, driver.domain
     start = free_range(mem, mem.pages_per_block)
-    pfns = np.arange(start, start + mem.pages_per_block)
-    if backed:
-        got = domain.back(pfns)
-        if got < pfns.size:
-            domain.unback(pfns[:got])
-            raise HotplugError.of(errno.ENOMEM, f"the host has {got} of {pfns.size} frames")
-    try:
-        mem.add_memory(start, mem.pages_per_block)
-    except BaseException:
+    with Undo() as undo:
         if backed:
-            domain.unback(pfns)
-        raise
+            pfns = np.arange(start, start + mem.pages_per_block)
+            undo.add(_unback, domain, pfns)
+            got = domain.back(pfns)
+            if got < pfns.size:
+                raise HotplugError.of(errno.ENOMEM, f"the host has {got} of {pfns.size} frames")
+        add_memory(undo, mem, start, mem.pages_per_block)
     return start
+
+
+def _unback(domain, pfns):
+    """Return the frames of those of the pages that have one."""
+    domain.unback(pfns[domain.backed(pfns)])
 
 
 class Dimms(Driver):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import PG_prepared, PG_reserved
+from fastonline.core.undo import Undo
 from fastonline.drivers.hypervisor import Domain, all_different
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug.interruptible import uninterrupted
@@ -226,16 +227,39 @@ def alloc_highuser(mem: Memory, nr: int, order: int = 0, highest: str | None = N
             if min(nr, spare) > 0:
                 plan.append((min(nr, spare), zone))
                 nr -= plan[-1][0]
-    blocks, got = np.empty(sum(count for count, _ in plan), np.int64), 0
-    try:
+    blocks, got = np.full(sum(count for count, _ in plan), -1, np.int64), 0
+    with Undo() as undo:
+        undo.add(_free_blocks, mem, blocks, order)
         for count, zone in plan:
             blocks[got : got + count] = mem.alloc_pages_bulk(count, order, zone)
             got += count
-    except BaseException:
-        for pfn in blocks[:got].tolist():
-            mem.free_pages(pfn, order)
-        raise
     return blocks
+
+
+def _free_blocks(mem, blocks, order):
+    """Free the blocks of 2^order pages that were allocated; -1 stands for the others."""
+    for pfn in blocks[blocks >= 0].tolist():
+        mem.free_pages(pfn, order)
+
+
+def add_memory(undo: Undo, mem: Memory, start_pfn: int, nr_pages: int, nid: int = 0) -> None:
+    """Call mem.add_memory as a step of `undo`: when the change fails later, or a listener raises after the memory is there, the
+    range is offlined and removed."""
+    unit = mem.geometry.pages_per_section
+    sections = range(start_pfn // unit, -(-(start_pfn + nr_pages) // unit))
+    if not any(mem.sections.present_section_nr(nr) for nr in sections):
+        undo.add(_remove_memory, mem, sections)
+    mem.add_memory(start_pfn, nr_pages, nid)
+
+
+def _remove_memory(mem, sections):
+    """Offline and remove these sections, if they are there."""
+    unit = mem.geometry.pages_per_section
+    if mem.sections.present_section_nr(sections[0]):
+        for nr in sections:
+            if mem.sections.online_section_nr(nr):
+                mem.offline_pages(nr * unit, unit)
+        mem.remove_memory(sections[0] * unit, len(sections) * unit)
 
 
 def free_heads(mem: Memory, order: int) -> NDArray[np.int64]:

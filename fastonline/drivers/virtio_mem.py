@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_DIRTY, KPF_OFFLINE, PG_buddy, PG_offline, PG_reserved
 from fastonline.core.runs import runs
+from fastonline.core.undo import Undo
 from fastonline.drivers.driver import NEVER, Driver
 from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.errors import HotplugError, pfn_range
@@ -345,17 +346,19 @@ class VirtioMem:
         """offline_and_remove_memory: all of its memory blocks, or none: HotplugError."""
         online = [(b, "online_movable" if self._mem.zone_of(b.start_pfn).name == "Movable" else "online_kernel")
                   for b in self.memory_blocks(block) if b.state == "online"]
-        try:
-            for b, _ in online:
-                b.offline()
-        except BaseException:      # a notifier's own exception too
+        with Undo() as undo:
             for b, word in online:
-                if b.state == "offline":
-                    with suppress(HotplugError):      # the others are tried all the same
-                        b.online(word)
-            raise
+                undo.add(self._online_again, b, word)
+                b.offline()
         self._mem.remove_memory(block * self.block_pages, self.block_pages)
         del self.plugged[block]
+
+    @staticmethod
+    def _online_again(block, word):
+        """Online a memory block if it is offline."""
+        if block.state == "offline":
+            with suppress(HotplugError):      # the others are tried all the same
+                block.online(word)
 
     def _fake_offline(self, start, pages):
         """alloc_contig_range and PageOffline: True when the pages hold nothing that cannot move."""

@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_OFFLINE, PG_prepared
+from fastonline.core.undo import Undo
 from fastonline.drivers.driver import (
     NEVER,
     Driver,
     PageList,
+    add_memory,
     alloc_highuser,
     free_range,
     highmem_pfn,
@@ -534,16 +536,13 @@ class XenBalloon(Driver):
         mem = self.mem
         start = free_range(mem, nr_pages)
         self._check_extents(start, nr_pages)
-        mem.add_memory(start, nr_pages)
-        self._expanding = True
-        try:
-            mem.prepare_online_pages(start, nr_pages)
-        except BaseException:
-            unit = mem.geometry.pages_per_section
-            mem.remove_memory(start, -(-nr_pages // unit) * unit)
-            raise
-        finally:
-            self._expanding = False
+        with Undo() as undo:
+            add_memory(undo, mem, start, nr_pages)
+            self._expanding = True
+            try:
+                mem.prepare_online_pages(start, nr_pages)
+            finally:
+                self._expanding = False
         if not self._expanded:
             mem.notifiers.register(self._guard)
         self._expanded.append((start, nr_pages))

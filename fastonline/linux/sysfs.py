@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from fastonline.core.runs import range_list
+from fastonline.core.undo import Undo
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.procfs import memmap_on_memory
 
@@ -27,17 +28,15 @@ def export_sysfs(mem: Memory, directory: P) -> P:
     missing = _missing_directories(directory)
     beside = os.path.join(directory, f".{secrets.token_hex(8)}")
     try:
-        for path in reversed(missing):
-            os.mkdir(path)
-        _write_tree(mem, beside)
-        os.rename(beside, root)
-    except BaseException as e:
-        shutil.rmtree(beside, ignore_errors=True)
-        for path in missing:
-            with suppress(OSError):
-                os.rmdir(path)
-        if isinstance(e, OSError):
-            e.filename, e.filename2 = os.fspath(directory), None
+        with Undo() as undo:
+            for path in reversed(missing):
+                undo.add(_remove_empty, path)
+                os.mkdir(path)
+            undo.add(shutil.rmtree, beside, True)
+            _write_tree(mem, beside)
+            os.rename(beside, root)
+    except OSError as e:
+        e.filename, e.filename2 = os.fspath(directory), None
         raise
     return directory
 
@@ -49,6 +48,11 @@ def _missing_directories(path):
         missing.append(path)
         path = os.path.dirname(path)
     return missing
+
+
+def _remove_empty(path):
+    with suppress(OSError):
+        os.rmdir(path)
 
 
 def _write_tree(mem, root):
