@@ -33,6 +33,8 @@ RETRY = 0.2
 """Seconds that fill_balloon sleeps when no page is available."""
 PART_PAGES = 1 << 16
 """Pages that the driver moves between two checks of the clock."""
+MESSAGES = PART_PAGES // ARRAY_PFNS
+"""Messages that the driver passes to its domain in one call."""
 
 
 class BalloonPages(MovablePages):
@@ -53,20 +55,21 @@ class VirtioBalloon:
     """A balloon in a machine, with ``inflate`` and ``deflate`` by nr_pages pages. Neither recomputes the watermarks.
 
     mem: Memory. tell_host: tell_host(queue, pfns, messages) is called with "inflate" or "deflate", an int64 array of pfns, and
-    the number of messages for them. must_tell_host: pages are freed after the message, as in 6.18 and in 2.6.25 with
-    VIRTIO_BALLOON_F_MUST_TELL_HOST; else before it. deflate_on_oom: the guest may take pages back
+    the number of messages for them, up to `batch`. must_tell_host: pages are freed after the message, as in 6.18 and in 2.6.25
+    with VIRTIO_BALLOON_F_MUST_TELL_HOST; else before it. deflate_on_oom: the guest may take pages back
     (VIRTIO_BALLOON_F_DEFLATE_ON_OOM), so they stay managed.
     """
 
     def __init__(
         self, mem: Memory, tell_host: Callable[[str, NDArray[np.int64], int], object] | None = None,
-        must_tell_host: bool = True, deflate_on_oom: bool = False
+        must_tell_host: bool = True, deflate_on_oom: bool = False, batch: int = 1
     ) -> None:
         self._mem = mem
         self._tell_host = tell_host
         self._must_tell_host = must_tell_host
         self.units_per_page = max(1, mem.geometry.page_size >> 12)
         """4 KiB units in a page of the guest (VIRTIO_BALLOON_PAGES_PER_PAGE)."""
+        self._part = batch * self.array
         self.pages = BalloonPages(mem, None if tell_host is None else self._moved, not deflate_on_oom)
 
     def __repr__(self) -> str:
@@ -80,14 +83,14 @@ class VirtioBalloon:
         """Pages of the guest in one message."""
         return ARRAY_PFNS // self.units_per_page
 
-    def _tell(self, queue, pfns, messages=1):
+    def _tell(self, queue, pfns):
         if self._tell_host is not None:
-            self._tell_host(queue, pfns, messages)
+            self._tell_host(queue, pfns, -(-len(pfns) // self.array))
 
     def _moved(self, old, new):
         """virtballoon_migratepage of each: its new place goes to the host, then its old one comes back."""
-        self._tell("inflate", new, len(new))
-        self._tell("deflate", old, len(old))
+        self._tell_host("inflate", new, len(new))
+        self._tell_host("deflate", old, len(old))
 
     def _alloc(self, nr):
         """Movable single pages, down to the min watermarks; from the per-CPU lists where the machine has them."""
@@ -101,35 +104,24 @@ class VirtioBalloon:
         Returns how many were added, fewer when the machine runs out of free pages."""
         if nr_pages < 0:
             raise ValueError(f"{nr_pages} pages")
-        got, left = [np.empty(0, np.int64)], nr_pages
-        try:
-            while left:
-                pfns = self._alloc(min(self.array, left))
-                if not len(pfns):
-                    break
-                try:
-                    self._tell("inflate", pfns)
-                    if self.pages.offline:
-                        self._mem.set_pfns_offline(pfns)
-                except BaseException:
-                    free_movable(self._mem, pfns)
-                    raise
-                got.append(pfns)
-                left -= len(pfns)
-        finally:
-            self._adopt(got)
-        return nr_pages - left
-
-    def _adopt(self, parts):
-        """What is in the balloon is its own, or where there is no memory to note it, the guest's again."""
-        try:
-            self.pages.extend(np.concatenate(parts))
-        except BaseException:
-            for pfns in parts:
+        left = nr_pages
+        while left:
+            pfns, offline = self._alloc(min(self._part, left)), False
+            if not len(pfns):
+                break
+            try:
+                self._tell("inflate", pfns)
                 if self.pages.offline:
+                    self._mem.set_pfns_offline(pfns)
+                    offline = True
+                self.pages.extend(pfns)
+            except BaseException:
+                if offline:
                     self._mem.clear_pfns_offline(pfns)
                 free_movable(self._mem, pfns)
-            raise
+                raise
+            left -= len(pfns)
+        return nr_pages - left
 
     @uninterrupted
     def deflate(self, nr_pages: int) -> int:
@@ -138,7 +130,7 @@ class VirtioBalloon:
             raise ValueError(f"{nr_pages} pages")
         left = given = min(nr_pages, len(self.pages))
         while left:
-            nr = min(self.array, left)
+            nr = min(self._part, left)
             if self._must_tell_host:
                 self._tell("deflate", self.pages.pfns[-nr:])
             pfns = np.ascontiguousarray(self.pages.pfns[-nr:][::-1])
@@ -182,7 +174,7 @@ class VirtioBalloonDriver(Driver):
         self, mem: Memory, domain: ResidentDomain, must_tell_host: bool = True, deflate_on_oom: bool = False,
         reporting: bool = False
     ) -> None:
-        self.balloon = VirtioBalloon(mem, self._tell_host, must_tell_host, deflate_on_oom)
+        self.balloon = VirtioBalloon(mem, self._tell_host, must_tell_host, deflate_on_oom, MESSAGES)
         self.deflate_on_oom = deflate_on_oom
         self._num_pages = 0
         self._hinted = np.empty(0, np.int64)

@@ -65,7 +65,7 @@ class MovablePages:
             raise TypeError(f"on_move must be callable, not {on_move!r}")
         self._mem = as_machine(mem)
         self._on_move = on_move
-        self.pfns = np.empty(0, np.int64)
+        self._room = self.pfns = np.empty(0, np.int64)     # pfns is the first part of the room
         self._offline = False
 
     @property
@@ -114,7 +114,13 @@ class MovablePages:
 
     def extend(self, pfns):
         """Become the owner of pages that were allocated just now. Unlike `adopt` this checks nothing. pfns: int64 array."""
-        self._own(np.concatenate((self.pfns, pfns)))
+        nr, more = len(self.pfns), len(pfns)
+        if self.pfns.base is not self._room or nr + more > len(self._room):
+            room = np.empty(nr + more + (nr >> 1), np.int64)
+            room[:nr] = self.pfns
+            self._room = room
+        self._room[nr : nr + more] = pfns
+        self._own(self._room[: nr + more])
 
     def _own(self, pfns):
         """Set the pages of this owner."""
@@ -131,7 +137,7 @@ class MovablePages:
         at = len(self.pfns) - nr
         if nr < 0 or at < 0:
             raise ValueError(f"cannot give {nr} pages: the owner has {len(self.pfns)}")
-        given = self.pfns[at:][::-1]
+        given = self.pfns[at:][::-1].copy()
         self._own(self.pfns[:at])
         return given
 
