@@ -42,11 +42,13 @@ cdef class Undo:
         Py_DECREF(<object>self.steps[self.nr].what)
 
     cdef int note(self, undo_step undo, object of, object what) except -1:
-        """From now on `undo(of, what)` is part of rolling back."""
+        """From now on `undo(of, what)` is part of rolling back. When there is no memory to note it, the step is undone at once:
+        MemoryError."""
         cdef Step *more
         if self.nr == self.room:
             more = <Step *>PyMem_Malloc(2 * self.room * sizeof(Step))
             if more == NULL:
+                undo(of, what)
                 raise MemoryError
             memcpy(more, self.steps, self.nr * sizeof(Step))
             if self.steps != self.few:

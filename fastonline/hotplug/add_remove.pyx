@@ -3,6 +3,7 @@ import errno
 from fastonline.core.lock cimport PyThreadState
 from fastonline.core.sections cimport pages_per_section
 from fastonline.core.types cimport NO_AREA
+from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport check_present, check_range
 from fastonline.hotplug.interruptible cimport INIT, walk_range
 from fastonline.hotplug.machine cimport add_group, flush_events, queue_event, room_for
@@ -86,33 +87,44 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
     """arch_add_memory: the missing sections of the range, `runs` of (first, how many), with their memmap, and the resource; or
     nothing."""
     cdef uint64_t unit = pages_per_section(mem.sections), first, count, section
-    cdef int done = 0
-    cdef bint grouped = False
+    cdef Undo undo = Undo.__new__(Undo)
+    added = (start, nr)
     try:
-        for first, count in runs:
+        for run in runs:
+            first, count = run
             walk_range(mem, INIT, first * unit, count * unit, 0, threads)
-            done += 1
+            undo.note(<undo_step>forget_sections, mem, run)
         if mem.memmap is not None:
             alloc_memmap(mem, start, nr, runs, nid, merge)
         mem.zones.need_node(nid)
-        add_group(mem, start, nr, group)
-        grouped = True
+        undo.note(<undo_step>release_resource, mem, added)
         mem.resources.register(start, nr, name, merge)
-    except BaseException:
-        # no room for the memmap, or a signal: nothing of the range is there any more
-        if grouped:
-            mem.groups_at[start >> mem.sections.pfn_section_shift].pop()
-        for first, count in runs[:done]:
-            mem.pages.forget_pages(first * unit, count * unit)
-            free_memmap(mem, first, count)
-        if mem.resources.conflict(start, nr):
-            mem.resources.cut(mem.resources.cuts(start, nr))
+        add_group(mem, start, nr, group)
+    except BaseException:      # no room for the memmap, or a signal
+        undo.roll_back()
         raise
     for first, count in runs:
         mem.sections.sparse_add_section(first * unit, count * unit, False)
         for section in range(first, first + count):
             mem.nid_of[section] = nid
         mem.zones.table.nodes[nid].nr_sections += count
+    return 0
+
+
+cdef int forget_sections(Machine mem, tuple run) except -1:
+    """The pages of sections and their memmap, if they have one, are gone. run: (first section, how many)."""
+    cdef uint64_t unit = pages_per_section(mem.sections), first, count
+    first, count = run
+    mem.pages.forget_pages(first * unit, count * unit)
+    return free_memmap(mem, first, count)
+
+
+cdef int release_resource(Machine mem, tuple added) except -1:
+    """The resource of an added range, (start_pfn, nr_pages), is gone, if it was there."""
+    cdef uint64_t start, nr
+    start, nr = added
+    if mem.resources.conflict(start, nr):
+        mem.resources.cut(mem.resources.cuts(start, nr))
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastonline.core.pageflags import PG_reserved
 from fastonline.core.runs import range_list
+from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, is_number
 from fastonline.hotplug.interruptible import exclusive
 from fastonline.hotplug.migrate import first_unmovable
@@ -248,12 +249,14 @@ class Blocks:
         if missing is not None:
             raise HotplugError.of(errno.EINVAL, f"memory{missing} is not present")
         online = [nr for nr in numbers if self[nr].state == "online"]
-        try:
+        with Undo() as undo:
+            undo.add(self._online_again, online)
             self._offline(online)
             mem.remove_memory(start_pfn, nr_pages)
-        except BaseException:
-            self.auto_online([nr for nr in online if nr in self and self[nr].state == "offline"], MMOP_ONLINE)
-            raise
+
+    def _online_again(self, numbers):
+        """Online those of these blocks that are offline."""
+        self.auto_online([nr for nr in numbers if nr in self and self[nr].state == "offline"], MMOP_ONLINE)
 
     def _offline(self, numbers):
         """Offline these blocks, in two tries. EBUSY when one stays online."""

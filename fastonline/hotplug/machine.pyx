@@ -39,7 +39,7 @@ cdef class Machine:
     """The state of one machine. Memory is the class to use; it documents the attributes."""
 
     def __cinit__(self, *args, **kwargs):
-        unmake_machine(self)
+        forget_all(self)
 
     @property
     def memmaps(self):
@@ -61,7 +61,8 @@ cdef class Machine:
 
 # -- room
 
-cdef int unmake_machine(Machine mem) except -1:
+cdef int forget_all(Machine mem, object nothing=None) except -1:
+    """The machine has no memory and no parts, as before it was made (an undo_step)."""
     mem.lock = NO_LOCK
     mem.pages, mem.planes, mem.sections, mem.zones = NO_PAGES, None, NO_SECTIONS, NO_ZONES
     mem.geometry = mem.rules = mem.engine = mem.memmap = mem.resources = mem.events = mem.per_cpu_pages = None

@@ -4,9 +4,11 @@ import numpy as np
 
 from fastonline.core.sections cimport pages_per_section
 from fastonline.core.types cimport int64_t
+from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_pfn_array
 from fastonline.hotplug.page_alloc cimport alloc_pages_node, free_pages
 
+from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, pfn_range
 
 __all__ = ["replace_memmap"]
@@ -31,17 +33,22 @@ cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int n
     order = min((pages - 1).bit_length(), mem.pages.max_order)
     taken = {section: [] for first, count in runs for section in range(first, first + count)}
     try:
-        for pieces in taken.values():
-            for _ in range((pages + (1 << order) - 1) >> order):
-                populate_piece(mem, pieces, order, nid)
-    except BaseException as e:
-        for pieces in taken.values():
-            for pfn, count in pieces:
-                free_kernel(mem, pfn, count.bit_length() - 1)
-        if isinstance(e, MemoryError):
-            raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
-        raise
+        with Undo() as undo:
+            (<Undo>undo).note(<undo_step>free_pieces, mem, taken)
+            for pieces in taken.values():
+                for _ in range((pages + (1 << order) - 1) >> order):
+                    populate_piece(mem, pieces, order, nid)
+    except MemoryError:
+        raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
     mem.memmap_of.update(taken)
+    return 0
+
+
+cdef int free_pieces(Machine mem, dict taken) except -1:
+    """Free the memmaps of new sections, as far as they are there. taken: {section: [(first pfn, pages)]}."""
+    for pieces in taken.values():
+        for pfn, count in pieces:
+            free_kernel(mem, pfn, count.bit_length() - 1)
     return 0
 
 

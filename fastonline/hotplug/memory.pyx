@@ -7,6 +7,7 @@ from fastonline.core.buddy cimport buddy_pool, buddy_pool_fold
 from fastonline.core.engine cimport pfn_batch
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_uint64
+from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug cimport (
     add_remove, machine, machine_state, offlining, onlining, page_alloc, page_map, page_ops, page_views, sysctl,
     zone_ranges,
@@ -19,6 +20,7 @@ from fastonline.hotplug.memmap cimport memmaps_on_memory
 from fastonline.hotplug.types cimport zone_area, zone_present
 
 from fastonline.core.pageflags import decode_page_flags
+from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError
 from fastonline.hotplug import procfs, summary
 from fastonline.hotplug.arguments import ENGINES, MEMMAPS
@@ -83,7 +85,8 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         cdef list boot_ranges
         if self.geometry is not None:
             raise RuntimeError("__init__ was called already (make another Memory instead)")
-        try:
+        with Undo() as undo:
+            (<Undo>undo).note(<undo_step>machine.forget_all, self, None)
             if rules is None:
                 rules = LINUX_6_12
             boot_ranges = set_arguments(self, geometry, boot, rules, engine, max_memory, memory_block_size, memmap)
@@ -95,9 +98,6 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
             if transparent_hugepage != "never":
                 small = boot_ranges and machine.totalram_pages(self) < THP_MIN_BYTES // self.geometry.page_size
                 sysctl.set_transparent_hugepage(self, transparent_hugepage, not small)
-        except BaseException:
-            machine.unmake_machine(self)
-            raise
 
     @classmethod
     def from_page_map(
@@ -579,14 +579,12 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         """Return a machine with the state of machine_state. All of it is checked. ValueError for an invalid state."""
         cdef Memory mem = cls.__new__(cls)
         try:
-            _held = machine_state.restore_machine(mem, state)
-            check_machine(mem)
-        except BaseException as e:
-            machine.unmake_machine(mem)
-            if isinstance(e, (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError,
-                    ValueError)):
-                raise ValueError(f"invalid machine state: {e}") from None
-            raise
+            with Undo() as undo:
+                (<Undo>undo).note(<undo_step>machine.forget_all, mem, None)
+                _held = machine_state.restore_machine(mem, state)
+                check_machine(mem)
+        except (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError, ValueError) as e:
+            raise ValueError(f"invalid machine state: {e}") from None
         return mem
 
     def copy(self):

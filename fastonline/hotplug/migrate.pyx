@@ -8,11 +8,13 @@ from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport Held
 from fastonline.core.pageflags cimport PAGE_IN_USE, PG_buddy, PG_offline, PG_prepared, PG_tail
 from fastonline.core.types cimport int64_t, uint64_t
+from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_pfn_array, check_present
 from fastonline.hotplug.machine cimport Machine, tell_listeners
 from fastonline.hotplug.page_alloc cimport alloc_contig_range, free_block, undo_isolate
 
 from fastonline.core.runs import range_list, runs
+from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.zonelists import movable_zonelist
 
@@ -85,14 +87,12 @@ class MovablePages:
         if self.offline:
             raise ValueError("an owner of offline pages cannot allocate pages that are in use")
         _held = step(self._mem)
-        pfns = alloc_movable(self._mem, nr, movable_zonelist(self._mem, nid))
-        try:
+        with Undo() as undo:
+            pfns = alloc_movable(self._mem, nr, movable_zonelist(self._mem, nid))
+            (<Undo>undo).note(<undo_step>free_again, self._mem, pfns)
             if len(pfns) < nr:
                 raise MemoryError(f"cannot allocate {nr} movable pages: {len(pfns)} are available")
             self.extend(pfns)
-        except BaseException:
-            free_movable(self._mem, pfns)
-            raise
 
     def adopt(self, pfns):
         """Become the owner of pages in use, or of offline pages where `offline`. pfns: one-dimensional integer array. TypeError
@@ -182,23 +182,23 @@ def alloc_movable(mem, nr, zonelist):
     _held = step(mem)
     if mem.pcp is not None:
         return mem.pcp.alloc(nr, zonelist)
-    pfns = np.empty(nr, np.int64)
-    got, fresh = 0, None
-    try:
+    pfns, got = np.empty(nr, np.int64), 0
+    with Undo() as undo:      # another thread may take a zone's last pages
         for z in zonelist:
             zone = mem.zones[divmod(z, mem.zones.nr_types)[0], mem.zones.names[z % mem.zones.nr_types]]
             take = min(nr - got, zone.free_pages)
             fresh = mem.alloc_pages_bulk(take, 0, zone)
+            (<Undo>undo).note(<undo_step>free_again, mem, fresh)
             pfns[got : got + take] = fresh
-            got, fresh = got + take, None
+            got += take
             if got == nr:
                 break
         return pfns[:got]
-    except BaseException:      # another thread took the zone's last pages, too
-        if fresh is not None:
-            mem.free_pfns(fresh)
-        mem.free_pfns(pfns[:got])
-        raise
+
+
+cdef int free_again(object mem, object pfns) except -1:
+    free_movable(mem, pfns)
+    return 0
 
 
 def free_movable(mem, pfns):
@@ -259,14 +259,16 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
     if not contig:
         nodes = [nid for nid in nodes if nid != zone.nid and mem.zones.has_memory(nid)] or [zone.nid]
     highest = "Movable" if zone.name in ("Movable", "HighMem") else "Normal"
-    # undoing takes no memory: which pages of the range are nobody's now, and which new ones have an owner
-    emptied, new, owned, log = np.zeros(nr_pages, bool), None, np.zeros(wanted, bool), []
-    cdef char *is_emptied = <char *>data_of(emptied)
-    cdef char *is_owned = <char *>data_of(owned)
-    cdef int64_t start = start_pfn, nr = nr_pages, at, got = 0
-    try:
-        isolate_pages(mem, start, nr, is_emptied)
-        new = alloc_movable(mem, wanted, movable_zonelist(mem, zone.nid, nodes, highest))
+    log = []
+    cdef Isolated isolated = Isolated(start_pfn, nr_pages)
+    cdef Targets to = Targets(wanted)
+    cdef int64_t start = start_pfn, at, got
+    with Undo() as undo:
+        (<Undo>undo).note(<undo_step>log_failure, mem, log)
+        (<Undo>undo).note(<undo_step>put_isolated_back, mem, isolated)
+        isolate_pages(mem, isolated)
+        (<Undo>undo).note(<undo_step>free_unowned, mem, to)
+        to.pfns = new = alloc_movable(mem, wanted, movable_zonelist(mem, zone.nid, nodes, highest))
         got = len(new)
         order = order[:got]
         for i, (owner, _) in enumerate(leaving):
@@ -278,16 +280,16 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
                 swap_offline(mem, old, targets)
             owner.pfns[moving] = targets
             for at in range(got):
-                is_owned[at] |= (<const char *>data_of(own))[at]
+                to.is_owned[at] |= (<const char *>data_of(own))[at]
             for at in range(<int64_t>len(old)):
-                is_emptied[(<const int64_t *>data_of(old))[at] - start] = True
+                isolated.is_taken[(<const int64_t *>data_of(old))[at] - start] = True
             mem.pages_migrated += len(old)
             mem.balloon_migrated += len(old) if owner.balloon else 0
             owner.tell_moved(old, targets)
         if len(order) < len(pfns):
             # those that are held get a page to move to, and give it back
             free_movable(mem, alloc_movable(mem, len(stuck), movable_zonelist(mem, zone.nid, nodes, highest)))
-            log += _failure_log(stuck, leaving, nodes if len(order) < wanted else (), highest)
+            log += failure_log(stuck, leaving, nodes if len(order) < wanted else (), highest)
             what = f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)}"
             if contig or not mem.rules.offline_times_out:
                 raise HotplugError.of(errno.EINTR, f"{what} cannot be migrated: no free pages (the kernel would keep trying)")
@@ -296,50 +298,62 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
             raise HotplugError.of(errno.EAGAIN, f"{what} are pinned: timed out")
         # what another thread allocated before the free pages were isolated is nobody's to take
         used = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(PG_tail)) == PAGE_IN_USE
-        used &= ~emptied
+        used &= ~isolated.taken
         if used.any():
             other = start_pfn + int(used.argmax())
             raise HotplugError.of(errno.EBUSY, f"{pfn_range(start_pfn, nr_pages)}: page {other:#x} is in use")
-        return np.flatnonzero(emptied) + start_pfn
-    except BaseException:
-        if got:
-            free_unowned(mem, new, is_owned)     # those of owners after the one whose callback raised
-        free_emptied(mem, start, nr, is_emptied)
-        if mem.pcp is not None:
-            mem.pcp.at_tail(np.flatnonzero(emptied) + start_pfn)
-        if log:
-            tell_listeners(mem, [("kmsg", line) for line in log])
-        raise
+        return isolated.pfns()
 
 
 cdef int swap_offline(Machine mem, object old, object new) except -1:
     """Give the new pages of an owner to the host in place of the old ones."""
-    mem.set_pfns_offline(new)
-    try:
+    with Undo() as undo:
+        mem.set_pfns_offline(new)
+        (<Undo>undo).note(<undo_step>clear_offline, mem, new)
         mem.clear_pfns_offline(old)
-    except BaseException:
-        mem.clear_pfns_offline(new)
-        raise
     return 0
 
 
-cdef int free_unowned(Machine mem, object pfns, const char *owned) except -1:
-    """Free the pages of an int64 array that are not marked."""
-    cdef int64_t *numbers = <int64_t *>data_of(pfns)
+cdef int clear_offline(object mem, object pfns) except -1:
+    mem.clear_pfns_offline(pfns)
+    return 0
+
+
+cdef class Targets:
+    """The pages that others move to. Which of them have an owner is noted in a byte each: undoing takes no memory."""
+    cdef object pfns, owned
+    cdef char *is_owned
+
+    def __cinit__(self, nr):
+        self.owned = np.zeros(nr, bool)
+        self.is_owned = <char *>data_of(self.owned)
+
+
+cdef int free_unowned(Machine mem, Targets to) except -1:
+    """Free the pages without an owner, those of owners after the one whose callback raised (an undo_step)."""
+    if to.pfns is None:
+        return 0
+    cdef int64_t *numbers = <int64_t *>data_of(to.pfns)
     cdef int64_t i, nr = 0
-    for i in range(<int64_t>len(pfns)):
-        if not owned[i]:
+    for i in range(<int64_t>len(to.pfns)):
+        if not to.is_owned[i]:
             numbers[nr] = numbers[i]
             nr += 1
     if mem.per_cpu_pages is not None:
-        free_movable(mem, pfns[:nr])
+        free_movable(mem, to.pfns[:nr])
         return 0
     for i in range(nr):
         free_block(mem, numbers[i], 0)
     return 0
 
 
-def _failure_log(stuck, leaving, nodes, highest):
+cdef int log_failure(Machine mem, list lines) except -1:
+    if lines:
+        tell_listeners(mem, [("kmsg", line) for line in lines])
+    return 0
+
+
+def failure_log(stuck, leaving, nodes, highest):
     """Return the kernel's log lines for pages that cannot move: the first pinned page (do_migrate_range), and the nodes without
     room (warn_alloc)."""
     lines = []
@@ -354,23 +368,35 @@ def _failure_log(stuck, leaving, nodes, highest):
     return lines
 
 
+cdef class Isolated:
+    """The pages of a range that nobody else can allocate, a byte for each page: undoing takes no memory."""
+    cdef uint64_t start, nr
+    cdef object taken
+    cdef char *is_taken
+
+    def __cinit__(self, start, nr):
+        self.start, self.nr, self.taken = start, nr, np.zeros(nr, bool)
+        self.is_taken = <char *>data_of(self.taken)
+
+    cdef object pfns(self):
+        return np.flatnonzero(self.taken) + self.start
+
+
 def isolate(Machine mem not None, start_pfn, nr_pages):
     """Allocate the free pages of a range, so that nothing else can. Returns their pfns."""
     _held = mem.lock.hold_uninterrupted()
     cdef uint64_t start = start_pfn, nr = nr_pages
     check_present(mem, start, nr, "isolate")
-    taken = np.zeros(nr_pages, bool)
-    try:
-        isolate_pages(mem, start, nr, <char *>data_of(taken))
-        return np.flatnonzero(taken) + start_pfn
-    except BaseException:
-        free_emptied(mem, start, nr, <char *>data_of(taken))
-        raise
+    isolated = Isolated(start, nr)
+    with Undo() as undo:
+        (<Undo>undo).note(<undo_step>put_isolated_back, mem, isolated)
+        isolate_pages(mem, isolated)
+        return isolated.pfns()
 
 
-cdef int isolate_pages(Machine mem, uint64_t start, uint64_t nr, char *taken) except -1:
-    """Take the free pages of a range and mark them in `taken`, a byte for each page."""
-    cdef uint64_t first = 0, end, i
+cdef int isolate_pages(Machine mem, Isolated isolated) except -1:
+    """Take the free pages of a range and mark them as taken."""
+    cdef uint64_t first = 0, end, i, start = isolated.start, nr = isolated.nr
     while first < nr:
         end = first
         while end < nr and mem.pages.state(start + end) & PG_buddy:
@@ -378,21 +404,24 @@ cdef int isolate_pages(Machine mem, uint64_t start, uint64_t nr, char *taken) ex
         if end > first:
             alloc_contig_range(mem, start + first, end - first)
         for i in range(first, end):
-            taken[i] = True
+            isolated.is_taken[i] = True
         first = end + 1
     return 0
 
 
-cdef int free_emptied(Machine mem, uint64_t start, uint64_t nr, const char *taken) except -1:
-    """Undo isolate_pages, and free the pages that were emptied meanwhile. All go to the tail of the free lists."""
+cdef int put_isolated_back(Machine mem, Isolated isolated) except -1:
+    """Undo isolate_pages, and free the pages that were emptied meanwhile (an undo_step). All go to the tail of the free
+    lists."""
     cdef uint64_t first = 0, end
-    while first < nr:
+    while first < isolated.nr:
         end = first
-        while end < nr and taken[end]:
+        while end < isolated.nr and isolated.is_taken[end]:
             end += 1
         if end > first:
-            undo_isolate(mem, start + first, end - first)
+            undo_isolate(mem, isolated.start + first, end - first)
         first = end + 1
+    if mem.per_cpu_pages is not None:
+        mem.per_cpu_pages.at_tail(isolated.pfns())
     return 0
 
 

@@ -181,13 +181,14 @@ cdef int64_t alloc_bulk(Machine mem, int z, int order, uint64_t nr, int64_t *out
 cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1:
     """Exactly this range, as single pages in use; EBUSY naming the first page that is not free."""
     cdef uint64_t pfn
+    pfns = None if mem.alloc_hook is None else np.arange(start, start + nr)
     if mem.pages.weigh(PG_buddy, start, nr) != nr:
         for pfn in range(start, start + nr):
             if not mem.pages.state(pfn) & PG_buddy:
                 raise HotplugError.of(errno.EBUSY, f"alloc_contig_range of {pfn_range(start, nr)}: page {pfn:#x} is not free")
     mem.pages.claim_range(start, nr)
-    if mem.alloc_hook is not None:
-        given = give_blocks(mem, np.arange(start, start + nr), 0)
+    if pfns is not None:
+        given = give_blocks(mem, pfns, 0)
         if <uint64_t>given.size < nr:
             free_blocks(mem, given, 0)
             raise HotplugError.of(errno.EBUSY, f"alloc_contig_range of {pfn_range(start, nr)}: arch_alloc_page keeps some")
