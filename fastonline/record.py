@@ -29,7 +29,7 @@ class Record(dict[str, Any]):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the values as plain dictionaries and lists, which share nothing with the record."""
+        """Return the values as plain dictionaries and lists, named tuples too. They share nothing with the record."""
         return {name: _plain(value) for name, value in self.items()}
 
 
@@ -38,4 +38,4 @@ def _plain(value):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, list):
         return [_plain(part) for part in value]
-    return value
+    return value._asdict() if hasattr(value, "_asdict") else value

@@ -60,6 +60,41 @@ def test_stats(make_machine):
     assert type(stats.as_dict()) is dict and stats.as_dict() == stats
 
 
+def test_results_have_named_fields(tmp_path, monkeypatch):
+    """Each result is a record of its own class, whose annotations are its keys."""
+    from fastonline.cost.against import Ratio, against
+    from fastonline.cost.scale import Bend, FirstTouch, Scale, Size, bend, scale, touch_memmap
+    from fastonline.cost.scenario import scenario
+    from fastonline.cost.sweep import Estimate, Group, grid, summary, sweep
+    from fastonline.drivers.hypervisor import Host, ResidentDomain
+    from fastonline.drivers.virtio_balloon import BalloonStats, VirtioBalloonDriver
+
+    def check(record, cls, keys=None):
+        assert type(record) is cls and set(record) == set(keys or cls.__annotations__)
+        assert type(record.as_dict()) is dict and record.as_dict().keys() == record.keys() and json.dumps(record)
+
+    measured = scale(["bitmap"], (17, 18, 19), 1)
+    check(measured, Scale)
+    check(measured.rows[0], Size, Size.__annotations__.keys() - {"skipped"})
+    check(bend(measured, "bitmap"), Bend)
+    monkeypatch.setattr("fastonline.cost.scale.available_bytes", lambda: 0)
+    check(scale(["bitmap"], (17,), 1).rows[0], Size, {"engine", "order", "pages", "skipped"})
+    check(touch_memmap(1 << 15, repeat=1)[0], FirstTouch)
+    profile = {"geometry": 0, "rules": 0, "section": 0, "nr_pages": 0, "boot": 0, "calls": [],
+               "rows": [{"engine": "bitmap", "workload": "random", "times": [5, 6, 7]}]}
+    check(against(profile, profile)[0], Ratio)
+    out = tmp_path / "rows.jsonl"
+    sweep(grid(scenario("thread"), {}, ["split"], 2), out=out)
+    (group,) = summary(out, ["grown_bytes"])
+    check(group, Group, {*Group.__annotations__, "grown_bytes"})
+    assert group.grown_bytes == Estimate(512 << 20, 0.0, True) and group.n == 2
+    assert group.as_dict()["grown_bytes"] == {"mean": 512 << 20, "interval": 0.0, "equal": True}
+    mem = fo.Memory("x86_64", boot="64M")
+    domain = ResidentDomain(Host("1G"))
+    domain.need_p2m(mem.max_pfn)
+    check(VirtioBalloonDriver(mem, domain).stats(), BalloonStats)
+
+
 def test_every_object_that_a_user_meets_shows_its_state_in_a_line(tmp_path):
     from fastonline.cost.compare import run_one
     from fastonline.cost.scenario import scenario

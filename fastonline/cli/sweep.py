@@ -111,15 +111,11 @@ def print_summary(args):
     if args.json != "-":
         print_table(lines)
     if args.json is not None:
-        write_json(args.json, [{name: _named(value) for name, value in line.items()} for line in lines])
+        write_json(args.json, [line.as_dict() for line in lines])
     if args.plot is not None:
         from fastonline.cost.compare_plots import plot_sweep
         plot_sweep(os.fspath(args.summary), args.plot)
     return 0
-
-
-def _named(value):
-    return dict(zip(("mean", "interval", "equal"), value, strict=True)) if isinstance(value, tuple) else value
 
 
 def print_table(lines):
@@ -140,7 +136,6 @@ def print_table(lines):
 
 
 def cell(column, value):
-    """Text of (mean, half the interval, all equal)."""
-    mean, interval, equal = value
+    """Text of an Estimate."""
     unit = 2**20 if "byte" in column else 1
-    return f"{mean / unit:.6g}" if equal else f"{mean / unit:.6g} ±{interval / unit:.3g}"
+    return f"{value.mean / unit:.6g}" if value.equal else f"{value.mean / unit:.6g} ±{value.interval / unit:.3g}"

@@ -7,9 +7,24 @@ from typing import Any
 import numpy as np
 
 from fastonline.files import Path, read_text
+from fastonline.record import Record
 
 _RESAMPLES = 2000
 _SAME = ("geometry", "rules", "section", "nr_pages", "boot")
+
+
+class Ratio(Record):
+    """One workload of two profiles. ratio: new median over old. low, high: its 95 % interval, from resampled medians. worse:
+    whether the whole interval is above 1 + tolerance."""
+
+    __slots__ = ()
+
+    engine: str
+    workload: str
+    ratio: float
+    low: float
+    high: float
+    worse: bool
 
 
 def load_profile(path: Path) -> dict[str, Any]:
@@ -33,12 +48,11 @@ def load_profile(path: Path) -> dict[str, Any]:
     return old
 
 
-def against(new: dict[str, Any], old: dict[str, Any], tolerance: float = 0.1, seed: int = 1) -> list[dict[str, Any]]:
+def against(new: dict[str, Any], old: dict[str, Any], tolerance: float = 0.1, seed: int = 1) -> list[Ratio]:
     """Compare two profiles of the same section, `new` and `old`; return a row for each engine and workload that both have.
 
-    tolerance: how much longer a workload may take, 0.1 for 10 %. seed: of the bootstrap. A row has "engine", "workload",
-    "ratio" (new median over old), "low" and "high" (its 95 % interval, from resampled medians) and "worse": is the whole
-    interval above 1 + tolerance? ValueError when the profiles are of different sections, or have no workload in common.
+    tolerance: how much longer a workload may take, 0.1 for 10 %. seed: of the bootstrap. ValueError when the profiles are of
+    different sections, or have no workload in common.
     """
     for name in _SAME:
         if new[name] != old[name]:
@@ -53,10 +67,9 @@ def against(new: dict[str, Any], old: dict[str, Any], tolerance: float = 0.1, se
         ratios = _medians(row["times"], random) / np.maximum(_medians(before[key], random), 1)
         low, high = np.quantile(ratios, (0.025, 0.975))
         ratio = float(np.median(row["times"])) / max(float(np.median(before[key])), 1)
-        rows.append({
-            "engine": key[0], "workload": key[1], "ratio": ratio, "low": float(low), "high": float(high),
-            "worse": bool(low > 1 + tolerance),
-        })
+        rows.append(Ratio(
+            engine=key[0], workload=key[1], ratio=ratio, low=float(low), high=float(high), worse=bool(low > 1 + tolerance)
+        ))
     if not rows:
         raise ValueError("the two profiles have no workload in common")
     return rows
@@ -67,7 +80,7 @@ def _medians(times, random):
     return np.median(values[random.integers(0, values.size, (_RESAMPLES, values.size))], axis=1)
 
 
-def against_text(rows: list[dict[str, Any]], tolerance: float) -> str:
+def against_text(rows: list[Ratio], tolerance: float) -> str:
     """Return the `rows` of `against` as a table that names the `tolerance` they were made with."""
     lines = [f"{'new over old':<34}{'ratio':>8}  95 % interval"]
     for row in rows:

@@ -11,16 +11,71 @@ import numpy as np
 
 from fastonline.cost.caches import cache_sizes
 from fastonline.cost.phases import time_call, time_in_order, time_memset
-from fastonline.cost.profile import SEED, summary
+from fastonline.cost.profile import SEED, Summary, summary
 from fastonline.cost.provenance import provenance
 from fastonline.geometry import X86_64
 from fastonline.hotplug.memory import ENGINES, Memory
+from fastonline.record import Record
 from fastonline.rules import LINUX_6_12
 
 ORDERS = tuple(range(17, 35))
 _RANDOM_PAGES = 1 << 16
 _STATE = {"bitmap": 0.55, "struct_page": 72.0}
 """Bytes of state a page, for the decision whether a size fits: planes and summary, or descriptors and tables."""
+
+
+class Size(Record):
+    """The costs of one engine at one size. A size that does not fit has `skipped`, the reason, and none of the last three.
+
+    - engine, order, pages: 2^order pages. online: Summary of ns a page, all of it by online_pages. random: Summary of ns a
+      page, up to 2^16 pages at random through the C API. bytes_per_page: bytes of state written by onlining it all.
+    """
+
+    __slots__ = ()
+
+    engine: str
+    order: int
+    pages: int
+    skipped: str
+    online: Summary
+    random: Summary
+    bytes_per_page: float
+
+
+class Scale(Record):
+    """What `scale` measured. provenance: cost.provenance.provenance. caches: cost.caches.cache_sizes. rows: a Size for each
+    engine and size."""
+
+    __slots__ = ()
+
+    provenance: dict[str, Any]
+    caches: dict[str, int]
+    rows: list[Size]
+
+
+class Bend(Record):
+    """The largest step of a curve: from `order` on random pages cost `factor` times as much. cache: whose size lies between
+    the states of the two sizes, or None."""
+
+    __slots__ = ()
+
+    order: int
+    cache: str | None
+    factor: float
+
+
+class FirstTouch(Record):
+    """The first write of new page descriptors. backing: "small pages" or "huge pages", what madvise asked for. bytes: written.
+    ns: Summary of a run. ns_per_page: least. faults: page faults of a run. again: Summary of the ns of a second write."""
+
+    __slots__ = ()
+
+    backing: str
+    bytes: int
+    ns: Summary
+    faults: int
+    ns_per_page: float
+    again: Summary
 
 
 def available_bytes() -> int:
@@ -38,26 +93,23 @@ def available_bytes() -> int:
 def scale(
     engines: Sequence[str] = ENGINES, orders: Iterable[int] = ORDERS, repeat: int = 3,
     progress: Callable[[list[tuple[str, int]]], Iterable[tuple[str, int]]] = iter,
-) -> dict[str, Any]:
-    """Measure machines of 2^order pages; return a plain dict that json.dumps takes.
+) -> Scale:
+    """Measure machines of 2^order pages.
 
-    engines, orders: which. Sizes whose state takes more than half of the memory that is available are left out. repeat: of each
-    measurement. progress: as for cost.profile.profile. Keys: "provenance", "caches" (cost.caches.cache_sizes), "rows": for each
-    engine and size "engine", "order", "pages", and either "skipped" (why) or "online" and "random" (summaries of ns a page: all
-    of it by online_pages, and up to 2^16 pages at random through the C API) and "bytes_per_page" of state written by onlining
-    it all.
+    engines, orders: which. Sizes whose state takes more than half of the memory that is available are skipped. repeat: of each
+    measurement. progress: as for cost.profile.profile.
     """
     steps = [(engine, order) for engine in engines for order in orders]
-    rows: list[dict[str, Any]] = []
+    rows: list[Size] = []
     for engine, order in progress(steps):
-        row: dict[str, Any] = {"engine": engine, "order": order, "pages": 1 << order}
+        row = Size(engine=engine, order=order, pages=1 << order)
         needed, there = int(_STATE[engine] * (1 << order)), available_bytes()
         if needed > there // 2:
             row["skipped"] = f"needs {needed >> 20} MiB of state, {there >> 20} MiB are available"
         else:
-            row |= _measure(engine, 1 << order, repeat)
+            row.update(_measure(engine, 1 << order, repeat))
         rows.append(row)
-    return {"provenance": provenance(seed=SEED), "caches": cache_sizes(), "rows": rows}
+    return Scale(provenance=provenance(seed=SEED), caches=cache_sizes(), rows=rows)
 
 
 def _measure(engine, pages, repeat):
@@ -84,13 +136,9 @@ def _measure(engine, pages, repeat):
     return {"online": summary(whole), "random": summary(single), "bytes_per_page": written / pages}
 
 
-def bend(result: dict[str, Any], engine: str) -> dict[str, Any] | None:
-    """Return where random pages begin to cost more on an `engine`, in `scale`'s `result`: {"order", "cache", "factor"} of the
-    largest step from one size to the next.
-
-    cache: the cache whose size lies between the states of the two sizes, or None. None when fewer than three sizes were
-    measured.
-    """
+def bend(result: Scale, engine: str) -> Bend | None:
+    """Return where random pages begin to cost more on an `engine`, in `scale`'s `result`: the largest step from one size to the
+    next. None when fewer than three sizes were measured."""
     rows = [row for row in result["rows"] if row["engine"] == engine and "random" in row]
     if len(rows) < 3:
         return None
@@ -98,15 +146,14 @@ def bend(result: dict[str, Any], engine: str) -> dict[str, Any] | None:
     at = int(np.argmax(factors))
     low, high = (row["pages"] * _STATE[engine] for row in rows[at : at + 2])
     cache = next((name for name, size in result["caches"].items() if low <= size <= high * 2), None)
-    return {"order": rows[at + 1]["order"], "cache": cache, "factor": factors[at]}
+    return Bend(order=rows[at + 1]["order"], cache=cache, factor=factors[at])
 
 
-def touch_memmap(nr_pages: int, descriptor_bytes: int = 64, repeat: int = 3) -> list[dict[str, Any]]:
-    """Measure the first write of new page descriptors, as add_memory of a struct_page machine makes it.
+def touch_memmap(nr_pages: int, descriptor_bytes: int = 64, repeat: int = 3) -> list[FirstTouch]:
+    """Measure the first write of new page descriptors, as add_memory of a struct_page machine makes it, on small pages and on
+    huge pages.
 
-    nr_pages: pages that the descriptors are for. descriptor_bytes: of each. repeat: measurements of each setting. Returns a row
-    for each setting: "backing" ("small pages" or "huge pages", what madvise asked for), "bytes", "ns" (summary), "ns_per_page",
-    "faults" (page faults of a run), and "again", the ns of a second write.
+    nr_pages: pages that the descriptors are for. descriptor_bytes: of each. repeat: measurements of each setting.
     """
     rows = []
     for backing, advice in (("small pages", mmap.MADV_NOHUGEPAGE), ("huge pages", mmap.MADV_HUGEPAGE)):
@@ -125,14 +172,14 @@ def touch_memmap(nr_pages: int, descriptor_bytes: int = 64, repeat: int = 3) -> 
                 again.append(time_memset(array)[0])
                 del array
         if first:
-            rows.append({
-                "backing": backing, "bytes": nr_pages * descriptor_bytes, "ns": summary(first), "faults": faults,
-                "ns_per_page": min(first) / nr_pages, "again": summary(again),
-            })
+            rows.append(FirstTouch(
+                backing=backing, bytes=nr_pages * descriptor_bytes, ns=summary(first), faults=faults,
+                ns_per_page=min(first) / nr_pages, again=summary(again),
+            ))
     return rows
 
 
-def scale_text(result: dict[str, Any]) -> str:
+def scale_text(result: Scale) -> str:
     """Return the rows of `scale`'s `result` as a table, and where the curve bends."""
     from fastonline.cost.report import number
     lines = [f"{'pages':>6}  {'engine':<12}{'online_pages':>14}{'random page':>14}{'bytes/page':>12}    (ns a page, least)"]
@@ -146,14 +193,12 @@ def scale_text(result: dict[str, Any]) -> str:
     for engine in dict.fromkeys(row["engine"] for row in result["rows"]):
         found = bend(result, engine)
         if found is not None:
-            cache = f": its state outgrows the {found['cache']} cache" if found["cache"] else ""
-            lines.append(
-                f"{engine}: random pages cost {found['factor']:.1f} times as much from 2^{found['order']} pages on{cache}"
-            )
+            cache = f": its state outgrows the {found.cache} cache" if found.cache else ""
+            lines.append(f"{engine}: random pages cost {found.factor:.1f} times as much from 2^{found.order} pages on{cache}")
     return "\n".join(lines) + "\n"
 
 
-def memmap_text(rows: list[dict[str, Any]]) -> str:
+def memmap_text(rows: list[FirstTouch]) -> str:
     """Return the `rows` of `touch_memmap` as a table."""
     from fastonline.cost.report import number, size
     lines = [f"{'memmap, first touch':<22}{'written':>12}{'ns a page':>12}{'faults':>10}{'again':>12}"]

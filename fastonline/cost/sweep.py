@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
 from math import prod, sqrt
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import fastonline
 from fastonline.cost.compare import run_one
@@ -27,6 +27,7 @@ from fastonline.cost.scenario import Scenario, changed
 from fastonline.cost.strategies import STRATEGIES
 from fastonline.errors import invalid_name
 from fastonline.files import open_regular
+from fastonline.record import Record
 
 MOST_POINTS = 10**7
 """Points that a grid may have without being asked for twice."""
@@ -366,12 +367,31 @@ def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, dict[str, An
             yield nr, len(line), row
 
 
-def summary(path: str | os.PathLike[str], columns: Sequence[str] = SUMMARY) -> list[dict[str, Any]]:
-    """Mean, 95 % interval and n over the seeds of a sweep's rows, for each combination of values and strategy, in the order of
-    the grid.
+class Estimate(NamedTuple):
+    """A number over several runs. interval: half the width of the 95 % interval. equal: whether all runs gave the same."""
 
-    path: of the file. columns: names of numbers in its rows. Returns [{"key", "n", "errors", "reason", column: (mean, half
-    the interval, all equal)}]. ValueError naming the line that is no row.
+    mean: float
+    interval: float
+    equal: bool
+
+
+class Group(Record):
+    """The runs of one combination of values and strategy, which differ in their seeds. n: runs. errors: runs that failed.
+    reason: None, or why the strategy was not run. Each column of numbers is an Estimate."""
+
+    __slots__ = ()
+
+    key: str
+    n: int
+    errors: int
+    reason: str | None
+
+
+def summary(path: str | os.PathLike[str], columns: Sequence[str] = SUMMARY) -> list[Group]:
+    """Return mean, 95 % interval and n over the seeds of a sweep's rows, for each combination of values and strategy, in the
+    order of the grid.
+
+    path: of the file. columns: names of numbers in its rows. ValueError naming the line that is no row.
     """
     groups: dict[str, dict[str, Any]] = {}
     for _, _, row in _rows(path):
@@ -394,8 +414,8 @@ def summary(path: str | os.PathLike[str], columns: Sequence[str] = SUMMARY) -> l
         raise ValueError(f"{os.fspath(path)}: no rows")
     made = []
     for key, group in sorted(groups.items(), key=lambda item: item[1]["at"]):
-        shown: dict[str, Any] = {"key": key, "n": group["n"], "errors": group["errors"], "reason": group["reason"]}
+        shown = Group(key=key, n=group["n"], errors=group["errors"], reason=group["reason"])
         for column, (mean, first, equal) in group["means"].items():
-            shown[column] = (first if equal else mean.mean, 0.0 if equal else mean.interval, equal)
+            shown[column] = Estimate(first if equal else mean.mean, 0.0 if equal else mean.interval, equal)
         made.append(shown)
     return made

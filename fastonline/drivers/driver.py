@@ -243,8 +243,8 @@ def _free_blocks(mem, blocks, order):
 
 
 def add_memory(undo: Undo, mem: Memory, start_pfn: int, nr_pages: int, nid: int = 0) -> None:
-    """Call mem.add_memory as a step of `undo`: when the change fails later, or a listener raises after the memory is there, the
-    range is offlined and removed."""
+    """Call mem.add_memory(start_pfn, nr_pages, nid) as a step of `undo`: when the change fails later, or a listener raises
+    after the memory is there, the range is offlined and removed."""
     unit = mem.geometry.pages_per_section
     sections = range(start_pfn // unit, -(-(start_pfn + nr_pages) // unit))
     if not any(mem.sections.present_section_nr(nr) for nr in sections):

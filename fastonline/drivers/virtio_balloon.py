@@ -20,6 +20,7 @@ from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
 from fastonline.hotplug.zonelists import movable_zonelist
+from fastonline.record import Record
 
 ARRAY_PFNS = 256
 """Units of 4 KiB in one message to the host (VIRTIO_BALLOON_ARRAY_PFNS_MAX)."""
@@ -159,6 +160,17 @@ class VirtioBalloon:
         return len(self)
 
 
+class BalloonStats(Record):
+    """A guest's answer on the stats queue, bytes by the name of the VIRTIO_BALLOON_S_* tag. Tags for swap, faults, page cache
+    and huge pages are left out, since a Memory has none of these."""
+
+    __slots__ = ()
+
+    MEMFREE: int
+    MEMTOT: int
+    AVAIL: int
+
+
 class VirtioBalloonDriver(Driver):
     """A virtio balloon together with its host.
 
@@ -215,13 +227,12 @@ class VirtioBalloonDriver(Driver):
         """{"balloon": pages in it, "hinted": hinted_pages}."""
         return {"balloon": len(self.balloon), "hinted": self.hinted_pages}
 
-    def stats(self) -> dict[str, int]:
-        """Return the answer on the stats queue: {name of the VIRTIO_BALLOON_S_* tag: bytes}. Tags for swap, faults, page cache
-        and huge pages are left out, since a Memory has none of these."""
+    def stats(self) -> BalloonStats:
+        """Return the answer on the stats queue."""
         self.domain.count("host_message")
         page = self.mem.geometry.page_size
         free = sum(zone.free_pages for zone in self.mem.zones.values())
-        return {"MEMFREE": free * page, "MEMTOT": self.mem.totalram_pages * page, "AVAIL": si_mem_available(self.mem) * page}
+        return BalloonStats(MEMFREE=free * page, MEMTOT=self.mem.totalram_pages * page, AVAIL=si_mem_available(self.mem) * page)
 
     def _tell_host(self, queue, pfns, messages):
         """The host discards what is inflated; of what is deflated it takes note: the next touch gives it a frame."""
