@@ -91,7 +91,6 @@ def test_results_have_named_fields(tmp_path, monkeypatch):
     assert group.as_dict()["grown_bytes"] == {"mean": 512 << 20, "interval": 0.0, "equal": True}
     mem = fo.Memory("x86_64", boot="64M")
     domain = ResidentDomain(Host("1G"))
-    domain.need_p2m(mem.max_pfn)
     check(VirtioBalloonDriver(mem, domain).stats(), BalloonStats)
 
 
