@@ -12,11 +12,11 @@ from fastonline.files import open_regular
 LONGEST_LINE = 1 << 16
 """Bytes. Longer lines are refused, so that a file without line ends does not fill memory."""
 
-# What the kernel log, dmesg -T, syslog and journald put before a line.
+# What the kernel log, dmesg -T and -x, syslog and journalctl put before a line.
 _PREFIX = re.compile(
-    r"(?:<\d{1,3}>)?"
-    r"(?:\d{4}-\d\d-\d\d[T ][\d:.,]+(?:Z|[+-]\d\d:?\d\d)? |[A-Z][a-z]{2} [ \d]\d [\d:.]+ )?"
-    r"(?:\S+ kernel: )?"
+    r"(?:<\d{1,3}>|kern *:[a-z]+ *: )?"
+    r"(?:\d{4}-\d\d-\d\d[T ][\d:.,]+(?:Z|[+-]\d\d:?\d\d)? |[A-Z][a-z]{2} [ \d]\d [\d:.]+ |\[[ \d.]+\] (?=\S+ kernel: ))?"
+    r"(?:(?:\S+ )?kernel: )?"
     r"(?:\[[ \d.]+\](?:\[ *[TC]\d+\])? ?|\[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d [\d:.]+ \d{4}\] ?)?"
 )
 _PACKED = (b"\x1f\x8b", b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
@@ -36,7 +36,7 @@ def numbered(text: str | Numbered) -> Iterator[tuple[int, str]]:
     if not isinstance(text, str):
         yield from text
         return
-    for nr, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+    for nr, line in enumerate(text.removeprefix("\ufeff").removesuffix("\n").split("\n"), 1):
         yield nr, line.rstrip("\r")
 
 

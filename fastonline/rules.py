@@ -7,7 +7,10 @@ from typing import Any
 from fastonline.errors import invalid_name, is_number
 
 INT_MAX = 0x7FFFFFFF
-ZONEINFO_LINES = {"boost", "min", "low", "high", "promo", "scanned", "scanned (a: i:)", "spanned", "present", "managed", "cma"}
+ZONEINFO_LINES = {
+    "boost", "min", "low", "high", "promo", "scanned", "scanned (a: i:)", "node_scanned", "spanned", "present", "managed",
+    "cma",
+}
 
 
 def _is_of(value: object, kind: Any) -> bool:
@@ -80,7 +83,7 @@ class Rules:
     - offline_times_out: offline_pages gives up on pages that cannot move (2.6.25): ENOMEM after five tries without room for
       them (do_migrate_range), EAGAIN after its timeout while they are held. 6.1 retries until a signal (EINTR).
     - migrates_from_the_end: offline_pages moves the last page of the range first, since isolate_folio_to_list puts each page
-      at the head of its list (6.12). Before, it moves the first page first.
+      at the head of its list (6f1833b8208c, 6.12). Before, it moves the first page first.
     - watermark_by_order: a request of order n also needs half of the watermark in blocks above order 0, a quarter above order
       1, and so on (__zone_watermark_ok until 97a16fc82a7c, 4.4).
     - waits_offline: pages of added memory are PageOffline until they go online (503b158fc30f, 6.11); before, Reserved.
@@ -90,7 +93,8 @@ class Rules:
     - node_notifier: node changes have a notifier chain of their own; memory notices do not report them (6.18 has it, 6.8 does
       not).
     - zoneinfo_lines: what /proc/zoneinfo prints of a zone between its free pages and its protection, in order: `managed` since
-      3.9, `cma` since 5.12, `boost` since 5.16 (a6ea8b5b9f1c), `promo` since 6.12 (528afe6b15ed); older ones have `scanned`.
+      3.9, `cma` since 5.12, `boost` since 5.16 (a6ea8b5b9f1c), `promo` since 6.12 (528afe6b9605); older ones have `scanned`,
+      those from 4.8 to 4.11 `node_scanned`.
     - zoneinfo_empty: /proc/zoneinfo lists zones without memory too (4.12).
     - migrate_types: the names in /proc/pagetypeinfo (migratetype_names).
     - removable_constant: memoryN/removable always reads 1 (53cdc1cb29e8, March 2020). Before, it says whether the block's

@@ -70,6 +70,7 @@ def test_a_guest_that_boots_with_them(engine, tmp_path):
 @pytest.mark.parametrize("text, message", [
     ("", ":1: neither memory ranges"),
     ("00000000-00000000 : System RAM\n", ":1: the addresses are hidden"),
+    ("# part of a page\n00000010-00000fff : System RAM\n", ":2: no range has a whole page of 4096 bytes"),
     (NODES.replace("0x0000000020000000", "0x0000000010000000"), ":4: the range from 0x10000000 on overlaps"),
 ])
 def test_errors_name_the_line(tmp_path, text, message):

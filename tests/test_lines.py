@@ -8,7 +8,7 @@ from fastonline.lines import LONGEST_LINE, TextError, numbered, read, shown, str
 
 
 def test_lines_are_numbered_from_1_without_their_ends():
-    assert list(numbered("\ufeffa\r\nb\n")) == [(1, "a"), (2, "b"), (3, "")]
+    assert list(numbered("\ufeffa\r\nb\n")) == [(1, "a"), (2, "b")] and list(numbered("")) == [(1, "")]
     assert list(numbered([(7, "x")])) == [(7, "x")]
 
 
@@ -32,7 +32,9 @@ def test_what_is_no_text(tmp_path, content, why):
 
 @pytest.mark.parametrize("prefix", [
     "", "[    0.000000] ", "<6>[    0.000000] ", "[    1.234567][    T1] ", "Nov  6 10:00:00 host kernel: [   12.3] ",
-    "2026-11-06T10:00:00.123456+00:00 host kernel: ", "[Fri Nov  6 10:00:00 2026] ",
+    "2026-11-06T10:00:00.123456+00:00 host kernel: ", "[Fri Nov  6 10:00:00 2026] ", "kern  :warn  : [    1.5] ",
+    "kern  :info  : [Fri Nov  6 10:00:00 2026] ", "[   12.345678] host kernel: ", "Nov  6 10:00:00 kernel: ", "kernel: ",
+    "2026-11-06T10:00:00,123456+00:00 ",
 ])
 def test_prefixes_of_log_lines(prefix):
     assert without_prefix(prefix + "Built 1 zonelists, mobility grouping on.") == "Built 1 zonelists, mobility grouping on."

@@ -52,10 +52,20 @@ def test_a_cut_last_text_is_left_out(engine, tmp_path):
         assert [sample.time for sample in read_samples(tmp_path / "log")] == ["0", "1"]
 
 
+def test_a_buddyinfo_and_a_zoneinfo_in_one_file(engine, tmp_path):
+    """What people paste: the commands before the texts. Expect one machine of both, and no remark."""
+    *_, mem = history(engine)
+    (tmp_path / "log").write_text(f"$ cat /proc/buddyinfo /proc/zoneinfo\n{mem.buddyinfo()}{mem.zoneinfo()}")
+    snapshot = read_monitor(tmp_path / "log")
+    again = snapshot.machine(engine)
+    assert (again.buddyinfo(), again.zoneinfo(), snapshot.notes) == (mem.buddyinfo(), mem.zoneinfo(), [])
+
+
 @pytest.mark.parametrize("content, message", [
     ("", ":1: no zone found"),
     ("time: 1\n", ":1: no zone found"),
-    ("time: 1\nx\n", ":2: 'x' is neither a zone nor a time"),
+    ("time: 1\nx\n", ":2: no zone found"),
+    ("time: 1\nNode 0, zone Normal 1 2\ntime: 2\nx\n", ":4: 'x' is neither a zone nor a time"),
     ("Node 0, zone Normal 1 2\nx y\nNode 0, zone Normal 1 2\n", ":2: 'x y' is not a zone"),
     ("Node 0, zone Normal 1 x\n", ":1: .* is not a zone"),
 ])

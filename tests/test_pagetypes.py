@@ -37,6 +37,13 @@ def test_a_machine_of_a_list(engine, tmp_path, every):
     assert len(found.assumptions) == 1
 
 
+def test_pages_that_no_machine_has(engine, tmp_path):
+    for run, message in (("0\tfffffffffff", "exceed the largest machine"), ("0\t5", "it lists no page frames")):
+        (tmp_path / "list").write_text(f"offset\tlen\tflags\n{run}\t{'n' if run.endswith('5') else '_'}{'_' * 39}\n")
+        with pytest.raises(ValueError, match=f"^{tmp_path}/list: .*{message}"):
+            read_page_types(tmp_path / "list").machine(engine)
+
+
 @pytest.mark.parametrize("content, message", [
     ("", ":1: no list of page-types"),
     ("offset\tlen\tflags\n", ":1: the list has no pages"),

@@ -60,7 +60,7 @@ def test_zoneinfo(engine, rules, before, after):
         "        present  32768\n"
         + (f"        {after}\n" if after else "")
         + f"        protection: ({', '.join(map(str, zone.protection))})\n"
-        "  start_pfn:           1048576\n"
+        f"  start_pfn:{' ' * (11 if before else 9)}1048576\n"
     )
     names = re.findall(r"^Node 0, zone +(\w+)$", mem.zoneinfo(), re.M)
     if rules is fo.LINUX_2_6_25:

@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 import fastonline as fo
 from fastonline.lines import TextError
 from fastonline.linux.proctext import least_min_free_kbytes, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
+from fastonline.linux.sources import read_source
 
 INPUTS = Path(__file__).parent / "data" / "inputs"
 
@@ -55,6 +56,87 @@ def test_types_of_zones(listed, types):
     """x86_32, x86_64 since 4.3, arm, powerpc."""
     found = parse_zoneinfo(listing(*listed))
     assert [list(zone.protection) for zone in found.values()] == [types] * len(listed)
+
+
+# zoneinfo_show_print of mm/vmstat.c: lines between the free pages and the protection, those behind the per-CPU lists, whether
+# empty zones are listed, and whether statistics of the node come first
+VERSIONS = {
+    "2.6.25": (("min", "low", "high", "scanned (a: i:)", "spanned", "present"),
+               "  all_unreclaimable: 0\n  prev_priority:     12\n  start_pfn:         {}\n", False, False),
+    "2.6.32": (("min", "low", "high", "scanned", "spanned", "present"),
+               "  all_unreclaimable: 0\n  prev_priority:     12\n  start_pfn:         {}\n  inactive_ratio:    3\n",
+               False, False),
+    "3.10": (("min", "low", "high", "scanned", "spanned", "present", "managed"),
+             "  all_unreclaimable: 0\n  start_pfn:         {}\n  inactive_ratio:    3\n", False, False),
+    "4.4": (("min", "low", "high", "scanned", "spanned", "present", "managed"),
+            "  all_unreclaimable: 0\n  start_pfn:         {}\n  inactive_ratio:    3\n", False, False),
+    "4.10": (("min", "low", "high", "node_scanned", "spanned", "present", "managed"),
+             "  node_unreclaimable:  0\n  start_pfn:           {}\n  node_inactive_ratio: 0\n", False, True),
+    "4.18": (("min", "low", "high", "spanned", "present", "managed"),
+             "  node_unreclaimable:  0\n  start_pfn:           {}\n", True, True),
+    "5.4": (("min", "low", "high", "spanned", "present", "managed"),
+            "  node_unreclaimable:  0\n  start_pfn:           {}\n", True, True),
+    "5.14": (("boost", "min", "low", "high", "spanned", "present", "managed", "cma"),      # of RHEL 9
+             "  node_unreclaimable:  0\n  start_pfn:           {}\n", True, True),
+    "5.15": (("min", "low", "high", "spanned", "present", "managed", "cma"),
+             "  node_unreclaimable:  0\n  start_pfn:           {}\n", True, True),
+    "6.6": (("boost", "min", "low", "high", "spanned", "present", "managed", "cma"),
+            "  node_unreclaimable:  0\n  start_pfn:           {}\n", True, True),
+    "6.18": (("boost", "min", "low", "high", "promo", "spanned", "present", "managed", "cma"),
+             "  node_unreclaimable:  0\n  start_pfn:           {}\n", True, True),
+}
+
+
+def printed(mem, version):
+    """What a kernel of that version prints of the machine, with the statistics that fastonline does not print."""
+    lines, tail, empty, per_node = VERSIONS[version]
+    text = ""
+    for i, zone in enumerate(zone for zone in mem.zones.values() if empty or zone.populated):
+        values = {
+            "boost": 0, "min": zone.min, "low": zone.low, "high": zone.high, "promo": 2 * zone.high - zone.low,
+            "scanned": 0, "scanned (a: i:)": "0 (a: 3 i: 2)", "node_scanned": 0, "spanned": zone.spanned_pages,
+            "present": zone.present_pages, "managed": zone.managed_pages, "cma": 0,
+        }
+        text += f"Node {zone.nid}, zone {zone.name:>8}\n"
+        if per_node and i == 0:
+            text += "  per-node stats\n      nr_inactive_anon 188\n      nr_kernel_misc_reclaimable 0\n                   0\n"
+        text += f"  pages free     {zone.free_pages}\n"
+        for line in lines:
+            text += f"{line:>15}  0\n" if line == "node_scanned" else f"        {line.split()[0]:<8} {values[line]}\n"
+        statistics = f"    nr_free_pages {zone.free_pages}\n    high         77\n      nr_free_cma  0\n    nr_bounce    0\n"
+        protection = f"        protection: ({', '.join(map(str, zone.protection))})\n"
+        text += protection + statistics * zone.populated if empty else statistics + protection
+        if zone.populated:
+            text += "  pagesets\n    cpu: 0\n              count: 7\n              high:  186\n              batch: 31\n"
+            text += "              high_min: 186\n              high_max: 378\n  vm stats threshold: 10\n"
+            text += tail.format(zone.start_pfn)
+    return text
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_kernel(version, engine, tmp_path):
+    """Expect the zones of the machine, and a machine that prints the lines of that kernel, whose text begins the same way."""
+    rules = fo.LINUX_2_6_25 if version.startswith(("2.", "3.1")) else fo.LINUX_6_1
+    mem = fo.Memory(fo.X86_64, boot="5G", rules=rules, engine=engine)
+    mem.alloc_pages_bulk(1234)
+    text = printed(mem, version)
+    found = parse_zoneinfo(text)
+    for key, info in found.items():
+        zone = mem.zones[key]
+        for name in ("min", "low", "high", "spanned_pages", "present_pages", "free_pages", "start_pfn"):
+            assert getattr(info, name) == getattr(zone, name), (key, name)
+        assert info.protection == dict(zip(mem.zones.names, zone.protection, strict=True))
+    assert {key for key, zone in zip(mem.zones.keys(), mem.zones.values(), strict=True) if zone.populated} <= set(found)
+    (tmp_path / "log").write_text(f"$ cat /proc/zoneinfo\n{text}{mem.buddyinfo()}")
+    again = read_source(tmp_path / "log").machine(engine)
+    again.validate()
+    assert again.buddyinfo() == mem.buddyinfo()
+    names = ("Node", "pages", *(line.split()[0] for line in VERSIONS[version][0]), "protection:", "start_pfn:")
+    theirs = [line for line in text.splitlines() if line.split()[0] in names]
+    ours = again.zoneinfo().splitlines()
+    assert [line for line in ours if "scanned" not in line] \
+        == [line for line in theirs if "scanned" not in line and not line.startswith("    high")]
+    assert [line.split()[0] for line in ours if "scanned" in line] == [line.split()[0] for line in theirs if "scanned" in line]
 
 
 def test_a_kernel_without_managed_pages():
@@ -121,7 +203,7 @@ def test_what_a_machine_prints_is_read_again(rules, engine):
 
 @pytest.mark.parametrize("parse, text, message", [
     (parse_zoneinfo, "", "zoneinfo:1: no zone found"),
-    (parse_zoneinfo, "MemTotal: 5 kB\n", "zoneinfo:2: no zone found"),
+    (parse_zoneinfo, "MemTotal: 5 kB\n", "zoneinfo:1: no zone found"),
     (parse_zoneinfo, listing(("Normal", (0, 0)), ("Normal", (0, 0))), "zoneinfo:12: zone Normal of node 0 appears twice"),
     (parse_zoneinfo, listing(("Normal", (0, 0)))[:60], "zoneinfo:1: zone Normal of node 0 has 0 protection entries"),
     (parse_zoneinfo, listing(("Normal", (0, 0))).replace("present  9", "present  -9"), "zoneinfo:8: .* not a number of pages"),

@@ -60,6 +60,12 @@ def test_a_trace_of_our_own_is_found_again(engine, tmp_path):
     assert replayed.kernel.buddyinfo() == replayed.own.buddyinfo() == mem.buddyinfo()
 
 
+def test_page_frames_with_zeros_in_front(tmp_path):
+    """Decimal, as without zeros."""
+    (tmp_path / "trace").write_text(TRACE.read_text().replace("pfn=8192", "pfn=008192"))
+    assert [event.pfn for event in read_events(tmp_path / "trace")] == [event.pfn for event in read_events(TRACE)]
+
+
 def test_a_cut_last_line_is_left_out(tmp_path):
     text = TRACE.read_text()
     (tmp_path / "trace").write_text(text[: text.rindex("order=3")])

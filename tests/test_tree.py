@@ -144,7 +144,7 @@ def test_counts_that_pagetypeinfo_cuts_short():
 @pytest.mark.parametrize("name, content, message", [
     ("sys/devices/system/memory/block_size_bytes", "many\n", "block_size_bytes:1: not a size in hexadecimal"),
     ("sys/devices/system/memory/block_size_bytes", "0\n", "block_size_bytes:1: a memory block cannot have 0 bytes"),
-    ("proc/zoneinfo", "x\n", "zoneinfo:2: no zone found"),
+    ("proc/zoneinfo", "x\n", "zoneinfo:1: no zone found"),
     ("proc/buddyinfo", "Node 0, zone Normal 1\nx\n", "buddyinfo:2: 'x' is not a zone"),
     ("proc/iomem", "x\n", "iomem:1: 'x' is not a resource"),
 ])

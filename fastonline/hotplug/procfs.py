@@ -19,22 +19,24 @@ def buddyinfo(mem):
 def zoneinfo(mem):
     """Return the text of /proc/zoneinfo, without per-node and per-CPU statistics."""
     lines = []
+    width = 9 if {"scanned", "scanned (a: i:)"} & set(mem.rules.zoneinfo_lines) else 11      # up to 4.7
     for zone in mem.zones.values() if mem.rules.zoneinfo_empty else _populated(mem):
         boost = zone.watermark_boost      # which every watermark includes (wmark_pages, 5.0)
         values = {
             "boost": boost, "min": zone.min + boost, "low": zone.low + boost, "high": zone.high + boost,
             "promo": 2 * zone.high - zone.low + boost,
-            "scanned": 0, "scanned (a: i:)": "0 (a: 0 i: 0)", "spanned": zone.spanned_pages, "present": zone.present_pages,
-            "managed": zone.managed_pages, "cma": 0,
+            "scanned": 0, "scanned (a: i:)": "0 (a: 0 i: 0)", "spanned": zone.spanned_pages,
+            "present": zone.present_pages, "managed": zone.managed_pages, "cma": 0,
         }
         lines += [
             f"Node {zone.nid}, zone {zone.name:>8}",
             f"  pages free     {zone.free_pages}",
-            *(f"        {name.split()[0]:<8} {values[name]}" for name in mem.rules.zoneinfo_lines),
+            *("   node_scanned  0" if name == "node_scanned" else f"        {name.split()[0]:<8} {values[name]}"
+              for name in mem.rules.zoneinfo_lines),
             f"        protection: ({', '.join(map(str, zone.protection))})",
         ]
         if zone.populated:
-            lines += [f"  start_pfn:           {zone.start_pfn}"]
+            lines += [f"  start_pfn:{' ' * width}{zone.start_pfn}"]
     return "".join(line + "\n" for line in lines)
 
 

@@ -65,4 +65,6 @@ def read_boot_ranges(path: str | os.PathLike[str], page_size: int = 4096) -> lis
             ranges[-1] = (ranges[-1][0], stop - ranges[-1][0], nid)
         elif start < stop:
             ranges.append((start, stop - start, nid))
+    if not ranges:
+        raise TextError(path, found[0][3], f"no range has a whole page of {page_size} bytes")
     return ranges

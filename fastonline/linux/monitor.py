@@ -30,34 +30,35 @@ class Sample:
 
 
 def is_monitor(lines: list[str]) -> bool:
-    """Return whether these first lines of a file begin such a log."""
-    found = [line for line in lines if line.strip() and not _STAMP.fullmatch(line.strip())]
-    return bool(found) and found[0].startswith("Node ") and bool(re.match(r"Node +\d+, (zone|per-node)", found[0]))
+    """Return whether these first lines of a file belong to such a log."""
+    return any(re.match(r"Node +\d+, (zone|per-node)", line) for line in lines)
 
 
 def read_samples(path: str | os.PathLike[str]) -> Iterator[Sample]:
-    """Yield a Sample for each text of the log, one in memory at a time. A last text that is cut is left out where there is
-    another before it. TextError, OSError."""
+    """Yield a Sample for each text of the log, one in memory at a time. What stands before the first text is passed over. A
+    last text that is cut is left out where there is another before it. TextError, OSError."""
     pending: list[tuple[int, str]] = []
     seen: set[str] = set()
     time = stamp = ""
-    nr, count, width = 0, 0, 0
+    widths = {True: 0, False: 0}      # zones of a zoneinfo, of a buddyinfo
+    nr, count = 0, 0
     for nr, line in stream(path):
         bare = line.strip()
         match, zone = _STAMP.fullmatch(bare), ZONE_LINE.fullmatch(bare)
         key = f"{zone[1]} {zone[2]}" if zone else ""
         if pending and (match and not line.startswith(" ") or key in seen):
             sample = _parsed(pending, time, str(path))
-            width = max(width, len(sample.zones or sample.free))
+            kind = bool(sample.zones)
+            widths[kind] = max(widths[kind], len(sample.zones or sample.free))
             yield sample
             count += 1
             pending, seen = [], set()
         if match and not line.startswith(" "):
             stamp = match[1]
-        elif bare:
+        elif bare and (count or pending or bare.startswith("Node ")):
             if not pending:
                 time = stamp
-            if zone and key:
+            if zone:
                 seen.add(key)
             elif not pending and not bare.startswith("Node "):
                 raise TextError(path, nr, f"{shown(line)} is neither a zone nor a time")
@@ -72,21 +73,24 @@ def read_samples(path: str | os.PathLike[str]) -> Iterator[Sample]:
         if not count:
             raise
     else:
-        if len(sample.zones or sample.free) >= width or not count:
+        if len(sample.zones or sample.free) >= widths[bool(sample.zones)]:
             yield sample
 
 
 def read_monitor(path: str | os.PathLike[str]) -> Snapshot:
-    """The Snapshot of the last text in the log."""
-    count = 0
-    for sample in read_samples(path):
-        last, count = sample, count + 1
-    snapshot = Snapshot(source=str(path), zones=last.zones, free=last.free, zoneinfo=last.zoneinfo)
-    if any(name == "HighMem" for _, name in (*last.zones, *last.free)):
+    """The Snapshot of the last text in the log, or of the last buddyinfo and the last zoneinfo."""
+    snapshot, count = Snapshot(source=str(path)), 0
+    for last in read_samples(path):
+        count += 1
+        if last.zones:
+            snapshot.zones, snapshot.zoneinfo = last.zones, last.zoneinfo
+        else:
+            snapshot.free = last.free
+    if any(name == "HighMem" for _, name in (*snapshot.zones, *snapshot.free)):
         snapshot.arch = "i686"
     if not snapshot.free:
         snapshot.assumptions.append(f"{path}: there is no buddyinfo: all pages count as free")
-    if count > 1:
+    if count > bool(snapshot.zones) + bool(snapshot.free):
         at = f", of time {last.time}" if last.time else ""
         snapshot.notes.append(f"{path}:{last.nr}: the last of {count} texts is shown{at}")
     return snapshot

@@ -41,9 +41,12 @@ class PageTypes:
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
         """A Memory with these pages free, reserved and in use; its zones end where those of x86_64 do, and its watermarks are
         what that kernel computes. ValueError for a map that no machine has."""
-        mem = machine_of_map(geometry_of("x86_64", 4096), self.start, self.length, self.flags, engine, rules)
-        if not mem.totalram_pages:
-            raise ValueError(f"{self.source}: it lists no page frames")
+        try:
+            mem = machine_of_map(geometry_of("x86_64", 4096), self.start, self.length, self.flags, engine, rules)
+            if not mem.totalram_pages:
+                raise ValueError("it lists no page frames")
+        except ValueError as e:
+            raise ValueError(f"{self.source}: {e}") from None
         return mem
 
 

@@ -29,7 +29,7 @@ _FIELDS = {
     "boost": "boost", "min": "min", "low": "low", "high": "high", "cma": "cma_pages",
     "spanned": "spanned_pages", "present": "present_pages", "managed": "managed_pages", "start_pfn:": "start_pfn",
 }
-_LINES = ("boost", "min", "low", "high", "promo", "scanned", "spanned", "present", "managed", "cma")
+_LINES = ("boost", "min", "low", "high", "promo", "scanned", "node_scanned", "spanned", "present", "managed", "cma")
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def rules_of_zoneinfo(rules: Rules, text: str) -> Rules:
         empty = empty or words[:2] == ["present", "0"]
         if inside and not done and words[0] in _LINES:
             lines.append("scanned (a: i:)" if line.strip().endswith(")") else words[0])
-    return replace(rules, zoneinfo_lines=tuple(lines), zoneinfo_empty=empty)
+    return replace(rules, zoneinfo_lines=tuple(dict.fromkeys(lines)), zoneinfo_empty=empty)
 
 
 def _zone_types(keys: list[ZoneKey], protection: dict[ZoneKey, list[int]]) -> tuple[str, ...]:

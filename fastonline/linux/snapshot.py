@@ -101,7 +101,7 @@ class Snapshot:
             rules = replace(rules_of_zoneinfo(rules, self.zoneinfo), zone_device="Device" in types)
         zones = self.zones or self._zones_of_blocks(geometry)
         total = sum(zone.present_pages for zone in zones.values()) + len(self.blocks) * self._block_pages
-        check_size(total, max(zone.end_pfn for zone in zones.values()))
+        check_size(total, max((zone.end_pfn for zone in zones.values()), default=0))
         geometry = with_zone_starts(geometry, zones.values())
         for keys, others, missing in ((self.free, zones, "zoneinfo"), (zones, self.free, "buddyinfo")):
             for nid, name in keys if self.free else ():

@@ -101,10 +101,10 @@ def read_source(path: str | os.PathLike[str]) -> Source:
         return read_page_types(path)
     if is_trace(first):
         raise ValueError(f"{path}: a trace of page allocations: see fastonline replay")
-    if is_monitor(first):
-        return read_monitor(path)
     if any(line.startswith("Free pages count per migrate type") for line in first):
         return Snapshot(source=str(path), free=parse_pagetypeinfo(read(path), str(path)))
+    if is_monitor(first):
+        return read_monitor(path)
     if any(line.startswith("RANGE ") for line in first[:5]):
         blocks, size = parse_lsmem(read(path), str(path))
         return Snapshot(source=str(path), blocks=blocks, block_size=size)

@@ -109,7 +109,7 @@ def read_events(path: str | os.PathLike[str]) -> Iterator[Event]:
         if "pfn" not in fields or "order" not in fields and not batched:
             cut = TextError(path, nr, f"{match[1]} without its {'order' if 'pfn' in fields else 'pfn'}")
             continue
-        pfn, order = int(fields["pfn"], 0), int(fields.get("order", "0"), 0)
+        pfn, order = (int(text, 16 if text.startswith("0x") else 10) for text in (fields["pfn"], fields.get("order", "0")))
         alloc = match[1] == "mm_page_alloc"
         if pfn >= 1 << 40 or order > 63:
             raise TextError(path, nr, f"invalid page {pfn:#x} of order {order}")
