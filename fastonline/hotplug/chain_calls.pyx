@@ -1,9 +1,69 @@
 __all__ = ["ChainCalls"]
 
-
 cdef class ChainCalls:
-    """Counts the calls of a notifier chain, those of an empty chain too."""
+    """The callbacks of a notifier chain. ``calls`` counts the calls of the chain, those of an empty one too."""
 
-    def count(self):
-        """One call more."""
+    def __cinit__(self):
+        self.callbacks = ()
+
+    def __len__(self):
+        return len(self.callbacks)
+
+    @property
+    def chain(self):
+        """(callback, priority) in the order of their calling: a list of its own."""
+        return list(self.callbacks)
+
+    def register(self, callback, priority=0):
+        """Register ``callback(action, notice)``. It returns None or NOTIFY_*; an exception is a veto too.
+
+        priority: int, highest first. Returns the callback, so that `register` works as a decorator. TypeError if it is not
+        callable.
+        """
+        if not callable(callback):
+            raise TypeError(f"a memory notifier must be callable, not {callback!r}")
+        before = self.callbacks
+        at = next((i for i, (_, other) in enumerate(before) if other < priority), len(before))
+        self.callbacks = (*before[:at], (callback, priority), *before[at:])
+        return callback
+
+    def unregister(self, callback):
+        """Remove `callback`. ValueError (in the kernel: ENOENT) if it was not registered."""
+        before = self.callbacks
+        for i, (other, _) in enumerate(before):
+            if other == callback:
+                self.callbacks = before[:i] + before[i + 1 :]
+                return
+        raise ValueError(f"{callback!r} is not registered with this chain")
+
+    def call(self, action, notice):
+        """Call the chain with `action` and `notice` until a callback sets NOTIFY_STOP_MASK. Returns the value of the last
+        callback called (notifier_call_chain, 2.6.25)."""
+        ret = NOTIFY_DONE
         self.calls += 1
+        for callback, _ in self.callbacks:
+            answer = callback(action, notice)
+            ret = NOTIFY_OK if answer is None else answer
+            if ret & NOTIFY_STOP_MASK:
+                break
+        return ret
+
+    def tell(self, action, notice):
+        """Call the chain with `action` and `notice` for an event that cannot be vetoed. Every callback runs, whatever the
+        others raise; then the first exception is raised. NOTIFY_STOP_MASK ends the chain."""
+        self.tell_all(action, notice)
+
+    cdef int tell_all(self, object action, object notice) except -1:
+        raised = None
+        self.calls += 1
+        for entry in self.callbacks:
+            try:
+                ret = (<tuple>entry)[0](action, notice)
+            except Exception as e:
+                raised = raised or e
+                continue
+            if ret is not None and ret & NOTIFY_STOP_MASK:
+                break
+        if raised is not None:
+            raise raised
+        return 0

@@ -41,9 +41,8 @@ cdef class Machine:
 
     # callbacks
     cdef readonly ChainCalls notifiers   # NotifierChain
-    cdef list chain                      # the notifiers' own list, for a quick test whether it is empty
     cdef readonly object events          # Events: listeners to uevents and the kernel log
-    cdef list listeners                  # the events' own list, as chain
+    cdef list listeners                  # the events' own list, for a quick test whether it is empty
     cdef list pending_events             # (kind, text) of events to deliver when the machine is consistent
     cdef readonly object online_page_callback    # callable, or None: generic_online_page
     cdef object alloc_hook, free_hook    # arch_alloc_page and arch_free_page, or None

@@ -66,12 +66,12 @@ cdef int forget_all(Machine mem, object nothing=None) except -1:
     mem.lock = NO_LOCK
     mem.pages, mem.planes, mem.sections, mem.zones = NO_PAGES, None, NO_SECTIONS, NO_ZONES
     mem.geometry = mem.rules = mem.engine = mem.memmap = mem.resources = mem.events = mem.per_cpu_pages = None
-    mem.notifiers = None
+    mem.notifiers = ChainCalls()
     mem.online_page_callback = mem.going_offline = mem.alloc_hook = mem.free_hook = None
     mem.block_online = Bitmap(0)
     mem.max_pfn = mem.pages_per_block = 0
     set_nids(mem, np.zeros(1, np.int16))
-    mem.chain, mem.listeners, mem.pending_events, mem.owners, mem.oom_notifiers = [], [], [], [], []
+    mem.listeners, mem.pending_events, mem.owners, mem.oom_notifiers = [], [], [], []
     mem.memmap_of, mem.groups_at = {}, {}
     return 0
 
@@ -101,7 +101,6 @@ cdef Held make_machine(Machine mem, uint64_t room):
     mem.zones.table.nodes[0].online = True
     mem.resources = Resources(geometry.page_shift)
     mem.notifiers = NotifierChain()
-    mem.chain = mem.notifiers._chain
     mem.events = Events()
     mem.listeners = mem.events._listeners
     mem.pending_events = []

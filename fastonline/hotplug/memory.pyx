@@ -216,14 +216,16 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr
         cdef int64_t done
         cdef int most
-        if nr_pages is 1 and order is None and self.online_page_callback is None and not self.chain \
-                and not memmaps_on_memory(self):
-            # one page and nobody listening: the path that a driver takes a million times
-            settle(self.lock)
-            if not zone_ranges.enters_empty_zone(self, start):
+        if nr_pages is 1 and order is None and self.online_page_callback is None and not memmaps_on_memory(self):
+            # one page: the path that a driver takes a million times
+            if self.notifiers.callbacks:
+                _held = self.mem_hotplug_begin("mark_pages_onlined")
+            else:
+                settle(self.lock)
+            if onlining.changes_no_node(self, start):
                 done = self.online_page(start)
                 if done >= 0:
-                    onlining.count_mark(self, done)
+                    onlining.tell_of_page(self, start, done)
                     return done
         nr = as_uint64(nr_pages, "nr_pages")
         most = self.online_order if order is None else as_order(order, self.pages.max_order)

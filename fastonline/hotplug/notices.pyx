@@ -1,13 +1,30 @@
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_SET_ITEM
+
+from fastonline.hotplug.chain_calls cimport NO_NODE
 from fastonline.hotplug.machine cimport node_present_pages
 from fastonline.hotplug.memmap cimport memmap_within
 from fastonline.hotplug.types cimport zone_present
 
 from fastonline.errors import HotplugError, pfn_range
-from fastonline.hotplug.notifier import NO_NODE, MemoryNotify, notifier_to_errno
+from fastonline.hotplug.notifier import MemoryNotify, notifier_to_errno
 
 __all__ = []
 
-cdef object new_tuple = tuple.__new__
+cdef extern from *:
+    """
+    /* An empty object of a class that extends tuple. tuple.__new__ would make a tuple first, and copy it. */
+    static PyObject *fo_alloc_tuple(PyObject *type, Py_ssize_t nr)
+    {
+        PyObject *made = ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, nr);
+    #if PY_VERSION_HEX >= 0x030E0000
+        if (made != NULL)
+            ((PyTupleObject *)made)->ob_hash = -1;      /* not computed yet */
+    #endif
+        return made;
+    }
+    """
+    tuple alloc_tuple "fo_alloc_tuple"(object type, Py_ssize_t nr)
 
 
 cdef object make_notice(Machine mem, uint64_t start, uint64_t nr, uint64_t onlined, int nid, int nid_normal):
@@ -21,14 +38,28 @@ cdef object make_notice(Machine mem, uint64_t start, uint64_t nr, uint64_t onlin
 cdef object notice_of_mark(uint64_t start, uint64_t nr, uint64_t onlined, int nid):
     """Return the MemoryNotify of a mark. It bypasses MemoryNotify.__new__, a Python function that takes longer than the rest of
     a mark of one page."""
-    return new_tuple(MemoryNotify, (start, nr, onlined, nid, NO_NODE, 0, 0))
+    cdef tuple notice = alloc_tuple(MemoryNotify, 7)
+    put(notice, 0, start)
+    put(notice, 1, nr)
+    put(notice, 2, onlined)
+    put(notice, 3, nid)
+    put(notice, 4, NO_NODE)
+    put(notice, 5, 0)
+    put(notice, 6, 0)
+    return notice
+
+
+cdef inline void put(tuple notice, Py_ssize_t i, object value) noexcept:
+    Py_INCREF(value)
+    PyTuple_SET_ITEM(notice, i, value)
 
 
 cdef object block_notice(Machine mem, uint64_t start, uint64_t nr):
     """Return the MemoryNotify of a memory block for MEM_PREPARE_ONLINE and MEM_FINISH_OFFLINE, or None when the chain is empty
     or the rules have no such actions."""
     cdef uint64_t own = memmap_within(mem, start)
-    return MemoryNotify(start + own, nr - own, 0, -1, -1, start, own) if mem.chain and mem.rules.block_notices else None
+    heard = mem.notifiers.callbacks and mem.rules.block_notices
+    return MemoryNotify(start + own, nr - own, 0, -1, -1, start, own) if heard else None
 
 
 cdef int tell_notifiers(Machine mem, int action, object notice) except -1:
@@ -38,8 +69,8 @@ cdef int tell_notifiers(Machine mem, int action, object notice) except -1:
         return 0
     if mem.lock.uninterrupted:
         mem.lock.call_back(mem.notifiers.tell, (action, notice))
-    else:      # a mark of one page: the tuple and the bound method would take a twelfth of its time
-        mem.notifiers.tell(action, notice)
+    else:
+        mem.notifiers.tell_all(action, notice)
     return 0
 
 

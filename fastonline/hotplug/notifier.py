@@ -73,39 +73,8 @@ class NotifierChain(ChainCalls):
     counts the calls of the chain since the machine was made, those of an empty chain too (memory_notify).
     """
 
-    def __init__(self) -> None:
-        self._chain: list[tuple[NotifierCallback, int]] = []     # the machine looks at it: the same list for good
-
     def __repr__(self) -> str:
         return f"<NotifierChain callbacks={len(self)} calls={self.calls}>"
-
-    def __len__(self) -> int:
-        return len(self._chain)
-
-    @property
-    def chain(self) -> list[tuple[NotifierCallback, int]]:
-        """(callback, priority) in the order of their calling: a list of its own."""
-        return list(self._chain)
-
-    def register(self, callback: C, priority: int = 0) -> C:
-        """Register ``callback(action, notice)``. It returns None or NOTIFY_*; an exception is a veto too.
-
-        priority: int, highest first. Returns the callback, so that `register` works as a decorator. TypeError if it is not
-        callable.
-        """
-        if not callable(callback):
-            raise TypeError(f"a memory notifier must be callable, not {callback!r}")
-        at = next((i for i, (_, other) in enumerate(self._chain) if other < priority), len(self._chain))
-        self._chain.insert(at, (callback, priority))
-        return callback
-
-    def unregister(self, callback: NotifierCallback) -> None:
-        """Remove `callback`. ValueError (in the kernel: ENOENT) if it was not registered."""
-        for i, (other, _) in enumerate(self._chain):
-            if other == callback:
-                del self._chain[i]
-                return
-        raise ValueError(f"{callback!r} is not registered with this chain")
 
     @contextmanager
     def registered(self, callback: C, priority: int = 0) -> Iterator[C]:
@@ -115,34 +84,6 @@ class NotifierChain(ChainCalls):
             yield callback
         finally:
             self.unregister(callback)
-
-    def call(self, action: int, notice: MemoryNotify) -> int:
-        """Call the chain with `action` and `notice` until a callback sets NOTIFY_STOP_MASK. Returns the value of the last
-        callback called (notifier_call_chain, 2.6.25)."""
-        ret = NOTIFY_DONE
-        self.count()
-        for callback, _ in list(self._chain):
-            answer = callback(action, notice)
-            ret = NOTIFY_OK if answer is None else answer
-            if ret & NOTIFY_STOP_MASK:
-                break
-        return ret
-
-    def tell(self, action: int, notice: MemoryNotify) -> None:
-        """Call the chain with `action` and `notice` for an event that cannot be vetoed. Every callback runs, whatever the
-        others raise; then the first exception is raised. NOTIFY_STOP_MASK ends the chain."""
-        raised = None
-        self.count()
-        for callback, _ in list(self._chain):
-            try:
-                ret = callback(action, notice)
-            except Exception as e:
-                raised = raised or e
-                continue
-            if ret is not None and ret & NOTIFY_STOP_MASK:
-                break
-        if raised is not None:
-            raise raised
 
 
 class RestoringCallback:

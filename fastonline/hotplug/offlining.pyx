@@ -85,14 +85,14 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
     cdef Undo undo = Undo.__new__(Undo)
     notice = None
     # where Python runs, or the GIL is let go of, other threads may allocate after the range was looked at
-    alone = not mem.chain and mem.per_cpu_pages is None
+    alone = not mem.notifiers.callbacks and mem.per_cpu_pages is None
     try:
         if mem.per_cpu_pages is not None:
             undo.note(<undo_step>zone_pcp_enable, mem, z)
             mem.per_cpu_pages.disable(z)
             mem.per_cpu_pages.release(start, nr)
         refuse_used(mem, start, nr)
-        if mem.chain:
+        if mem.notifiers.callbacks:
             nid = z // mem.zones.table.nr_types
             notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE,
                                  lost_nid_normal(mem, z, nr))

@@ -2,7 +2,10 @@
 
 from fastonline.core.engine cimport pfn_batch
 from fastonline.core.types cimport int64_t, uint64_t
+from fastonline.hotplug.chain_calls cimport MEM_ONLINE, NO_NODE
 from fastonline.hotplug.machine cimport Machine
+from fastonline.hotplug.notices cimport notice_of_mark, status_change_nid, tell_notifiers
+from fastonline.hotplug.zone_ranges cimport enters_empty_zone
 
 cdef int prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1
 cdef int64_t mark_pages_onlined(Machine mem, uint64_t start, uint64_t nr, int order) except -1
@@ -14,7 +17,19 @@ cdef int64_t online_pfns(Machine mem, const uint64_t *pfns, uint64_t nr) noexcep
 cdef int64_t online_range(Machine mem, uint64_t start, uint64_t nr, int order) noexcept nogil
 
 
-cdef inline void count_mark(Machine mem, int64_t done) noexcept:
-    """One page was marked, and nobody listens; done: it went online."""
+cdef inline bint changes_no_node(Machine mem, uint64_t pfn) noexcept:
+    """Does a mark of this page populate no zone, and give no node that listeners hear of its first memory?"""
+    if pfn >= mem.pages.nr_pages or enters_empty_zone(mem, pfn):
+        return False
+    return not mem.notifiers.callbacks or status_change_nid(mem, pfn) < 0
+
+
+cdef inline int tell_of_page(Machine mem, uint64_t pfn, int64_t done) except -1:
+    """tell_of_mark for one page that changes no node; done: it went online."""
     mem.zones.table.recomputed += mem.watermarks_at_mark
-    mem.notifiers.calls += done > 0
+    if done == 0:
+        return 0
+    if mem.notifiers.callbacks:
+        return tell_notifiers(mem, MEM_ONLINE, notice_of_mark(pfn, 1, 1, NO_NODE))
+    mem.notifiers.calls += 1
+    return 0

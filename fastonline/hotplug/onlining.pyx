@@ -37,7 +37,7 @@ from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 from fastonline.core.runs import equal_runs
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.notifier import (
-    MEM_CANCEL_ONLINE, MEM_FINISH_OFFLINE, MEM_GOING_ONLINE, MEM_ONLINE, MEM_PREPARE_ONLINE,
+    MEM_CANCEL_ONLINE, MEM_FINISH_OFFLINE, MEM_GOING_ONLINE, MEM_PREPARE_ONLINE,
 )
 
 __all__ = ["memory_block_online"]
@@ -79,7 +79,7 @@ cdef int prepare(Machine mem, uint64_t start, uint64_t nr, int online_type, Undo
     z = zone_for_pfn_range(mem, start, nr, mem.nid_of[start >> mem.sections.pfn_section_shift], online_type)
     check_zone(mem, start, nr, z)
     notice = None
-    if mem.chain:
+    if mem.notifiers.callbacks:
         notice = make_notice(mem, start, nr, 0, status_change_nid(mem, start), status_change_nid_normal(mem, z, 0))
     note_areas(mem, start, nr, joined)
     undo.note(<undo_step>leave_zone_again, mem, joined)
@@ -266,7 +266,7 @@ cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, in
         flush_events(mem)
     finally:
         if done:
-            tell_notifiers(mem, MEM_ONLINE, notice_of_mark(start, nr, done, nid) if mem.chain else None)
+            tell_notifiers(mem, MEM_ONLINE, notice_of_mark(start, nr, done, nid) if mem.notifiers.callbacks else None)
     return 0
 
 
@@ -481,7 +481,8 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         flush_events(mem)
     finally:
         if done or mem.always_notify_online:
-            tell_notifiers(mem, MEM_ONLINE, make_notice(mem, start, nr, done, nid, nid_normal) if mem.chain else None)
+            notice = make_notice(mem, start, nr, done, nid, nid_normal) if mem.notifiers.callbacks else None
+            tell_notifiers(mem, MEM_ONLINE, notice)
     return done
 
 
