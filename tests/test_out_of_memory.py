@@ -163,6 +163,8 @@ LARGE = {
     "owner.alloc": lambda guest: guest.owner.alloc(100),
     "owner.free_at": lambda guest: guest.owner.free_at([3, 1, 2]),
     "owner.free": lambda guest: guest.owner.free(),
+    "arch_alloc_page": lambda guest: (setattr(guest.mem, "arch_alloc_page", lambda pfns, order: None),
+                                      guest.mem.free_pages(guest.mem.alloc_pages())),
     "inflate": lambda guest: guest.balloon.inflate(40),
     "deflate": lambda guest: guest.balloon.deflate(20),
     "texts": lambda guest: (guest.mem.zoneinfo(), guest.mem.lsmem(), guest.mem.kpageflags(0, 512)),

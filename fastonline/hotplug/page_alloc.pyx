@@ -202,7 +202,14 @@ cdef bint try_again(Machine mem, int64_t pfn, int order) except -1:
     OOM notifiers have freed pages."""
     if pfn < 0:
         return out_of_memory(mem, order)
-    return mem.alloc_hook is not None and give_blocks(mem, np.array([pfn]), order).size == 0
+    if mem.alloc_hook is None:
+        return False
+    try:
+        block = np.array([pfn])
+    except MemoryError:
+        free_block(mem, pfn, order)
+        raise
+    return give_blocks(mem, block, order).size == 0
 
 
 cdef object give_blocks(Machine mem, object pfns, int order):
