@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("drivers_common")
 
 import fastonline as fo
+from fastonline.cli import main
+from fastonline.cost.profile import profile
 from fastonline.hotplug.memory import ENGINES
 from fastonline.testing.geometries import SMALL_64, SMALL_64K, SMALL_ORDER_7, SMALL_PAE
 
@@ -83,6 +85,25 @@ def shared(*parts):
     if not path.exists():
         pytest.skip(f"{Path('..', 'shared', *parts)} is not beside the project")
     return path
+
+
+@pytest.fixture(name="run")
+def run_fastonline(capfd):
+    """``run(*args)`` -> (exit status, standard output, standard error) of the command line, as a shell would see them."""
+    def run(*args):
+        try:
+            status = main([str(arg) for arg in args])
+        except SystemExit as e:     # argparse
+            status = e.code
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session", name="result")
+def profiled():
+    """A profile of both engines."""
+    return profile(repeat=2, orders=(10, 3, 0))
 
 
 def by_zone(mem):

@@ -1,6 +1,5 @@
 """The command line: what it prints, where, and with which exit status."""
 
-import io
 import json
 import os
 import platform
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 
 import fastonline as fo
-from fastonline.cli import common, main
 
 CAPTURED = Path(__file__).parent / "data" / "linux-6.18-24g"
 SECTION = 1 << 17
@@ -26,19 +24,6 @@ SECTION = 1 << 17
 COMMANDS = ("profile", "show", "capture", "replay", "sysfs", "balloon", "compare", "sweep")
 COMMAND = [sys.executable, "-P", "-m", "fastonline"]
 QUICK = ["profile", "--engine", "bitmap", "--repeat", "1"]
-
-
-@pytest.fixture
-def run(capfd):
-    """``run(*args)`` -> (exit status, standard output, standard error), as a shell would see them."""
-    def run(*args):
-        try:
-            status = main([str(arg) for arg in args])
-        except SystemExit as e:     # argparse
-            status = e.code
-        out, err = capfd.readouterr()
-        return status, out, err
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -109,20 +94,6 @@ def test_profile_json_file_comes_beside_the_text(run, tmp_path):
     assert status == 0
     assert out.startswith("onlining 512M at pfn 0x40000")
     assert json.loads((tmp_path / "p.json").read_text())["section"] == "512M"
-
-
-def test_profile_plot(run, tmp_path):
-    pytest.importorskip("matplotlib")
-    assert run(*QUICK, "--plot", tmp_path / "p.png")[0] == 0
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_profile_plot_without_matplotlib(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "fastonline.cost.plots", raising=False)
-    assert run(*QUICK, "--plot", tmp_path / "p.png") == (
-        2, "", "fastonline: drawing needs matplotlib: pip install 'fastonline[plot]'\n"
-    )
 
 
 @pytest.mark.parametrize("command", [QUICK, ["balloon", "xen", "1G"]], ids=["profile", "balloon"])
@@ -360,18 +331,6 @@ def test_ctrl_c(run, monkeypatch):
     assert run("profile") == (130, "", "")
 
 
-def test_progress_on_a_terminal_only(monkeypatch):
-    pytest.importorskip("tqdm")
-    steps = [1, 2, 3]
-    assert common.progress(steps) is steps
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    shown = common.progress(steps)
-    assert shown is not steps
-    assert list(shown) == steps
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    assert common.progress(steps) is steps
-
-
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_streams_that_are_closed(closed):
     """Expect the exit status of the command, and nothing on the stream that is left but its own."""
@@ -392,25 +351,6 @@ def test_texts_that_cannot_be_printed(tmp_path):
     assert done.returncode == 0 and done.stdout.startswith("\\ud800 step 0 add_memory: ok") and done.stderr == ""
 
 
-@pytest.mark.parametrize(("environ", "terminal", "colors"), [
-    ({}, True, True), ({"NO_COLOR": "1"}, True, False), ({"NO_COLOR": ""}, True, True), ({"TERM": "dumb"}, True, False),
-    ({}, False, False),
-])
-def test_color_on_a_terminal_only(monkeypatch, environ, terminal, colors):
-    class Stream(io.StringIO):
-        def isatty(self):
-            return terminal
-
-    for name in ("NO_COLOR", "TERM"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    text = "a title\nbitmap  2.1  WORSE\nNoisy: x\nplain\nthe end\n"
-    red, yellow = "\033[31mbitmap  2.1  WORSE\033[0m", "\033[33mNoisy: x\033[0m"
-    bold = f"\033[1ma title\033[0m\n{red}\n{yellow}\nplain\n\033[1mthe end\033[0m\n"
-    assert common.colored(text, Stream()) == (bold if colors else text)
-
-
 def test_completion(tmp_path):
     """What argcomplete asks of the program when somebody types `fastonline pro` and Tab, and its answer."""
     pytest.importorskip("argcomplete", reason="argcomplete is not installed")
@@ -429,24 +369,6 @@ def test_a_full_disk_is_a_failure(args, unbuffered):
         done = subprocess.run([sys.executable, "-m", "fastonline", *args], env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
                               stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (2, "fastonline: No space left on device\n")
-
-
-@pytest.mark.parametrize("command", [
-    ["balloon", "xen", "512M,1G"], ["compare", "thread-dry"], ["replay", *sorted((CAPTURED.parent / "recordings").glob("S1*"))],
-    *(["show", what, CAPTURED] for what in ("summary", "growable", "offlineable", "accounting")),
-], ids=lambda command: " ".join(map(str, command[:2])))
-@pytest.mark.parametrize("columns", [None, "60", "200"])
-def test_tables_keep_to_the_width_of_the_terminal(run, monkeypatch, command, columns):
-    """Expect 80 columns where nobody says otherwise, and what COLUMNS says; a narrow table shows the same columns."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-    status, usual, _ = run(*command, *["-q"] * (command[0] == "replay"))
-    assert status == 0 and max(map(len, usual.splitlines())) <= 80
-    if columns is not None and command[0] in ("balloon", "compare"):
-        monkeypatch.setenv("COLUMNS", columns)
-        out = run(*command)[1]
-        assert max(map(len, out.splitlines())) <= int(columns)
-        strategy_or_time = usual.split()[0]
-        assert (out.count(f"{strategy_or_time} ") == 1) == (columns == "200")
 
 
 @pytest.mark.parametrize("command", [

@@ -59,7 +59,7 @@ def test_second_command(commands, checkout):
     """The extra installs all that the tests import; a part of the suite stands for the rest."""
     install, test = commands[1]
     code, said = shell(
-        f". .venv/bin/activate && {install} && {test} -q tests/test_memory_two_phase.py tests/test_geometry.py", checkout
+        f". .venv/bin/activate && {install} && {test} -q tests/test_onlining.py tests/test_geometry.py", checkout
     )
     if code and "No matching distribution" in said:
         pytest.skip("pip reaches no package index here")

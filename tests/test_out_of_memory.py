@@ -3,6 +3,7 @@
 NumPy itself crashes where the object of a new view or array cannot be had. In calls that make many (copy, growth, moving pages)
 NumPy's functions raise MemoryError in their turn instead; tests/test_crashes.py has some with a limit of the address space.
 """
+
 import functools
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""hotplug/savefile.py: a machine in one file, written atomically and checked on load (foreign files: test_bad_input.py)."""
+"""hotplug/savefile.py: a machine in one file, written atomically and checked on load (foreign files: test_arguments.py)."""
 
 import os
 import pickle

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from test_sources import run  # noqa: F401
 
 import fastonline as fo
 from fastonline.cli.show import QUESTIONS, TEXTS
@@ -29,7 +28,7 @@ def saved(mem, tmp_path):
     return tmp_path / "machine"
 
 
-def test_summary(run, saved):  # noqa: F811
+def test_summary(run, saved):
     status, out, err = run("show", "summary", saved)
     assert (status, err) == (0, "")
     lines = out.splitlines()
@@ -41,14 +40,14 @@ def test_summary(run, saved):  # noqa: F811
 
 
 @pytest.mark.parametrize("what", [name for name in (*TEXTS, *QUESTIONS) if name not in ("pages", "pagetypeinfo", "buddyinfo")])
-def test_everything_fits_80_columns(run, what):  # noqa: F811
+def test_everything_fits_80_columns(run, what):
     """But the kernel's own texts."""
     status, out, err = run("show", what, CAPTURED)
     assert (status, err) == (0, "") and out
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_pages(run, saved):  # noqa: F811
+def test_pages(run, saved):
     """Runs of pages alike, both ends of the range included; one page alone."""
     assert run("show", "pages", "0xfffff-1048975", saved)[1].splitlines() == [
         "pages              number  zone       flags",
@@ -59,24 +58,24 @@ def test_pages(run, saved):  # noqa: F811
     assert len(run("show", "pages", "0x100000", saved)[1].splitlines()) == 2
 
 
-def test_iomem_and_zonelists(run, saved, mem):  # noqa: F811
+def test_iomem_and_zonelists(run, saved, mem):
     assert run("show", "iomem", saved)[1] == mem.resources.text()
     assert run("show", "zonelists", saved)[1] == (
         "node 0 kernel  0/DMA32 0/DMA\nnode 0 movable 0/Movable 0/DMA32 0/DMA\n"
     )
 
 
-def test_lsmem_styles(run, saved, mem):  # noqa: F811
+def test_lsmem_styles(run, saved, mem):
     assert run("show", "lsmem", saved, "--style", "2.42")[1] == mem.lsmem("2.42")
 
 
-def test_watch(run, saved, mem):  # noqa: F811
+def test_watch(run, saved, mem):
     """Three times, with an empty line between."""
     status, out, _ = run("show", "buddyinfo", saved, "--watch", "0.1", "--count", "3")
     assert (status, out) == (0, "\n".join([mem.buddyinfo()] * 3))
 
 
-def test_offlineable(run, saved):  # noqa: F811
+def test_offlineable(run, saved):
     """Runs of blocks alike are one row."""
     lines = run("show", "offlineable", saved)[1].splitlines()
     assert lines[1:] == [
@@ -93,7 +92,7 @@ def test_offlineable(run, saved):  # noqa: F811
     ("offlineable", questions.offlineable), ("growable", questions.growable), ("shrinkable", questions.shrinkable),
     ("hugepages", questions.huge_pages), ("accounting", questions.accounting),
 ])
-def test_json_is_what_python_answers(run, saved, mem, what, ask):  # noqa: F811
+def test_json_is_what_python_answers(run, saved, mem, what, ask):
     found = json.loads(run("show", what, saved, "--json", "-")[1])
     answer = ask(mem)
     found, answer = (one if isinstance(one, list) else [one] for one in (found, answer))
@@ -101,7 +100,7 @@ def test_json_is_what_python_answers(run, saved, mem, what, ask):  # noqa: F811
         assert all(getattr(one, name) == value or isinstance(value, list) for name, value in plain.items())
 
 
-def test_accounting(run, saved):  # noqa: F811
+def test_accounting(run, saved):
     lines = run("show", "accounting", saved)[1].splitlines()
     assert lines[1] == "logical size  196608    768M  System RAM; 256M of it hot-added"
     assert lines[2] == "- offline     -32768   -128M  memory blocks that are not online"

@@ -9,22 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import fastonline as fo
-from fastonline.cli import main
 from fastonline.linux.sources import names_trace, read_source
 
 DATA = Path(__file__).parent / "data"
-
-
-@pytest.fixture
-def run(capfd):
-    """``run(*args)`` -> (exit status, standard output, standard error)."""
-    def run(*args):
-        try:
-            status = main([str(arg) for arg in args])
-        except SystemExit as e:     # argparse
-            status = e.code
-        return status, *capfd.readouterr()
-    return run
 
 
 @pytest.mark.parametrize("path, kind", [

@@ -15,7 +15,7 @@ from fastonline.cli import main
 from fastonline.cost import sweep as module
 from fastonline.cost.pool import Pool, dask_executor
 from fastonline.cost.scenario import Scenario
-from fastonline.cost.sweep import Mean, grid, run_chunk, summary, sweep
+from fastonline.cost.sweep import Mean, grid, summary, sweep
 
 TINY = Scenario.from_dict({
     "name": "tiny", "boot": "256M", "maximum": "384M", "host": "512M", "steps": [[10, "384M"], [20, "256M"]], "end": 30,
@@ -83,21 +83,6 @@ def test_a_grid_of_many_points_can_be_meant():
 
 # -- executors
 
-class Dying:
-    """An executor whose workers die on the first submissions, or on one key for ever."""
-
-    def __init__(self, times=0, key=None):
-        self.times, self.key, self.died = times, key, 0
-
-    def submit(self, fn, /, *args):
-        future = Future()
-        if self.died < self.times or any(task[1] == self.key for task in args[0]):
-            self.died += 1
-            future.set_exception(RuntimeError("the worker is gone"))
-        else:
-            future.set_result(fn(*args))
-        return future
-
 
 def test_rows_do_not_depend_on_the_executor(expected, tmp_path):
     with ThreadPoolExecutor(2) as threads:
@@ -149,39 +134,6 @@ def test_a_worker_that_cannot_serve_is_named(monkeypatch, answer, says):
     monkeypatch.setattr(distributed, "Client", Cluster)
     with pytest.raises(ValueError, match=says), dask_executor("tcp://s:1"):
         pass
-
-
-def test_a_worker_that_dies_is_tried_again(expected, tmp_path):
-    dying = Dying(times=2)
-    assert sweep(points(), dying, tmp_path / "runs") == 16 and lines(tmp_path / "runs") == expected and dying.died == 2
-
-
-def test_a_run_that_always_kills_its_worker_becomes_an_error(expected, tmp_path):
-    key = "host=384M,workload.in_use=0.25,strategy=kvm,seed=1"
-    dying = Dying(key=key)
-    sweep(points(), dying, tmp_path / "runs", 2)
-    failed = [row for row in map(json.loads, lines(tmp_path / "runs")) if "error" in row]
-    assert [row["key"] for row in failed] == [key] and "died 3 times" in failed[0]["error"] and 3 <= dying.died <= 4
-    assert len(lines(tmp_path / "runs")) == 16
-
-
-def kill_itself(tasks, version):
-    """run_chunk, but a process that sees a marked key dies."""
-    if any("strategy=kvm,seed=1" in task[1] and "in_use=0.25" in task[1] for task in tasks):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return run_chunk(tasks, version)
-
-
-def test_a_pool_outlives_its_workers(expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "run_chunk", kill_itself)
-    pool = Pool(2)
-    try:
-        sweep(points(), pool, tmp_path / "runs", 2)
-    finally:
-        pool.kill()
-    rows = [json.loads(line) for line in lines(tmp_path / "runs")]
-    assert len(rows) == 16 and sum("error" in row for row in rows) == 2
-    assert {line for line in lines(tmp_path / "runs") if b'"error"' not in line} <= set(expected)
 
 
 def test_a_run_that_raises_becomes_a_row(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from test_sources import run  # noqa: F401
 
 from fastonline.drivers.table import read_targets
 
@@ -80,6 +79,6 @@ def test_damaged_tables(data, tmp_path):
         assert found == sorted(found, key=lambda target: target[0])
 
 
-def test_balloon_takes_a_table(run):  # noqa: F811
+def test_balloon_takes_a_table(run):
     status, out, err = run("balloon", "virtio-mem", TABLE, "--column", "total", "--host", "8G", "--max-memory", "5G")
     assert (status, err) == (0, "") and len(out.splitlines()) >= 5

@@ -1,4 +1,4 @@
-"""What bad input gets, as tables of {input, expected, description}, on both engines; and that nothing changed.
+"""hotplug/arguments.pyx: what bad input gets, as tables of {input, expected, description}, on both engines; nothing changes.
 
     pfn    0          1024           2048           3072           4096
            | section 0..3 |  4  |  5  |  6  |  7  |  8 .. 15      |

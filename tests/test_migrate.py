@@ -1,4 +1,4 @@
-"""hotplug/migrate.py: pages that move out of a block that goes offline, and where they may go."""
+"""hotplug/migrate.pyx: pages that move out of a block that goes offline, and where they may go."""
 
 import errno
 

@@ -1,4 +1,5 @@
-"""The batch calls of Memory for drivers: arrays of pfns given back to the host and taken again."""
+"""hotplug/page_ops.pyx: pages that drivers reserve, give back to the host and take again."""
+
 
 import numpy as np
 import pytest
@@ -110,3 +111,38 @@ def test_a_pfn_past_the_end_is_told_before_an_unprepared_section(engine):
     mem = Memory(X86_64, boot="128M", engine=engine)
     with pytest.raises(ValueError, match="out of range"):
         mem.mark_pfns_onlined([mem.max_pfn - 1, mem.max_pfn])
+
+
+S = 256
+
+
+def test_reserved_pages_can_be_marked_again(make_machine):
+    """Free, in use, offline and waiting pages in one range.
+
+        | 0-9 free | 10-19 in use | 20-29 offline | 30-39 waiting |
+    Expect 30 that were not Reserved, none managed; then 40 to be marked.
+    """
+    mem = make_machine(boot=None)
+    mem.add_memory(0, S)
+    mem.prepare_online_pages(0, S)
+    mem.mark_pages_onlined(0, 30)
+    mem.alloc_contig_range(10, 20)
+    mem.set_page_offline(20, 10)
+    assert mem.zones["Normal"].managed_pages == 20
+    assert mem.set_page_reserved(0, 40) == 30
+    assert mem.zones["Normal"].managed_pages == mem.zones["Normal"].free_pages == 0
+    assert mem.set_page_reserved(0, 40) == 0
+    assert mem.mark_pages_onlined(0, 40) == 40
+    mem.validate()
+
+
+def test_reserving_part_of_an_allocation_splits_it(make_machine):
+    """split_page: an allocation of order 3 that loses a page becomes single pages. Expect each to be freed alone."""
+    mem = make_machine(boot=None)
+    mem.add_memory(0, S)
+    mem.online_pages(0, S)
+    pfn = mem.alloc_pages(3)
+    assert mem.set_page_reserved(pfn + 5) == 1
+    mem.free_pfns([pfn + i for i in range(8) if i != 5])
+    assert mem.zones["Normal"].free_pages == S - 1
+    mem.validate()

@@ -1,5 +1,5 @@
-"""Boot memory: its ranges, holes, nodes and reserved pages (hotplug/page_map), and the block size that x86_64 chooses for
-it."""
+"""hotplug/page_map.pyx: the ranges, holes, nodes and reserved pages of boot memory, and the block size that x86_64 chooses
+for it."""
 
 import errno
 

@@ -1,11 +1,10 @@
-"""hotplug/memory: adding, preparing and marking; a scenario for each row of the kernel's behaviour that the two phases
-mirror."""
+"""hotplug/onlining.pyx: preparing and marking; a scenario for each row of the kernel's behaviour that the two phases mirror."""
 
 import errno
 
 import numpy as np
 import pytest
-from conftest import SMALL_PAE, by_zone
+from conftest import SMALL_PAE
 
 import fastonline as fo
 
@@ -15,81 +14,6 @@ ALL_RULES = pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.
 
 def counters(zone):
     return zone.start_pfn, zone.spanned_pages, zone.present_pages, zone.managed_pages
-
-
-@ALL_RULES
-def test_add_changes_no_zone(make_machine, rules):
-    """
-        0        1024   1280
-        | boot  |  add  |
-    Expect a present section of Reserved pages and nothing else: no span, no present, no free page (1.2, 3.1).
-    """
-    mem = make_machine(boot="4M", rules=rules)
-    before = mem.zoneinfo(), mem.buddyinfo(), mem.totalram_pages
-    mem.add_memory(1024, S)
-    assert (mem.zoneinfo(), mem.buddyinfo(), mem.totalram_pages) == before
-    assert set(mem.page_states(1024, S).tolist()) == {1}
-    assert mem.sections.present_section_nr(4) and not mem.sections.online_section_nr(4)
-
-
-def test_2_6_25_widens_the_range_and_swallows_what_is_there(make_machine):
-    """
-        section   4            5            6
-                  |   [#######|####]       |        add 1100..1399
-    Expect sections 4 and 5 present; the rest of 4 can be added later, the same range cannot (1.2).
-    """
-    mem = make_machine(boot=None, rules=fo.LINUX_2_6_25)
-    mem.add_memory(1100, 300)
-    assert mem.sections.runs() == [(4, 2)]
-    mem.add_memory(1024, 76)
-    assert list(mem.resources) == [(1024, 1100), (1100, 1400)]
-    with pytest.raises(fo.HotplugError) as caught:
-        mem.add_memory(1399, 10)
-    assert caught.value.errno == errno.EEXIST
-
-
-def test_2_6_25_brings_each_section_once(engine):
-    """1.2: uevents and memmaps are those of the sections that were really added.
-
-        section      34               35               36               37
-                     [1][ 2          ]                 [      [  3     ]
-    Expect add@memory34 from the first add, nothing from the second, 36 and 37 from the third, 448 pages of 56 bytes a page for
-    each memmap (a block of 512), and every page back when all is gone.
-    """
-    section = 0x8000
-    mem = fo.Memory(fo.X86_64, boot="1G", rules=fo.LINUX_2_6_25, engine=engine, memmap="kernel")
-    heard, free = [], mem.buddyinfo()
-    mem.events.listen(lambda kind, text: heard.append(text))
-    for start, nr, events, memmaps in ((34 * section, section // 2, ["add@memory34"], [34]),
-                                       (34 * section + section // 2, section // 2, [], [34]),
-                                       (36 * section + section // 2, section, ["add@memory36", "add@memory37"], [34, 36, 37])):
-        mem.add_memory(start, nr)
-        assert heard == events and sorted(mem.memmaps) == memmaps
-        assert all(nr == 512 for (_, nr), in mem.memmaps.values())
-        heard.clear()
-    before = mem.buddyinfo(), dict(mem.memmaps)
-    with pytest.raises(fo.HotplugError):
-        mem.add_memory(37 * section, section)
-    assert (mem.buddyinfo(), mem.memmaps) == before
-    mem.remove_memory(34 * section, section)
-    mem.remove_memory(36 * section, 2 * section)
-    assert mem.buddyinfo() == free and not mem.memmaps
-    mem.validate()
-
-
-def test_2_6_25_no_room_for_the_second_memmap(engine):
-    """One free block of 512 pages, an add that widens over a section that is there. Expect ENOMEM, its memmap kept."""
-    section = 0x8000
-    mem = fo.Memory(fo.X86_64, boot="128M", rules=fo.LINUX_2_6_25, engine=engine, memmap="kernel")
-    mem.add_memory(34 * section, section // 2)
-    held = mem.alloc_pages_bulk(mem.totalram_pages // 512 - 2, 9)
-    before = mem.buddyinfo(), dict(mem.memmaps), list(mem.resources)
-    with pytest.raises(fo.HotplugError) as caught:
-        mem.add_memory(34 * section + section // 2, 2 * section)
-    assert caught.value.errno == errno.ENOMEM and len(held)
-    assert (mem.buddyinfo(), mem.memmaps, list(mem.resources)) == before
-    mem.remove_memory(34 * section, section)
-    mem.validate()
 
 
 def test_2_6_25_onlines_ram_only(make_machine):
@@ -189,51 +113,6 @@ def test_arrays_of_every_width(make_machine, dtype):
     assert mem.mark_pfns_onlined(np.arange(0, 2 * S, 2)[:100][::-1]) == 100
 
 
-def test_spans_as_recorded(engine):
-    """RECORDED 3: blocks 35,32,39,33,38,34,36,37 to Movable, one after the other. Expect the recorded (start, spanned,
-    present)."""
-    block = 32768
-    mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)
-    mem.add_memory(32 * block, 8 * block)
-    seen = []
-    for nr in (35, 32, 39, 33, 38, 34, 36, 37):
-        mem.online_pages(nr * block, block, fo.MMOP_ONLINE_MOVABLE)
-        seen.append(counters(by_zone(mem)["Movable"])[:3])
-        assert by_zone(mem)["Movable"].nr_free == (0,) * 10 + (32 * len(seen),)
-    assert seen == [(0x118000, 32768, 32768), (0x100000, 131072, 65536)] + [
-        (0x100000, 262144, present) for present in (98304, 131072, 163840, 196608, 229376, 262144)]
-
-
-def test_zones_may_overlap_and_never_share_a_block(make_machine):
-    """RECORDED 5: no placement is refused. Movable inside Normal, Normal inside Movable; a 2.6.25 range over boot zones keeps
-    them."""
-    mem = make_machine(boot=None)
-    mem.add_memory(0, 8 * S)
-    for nr, kind in ((0, 2), (4, 2), (1, 3), (6, 3), (5, 2)):
-        mem.online_pages(nr * S, S, kind)
-    assert counters(by_zone(mem)["Normal"]) == (0, 6 * S, 3 * S, 3 * S)
-    assert counters(by_zone(mem)["Movable"]) == (S, 6 * S, 2 * S, 2 * S)
-    mem.validate()
-    old = make_machine(boot="4M", rules=fo.LINUX_2_6_25)
-    zones = [counters(zone)[2:] for zone in old.zones.values()]
-    assert old.online_pages(0, 1024) == 0
-    assert [counters(zone)[2:] for zone in old.zones.values()] == zones
-    old.validate()
-
-
-def test_half_of_a_block_cannot_change_its_zone(make_machine):
-    """A pageblock may be offlined out of a buddy block, and comes back to the same zone only. Expect EINVAL for Movable."""
-    mem = make_machine(boot=None)
-    mem.add_memory(0, S)
-    mem.online_pages(0, S)
-    mem.offline_pages(32, S - 32)
-    with pytest.raises(fo.HotplugError, match="Normal") as caught:
-        mem.online_pages(32, S - 32, fo.MMOP_ONLINE_MOVABLE)
-    assert caught.value.errno == errno.EINVAL
-    assert mem.online_pages(32, S - 32) == S - 32
-    mem.validate()
-
-
 # -- online_page_callback, 3.3
 
 def test_callback_slot(make_machine):
@@ -281,37 +160,6 @@ def test_callback_keeps_pages_back(make_machine, rules):
 
 
 # -- nodes
-
-def test_nodes_come_and_go(make_machine):
-    """RECORDED 6 (S10): a node is there with its first memory, has zones of its own, and goes with its last section."""
-    mem = make_machine(boot="1M", rules=fo.LINUX_6_1)
-    mem.add_memory(1024, 2 * S, 1)
-    assert list(mem.nodes) == [0, 1] and (1, "Normal") in mem.zones and mem.blocks[4].node == 1
-    mem.online_pages(1024, S)
-    assert (
-        mem.zones[1, "Normal"].managed_pages == S and mem.nodes[1].managed_pages == S and mem.zones["Normal"].managed_pages == 0
-    )
-    assert mem.alloc_pages(0, (1, "Normal")) in range(1024, 1024 + S)
-    mem.free_pages(int(np.flatnonzero(mem.page_states(1024, S) == 0b10000)[0]) + 1024)
-    mem.offline_pages(1024, S)
-    mem.remove_memory(1024, 2 * S)
-    assert list(mem.nodes) == [0] and (1, "Normal") not in mem.zones
-    mem.validate()
-
-
-def test_a_range_over_two_nodes_reaches_into_both_spans(make_machine):
-    """
-        0       256     512
-        | node 0 | node 1 |      one page of node 1 is online, then all of both goes online in one call (2.6.25)
-    Expect each zone to span its own pages: blocks stay in the zone that they were given.
-    """
-    mem = make_machine(geometry=SMALL_PAE, boot=None, rules=fo.LINUX_2_6_25)
-    mem.add_memory(0, S)
-    mem.add_memory(S, S, 1)
-    assert mem.online_pages(S, 1) == 1
-    assert mem.online_pages(0, 2 * S) == 2 * S - 1
-    assert mem.zones[1, "HighMem"].spanned_pages == 64
-    mem.validate()
 
 
 def test_a_mark_recomputes_watermarks_before_a_later_node(make_machine):

@@ -1,4 +1,4 @@
-"""hotplug/memory: when the zonelists are built, and what the log says of it (KERNEL.md 1.3, 1.7, 1.8, 7.3)."""
+"""hotplug/zonelists.pyx: when the zonelists are built, and what the log says of it (KERNEL.md 1.3, 1.7, 1.8, 7.3)."""
 
 import numpy as np
 import pytest

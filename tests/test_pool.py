@@ -1,0 +1,78 @@
+"""cost/pool.py: workers that die, and the executors that run a sweep."""
+
+import json
+import os
+import signal
+from concurrent.futures import Future
+
+import pytest
+from test_sweep import lines, points
+
+from fastonline.cost import sweep as module
+from fastonline.cost.pool import Pool
+from fastonline.cost.scenario import Scenario
+from fastonline.cost.sweep import run_chunk, sweep
+
+TINY = Scenario.from_dict({
+    "name": "tiny", "boot": "256M", "maximum": "384M", "host": "512M", "steps": [[10, "384M"], [20, "256M"]], "end": 30,
+    "workload": {"in_use": 0.5}, "costs": {"table": "free"},
+})
+
+
+SETS = {"host": ["384M", "512M"], "workload.in_use": [0.25, 0.5]}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "runs.jsonl"
+    assert sweep(points(), None, path) == 16
+    return lines(path)
+
+
+class Dying:
+    """An executor whose workers die on the first submissions, or on one key for ever."""
+
+    def __init__(self, times=0, key=None):
+        self.times, self.key, self.died = times, key, 0
+
+    def submit(self, fn, /, *args):
+        future = Future()
+        if self.died < self.times or any(task[1] == self.key for task in args[0]):
+            self.died += 1
+            future.set_exception(RuntimeError("the worker is gone"))
+        else:
+            future.set_result(fn(*args))
+        return future
+
+
+def test_a_worker_that_dies_is_tried_again(expected, tmp_path):
+    dying = Dying(times=2)
+    assert sweep(points(), dying, tmp_path / "runs") == 16 and lines(tmp_path / "runs") == expected and dying.died == 2
+
+
+def test_a_run_that_always_kills_its_worker_becomes_an_error(expected, tmp_path):
+    key = "host=384M,workload.in_use=0.25,strategy=kvm,seed=1"
+    dying = Dying(key=key)
+    sweep(points(), dying, tmp_path / "runs", 2)
+    failed = [row for row in map(json.loads, lines(tmp_path / "runs")) if "error" in row]
+    assert [row["key"] for row in failed] == [key] and "died 3 times" in failed[0]["error"] and 3 <= dying.died <= 4
+    assert len(lines(tmp_path / "runs")) == 16
+
+
+def kill_itself(tasks, version):
+    """run_chunk, but a process that sees a marked key dies."""
+    if any("strategy=kvm,seed=1" in task[1] and "in_use=0.25" in task[1] for task in tasks):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run_chunk(tasks, version)
+
+
+def test_a_pool_outlives_its_workers(expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "run_chunk", kill_itself)
+    pool = Pool(2)
+    try:
+        sweep(points(), pool, tmp_path / "runs", 2)
+    finally:
+        pool.kill()
+    rows = [json.loads(line) for line in lines(tmp_path / "runs")]
+    assert len(rows) == 16 and sum("error" in row for row in rows) == 2
+    assert {line for line in lines(tmp_path / "runs") if b'"error"' not in line} <= set(expected)
