@@ -159,8 +159,30 @@ def test_callback_keeps_pages_back(make_machine, rules):
     mem.validate()
 
 
-# -- nodes
+@pytest.mark.parametrize("call", ["prepare_online_pages", "online_pages"])
+@ALL_RULES
+def test_a_cancelled_range_is_still_in_its_zone(make_machine, rules, call):
+    """A callback refuses MEM_GOING_ONLINE. Expect the others to be told MEM_CANCEL_ONLINE while the range is in the zone that
+    it joined before anybody was asked (online_pages: failed_addition), and in no zone afterwards."""
+    mem = make_machine(boot="1M", rules=rules)
+    mem.add_memory(1024, S)
+    before, seen = mem.zoneinfo(), []
 
+    def listen(action, notice):
+        zone = mem.zone_of(1024)
+        seen.append((action, None if zone is None else (zone.name, zone.spanned_pages)))
+
+    mem.notifiers.register(listen, priority=1)
+    mem.notifiers.register(lambda action, notice: fo.NOTIFY_BAD if action == fo.MEM_GOING_ONLINE else fo.NOTIFY_OK)
+    with pytest.raises(fo.HotplugError):
+        getattr(mem, call)(1024, S)
+    joined = ("Normal", S) if rules.grow_before_notify else None
+    assert seen == [(fo.MEM_GOING_ONLINE, joined), (fo.MEM_CANCEL_ONLINE, joined)]
+    assert mem.zone_of(1024) is None and mem.zoneinfo() == before
+    mem.validate()
+
+
+# -- nodes
 
 def test_a_mark_recomputes_watermarks_before_a_later_node(make_machine):
     """Under 2.6.25 a mark sets the watermarks there and then: a node that comes afterwards has none yet (1.3)."""
