@@ -36,7 +36,9 @@ def fitted(rows, align, width=None):
 
 def wrapped(text, width=None, indent=2):
     """Lines of a text within `width` columns (None: one line), those after the first indented."""
-    return [text] if width is None else textwrap.wrap(text, width, subsequent_indent=" " * indent)
+    return [text] if width is None else textwrap.wrap(
+        text, width, subsequent_indent=" " * indent, break_on_hyphens=False
+    )
 
 
 def html_table(rows):

@@ -137,6 +137,8 @@ def test_compare_prints_a_line_for_each_strategy(capsys, small, tmp_path):
     (["none.toml"], "No such file"),
     (["thread", "--strategies", "spilt"], "did you mean 'split'"),
     (["thread", "--strategies", ","], "no name"),
+    (["thread", "--strategies", "split,split"], "strategy 'split' is given twice"),
+    (["thread", "--strategies", "dimm", "--json", "/dev/full"], "No space left"),
     (["thread", "--csv", "no/such/dir/x.csv"], "No such file"),
 ])
 def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, args, says):

@@ -139,7 +139,7 @@ def test_a_file_says_where_it_is_wrong(tmp_path):
             scenario(path)
         assert str(e.value).startswith(f"{path}, line {line}: "), e.value
     path.write_text(TOML.replace("[10", "[10,,"))
-    with pytest.raises(ValueError, match=r"no TOML: .*line 5"):
+    with pytest.raises(ValueError, match=r"invalid TOML: .*line 5"):
         scenario(path)
     path.write_bytes(b"\xef\xbb\xbf" + TOML.replace("\n", "\r\n").encode())
     assert scenario(path).boot == parse_size("256M")

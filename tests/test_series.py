@@ -34,8 +34,9 @@ def test_runs(name, kind, options, actual):
     assert series.steps[-1] == (180.0, series.samples[-1].actual)
     assert json.loads(json.dumps(series.as_dict()))["driver"] == name
     lines = str(series).splitlines()
-    assert len(lines) == 5 and lines[1].split()[1:3] == ["32M", f"{actual[0]}M"]
-    assert ["not reached" in line for line in lines[1:4]] == [bool(s.obstacle) for s in series.samples]
+    missed = [f"{s.time:.1f} s: target {s.target >> 20}M not reached: {s.obstacle}" for s in series.samples if s.obstacle]
+    assert lines[1].split()[1:3] == ["32M", f"{actual[0]}M"] and lines[4:-1] == missed
+    assert max(map(len, series.text(80).splitlines())) <= 80
     assert all(bool(s.obstacle) == (s.actual != s.target) for s in series.samples) or options.get("behaviour") == "cmm2"
 
 
@@ -78,7 +79,7 @@ def test_what_is_plugged_and_not_online_is_not_usable(name):
     assert [s.usable >> 20 for s in series.samples] == [32, 32, 48]
     assert [(s.plugged_s, s.usable_s) for s in series.samples] == [(0.0, 0.0), (0.0, None), (0.0, None)]
     lines = str(series).splitlines()
-    assert lines[2].endswith("not usable: 16M is plugged and not online") and not lines[1].endswith("online")
+    assert lines[4].endswith("target 48M not usable: 16M is plugged and not online") and lines[4].startswith("120.0 s: ")
     prompt = run_series(name, parse_targets("32M,48M,40M"), *NEW, "32M", "128M", udev_delay=7.0)
     assert prompt.samples[1].plugged_s == 0.0 and 7.0 <= prompt.samples[1].usable_s <= 8.0
 

@@ -60,7 +60,7 @@ def test_sets_strategies_and_seeds_multiply(expected):
 
 @pytest.mark.parametrize("given, says", [
     ({"strategies": ["splt"]}, "did you mean 'split'"),
-    ({"strategies": ["split", "split"]}, "twice"),
+    ({"strategies": ["split", "split"]}, "'split' is given twice"),
     ({"strategies": []}, "0 points"),
     ({"seeds": 0}, "0 points"),
     ({"sets": {"host": []}}, "0 points"),
@@ -182,8 +182,8 @@ def test_rows_of_something_else_are_refused(expected, tmp_path):
     row = json.loads(expected[0])
     other_grid = expected[0].replace(row["grid"].encode(), b"other-123")
     other_version = expected[0].replace(b'"version": "', b'"version": "9')
-    for content, says in [(other_grid, "a row of the grid other-123, this is tiny-"),
-                          (other_version, f"version 9{fastonline.__version__}, this is"),
+    for content, says in [(other_grid, "row of another grid .other-123, this is tiny-"),
+                          (other_version, f"fastonline 9{fastonline.__version__}, this is"),
                           (b"hello", "line 1: not a row"), (b"[]", "line 1: not a row"), (b'{"index": 1}', "not a row")]:
         path.write_bytes(content + b"\n")
         with pytest.raises(ValueError, match=says):

@@ -74,9 +74,9 @@ def test_a_trace_of_hyperalloc_bench():
 @pytest.mark.parametrize("text, says", [
     ("", "empty"),
     ("\n", "empty"),
-    ("0,100\n1,200\n", "line 1: numbers"),
+    ("0,100\n1,200\n", "line 1: no header"),
     ("time,demand\n", "no line after the header"),
-    ("time,demnd\n0,1\n", "line 1: invalid column"),
+    ("time,demnd\n0,1\n", "line 1: no column 'total'"),
     ("time,demand\n0,1\n2,1\n1,1\n", "line 4: the time goes back"),
     ("time,demand\n0,1\nx,1\n", "line 3: "),
     ("time,demand\n0\n", "line 2: "),

@@ -65,12 +65,12 @@ def add_arguments(parser):
 def run_balloon(args):
     check_plot(args.plot)
     result = from_arguments(args, progress)
-    if args.json != "-":
-        print(result.text(width()))
-    if args.json is not None:
-        write_json(args.json, result.as_dict())
     if args.plot is not None:
         result.plot(args.plot)
+    if args.json is not None:
+        write_json(args.json, result.as_dict())
+    if args.json != "-":
+        print(result.text(width()))
     return 0
 
 

@@ -44,14 +44,14 @@ def run_compare(args):
     if args.strategies == []:
         raise ValueError("--strategies: no name")
     result = compare(given, args.strategies, progress)
-    if args.json != "-":
-        print(result.text(width()))
-    if args.json is not None:
-        write_json(args.json, result.as_dict())
     if args.csv is not None:
         write_file(args.csv, [result.csv().encode()])
     if args.plot is not None:
         result.plot(args.plot)
+    if args.json is not None:
+        write_json(args.json, result.as_dict())
+    if args.json != "-":
+        print(result.text(width()))
     if args.times:
         for row in result.rows:
             print(f"{row.strategy:15} {row.simulation_s:8.3f} s", file=sys.stderr)

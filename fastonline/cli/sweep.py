@@ -108,13 +108,13 @@ def print_summary(args):
     """Print a table: mean, half the 95 % interval and n of each column, by key; --json and --plot."""
     check_plot(args.plot)
     lines = summary(args.summary)
-    if args.json != "-":
-        print_table(lines)
-    if args.json is not None:
-        write_json(args.json, [line.as_dict() for line in lines])
     if args.plot is not None:
         from fastonline.cost.compare_plots import plot_sweep
         plot_sweep(os.fspath(args.summary), args.plot)
+    if args.json is not None:
+        write_json(args.json, [line.as_dict() for line in lines])
+    if args.json != "-":
+        print_table(lines)
     return 0
 
 
@@ -129,7 +129,7 @@ def print_table(lines):
         print("\n".join(fitted(rows, "<" + ">" * (1 + len(SUMMARY)), width())))
     for line in lines:
         if line["reason"] is not None:
-            print(f"{line['key']} was not run: it {line['reason']}")
+            print(f"{line['key']} was not run: {line['reason']}")
         if line["errors"]:
             print(f"{line['key']}: {line['errors']} failed")
     print("mean ± half the 95 % interval over n seeds; without ±: all equal")

@@ -22,8 +22,9 @@ _COLUMNS = ("strategy", "grown", "over", "peak", "held", "host min", "short", "d
             "usable s")
 _LEGEND = (
     "grown, over (overshoot), peak, host min (least free on the host): MiB; held, short (shortfall): MiB.s; dead: free pages "
-    "swapped out; ~: rests on assumed prices"
+    "swapped out; usable s: longest time to a target; ~: rests on assumed prices"
 )
+_FAULTS = ("shortfall_byte_seconds", "overshoot_bytes", "swapped_dead_pages")
 
 
 @dataclass(repr=False)
@@ -60,13 +61,28 @@ class Comparison:
         return made
 
     def text(self, width: int | None = None) -> str:
-        """Return the table, one row a strategy. Columns that do not fit in `width` go into a second table below."""
+        """Return the table, one row a strategy, then which strategies were not run and why, the legend, and a line of
+        conclusion. Columns that do not fit in `width` go into a second table below."""
         cells = self._cells()
-        lines = fitted(cells, "<" + ">" * (len(_COLUMNS) - 1), width) if len(cells) > 1 else []
+        lines = [*fitted(cells, "<" + ">" * (len(_COLUMNS) - 1), width), ""] if len(cells) > 1 else []
+        skipped: dict[str, list[str]] = {}
         for row in self.rows:
             if row.reason is not None:
-                lines += wrapped(f"{row.strategy} was not run: it {row.reason}", width)
-        return "\n".join([*lines, *wrapped(_LEGEND, width)])
+                skipped.setdefault(row.reason, []).append(row.strategy)
+        for reason, names in skipped.items():
+            lines += wrapped(f"Not run: {', '.join(names)}: {reason}.", width)
+        return "\n".join([*lines, *wrapped(_LEGEND, width), *wrapped(self.conclusion, width)])
+
+    @property
+    def conclusion(self) -> str:
+        """One sentence: which strategies met every demand and never held more than the target, and which of them held least."""
+        good = [row for row in self.rows if row.reason is None and not any(row.values[column] for column in _FAULTS)]
+        if not good:
+            return "No strategy is without shortfall, overshoot and swapped free pages."
+        least = min(good, key=lambda row: row.values["held_byte_seconds"])
+        names = ", ".join(row.strategy for row in good)
+        return (f"Without shortfall, overshoot and swapped free pages: {names}; {least.strategy} holds the least memory over "
+                "time.")
 
     def _repr_html_(self) -> str:
         return html_table(self._cells())
@@ -115,9 +131,11 @@ def run_one(scenario: Scenario, strategy: str, check: bool = False) -> Row:
 
 def compare(scenario: Scenario, strategies: Sequence[str] | None = None, progress: Progress | None = None) -> Comparison:
     """Run strategies (names, None: all) on a scenario, one after the other. progress: wraps the list of names, as tqdm does.
-    ValueError for an unknown strategy, before any runs."""
+    ValueError for a strategy that is unknown or given twice, before any runs."""
     names = list(STRATEGIES if strategies is None else strategies)
     for name in names:
         if name not in STRATEGIES:
             raise invalid_name("strategy", name, STRATEGIES)
+        if names.count(name) > 1:
+            raise ValueError(f"strategy {name!r} is given twice")
     return Comparison(scenario, [run_one(scenario, name) for name in (names if progress is None else progress(names))])

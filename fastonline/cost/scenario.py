@@ -19,7 +19,7 @@ from fastonline.cost.plain import KeyProblem, Reader, check_times, number, optio
 from fastonline.cost.workloads import Workload
 from fastonline.errors import invalid_name
 from fastonline.files import read_text
-from fastonline.geometry import PRESETS as GEOMETRIES, by_name as geometry_by_name, format_size, pages_of_size, parse_size
+from fastonline.geometry import PRESETS as GEOMETRIES, by_name as geometry_by_name, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, MEMMAPS
 from fastonline.rules import PRESETS as RULES, by_name as rules_by_name
 
@@ -108,7 +108,7 @@ class Scenario:
         sizes += [("others", size) for other in self.others for _, size in other.steps]
         for key, size in sizes:
             try:
-                pages_of_size(size, geometry.page_size, "size")
+                parse_size(size, geometry.page_size)
             except ValueError as e:
                 raise ValueError(f"{key}: {e}") from None
             if key != "others" and size <= 0:
@@ -229,7 +229,7 @@ def _parse(toml, name, directory):
     try:
         values = tomllib.loads(toml)
     except tomllib.TOMLDecodeError as e:
-        raise ValueError(f"{name}: no TOML: {e}") from None
+        raise ValueError(f"{name}: invalid TOML: {e}") from None
     values.setdefault("name", os.path.splitext(os.path.basename(name))[0])
     try:
         return Scenario.from_dict(values, directory)

@@ -80,7 +80,7 @@ class Strategy:
     def forbidden(self, scenario: Scenario) -> str | None:
         """Return why the rules of a scenario forbid it, or None."""
         if self.whole_blocks and not RULES[scenario.rules].aligned:
-            return f"needs whole memory blocks, and Linux {scenario.rules} adds ranges of any size"
+            return f"Linux {scenario.rules} adds ranges of any size, this needs whole memory blocks"
         return None
 
 

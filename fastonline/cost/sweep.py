@@ -104,7 +104,7 @@ def grid(scenario: Scenario, sets: Mapping[str, Sequence[Any]] | None = None, st
         if name not in STRATEGIES:
             raise invalid_name("strategy", name, STRATEGIES)
     if len(set(names)) < len(names):
-        raise ValueError("a strategy is named twice")
+        raise ValueError(f"strategy {next(name for name in names if names.count(name) > 1)!r} is given twice")
     given = tuple((key, tuple(values)) for key, values in (sets or {}).items())
     made = Grid(scenario, given, names, seeds)
     if len(made) <= 0:
@@ -120,11 +120,13 @@ def grid(scenario: Scenario, sets: Mapping[str, Sequence[Any]] | None = None, st
 
 def _check_effect(scenario, key, values):
     """Every value must make a scenario, and another one than the rest."""
-    seen = [scenario.as_dict()] if len(values) == 1 else []
+    seen = []
     for value in values:
         made = changed(scenario, {key: value}).as_dict()
+        if len(values) == 1 and made == scenario.as_dict():
+            raise ValueError(f"--set {key}={_text(value)} has no effect: the scenario has this value already")
         if made in seen:
-            raise ValueError(f"--set {key}={_text(value)} has no effect: the scenario is the same without it")
+            raise ValueError(f"--set {key}: the value {_text(value)} has no effect, an earlier one is the same")
         seen.append(made)
 
 
@@ -185,9 +187,9 @@ class Rows:
         for nr, length, row in _rows(self.path):
             if row.get("version") != fastonline.__version__:
                 raise ValueError(
-                    f"{self.path}, line {nr}: a row of version {row.get('version')}, this is {fastonline.__version__}")
+                    f"{self.path}, line {nr}: written by fastonline {row.get('version')}, this is {fastonline.__version__}")
             if row.get("grid") != self._name or not 0 <= row["index"] < points:
-                raise ValueError(f"{self.path}, line {nr}: a row of the grid {row.get('grid')}, this is {self._name}")
+                raise ValueError(f"{self.path}, line {nr}: a row of another grid ({row.get('grid')}, this is {self._name})")
             whole += length
             self._mark(row["index"])
         os.truncate(self.path, whole)

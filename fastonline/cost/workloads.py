@@ -76,7 +76,7 @@ class Workload:
                 raise ValueError(f"{name}: {getattr(self, name)} is not above 0")
         if self.kind == "trace":
             if not self.points:
-                raise ValueError("points: a trace needs at least one")
+                raise ValueError("trace: the workload 'trace' needs a CSV file (trace) or points")
             try:
                 check_times(time for time, _ in self.points)
             except ValueError as e:
@@ -95,7 +95,7 @@ class Workload:
         for key in values:
             others = [name for name, own in KINDS.items() if key in own]
             if key not in keys and others:
-                raise KeyProblem(key, f"the workload {kind!r} has no {key} ({', '.join(others)} has)")
+                raise KeyProblem(key, f"the workload {kind!r} has no key {key!r} (only {', '.join(others)})")
         given = read_table(values, {key: _READERS[key] for key in keys})
         columns = {name: given.pop(name) for name in ("time", "demand", "total", "small") if name in given}
         if "trace" in given:
@@ -168,13 +168,14 @@ def read_trace(path: str, time: str = "time", demand: str | None = None, total: 
     if not header:
         raise ValueError(f"{path}: empty")
     if all(_is_number(cell) for cell in header):
-        raise ValueError(f"{path}, line 1: numbers where the names of the columns should be")
+        raise ValueError(f"{path}, line 1: no header, expected names of columns")
     if demand is None and "demand" in header:
         demand = "demand"
     columns = [time, demand] if demand is not None else [time, total, small]
     for name in columns:
         if name not in header:
-            raise ValueError(f"{path}, line 1: {invalid_name('column', name, header)}")
+            choose = "" if demand is not None or name == time else "; name the column of bytes with demand = \"NAME\""
+            raise ValueError(f"{path}, line 1: no column {name!r} (expected one of {', '.join(header)}){choose}")
     at = [header.index(name) for name in columns]
     points: list[tuple[float, int]] = []
     for row in rows:

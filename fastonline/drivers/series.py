@@ -59,11 +59,12 @@ class Sample:
 
     @property
     def remark(self) -> str:
-        """The remark in the table: the target is not reached, or not usable yet; else ""."""
+        """Why the target is not reached, or not usable yet; else ""."""
         if self.obstacle:
-            return f"not reached: {self.obstacle}"
+            return f"target {format_size(self.target)} not reached: {self.obstacle}"
         waiting = self.actual - self.usable
-        return f"not usable: {format_size(waiting)} is plugged and not online" if waiting > 0 else ""
+        return f"target {format_size(self.target)} not usable: {format_size(waiting)} is plugged and not online" \
+            if waiting > 0 else ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,15 +89,17 @@ class Series:
         return self.text()
 
     def text(self, width: int | None = None) -> str:
-        """Return a table, one row a target. Columns that do not fit in `width` go into a second table below."""
-        rows = [
-            ("time s", "target", "plugged", "usable", "host free", "plugged s", "usable s", "calls", "call ms", "wall ms", ""),
-        ]
+        """Return a table, one row a target, then a line for each target that was not reached and the counts. Columns that do
+        not fit in `width` go into a second table below."""
+        rows = [("time s", "target", "plugged", "usable", "host free", "plugged s", "usable s", "calls", "call ms")]
         rows += [(
             f"{s.time:.1f}", *map(format_size, (s.target, s.actual, s.usable, s.host_free)), _seconds(s.plugged_s),
-            _seconds(s.usable_s), str(s.calls), f"{s.call_ns / 1e6:.3f}", f"{s.wall_ms:.3f}", s.remark,
+            _seconds(s.usable_s), str(s.calls), f"{s.call_ns / 1e6:.3f}",
         ) for s in self.samples]
-        lines = fitted(rows, ">" * 10 + "<", width)
+        lines = fitted(rows, ">" * 9, width)
+        for s in self.samples:
+            if s.remark:
+                lines += wrapped(f"{s.time:.1f} s: {s.remark}", width)
         counted = "  ".join(f"{name}={number}" for name, number in {**self.counts, **self.calls}.items() if number)
         return "\n".join([*lines, *wrapped(counted, width)])
 
