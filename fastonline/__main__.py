@@ -1,6 +1,6 @@
 import sys
 
-from fastonline.cli import main
+from fastonline.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -298,21 +299,34 @@ def test_json_for_another_program():
         assert (tool.returncode, tool.stderr) == (0, b"")
 
 
-def test_ctrl_c_in_the_midst_of_a_run():
-    """Expect 130 and not a word."""
-    program = "import sys; from fastonline.cli import main; print('ready', flush=True); sys.exit(main())"
-    running = subprocess.Popen(
-        [sys.executable, "-P", "-c", program, "profile", "--repeat", "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def interrupt(args, seconds=0.0, **env):
+    """Run a program until it has printed "ready" and for some seconds more, send SIGINT, and return what follows: exit status,
+    output and errors."""
+    running = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env})
     try:
         assert running.stdout.readline() == b"ready\n"
-        with pytest.raises(subprocess.TimeoutExpired):
-            running.wait(1)
+        time.sleep(seconds)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
     finally:
         running.kill()
-    assert (running.returncode, out, err) == (130, b"", b"")
+    return running.returncode, out, err
+
+
+def test_ctrl_c_in_the_midst_of_a_run():
+    """Expect the end by SIGINT, so that a loop of the shell ends too, and not a word."""
+    program = "import sys; from fastonline.cli import command; print('ready', flush=True); sys.exit(command())"
+    args = [sys.executable, "-P", "-c", program, "profile", "--repeat", "1000000"]
+    assert interrupt(args, 1.0) == (-signal.SIGINT, b"", b"")
+
+
+def test_ctrl_c_while_the_command_is_imported(tmp_path):
+    """An import that takes long. Expect no traceback; a program that imports the package keeps its handler."""
+    tmp_path.joinpath("numpy.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(fo.__file__).parents[1])])
+    assert interrupt([*COMMAND, "profile"], PYTHONPATH=path) == (-signal.SIGINT, b"", b"")
+    status, out, err = interrupt([sys.executable, "-c", "import fastonline"], PYTHONPATH=path)
+    assert b"KeyboardInterrupt" in err
 
 
 def test_version(run):

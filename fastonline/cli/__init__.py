@@ -1,7 +1,8 @@
 """The command line: the only place that prints. One file per command; each adds its parser and returns the exit status.
 
 Exit status: 0 done, 1 a check failed (a prediction that is not what the kernel said), 2 wrong use or input that cannot be read,
-with one line on standard error; 130 after Ctrl-C, 141 when nobody reads the output any more.
+with one line on standard error; 141 when nobody reads the output any more. Ctrl-C ends the process by SIGINT, which a shell
+shows as 130, and which ends a loop of the shell too.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from fastonline.cli.replay import add_replay
 from fastonline.cli.show import add_capture, add_show, add_sysfs
 from fastonline.cli.sweep import add_sweep
 from fastonline.cost.provenance import provenance
+from fastonline.ctrl_c import end_by_sigint, raise_keyboard_interrupt
 
 INTERRUPTED, BROKEN_PIPE = 130, 141     # 128 + SIGINT, 128 + SIGPIPE, as a shell has it
 
@@ -53,6 +55,15 @@ def complete(parser):
         except ImportError:
             return
         argcomplete.autocomplete(parser)
+
+
+def command():
+    """Be the program `fastonline`: run one command and return the exit status, or end by SIGINT after Ctrl-C."""
+    raise_keyboard_interrupt()
+    status = main()
+    if status == INTERRUPTED:
+        end_by_sigint()
+    return status
 
 
 def main(argv=None):
