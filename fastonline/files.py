@@ -55,19 +55,23 @@ def _check_regular(path: Path, mode: int) -> None:
 def read_text(path: Path) -> str:
     """Return the text of a UTF-8 file.
 
-    Raises ValueError naming the path for any other content, OSError as `open_regular`. Reading stops at the first NUL, so that
-    the holes of a sparse file cost nothing.
+    Raises ValueError naming the path and the line for any other content, OSError as `open_regular`. Reading stops at the first
+    NUL, so that the holes of a sparse file cost nothing.
     """
-    parts = []
+    parts, line = [], 1
     with open_regular(path) as file:
         while part := file.read(_CHUNK):
             if b"\0" in part:
-                raise ValueError(f"{path}: not a text file: it contains a NUL")
+                line += part.count(b"\n", 0, part.index(b"\0"))
+                raise ValueError(f"{path}:{line}: not a text file: it contains a NUL")
+            line += part.count(b"\n")
             parts.append(part)
+    data = b"".join(parts)
     try:
-        return b"".join(parts).decode()
+        return data.decode()
     except UnicodeDecodeError as e:
-        raise ValueError(f"{path}: not a text file: {e}") from None
+        line = data.count(b"\n", 0, e.start) + 1
+        raise ValueError(f"{path}:{line}: not a text file: byte {data[e.start]:#04x} is not UTF-8") from None
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> list[NDArray[Any]]:

@@ -224,6 +224,17 @@ def test_a_block_that_did_not_go_offline_is_used_last(mem):
     mem.validate()
 
 
+def test_pages_freed_while_isolated_merge_across_pageblocks(mem):
+    """16 pages of a region are pinned, the others move before offlining fails. Expect the free blocks of a 6.12 kernel in S3d,
+    step 5: as large as they can be (KERNEL.md 3.6)."""
+    owner = MovablePages(mem)
+    owner.alloc(1536)
+    owner.pinned = 16
+    refused("EINTR", mem.blocks[int(owner.pfns[0]) // BLOCK].offline)
+    assert mem.zones["Movable"].nr_free == (0, 0, 0, 0, 2, 1, 1, 1, 1, 2, 61)
+    mem.validate()
+
+
 def test_a_page_that_somebody_takes_meanwhile(mem):
     """Another thread allocates a page of the block after it was looked at and before its free pages are isolated. Expect EBUSY
     naming that page, which stays in use, and the block online."""

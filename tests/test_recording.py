@@ -16,16 +16,21 @@ from fastonline.linux.recording import Recording, RecordingError
 def test_no_recording(tmp_path, text):
     path = tmp_path / "bad.json"
     path.write_text(text)
-    with pytest.raises(RecordingError, match="bad.json") as error:
+    with pytest.raises(RecordingError, match=r"bad\.json:1: |bad\.json: a recording has 'name'") as error:
         Recording.load(path)
     assert "\n" not in str(error.value)
 
 
 def test_truncated(tmp_path):
+    """Expect the line where the file ends, or where it is no text."""
     path = tmp_path / "short.json"
-    path.write_bytes((DIRECTORY / "S1.json").read_bytes()[:5000])
-    with pytest.raises(RecordingError, match="short.json"):
-        Recording.load(path)
+    start = json.dumps(json.loads((DIRECTORY / "S1.json").read_text()), indent=1).encode()[:5000]
+    line = start.count(b"\n") + 1
+    for content, message in ((start, "not a recording, or truncated"), (start + b"\xff", "not a text file: byte 0xff"),
+                             (start + b"\0", "not a text file: it contains a NUL")):
+        path.write_bytes(content)
+        with pytest.raises(RecordingError, match=rf"short\.json:{line}: {message}"):
+            Recording.load(path)
 
 
 @pytest.mark.parametrize("change", [
@@ -75,5 +80,5 @@ def test_hurt_recordings(tmp_path):
             list(Recording.load(path).replay(rng.choice(["bitmap", "struct_page"])))
         except RecordingError as e:
             refused += 1
-            assert str(e).startswith(f"{path}: ") and "\n" not in str(e) and len(str(e)) < 500 + len(str(path))
+            assert str(e).startswith(f"{path}:") and "\n" not in str(e) and len(str(e)) < 500 + len(str(path))
     assert refused > 20

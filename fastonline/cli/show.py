@@ -164,7 +164,8 @@ def _offlineable(mem, source):
         if isinstance(source, Capture) and reason and pfn is not None:
             reason += f" ({source.page_flags(pfn)})"
         blocks = f"{first}-{last}" if last > first else f"{first}"
-        rows.append((blocks, "yes" if can else "no", "" if pfn is None else f"{pfn:#x}", reason[:56]))
+        reason = reason if len(reason) <= 56 else f"{reason[:53]}..."
+        rows.append((blocks, "yes" if can else "no", "" if pfn is None else f"{pfn:#x}", reason))
     able = sum(answer.can for answer in answers)
     return answers, [*table(rows, ">><<"), f"{able} of {len(answers)} memory blocks can go offline, each by itself"]
 

@@ -29,7 +29,7 @@ _STEP: dict[str, Any] = {"errno": (int, str), "uevents": list, "kmsg": list, "st
 
 
 class RecordingError(ValueError):
-    """A file is not a valid recording. The message is one line that names the file and, where one is wrong, the step."""
+    """A file is not a valid recording. The message is one line that names the file, and the line or the step."""
 
 
 class Recording:
@@ -47,18 +47,20 @@ class Recording:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Recording:
-        """Read the recording in the file `path`. RecordingError, one line naming the file (and the step), for what is none;
-        OSError."""
+        """Read the recording in the file `path`. RecordingError, one line naming the file and the line or the step, for what is
+        none; OSError."""
         try:
             text = read_text(path)
         except ValueError as e:
             raise RecordingError(str(e)) from None
         try:
             data = json.loads(text)
-        except (ValueError, RecursionError) as e:
-            raise RecordingError(f"{path}: not a recording, or truncated: {e}") from None
+        except json.JSONDecodeError as e:
+            raise RecordingError(f"{path}:{e.lineno}: not a recording, or truncated: {e.msg}") from None
+        except (ValueError, RecursionError) as e:      # a number, or brackets, without end
+            raise RecordingError(f"{path}:1: not a recording: {e}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise RecordingError(f"{path}: not a recording of format {FORMAT}")
+            raise RecordingError(f"{path}:1: not a recording of format {FORMAT}")
         wanted = {"name": str, "kernel": str, "machine": dict, "page_size": int, "params": dict, "initial": dict, "steps": list}
         for key, kind in wanted.items():
             if not isinstance(data.get(key), kind):

@@ -92,15 +92,15 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     if kind is not None:
         return Saved(load(path)) if kind == "machine" else Capture.load(path)
     if _is_recording(path):
-        raise ValueError(f"{path}: a recording of what a kernel did: see fastonline replay")
+        raise TextError(path, 1, "a recording of what a kernel did: see fastonline replay")
     try:
         first = [line for _, line in islice(stream(path), _FIRST_LINES)]
     except TextError as e:
-        raise ValueError(f"{path}: neither a saved machine nor a capture, nor a text: {e}") from None
+        raise ValueError(f"{e}, and neither a saved machine nor a capture") from None
     if is_page_types(first):
         return read_page_types(path)
     if is_trace(first):
-        raise ValueError(f"{path}: a trace of page allocations: see fastonline replay")
+        raise TextError(path, 1, "a trace of page allocations: see fastonline replay")
     if any(line.startswith("Free pages count per migrate type") for line in first):
         return Snapshot(source=str(path), free=parse_pagetypeinfo(read(path), str(path)))
     if is_monitor(first):
@@ -113,8 +113,10 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     if any(map(shows_boot_ranges, first)):
         return BootMemory(path)
     if len(first) > 1 and all(line.count(",") == first[0].count(",") > 0 for line in first[:2]):
-        raise ValueError(f"{path}: a table: see fastonline balloon")
-    raise ValueError(f"{path}: neither a saved machine nor a capture, nor a text that shows one")
+        raise TextError(path, 1, "a table: see fastonline balloon")
+    if not first:
+        raise TextError(path, 1, "the file is empty")
+    raise TextError(path, 1, "neither a saved machine nor a capture, nor a text that shows one")
 
 
 def names_trace(path: str | os.PathLike[str]) -> bool:
