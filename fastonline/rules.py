@@ -7,6 +7,10 @@ from typing import Any
 from fastonline.errors import invalid_name, is_number
 
 INT_MAX = 0x7FFFFFFF
+SYSCTLS = {
+    "min_free_kbytes": (0, INT_MAX), "watermark_scale_factor": (1, 3000), "lowmem_reserve_ratio": (-INT_MAX - 1, INT_MAX),
+}
+"""The modelled sysctls under vm with the smallest and the largest value that may be written (vm_table, 6.1)."""
 ZONEINFO_LINES = {
     "boost", "min", "low", "high", "promo", "scanned", "scanned (a: i:)", "node_scanned", "spanned", "present", "managed",
     "cma",
@@ -185,8 +189,8 @@ class Rules:
                 raise TypeError(f"rules {self.name!r:.40}: {field.name} must be {field.type}, not {value!r:.80}")
         limits = {
             "online_order": 63,
-            "watermark_scale_factor": 3000,
-            "min_free_kbytes_max": INT_MAX,
+            "watermark_scale_factor": SYSCTLS["watermark_scale_factor"][1],
+            "min_free_kbytes_max": SYSCTLS["min_free_kbytes"][1],
             "batch_cap_bytes": INT_MAX,
             "nr_migrate_types": 64,
         }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from fastonline.core.runs import equal_runs, range_list, runs
+from fastonline.core.runs import equal_runs, range_list, run_starts, runs
 from fastonline.core.sections import Sections
 
 
@@ -44,3 +44,10 @@ def test_ones_and_zeros_of_a_plane(present, a, b):
 def test_range_list(numbers, text):
     """has_memory of a machine whose second node comes: 0, then 0-1."""
     assert range_list(numbers) == text
+
+
+def test_where_runs_begin():
+    values = np.array([3, 3, 3, 5, 5, 3])
+    assert run_starts(values).tolist() == [0, 3, 5]
+    assert run_starts(values, np.array([False, True, False, True, False])).tolist() == [0, 2, 3, 4, 5]
+    assert run_starts(values[:1]).tolist() == [0] and run_starts(values[:0]).tolist() == []

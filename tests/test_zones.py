@@ -136,3 +136,14 @@ def test_zonelists_of_a_node_that_is_not_there(make_machine):
 
 def test_numbers_of_numpy(make_machine):
     assert make_machine().zones[np.int64(0), "DMA"].nr == 0
+
+
+def test_zones_by_number(make_machine):
+    mem = make_machine()
+    mem.add_memory(1024, 256, nid=1)
+    for zone in mem.zones.values():
+        again = mem.zones.numbered(zone.nr)
+        assert (again.nid, again.name, again.nr) == (zone.nid, zone.name, zone.nr)
+    for nr in (-1, 1 << 40):
+        with pytest.raises(ValueError, match="zone number"):
+            mem.zones.numbered(nr)

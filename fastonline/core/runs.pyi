@@ -1,10 +1,12 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["equal_runs", "range_list", "runs"]
+__all__ = ["equal_runs", "range_list", "run_starts", "runs"]
 
 def equal_runs(values: NDArray[Any]) -> list[tuple[int, int]]: ...
 def range_list(numbers: Iterable[int]) -> str: ...
+def run_starts(values: NDArray[Any], apart: NDArray[np.bool_] | None = None) -> NDArray[np.int64]: ...
 def runs(numbers: NDArray[Any] | Iterable[int]) -> list[tuple[int, int]]: ...

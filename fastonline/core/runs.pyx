@@ -3,7 +3,7 @@ import numpy as np
 from fastonline.core.bitmap cimport find_next_bit, find_next_zero_bit
 from fastonline.core.types cimport int64_t
 
-__all__ = ["equal_runs", "range_list", "runs"]
+__all__ = ["equal_runs", "range_list", "run_starts", "runs"]
 
 
 cdef list bit_runs(const word_t *words, uint64_t start, uint64_t end, bint value):
@@ -41,13 +41,24 @@ def runs(numbers):
     return found
 
 
+def run_starts(values, apart=None):
+    """Return where the runs of equal neighbours in the one-dimensional array `values` begin: an int64 array of indices.
+
+    apart: for each two neighbours a bool, True where they are in different runs though they are equal.
+    """
+    differ = values[1:] != values[: len(values) - 1]
+    if apart is not None:
+        differ |= apart
+    return np.concatenate((np.zeros(min(len(values), 1), np.int64), np.flatnonzero(differ) + 1))
+
+
 def equal_runs(values):
     """Find the runs of equal neighbours in the one-dimensional array `values`.
 
     Returns a list of (index, how many), ascending, which covers the array.
     """
-    edges = [0, *(np.flatnonzero(values[1:] != values[: len(values) - 1]) + 1).tolist(), len(values)]
-    return [(first, end - first) for first, end in zip(edges, edges[1:]) if first < end]
+    edges = [*run_starts(values).tolist(), len(values)]
+    return [(first, end - first) for first, end in zip(edges, edges[1:])]
 
 
 def range_list(numbers):

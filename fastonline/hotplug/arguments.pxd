@@ -24,4 +24,4 @@ cdef int check_present(Machine mem, uint64_t start, uint64_t nr, str what) excep
 cdef int check_pfn(Machine mem, object pfn, str what) except -1
 
 cdef int gather(Machine mem, pfn_batch *batch, object array) except -1
-cdef int try_gather(Machine mem, pfn_batch *batch) noexcept nogil
+cdef int try_gather(Machine mem, const uint64_t *pfns, uint64_t nr, pfn_batch *batch) noexcept nogil

@@ -267,8 +267,12 @@ cdef int gather(Machine mem, pfn_batch *batch, object array) except -1:
     raise ValueError(f"pfns[{bad}] = {pfn:#x} is given twice")
 
 
-cdef int try_gather(Machine mem, pfn_batch *batch) noexcept nogil:
-    """Gather a batch that is not empty: 0, or -ENOMEM / -EINVAL, and nothing is gathered."""
+cdef int try_gather(Machine mem, const uint64_t *pfns, uint64_t nr, pfn_batch *batch) noexcept nogil:
+    """Gather pages for a call of the C API: 1, or nothing is gathered: 0 where there are none, -ENOMEM or -EINVAL."""
     cdef uint64_t bad
-    cdef int why = mem.pages.gather(batch, &bad)
-    return 0 if why == BATCH_OK else -ENOMEM if why == BATCH_NO_MEMORY else -EINVAL
+    cdef int why
+    if nr == 0:
+        return 0
+    batch[0] = pfn_batch(NULL, pfns, nr, 0, 0, False)
+    why = mem.pages.gather(batch, &bad)
+    return 1 if why == BATCH_OK else -ENOMEM if why == BATCH_NO_MEMORY else -EINVAL

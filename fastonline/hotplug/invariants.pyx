@@ -7,7 +7,7 @@ from fastonline.hotplug.zone_ranges cimport page_zone
 
 from fastonline.core.audit import audit_pages
 from fastonline.hotplug.resources import check_tree
-from fastonline.rules import INT_MAX
+from fastonline.rules import INT_MAX, SYSCTLS
 
 __all__ = ["check_engine", "check_machine"]
 
@@ -272,7 +272,8 @@ cdef int check_settings(Machine mem) except -1:
     if not 0 <= mem.policy_zone < mem.movable_type or not MMOP_OFFLINE <= mem.auto_online <= MMOP_ONLINE_MOVABLE:
         raise AssertionError(f"the policy zone is {mem.policy_zone}, auto_online_blocks {mem.auto_online}")
     if not 1 <= mem.zones.table.nr_cpus <= most or not 0 <= mem.zones.table.min_free_kbytes <= most \
-            or not -1 <= mem.zones.table.user_min_free_kbytes <= most or not 0 <= mem.zones.table.scale_factor <= 3000:
+            or not -1 <= mem.zones.table.user_min_free_kbytes <= most \
+            or not 0 <= mem.zones.table.scale_factor <= SYSCTLS["watermark_scale_factor"][1]:
         raise AssertionError(
             f"{mem.zones.table.nr_cpus} CPUs, min_free_kbytes {mem.zones.table.min_free_kbytes}, "
             f"set to {mem.zones.table.user_min_free_kbytes}, watermark_scale_factor {mem.zones.table.scale_factor}"

@@ -10,7 +10,7 @@ from fastonline.core.lock cimport unusable_lock
 from fastonline.core.ram cimport check_ram
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.types cimport MIN_MAX_ORDER, NR_ORDERS
-from fastonline.hotplug.types cimport MMOP_OFFLINE, zone_managed
+from fastonline.hotplug.types cimport MMOP_OFFLINE, zone_managed, zone_type
 from fastonline.hotplug.watermarks cimport count_scans
 
 from fastonline.errors import HotplugError
@@ -269,7 +269,7 @@ cdef uint64_t totalhigh_pages(Machine mem) noexcept nogil:
     cdef uint64_t total = mem.high_offlined
     cdef int z
     for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
-        if mem.zones.table.is_highmem[z % mem.zones.table.nr_types]:
+        if mem.zones.table.is_highmem[zone_type(&mem.zones.table, z)]:
             total += zone_managed(&mem.zones.table, z)
     return total
 

@@ -107,7 +107,7 @@ class MovablePages:
                 raise ValueError(f"cannot adopt page {pfn:#x}: it is not {'offline' if self.offline else 'in use'}")
         array = array.astype(np.int64)
         owned = np.sort(np.concatenate([array, *[owner.pfns for owner in mem.owners]]))
-        twice = owned[1:][owned[1:] == owned[:-1]]
+        twice = owned[1:][owned[1:] == owned[: len(owned) - 1]]
         if len(twice):
             raise ValueError(f"cannot adopt page {int(twice[0]):#x}: it has an owner")
         self.extend(array)
@@ -185,7 +185,7 @@ def alloc_movable(mem, nr, zonelist):
     pfns, got = np.empty(nr, np.int64), 0
     with Undo() as undo:      # another thread may take a zone's last pages
         for z in zonelist:
-            zone = mem.zones[divmod(z, mem.zones.nr_types)[0], mem.zones.names[z % mem.zones.nr_types]]
+            zone = mem.zones.numbered(z)
             take = min(nr - got, zone.free_pages)
             fresh = mem.alloc_pages_bulk(take, 0, zone)
             (<Undo>undo).note(<undo_step>free_again, mem, fresh)

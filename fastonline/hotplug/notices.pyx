@@ -4,7 +4,7 @@ from cpython.tuple cimport PyTuple_SET_ITEM
 from fastonline.hotplug.chain_calls cimport NO_NODE
 from fastonline.hotplug.machine cimport node_present_pages
 from fastonline.hotplug.memmap cimport memmap_within
-from fastonline.hotplug.types cimport zone_present
+from fastonline.hotplug.types cimport zone_nid, zone_present
 
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.notifier import MemoryNotify, notifier_to_errno
@@ -107,14 +107,14 @@ cdef int tell_cancelled(Machine mem, tuple what) except -1:
 cdef int status_change_nid_normal(Machine mem, int z, uint64_t added) noexcept nogil:
     """The node of a kernel zone that a range goes to when no more than the `added` pages of the range are in its zones up to
     Normal, else -1 (node_states_check_changes_online)."""
-    return z / mem.zones.table.nr_types if up_to_normal(mem, z) == <int64_t>added and mem.nodes_lose_memory else -1
+    return zone_nid(&mem.zones.table, z) if up_to_normal(mem, z) == <int64_t>added and mem.nodes_lose_memory else -1
 
 
 cdef int lost_nid_normal(Machine mem, int z, uint64_t nr) noexcept nogil:
     """The node of a kernel zone when `nr` pages are the last that its zones up to Normal have, else -1
     (node_states_check_changes_offline)."""
     cdef int64_t present = up_to_normal(mem, z)
-    return z / mem.zones.table.nr_types if 0 <= present <= <int64_t>nr and mem.nodes_lose_memory else -1
+    return zone_nid(&mem.zones.table, z) if 0 <= present <= <int64_t>nr and mem.nodes_lose_memory else -1
 
 
 cdef int64_t up_to_normal(Machine mem, int z) noexcept nogil:

@@ -12,7 +12,7 @@ from fastonline.hotplug.notices cimport (
 )
 from fastonline.hotplug.section_states cimport block_is_online, note_prepared_alike, sections_went_offline
 from fastonline.hotplug.sysctl cimport recompute_watermarks
-from fastonline.hotplug.types cimport zone_present
+from fastonline.hotplug.types cimport zone_nid, zone_present, zone_type
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zone_ranges cimport adjust_present_page_count, count_offline, page_zone, remove_pfn_range_from_zone
 from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
@@ -93,7 +93,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
             mem.per_cpu_pages.release(start, nr)
         refuse_used(mem, start, nr)
         if mem.notifiers.callbacks:
-            nid = z // mem.zones.table.nr_types
+            nid = zone_nid(&mem.zones.table, z)
             notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE,
                                  lost_nid_normal(mem, z, nr))
         undo.note(<undo_step>tell_cancelled, mem, None if notice is None else (MEM_CANCEL_OFFLINE, notice))
@@ -152,13 +152,13 @@ cdef void take_range(Machine mem, uint64_t start, uint64_t nr, int z, bint moved
         mem.pages.reserve_range(start, nr)
     offlined += mem.pages.take_range(start, nr)
     mem.pages_offlined += offlined
-    if mem.zones.table.is_highmem[z % mem.zones.table.nr_types] and not mem.totalhigh_shrinks:
+    if mem.zones.table.is_highmem[zone_type(&mem.zones.table, z)] and not mem.totalhigh_shrinks:
         mem.high_offlined += offlined
 
 
 cdef int leave_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
     """What follows for zone and node when a range has gone offline, and what the log says of it."""
-    cdef int nid = z / mem.zones.table.nr_types
+    cdef int nid = zone_nid(&mem.zones.table, z)
     if mem.rules.watermarks_at_offline:
         recompute_watermarks(mem)
     if mem.rules.skips_memoryless:

@@ -28,7 +28,7 @@ from fastonline.hotplug.section_states cimport (
     outside_prepared, range_went_online, section_went_offline, section_went_online,
 )
 from fastonline.hotplug.sysctl cimport recompute_watermarks
-from fastonline.hotplug.types cimport zone_present
+from fastonline.hotplug.types cimport zone_present, zone_type
 from fastonline.hotplug.zone_ranges cimport (
     adjust_present_page_count, enters_empty_zone, move_pfn_range_to_zone, page_zone, zone_for_pfn_range,
 )
@@ -189,7 +189,7 @@ cdef int check_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
         raise HotplugError.of(
             errno.EINVAL,
             f"onlining of {pfn_range(start, nr)}: the buddy block at its start lies in zone "
-            f"{mem.zones.names[there % mem.zones.table.nr_types]} already, and a block lies in one zone",
+            f"{mem.zones.names[zone_type(&mem.zones.table, there)]} already, and a block lies in one zone",
         )
     return 0
 
@@ -433,13 +433,10 @@ cdef int online_page(Machine mem, uint64_t pfn) noexcept nogil:
 
 cdef int64_t online_pfns(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil:
     """Any pages go online and nobody is told; how many did, or -EINVAL when one is absent, unprepared or given twice."""
-    cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
-    cdef int why
-    if nr == 0:
-        return 0
-    why = try_gather(mem, &batch)
-    if why < 0:
-        return why
+    cdef pfn_batch batch
+    cdef int gathered = try_gather(mem, pfns, nr, &batch)
+    if gathered <= 0:
+        return gathered
     if batch_outside_prepared(mem, &batch) >= 0:
         mem.pages.ungather(&batch)
         return -EINVAL

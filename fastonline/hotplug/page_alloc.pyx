@@ -308,13 +308,10 @@ cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
 
 cdef int64_t free_batch(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil:
     """Single pages in any order: nr, or -EINVAL when one is not an allocation of order 0, or is given twice."""
-    cdef pfn_batch batch = pfn_batch(NULL, pfns, nr, 0, 0, False)
-    cdef int why
-    if nr == 0:
-        return 0
-    why = try_gather(mem, &batch)
-    if why < 0:
-        return why
+    cdef pfn_batch batch
+    cdef int gathered = try_gather(mem, pfns, nr, &batch)
+    if gathered <= 0:
+        return gathered
     if mem.pages.find_unfreeable(&batch) >= 0:
         mem.pages.ungather(&batch)
         return -EINVAL

@@ -9,7 +9,7 @@ from fastonline.core.types cimport max_bits, uint8_t, uint64_t
 from fastonline.hotplug.interruptible cimport INIT, ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport add_group, count_sections, reset_counters, room_for
 from fastonline.hotplug.section_states cimport boot_blocks_online, note_prepared, note_prepared_alike
-from fastonline.hotplug.types cimport zone as struct_zone, zone_area, zone_managed, zone_table
+from fastonline.hotplug.types cimport zone as struct_zone, zone_area, zone_managed, zone_nid, zone_table, zone_type
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, pcp_update
 from fastonline.hotplug.zone_ranges cimport count_offline, page_zone
 from fastonline.hotplug.zonelists cimport highest_kernel_zone
@@ -55,11 +55,11 @@ cdef int boot_memory(Machine mem, list ranges) except -1:
 
 cdef int boot_zone(Machine mem, uint64_t start, uint64_t nr, int z, uint64_t reserved) except -1:
     """A range of one zone that was there at boot, all of it free but its first pages."""
-    check_run(mem, mem.zones.names[z % mem.zones.table.nr_types], start, nr, z)
+    check_run(mem, mem.zones.names[zone_type(&mem.zones.table, z)], start, nr, z)
     mem.pages.assign_area(start, nr, zone_area(z))
     mem.zones.grow_span(z, start, nr)
     note_boot_pages(mem, z, nr)
-    mem.zones.table.nodes[z / mem.zones.table.nr_types].has_memory = True
+    mem.zones.table.nodes[zone_nid(&mem.zones.table, z)].has_memory = True
     walk_range(mem, PREPARE, start, nr, 0)
     note_prepared_alike(mem, start, nr, True)
     if reserved < nr:
@@ -167,7 +167,7 @@ cdef int load_zone(Machine mem, object known, int z) except -1:
             mem.pages.online_range(starts[i], lengths[i], max_order, True)
     mem.zones.grow_span(z, known.start_pfn, known.spanned_pages)
     note_boot_pages(mem, z, np.sum(nr_pages))
-    mem.zones.table.nodes[z / mem.zones.table.nr_types].has_memory = True
+    mem.zones.table.nodes[zone_nid(&mem.zones.table, z)].has_memory = True
     return 0
 
 

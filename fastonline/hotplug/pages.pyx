@@ -5,6 +5,7 @@ from fastonline.core.sections cimport present_section_nr
 from fastonline.core.types cimport uint64_t
 from fastonline.hotplug.add_remove cimport add_memory
 from fastonline.hotplug.resources cimport Resource
+from fastonline.hotplug.types cimport zone_type
 from fastonline.hotplug.zone_ranges cimport page_zone
 
 import errno
@@ -65,7 +66,7 @@ cdef class Pages(Machine):
         if self._section(pfn) is None:
             raise ValueError(f"no page is at pfn {pfn:#x}")
         z = page_zone(self, pfn)
-        return bool(self.zones.table.is_highmem[self.hotplug_type if z < 0 else z % self.zones.table.nr_types])
+        return bool(self.zones.table.is_highmem[self.hotplug_type if z < 0 else zone_type(&self.zones.table, z)])
 
     cdef object _section(self, object pfn):
         """The number of the page's section, None when it is not present."""

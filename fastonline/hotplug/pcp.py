@@ -119,10 +119,6 @@ class PerCpuPages:
         self._undo.add(free.__setitem__, pages, np.array(free[pages]))
         free[pages] = value
 
-    def _key(self, z):
-        nid, i = divmod(z, self._mem.zones.nr_types)
-        return nid, self._mem.zones.names[i]
-
     def _order_of(self, pindex):
         return self._mem.geometry.pageblock_order if pindex >= _HUGE else pindex // 3
 
@@ -139,12 +135,12 @@ class PerCpuPages:
         """Return NR_FREE_PAGES of zone number z."""
         pcp = self._zones.get(z)
         pool = 0 if pcp is None else sum(int(free.sum()) for free in pcp.pool.values())
-        return self._mem.zones[self._key(z)].free_pages + pool
+        return self._mem.zones.numbered(z).free_pages + pool
 
     @uninterrupted
     def nr_free(self, z):
         """Return the free blocks of each order of zone number z."""
-        counts = list(self._mem.zones[self._key(z)].nr_free)
+        counts = list(self._mem.zones.numbered(z).nr_free)
         pcp = self._zones.get(z)
         for free in () if pcp is None else pcp.pool.values():
             order = len(free).bit_length() - 1
@@ -219,7 +215,7 @@ class PerCpuPages:
         got, left = [], nr
         for mark in ("low", "min"):
             for z in zonelist:
-                zone = self._mem.zones[self._key(z)]
+                zone = self._mem.zones.numbered(z)
                 pfns = self._take(z, zone, left, self._mark(zone, mark, top))
                 got += pfns
                 left -= len(pfns)
@@ -236,7 +232,7 @@ class PerCpuPages:
         """The highest zone type that a request for movable pages from these zones may use: GFP_HIGHUSER_MOVABLE's, or that of
         the highest of them where Movable is not among them."""
         names = self._mem.zones.names
-        if zonelist and "Movable" not in {self._key(z)[1] for z in zonelist}:
+        if zonelist and "Movable" not in {self._mem.zones.numbered(z).name for z in zonelist}:
             return max(z % self._mem.zones.nr_types for z in zonelist)
         return names.index("Movable")
 
@@ -353,7 +349,7 @@ class PerCpuPages:
         order, top = self._mem.geometry.pageblock_order, self._highest(zonelist)
         for mark in ("low", "min"):
             for z in zonelist:
-                zone, pcp = self._mem.zones[self._key(z)], self._zone(z)
+                zone, pcp = self._mem.zones.numbered(z), self._zone(z)
                 free = self.free_pages(z) - pcp.diff - (1 << order) + 1
                 if free <= self._mark(zone, mark, top) or not any(zone.nr_free[order:]):
                     continue
@@ -399,7 +395,7 @@ class PerCpuPages:
 
     def _give(self, z, pages):
         pcp = self._zone(z)
-        zone = self._mem.zones[self._key(z)]
+        zone = self._mem.zones.numbered(z)
         if pcp.disabled:
             pcp.high = 0
             if self._tunes_itself:
@@ -526,7 +522,7 @@ class PerCpuPages:
         zonelist = kernel_zonelist(self._mem, nid)
         for mark in ("low", "min", "min after kswapd"):
             for z in zonelist:
-                zone = self._mem.zones[self._key(z)]
+                zone = self._mem.zones.numbered(z)
                 if mark == "min after kswapd":
                     self._zone(z).boost = 0
                 if self.free_pages(z) - (1 << order) + 1 <= self._mark(zone, mark[:3], normal):
@@ -600,7 +596,7 @@ class PerCpuPages:
         for z in list(self._zones):
             pcp = self._zone(z)
             pcp.boost = pcp.diff = 0
-            if self._key(z)[1] != "Movable":
+            if self._mem.zones.numbered(z).name != "Movable":
                 pcp.free_factor = pcp.free_count = pcp.alloc_factor = 0
 
     @changing
@@ -631,7 +627,7 @@ class PerCpuPages:
     def disable(self, z):
         """Empty the lists of a zone and keep them empty (zone_pcp_disable)."""
         pcp = self._zone(z)
-        zone = self._mem.zones[self._key(z)]
+        zone = self._mem.zones.numbered(z)
         self._drain(z)
         pcp.disabled = zone.populated
 
@@ -642,7 +638,7 @@ class PerCpuPages:
 
     def _drain(self, z):
         if z in self._zones:
-            self._free_bulk(z, self._zone(z), self._mem.zones[self._key(z)], self.count(z))
+            self._free_bulk(z, self._zone(z), self._mem.zones.numbered(z), self.count(z))
 
     @changing
     def shrink_slabs(self):

@@ -13,7 +13,7 @@ from fastonline.hotplug.watermarks cimport (
 )
 
 from fastonline.errors import HotplugError
-from fastonline.rules import INT_MAX
+from fastonline.rules import INT_MAX, SYSCTLS
 
 __all__ = ["read_lowmem_reserve_ratio"]
 
@@ -99,8 +99,11 @@ cdef int set_lowmem_reserve_ratio(Machine mem, object ratios) except -1:
 cdef int set_watermark_scale_factor(Machine mem, object factor) except -1:
     """watermark_scale_factor_sysctl_handler."""
     cdef uint64_t value = as_uint64(factor, "watermark_scale_factor")
-    if not 1 <= value <= 3000 or not mem.rules.watermark_scale_factor:
-        raise HotplugError.of(errno.EINVAL, f"watermark_scale_factor {value} is not between 1 and 3000, or not known")
+    least, most = SYSCTLS["watermark_scale_factor"]
+    if not mem.rules.watermark_scale_factor:
+        raise HotplugError.of(errno.EINVAL, f"Linux {mem.rules.name} has no watermark_scale_factor")
+    if not least <= value <= most:
+        raise HotplugError.of(errno.EINVAL, f"invalid watermark_scale_factor {value} (expected {least} to {most})")
     mem.zones.table.scale_factor = value
     setup_per_zone_wmarks(&mem.zones.table)
     return 0

@@ -68,6 +68,12 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     uint64_t counted             # of them, those whose pageblocks are in `scanned`
     uint64_t scanned             # pageblocks that they walked
 
+cdef inline int zone_nid(const zone_table *t, int z) noexcept nogil:
+    return z / t.nr_types
+
+cdef inline int zone_type(const zone_table *t, int z) noexcept nogil:
+    return z % t.nr_types
+
 cdef inline area_t zone_area(int z) noexcept nogil:      # the engine's area of a zone
     return z + 1
 

@@ -2,7 +2,7 @@ from libc.math cimport sqrt
 from libc.stdint cimport INT64_MAX
 
 from fastonline.core.numbers cimport as_number
-from fastonline.hotplug.types cimport zone as struct_zone, zone_managed, zone_present
+from fastonline.hotplug.types cimport zone as struct_zone, zone_managed, zone_present, zone_type
 
 __all__ = ["zone_batchsize"]
 
@@ -127,7 +127,7 @@ cdef void compute_wmarks(zone_table *t) noexcept nogil:
     cdef int z, i
     cdef struct_zone *zone
     for z in range(t.nr_nodes * t.nr_types):
-        i = z % t.nr_types
+        i = zone_type(t, z)
         if not t.is_highmem[i] and not (t.movable_has_min and t.is_movable[i]):
             lowmem += pages_of(t, z)
     if lowmem == 0:
@@ -135,7 +135,7 @@ cdef void compute_wmarks(zone_table *t) noexcept nogil:
     for z in range(t.nr_nodes * t.nr_types):
         if not t.nodes[z / t.nr_types].online:      # for_each_zone
             continue
-        i = z % t.nr_types
+        i = zone_type(t, z)
         zone = &t.zones[z]
         pages = pages_of(t, z)
         share = <uint64_t>pages_min * <uint64_t>pages / <uint64_t>lowmem      # u64, which may wrap as the kernel's does
@@ -179,7 +179,7 @@ cdef void set_recommended_min_free_kbytes(zone_table *t) noexcept nogil:
     cdef int64_t nr_zones = 0, recommended
     cdef int z
     for z in range(t.nr_nodes * t.nr_types):
-        if z % t.nr_types <= t.normal and zone_present(t, z):
+        if zone_type(t, z) <= t.normal and zone_present(t, z):
             nr_zones += 1
     recommended = min(t.pageblock_pages * nr_zones * (2 + 3 * 3), <int64_t>(nr_free_buffer_pages(t) / 20)) * t.page_kb
     t.raised_from = -1

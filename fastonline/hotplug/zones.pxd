@@ -30,6 +30,7 @@ cdef class Zones:
     cdef dict state(self)
     cdef int restore(self, dict state) except -1
     cdef int zone_nr(self, object nr) except -1
+    cdef object zone_at(self, int z)
     cdef int find(self, object key) except -2
     cdef int need(self, object key) except -1
     cdef str unknown(self, object key)

@@ -10,7 +10,7 @@ from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.types cimport area_t, int64_t
 from fastonline.hotplug.types cimport (
-    MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone as struct_zone, zone_area, zone_managed, zone_present,
+    MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone as struct_zone, zone_area, zone_managed, zone_nid, zone_present, zone_type,
 )
 from fastonline.hotplug.watermarks cimport count_scans, refresh
 
@@ -18,7 +18,7 @@ from fastonline.core.runs import range_list
 from fastonline.errors import is_number
 from fastonline.geometry import Geometry
 from fastonline.hotplug.summary import zones_html
-from fastonline.rules import INT_MAX, Rules
+from fastonline.rules import INT_MAX, SYSCTLS, Rules
 
 __all__ = ["Node", "Zone", "Zones"]
 
@@ -39,9 +39,9 @@ cdef class Zone:
     def __cinit__(self, Zones zones not None, nr, nid, str name not None):
         self.zones = zones
         self.nr = zones.zone_nr(nr)
-        self.nid = self.nr // zones.table.nr_types
+        self.nid = zone_nid(&zones.table, self.nr)
         self.name = name
-        if (self.nid, zones.names[self.nr % zones.table.nr_types]) != (nid, name):
+        if (self.nid, zones.names[zone_type(&zones.table, self.nr)]) != (nid, name):
             raise ValueError(f"zone number {nr} is not zone {name} of node {nid}")
 
     cdef struct_zone *at(self) noexcept:
@@ -295,7 +295,7 @@ cdef class Zones:
     cdef void grow_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil:
         """resize_zone_range and resize_pgdat_range (2.6.25: grow_zone_span, grow_pgdat_span): start = min, end = max."""
         cdef struct_zone *zone = &self.table.zones[z]
-        cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        cdef pgdat *node = &self.table.nodes[zone_nid(&self.table, z)]
         cdef pfn_t end = start + nr
         count_scans(&self.table)
         if zone.spanned_pages:
@@ -314,12 +314,12 @@ cdef class Zones:
 
     cdef void spans(self, int z, uint64_t *spans) noexcept nogil:
         cdef struct_zone *zone = &self.table.zones[z]
-        cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        cdef pgdat *node = &self.table.nodes[zone_nid(&self.table, z)]
         spans[0], spans[1], spans[2], spans[3] = zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages
 
     cdef void set_spans(self, int z, const uint64_t *spans) noexcept nogil:
         cdef struct_zone *zone = &self.table.zones[z]
-        cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        cdef pgdat *node = &self.table.nodes[zone_nid(&self.table, z)]
         count_scans(&self.table)
         zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages = spans[0], spans[1], spans[2], spans[3]
 
@@ -331,8 +331,8 @@ cdef class Zones:
         cdef area_t *area_of = self.engine.area_of
         cdef int shift = self.engine.borders.shift
         cdef pfn_t zone_end = zone.start_pfn + zone.spanned_pages, first, last
-        cdef int i, base = z / self.table.nr_types * self.table.nr_types
-        cdef pgdat *node = &self.table.nodes[z / self.table.nr_types]
+        cdef int i, base = zone_nid(&self.table, z) * self.table.nr_types
+        cdef pgdat *node = &self.table.nodes[zone_nid(&self.table, z)]
         count_scans(&self.table)
         if start <= zone.start_pfn:
             first = (start + nr) >> shift
@@ -450,7 +450,14 @@ cdef class Zones:
 
     def __getitem__(self, key):
         cdef int z = self.need(key)
-        return Zone(self, z, z / self.table.nr_types, self.names[z % self.table.nr_types])
+        return self.zone_at(z)
+
+    def numbered(self, nr):
+        """Return the zone of number `nr` (Zone.nr). ValueError if there is no such zone."""
+        return self.zone_at(self.zone_nr(nr))
+
+    cdef object zone_at(self, int z):
+        return Zone(self, z, zone_nid(&self.table, z), self.names[zone_type(&self.table, z)])
 
     def __contains__(self, key):
         return self.find(key) >= 0
@@ -533,7 +540,9 @@ cdef class Zones:
         user_min_free_kbytes = state["user_min_free_kbytes"]
         if user_min_free_kbytes != -1:
             user_min_free_kbytes = as_number(user_min_free_kbytes, "min_free_kbytes", 0, INT_MAX)
-        scale_factor = as_number(state["watermark_scale_factor"], "watermark_scale_factor", 0, 3000)
+        scale_factor = as_number(
+            state["watermark_scale_factor"], "watermark_scale_factor", 0, SYSCTLS["watermark_scale_factor"][1]
+        )
         nr_cpus = as_number(sum([cpus for _, _, _, _, cpus in nodes]), "nr_cpus", 1, INT_MAX)
         self.need_node(len(nodes) - 1)
         self.set_transparent_hugepage(state.get("transparent_hugepage", "never"))

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from fastonline.core.runs import run_starts
 from fastonline.files import open_regular
 from fastonline.lines import read
 from fastonline.linux.heads import mapped_pages, marks_heads_only, whole_blocks
@@ -127,8 +128,7 @@ def _read_runs(fd: int, start: int, end: int | None) -> tuple[NDArray[np.uint64]
         got = os.preadv(fd, [wanted.data], 8 * pfn) // 8
         if got == 0:
             break
-        run = np.flatnonzero(wanted[1:got] != wanted[: got - 1]) + 1
-        run = np.concatenate(([0], run))
+        run = run_starts(wanted[:got])
         firsts.append((run + pfn).astype(np.uint64))
         flags.append(wanted[run])
         pfn += got

@@ -9,12 +9,8 @@ from typing import Any
 from fastonline.errors import HotplugError
 from fastonline.hotplug.migrate import movable_pages
 from fastonline.linux.guest import Guest
-from fastonline.rules import INT_MAX
+from fastonline.rules import SYSCTLS
 
-_SYSCTLS = {
-    "min_free_kbytes": (0, INT_MAX), "watermark_scale_factor": (1, 3000), "lowmem_reserve_ratio": (-INT_MAX - 1, INT_MAX)
-}
-"""The modelled sysctls with the smallest and the largest value that may be written (vm_table, 6.1)."""
 PIPE_DEF_BUFFERS = 16
 """Pages that a pipe holds at most (fs/pipe.c): vmsplice pins so many of a region."""
 _READ_ONLY = (("block_size_bytes",), ("valid_zones", "phys_index", "phys_device", "removable"))
@@ -214,7 +210,7 @@ def _offline_page(guest, op):
 
 def _sysctl(guest, op):
     mem, name = guest.mem, op["name"].removeprefix("vm.")
-    least, most = _SYSCTLS.get(name, (None, None))
+    least, most = SYSCTLS.get(name, (None, None))
     if least is None:
         raise CannotReplay(f"there is no model of the sysctl {op['name']}")
     numbers = [_number(part) for part in op["value"].split()]

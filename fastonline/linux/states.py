@@ -18,6 +18,7 @@ from fastonline.core.pageflags import (
     PAGE_OFFLINE,
     PAGE_WAITING,
 )
+from fastonline.core.runs import run_starts
 from fastonline.linux.proctext import ZoneInfo
 from fastonline.linux.ranges import Ranges
 
@@ -100,7 +101,7 @@ def merged(runs: Runs) -> Map:
     """The runs as from_page_map takes them, neighbours that are alike in one; pages without a flag are in use."""
     start, end, state = runs
     state = np.where(state == _FLAGLESS, PAGE_IN_USE, state).astype(np.uint8)
-    first = np.flatnonzero(np.append(True, (state[1:] != state[:-1]) | (start[1:] != end[:-1])))
+    first = run_starts(state, start[1:] != end[:-1])
     last = np.append(first[1:], len(state)) - 1
     return start[first].astype(np.uint64), (end[last] - start[first]).astype(np.uint64), state[first]
 
