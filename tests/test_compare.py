@@ -1,106 +1,86 @@
-"""Strategies side by side: what each does with the frames of a host, and how that is held against published figures."""
+"""Strategies side by side: the table, the files and the command."""
 
 import csv
 import io
 import json
 import os
-from dataclasses import replace
+import re
+from pathlib import Path
 
 import pytest
 
+import fastonline
 from fastonline.cli import main
-from fastonline.cost.compare import run_one
-from fastonline.cost.scenario import Scenario, scenario
+from fastonline.cost.compare import compare, run_one
+from fastonline.cost.scenario import PRESETS, changed, scenario
 from fastonline.cost.strategies import STRATEGIES
 
-MIB, GIB = 1 << 20, 1 << 30
+MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def thread():
-    names = ("split", "callback", "whole", "kvm", "cmm2", "boot-big")
-    return {name: run_one(scenario("thread"), name).values for name in names}
+def test_assumed_prices_are_named():
+    values = {name: run_one(scenario("thread"), name).values for name in ("split", "boot-big")}
+    assert "populate_physmap" in values["split"]["assumed"] and values["boot-big"]["assumed"] == []
 
 
-# -- accounting
+def test_the_conclusion_names_who_did_no_harm():
+    result = compare(scenario("thread-dry"), ["whole", "split", "whole-touch", "kvm"])
+    assert result.conclusion == (
+        "Without shortfall, overshoot and swapped free pages: split, whole-touch; whole-touch holds the least memory over "
+        "time.")
+    result.rows = result.rows[:2]
+    assert result.conclusion == "Without shortfall, overshoot and swapped free pages: split."
+    result.rows = result.rows[:1]
+    assert result.conclusion == "No strategy is without shortfall, overshoot and swapped free pages."
+    assert result.text().endswith(result.conclusion)
 
 
-def test_assumed_prices_are_named(thread):
-    assert "populate_physmap" in thread["split"]["assumed"] and thread["boot-big"]["assumed"] == []
+# -- fastonline/COMPARE.md
+
+PAGE = (Path(fastonline.__file__).parent / "COMPARE.md").read_text()
 
 
-# -- the thread's figures
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_page_shows_what_compare_prints(preset, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    (shown,) = re.findall(rf"^```console\n\$ fastonline compare {preset}\n(.*?)^```$", PAGE, re.M | re.S)
+    assert main(["compare", preset]) == 0
+    assert capsys.readouterr().out == shown
 
 
-# -- published figures
+def test_the_numbers_in_the_page_are_the_models():
+    text = " ".join(PAGE.split())
+    names = ["split", "callback", "whole", "whole-touch", "kvm", "cmm2", "dimm"]
+    split, callback, whole, touch, kvm, cmm2, dimm = (row.values for row in compare(scenario("thread"), names).rows)
+    dry = {row.strategy: row.values for row in compare(scenario("thread-dry"), names).rows}
+    single = run_one(changed(scenario("thread"), {"batch": 1}), "split").values
 
-def inflate(name, boot, target, touched=False, **given):
-    """The modelled seconds of one shrink. Sizes in GiB."""
-    points = [[0, 0], [1, (boot - 1) * GIB], [999.5, 0]] if touched else [[0, 0]]
-    given = Scenario.from_dict({
-        "name": "inflate", "boot": f"{boot}G", "host": f"{boot + 2}G", "steps": [[1000, f"{target}G"]],
-        "workload": {"kind": "trace", "points": points, "movable": 1.0}, **given,
-    })
-    row = run_one(given, name)
-    assert row.steps[0]["reached"]
-    return row
+    def mib(values, column):
+        return f"{values[column] / MIB:g} MiB"
 
-
-def test_a_cost_table_predicts_data_it_was_not_fitted_to():
-    """HyperAlloc's price of an untouched page, and Li and Wang's 4126 ms for 7 GiB of an idle 8 GiB guest."""
-    assert inflate("boot-big", 8, 1).steps[0]["usable_s"] == pytest.approx(4.126, rel=0.2)
-
-
-def test_shrink_times_keep_their_order_and_ratios():
-    """Touched: 365, 10.1 and 2.6 times HyperAlloc. A tenth of the memory; all of these costs are linear in it."""
-    names = ("boot-big", "virtio-mem", "boot-big-huge", "shared")
-    for touched in (False, True):
-        steps = {name: inflate(name, 3, 1, touched).steps[0] for name in names}
-        times = [steps[name]["host_s"] for name in names]
-        assert times == sorted(times, reverse=True)
-    for name, ratio in zip(names, (365, 10.1, 2.6), strict=False):
-        assert steps[name]["host_s"] / steps["shared"]["host_s"] == pytest.approx(ratio, rel=0.25), name
-
-
-def test_messages_and_requests_are_as_many_as_published():
-    """18 GiB: 18432 messages of 256 pages, or 144 requests of 128 MiB each way."""
-    values = inflate("boot-big", 20, 2).values
-    assert values["calls"]["discard"] == 18432 and values["frames"]["discard"] == 18 << 18
-    both = {"steps": [[10, "2G"], [20, "20G"]], "boot": "20G", "host": "24G", "name": "x"}
-    row = run_one(Scenario.from_dict(both), "virtio-mem-huge")
-    assert row.values["calls"]["host_message"] == 2 * 144 and row.steps[1]["reached"]
-
-
-def test_the_memmap_of_16_gib_is_256_mib():
-    given = Scenario.from_dict({"name": "x", "boot": "512M", "host": "20G", "steps": [[10, "16896M"]]})
-    assert run_one(given, "virtio-mem").values["memmap_added_pages"] * 4096 == 256 * MIB
-
-
-@pytest.fixture(scope="module")
-def clang():
-    """GiB.min that a 16 GiB guest holds while it follows the clang demand of hyperalloc-bench, by strategy."""
-    if "HYPERALLOC_BENCH" not in os.environ:
-        pytest.skip("$HYPERALLOC_BENCH names no checkout of hyperalloc-bench")
-    path = os.path.join(os.environ["HYPERALLOC_BENCH"], "compiling", "latest", "clang-base-auto-o9-d2000-c32", "out_0.csv")
-    given = Scenario.from_dict({
-        "name": "clang", "boot": "16G", "host": "20G", "steps": [[1, "16G"]], "rules": "6.1",
-        "workload": {"kind": "trace", "trace": path, "movable": 0.9, "free_order": "random"},
-    })
-    given = replace(given, end=given.workload.points[-1][0])
-    return {name: run_one(given, name).values["held_byte_seconds"] / GIB / 60 for name in ("reporting", "shared")}
-
-
-def test_the_footprint_of_a_build_under_reporting(clang):
-    """Published: a mean of 545.5 GiB.min."""
-    assert clang["reporting"] == pytest.approx(545.5, rel=0.1)
-
-
-@pytest.mark.xfail(
-    strict=True, reason="HyperAlloc's guest has LLFree in the place of the buddy allocator, which is not modelled"
-)
-def test_the_footprint_of_a_build_under_sharing(clang):
-    """Published: means of 545.5 and 422.6 GiB.min, a ratio of 1.29; within 10 points."""
-    assert clang["reporting"] / clang["shared"] == pytest.approx(545.5 / 422.6, abs=0.1)
+    for said in (
+        f"grows by {mib(split, 'grown_bytes')} and never", f"still grows by {mib(dry['split'], 'grown_bytes')},",
+        f"{split['notifications']} notifications and {split['watermark_recomputations']} watermark recomputations, which scan "
+        f"{split['pageblocks_scanned']} pageblocks", f"marks make {single['notifications']} notifications",
+        f"memmap, {split['memmap_added_pages']} pages,",
+        f"of split: {mib(callback, 'grown_bytes')} more, no overshoot, {mib(dry['callback'], 'grown_bytes')} on the dry host",
+        f"{callback['notifications']} notification and {callback['watermark_recomputations']} watermark recomputation",
+        f"{callback['pageblocks_scanned']} pageblocks scanned", f"from {split['guest_s']:.3f} s to {callback['guest_s']:.3f} s",
+        f"holds {mib(whole, 'overshoot_bytes')} more", f"takes {whole['usable_s']:.3f} s instead of {split['usable_s']:.3f} s",
+        f"grows by {mib(dry['whole'], 'grown_bytes')}, after {dry['whole']['refusals']['ENOMEM']} refusals",
+        f"gone: {mib(touch, 'grown_bytes')} more on both hosts, no overshoot, and a peak of {mib(touch, 'peak_bytes')}",
+        f"grows by {mib(kvm, 'grown_bytes')} on both hosts without overshoot, with {kvm['notifications']} notifications",
+        f"swaps out {kvm['swapped_dead_pages']} pages that the guest had freed, and {kvm['swapped_used_pages']} that",
+        f"swaps out {cmm2['swapped_dead_pages']} free pages, for {cmm2['calls']['essa']} more calls",
+        f"{dimm['uevents']} uevents and {dimm['notifications']} notifications", f"to {mib(dimm, 'overshoot_bytes')} above",
+        f"meets {dimm['steps_reached']} of {len(scenario('thread').steps)} targets",
+        f"holds {dimm['held_byte_seconds'] / MIB:.0f} MiB.s, and split {split['held_byte_seconds'] / MIB:.0f}",
+        f"dry host it grows by {mib(dry['dimm'], 'grown_bytes')}.",
+    ):
+        assert said in text, said
+    for values in (callback, touch, kvm):
+        assert values["overshoot_bytes"] == 0
+    assert dry["whole-touch"]["grown_bytes"] == touch["grown_bytes"] and dry["kvm"]["grown_bytes"] == kvm["grown_bytes"]
 
 
 # -- the command line

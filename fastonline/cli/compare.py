@@ -4,6 +4,7 @@ import sys
 
 from fastonline.cli.common import add_command, add_json, add_plot, check_plot, output, progress, width, write_json
 from fastonline.cost.compare import compare
+from fastonline.cost.published import published, published_text
 from fastonline.cost.scenario import PRESETS, scenario
 from fastonline.cost.strategies import STRATEGIES
 from fastonline.files import write_file
@@ -14,16 +15,19 @@ def add_compare(commands):
         commands, "compare", "how should a guest grow? strategies side by side",
         "Run the strategies of the 2008 thread, and later ones, on one scenario, and print a row for each: how far the guest "
         "grew, what it held above its target, notifications, calls to the host, swapped pages and modelled times. Times are "
-        "virtual: they follow from published costs.",
+        "virtual: they follow from published costs. fastonline/COMPARE.md reads the presets for the people of the thread.",
         (("fastonline compare thread-dry", "on a host that runs dry"),
          ("fastonline compare thread --strategies split,whole", "two of them"),
-         ("fastonline compare my.toml --plot my.svg", "a scenario of your own")),
+         ("fastonline compare my.toml --plot my.svg", "a scenario of your own"),
+         ("fastonline compare --published", "is the model right?")),
     )
-    parser.add_argument("scenario", metavar="PRESET|FILE.toml", help=f"{', '.join(PRESETS)}, or a TOML file")
+    parser.add_argument("scenario", nargs="?", metavar="PRESET|FILE.toml", help=f"{', '.join(PRESETS)}, or a TOML file")
     add_strategies(parser)
     add_json(parser)
     parser.add_argument("--csv", type=output, metavar="FILE", help="write every row as CSV to FILE")
     add_plot(parser, "held, target and free over time, and overshoot against shortfall")
+    parser.add_argument("--published", action="store_true",
+                        help="print published figures beside the model's predictions; exit status 1 when one is missed")
     parser.add_argument("--times", action="store_true", help="print the wall time of each simulation on standard error")
     parser.set_defaults(run=run_compare)
 
@@ -39,6 +43,10 @@ def names(text):
 
 
 def run_compare(args):
+    if args.published:
+        return run_published(args)
+    if args.scenario is None:
+        raise ValueError(f"no scenario given (expected {', '.join(PRESETS)}, or a TOML file)")
     given = scenario(args.scenario)
     check_plot(args.plot)
     if args.strategies == []:
@@ -56,3 +64,16 @@ def run_compare(args):
         for row in result.rows:
             print(f"{row.strategy:15} {row.simulation_s:8.3f} s", file=sys.stderr)
     return 0
+
+
+def run_published(args):
+    """Print published figures beside predictions. A miss with a known reason is no failure."""
+    for name in ("scenario", "strategies", "csv", "plot"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--published takes no {name if name == 'scenario' else '--' + name}")
+    figures = published()
+    if args.json is not None:
+        write_json(args.json, [figure.as_dict() for figure in figures])
+    if args.json != "-":
+        print(published_text(figures, width()))
+    return int(any(not figure.met and not figure.missed for figure in figures))

@@ -81,8 +81,8 @@ class Comparison:
             return "No strategy is without shortfall, overshoot and swapped free pages."
         least = min(good, key=lambda row: row.values["held_byte_seconds"])
         names = ", ".join(row.strategy for row in good)
-        return (f"Without shortfall, overshoot and swapped free pages: {names}; {least.strategy} holds the least memory over "
-                "time.")
+        best = f"; {least.strategy} holds the least memory over time" if len(good) > 1 else ""
+        return f"Without shortfall, overshoot and swapped free pages: {names}{best}."
 
     def _repr_html_(self) -> str:
         return html_table(self._cells())
