@@ -19,7 +19,24 @@ from fastonline.core.types cimport ALL_ONES, area_t, int64_t, uint8_t, word_t
 
 __all__ = ["BitmapEngine", "PLANES"]
 
+cdef extern from *:
+    """
+    static FASTONLINE_CLONES uint64_t fo_words_used(const uint64_t *, const uint64_t *, const uint64_t *, const uint64_t *,
+        uint64_t);
+    """
+
 PLANES = ("free", "reserved", "offline", "tail", "prepared")
+
+
+cdef word_t words_used "fo_words_used"(
+    const word_t *prepared, const word_t *reserved, const word_t *free, const word_t *offline, uint64_t nr
+) noexcept nogil:
+    """The pages in use of so many words, ORed: 0 where there is none."""
+    cdef word_t used = 0
+    cdef uint64_t w
+    for w in range(nr):
+        used |= prepared[w] & ~(reserved[w] | free[w] | offline[w])
+    return used
 
 
 cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
@@ -181,10 +198,13 @@ cdef class BitmapEngine(Engine):
         return bitmap_weight(words, start, nr)
 
     cdef int64_t find_used(self, pfn_t start, uint64_t nr) noexcept nogil:
-        cdef uint64_t w
         cdef pfn_t end = start + nr
+        cdef uint64_t first = start >> 6, stop = ((end - 1) >> 6) + 1, w
         cdef word_t used
-        for w in range(start >> 6, ((end - 1) >> 6) + 1):
+        if not words_used(&self.flags.prepared[first], &self.flags.reserved[first], &self.buddy.free[first],
+                          &self.flags.offline[first], stop - first):
+            return -1
+        for w in range(first, stop):
             used = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w] | self.flags.offline[w])
             used &= range_mask(w, start, end)
             if used:

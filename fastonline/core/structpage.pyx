@@ -419,12 +419,10 @@ cdef class StructPageEngine(Engine):
 
     def view(self, str flag):
         """One flag of every page as it stands now: read-only uint64 words, a copy (the descriptors have no planes)."""
-        bit = FLAG_NAMES.index(flag)
         settle(self.lock)
         states = np.empty(self.nr_pages, np.uint8)
         self.states(0, self.nr_pages, <uint8_t *>data_of(states))
-        plane = np.packbits(states >> bit & 1, bitorder="little").view(np.uint64)
-        return read_only(plane)
+        return read_only(np.packbits(states >> FLAG_NAMES.index(flag) & 1, bitorder="little").view(np.uint64))
 
     @cython.overflowcheck(False)     # of a machine that somebody wrote the sum may wrap
     cdef uint64_t bytes_of_lists(self) noexcept nogil:
@@ -467,10 +465,13 @@ cdef class StructPageEngine(Engine):
             states_of(<page64 *>self.map.pages, start, nr, out)
 
     cdef uint64_t weigh(self, int flag, pfn_t start, uint64_t nr) noexcept nogil:
-        cdef uint64_t total = 0
-        cdef pfn_t pfn
-        for pfn in range(start, start + nr):
-            total += (self.state(pfn) & flag) != 0
+        cdef uint8_t states[1024]
+        cdef uint64_t total = 0, at, some, i
+        for at in range(0, nr, 1024):
+            some = min(nr - at, <uint64_t>1024)
+            self.states(start + at, some, states)
+            for i in range(some):
+                total += (states[i] & flag) != 0
         return total
 
     cdef int64_t find_used(self, pfn_t start, uint64_t nr) noexcept nogil:
