@@ -121,7 +121,8 @@ def corpus():
     paths = [*(DATA / "texts").iterdir(), *(DATA / "inputs").glob("*.*o*"), *(DATA / "inputs").glob("*.csv"),
              DATA / "linux-6.18-24g" / "buddyinfo", DATA / "linux-6.18-24g" / "iomem"]
     return {path.name: path.read_bytes() for path in sorted(paths)} | {name: text.encode() for name, text in {
-        "lsmem": mem.lsmem(), "lsmem-2.42": mem.lsmem("2.42"), "pagetypeinfo": mem.pagetypeinfo(),
+        "lsmem": mem.lsmem(), "lsmem.json": (DATA / "linux-6.18-24g" / "lsmem.json").read_text(),
+        "lsmem-2.42": mem.lsmem("2.42"), "pagetypeinfo": mem.pagetypeinfo(),
         "monitor": "".join(f"time: {i}\n{mem.buddyinfo()}" for i in range(3)), "both": mem.buddyinfo() + mem.zoneinfo(),
         "page-types": "offset\tlen\tflags\n" + "".join(f"{i * 64:x}\t40\t{'_B'[i % 2]}{'_' * 39}\n" for i in range(64)),
         "dmesg": "[    0.0] BIOS-provided physical RAM map:\n[    0.0] BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] "

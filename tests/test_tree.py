@@ -1,5 +1,6 @@
 """linux/tree.py: sysfs trees, sosreports, and the texts of them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 import fastonline as fo
 from fastonline.lines import TextError
+from fastonline.linux.sources import read_source
 from fastonline.linux.tree import parse_lsmem, parse_pagetypeinfo, read_tree
 
 DATA = Path(__file__).parent / "data"
@@ -118,6 +120,44 @@ def test_ranges_of_lsmem(engine):
     blocks, size = parse_lsmem(mem.lsmem())
     assert size == BLOCK << 12
     assert [(block.nr, block.state) for block in blocks] == [(nr, block.state) for nr, block in mem.blocks.items()]
+
+
+LSMEM_JSON = """{
+   "memory": [
+      {
+         "range": "0x0000000000000000-0x0000000007ffffff",
+         "size": "128M", "state": "online", "removable": true, "node": 0, "zones": "DMA32", "block": "0"
+      },{
+         "range": "0x0000000100000000-0x000000010fffffff",
+         "size": "256M", "state": "offline", "removable": false, "node": 1, "zones": "Normal/Movable", "block": "32-33"
+      }
+   ]
+}
+"""
+
+
+def test_json_of_lsmem(tmp_path):
+    """The same as from a table; with fewer columns, as without -o; the JSON of the captured kernel."""
+    blocks, size = parse_lsmem(LSMEM_JSON)
+    assert size == BLOCK << 12 and [(block.nr, block.state, block.removable, block.nid) for block in blocks] \
+        == [(0, "online", 1, 0), (32, "offline", 0, 1), (33, "offline", 0, 1)]
+    assert blocks[2].valid_zones == ("Normal", "Movable")
+    blocks, _ = parse_lsmem(re.sub(r', "node": \d, "zones": "\S+"', "", LSMEM_JSON))
+    assert [(block.nr, block.nid, block.valid_zones) for block in blocks] == [(nr, 0, ("none",)) for nr in (0, 32, 33)]
+    captured = read_source(CAPTURED / "lsmem.json")
+    assert captured.lsmem() == fo.Capture.load(CAPTURED).lsmem()
+
+
+@pytest.mark.parametrize("edit, message", [
+    (lambda text: text[:100], ":5: not what lsmem --json prints: "),
+    (lambda text: text.replace('"block": "0"', '"block": {}'), ":4: not what lsmem --json prints"),
+    (lambda text: text.replace("0x0000000100000000-", "0x0000000100000001-"), ":7: not whole memory blocks of 0x8000000"),
+    (lambda text: text.replace('"memory": [', '"memory": [7, '), ":1: not what lsmem --json prints"),
+    (lambda text: text.replace("10fffffff", "ffffffffffff10fffffff"), ":7: more than 524288 memory blocks"),
+])
+def test_json_that_lsmem_does_not_print(edit, message):
+    with pytest.raises(TextError, match=f"^lsmem{message}"):
+        parse_lsmem(edit(LSMEM_JSON))
 
 
 def test_counts_that_pagetypeinfo_cuts_short():

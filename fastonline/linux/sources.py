@@ -105,7 +105,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
         return Snapshot(source=str(path), free=parse_pagetypeinfo(read(path), str(path)))
     if is_monitor(first):
         return read_monitor(path)
-    if any(line.startswith("RANGE ") for line in first[:5]):
+    if any(line.startswith("RANGE ") or line.strip().startswith('"memory":') for line in first[:5]):
         blocks, size = parse_lsmem(read(path), str(path))
         return Snapshot(source=str(path), blocks=blocks, block_size=size)
     if any(map(is_mem_info, first)) or _has_mem_info(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ _BLOCK = re.compile(r"memory(\d{1,9})")
 _ARCHES = {arch: arch for arch, _ in GEOMETRIES} | {"i386": "i686", "i486": "i686", "i586": "i686"}
 _PAGETYPE = re.compile(r"Node +(\d{1,4}), zone +(\w+), type +(\w+) +([\d >]+)")
 _LSMEM_ZONES = {name: name for name in ZONE_NAMES} | {"None": "none", "Highmem": "HighMem"}
+_MAX_BLOCKS = 1 << 19      # a short text can claim any number: 64 TiB of blocks of 128 MiB
 _LSMEM = re.compile(r"0x([0-9a-f]{1,16})-0x([0-9a-f]{1,16}) ")
 
 
@@ -90,10 +92,13 @@ def parse_pagetypeinfo(text: str, name: str = "pagetypeinfo") -> dict[ZoneKey, t
 
 
 def parse_lsmem(text: str, name: str = "lsmem") -> tuple[list[MemoryBlock], int]:
-    """(memory blocks, bytes of one) from a table that `lsmem` printed, with or without -a and -o."""
+    """Return (memory blocks, bytes of one) from what `lsmem` printed: its table, with or without -a and -o, or its JSON."""
     columns: list[str] = []
     rows, size = [], 0
     nr = 0
+    if text.lstrip("\ufeff \r\n").startswith("{"):
+        rows, size = _json_rows(text.removeprefix("\ufeff"), name)
+        columns, text = ["NODE"], ""
     for nr, line in numbered(text):
         if line.startswith("RANGE"):
             columns = line.split()
@@ -110,11 +115,33 @@ def parse_lsmem(text: str, name: str = "lsmem") -> tuple[list[MemoryBlock], int]
         size = min(end - start for _, start, end, _ in rows)
     blocks: list[MemoryBlock] = []
     for nr, start, end, words in rows:
-        if start % size or end % size or not 0 < end - start <= size << 20 or (blocks and start // size <= blocks[-1].nr):
+        if size <= 0 or start % size or end % size or end <= start or (blocks and start // size <= blocks[-1].nr):
             raise TextError(name, nr, f"not whole memory blocks of {size:#x} bytes, or out of order")
+        if len(blocks) + (end - start) // size > _MAX_BLOCKS:
+            raise TextError(name, nr, f"more than {_MAX_BLOCKS} memory blocks")
         state, zones, nid = _lsmem_row(words[1:], columns)
         blocks += [MemoryBlock(block, state, zones, int("no" not in words), nid) for block in range(start // size, end // size)]
     return blocks, size
+
+
+def _json_rows(text: str, name: str) -> tuple[list[tuple[int, int, int, list[str]]], int]:
+    """Return the rows of `lsmem --json` as those of a table: (line, start, end, words), and bytes of a memory block."""
+    rows: list[tuple[int, int, int, list[str]]] = []
+    size, at = 0, 0
+    try:
+        for row in json.loads(text.rstrip())["memory"]:
+            at = text.index(row["range"], at)
+            first, last = (int(part, 16) for part in row["range"].split("-"))
+            if "block" in row:
+                numbers = [int(part) for part in str(row["block"]).split("-")]
+                size = size or (last + 1 - first) // (numbers[-1] - numbers[0] + 1)
+            words = ["-", row["state"], "yes" if row.get("removable") in (True, "yes") else "no", row.get("zones") or "None"]
+            rows.append((text.count("\n", 0, at) + 1, first, last + 1, [*words, str(row.get("node", 0))]))
+    except json.JSONDecodeError as e:
+        raise TextError(name, e.lineno, f"not what lsmem --json prints: {e.msg}") from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        raise TextError(name, text.count("\n", 0, at) + 1, "not what lsmem --json prints") from None
+    return rows, size or min((end - start for _, start, end, _ in rows), default=0)
 
 
 def _lsmem_row(words: list[str], columns: list[str]) -> tuple[str, tuple[str, ...], int]:
