@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastonline as fo
+from fastonline.core.pageflags import PAGE_IN_USE
 
 S = 256
 ALL_RULES = pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
@@ -96,7 +97,7 @@ def test_nodes_come_and_go(make_machine):
         mem.zones[1, "Normal"].managed_pages == S and mem.nodes[1].managed_pages == S and mem.zones["Normal"].managed_pages == 0
     )
     assert mem.alloc_pages(0, (1, "Normal")) in range(1024, 1024 + S)
-    mem.free_pages(int(np.flatnonzero(mem.page_states(1024, S) == 0b10000)[0]) + 1024)
+    mem.free_pages(int(np.flatnonzero(mem.page_states(1024, S) == PAGE_IN_USE)[0]) + 1024)
     mem.offline_pages(1024, S)
     mem.remove_memory(1024, 2 * S)
     assert list(mem.nodes) == [0] and (1, "Normal") not in mem.zones

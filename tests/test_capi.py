@@ -15,6 +15,7 @@ from in_process import in_process
 
 import fastonline as fo
 from fastonline import capi
+from fastonline.core.pageflags import PAGE_IN_USE
 
 S = 256                     # pages of a section
 HEADER = (Path(fo.get_include()) / "fastonline.h").read_text()
@@ -152,7 +153,7 @@ def test_single_pages(mem, handle):
     zone = API.page_zone(handle, 1024)
     assert zone == mem.zone_of(1024).nr == normal
     assert API.page_zone(handle, 1024 + S) == API.page_zone(handle, 1 << 60) == -errno.EINVAL
-    assert API.alloc_page(handle, zone, 0) == 1024 and API.page_state(handle, 1024) == 16
+    assert API.alloc_page(handle, zone, 0) == 1024 and API.page_state(handle, 1024) == PAGE_IN_USE
     assert API.alloc_page(handle, zone, 0) == -errno.ENOMEM
     assert API.alloc_page(handle, -1, 0) == API.alloc_page(handle, 1 << 20, 0) == -errno.EINVAL
     assert API.alloc_page(handle, zone, 99) == -errno.EINVAL

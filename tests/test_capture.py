@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fastonline as fo
+from fastonline.core.pageflags import PAGE_FREE, PAGE_IN_USE, PG_buddy, PG_offline, PG_prepared
 from fastonline.linux.capture import matches_kernel, predict_online
 from fastonline.linux.proctext import format_block, parse_blocks, parse_buddyinfo, parse_iomem, parse_zoneinfo
 
@@ -73,8 +74,8 @@ def test_every_page_is_what_the_page_map_says(kernel, captured):
     for bit in (10, 20, 32):
         one = np.uint64(1 << bit)
         assert np.array_equal(kpf & one != 0, flags & one != 0), f"KPF bit {bit}"
-    assert np.array_equal(states & 0b10000 != 0, ram)       # PG_prepared
-    offline = np.flatnonzero(states & 0b00100)
+    assert np.array_equal(states & PG_prepared != 0, ram)
+    offline = np.flatnonzero(states & PG_offline)
     assert (offline[0], len(offline), offline[-1]) == (0x238000, 4227072, 0x640000 - 1)
 
 
@@ -317,7 +318,7 @@ def write_kernel(root, mem, hide=()):
 
 # -- maps that no machine can be in
 
-def zone_with(name="DMA32", start_pfn=0x1000, spanned_pages=0x7000, runs=((0x1000, 0x7000, 0b10000),)):
+def zone_with(name="DMA32", start_pfn=0x1000, spanned_pages=0x7000, runs=((0x1000, 0x7000, PAGE_IN_USE),)):
     starts, lengths, states = zip(*runs, strict=True)
     return SimpleNamespace(
         nid=0, name=name, start_pfn=start_pfn, spanned_pages=spanned_pages, min=0, low=0, high=0, protection={},
@@ -327,14 +328,15 @@ def zone_with(name="DMA32", start_pfn=0x1000, spanned_pages=0x7000, runs=((0x100
 
 @pytest.mark.parametrize("zones, wrong", [
     ([zone_with(name="HighMem")], "has no zone HighMem"),
-    ([zone_with(runs=((0x2000, 0x1000, 0b10000), (0x1000, 0x1000, 0b10000)))], "not in order"),
-    ([zone_with(runs=((0x1000, 0x1000, 0b10000), (0x1fff, 0x1000, 0b10000)))], "not in order"),
+    ([zone_with(runs=((0x2000, 0x1000, PAGE_IN_USE), (0x1000, 0x1000, PAGE_IN_USE)))], "not in order"),
+    ([zone_with(runs=((0x1000, 0x1000, PAGE_IN_USE), (0x1fff, 0x1000, PAGE_IN_USE)))], "not in order"),
     ([zone_with(start_pfn=0x2000)], "leaves the zone's span"),
     ([zone_with(spanned_pages=0x6fff)], "leaves the zone's span"),
-    ([zone_with(runs=((0x1000, 0x1000, 0b10010), (0x2000, 1, 0b00010)))], "neither waiting, free, in use nor offline"),
-    ([zone_with(spanned_pages=0x9000, runs=((0x1000, 0x9000, 0b10000),))], "has no section"),
+    ([zone_with(runs=((0x1000, 0x1000, PAGE_FREE), (0x2000, 1, PG_buddy)))], "neither waiting, free, in use nor offline"),
+    ([zone_with(spanned_pages=0x9000, runs=((0x1000, 0x9000, PAGE_IN_USE),))], "has no section"),
     ([zone_with(), zone_with(name="Normal")], "in two zones"),
-    ([zone_with(runs=((0x1000, 0x10, 0b10000),)), zone_with(name="Normal", runs=((0x1010, 0x10, 0b10000),))], "in two zones"),
+    ([zone_with(runs=((0x1000, 0x10, PAGE_IN_USE),)), zone_with(name="Normal", runs=((0x1010, 0x10, PAGE_IN_USE),))],
+     "in two zones"),
     ([], "is in a zone.s page map"),
 ])
 def test_impossible_maps(engine, zones, wrong):

@@ -18,6 +18,7 @@ from fastonline.core.bitmap import Bitmap
 from fastonline.core.bitmap_engine import BitmapEngine
 from fastonline.core.engine import Engine
 from fastonline.core.lock import Held, MachineLock
+from fastonline.core.pageflags import PAGE_IN_USE
 from fastonline.core.sections import Sections
 from fastonline.core.structpage import StructPageEngine
 from fastonline.cost import phases
@@ -378,7 +379,7 @@ def test_memory_grows_while_another_thread_allocates(engine):
             stop.set()
             thread.join()
             mem.validate()
-            assert len(set(held)) == len(held) == np.count_nonzero(mem.page_states(0, 2 * section) == 16)
+            assert len(set(held)) == len(held) == np.count_nonzero(mem.page_states(0, 2 * section) == PAGE_IN_USE)
 
     assert in_process(work) == ""
 

@@ -5,6 +5,7 @@ import pytest
 from conftest import SMALL_64
 
 import fastonline as fo
+from fastonline.core.pageflags import PG_buddy
 
 S = 256
 
@@ -22,7 +23,7 @@ def test_every_width_of_integer(mem, dtype):
     """Expect each integer dtype, either byte order, to mean the same pages."""
     pfns = np.array([5, 100, 7, 64, 127], dtype)
     assert mem.mark_pfns_onlined(pfns) == 5
-    assert sorted(np.flatnonzero(mem.page_states(0, S) & 2)) == [5, 7, 64, 100, 127]
+    assert sorted(np.flatnonzero(mem.page_states(0, S) & PG_buddy)) == [5, 7, 64, 100, 127]
     mem.free_pfns(mem.alloc_pages_bulk(5).astype(dtype))
     assert mem.zones["DMA"].free_pages + mem.zones["Normal"].free_pages == 5
 

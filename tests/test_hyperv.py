@@ -11,6 +11,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fastonline import LINUX_6_1, HotplugError, Memory
+from fastonline.core.pageflags import PG_prepared
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import NEVER, run
 from fastonline.drivers.hyperv import HvBalloon
@@ -283,7 +284,7 @@ class HvMachine(RuleBasedStateMachine):
     def user_space_onlines(self):
         mem = self.balloon.mem
         for block in mem.blocks.values():
-            if block.state == "offline" and not np.any(mem.page_states(block.start_pfn, UNIT) & 16):
+            if block.state == "offline" and not np.any(mem.page_states(block.start_pfn, UNIT) & PG_prepared):
                 mem.online_pages(block.start_pfn, UNIT)
 
     @invariant()

@@ -10,6 +10,7 @@ import pytest
 from test_capture import write_kernel
 
 import fastonline as fo
+from fastonline.core.pageflags import PG_offline
 from fastonline.linux import live
 from fastonline.linux.capture import matches_kernel, predict_online
 from fastonline.linux.proctext import parse_zoneinfo
@@ -145,7 +146,7 @@ def test_balloon_pages_without_a_flag(x86_64, tmp_path):
     mine = fo.Capture.live(root=tmp_path).machine()
     assert_same_machine(mine, theirs)
     states = mine.page_states(36 * SECTION, SECTION)
-    assert np.flatnonzero(states & 0b00100).tolist() == list(range(77, 4077))
+    assert np.flatnonzero(states & PG_offline).tolist() == list(range(77, 4077))
 
 
 def test_offline_pages_that_stay_managed(x86_64, tmp_path):

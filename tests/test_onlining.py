@@ -7,6 +7,7 @@ import pytest
 from conftest import SMALL_PAE
 
 import fastonline as fo
+from fastonline.core.pageflags import PAGE_FREE, PAGE_WAITING
 
 S = 256
 ALL_RULES = pytest.mark.parametrize("rules", [fo.LINUX_2_6_25, fo.LINUX_6_1, fo.LINUX_6_12], ids=lambda rules: rules.name)
@@ -46,7 +47,7 @@ def test_prepare_grows_spans_and_onlines_nothing(make_machine, rules):
     assert counters(zone) == (1024, S, 0 if rules is fo.LINUX_2_6_25 else S, 0)
     assert (mem.nodes[0].start_pfn, mem.nodes[0].spanned_pages) == (1024, S)
     assert zone.free_pages == 0 and mem.totalram_pages == 0
-    assert set(mem.page_states(1024, S).tolist()) == {0b10001}
+    assert set(mem.page_states(1024, S).tolist()) == {PAGE_WAITING}
 
 
 @ALL_RULES
@@ -108,7 +109,7 @@ def test_arrays_of_every_width(make_machine, dtype):
     pfns = range(3, 200, 2)
     given = pfns if dtype is range else list(pfns) if dtype is list else np.array(pfns, dtype)
     assert mem.mark_pfns_onlined(given) == 99
-    assert np.flatnonzero(mem.page_states(0, S) == 0b10010).tolist() == list(pfns)
+    assert np.flatnonzero(mem.page_states(0, S) == PAGE_FREE).tolist() == list(pfns)
     assert mem.mark_pfns_onlined([]) == 0
     assert mem.mark_pfns_onlined(np.arange(0, 2 * S, 2)[:100][::-1]) == 100
 

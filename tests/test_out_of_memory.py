@@ -16,6 +16,7 @@ from conftest import SMALL_64, snapshot
 from in_process import in_process
 
 import fastonline as fo
+from fastonline.core.pageflags import PAGE_IN_USE, PG_offline, PG_tail
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.hotplug.pcp import PerCpuPages
 
@@ -61,7 +62,7 @@ def state_of(mem):
 
 def in_use(mem):
     states = np.concatenate([mem.page_states(first, nr) for first, nr in mem.sections.spans()])
-    return int(np.count_nonzero((states & 0b10111) == 16))
+    return int(np.count_nonzero((states & ~np.uint8(PG_tail)) == PAGE_IN_USE))
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -188,7 +189,7 @@ def test_each_array_fails_once(engine, call, pcp, tmp_path):
             guest.mem.validate()
             assert in_use(guest.mem) == guest.owned(), f"call {nr}: {in_use(guest.mem)} in use, {guest.owned()} owned"
             states = np.concatenate([guest.mem.page_states(pfn, count) for pfn, count in guest.mem.sections.spans()])
-            offline = int(np.count_nonzero(states & 4))
+            offline = int(np.count_nonzero(states & PG_offline))
             assert offline == len(guest.balloon), f"call {nr}: {offline} pages offline, {len(guest.balloon)} in the balloon"
             if not failing.failed:
                 return

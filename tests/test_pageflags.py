@@ -15,6 +15,8 @@ from fastonline.core.pageflags import (
     KPF_OFFLINE,
     KPF_OWNER_PRIVATE,
     KPF_RESERVED,
+    PAGE_IN_USE,
+    PG_tail,
     decode_page_flags,
 )
 
@@ -61,7 +63,7 @@ def test_states_are_told_alike_everywhere(mem):
         plane = np.unpackbits(mem.flags[name].view(np.uint8), bitorder="little")[: SMALL_64.max_pfn]
         assert np.array_equal(plane, states >> bit & 1), name
         assert mem.flags[name].flags.writeable is False
-    pair = next(p for p in range(2, 128) if states[p + 1] == 0b11000)
+    pair = next(p for p in range(2, 128) if states[p + 1] == PAGE_IN_USE | PG_tail)
     expected = {
         0: "PG_prepared", 1: "PG_offline|PG_prepared", pair: "PG_prepared", pair + 1: "PG_tail|PG_prepared", 128: "PG_reserved",
         4 * 256: "PG_reserved", 5 * 256: "PG_reserved|PG_prepared", 6 * 256: "PG_buddy|PG_prepared", 7 * 256: "0",

@@ -18,6 +18,7 @@ from conftest import SMALL_64
 from in_process import in_process
 
 import fastonline as fo
+from fastonline.core.pageflags import PAGE_WAITING
 from fastonline.hotplug.pcp import PerCpuPages
 
 SEED = os.environ.get("FASTONLINE_FUZZ_SEED", "1")
@@ -80,7 +81,7 @@ def by_phases(guest):
     start = FIRST + 6 * S
     if is_online(guest, start):
         guest.mem.offline_pages(start, S)
-    elif np.all(guest.mem.page_states(start, S) == 17):
+    elif np.all(guest.mem.page_states(start, S) == PAGE_WAITING):
         guest.mem.mark_pfns_onlined(np.arange(start, start + S))
     else:
         guest.mem.prepare_online_pages(start, S)

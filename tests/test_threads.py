@@ -11,6 +11,7 @@ import pytest
 from conftest import snapshot
 
 import fastonline as fo
+from fastonline.core.pageflags import PAGE_FREE, PAGE_WAITING
 from fastonline.hotplug.invariants import check_engine
 
 SECTION = fo.X86_64.pages_per_section
@@ -120,7 +121,7 @@ def test_pages_batches_and_allocations_are_counted_exactly(engine):
             assert mem.totalram_pages >= SECTION
             assert sum(mem.zones["DMA32"].nr_free) > 0
             states = mem.page_states(FIRST, SECTION)
-            assert set(np.unique(states)) <= {0b10001, 0b10010}
+            assert set(np.unique(states)) <= {PAGE_WAITING, PAGE_FREE}
 
     in_threads(pages, batches, ranges, allocations, looks)
     mem.validate()
