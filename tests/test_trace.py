@@ -66,6 +66,19 @@ def test_page_frames_with_zeros_in_front(tmp_path):
     assert [event.pfn for event in read_events(tmp_path / "trace")] == [event.pfn for event in read_events(TRACE)]
 
 
+def test_a_batched_free_is_told_twice(engine, tmp_path):
+    """mm_page_free_batched before mm_page_free (free_hot_cold_page_list, 3.3), behind it (free_unref_page_list, 4.15), or alone
+    (mm_pagevec_free, 2.6.32). Expect one free each time, and the last one, of a page that is free, as a contradiction."""
+    alloc, free, batched = (f"sh-1 [000] 1.0: {name}: page=1 pfn=4096 order=0\n"
+                            for name in ("mm_page_alloc", "mm_page_free", "mm_page_free_batched"))
+    pagevec = "sh-1 [000] 1.0: mm_pagevec_free: page=1 pfn=4096 order=0 cold=0\n"
+    (tmp_path / "trace").write_text(
+        alloc + batched + free + alloc + free + batched + alloc + pagevec + alloc + batched + free + free
+    )
+    replayed = replay_trace(tmp_path / "trace", engine=engine)
+    assert (replayed.allocations[0], replayed.frees[0], replayed.unknown, replayed.first_unknown) == (4, 4, 1, 12)
+
+
 def test_a_cut_last_line_is_left_out(tmp_path):
     text = TRACE.read_text()
     (tmp_path / "trace").write_text(text[: text.rindex("order=3")])

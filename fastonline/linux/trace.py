@@ -162,6 +162,7 @@ class _Replayer:
                 self.blocks[pfn] = order, None
         self.result = Replay(path, kernel, kernel.copy(), [0] * orders, [0] * orders)
         self.before = set(self.blocks)
+        self.batched = set()      # pages that mm_page_free_batched freed: mm_page_free follows up to 4.14, precedes later
 
     def run(self, events):
         for event in events:
@@ -180,6 +181,7 @@ class _Replayer:
         except HotplugError:
             self._contradicts(event)
             return
+        self.batched.discard(event.pfn)
         own = None
         if result.own is not None:
             try:
@@ -195,10 +197,13 @@ class _Replayer:
         result, size = self.result, 1 << event.order
         block = self.blocks.get(event.pfn)
         if block is None or block[0] != event.order:
-            if not (event.batched and block is None):
+            if block is not None or not event.batched and event.pfn not in self.batched:
                 self._contradicts(event)
+            self.batched.discard(event.pfn)
             return
         del self.blocks[event.pfn]
+        if event.batched:
+            self.batched.add(event.pfn)
         pfns = np.arange(event.pfn, event.pfn + size)
         result.kernel.free_pfns(pfns)
         if event.pfn in self.before:
