@@ -70,8 +70,8 @@ class HintedDomain(ResidentDomain):
         """Make the tables reach up to end_pfn."""
         if end_pfn > self._p2m.size:
             super().need_p2m(end_pfn)
-            self._usage = lengthen(self._usage, self._p2m.size)
-            self._dirty = lengthen(self._dirty, self._p2m.size)
+            self._usage = lengthen(self._usage, self._p2m.size, self.host.nr_frames)
+            self._dirty = lengthen(self._dirty, self._p2m.size, self.host.nr_frames)
 
     def _pfns(self, pfns):
         pfns = np.asarray(pfns, np.int64)
@@ -198,7 +198,7 @@ class HintedDomain(ResidentDomain):
         swapped = self._swapped & (self._usage != STABLE)
         if swapped.any():
             raise AssertionError(f"{self.name}: page {int(np.flatnonzero(swapped)[0]):#x} is preserved and not stable")
-        gone = (self._usage == POTENTIALLY_VOLATILE) & (self._p2m < 0)
+        gone = (self._usage == POTENTIALLY_VOLATILE) & (self._p2m == 0)
         if gone.any():
             raise AssertionError(
                 f"{self.name}: page {int(np.flatnonzero(gone)[0]):#x} is potentially volatile and not resident"

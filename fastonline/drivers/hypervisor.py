@@ -70,11 +70,25 @@ TOUCHED_AT_ONCE = 1 << 15
 """Pages whose faults are served at a time: so many that the arrays about them stay in the cache."""
 
 
-def lengthen(array: NDArray[Any], size: int) -> NDArray[Any]:
-    """Return a copy of `array`, padded with zeros to `size` elements."""
-    longer = np.zeros(size, array.dtype)
-    longer[: array.size] = array
-    return longer
+def lengthen(array: NDArray[Any], size: int, room: int) -> NDArray[Any]:
+    """Return `array` padded with zeros to `size` elements, in the same buffer if that is large enough; else in a new one of at
+    least `room` elements. A buffer takes memory only where it is written."""
+    buffer = array.base
+    if buffer is None or buffer.size < size:
+        buffer = np.zeros(max(size, room), array.dtype)
+        buffer[: array.size] = array
+    return buffer[:size]
+
+
+def as_slice(numbers: NDArray[np.int64], size: int) -> NDArray[np.int64] | slice:
+    """Return a slice for `numbers` if they are successive indices below `size`, else `numbers`. A table is several times as fast
+    by a slice as by an array of indices."""
+    numbers = np.asarray(numbers)
+    nr = numbers.size
+    if nr and numbers.ndim and 0 <= (first := int(numbers[0])) and int(numbers[-1]) - first == nr - 1 and first + nr <= size:
+        if nr == 1 or bool((numbers[1:] - numbers[:-1] == 1).all()):
+            return slice(first, first + nr)
+    return numbers
 
 
 class Host:
@@ -102,9 +116,9 @@ class Host:
             raise ValueError(f"the seed must not be negative, got {seed}")
         self.prices = check_prices(call_ns)
         self._owner = np.zeros(self.nr_frames, np.int32)      # domid + 1, 0: free; zeroed pages cost nothing until written
-        self.frame_type = np.dtype(np.int32 if self.nr_frames <= 1 << 31 else np.int64)
+        self.frame_type = np.dtype(np.int32 if self.nr_frames < 1 << 31 else np.int64)
         """dtype of the tables that hold mfns."""
-        self._pool = np.empty(0, self.frame_type)       # a stack of free frames, the next one last
+        self._pool = np.empty(self.nr_frames, self.frame_type)       # a stack of free frames, the next one last
         self._in_pool = 0
         self._nr_free = self.nr_frames
         # frames never lent follow the pool: f(fresh), f(fresh + 1)..., f being a bijection of [0, 2^bits)
@@ -135,6 +149,9 @@ class Host:
 
     def owns(self, mfns: NDArray[np.int64], domid: int) -> NDArray[np.bool_]:
         """Return a bool array: whether the domain has each of these frames."""
+        at = as_slice(mfns, self.nr_frames)
+        if isinstance(at, slice):
+            return self._owner[at] == domid + 1
         there = (mfns >= 0) & (mfns < self.nr_frames)
         if there.all():
             return self._owner[mfns] == domid + 1
@@ -167,8 +184,11 @@ class Host:
         """Up to `nr` frames off the pool, in order; when it is empty, fresh ones enter it first."""
         while not self._in_pool:
             end = min(self._fresh + max(nr, self.REFILL), 1 << self._bits)
-            self._push(self._fresh_frames(self._fresh, end)[::-1])
+            fresh = self._fresh_frames(self._fresh, end)
             self._fresh = end
+            if 0 < fresh.size <= nr:
+                return fresh
+            self._push(fresh[::-1])
         got = min(nr, self._in_pool)
         mfns = self._pool[self._in_pool - got : self._in_pool][::-1].astype(np.int64)
         self._in_pool -= got
@@ -176,10 +196,6 @@ class Host:
 
     def _push(self, mfns):
         end = self._in_pool + mfns.size
-        if end > self._pool.size:
-            pool = np.empty(min(max(end, 2 * self._pool.size), self.nr_frames), self.frame_type)
-            pool[: self._in_pool] = self._pool[: self._in_pool]
-            self._pool = pool
         self._pool[self._in_pool : end] = mfns
         self._in_pool = end
 
@@ -230,14 +246,14 @@ class Host:
         """
         mfns = self._extents(nr, order) if order else self._frames(nr)
         frames = pages_of_extents(mfns, order)
-        self._owner[frames] = domid + 1
+        self._owner[as_slice(frames, self.nr_frames)] = domid + 1
         self._nr_free -= frames.size
         self._count_lent(frames, 1)
         return mfns
 
     def give(self, mfns: NDArray[np.int64]) -> None:
         """Return frames to the pool."""
-        self._owner[mfns] = 0
+        self._owner[as_slice(mfns, self.nr_frames)] = 0
         self._nr_free += mfns.size
         if self._lent:
             self._count_lent(mfns, -1)
@@ -310,7 +326,7 @@ class Domain:
         """Integral of tot_pages over the clock, pages times s."""
         self.refused = {"cap": 0, "host": 0}
         """{reason: frames not given}"""
-        self._p2m = np.full(pages, -1, host.frame_type)
+        self._p2m = np.zeros(pages, host.frame_type)     # mfn + 1, 0: no frame
         if pages > host.free_frames:
             raise HotplugError.of(
                 errno.ENOMEM, f"a domain of {pages} pages cannot be built: the host has {host.free_frames} frames left"
@@ -318,7 +334,7 @@ class Domain:
         self.domid = host.enter(self)
         self.name = f"domain {self.domid}" if name is None else name
         if pages:
-            self._p2m[:] = host.take(pages, self.domid)
+            self._p2m[:] = host.take(pages, self.domid) + 1
             self.tot_pages = self.peak_pages = pages
 
     def __repr__(self) -> str:
@@ -329,43 +345,46 @@ class Domain:
     @property
     def p2m(self) -> NDArray[np.uint64]:
         """The mfn of each pfn, or INVALID_P2M_ENTRY: a read-only uint64 array. Pfns past its end have none."""
-        table = self._p2m.astype(np.int64).view(np.uint64)
+        table = self.p2m_frames(slice(None)).view(np.uint64)
         table.flags.writeable = False
         return table
 
     def backed(self, pfns: ArrayLike) -> NDArray[np.bool_]:
         """Return a bool array: whether each of these pages has a frame."""
         pfns = np.asarray(pfns)
+        at = as_slice(pfns, self._p2m.size)
+        if isinstance(at, slice):
+            return self._p2m[at] != 0
         there = pfns < self._p2m.size
         if there.all():
-            return self._p2m[pfns] >= 0
-        there[there] = self._p2m[pfns[there]] >= 0
+            return self._p2m[pfns] != 0
+        there[there] = self._p2m[pfns[there]] != 0
         return there
 
     def backed_pfns(self) -> NDArray[np.int64]:
         """Return the pages with a frame: an int64 array, ascending."""
-        return np.flatnonzero(self._p2m >= 0)
+        return np.flatnonzero(self._p2m)
 
-    def p2m_frames(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+    def p2m_frames(self, pfns: NDArray[np.int64] | slice) -> NDArray[np.int64]:
         """Return the frames of pages that have one: an int64 array (pfn_to_mfn)."""
-        return self._p2m[pfns].astype(np.int64)
+        at = pfns if isinstance(pfns, slice) else as_slice(pfns, self._p2m.size)
+        return np.subtract(self._p2m[at], 1, dtype=np.int64)
 
     def need_p2m(self, end_pfn: int) -> None:
         """Make the table reach up to end_pfn."""
         if end_pfn > self._p2m.size:
-            table = np.full(max(end_pfn, self._p2m.size + self._p2m.size // 4), -1, self.host.frame_type)
-            table[: self._p2m.size] = self._p2m
-            self._p2m = table
+            self._p2m = lengthen(self._p2m, max(end_pfn, self._p2m.size + self._p2m.size // 4), self.host.nr_frames)
 
     def set_phys_to_machine(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int) -> None:
         """Set the frames of a page or an array of pages in the guest's table; mfns may be INVALID_P2M_ENTRY for all."""
         if isinstance(mfns, int):
             mfns = -1 if mfns == INVALID_P2M_ENTRY else mfns
+        at = pfns if isinstance(pfns, int) else as_slice(pfns, self._p2m.size)
         try:
-            self._p2m[pfns] = mfns
+            self._p2m[at] = mfns + 1
         except IndexError:
             self.need_p2m(int(np.max(pfns)) + 1)
-            self._p2m[pfns] = mfns
+            self._p2m[pfns] = mfns + 1
 
     # -- what it counts
 
@@ -437,8 +456,8 @@ class Domain:
         """
         mfns = np.atleast_1d(mfns)
         frames = pages_of_extents(mfns, order)
-        bad = np.flatnonzero(~self.host.owns(frames, self.domid))
-        got = mfns.size if bad.size == 0 else int(bad[0]) >> order
+        owned = self.host.owns(frames, self.domid)
+        got = mfns.size if owned.all() else int(owned.argmin()) >> order
         self.host.give(frames[: got << order])
         self.tot_pages -= got << order
         self.count("decrease_reservation", 1, got << order, got << order)
@@ -466,13 +485,13 @@ class Domain:
     def unback(self, pfns: NDArray[np.int64]) -> None:
         """Return the frames of pages to the host."""
         mfns = self.p2m_frames(pfns)
-        self._p2m[pfns] = -1
+        self._p2m[as_slice(pfns, self._p2m.size)] = 0
         self.decrease_reservation(mfns)
 
     def destroy(self) -> None:
         """Destroy the domain and return its frames to the host."""
         self.host.give(self.p2m_frames(self.backed_pfns()))
-        self._p2m[:] = -1
+        self._p2m[:] = 0
         self.tot_pages = 0
         del self.host.domains[self.domid]
 
@@ -508,8 +527,8 @@ class ResidentDomain(Domain):
         """Make the tables reach up to end_pfn."""
         if end_pfn > self._p2m.size:
             super().need_p2m(end_pfn)
-            self._swapped = lengthen(self._swapped, self._p2m.size)
-            self._place = lengthen(self._place, self._p2m.size)
+            self._swapped = lengthen(self._swapped, self._p2m.size, self.host.nr_frames)
+            self._place = lengthen(self._place, self._p2m.size, self.host.nr_frames)
 
     def swapped(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return a bool array: whether each of these pages is in the host's swap."""
@@ -533,7 +552,8 @@ class ResidentDomain(Domain):
         faults = 0
         for at in range(0, pfns.size, TOUCHED_AT_ONCE):
             part = pfns[at : at + TOUCHED_AT_ONCE]
-            faults += self._fault(part[self._p2m[part] < 0])
+            backed = self.backed(part)
+            faults += self._fault(part[~backed] if backed.any() else part)
         return faults
 
     def arch_alloc_page(self, pfns: NDArray[np.int64], order: int = 0) -> None:
@@ -559,16 +579,17 @@ class ResidentDomain(Domain):
 
     def _enter(self, pfns):
         """Pages without a frame get one; there are as many."""
-        self._p2m[pfns] = self.host.take(pfns.size, self.domid)
+        at = as_slice(pfns, self._p2m.size)
+        self._p2m[at] = self.host.take(pfns.size, self.domid) + 1
         self._grow(pfns.size)
         if self._newest + pfns.size > self._queue.size:
             self._make_room(pfns.size)
         self._queue[self._newest : self._newest + pfns.size] = pfns
-        self._place[pfns] = np.arange(self._newest, self._newest + pfns.size, dtype=np.int32)
+        self._place[at] = np.arange(self._newest, self._newest + pfns.size, dtype=np.int32)
         self._newest += pfns.size
         if self.swapped_out:
-            self.swapped_in += int(np.count_nonzero(self._swapped[pfns]))
-            self._swapped[pfns] = False
+            self.swapped_in += int(np.count_nonzero(self._swapped[at]))
+            self._swapped[at] = False
 
     def _live(self, start, end):
         """The pages of entries of the queue that are still resident."""
@@ -577,7 +598,7 @@ class ResidentDomain(Domain):
 
     def _make_room(self, nr):
         live = self._live(self._oldest, self._newest)
-        self._queue = np.empty((live.size + nr) + (live.size + nr) // 4, np.int32)
+        self._queue = np.empty(max(live.size + nr + (live.size + nr) // 4, self.host.nr_frames), np.int32)
         self._queue[: live.size] = live
         self._place[live] = np.arange(live.size, dtype=np.int32)
         self._oldest, self._newest = 0, live.size
@@ -650,15 +671,16 @@ class ResidentDomain(Domain):
         return pfns.size
 
     def _release(self, pfns: NDArray[np.int64]) -> None:
-        self.host.give(self.p2m_frames(pfns))
-        self._p2m[pfns] = -1
-        self._place[pfns] = -1
+        at = as_slice(pfns, self._p2m.size)
+        self.host.give(self.p2m_frames(at))
+        self._p2m[at] = 0
+        self._place[at] = -1
         self.tot_pages -= pfns.size
 
     def validate(self) -> None:
         """Raise AssertionError when a page is both resident and in swap, or the limit is exceeded."""
         super().validate()
-        both = np.flatnonzero(self._swapped & (self._p2m >= 0))
+        both = np.flatnonzero(self._swapped & (self._p2m != 0))
         if both.size != 0:
             raise AssertionError(f"{self.name}: page {int(both[0]):#x} is resident and in swap")
         queued = np.sort(self._live(self._oldest, self._newest))
