@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import PG_buddy, PG_offline
 from fastonline.drivers.driver import NEVER, Driver, alloc_highuser, free_heads, ram_pages, si_mem_available
-from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents
+from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents, parts_of_extents
 from fastonline.geometry import parse_size
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory
@@ -136,7 +136,7 @@ class VirtioBalloon:
                 self._tell("deflate", self.pages.pfns[-nr:])
             pfns = np.ascontiguousarray(self.pages.pfns[-nr:][::-1])
             if self.pages.offline:
-                self._mem.clear_pfns_offline(pfns)
+                self._mem.clear_pfns_offline(self.pages.pfns[-nr:])     # runs in this order, which are faster
             try:
                 free_movable(self._mem, pfns)
             except MemoryError:
@@ -294,7 +294,8 @@ class VirtioBalloonDriver(Driver):
             return 0
         self._seen = seen
         heads = free_heads(mem, order)
-        heads = heads[self.domain.backed(pages_of_extents(heads, order)).reshape(-1, 1 << order).any(axis=1)]
+        backed = [self.domain.backed(pfns).reshape(-1, 1 << order).any(axis=1) for pfns in parts_of_extents(heads, order)]
+        heads = heads[np.concatenate([np.empty(0, bool), *backed])]
         heads = np.array([
             pfn for pfn in heads.tolist() if (zone := mem.zone_of(pfn)) is not None and zone.nr in spare
         ], np.int64)

@@ -1,5 +1,7 @@
 from fastonline.core.engine cimport Engine, pfn_at, run_at
-from fastonline.core.pageflags cimport PAGE_IN_USE, PAGE_OFFLINE, PAGE_WAITING, PG_offline, PG_tail
+from fastonline.core.pageflags cimport (
+    PAGE_IN_USE, PAGE_OFFLINE, PAGE_WAITING, PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail,
+)
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.arguments cimport check_present, gather
 from fastonline.hotplug.section_states cimport online_batch
@@ -10,6 +12,9 @@ from fastonline.core.pageflags import decode_page_flags
 from fastonline.errors import HotplugError
 
 __all__ = []
+
+cdef enum:
+    LONG_RUN = 64      # pages from which on a run is checked by words
 
 cdef dict STATE_NAMES = {PAGE_IN_USE: "in use", PAGE_OFFLINE: "PG_offline"}
 
@@ -28,12 +33,22 @@ cdef int set_page_offline(Machine mem, uint64_t start, uint64_t nr, bint offline
     cdef uint64_t pfn
     cdef int want = PAGE_IN_USE if offline else PAGE_OFFLINE
     check_present(mem, start, nr, "set_page_offline" if offline else "clear_page_offline")
-    for pfn in range(start, start + nr):
+    for pfn in range(start, start + (0 if all_are(mem.pages, start, nr, want) else nr)):
         if mem.pages.state(pfn) & ~PG_tail != want:
             raise ValueError(f"page {pfn:#x} is not {STATE_NAMES[want]}: {decode_page_flags(mem.pages.state(pfn))}")
     refresh(&mem.zones.table)
     change_offline(mem, start, nr, offline)
     return 0
+
+
+cdef bint all_are(Engine pages, uint64_t start, uint64_t nr, int want) noexcept nogil:
+    """Whether every page of a range is in this state: in use (tail pages too), waiting or offline."""
+    return (
+        pages.weigh(PG_prepared, start, nr) == nr
+        and pages.weigh(PG_reserved, start, nr) == (nr if want & PG_reserved else 0)
+        and pages.weigh(PG_offline, start, nr) == (nr if want & PG_offline else 0)
+        and pages.weigh(PG_buddy, start, nr) == 0
+    )
 
 
 cdef void change_offline(Machine mem, uint64_t start, uint64_t nr, bint offline) noexcept nogil:
@@ -98,14 +113,24 @@ cdef int free_reserved_pfns(Machine mem, object array, pfn_batch *batch) except 
     return 0
 
 
+cdef int64_t find_other(Engine pages, const pfn_batch *batch, uint64_t first, uint64_t nr, int want, int other) noexcept nogil:
+    """The index of the first page in neither state among `nr` pages of a batch from the index `first` on, or -1."""
+    cdef uint64_t i
+    cdef int state
+    for i in range(first, first + nr):
+        state = pages.state(pfn_at(batch, i)) & ~PG_tail
+        if state != want and state != other:
+            return i
+    return -1
+
+
 cdef int take_batch(Machine mem, pfn_batch *batch, str what, object array, int want, int other, str name) except -1:
     """Gather an array of pages each of which has one of two states, and bring the watermarks up to date; 0: it is empty. An
     error leaves nothing gathered."""
     cdef Engine pages = mem.pages
     cdef pfn_batch given
-    cdef uint64_t i
+    cdef uint64_t i = 0, run, pfn
     cdef int64_t bad = -1
-    cdef int state
     if batch.nr == 0:
         return 0
     batch.one_by_one = True
@@ -114,11 +139,12 @@ cdef int take_batch(Machine mem, pfn_batch *batch, str what, object array, int w
     except HotplugError as e:
         raise ValueError(e.strerror) from None
     given = batch[0]        # what is local stays in registers
-    for i in range(given.nr):
-        state = pages.state(pfn_at(&given, i)) & ~PG_tail
-        if state != want and state != other:
-            bad = i
-            break
+    while i < given.nr and bad < 0:
+        run = run_at(&given, i)
+        pfn = pfn_at(&given, i)
+        if run < LONG_RUN or not (all_are(pages, pfn, run, want) or all_are(pages, pfn, run, other)):
+            bad = find_other(pages, &given, i, run, want, other)
+        i += run
     if bad >= 0:
         pfn = pfn_at(batch, bad)
         raise ValueError(f"{what}: pfns[{bad}] = {pfn:#x} is not {name}: {decode_page_flags(pages.state(pfn))}")
