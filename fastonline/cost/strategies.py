@@ -22,7 +22,7 @@ from fastonline.drivers.consumers import Udev
 from fastonline.drivers.dimm import Dimms, add_section
 from fastonline.drivers.driver import NEVER, Actor, Driver, PageList, alloc_highuser, free_heads, ram_pages
 from fastonline.drivers.hyperv import HvBalloon
-from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain, pages_of_extents
+from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain, pages_of_extents, parts_of_extents
 from fastonline.drivers.virtio_balloon import REPORTING_DELAY, VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import XEN_2_6_26, XEN_3_1, XEN_6_18, XEN_THREAD, XenBalloon
@@ -188,18 +188,18 @@ class HugeBalloon(Driver):
         if missing > 0:
             heads = alloc_highuser(self.mem, missing, self.order, highest="Movable")
             if heads.size:
-                pfns = pages_of_extents(heads, self.order)
-                self.mem.set_pfns_offline(pfns)
+                for pfns in parts_of_extents(heads, self.order):
+                    self.mem.set_pfns_offline(pfns)
                 self._list.add_head(heads)
-                self.domain.discard(pfns, calls=self._calls(heads.size))
+                self.domain.discard(heads, self._calls(heads.size), self.order)
             if heads.size < missing:
                 self.due = self.domain.now + 1.0
         elif self.target_pages > self.current_pages and len(self._list):
             heads = self._list.head(-(-(self.target_pages - self.current_pages) >> self.order))
             self._list.drop_head(heads.size)
-            pfns = pages_of_extents(heads, self.order)
-            self.domain.count("host_message", self._calls(heads.size), pfns.size)
-            self.mem.free_reserved_pfns(pfns)
+            self.domain.count("host_message", self._calls(heads.size), heads.size << self.order)
+            for pfns in parts_of_extents(heads, self.order):
+                self.mem.free_reserved_pfns(pfns)
         if self.domain.now >= self._look_at:
             self._look_at = self.domain.now + self._period
             self._take_free()
@@ -215,8 +215,8 @@ class HugeBalloon(Driver):
         if seen == self._seen:
             return
         self._seen = seen
-        pfns = pages_of_extents(free_heads(self.mem, self.order), self.order)
-        pfns = pfns[self.domain.backed(pfns)]
+        free = parts_of_extents(free_heads(self.mem, self.order), self.order)
+        pfns = np.concatenate([np.empty(0, np.int64), *(part[self.domain.backed(part)] for part in free)])
         if pfns.size:
             self.domain.discard(pfns, calls=0)
 

@@ -134,11 +134,12 @@ class Driver:
 class PageList:
     """A list of pages, like the kernel's struct list_head: batches of pages (pfns: int64 arrays) enter and leave at either end.
 
-    It is an int64 array with room at both ends. Pages are moved only when it grows.
+    It is an array with room at both ends, of 4 bytes a page while the pages are below 2^31. Pages are moved only when it
+    grows.
     """
 
     def __init__(self) -> None:
-        self._room = np.empty(1024, np.int64)
+        self._room: NDArray[np.signedinteger] = np.empty(1024, np.int32)
         self._first = self._end = 512
 
     def __len__(self) -> int:
@@ -146,25 +147,25 @@ class PageList:
 
     def view(self) -> NDArray[np.int64]:
         """Return the list, head first, as a read-only int64 array."""
-        view = self._room[self._first : self._end]
+        view = self._room[self._first : self._end].astype(np.int64)
         view.flags.writeable = False
         return view
 
     def add_head(self, pfns: NDArray[np.int64]) -> None:
         """Add each page at the head, so that the last one is the new head (list_add)."""
-        self._need(pfns.size, 0)
+        self._need(pfns, pfns.size, 0)
         self._room[self._first - pfns.size : self._first] = pfns[::-1]
         self._first -= pfns.size
 
     def add_tail(self, pfns: NDArray[np.int64]) -> None:
         """Add each page at the tail (list_add_tail)."""
-        self._need(0, pfns.size)
+        self._need(pfns, 0, pfns.size)
         self._room[self._end : self._end + pfns.size] = pfns
         self._end += pfns.size
 
     def head(self, nr: int) -> NDArray[np.int64]:
         """Return up to `nr` pages from the head without removing them."""
-        return self._room[self._first : min(self._end, self._first + nr)].copy()
+        return self._room[self._first : min(self._end, self._first + nr)].astype(np.int64)
 
     def drop_head(self, nr: int) -> None:
         """Remove `nr` pages at the head."""
@@ -172,17 +173,19 @@ class PageList:
 
     def tail(self, nr: int) -> NDArray[np.int64]:
         """Return up to `nr` pages from the tail without removing them."""
-        return self._room[max(self._first, self._end - nr) : self._end][::-1].copy()
+        return self._room[max(self._first, self._end - nr) : self._end][::-1].astype(np.int64)
 
     def drop_tail(self, nr: int) -> None:
         """Remove `nr` pages at the tail."""
         self._end -= nr
 
-    def _need(self, before, behind):
-        if self._first >= before and self._end + behind <= self._room.size:
+    def _need(self, pfns, before, behind):
+        """Make room for `pfns`: so many pages before the head, and so many behind the tail."""
+        wide = self._room.dtype == np.int32 and pfns.size and int(pfns.max()) >= 1 << 31
+        if self._first >= before and self._end + behind <= self._room.size and not wide:
             return
         spare = len(self) + before + behind
-        room = np.empty(before + len(self) + behind + 2 * spare, np.int64)
+        room = np.empty(before + len(self) + behind + 2 * spare, np.int64 if wide else self._room.dtype)
         first = spare + before
         room[first : first + len(self)] = self._room[self._first : self._end]
         self._first, self._end, self._room = first, first + len(self), room

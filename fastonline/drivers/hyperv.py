@@ -49,6 +49,11 @@ class Region:
             there &= (pfns < start) | (pfns >= end)
         return there
 
+    def backs_all(self, start_pfn: int, end_pfn: int) -> bool:
+        """Return whether the host backs every page of [start_pfn, end_pfn)."""
+        return (self.covered_start_pfn <= start_pfn and end_pfn <= self.covered_end_pfn
+                and not any(start < end_pfn and start_pfn < end for start, end in self.gaps))
+
     @property
     def nr_backed(self) -> int:
         """The number of its pages that the host backs."""
@@ -254,12 +259,10 @@ class HvBalloon(Driver):
         region is somebody else's, and goes too."""
         end = pfn + (1 << order)
         for region in self.regions:
-            if region.start_pfn < end and pfn < region.end_pfn:
+            if region.start_pfn < end and pfn < region.end_pfn and not region.backs_all(pfn, end):
                 pfns = np.arange(pfn, end)
-                backed = region.backed(pfns)
-                if not backed.all():
-                    self.mem.free_reserved_pfns(pfns[backed])
-                    return
+                self.mem.free_reserved_pfns(pfns[region.backed(pfns)])
+                return
         self.mem.generic_online_page(pfn, order)
 
     # -- the balloon

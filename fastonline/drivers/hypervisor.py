@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastonline.errors import HotplugError
 from fastonline.geometry import format_size, pages_of_size
+
+AT_ONCE = 1 << 15
+"""Pages that are touched or discarded at a time. The arrays about so many stay in the cache."""
 
 INVALID_P2M_ENTRY = 2**64 - 1
 """~0UL: there is no machine frame behind this page frame."""
@@ -31,6 +34,13 @@ def pages_of_extents(extents: NDArray[np.int64], order: int) -> NDArray[np.int64
     if order == 0:
         return extents
     return (extents[:, None] + np.arange(1 << order)).ravel()
+
+
+def parts_of_extents(extents: NDArray[np.int64], order: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the pages of `extents` as pages_of_extents, at most AT_ONCE or one extent at a time."""
+    step = max(1, AT_ONCE >> order)
+    for at in range(0, extents.size, step):
+        yield pages_of_extents(extents[at : at + step], order)
 
 
 def all_different(numbers: NDArray[np.int64]) -> bool:
@@ -66,10 +76,6 @@ def check_prices(prices: float | Mapping[str, Price]) -> dict[str, tuple[float, 
     return checked
 
 
-TOUCHED_AT_ONCE = 1 << 15
-"""Pages whose faults are served at a time: so many that the arrays about them stay in the cache."""
-
-
 def lengthen(array: NDArray[Any], size: int, room: int) -> NDArray[Any]:
     """Return `array` padded with zeros to `size` elements, in the same buffer if that is large enough; else in a new one of at
     least `room` elements. A buffer takes memory only where it is written."""
@@ -81,14 +87,14 @@ def lengthen(array: NDArray[Any], size: int, room: int) -> NDArray[Any]:
 
 
 def as_slice(numbers: NDArray[np.int64], size: int) -> NDArray[np.int64] | slice:
-    """Return a slice for `numbers` if they are successive indices below `size`, else `numbers`. A table is several times as fast
-    by a slice as by an array of indices."""
+    """Return a slice for `numbers` if they are successive indices below `size`, else `numbers`. NumPy is several times as fast
+    with slices as with arrays of indices."""
     numbers = np.asarray(numbers)
-    nr = numbers.size
-    if nr and numbers.ndim and 0 <= (first := int(numbers[0])) and int(numbers[-1]) - first == nr - 1 and first + nr <= size:
-        if nr == 1 or bool((numbers[1:] - numbers[:-1] == 1).all()):
-            return slice(first, first + nr)
-    return numbers
+    if numbers.size == 0 or numbers.ndim == 0:
+        return numbers
+    first, end = int(numbers[0]), int(numbers[-1]) + 1
+    successive = 0 <= first < end <= size and end - first == numbers.size and bool((numbers[1:] - numbers[:-1] == 1).all())
+    return slice(first, end) if successive else numbers
 
 
 class Host:
@@ -115,7 +121,7 @@ class Host:
         if seed < 0:
             raise ValueError(f"the seed must not be negative, got {seed}")
         self.prices = check_prices(call_ns)
-        self._owner = np.zeros(self.nr_frames, np.int32)      # domid + 1, 0: free; zeroed pages cost nothing until written
+        self._owner = np.zeros(self.nr_frames, np.uint16)      # domid + 1, 0: free; zeroed pages cost nothing until written
         self.frame_type = np.dtype(np.int32 if self.nr_frames < 1 << 31 else np.int64)
         """dtype of the tables that hold mfns."""
         self._pool = np.empty(self.nr_frames, self.frame_type)       # a stack of free frames, the next one last
@@ -145,7 +151,7 @@ class Host:
     @property
     def owner(self) -> NDArray[np.int32]:
         """The domid of each frame, FREE = -1: a new (nr_frames,) int32 array."""
-        return self._owner - np.int32(1)
+        return np.subtract(self._owner, 1, dtype=np.int32)
 
     def owns(self, mfns: NDArray[np.int64], domid: int) -> NDArray[np.bool_]:
         """Return a bool array: whether the domain has each of these frames."""
@@ -167,6 +173,8 @@ class Host:
         """Register a new domain and return its domid."""
         domid = self._next_domid
         self._next_domid += 1
+        if self._next_domid > np.iinfo(self._owner.dtype).max:
+            self._owner = self._owner.astype(np.int32)
         self.domains[domid] = domain
         return domid
 
@@ -550,8 +558,7 @@ class ResidentDomain(Domain):
         if not np.all(pfns[1:] > pfns[:-1]):
             pfns = np.unique(pfns)
         faults = 0
-        for at in range(0, pfns.size, TOUCHED_AT_ONCE):
-            part = pfns[at : at + TOUCHED_AT_ONCE]
+        for part in parts_of_extents(pfns, 0):
             backed = self.backed(part)
             faults += self._fault(part[~backed] if backed.any() else part)
         return faults
@@ -620,18 +627,23 @@ class ResidentDomain(Domain):
         """Take pages away from the guest; their frames return to the host."""
         self.discard(pfns)
 
-    def discard(self, pfns: NDArray[np.int64], calls: int = 1) -> int:
+    def discard(self, pfns: NDArray[np.int64], calls: int = 1, order: int = 0) -> int:
         """Discard the contents of pages (madvise DONTNEED, a balloon's message, free page reporting). Their frames return to
-        the host; they are zero when touched again. calls: how many calls the guest makes. Returns how many frames."""
+        the host; they are zero when touched again. pfns: the first pages of blocks of 2^order pages. calls: how many calls the
+        guest makes. Returns how many frames."""
         pfns = np.asarray(pfns, np.int64)
-        held = self.backed(pfns)
-        if self.swapped_out:
-            self._swapped[pfns[pfns < self._swapped.size]] = False
+        held, at = np.empty(pfns.size << order, bool), 0
+        for part in parts_of_extents(pfns, order):
+            there = held[at : at + part.size]
+            there[:] = self.backed(part)
+            if self.swapped_out:
+                self._swapped[part[part < self._swapped.size]] = False
+            self._release(part if there.all() else part[there])
+            at += part.size
         released = int(np.count_nonzero(held))
-        self._release(pfns if released == pfns.size else pfns[held])
         if released and calls > 1:
             self._hold_until_told(held, calls)
-        self.count("discard", calls, pfns.size, released)
+        self.count("discard", calls, held.size, released)
         return released
 
     def _hold_until_told(self, held, calls):
