@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 
-from fastonline.cost.plain import KeyProblem, check_times, number, optional, pairs, read_table, text, truth, whole
+from fastonline.cost.plain import KeyProblem, check_times, integer, number, optional, pairs, read_table, text, truth
 
-READERS = {"name": text, "count": whole, "share": number, "on": truth, "seed": optional(whole), "steps": pairs(whole)}
+READERS = {"name": text, "count": integer, "share": number, "on": truth, "seed": optional(integer), "steps": pairs(integer)}
 
 
 def test_values_of_every_kind():

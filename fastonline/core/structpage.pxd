@@ -75,7 +75,7 @@ cdef class StructPageEngine(Engine):
     cdef int own(self, array) except -1
     cdef void make_lists(self, int first_area, int end_area) noexcept
     cdef void init(self, pfn_t start, uint64_t nr, int flags) noexcept nogil
-    cdef void mark(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil
+    cdef void change_flags(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef uint64_t bytes_of_lists(self) noexcept nogil

@@ -490,7 +490,7 @@ cdef class StructPageEngine(Engine):
 
     # -- ranges
 
-    cdef void mark(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil:
+    cdef void change_flags(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil:
         self.count_touched(nr * self.page_bytes)
         if self.page_bytes == 32:
             mark_descriptors(<page32 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
@@ -512,20 +512,20 @@ cdef class StructPageEngine(Engine):
         self.init(start, nr, PG_reserved)
 
     cdef void forget_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
-        self.mark(start, nr, 0, PG_reserved, 0)
+        self.change_flags(start, nr, 0, PG_reserved, 0)
 
     cdef void prepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
         if self.lifo:
-            self.mark(start, nr, PG_prepared, 0, 1)
+            self.change_flags(start, nr, PG_prepared, 0, 1)
         else:
             # 6.1 initialises the memmap here and not when memory is added (move_pfn_range_to_zone, 4.13)
             self.init(start, nr, PG_reserved | PG_prepared)
 
     cdef void unprepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
-        self.mark(start, nr, 0, PG_prepared, 1)
+        self.change_flags(start, nr, 0, PG_prepared, 1)
 
     cdef void clear_reserved(self, pfn_t start, uint64_t nr) noexcept nogil:
-        self.mark(start, nr, 0, PG_reserved, 0)
+        self.change_flags(start, nr, 0, PG_reserved, 0)
 
     cdef void free_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
         if self.page_bytes == 32:
@@ -568,7 +568,7 @@ cdef class StructPageEngine(Engine):
 
     cdef uint64_t take_range(self, pfn_t start, uint64_t nr) noexcept nogil:
         cdef uint64_t taken = self.take_free(start, nr)
-        self.mark(start, nr, PG_reserved, PG_prepared | PG_offline, 1)
+        self.change_flags(start, nr, PG_reserved, PG_prepared | PG_offline, 1)
         return taken
 
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil:
@@ -577,7 +577,7 @@ cdef class StructPageEngine(Engine):
             pfn -= 1
         while pfn < start + nr or (pfn < self.nr_pages and self.state(pfn) & PG_tail):
             if self.state(pfn) & PG_tail:
-                self.mark(pfn, 1, 0, PG_tail, 1)
+                self.change_flags(pfn, 1, 0, PG_tail, 1)
             pfn += 1
 
     cdef uint64_t reserve_range(self, pfn_t start, uint64_t nr) noexcept nogil:
@@ -595,7 +595,7 @@ cdef class StructPageEngine(Engine):
                     self.account(pfn, -1)
         for pfn in range(start, start + nr):
             if self.state(pfn):
-                self.mark(pfn, 1, PG_reserved, PG_offline, 1)
+                self.change_flags(pfn, 1, PG_reserved, PG_offline, 1)
         return reserved
 
     cdef void claim_range(self, pfn_t start, uint64_t nr) noexcept nogil:
@@ -604,18 +604,18 @@ cdef class StructPageEngine(Engine):
         for pfn in range(start, start + nr):
             self.areas[self.area_of[pfn >> self.borders.shift]].allocs[0] += 1
             self.account(pfn, 1)
-        self.mark(start, nr, 0, 0, 1)
+        self.change_flags(start, nr, 0, 0, 1)
 
     cdef void set_offline(self, pfn_t start, uint64_t nr) noexcept nogil:
         cdef pfn_t pfn
         self.split_allocations(start, nr)
-        self.mark(start, nr, PG_offline, 0, 1)
+        self.change_flags(start, nr, PG_offline, 0, 1)
         for pfn in range(start, start + nr):
             self.account(pfn, -1)
 
     cdef void clear_offline(self, pfn_t start, uint64_t nr) noexcept nogil:
         cdef pfn_t pfn
-        self.mark(start, nr, 0, PG_offline, 1)
+        self.change_flags(start, nr, 0, PG_offline, 1)
         for pfn in range(start, start + nr):
             self.account(pfn, 1)
 
@@ -689,9 +689,9 @@ cdef class StructPageEngine(Engine):
 
     cdef void free_block(self, pfn_t pfn, int order) noexcept nogil:
         cdef uint64_t nr = <uint64_t>1 << order
-        self.mark(pfn, 1, 0, 0, 0)
+        self.change_flags(pfn, 1, 0, 0, 0)
         if nr > 1:
-            self.mark(pfn + 1, nr - 1, 0, PG_tail, 0)
+            self.change_flags(pfn + 1, nr - 1, 0, PG_tail, 0)
         if self.page_bytes == 32:
             free_one(&self.map, <page32 *>self.map.pages, pfn, order, False)
         elif self.page_bytes == 56:

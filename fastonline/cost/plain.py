@@ -46,7 +46,7 @@ def text(value: Any) -> str:
     return value
 
 
-def whole(value: Any) -> int:
+def integer(value: Any) -> int:
     """A `value` that is a whole number; else TypeError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"expected a whole number, not {value!r}")

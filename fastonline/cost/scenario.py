@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from fastonline.cost.costs import check_price, costs_of
-from fastonline.cost.plain import KeyProblem, Reader, check_times, number, optional, pairs, read_table, text, truth, whole
+from fastonline.cost.plain import KeyProblem, Reader, check_times, integer, number, optional, pairs, read_table, text, truth
 from fastonline.cost.workloads import Workload
 from fastonline.errors import invalid_name
 from fastonline.files import read_text
@@ -203,8 +203,8 @@ _STEPS = pairs(_size)
 _READERS: dict[str, Reader] = {
     "name": text, "geometry": text, "rules": text, "engine": text, "memmap": optional(text), "boot": _size,
     "maximum": _size, "host": _size, "memory_block_size": optional(_size), "scattered": truth, "steps": _STEPS,
-    "end": number, "others": _others, "costs": _costs, "user_delay": number, "batch": optional(whole), "policy_period": number,
-    "seed": whole,
+    "end": number, "others": _others, "costs": _costs, "user_delay": number, "batch": optional(integer),
+    "policy_period": number, "seed": integer,
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastonline.cost.plain import KeyProblem, Reader, check_times, number, pairs, read_table, text, whole
+from fastonline.cost.plain import KeyProblem, Reader, check_times, integer, number, pairs, read_table, text
 from fastonline.errors import invalid_name
 from fastonline.files import read_text
 from fastonline.geometry import parse_size
@@ -207,6 +207,6 @@ def _is_number(cell):
 
 _READERS: dict[str, Reader] = {
     "kind": text, "in_use": number, "movable": number, "free_order": text, "tick": number, "period": number, "low": number,
-    "job": parse_size, "jobs": whole, "rate": number, "instance": parse_size, "lifetime": number, "trace": text,
+    "job": parse_size, "jobs": integer, "rate": number, "instance": parse_size, "lifetime": number, "trace": text,
     "points": pairs(parse_size), "time": text, "demand": text, "total": text, "small": text,
 }

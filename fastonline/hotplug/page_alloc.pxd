@@ -37,7 +37,7 @@ cdef int free_blocks(Machine mem, object pfns, int order) except -1
 cdef bint out_of_memory(Machine mem, int order) except -1
 cdef int64_t alloc_pages(Machine mem, int order, object zone) except -1
 cdef int64_t alloc_pages_node(Machine mem, int nid, str gfp, int order) except -2
-cdef bint zone_watermark_ok(Machine mem, int z, int order, int64_t mark) noexcept nogil
+cdef bint zone_watermark_ok(Machine mem, int z, int order, int64_t watermark) noexcept nogil
 cdef int64_t alloc_pages_gfp(Machine mem, int order, object gfp, object nid) except -1
 cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone)
 cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1

@@ -82,7 +82,7 @@ cdef int64_t alloc_pages_node(Machine mem, int nid, str gfp, int order) except -
     """get_page_from_freelist: the first zone of the node's zonelist that has a block and stays above its low watermark, then
     above min; the first pfn, or -1. Nothing is reclaimed. GFP_ATOMIC may use half of min, and a quarter of the rest."""
     cdef int types = mem.zones.table.nr_types, top, z, n, i
-    cdef int64_t mark, pfn
+    cdef int64_t watermark, pfn
     name = GFP[gfp]
     top = mem.zones.names.index(name if name in mem.zones.names else "Normal")
     nodes = fallback_nodes(mem, nid)
@@ -93,12 +93,12 @@ cdef int64_t alloc_pages_node(Machine mem, int nid, str gfp, int order) except -
                 z = n * types + i
                 if not populated_zone(mem, n, i):
                     continue
-                mark = mem.zones.table.zones[z].low if level == "low" else mem.zones.table.zones[z].min
-                mark += mem.zones.table.zones[z].boost
+                watermark = mem.zones.table.zones[z].low if level == "low" else mem.zones.table.zones[z].min
+                watermark += mem.zones.table.zones[z].boost
                 if level == "min" and gfp == "GFP_ATOMIC":
-                    mark -= mark / 2
-                    mark -= mark / 4
-                if not zone_watermark_ok(mem, z, order, mark + mem.zones.table.zones[z].protection[top]):
+                    watermark -= watermark / 2
+                    watermark -= watermark / 4
+                if not zone_watermark_ok(mem, z, order, watermark + mem.zones.table.zones[z].protection[top]):
                     continue
                 pfn = mem.pages.alloc_block(zone_area(z), order)
                 if pfn >= 0:
@@ -106,18 +106,18 @@ cdef int64_t alloc_pages_node(Machine mem, int nid, str gfp, int order) except -
     return -1
 
 
-cdef bint zone_watermark_ok(Machine mem, int z, int order, int64_t mark) noexcept nogil:
-    """__zone_watermark_ok: does a zone keep more than `mark` free pages when it gives a block? Until 4.3 also half of it beyond
-    the single pages, a quarter beyond pairs, and so on."""
+cdef bint zone_watermark_ok(Machine mem, int z, int order, int64_t watermark) noexcept nogil:
+    """__zone_watermark_ok: does a zone keep more than `watermark` free pages when it gives a block? Until 4.3 also half of it
+    beyond the single pages, a quarter beyond pairs, and so on."""
     cdef int64_t free = <int64_t>blocks_free(mem, z, 0) - (<int64_t>1 << order) + 1
     cdef int k
-    if free <= mark:
+    if free <= watermark:
         return False
     if mem.watermark_by_order:
         for k in range(order):
             free -= <int64_t>mem.pages.areas[zone_area(z)].nr_free[k] << k
-            mark >>= 1
-            if free <= mark:
+            watermark >>= 1
+            if free <= watermark:
                 return False
     return True
 

@@ -125,8 +125,8 @@ cdef int load_page_map(
     table.min_free_kbytes = min_free_kbytes
     for known in zones:
         z = mem.zones[known.nid, known.name].nr
-        marks = as_pages(known.min), as_pages(known.low), as_pages(known.high)
-        table.zones[z].min, table.zones[z].low, table.zones[z].high = marks
+        watermarks = as_pages(known.min), as_pages(known.low), as_pages(known.high)
+        table.zones[z].min, table.zones[z].low, table.zones[z].high = watermarks
         table.zones[z].boost = getattr(known, "boost", 0)
         pcp_update(table, z, zone_managed(table, z))
         for i, name in enumerate(mem.zones.names):

@@ -213,20 +213,20 @@ class PerCpuPages:
         watermark plus lowmem_reserve, then each down to min (get_page_from_freelist)."""
         top = self._highest(zonelist)
         got, left = [], nr
-        for mark in ("low", "min"):
+        for name in ("low", "min"):
             for z in zonelist:
                 zone = self._mem.zones.numbered(z)
-                pfns = self._take(z, zone, left, self._mark(zone, mark, top))
+                pfns = self._take(z, zone, left, self._watermark(zone, name, top))
                 got += pfns
                 left -= len(pfns)
                 if not left:
                     return np.array(got, np.int64)
         return np.array(got, np.int64)
 
-    def _mark(self, zone, mark, top):
-        """How many free pages a zone keeps from a request that zone type `top` could serve: the watermark `mark`, "low" or
+    def _watermark(self, zone, name, top):
+        """How many free pages a zone keeps from a request that zone type `top` could serve: the watermark `name`, "low" or
         "min", with its boost, and lowmem_reserve."""
-        return getattr(zone, mark) + max(self._zone(zone.nr).boost, zone.watermark_boost) + zone.protection[top]
+        return getattr(zone, name) + max(self._zone(zone.nr).boost, zone.watermark_boost) + zone.protection[top]
 
     def _highest(self, zonelist):
         """The highest zone type that a request for movable pages from these zones may use: GFP_HIGHUSER_MOVABLE's, or that of
@@ -236,14 +236,14 @@ class PerCpuPages:
             return max(z % self._mem.zones.nr_types for z in zonelist)
         return names.index("Movable")
 
-    def _take(self, z, zone, nr, mark):
-        """Up to `nr` pages from one zone, as long as its free pages are more than `mark`."""
+    def _take(self, z, zone, nr, watermark):
+        """Up to `nr` pages from one zone, as long as its free pages are more than `watermark`."""
         pcp = self._zone(z)
         pages = pcp.lists[MOVABLE]
         got = []
         free = self.free_pages(z)
         buddy = zone.free_pages
-        while len(got) < nr and free - pcp.diff > mark:
+        while len(got) < nr and free - pcp.diff > watermark:
             if not pages:
                 if not buddy:
                     # whole pageblocks of the unmovable ones are taken back (steal_suitable_fallback)
@@ -253,10 +253,10 @@ class PerCpuPages:
                         break
                 pcp.below_high = pcp.below_high or free - pcp.diff <= zone.high
                 batch = self._nr_pcp_alloc(pcp, zone)
-                # as many batches as can be taken before the mark is looked at with another answer
+                # as many batches as can be taken before the watermark is looked at with another answer
                 many = 1
                 if batch > zone.stat_threshold and not self._tunes_itself:
-                    many = max(1, min(-(-(nr - len(got)) // batch), -(-(free - pcp.diff - mark) // batch), buddy // batch))
+                    many = max(1, min(-(-(nr - len(got)) // batch), -(-(free - pcp.diff - watermark) // batch), buddy // batch))
                 size = min(many * batch, buddy)
                 fresh = self._from_buddy(zone, size)
                 free -= size
@@ -347,11 +347,11 @@ class PerCpuPages:
         """Allocate a pageblock of movable pages from these zones and return its first pfn, or None when that needs reclaim
         (GFP_TRANSHUGE_LIGHT, do_huge_pmd_anonymous_page)."""
         order, top = self._mem.geometry.pageblock_order, self._highest(zonelist)
-        for mark in ("low", "min"):
+        for name in ("low", "min"):
             for z in zonelist:
                 zone, pcp = self._mem.zones.numbered(z), self._zone(z)
                 free = self.free_pages(z) - pcp.diff - (1 << order) + 1
-                if free <= self._mark(zone, mark, top) or not any(zone.nr_free[order:]):
+                if free <= self._watermark(zone, name, top) or not any(zone.nr_free[order:]):
                     continue
                 pages = pcp.lists[self._pindex(order, MOVABLE)]
                 self._allocated(pcp, 1)
@@ -520,12 +520,12 @@ class PerCpuPages:
     def _alloc_kernel(self, order, nid, kind):
         normal = self._mem.zones.names.index("Normal")
         zonelist = kernel_zonelist(self._mem, nid)
-        for mark in ("low", "min", "min after kswapd"):
+        for name in ("low", "min", "min after kswapd"):
             for z in zonelist:
                 zone = self._mem.zones.numbered(z)
-                if mark == "min after kswapd":
+                if name == "min after kswapd":
                     self._zone(z).boost = 0
-                if self.free_pages(z) - (1 << order) + 1 <= self._mark(zone, mark[:3], normal):
+                if self.free_pages(z) - (1 << order) + 1 <= self._watermark(zone, name[:3], normal):
                     continue
                 pfn = self._rmqueue(z, zone, order, kind)
                 if pfn is not None:

@@ -141,11 +141,11 @@ def parse_zoneinfo(text: str | Numbered, name: str = "zoneinfo") -> dict[ZoneKey
             )
         values.setdefault("managed_pages", values.get("present_pages", 0))
         boost = values.get("boost", 0)
-        for mark in ("min", "low", "high"):
-            if values.get(mark, boost) < boost:
-                raise TextError(name, line_nr, f"zone {zone} of node {nid}: {mark} is below the boost that it includes")
-            if mark in values:
-                values[mark] -= boost
+        for watermark in ("min", "low", "high"):
+            if values.get(watermark, boost) < boost:
+                raise TextError(name, line_nr, f"zone {zone} of node {nid}: {watermark} is below the boost that it includes")
+            if watermark in values:
+                values[watermark] -= boost
         try:
             zones[nid, zone] = ZoneInfo(nid=nid, name=zone, protection=dict(zip(types, entries, strict=True)), **values)
         except TypeError:
