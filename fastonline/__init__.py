@@ -13,7 +13,7 @@ of memory blocks, since 6.9, MEM_PREPARE_ONLINE comes first and MEM_FINISH_OFFLI
 None or NOTIFY_OK, NOTIFY_DONE (not interested), NOTIFY_BAD (a veto), NOTIFY_STOP (the rest is not called).
 
 MovablePages are pages in use that offline_pages may move. Capture is the state of a real kernel, Recording what one did, step
-by step, RecordingError a file that is none. export_sysfs writes the tree that lsmem --sysroot reads.
+by step, RecordingError reports a file that is not a recording. export_sysfs writes the tree that lsmem --sysroot reads.
 
 Further: fastonline.hotplug.questions (what can go offline, what can be added, how small it gets),
 fastonline.linux.sources.read_source (whatever file shows a machine), fastonline.drivers (balloons and their host),

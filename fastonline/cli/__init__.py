@@ -1,7 +1,7 @@
 """The command line: the only place that prints. One file per command; each adds its parser and returns the exit status.
 
-Exit status: 0 done, 1 a check failed (a prediction that is not what the kernel said), 2 wrong use or input that cannot be read,
-with one line on standard error; 141 when nobody reads the output any more. Ctrl-C ends the process by SIGINT, which a shell
+Exit status: 0 done, 1 a check failed (a prediction differs from the kernel's values), 2 wrong use or input that cannot be read,
+with one line on standard error; 141 when the reader of the output is gone. Ctrl-C ends the process by SIGINT, which a shell
 shows as 130, and which ends a loop of the shell too.
 """
 

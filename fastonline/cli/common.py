@@ -1,4 +1,4 @@
-"""What the commands share: argument types, where a machine is read from, where figures are written to, progress."""
+"""What the commands share: argument types, sources of machines, output files, progress."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ _BOLD, _RED, _YELLOW, _PLAIN = "\033[1m", "\033[31m", "\033[33m", "\033[0m"
 
 
 def colored(text, stream):
-    """The text with what matters coloured, when the stream is a terminal: lines that end in "WORSE" red, those that begin with
+    """Colour the text when the stream is a terminal: lines that end in "WORSE" red, those that begin with
     "Noisy" yellow, the first and the last line bold. NO_COLOR (https://no-color.org) or TERM=dumb: no colour."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
@@ -48,7 +48,7 @@ def width():
 
 
 def progress(steps):
-    """The steps of a long run, counted on a terminal when tqdm is installed."""
+    """Count the steps of a long run on a terminal, if tqdm is installed."""
     if sys.stderr.isatty():
         try:
             from tqdm import tqdm
@@ -87,14 +87,14 @@ def size(text):
 
 
 def count(text):
-    """A whole number of at least 1."""
+    """Return a whole number of at least 1."""
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def output(text):
-    """A file to be written: what stands in the way is said before the work is done, not after."""
+    """The path of a file to be written, checked before the work begins."""
     try:
         if text != "-":
             check_output(text)
@@ -126,21 +126,21 @@ def add_source(parser, what):
 
 
 def read(args):
-    """The Source that add_source's arguments mean. What could not be used goes to standard error."""
+    """Return the Source that add_source's arguments name. Print to standard error what could not be used."""
     source = Capture.live() if args.live else read_source(args.file)
     _remark(source.notes)
     return source
 
 
 def machine_of(source):
-    """The Memory of a Source. What it takes for granted goes to standard error. Of a capture it is known which pages move."""
+    """Return the Memory of a Source, and print its assumptions to standard error. A capture knows its movable pages."""
     mem = source.machine(movable=True) if isinstance(source, Capture) else source.machine()
     _remark(source.assumptions)
     return mem
 
 
 def read_machine(args):
-    """The Memory that add_source's arguments mean."""
+    """Return the Memory that add_source's arguments name."""
     return machine_of(read(args))
 
 

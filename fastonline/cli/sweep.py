@@ -1,4 +1,4 @@
-"""``fastonline sweep``: a grid of runs, and what came out of one."""
+"""``fastonline sweep``: a grid of runs, and its summary."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 # cython: overflowcheck=False
-# Bits are shifted out on purpose, and the sums of a machine that somebody wrote may wrap.
+# Bits are shifted out on purpose, and in a forged saved machine the sums may wrap.
 import numpy as np
 
 from fastonline.core.bitmap cimport bitmap_empty, bitmap_full, ctz, hweight64, msb, test_bit

@@ -24,7 +24,7 @@ cdef class Bitmap:
     cdef object grown(self, uint64_t nbits, list spans)
     cdef int grow(self, uint64_t nbits, list spans) except -1
 
-# A view of a C-contiguous array that nobody can make writeable; it keeps the memory alive.
+# A read-only view of a C-contiguous array; it cannot be made writeable, and keeps the memory alive.
 cdef object read_only(object array)
 
 

@@ -108,7 +108,7 @@ cdef class Engine:
     cdef void prepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil   # added -> waiting
     cdef void unprepare_pages(self, pfn_t start, uint64_t nr) noexcept nogil  # waiting -> added
     cdef bint all_waiting(self, pfn_t start, uint64_t nr) noexcept nogil
-    # waiting -> free: how many; known: the caller knows that all of the range is waiting, nobody need look
+    # waiting -> free: how many; known: the caller has checked that all of the range is waiting
     cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order, bint known) noexcept nogil
     cdef uint64_t take_range(self, pfn_t start, uint64_t nr) noexcept nogil  # all but in use -> added: how many were free
     cdef uint64_t reserve_range(self, pfn_t start, uint64_t nr) noexcept nogil     # free, in use, offline -> waiting: how many

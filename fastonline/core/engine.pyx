@@ -42,7 +42,7 @@ cdef class Engine:
 
     nr_pages: int, pages there is room for, whole blocks of the largest order; max_order: that order, 6 to 13; nr_areas: free
     areas, the first of which is not used; borders: pfns inside a block at which a zone may end (core/borders.pxd), at most 4.
-    TypeError, ValueError and OverflowError for what is none of that, MemoryError for more than there is room for.
+    TypeError, ValueError and OverflowError for invalid pfns, MemoryError when memory runs out.
     """
 
     def __cinit__(self, nr_pages, max_order, nr_areas, *args, borders=()):

@@ -219,7 +219,7 @@ cdef class MachineLock:
             shut_out(nr)
 
     cdef int wait(self) except -1:
-        """Until nobody else holds it. A holder that did not live through a fork is forgotten, unless it had the machine
+        """Wait until no other thread holds it. A holder that did not survive a fork is dropped, unless it had the machine
         alone."""
         cdef PyLockStatus status
         cdef unsigned long me = PyThread_get_thread_ident()

@@ -8,8 +8,8 @@ cdef uint64_t unseen = 0         # bytes written since the last look
 
 
 def available_bytes():
-    """Bytes that can be written before the system runs out of memory (int), as far as the kernel tells: MemAvailable and
-    SwapFree of /proc/meminfo, and what the control group of a container leaves. 2^63 where nothing tells."""
+    """Bytes that can be written before the system runs out of memory (int), as far as is known: MemAvailable and
+    SwapFree of /proc/meminfo, and what the control group of a container leaves. 2^63 if unknown."""
     available = 1 << 63
     try:
         with open("/proc/meminfo") as file:

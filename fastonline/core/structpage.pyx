@@ -424,7 +424,7 @@ cdef class StructPageEngine(Engine):
         self.states(0, self.nr_pages, <uint8_t *>data_of(states))
         return read_only(np.packbits(states >> FLAG_NAMES.index(flag) & 1, bitorder="little").view(np.uint64))
 
-    @cython.overflowcheck(False)     # of a machine that somebody wrote the sum may wrap
+    @cython.overflowcheck(False)     # in a forged saved machine the sum may wrap
     cdef uint64_t bytes_of_lists(self) noexcept nogil:
         """Bytes of descriptors and list heads written when blocks came and went."""
         # every block put on a list or taken off one writes its first descriptor and a link of each neighbour

@@ -21,8 +21,7 @@ COUNTED = ("notifications", "watermark_recomputations", "pageblocks_scanned", "z
 
 
 class GuestWork:
-    """Counts what a machine does itself, and what that costs: descriptors, pages freed and taken, notifier calls, uevents,
-    scans.
+    """Counts the work of a guest and its cost: descriptors, pages freed and allocated, notifier calls, uevents, scans.
 
     mem: Memory. prices: {what: Price} of a table of costs. It listens to the machine's events.
     """
@@ -106,11 +105,11 @@ class Work:
 
     @property
     def short(self) -> int:
-        """The number of pages that are wanted and not available."""
+        """The number of pages that are missing."""
         return max(0, self.demand - self.pages)
 
     def work(self, now: float) -> None:
-        """The demand of the time `now`, s."""
+        """Set the demand for the time `now`, s."""
         self._next = int(np.searchsorted(self._times, now, "right"))
         self.demand = int(self._wanted[self._next - 1])
         self.adjust()
@@ -138,7 +137,7 @@ class Work:
             self._touch(pfns)
 
     def _touch(self, pfns):
-        """The workload writes pages; without any frame left they are the guest's own, not usable, and refused."""
+        """Write pages. If the host has no frame left, count a refusal."""
         domain, pfns = self._guest.domain, np.sort(pfns, kind="stable")
         try:
             domain.touch(pfns)
@@ -165,10 +164,9 @@ class Work:
 
 
 class Others:
-    """The other guests of a host, as an actor: they take frames and give them back as the scenario says, as far as there are
-    any."""
+    """The other guests of a host, as an actor. They take and return frames at the times of the scenario, while frames last."""
 
-    RETRY = 1.0     # s until what the host had no frames for is asked for again
+    RETRY = 1.0     # s until missing frames are requested again
 
     def __init__(self, scenario: Scenario, host: Host) -> None:
         self._steps = [(other.steps, Domain(host, name=other.name)) for other in scenario.others]
@@ -181,7 +179,7 @@ class Others:
         return sum(domain.tot_pages for _, domain in self._steps)
 
     def work(self, now: float) -> None:
-        """What they hold at the time `now`, s."""
+        """Take or return frames for the time `now`, s."""
         self.due = NEVER
         for steps, domain in self._steps:
             wanted = next((size for at, size in reversed(steps) if at <= now), 0) // self._page

@@ -72,7 +72,8 @@ def plot_sweep(rows: str | PathLike[str], path: str | PathLike[str], column: str
     two."""
     lines = [line for line in summary(rows, (column,)) if column in line]
     points = [dict(part.partition("=")[::2] for part in line["key"].split(",")) for line in lines]
-    axes_names = [name for name in (points[0] if points else ()) if len({point[name] for point in points}) > 1][:2]
+    swept = [name for name in (points[0] if points else ()) if len({point[name] for point in points}) > 1]
+    axes_names, averaged = swept[:2], [*swept[2:], "seeds"]
     if len(axes_names) < 2:
         raise ValueError("a heat map needs two keys with more than one value")
     across, down = ([*dict.fromkeys(point[name] for point in points)] for name in axes_names)
@@ -93,8 +94,8 @@ def plot_sweep(rows: str | PathLike[str], path: str | PathLike[str], column: str
         for y, line in enumerate(values):
             for x, value in enumerate(line):
                 color = "white" if value > middle else "black"
-                axes.text(x, y, f"{value:.6g}", ha="center", va="center", fontsize=8, color=color)
+                axes.text(x, y, f"{value:.4g}", ha="center", va="center", fontsize=8, color=color)
         axes.set_xticks(range(len(across)), across, rotation=20 if max(map(len, across)) * len(across) > 50 else 0)
         axes.set_yticks(range(len(down)), down)
-        axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=f"Mean {name}")
+        axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=f"Mean {name}, over {' and '.join(averaged)}")
         figure.colorbar(image, label=name)

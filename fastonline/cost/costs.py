@@ -152,7 +152,7 @@ NAMES = tuple(dict.fromkeys([*(call for calls in PUBLISHED.host.values() for cal
 
 def check_price(name: str, value: Any) -> tuple[float, float, float]:
     """(ns per call, per frame, per touched frame) of a price `value`, a number or a list of up to three; `name` is for the
-    message. ValueError for a negative price or NaN, TypeError for what is no number."""
+    message. ValueError for a negative price or NaN, TypeError unless it is a number or a list of numbers."""
     numbers = list(value) if isinstance(value, (list, tuple)) else [value]
     if not 1 <= len(numbers) <= 3 or not all(isinstance(ns, (int, float)) and not isinstance(ns, bool) for ns in numbers):
         raise TypeError(f"the price of {name} must be a number of ns or a list of up to three, not {value!r}")
@@ -164,7 +164,8 @@ def check_price(name: str, value: Any) -> tuple[float, float, float]:
 
 def costs_of(table: str = "published", changes: Mapping[str, Any] | None = None) -> Costs:
     """The Costs named `table` with `changes`: {name of NAMES: ns per call, or [per call, per frame, per touched frame]}. A
-    change holds for every mechanism that makes the call. ValueError, TypeError for names and numbers that are none."""
+    change holds for every mechanism that makes the call. ValueError for an unknown name, TypeError or ValueError for an
+    invalid price."""
     if table not in TABLES:
         raise invalid_name("table of costs", table, TABLES)
     costs = TABLES[table]

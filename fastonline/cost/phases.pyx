@@ -342,7 +342,7 @@ def time_pages(Memory mem not None, start_pfn, nr_pages, pfns):
 
     start_pfn, nr_pages: as for time_range. pfns: uint64, contiguous: those of the range, each once. Steps as for time_range,
     page by page at C level: "flags" and "engine" run that part of Memory.online_page alone, "total" is Memory.online_page.
-    "notify" is None: nobody is told of pages that go online at C level. "watermarks" is None where no mark asks for them.
+    "notify" is None: pages that go online at C level send no notification. "watermarks" is None where no mark asks for them.
     """
     cdef uint64_t first = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages"), onlined = 0
     cdef object own = checked_array(pfns, np.uint64, "pfns").copy()      # another thread may change the caller's meanwhile

@@ -121,7 +121,7 @@ class Profile(Record):
     - provenance: cost.provenance.provenance.
     - capture: None, or {"release", "kernel_buddyinfo", "predicted_buddyinfo", "zones": a list of {"nid", "zone", "quiet",
       "matches"}}.
-    - counters: None when nobody asked, or {"events", "missing": {event: why there is none}, "unavailable": None, or why nothing
+    - counters: None unless requested, or {"events", "missing": {event: why there is none}, "unavailable": None, or why nothing
       could be counted}.
     - rows: the workloads that online the section. calls: LISTENER and LIFECYCLE, the other calls in a section's life.
     - memset: for each engine {"engine", "bytes", "ns", "ratio"}: a memset of as many bytes as C_API writes, and the least time

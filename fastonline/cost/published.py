@@ -165,7 +165,8 @@ def published(groups: Sequence[str] = tuple(GROUPS)) -> list[Figure]:
 
 
 def published_text(figures: Sequence[Figure], width: int | None = None) -> str:
-    """Return a table of `figures`, published beside predicted, then each source and why predictions missed."""
+    """Return a table of `figures`, published beside predicted, then each source and why predictions missed. width: columns
+    for the text below the table, None: any."""
     rows = [("", "published", "predicted", "accepted", "")]
     sources = list(dict.fromkeys(figure.source for figure in figures))
     for figure in figures:

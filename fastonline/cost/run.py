@@ -1,7 +1,7 @@
 """One run: a strategy on a scenario, step by step, and its results.
 
-All times are virtual: what calls to the host cost passes on the guest's clock, and so does what the guest does itself. The time
-that the simulation takes is in `Row.simulation_s` and nowhere else, so that equal runs give equal output.
+All times are virtual: the cost of calls to the host and of the guest's own work advances the guest's clock. The wall time of
+the simulation is in `Row.simulation_s` only, so that equal runs give equal output.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Run:
         self.steps: list[dict[str, Any]] = []
 
     def _set_up(self):
-        """Bring the guest to its size at the start and its workload into it; none of it costs anything."""
+        """Set up the guest at its first size, with its workload, at no cost."""
         guest, page = self.guest, self._page
         if guest.follows:
             guest.driver.set_target(self.scenario.boot, 0.0)
@@ -106,8 +106,8 @@ class Run:
         """Run it from the first step to the end, and return its Row."""
         began = clock.perf_counter()
         scenario = self.scenario
-        everybody: tuple[Actor, ...] = (self.work, self.others, self.guest.driver, *self.guest.actors)
-        actors = [_Watched(self, actor) for actor in everybody]
+        acting: tuple[Actor, ...] = (self.work, self.others, self.guest.driver, *self.guest.actors)
+        actors = [_Watched(self, actor) for actor in acting]
         self._until(actors, scenario.steps[0][0])
         self.sample(scenario.boot)
         before = scenario.boot
@@ -118,7 +118,7 @@ class Run:
         return Row(self.strategy.name, None, self._values(), self.samples, self.steps, clock.perf_counter() - began)
 
     def _until(self, actors, end):
-        """Let everybody work until just before `end`: what is due then belongs to the next step."""
+        """Run the actors until just before `end`; work due at `end` belongs to the next step."""
         domain = self.guest.domain
         run(actors, nextafter(end, 0.0), domain.now)
         domain.wait_until(end)
@@ -148,7 +148,7 @@ class Run:
             guest.driver.validate()
 
     def note(self) -> None:
-        """Somebody worked: bring the integrals and the extremes up to now, and let the workload take what it still misses."""
+        """Update integrals and extremes after an actor worked, and let the workload allocate what it still lacks."""
         guest, domain = self.guest, self.guest.domain
         peak = domain.reset_peak()
         self._step_peak = max(self._step_peak, peak)
@@ -244,7 +244,7 @@ class Run:
         }
 
     def _unfreeable(self):
-        """{zone: pages that it counts as present and nobody can free}, at the end."""
+        """{zone: present pages that cannot be freed}, at the end."""
         return {zone.name: zone.present_pages - zone.managed_pages for zone in self.guest.mem.zones.values()
                 if zone.present_pages != zone.managed_pages}
 

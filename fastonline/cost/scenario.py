@@ -48,7 +48,7 @@ class Scenario:
     user space onlines the memory. batch: extents in one hypercall of the Xen balloons (None: a page of them). policy_period: s
     between two looks of the host's policy. seed: of everything that is random.
 
-    ValueError and TypeError for what makes no sense; the message begins with the key.
+    ValueError and TypeError for invalid values; the message begins with the key.
     """
 
     name: str
@@ -213,7 +213,7 @@ _READERS: dict[str, Reader] = {
 def scenario(name: str | os.PathLike[str]) -> Scenario:
     """The scenario of that name: one of PRESETS, or a TOML file.
 
-    OSError when the file cannot be read; ValueError, naming file, line and key, when it is no scenario; ValueError with the
+    OSError when the file cannot be read; ValueError, naming file, line and key, when it is not a scenario; ValueError with the
     nearest preset for a name that is neither.
     """
     name = os.fspath(name)

@@ -30,7 +30,7 @@ from fastonline.files import open_regular
 from fastonline.record import Record
 
 MOST_POINTS = 10**7
-"""Points that a grid may have without being asked for twice."""
+"""The most points that a grid may have without `many`."""
 
 CHUNK_S = 1.0
 """s of work that a chunk of tasks should have."""
@@ -96,7 +96,7 @@ def grid(scenario: Scenario, sets: Mapping[str, Sequence[Any]] | None = None, st
     """The Grid of a scenario.
 
     sets: {dotted key: values}, such as {"host": ["2G", "4G"], "workload.in_use": [0.5, 0.9]}. strategies: names, None: all.
-    seeds: how many, at least 1. many: more than MOST_POINTS points are meant. ValueError for what is unknown, for values that a
+    seeds: how many, at least 1. many: allow more than MOST_POINTS points. ValueError for unknown names, for values that a
     scenario refuses or that change nothing, and for a grid without a point.
     """
     names = tuple(STRATEGIES if strategies is None else strategies)
@@ -166,7 +166,7 @@ class Rows:
     """The file that a sweep's rows are appended to. path: of the file, made if it is not there. grid: Grid. `done` says which
     points it has.
 
-    A torn last line is cut off. ValueError for rows of another grid or version, and for a file that is none; OSError when it
+    A torn last line is cut off. ValueError for rows of another grid or version, and for a file of another kind; OSError when it
     cannot be read or written.
     """
 
@@ -221,7 +221,7 @@ class Rows:
 # -- the sweep
 
 class _Here:
-    """The executor that is none: what is submitted runs at once."""
+    """An executor in this process: a submitted call runs at once."""
 
     def submit(self, fn, /, *args):
         future = Future()
@@ -282,7 +282,7 @@ class _Sweep:
         return self._rows.nr_done - before
 
     def _submit(self):
-        """Keep the workers busy. What may have killed its worker runs alone, so that no other run is suspected."""
+        """Keep the workers busy. A run whose worker died is tried again alone, so that it cannot take others with it."""
         if self._suspects:
             if not self._running:
                 task, deaths = self._suspects.popleft()
@@ -314,7 +314,7 @@ class _Sweep:
         self._chunk = max(1, min(1000, round(CHUNK_S * len(rows) / max(seconds, 1e-6)), 2 * self._chunk))
 
 
-# -- what came out
+# -- summaries
 
 # quantiles of Student's t for 95 %, by degrees of freedom
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110,

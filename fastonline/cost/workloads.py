@@ -159,9 +159,9 @@ def read_trace(path: str, time: str = "time", demand: str | None = None, total: 
                ) -> tuple[tuple[float, int], ...]:
     """((s, bytes), ...) of a CSV file with a header.
 
-    path: of the file. time, demand: names of the columns of seconds and bytes. Without a column of demand it is what is not
-    free: `total` (bytes) less 4096 times `small` (free pages of 4 KiB), as hyperalloc-bench records it. OSError when the file
-    cannot be read, ValueError naming file and line for what is no trace.
+    path: of the file. time, demand: names of the columns of seconds and bytes. Without a column of demand, demand is `total`
+    (bytes) less 4096 times `small` (free pages of 4 KiB), as hyperalloc-bench records it. OSError when the file cannot be read,
+    ValueError naming file and line when it is not a trace.
     """
     rows = csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline=""))
     header = [cell.strip() for cell in next(rows, [])]

@@ -298,7 +298,7 @@ class Cmm2(Driver):
 
 
 class Cmm1(Driver):
-    """The first CMM: pages that the guest allocates and tells z/VM of (diagnose 0x10), in a static and a timed pool.
+    """The first CMM: pages that the guest allocates and releases to z/VM (diagnose 0x10), in a static and a timed pool.
 
     mem: Memory. domain: ResidentDomain. The target is the guest's size less the static pool (cmm_pages). When an allocation
     fails the pool stays as it is: the target becomes what there is. timed_pages go back timeout_pages every timeout_seconds.

@@ -240,7 +240,7 @@ class HvBalloon(Driver):
                 self.waits += not self._onlined
 
     def _memory_notifier(self, action, _notify):
-        """hv_memory_notifier: memory went online, whoever's, or could not (complete(&ol_waitevent))."""
+        """hv_memory_notifier: any memory went online, or failed to (complete(&ol_waitevent))."""
         if action in (MEM_ONLINE, MEM_CANCEL_ONLINE):
             self._onlined = True
             if self._request is not None:
@@ -256,7 +256,7 @@ class HvBalloon(Driver):
 
     def _online_page(self, pfn, order):
         """hv_online_page: of a block that is being onlined, what a region has and the host backs goes online; what is in no
-        region is somebody else's, and goes too."""
+        region belongs to another driver, and is removed too."""
         end = pfn + (1 << order)
         for region in self.regions:
             if region.start_pfn < end and pfn < region.end_pfn and not region.backs_all(pfn, end):
@@ -330,7 +330,7 @@ class HvBalloon(Driver):
             return
         last = self.regions[-1] if self.regions else None
         if last is not None and last.covered_end_pfn < last.end_pfn:
-            # fill the blocks that are there, then go on behind them if nobody is there
+            # fill the existing blocks, then go on behind them if that range is free
             part = min(nr_pages, last.end_pfn - last.covered_end_pfn)
             if (yield from self._hot_add(last.covered_end_pfn, part)) < part:
                 return

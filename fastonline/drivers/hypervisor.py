@@ -668,7 +668,7 @@ class ResidentDomain(Domain):
             end = min(self._newest, at + max(nr, 1024))
             live = self._live(at, end)[:nr]
             if live.size == 0 and len(got) == 1:
-                self._oldest = end      # nobody of these is resident any more
+                self._oldest = end      # none of these pages is resident any more
             got.append(live.astype(np.int64))
             nr -= live.size
             at = end

@@ -49,7 +49,7 @@ def block_sizes(mem: Memory, block_size: int) -> tuple[int, int]:
 
 
 class Answers(Protocol):
-    """The host's answers to requests for nr_pages from start_pfn on: True for ACK, False for BUSY."""
+    """The host's responses to requests for nr_pages from start_pfn on: True for ACK, False for BUSY."""
 
     def plug(self, start_pfn: int, nr_pages: int) -> bool:
         """Provide frames for all of these pages, or for none."""
@@ -62,7 +62,7 @@ class VirtioMem:
     """A virtio-mem device with its driver: ``request(size)`` plugs or unplugs memory to reach a size.
 
     mem: Memory. start, max_size: bytes, the device's region. block_size: of the device. nid: the node of its memory. name: of
-    the device in the log and /proc/iomem. host: an Answers, None: it answers ACK to everything. Devices of one machine share
+    the device in the log and /proc/iomem. host: an Answers, None: every request gets ACK. Devices of one machine share
     the online_page_callback, see VirtioMemBus.
 
     Blocks are numbered by their size: memory blocks in sub-block mode, big blocks in big-block mode. requested_size: bytes; pfn
@@ -246,7 +246,7 @@ class VirtioMem:
     def _plug_and_add(self, block, count):
         """Plug the first sub-blocks of a block, then add it; unplug them when that fails: HotplugError."""
         plugged, first = self._pages(block, 0, count), block * self.block_pages // self._mem.pages_per_block
-        somebody_elses = first in self._mem.blocks
+        foreign = first in self._mem.blocks
         self._send("plug", *plugged)
         self.plugged[block] = np.arange(self._sub_blocks) < count
         try:
@@ -256,7 +256,7 @@ class VirtioMem:
         except MemoryError as e:
             raise HotplugError.of(errno.ENOMEM, str(e)) from None
         finally:
-            if somebody_elses or first not in self._mem.blocks:
+            if foreign or first not in self._mem.blocks:
                 del self.plugged[block]
                 self._pending.append(plugged)
                 self._unplug_pending()
@@ -538,7 +538,7 @@ class VirtioMemDriver(Driver):
             return f"the device plugs blocks of {format_size(self.device.sub_block_pages * page)}"
         return super().obstacle()
 
-    # -- the host's answers
+    # -- the host's responses
 
     def plug(self, start_pfn: int, nr_pages: int) -> bool:
         """Handle VIRTIO_MEM_REQ_PLUG: frames for all of the pages, or False (BUSY). With backing "touch" no frames are given

@@ -384,7 +384,7 @@ class XenBalloon(Driver):
     # -- growing and shrinking by one batch
 
     def _at_once(self, extents):
-        """Of so many extents, those that one step moves: a batch. Single pages that nobody is told of one by one go by the
+        """Of so many extents, those that one step moves: a batch. Single pages that need no notification each go by the
         frame_list, and are counted as the calls that they stand for."""
         if self.batch > 1 or self.order:
             return min(extents, self.batch)
@@ -562,7 +562,7 @@ class XenBalloon(Driver):
         self._append(np.arange(start_pfn, start_pfn + nr_pages, 1 << self.order))
 
     def _reserve_additional_memory(self):
-        """reserve_additional_memory: add whole sections for what the list cannot give; somebody onlines them."""
+        """reserve_additional_memory: add whole sections for what the list lacks; the kernel or user space onlines them."""
         mem, unit = self.mem, self.mem.geometry.pages_per_section
         if self.behaviour.promises:
             credit = self.target_pages - self.current_pages - self.hotplug_pages

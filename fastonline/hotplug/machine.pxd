@@ -1,7 +1,7 @@
 """One machine: its state, room for more of it, and the events that a call has queued.
 
 Every phase of hot-plug is a file of functions that take a Machine first (add_remove, onlining, offlining, page_ops, ...).
-`Memory` (memory.pxd) is the public class over them; whoever embeds uses that one, not the fields here.
+`Memory` (memory.pxd) is the public class over them; an embedding program uses `Memory`, not the fields here.
 """
 
 from fastonline.core.bitmap cimport Bitmap

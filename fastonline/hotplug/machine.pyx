@@ -150,7 +150,7 @@ cdef int room_for(Machine mem, uint64_t end_pfn) except -1:
     check_ram((mem.sections.present.ones() << mem.sections.pfn_section_shift) * mem.pages.page_bits >> 3)
     nids = np.zeros(nr_sections, np.int16)
     nids[: mem.nids.size] = mem.nids
-    # the engine last: where that fails there is room for sections that nobody asks for, and nothing else has changed
+    # the engine last: if it fails, there is unused room for sections, and nothing else has changed
     mem.block_online.grow(nr_blocks(mem, nr_sections), [(0, mem.block_online.nbits)])
     mem.sections.grow(nr_sections)
     set_nids(mem, nids)

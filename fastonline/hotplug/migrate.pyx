@@ -296,7 +296,7 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
             if len(order) < wanted:
                 raise HotplugError.of(errno.ENOMEM, f"{what} cannot be migrated: no free pages")
             raise HotplugError.of(errno.EAGAIN, f"{what} are pinned: timed out")
-        # what another thread allocated before the free pages were isolated is nobody's to take
+        # pages that another thread allocated before the isolation stay that thread's
         used = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(PG_tail)) == PAGE_IN_USE
         used &= ~isolated.taken
         if used.any():
@@ -369,7 +369,7 @@ def failure_log(stuck, leaving, nodes, highest):
 
 
 cdef class Isolated:
-    """The pages of a range that nobody else can allocate, a byte for each page: undoing takes no memory."""
+    """The isolated pages of a range, a byte for each page, so that undoing needs no memory."""
     cdef uint64_t start, nr
     cdef object taken
     cdef char *is_taken

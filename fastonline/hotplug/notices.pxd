@@ -1,4 +1,4 @@
-"""What a hot-plug call tells the memory notifiers."""
+"""The notifications of a hot-plug call."""
 
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.hotplug.machine cimport Machine

@@ -92,8 +92,8 @@ cdef int ask_notifiers(Machine mem, object going, object notice, str what) excep
 
 
 cdef int tell_cancelled(Machine mem, tuple what) except -1:
-    """Tell the chain that what it was asked for does not happen (an undo_step). what: (action, notice), or None when nobody
-    listens. Its callbacks may not change which memory is there, as more may have to be undone."""
+    """Send the chain the notification that cancels the last one (an undo_step). what: (action, notice), or None without
+    notifiers. Their callbacks may not change which memory is there, as more may have to be undone."""
     cdef bint changing = mem.changing
     if what is None:
         return tell_notifiers(mem, 0, None)

@@ -25,7 +25,7 @@ __all__ = ["check_unused", "memory_block_offline"]
 
 
 cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
-    """Pages leave the allocator, those in use move elsewhere first; then zone, node, watermarks, events and notifiers."""
+    """Migrate pages in use, take all pages from the allocator, then update zone, node and watermarks, and notify."""
     cdef int z
     before, mem.going_offline = mem.going_offline, (start, nr)
     try:
@@ -45,7 +45,7 @@ cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
 
 
 def memory_block_offline(Machine mem not None, start_pfn, nr_pages):
-    """offline_pages of a memory block; since 6.9 MEM_FINISH_OFFLINE follows when it is done."""
+    """offline_pages of a memory block. Since 6.9 MEM_FINISH_OFFLINE follows."""
     cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     _held = mem.mem_hotplug_begin("offline_pages")
     check_present(mem, start, nr, "offline_pages")
@@ -62,7 +62,7 @@ def memory_block_offline(Machine mem not None, start_pfn, nr_pages):
 
 
 cdef int check_offlinable(Machine mem, uint64_t start, uint64_t nr) except -1:
-    """The number of the one zone that the range is online in."""
+    """Return the number of the only zone of an online range."""
     cdef uint64_t block = <uint64_t>1 << mem.pageblock_order
     check_present(mem, start, nr, "offline_pages")
     where = pfn_range(start, nr)
@@ -77,14 +77,14 @@ cdef int check_offlinable(Machine mem, uint64_t start, uint64_t nr) except -1:
 
 
 cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
-    """Ask the notifiers, move what can move, and take every page of the range: the MemoryNotify, or None when nobody listens.
-    When a page stays in use nothing is taken, and MEM_CANCEL_OFFLINE told."""
+    """Call the notifiers, migrate pages in use, and isolate every page of the range. Return the MemoryNotify, or None without
+    notifiers. If a page stays in use, nothing is isolated and MEM_CANCEL_OFFLINE is sent."""
     cdef int64_t used
     cdef PyThreadState *thread
     cdef bint moved = False, alone
     cdef Undo undo = Undo.__new__(Undo)
     notice = None
-    # where Python runs, or the GIL is let go of, other threads may allocate after the range was looked at
+    # other threads may allocate between the check and here, when Python runs or the GIL is released
     alone = not mem.notifiers.callbacks and mem.per_cpu_pages is None
     try:
         if mem.per_cpu_pages is not None:
@@ -116,7 +116,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
         mem.lock.take_back(thread)
         if used >= 0:
             raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
-    except BaseException:      # a notifier's or an owner's own exception too
+    except BaseException:      # also for an exception of a notifier or an owner
         undo.roll_back()
         raise
     return notice
@@ -133,7 +133,7 @@ cdef int put_pages_back(Machine mem, object pfns) except -1:
 
 
 cdef object move_pages(Machine mem, uint64_t start, uint64_t nr):
-    """migrate_range, whose owners' callbacks may not change which memory is there: the hot-plug lock is held."""
+    """migrate_range. Callbacks of owners may not call hot-plug functions: the hot-plug lock is held."""
     cdef bint changing = mem.changing
     mem.changing = True
     try:
@@ -143,9 +143,9 @@ cdef object move_pages(Machine mem, uint64_t start, uint64_t nr):
 
 
 cdef void take_range(Machine mem, uint64_t start, uint64_t nr, int z, bint moved) noexcept nogil:
-    """Every page of the range, none of which anybody needs any more, leaves the allocator (__offline_isolated_pages)."""
+    """Take every page of an isolated range from the allocator (__offline_isolated_pages)."""
     cdef uint64_t offlined = 0
-    refresh(&mem.zones.table)     # 2.6.25 leaves the watermarks as the last mark made them
+    refresh(&mem.zones.table)     # 2.6.25 keeps the watermarks of the last mark
     count_offline(mem, start, nr, -1)
     if moved:
         offlined = nr - mem.pages.weigh(PG_reserved, start, nr) - mem.pages.weigh(PG_offline, start, nr)
@@ -157,7 +157,7 @@ cdef void take_range(Machine mem, uint64_t start, uint64_t nr, int z, bint moved
 
 
 cdef int leave_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
-    """What follows for zone and node when a range has gone offline, and what the log says of it."""
+    """Update zone and node after a range went offline, and log it."""
     cdef int nid = zone_nid(&mem.zones.table, z)
     if mem.rules.watermarks_at_offline:
         recompute_watermarks(mem)
@@ -172,13 +172,13 @@ cdef int leave_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
 
 
 cdef void node_states_clear_node(Machine mem, int nid) noexcept nogil:
-    """A node that has no memory any more leaves N_MEMORY, and its kernel threads stop (kswapd_stop, kcompactd_stop)."""
+    """Remove a node without memory from N_MEMORY and stop its kernel threads (kswapd_stop, kcompactd_stop)."""
     if mem.nodes_lose_memory and node_present_pages(mem, nid) == 0:
         mem.zones.table.nodes[nid].has_memory = False
 
 
 cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr, bint report=True) except -1:
-    """EBUSY naming the first page in use that nobody can move (has_unmovable_pages); report: the log shows it
+    """Raise EBUSY naming the first page in use that cannot be moved (has_unmovable_pages). report: log it
     (REPORT_FAILURE)."""
     cdef int64_t used
     cdef PyThreadState *thread = mem.lock.let_go(nr * mem.pages.page_bits)
@@ -198,8 +198,8 @@ cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr, bint report=True)
 
 
 def check_unused(Machine mem not None, start_pfn, nr_pages):
-    """EBUSY naming the first page in use of a range that nobody can move, EINVAL where no section is. As alloc_contig_range
-    asks: nothing is logged."""
+    """Raise EBUSY naming the first page in use of a range that cannot be moved, EINVAL without a section. Nothing is logged,
+    as for alloc_contig_range."""
     cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     _held = mem.lock.hold()
     check_present(mem, start, nr, "check_unused")

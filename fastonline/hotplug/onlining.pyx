@@ -46,7 +46,7 @@ __all__ = ["memory_block_online"]
 # -- phase 1
 
 cdef class Joined:
-    """What prepare has done, for leave_zone_again and unprepare to undo."""
+    """A record of what prepare has done; leave_zone_again and unprepare undo it."""
     cdef uint64_t start, nr      # the range
     cdef list fresh              # runs (start_pfn, nr_pages) of it that were not prepared before
     cdef int prepared            # so many of them are now
@@ -59,7 +59,7 @@ cdef class Joined:
 
 
 cdef int prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1:
-    """The range joins a zone, the notifiers are asked, its pages wait; or nothing."""
+    """Add the range to a zone, call the notifiers, and make its pages wait. A failure changes nothing."""
     cdef Undo undo = Undo.__new__(Undo)
     try:
         prepare(mem, start, nr, online_type, undo)
@@ -70,7 +70,7 @@ cdef int prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int onli
 
 
 cdef int prepare(Machine mem, uint64_t start, uint64_t nr, int online_type, Undo undo) except -1:
-    """prepare_online_pages, for a caller that undoes it."""
+    """prepare_online_pages for a caller that can undo it."""
     cdef uint64_t pfn, run
     cdef Joined joined = Joined.__new__(Joined)
     cdef int z
@@ -110,7 +110,7 @@ cdef int note_areas(Machine mem, uint64_t start, uint64_t nr, Joined joined) exc
 
 
 cdef void join_zone(Machine mem, uint64_t start, uint64_t nr, int z, Joined joined) noexcept:
-    """move_pfn_range_to_zone, noting what leave_zone_again undoes."""
+    """move_pfn_range_to_zone. Record what leave_zone_again has to undo."""
     joined.in_zone = True
     joined.z = z
     mem.zones.spans(z, joined.before)
@@ -119,8 +119,7 @@ cdef void join_zone(Machine mem, uint64_t start, uint64_t nr, int z, Joined join
 
 
 cdef int leave_zone_again(Machine mem, Joined joined) except -1:
-    """The inverse of join_zone, for a range whose pages are not prepared any more. What others have done to the zone
-    meanwhile stays."""
+    """Undo join_zone for a range whose pages are no longer prepared. Later changes of the zone by other calls stay."""
     cdef int z = joined.z
     cdef bytes areas = joined.areas
     cdef const area_t *before = <const area_t *><const char *>areas
@@ -144,8 +143,8 @@ cdef int leave_zone_again(Machine mem, Joined joined) except -1:
 
 
 cdef int unprepare(Machine mem, Joined joined) except -1:
-    """The pages do not wait any more. Where a callback has made more of them than waiting ones, or less, they stay prepared,
-    and the range in its zone."""
+    """Make waiting pages unprepared again. If a callback has changed some of them, the pages stay prepared and the range
+    stays in its zone."""
     cdef uint64_t pfn, run
     cdef list done = joined.fresh[: joined.prepared]
     for pfn, run in done:
@@ -162,7 +161,7 @@ cdef int unprepare(Machine mem, Joined joined) except -1:
 
 
 cdef int check_preparable(Machine mem, uint64_t start, uint64_t nr) except -1:
-    """The range is there and, where the rules ask for it, aligned, without holes and not prepared."""
+    """Check that the range is present and, if the rules require it, aligned, without holes and not prepared."""
     cdef uint64_t unit = <uint64_t>1 << mem.sections.pfn_section_shift
     check_present(mem, start, nr, "onlining")
     if mem.aligned and (start & ((<uint64_t>1 << mem.pageblock_order) - 1) or (start + nr) % unit):
@@ -183,7 +182,7 @@ cdef int check_preparable(Machine mem, uint64_t start, uint64_t nr) except -1:
 
 
 cdef int check_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
-    """A buddy block lies in one zone."""
+    """Check that no buddy block would lie in two zones."""
     cdef int there = page_zone(mem, start)
     if mem.zone_at_online and there >= 0 and there != z:
         raise HotplugError.of(
@@ -195,7 +194,7 @@ cdef int check_zone(Machine mem, uint64_t start, uint64_t nr, int z) except -1:
 
 
 cdef int adjust_present_runs(Machine mem, list runs, int sign) except -1:
-    """The pages of these runs (start_pfn, nr_pages) are present in the zones that they are in (sign 1), or no longer (-1)."""
+    """Add (sign 1) or subtract (-1) the pages of these runs (start_pfn, nr_pages) as present pages of their zones."""
     cdef uint64_t pfn, nr, part
     for pfn, nr in runs:
         while nr:
@@ -207,7 +206,7 @@ cdef int adjust_present_runs(Machine mem, list runs, int sign) except -1:
 
 
 cdef list unprepared_runs(Machine mem, uint64_t start, uint64_t nr):
-    """The runs (start_pfn, nr_pages) of the range that are not prepared."""
+    """Return the runs (start_pfn, nr_pages) of the range that are not prepared."""
     if mem.pages.weigh(PG_prepared, start, nr) == 0:
         return [(start, nr)]
     prepared = page_states(mem, start, nr) & PG_prepared
@@ -217,7 +216,7 @@ cdef list unprepared_runs(Machine mem, uint64_t start, uint64_t nr):
 # -- phase 2
 
 cdef int64_t mark_pages_onlined(Machine mem, uint64_t start, uint64_t nr, int order) except -1:
-    """The waiting pages of a range go online; notifiers and log are told."""
+    """Put the waiting pages of a range online, then notify and log."""
     cdef int64_t done, outside
     cdef int nid
     cdef bint was_empty
@@ -236,7 +235,7 @@ cdef int64_t mark_pages_onlined(Machine mem, uint64_t start, uint64_t nr, int or
 
 
 cdef int64_t online_waiting_pages(Machine mem, uint64_t start, uint64_t nr, int order) except -1:
-    """online_pages_range: the waiting pages of a range go online, in blocks of at most `order`; how many did."""
+    """online_pages_range: put the waiting pages of a range online, in blocks of at most `order`. Return how many did."""
     cdef int64_t done = 0
     cdef uint64_t pfn, run
     cdef PyThreadState *thread
@@ -258,7 +257,7 @@ cdef int64_t online_waiting_pages(Machine mem, uint64_t start, uint64_t nr, int 
 
 
 cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, int nid, bint was_empty) except -1:
-    """Tell log and notifiers of a mark."""
+    """Log a mark and call the notifiers."""
     mem.zones.table.recomputed += mem.watermarks_at_mark
     if was_empty:
         build_all_zonelists(mem, listed_nodes(mem))
@@ -273,7 +272,7 @@ cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, in
 cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
     """Hand every aligned block of waiting pages of the (start_pfn, nr_pages) ranges to the online_page_callback; how many
     pages went online, which generic_online_page has counted. When the callback raises, the pages that went online wait again,
-    but for those that somebody has taken, and the exception goes on; counts of frees and merges stay."""
+    except those that were allocated meanwhile, and the exception goes on; counts of frees and merges stay."""
     cdef uint64_t pfn, nr, end, size
     cdef int64_t done = 0
     cdef int block
@@ -304,7 +303,7 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
 
 
 cdef int wait_again(Machine mem, tuple what) except -1:
-    """Undo what call_back has done; `what`: the blocks given to the callback, which sections were offline, and whether the
+    """Undo call_back. `what`: the blocks given to the callback, which sections were offline, and whether the
     watermarks were stale."""
     cdef uint64_t pfn, size
     given, offline, stale = what
@@ -318,7 +317,7 @@ cdef int wait_again(Machine mem, tuple what) except -1:
 
 
 cdef int note_offline_sections(Machine mem, uint64_t start, uint64_t nr, dict offline) except -1:
-    """Which sections of a range are offline, and whether their nodes have memory: {section: bool}."""
+    """Return {section: whether its node has memory} for the offline sections of a range."""
     cdef uint64_t section
     for section in range(start >> mem.sections.pfn_section_shift, ((start + nr - 1) >> mem.sections.pfn_section_shift) + 1):
         if not test_bit(mem.sections.online.words, section):
@@ -327,7 +326,7 @@ cdef int note_offline_sections(Machine mem, uint64_t start, uint64_t nr, dict of
 
 
 cdef uint64_t reserve_free_pages(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
-    """The free pages of a range are waiting again; how many."""
+    """Make the free pages of a range wait again. Return how many."""
     cdef uint64_t pfn, reserved = 0
     for pfn in range(start, start + nr):
         if mem.pages.state(pfn) & PG_buddy:
@@ -336,8 +335,8 @@ cdef uint64_t reserve_free_pages(Machine mem, uint64_t start, uint64_t nr) noexc
 
 
 cdef void section_went_back(Machine mem, uint64_t section, bint had_memory) noexcept nogil:
-    """The inverse of section_went_online, for a section that was offline, unless a page of it stays online. had_memory: the
-    node's, before."""
+    """Undo section_went_online for a section that was offline, unless a page of it stays online. had_memory: whether the
+    node had memory before."""
     cdef uint64_t shift = mem.sections.pfn_section_shift, pfn, other
     cdef int nid = mem.nid_of[section]
     for pfn in range(section << shift, (section + 1) << shift):
@@ -353,7 +352,7 @@ cdef void section_went_back(Machine mem, uint64_t section, bint had_memory) noex
 
 
 cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except -1:
-    """A block of waiting pages goes online; how many did."""
+    """Put a block of waiting pages online. Return how many went online."""
     cdef uint64_t size = <uint64_t>1 << order, pfn, run
     cdef int64_t done = 0
     _held = None if mem.per_cpu_pages is None else mem.lock.hold_uninterrupted()
@@ -367,7 +366,7 @@ cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except 
 
 
 cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) except -1:
-    """Any pages, in the order of the array, which the batch is of."""
+    """Put any pages online, in the order of the array that the batch was made from."""
     cdef int64_t outside, done
     cdef uint64_t i
     cdef int nid
@@ -398,7 +397,7 @@ cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) exce
 
 
 cdef int64_t online_range(Machine mem, uint64_t start, uint64_t nr, int order) noexcept nogil:
-    """The waiting pages of a range go online and nobody is told; how many did, or -EINVAL when some of it is not
+    """The waiting pages of a range go online without notifications; return how many did, or -EINVAL when some of it is not
     there, not prepared, or the order is too large. order -1: as the rules say."""
     cdef int64_t done
     if nr == 0 or nr > mem.pages.nr_pages or start > mem.pages.nr_pages - nr \
@@ -411,7 +410,7 @@ cdef int64_t online_range(Machine mem, uint64_t start, uint64_t nr, int order) n
 
 
 cdef int online_page(Machine mem, uint64_t pfn) noexcept nogil:
-    """A waiting page goes online and nobody is told: 1; 0 when it is not Reserved, -EINVAL when it is not there or not
+    """A waiting page goes online without a notification: 1; 0 when it is not Reserved, -EINVAL when it is not there or not
     prepared."""
     cdef uint64_t section = pfn >> mem.sections.pfn_section_shift
     cdef int done
@@ -432,7 +431,7 @@ cdef int online_page(Machine mem, uint64_t pfn) noexcept nogil:
 
 
 cdef int64_t online_pfns(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil:
-    """Any pages go online and nobody is told; how many did, or -EINVAL when one is absent, unprepared or given twice."""
+    """Any pages go online without notifications; return how many did, -EINVAL if one is absent, unprepared or given twice."""
     cdef pfn_batch batch
     cdef int gathered = try_gather(mem, pfns, nr, &batch)
     if gathered <= 0:
@@ -446,7 +445,7 @@ cdef int64_t online_pfns(Machine mem, const uint64_t *pfns, uint64_t nr) noexcep
 # -- both
 
 cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1:
-    """Prepare, online every page, then zonelists, watermarks, events and notifiers; or nothing."""
+    """Prepare, put every page online, then update zonelists and watermarks, and notify. A failure changes nothing."""
     cdef int64_t done
     cdef int nid, nid_normal
     cdef bint was_empty
@@ -484,7 +483,7 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
 
 
 def memory_block_online(Machine mem not None, start_pfn, nr_pages, online_type):
-    """online_pages of a memory block, between the notices that blocks send since 6.9: MEM_FINISH_OFFLINE follows a veto and a
+    """online_pages of a memory block, with the notices that blocks send since 6.9. MEM_FINISH_OFFLINE follows a veto or a
     failure."""
     cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
     cdef int kind = as_online_type(online_type)

@@ -203,7 +203,7 @@ cdef int64_t init_per_zone_wmark_min(zone_table *t) noexcept nogil:
 
 
 cdef void refresh(zone_table *t) noexcept nogil:
-    """2.6.25 recomputes at every mark, from present_pages alone: once for many marks, when somebody looks or something else
+    """2.6.25 recomputes at every mark, from present_pages alone: once for many marks, when a value is read or something else
     is about to change present_pages, comes to the same. The marks have been counted."""
     if t.stale:
         compute_wmarks(t)

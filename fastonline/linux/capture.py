@@ -254,7 +254,7 @@ def predict_online(capture: Capture, size: int | str = "512M", engine: str = "bi
     """Return the captured machine after memory was added after its end and onlined.
 
     The memmap that a kernel takes from a zone when memory is added (2 MiB for 128 MiB, KERNEL.md 7.2) is not taken here, and
-    nobody allocates from the new pages at once. HotplugError EINVAL for what is no whole memory blocks.
+    nobody allocates from the new pages at once. HotplugError EINVAL unless the range is whole memory blocks.
     """
     mem = capture.machine(engine, rules)
     start, nr_pages = capture.hotplug_pfn, parse_size(size) // capture.page_size

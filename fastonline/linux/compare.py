@@ -347,7 +347,7 @@ def _compare_places(check, what, ours, real, guest):
 
 
 def _compare_read(check, op, predicted, guest):
-    """What somebody read meanwhile: where a region's pages lie now, and the nodes, their blocks and kernel threads."""
+    """Values read from the guest during the step: where a region's pages lie, and the nodes, their blocks and threads."""
     mem, value = guest.mem, op["value"]
     region = re.fullmatch(r"user pages of region (\S+)", op.get("what", ""))
     if region:

@@ -167,7 +167,7 @@ class Guest:
         """Pages had nowhere to move to: how many did depends on what kernel zones had free."""
         self._boot_zone = zone = self._preferred()
         self._devices = {}       # memory block -> pages of the slabs that its device takes
-        self._unread = []        # of them, those whose files nobody has read
+        self._unread = []        # of them, those whose files have not been read
         self._last_zone = zone    # the zone that was preferred after the step before
         self._read_zone = zone       # the zone that single pages have been taken from
         self._blocks_read = 0        # memory blocks whose files have been read since boot
@@ -318,7 +318,7 @@ class Guest:
         self._retries.clear()
 
     def alloc(self, region, nr_pages):
-        """A program allocates and touches memory. MemoryError where there is none; ValueError for a region that is there."""
+        """A program allocates and touches memory. MemoryError when memory runs out; ValueError when the region exists."""
         if region in self.regions:
             raise ValueError(f"region {region} exists already")
         if nr_pages > self.mem.totalram_pages:

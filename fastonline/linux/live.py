@@ -62,7 +62,7 @@ def read_kernel(root: Path, attempts: int) -> dict[str, Any]:
                 quiet |= {key: before[key] == after.get(key) for key in zones}
                 if all(quiet[key] for key in zones):
                     break
-                time.sleep(0.01 * attempt)      # whoever is busy may soon be done
+                time.sleep(0.01 * attempt)      # other activity may end soon
             parts.append((first, flags))
     start_pfn = np.concatenate([first for first, _ in parts])
     page_map = start_pfn, np.diff(start_pfn, append=np.uint64(end_pfn)), np.concatenate([flags for _, flags in parts])

@@ -14,7 +14,7 @@ from fastonline.rules import SYSCTLS
 PIPE_DEF_BUFFERS = 16
 """Pages that a pipe holds at most (fs/pipe.c): vmsplice pins so many of a region."""
 _READ_ONLY = (("block_size_bytes",), ("valid_zones", "phys_index", "phys_device", "removable"))
-"""Files that nobody may write: of the directory memory, and of a memory block's."""
+"""Files that are read-only: of the directory memory, and of a memory block's."""
 
 
 class CannotReplay(Exception):
@@ -161,12 +161,12 @@ def _write_file(guest, op):
     if name in ("soft_offline_page", "hard_offline_page"):
         return _offline_page(guest, op)
     if name == "uevent" and not op["text"]:
-        return 0       # sysfs_kf_write asks nobody about an empty write
+        return 0       # sysfs_kf_write calls no store method for an empty write
     raise CannotReplay(f"there is no model of the file {op['path']}")
 
 
 def _number(text):
-    """The int that the kernel makes of text, decimal, 0x... or 0... (kstrtol, base 0); None for what is none."""
+    """The int that the kernel makes of text, decimal, 0x... or 0... (kstrtol, base 0); None if the text is not a number."""
     found = re.fullmatch(r"([+-]?)(0[xX][0-9a-fA-F]{1,99}|0[0-7]{0,99}|[1-9][0-9]{0,99})", text)
     if not found:
         return None

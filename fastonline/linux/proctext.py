@@ -22,7 +22,7 @@ _BLOCK = re.compile(r"memory(\d{1,9}) (\S+) ")
 ZONE_NAMES = ("DMA", "DMA32", "Normal", "HighMem", "Movable", "Device")
 """enum zone_type (include/linux/mmzone.h), in its order; a kernel has some of them, Normal and Movable always."""
 _RARE = ("DMA", "DMA32", "HighMem", "Device")
-"""The others, from the most to the least likely where nothing else tells."""
+"""The others, from the most to the least likely, for texts without other evidence."""
 
 # zoneinfo's own words for what ZoneInfo calls otherwise; the rest has the same name
 _FIELDS = {

@@ -13,7 +13,7 @@ from fastonline.linux.proctext import MemoryBlock, ZoneInfo
 Ranges = list[tuple[int, int]]
 """(first pfn, end pfn), ascending and disjoint."""
 Memory = list[tuple[int, int, int, frozenset[str]]]
-"""(first pfn, end pfn, nid, zones) of memory, ascending; no zones: it is offline; "none": nobody says which."""
+"""(first pfn, end pfn, nid, zones) of memory, ascending; no zones: it is offline; "none": its zone is unknown."""
 
 _NAMES = {
     "x86_64": ("X86_64",), "i686": ("X86_32_PAE",), "aarch64": ("ARM64_4K", "ARM64_16K", "ARM64_64K"), "s390x": ("S390X",),
@@ -71,7 +71,7 @@ def with_zone_starts(geometry: Geometry, zones: Iterable[ZoneInfo]) -> Geometry:
 
 
 def block_zones(block: MemoryBlock) -> frozenset[str]:
-    """The zone of an online block, "none" where it lies in several or nobody says, and nothing for an offline one. Up to 4.12
+    """The zone of an online block, "none" if it has several or its zone is unknown, "" for an offline block. Up to 4.12
     the zones that it could move to stand behind its own (show_valid_zones, drivers/base/memory.c)."""
     return frozenset() if block.state not in ("online", "going-offline") else frozenset(block.valid_zones[:1] or ("none",))
 

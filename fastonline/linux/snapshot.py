@@ -110,7 +110,7 @@ class Snapshot:
                     raise ValueError(f"zone {name} of node {nid} is missing in {missing}")
         memory, taken, known = memory_of(self.blocks, self._block_pages), [], []
         names = [name for name, _ in geometry.zone_limits] + ["Movable"] + ["Device"] * rules.zone_device
-        # where nothing else tells, a zone inside the span of another one comes first
+        # without other evidence, a zone inside the span of another one comes first
         for zone in sorted(zones.values(), key=lambda zone: zone.spanned_pages):
             if not zone.present_pages and zone.name not in names:
                 continue

@@ -39,7 +39,7 @@ class Source(Protocol):
         """What `machine` takes for granted, a line each."""
 
     def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
-        """The Memory. ValueError where there is none that fits."""
+        """Return the Memory. ValueError when no Memory fits the source."""
 
 
 class Saved:

@@ -29,7 +29,7 @@ _BATCHED = ("mm_page_free_batched", "mm_pagevec_free")
 
 @dataclass(frozen=True)
 class Event:
-    """One event. nr: its line. alloc: an allocation? batched: mm_page_free_batched, which mm_page_free tells of too. pfn: None
+    """One event. nr: its line. alloc: an allocation? batched: mm_page_free_batched, which mm_page_free reports too. pfn: None
     for an allocation that failed."""
 
     nr: int

@@ -17,7 +17,7 @@ ANY = st.integers(0, 10**6)      # made into a pfn, a length or an index by what
 
 
 def answer(call, *args):
-    """What a call returns, or how it is refused: an errno, or the name of the exception."""
+    """Return the result of a call, or its error: an errno or the name of the exception."""
     try:
         return call(*args)
     except (OSError, ValueError, MemoryError) as e:
@@ -45,7 +45,7 @@ class Walk(RuleBasedStateMachine):
     method one of them lacks is skipped. Batches of pfns reach them as lists of int, allocations as
     `alloc_contig_range(pfn, nr)`, memory blocks as `online_block(nr, word)` and `offline_block(nr)`.
 
-    Watermarks are compared in a step of their own: under 2.6.25 `Memory` computes them when somebody looks, and looking must
+    Watermarks are compared in a step of their own: under 2.6.25 `Memory` computes them when they are read, and reading must
     change nothing.
     """
 
@@ -75,11 +75,11 @@ class Walk(RuleBasedStateMachine):
         self.others = self.subjects(size)
 
     def can(self, *names):
-        """Do all of your machines have these methods?"""
+        """Return whether all further machines have these methods."""
         return all(hasattr(other, name) for other in self.others for name in names)
 
     def call_all(self, name, *args):
-        """Call it on every machine; the answers must be the same."""
+        """Call a method on every machine. All results must be equal."""
         if not self.can(name):
             return None
         expected = answer(getattr(self.ref, name), *args)
@@ -89,19 +89,19 @@ class Walk(RuleBasedStateMachine):
         return expected
 
     def pick(self, n, states=None):
-        """A pfn: of a page in one of the states, or anywhere up to a section past the end of memory."""
+        """Return a pfn of a page in one of the states, or any pfn up to a section past the end of memory."""
         if states is not None:
             pfns = sorted(p for p, s in self.ref.state.items() if s in states)
             return pfns[n % len(pfns)] if pfns else 0
         return n % (self.geometry.max_pfn + self.geometry.pages_per_section)
 
     def aligned(self, n, nr, fine):
-        """A range of whole sections (fine: of pageblocks), most often inside memory."""
+        """Return a range of whole sections (fine: of pageblocks), most often inside memory."""
         unit = self.geometry.pages_per_section if not fine else 1 << self.geometry.pageblock_order
         return n * unit % (self.geometry.max_pfn + unit), (nr % 3 + (1 if nr % 7 else 0)) * unit
 
     def block_ending_with_its_section(self, n, keep):
-        """A range that begins at some pageblock and ends with the section."""
+        """Return a range that begins at some pageblock and ends with the section."""
         unit, block = self.geometry.pages_per_section, 1 << self.geometry.pageblock_order
         section = n % self.geometry.nr_mem_sections * unit
         skip = keep % (unit // block) * block
@@ -176,7 +176,7 @@ class Walk(RuleBasedStateMachine):
         return n * block % self.geometry.max_pfn, (nr % 2 + 1) * block
 
     def call_block(self, n, verb, *args):
-        """mem.blocks[nr].verb(*args) of a memory block that is there."""
+        """Call mem.blocks[nr].verb(*args) on a present memory block."""
         blocks = list(self.ref.block_states())
         if not blocks or not self.can(f"{verb}_block"):
             return
@@ -255,7 +255,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(zone=st.sampled_from(("DMA", "Normal", "Movable")), times=st.integers(1, 5))
     def alloc(self, zone, times):
-        """struct_page, whose order is the kernel's, says which page; the others take the same one."""
+        """Allocate a page with struct_page, whose order is the kernel's, and the same page on the others."""
         for _ in range(times if self.can("alloc_contig_range") else 0):
             pfn = answer(self.struct.alloc_pages, 0, zone)
             if isinstance(pfn, str):
@@ -268,8 +268,8 @@ class Walk(RuleBasedStateMachine):
 
     @rule(zone=st.sampled_from(("DMA", "Normal", "Movable")), order=st.integers(0, 13))
     def alloc_block(self, zone, order):
-        """Where one block alone is the smallest that fits, both engines must take it, and its lowest part; else each allocates
-        on a copy of its own and the counts are compared."""
+        """If exactly one block is the smallest that fits, both engines must take its lowest part. Otherwise each allocates on a
+        copy of its own, and the counts are compared."""
         if not self.can("alloc_pages"):
             return
         order %= self.geometry.max_page_order + 1
@@ -383,7 +383,7 @@ class Walk(RuleBasedStateMachine):
 
 
 def first_difference(mem, ref):
-    """(pfn, the engine's state, the reference's) of the first page they see differently, or None."""
+    """Return (pfn, state in the engine, state in the reference) of the first page that differs, or None."""
     nr = ref.geometry.max_pfn
     ours, theirs = mem.page_states(0, nr), np.array(ref.page_states(0, nr), np.uint8)
     if np.array_equal(ours, theirs):
