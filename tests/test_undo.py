@@ -4,6 +4,7 @@ import gc
 import weakref
 
 import pytest
+from in_process import in_process
 
 from fastonline.core.undo import Undo
 
@@ -70,3 +71,25 @@ def test_it_can_be_used_again():
             undo.add(undone.append, i)
             raise KeyError(i)
     assert undone == [0, 1]
+
+
+def test_a_step_that_cannot_be_noted_is_undone_at_once():
+    """The fifth step takes memory, and there is none. Expect MemoryError with that step undone, and then the others."""
+    testcapi = pytest.importorskip("_testcapi", reason="this Python has no hooks for its allocator")
+
+    def work():
+        first, last = [1], [1]
+        clear = last.clear
+        with pytest.raises(MemoryError), Undo() as undo:
+            for _ in range(4):
+                undo.add(first.clear)
+            add = undo.add
+            testcapi.set_nomemory(0, 0)
+            try:
+                add(clear)
+            finally:
+                testcapi.remove_mem_hooks()
+                assert (first, last) == ([1], [])
+        assert first == []
+
+    assert in_process(work) == ""
