@@ -41,6 +41,16 @@ def test_events_of_both_phases(heard, rules):
     assert mem.stats()["notifications"] == 5
 
 
+def test_an_array_has_one_notice(heard):
+    """Pages here and there. Expect one MEM_ONLINE from the lowest to the highest, with the number that went online."""
+    mem, events = heard(fo.LINUX_6_1)
+    mem.add_memory(1024, BLOCK)
+    mem.prepare_online_pages(1024, BLOCK)
+    del events[:]
+    assert mem.mark_pfns_onlined([1124, 1030, 1029]) == 3
+    assert events == [(fo.MEM_ONLINE, 1029, 96, 3, -1)]
+
+
 @pytest.mark.parametrize("rules, told", [(fo.LINUX_2_6_25, []), (fo.LINUX_6_1, [fo.MEM_ONLINE])], ids=["2.6.25", "6.1"])
 def test_online_of_no_page(heard, rules, told):
     """7.1: 2.6.25 sends no MEM_ONLINE when nothing went online, 6.1 always does (a callback that keeps all pages)."""

@@ -44,7 +44,8 @@ def test_zones_may_overlap_and_never_share_a_block(make_machine):
 
 
 def test_half_of_a_block_cannot_change_its_zone(make_machine):
-    """A pageblock may be offlined out of a buddy block, and comes back to the same zone only. Expect EINVAL for Movable."""
+    """A pageblock may be offlined out of a buddy block, and comes back to the same zone only. Expect EINVAL for Movable, where
+    Linux would take the call (KERNEL.md 3.2)."""
     mem = make_machine(boot=None)
     mem.add_memory(0, S)
     mem.online_pages(0, S)

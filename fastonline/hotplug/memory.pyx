@@ -193,9 +193,10 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         online_type: MMOP_ONLINE, MMOP_ONLINE_KERNEL or MMOP_ONLINE_MOVABLE. Under 6.1's rules present_pages grows by the
         whole range, under 2.6.25 when pages are marked.
 
-        HotplugError: EINVAL for a range that is not present, misaligned or (6.1) already prepared; the errno of a notifier's
-        veto (EPERM for NOTIFY_BAD). After a veto or an exception in a notifier, the whole chain gets MEM_CANCEL_ONLINE.
-        Mirrors the patch of the 2008 thread (KERNEL.md 1.8) and move_pfn_range_to_zone (6.1).
+        HotplugError: EINVAL for a range that is not present, misaligned or (6.1) already prepared, or part of a block of the
+        largest order in another zone (KERNEL.md 3.2); the errno of a notifier's veto (EPERM for NOTIFY_BAD). After a veto or
+        an exception in a notifier, the whole chain gets MEM_CANCEL_ONLINE. Mirrors the patch of the 2008 thread
+        (KERNEL.md 1.8) and move_pfn_range_to_zone (6.1).
         """
         cdef uint64_t start = as_pages(self, start_pfn, "start_pfn"), nr = as_pages(self, nr_pages, "nr_pages")
         cdef int kind = as_online_type(online_type)
