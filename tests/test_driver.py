@@ -1,10 +1,11 @@
 """What the drivers share: the clock, and the workers' turns."""
 
+import numpy as np
 import pytest
 from drivers_common import NEW, UNIT
 
 from fastonline import Memory
-from fastonline.drivers.driver import NEVER, SLICE, run
+from fastonline.drivers.driver import NEVER, SLICE, PageList, run
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.xen import XEN_6_18, XenBalloon
@@ -33,3 +34,17 @@ def test_a_slow_worker_takes_turns():
     slow.set_target("32M", 3.2)
     run([slow, other], 10.0, 3.2)
     assert slow.current_pages == 2 * UNIT and slow.domain.calls["decrease_reservation"] == 4
+
+
+def test_a_page_list_holds_pages_past_2_31():
+    """Pages below 2^31 at both ends, then one past it. Expect their order and int64 arrays."""
+    pages = PageList()
+    pages.add_tail(np.arange(2000))
+    pages.add_head(np.array([5000, 5001]))
+    pages.add_tail(np.array([1 << 33]))
+    pages.add_head(np.array([(1 << 31) - 1]))
+    expected = [(1 << 31) - 1, 5001, 5000, *range(2000), 1 << 33]
+    assert pages.view().tolist() == expected == pages.head(5000).tolist() == pages.tail(5000)[::-1].tolist()
+    assert pages.view().dtype == pages.head(1).dtype == pages.tail(1).dtype == np.int64
+    pages.drop_tail(1)
+    assert pages.tail(1).tolist() == [1999]

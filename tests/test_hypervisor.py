@@ -8,7 +8,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fastonline import HotplugError
-from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, Host, ResidentDomain
+from fastonline.drivers.hypervisor import AT_ONCE, INVALID_P2M_ENTRY, Domain, Host, ResidentDomain, as_slice, pages_of_extents
 
 
 def test_contiguous_and_scattered_frames():
@@ -182,6 +182,60 @@ def test_resident_pages_and_the_limit():
     with pytest.raises(HotplugError) as e:
         guest.touch(np.array([1]))
     assert e.value.errno == errno.ENOMEM
+    host.validate()
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_blocks_are_discarded_as_their_pages_are(scattered):
+    """Some pages without a frame, more than are discarded at a time, 7 calls. Expect equal frames, calls, cost and integral."""
+    twins = []
+    for _ in range(2):
+        domain = ResidentDomain(Host("1G", scattered=scattered, call_ns={"discard": (1000, 3, 20), "touch": 50}))
+        domain.touch(np.arange(0, 3 * AT_ONCE, 3))
+        domain.touch(np.arange(AT_ONCE, 2 * AT_ONCE))
+        twins.append(domain)
+    heads = np.arange(0, 2 * AT_ONCE + 1024, 512)
+    one, other = twins
+    assert one.discard(heads, 7, 9) == other.discard(pages_of_extents(heads, 9), 7) > AT_ONCE
+    assert (one.calls, one.frames, one.ns, one.now) == (other.calls, other.frames, other.ns, other.now)
+    assert one.page_seconds == other.page_seconds and np.array_equal(one.p2m, other.p2m)
+    assert np.array_equal(one.host.free_list(), other.host.free_list())
+    one.host.validate()
+
+
+def test_successive_pages_and_others_get_the_same_frames():
+    """Pages touched in one call and one by one, on a table that must grow. Expect one table."""
+    whole, single = ResidentDomain(Host("16M")), ResidentDomain(Host("16M"))
+    for pfns in (np.arange(100, 200), np.arange(1000, 1100), np.array([5, 7, 8]), np.arange(2000, 2001)):
+        assert whole.touch(pfns) == sum(single.touch(pfns[i : i + 1]) for i in range(pfns.size)) == pfns.size
+    assert np.array_equal(whole.p2m[:2001], single.p2m[:2001])
+    assert whole.backed(np.arange(3000)).sum() == 204 and not whole.backed(np.arange(2001, 2100)).any()
+    assert np.array_equal(whole.victims(300), single.victims(300))
+    whole.host.validate()
+
+
+@pytest.mark.parametrize("numbers, sliced", [
+    ([3, 4, 5], True), ([7], True), ([9], True), ([], False), ([8, 9, 10], False), ([10], False), ([-1, 0, 1], False),
+    ([5, 4, 3], False), ([3, 3, 5], False), ([3, 5, 4, 6], False), ([3, 5], False), (4, False),
+])
+def test_successive_indices_make_a_slice(numbers, sliced):
+    """Of a table of 10. Expect an array wherever a slice would read other elements."""
+    at = as_slice(np.array(numbers, np.int64), 10)
+    assert isinstance(at, slice) == sliced
+    if sliced:
+        assert np.arange(10)[at].tolist() == numbers
+    else:
+        assert at.tolist() == numbers
+
+
+def test_a_host_with_more_domains_than_fit_16_bits():
+    host = Host("1M")
+    first = Domain(host, "64K")
+    for _ in range(1 << 16):
+        Domain(host).destroy()
+    last = Domain(host, "64K")
+    assert last.domid == (1 << 16) + 1
+    assert host.owner[:32].tolist() == 16 * [first.domid] + 16 * [last.domid] and (host.owner[32:] == -1).all()
     host.validate()
 
 

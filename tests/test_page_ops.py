@@ -146,3 +146,43 @@ def test_reserving_part_of_an_allocation_splits_it(make_machine):
     mem.free_pfns([pfn + i for i in range(8) if i != 5])
     assert mem.zones["Normal"].free_pages == S - 1
     mem.validate()
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 63, 64, 100, 127])
+@pytest.mark.parametrize("tail", [False, True])
+def test_one_wrong_page_in_a_long_run_is_named(engine, wrong, tail):
+    """128 successive pages, one of them in another state. Expect each call to name it and to change nothing."""
+    mem = Memory(X86_64, boot="128M", engine=engine)
+    first = mem.alloc_pages(7) if tail else int(mem.alloc_contig_range(1024, 128) or 1024)
+    pfns, bad = np.arange(first, first + 128), first + wrong
+    good = np.delete(pfns, wrong)
+    calls = {
+        "in use": (lambda: mem.set_page_offline(first, 128), lambda: mem.set_pfns_offline(pfns)),
+        "PG_offline": (lambda: mem.clear_page_offline(first, 128), lambda: mem.clear_pfns_offline(pfns)),
+        "Reserved": (lambda: mem.free_reserved_pfns(pfns),),
+    }
+    mem.set_page_offline(bad)
+    for state, refused in calls.items():
+        before = mem.page_states(0, 32768).tobytes()
+        for call in refused:
+            with pytest.raises(ValueError, match=f"{bad:#x} is not {state}"):
+                call()
+        assert mem.page_states(0, 32768).tobytes() == before
+        if state == "in use":
+            mem.set_pfns_offline(good)
+            mem.clear_page_offline(bad)
+    mem.set_page_offline(bad)
+    managed = mem.totalram_pages
+    mem.free_reserved_pfns(pfns)
+    assert mem.totalram_pages == managed + 128
+    mem.validate()
+
+
+def test_a_run_of_waiting_and_offline_pages_is_freed(engine):
+    mem = Memory(X86_64, boot="128M", engine=engine)
+    mem.alloc_contig_range(1024, 200)
+    mem.set_page_offline(1024, 100)
+    mem.set_page_reserved(1124, 100)
+    mem.free_reserved_pfns(np.arange(1024, 1224))
+    assert mem.totalram_pages == mem.zones["DMA"].managed_pages + mem.zones["DMA32"].managed_pages == 32768
+    mem.validate()
