@@ -10,6 +10,7 @@ import time
 import timeit
 from dataclasses import asdict, dataclass
 
+import guests
 import numpy as np
 import paths
 from contenders import SECTION, make, pages
@@ -156,6 +157,29 @@ def around(large, repeat):
     return lines
 
 
+def growing(large, repeat):
+    """How fast guests grow and shrink, and the host's part in it."""
+    lines = []
+
+    def line(what, goal, unit, found, divide=1):
+        lines.append(Figure(what, True, goal, unit, found["min"] / divide, found["median"] / divide))
+    line("one run of `thread`, split", 15, "ms", guests.one_run(repeat), 1e6)
+    line("XEN_3_1, a section of 2.6.25 page by page", 10, "ms", guests.xen_section(repeat), 1e6)
+    line("free page reporting, nothing new, 4 GiB", 50, "us", guests.reporting(repeat), 1e3)
+    host = guests.host(repeat)
+    line("Host.take(order=9), 64 GiB host", 50, "us", host["2 MiB"], 1e3)
+    line('Host("64G")', 5, "ms", host["made"], 1e6)
+    size = 19 if large else 1
+    line(f"ResidentDomain.touch, {size} GiB, a page", 30, "ns", guests.touch(repeat, size))
+    if large:
+        for name, (seconds, mib) in guests.big_guests(2).items():
+            lines += [Figure(f"64 GiB guest, 8 steps up and down, {name}", True, 1, "s", seconds),
+                      Figure(f"  memory, {name}", True, 300, "MiB", mib)]
+        for workers in (1, 2):
+            line(f"10,000 runs of `thread`, split, {workers} processes", 120, "s", guests.swept(10000, workers), 1e9 / 10000)
+    return lines
+
+
 def xen_section(repeat, batch, what):
     """One section that the thread's Xen balloon populates from a host whose frames are scattered: ms."""
     found = []
@@ -245,6 +269,7 @@ def figures(large, repeat):
         python_calls(repeat),
         *embedded(repeat),
         *around(large, min(repeat, 7)),
+        *growing(large, min(repeat, 7)),
         xen_section(repeat, 1, "page by page"),
         xen_section(repeat, None, "1024 a hypercall"),
         times("allocate and free every page in bulk, a page", 1, "ns", small, "bitmap", "W4"),

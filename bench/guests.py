@@ -1,0 +1,91 @@
+"""How fast and how large guests grow: the drivers, their host, and the runs of `fastonline compare`."""
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from paths import least_of, per
+
+import fastonline as fo
+from fastonline.cost.compare import run_one
+from fastonline.cost.scenario import scenario
+from fastonline.cost.strategies import STRATEGIES
+from fastonline.cost.sweep import grid, sweep
+from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
+from fastonline.drivers.xen import XEN_3_1, XenBalloon
+
+BIG_GUEST = """
+import resource, sys, time
+from fastonline.cost.compare import run_one
+from fastonline.cost.scenario import Scenario
+gib = 1 << 30
+sizes = [16, 24, 32, 40, 48, 56, 60, 64, 60, 56, 48, 40, 32, 24, 16, 8]
+steps = tuple((60.0 * (i + 1), size * gib) for i, size in enumerate(sizes))
+big = Scenario("big", 8 * gib, 128 * gib, ((0.0, 8 * gib), *steps), maximum=64 * gib)
+start = time.perf_counter()
+run_one(big, sys.argv[1])
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def one_run(repeat):
+    """ns of a run of `thread` by split."""
+    thread = scenario("thread")
+    return least_of(repeat, lambda: run_one(thread, "split"))
+
+
+def xen_section(repeat):
+    """ns of a section of 2.6.25 that XEN_3_1 onlines page by page."""
+    made = []
+
+    def reset():
+        mem = fo.Memory(fo.X86_32_PAE, boot="1G", rules=fo.LINUX_2_6_25, max_memory="2G")
+        made[:] = [XenBalloon(mem, Domain(Host("2G"), "1G"), XEN_3_1, batch=1)]
+        made[0].balloon_expand(131072)
+        made[0].set_target("1.5G")
+    return least_of(repeat, lambda: made[0].work(0.0), reset)
+
+
+def reporting(repeat):
+    """ns of a look for free blocks that finds nothing new, 4 GiB guest."""
+    driver = VirtioBalloonDriver(fo.Memory(fo.X86_64, boot="4G"), ResidentDomain(Host("8G")), reporting=True)
+    driver.report_free_pages()
+    return least_of(repeat, driver.report_free_pages)
+
+
+def host(repeat):
+    """{what: ns} of a host of 64 GiB: to be made, and to give 2 MiB."""
+    large = Host("64G")
+    Domain(large, "8G")
+    return {"made": least_of(repeat, lambda: Host("64G")), "2 MiB": least_of(repeat, lambda: large.take(1, 0, 9))}
+
+
+def touch(repeat, size_gib=19):
+    """ns a page of the first touch of so many GiB."""
+    pfns, made = np.arange(size_gib << 18), []
+
+    def reset():
+        made[:] = [ResidentDomain(Host(f"{size_gib + 5}G"))]
+    return per(pfns.size, least_of(repeat, lambda: made[0].touch(pfns), reset))
+
+
+def big_guests(repeat):
+    """{strategy: (least s, most MiB)} of a 64 GiB guest with 8 steps up and 8 down, each in a process of its own."""
+    found = {}
+    for name in STRATEGIES:
+        lines = [subprocess.run([sys.executable, "-c", BIG_GUEST, name], capture_output=True, check=True).stdout.split()
+                 for _ in range(repeat)]
+        found[name] = min(float(line[0]) for line in lines), max(float(line[1]) for line in lines)
+    return found
+
+
+def swept(runs, workers):
+    """ns a run of a sweep of the 1 GiB guest of `thread` by split, in so many processes."""
+    points = grid(scenario("thread"), {"workload.in_use": [0.5, 0.9]}, ["split"], seeds=runs // 2)
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ProcessPoolExecutor(workers) as pool:
+        return per(runs, least_of(1, lambda: sweep(points, pool, os.path.join(folder, "runs.jsonl"), workers),
+                                  lambda: [os.remove(file.path) for file in os.scandir(folder)]))
