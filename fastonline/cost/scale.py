@@ -105,7 +105,7 @@ def scale(
         row = Size(engine=engine, order=order, pages=1 << order)
         needed, there = int(_STATE[engine] * (1 << order)), available_bytes()
         if needed > there // 2:
-            row["skipped"] = f"needs {needed >> 20} MiB of state, {there >> 20} MiB are available"
+            row["skipped"] = f"needs {needed >> 20} MiB of state, more than half of the {there >> 20} MiB available"
         else:
             row.update(_measure(engine, 1 << order, repeat))
         rows.append(row)
