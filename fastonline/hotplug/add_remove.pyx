@@ -88,7 +88,7 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
     nothing."""
     cdef uint64_t unit = pages_per_section(mem.sections), first, count, section
     cdef Undo undo = Undo.__new__(Undo)
-    added = (start, nr)
+    added = (start, nr, group)
     try:
         for run in runs:
             first, count = run
@@ -99,7 +99,7 @@ cdef int add_sections(Machine mem, uint64_t start, uint64_t nr, uint64_t nid, li
         mem.zones.need_node(nid)
         undo.note(<undo_step>release_resource, mem, added)
         mem.resources.register(start, nr, name, merge)
-        add_group(mem, start, nr, group)
+        add_group(mem, added)
     except BaseException:      # no room for the memmap, or a signal
         undo.roll_back()
         raise
@@ -120,9 +120,8 @@ cdef int forget_sections(Machine mem, tuple run) except -1:
 
 
 cdef int release_resource(Machine mem, tuple added) except -1:
-    """The resource of an added range, (start_pfn, nr_pages), is gone, if it was there."""
-    cdef uint64_t start, nr
-    start, nr = added
+    """The resource of an added range, (start_pfn, nr_pages, group), is gone, if it was there."""
+    cdef uint64_t start = added[0], nr = added[1]
     if mem.resources.conflict(start, nr):
         mem.resources.cut(mem.resources.cuts(start, nr))
     return 0

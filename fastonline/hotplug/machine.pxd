@@ -83,7 +83,7 @@ cdef class Machine:
 # until make_machine, and when that fails: a machine without memory whose calls raise RuntimeError
 cdef int forget_all(Machine mem, object nothing=*) except -1
 cdef Held make_machine(Machine mem, uint64_t room)
-cdef int add_group(Machine mem, uint64_t start, uint64_t nr, object group) except -1
+cdef int add_group(Machine mem, tuple added) except -1
 cdef uint64_t rounded_room(Machine mem, uint64_t nr_pages) except 0
 cdef int room_for(Machine mem, uint64_t end_pfn) except -1
 cdef int queue_event(Machine mem, str kind, str text) except -1

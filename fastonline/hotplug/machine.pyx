@@ -158,9 +158,10 @@ cdef int room_for(Machine mem, uint64_t end_pfn) except -1:
     return 0
 
 
-cdef int add_group(Machine mem, uint64_t start, uint64_t nr, object group) except -1:
-    """Record a range that was added in one call, for policy.py."""
-    mem.groups_at.setdefault(start >> mem.sections.pfn_section_shift, []).append((start, nr, group))
+cdef int add_group(Machine mem, tuple added) except -1:
+    """Record a range that was added in one call, (start_pfn, nr_pages, group), for policy.py."""
+    cdef uint64_t start = added[0]
+    mem.groups_at.setdefault(start >> mem.sections.pfn_section_shift, []).append(added)
     return 0
 
 

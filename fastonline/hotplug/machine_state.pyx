@@ -139,7 +139,8 @@ cdef int restore_added(Machine mem, object state) except -1:
         if group is not None:
             name, unit = group
             group = name, as_number(unit, "the unit of a group", 1, mem.max_pfn)
-        add_group(mem, as_number(start, "a pfn", 0, mem.max_pfn), as_number(nr, "the pages of a range", 1, mem.max_pfn), group)
+        start, nr = as_number(start, "a pfn", 0, mem.max_pfn), as_number(nr, "the pages of a range", 1, mem.max_pfn)
+        add_group(mem, (start, nr, group))
     return 0
 
 

@@ -90,7 +90,7 @@ cdef int load_page_map(
         mem.sections.sparse_add_section(start, nr, early)
         mem.nids[start >> shift : (start + nr - 1 >> shift) + 1] = nid
         if not early:
-            add_group(mem, start, nr, None)
+            add_group(mem, (start, nr, None))
     for start, nr in mem.sections.spans():
         check_ram(nr * mem.pages.page_bits >> 3)
         mem.pages.init_pages(start, nr)
