@@ -3,7 +3,9 @@
 import gc
 import os
 import signal
+import subprocess
 import sys
+import time
 import traceback
 
 
@@ -48,3 +50,17 @@ def raised_in_process(work, seconds=30):
     """The name of the exception that work() raises in a process of its own, or "" when it returns."""
     text = in_process(work, seconds).strip()
     return text.splitlines()[-1].partition(":")[0].rpartition(".")[2] if text else ""
+
+
+def interrupted(args, seconds=0.0, **env):
+    """Run a program until it has printed "ready" and for some seconds more, send SIGINT, and return what follows: exit status,
+    output and errors."""
+    running = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env})
+    try:
+        assert running.stdout.readline() == b"ready\n"
+        time.sleep(seconds)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    return running.returncode, out, err

@@ -9,12 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import interrupted
 
 import fastonline as fo
 
@@ -299,34 +299,11 @@ def test_json_for_another_program():
         assert (tool.returncode, tool.stderr) == (0, b"")
 
 
-def interrupt(args, seconds=0.0, **env):
-    """Run a program until it has printed "ready" and for some seconds more, send SIGINT, and return what follows: exit status,
-    output and errors."""
-    running = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env})
-    try:
-        assert running.stdout.readline() == b"ready\n"
-        time.sleep(seconds)
-        running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=60)
-    finally:
-        running.kill()
-    return running.returncode, out, err
-
-
 def test_ctrl_c_in_the_midst_of_a_run():
     """Expect the end by SIGINT, so that a loop of the shell ends too, and not a word."""
     program = "import sys; from fastonline.cli import command; print('ready', flush=True); sys.exit(command())"
     args = [sys.executable, "-P", "-c", program, "profile", "--repeat", "1000000"]
-    assert interrupt(args, 1.0) == (-signal.SIGINT, b"", b"")
-
-
-def test_ctrl_c_while_the_command_is_imported(tmp_path):
-    """An import that takes long. Expect no traceback; a program that imports the package keeps its handler."""
-    tmp_path.joinpath("numpy.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
-    path = os.pathsep.join([str(tmp_path), str(Path(fo.__file__).parents[1])])
-    assert interrupt([*COMMAND, "profile"], PYTHONPATH=path) == (-signal.SIGINT, b"", b"")
-    status, out, err = interrupt([sys.executable, "-c", "import fastonline"], PYTHONPATH=path)
-    assert b"KeyboardInterrupt" in err
+    assert interrupted(args, 1.0) == (-signal.SIGINT, b"", b"")
 
 
 def test_version(run):

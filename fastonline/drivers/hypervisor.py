@@ -37,7 +37,7 @@ def pages_of_extents(extents: NDArray[np.int64], order: int) -> NDArray[np.int64
 
 
 def parts_of_extents(extents: NDArray[np.int64], order: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the pages of `extents` as pages_of_extents, at most AT_ONCE or one extent at a time."""
+    """Yield the pages of `extents` of an `order` as pages_of_extents, at most AT_ONCE or one extent at a time."""
     step = max(1, AT_ONCE >> order)
     for at in range(0, extents.size, step):
         yield pages_of_extents(extents[at : at + step], order)

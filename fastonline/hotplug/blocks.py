@@ -250,13 +250,9 @@ class Blocks:
             raise HotplugError.of(errno.EINVAL, f"memory{missing} is not present")
         online = [nr for nr in numbers if self[nr].state == "online"]
         with Undo() as undo:
-            undo.add(self._online_again, online)
+            undo.add(_online_again, self, online)
             self._offline(online)
             mem.remove_memory(start_pfn, nr_pages)
-
-    def _online_again(self, numbers):
-        """Online those of these blocks that are offline."""
-        self.auto_online([nr for nr in numbers if nr in self and self[nr].state == "offline"], MMOP_ONLINE)
 
     def _offline(self, numbers):
         """Offline these blocks, in two tries. EBUSY when one stays online."""
@@ -291,3 +287,8 @@ class Blocks:
                 raised = raised or e
         if raised is not None:
             raise raised
+
+
+def _online_again(blocks, numbers):
+    """Online those of these blocks that are offline."""
+    blocks.auto_online([nr for nr in numbers if nr in blocks and blocks[nr].state == "offline"], MMOP_ONLINE)

@@ -69,7 +69,7 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     uint64_t scanned             # pageblocks that they walked
 
 cdef inline int zone_nid(const zone_table *t, int z) noexcept nogil:
-    return z / t.nr_types
+    return z // t.nr_types
 
 cdef inline int zone_type(const zone_table *t, int z) noexcept nogil:
     return z % t.nr_types

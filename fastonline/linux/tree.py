@@ -94,8 +94,8 @@ def parse_pagetypeinfo(text: str, name: str = "pagetypeinfo") -> dict[ZoneKey, t
 def parse_lsmem(text: str, name: str = "lsmem") -> tuple[list[MemoryBlock], int]:
     """Return (memory blocks, bytes of one) from what `lsmem` printed: its table, with or without -a and -o, or its JSON."""
     columns: list[str] = []
-    rows, size = [], 0
-    nr = 0
+    rows: list[tuple[int, int, int, list[str]]] = []
+    size = nr = 0
     if text.lstrip("\ufeff \r\n").startswith("{"):
         rows, size = _json_rows(text.removeprefix("\ufeff"), name)
         columns, text = ["NODE"], ""
