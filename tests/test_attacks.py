@@ -187,8 +187,7 @@ DUNDERS = (
 )
 # A listener or callback that is no function stays registered and is refused when it is called: that is not what is tested here.
 LEFT_OUT = {"save": "writes a file", "_own": "what a constructor does",
-            "register": "keeps what it is given", "listen": "keeps what it is given",
-            "extend": "owns what it is given", "moved": "owns what it is given"}
+            "register": "keeps what it is given", "listen": "keeps what it is given"}
 
 
 def members(made):

@@ -1,5 +1,6 @@
 """hotplug/migrate.pyx: pages that move out of a block that goes offline, and where they may go."""
 
+import contextlib
 import errno
 
 import numpy as np
@@ -144,16 +145,18 @@ def test_notifiers_hear_of_a_callback_that_raises(mem, error):
 
 
 def test_owners_after_one_that_raises(mem):
-    """Two owners in one block, the first one's callback raises. Expect every page owned once, and none lost."""
+    """Two owners in one block, the first one's callback raises. Expect the second told, each page owned once, none lost."""
     def refuse(old, new):
         raise RuntimeError("no")
-    owners = [fo.MovablePages(mem, refuse), fo.MovablePages(mem)]
+    told = []
+    owners = [fo.MovablePages(mem, refuse), fo.MovablePages(mem, lambda old, new: told.append((old, new)))]
     for owner in owners:
         owner.alloc(300)
     before = owners[1].pfns.copy()
     with pytest.raises(RuntimeError):
         mem.blocks[int(before[0]) // BLOCK].offline()
-    assert (owners[1].pfns == before).all() and mem.zones["Movable"].free_pages == 2 * BLOCK - 600
+    assert (np.sort(told[0][0]) == np.sort(before)).all() and (np.sort(told[0][1]) == np.sort(owners[1].pfns)).all()
+    assert mem.zones["Movable"].free_pages == 2 * BLOCK - 600
     mem.validate()
 
 
@@ -239,11 +242,12 @@ def test_a_page_that_somebody_takes_meanwhile(mem):
     """Another thread allocates a page of the block after it was looked at and before its free pages are isolated. Expect EBUSY
     naming that page, which stays in use, and the block online."""
     class Meddler(fo.MovablePages):
-        def within(self, start_pfn, nr_pages):
+        @property
+        def balloon(self):
             if not taken:
-                mem.alloc_contig_range(start_pfn + 5000, 1)
-                taken.append(start_pfn + 5000)
-            return super().within(start_pfn, nr_pages)
+                mem.alloc_contig_range(block * BLOCK + 5000, 1)
+                taken.append(block * BLOCK + 5000)
+            return False
     taken = [0]
     owner = Meddler(mem)
     owner.alloc(10)
@@ -354,3 +358,80 @@ def test_an_owner_needs_a_machine_and_cannot_go_offline(engine):
         balloon.alloc(1)
     mem.validate()
     assert len(owner) == 10 and not len(balloon)
+
+
+# -- nothing but its owner takes a page away from an owner
+
+@pytest.mark.parametrize("take, error", [
+    (lambda mem, pfns: mem.free_pages(pfns[0]), ValueError),
+    (lambda mem, pfns: mem.free_pfns(pfns), ValueError),
+    (lambda mem, pfns: mem.set_page_reserved(pfns[0]), fo.HotplugError),
+    (lambda mem, pfns: mem.set_page_reserved(pfns.min() - 1, 2), fo.HotplugError),
+    (lambda mem, pfns: mem.set_pfns_reserved(pfns[:2]), fo.HotplugError),
+    (lambda mem, pfns: mem.set_page_offline(pfns[0]), ValueError),
+    (lambda mem, pfns: mem.set_pfns_offline(pfns[1:3]), ValueError),
+    (lambda mem, pfns: undo_isolate_page_range(mem, pfns[0], 1), ValueError),
+    (lambda mem, pfns: MovablePages(mem).adopt(pfns), ValueError),
+    (lambda mem, pfns: mem.page_owners[0].moved([0], pfns[1:2]), ValueError),
+    (lambda mem, pfns: mem.page_owners[0].moved([0, 0], pfns[1:2]), ValueError),
+    (lambda mem, pfns: mem.page_owners[0].__init__(mem), RuntimeError),
+    (lambda mem, pfns: pfns.__setitem__(0, 5), ValueError),
+    (lambda mem, pfns: setattr(pfns.flags, "writeable", True), ValueError),
+    (lambda mem, pfns: setattr(mem.page_owners[0], "pfns", pfns), AttributeError),
+])
+def test_others_cannot_take_pages_of_an_owner(mem, take, error):
+    owner = MovablePages(mem)
+    owner.alloc(10)
+    before = owner.pfns.tolist()
+    with pytest.raises(error):
+        take(mem, owner.pfns)
+    mem.validate()
+    assert owner.pfns.tolist() == before
+    owner.free()
+    mem.validate()
+
+
+def test_others_cannot_take_pages_of_a_balloon(mem):
+    balloon = VirtioBalloon(mem)
+    balloon.inflate(100)
+    pfns = balloon.pages.pfns
+    for take in (mem.clear_pfns_offline, mem.free_reserved_pfns, lambda pfns: mem.clear_page_offline(pfns[0])):
+        with pytest.raises(ValueError, match="has an owner"):
+            take(pfns)
+    mem.validate()
+    assert balloon.deflate(100) == 100
+    mem.validate()
+
+
+def test_an_owner_has_single_pages(mem):
+    """Expect the first page of a block of eight to be refused."""
+    block = mem.alloc_pages(3)
+    owner = MovablePages(mem)
+    with pytest.raises(ValueError, match="not a single page in use"):
+        owner.adopt([block])
+    assert not mem.page_owners
+
+
+@pytest.mark.parametrize("do", [
+    lambda mem, me, other, old: other.free(), lambda mem, me, other, old: other.free_at([0, 1]),
+    lambda mem, me, other, old: me.free(), lambda mem, me, other, old: other.alloc(5),
+    lambda mem, me, other, old: mem.free_pfns(old), lambda mem, me, other, old: other.adopt(old),
+    lambda mem, me, other, old: mem.set_pfns_offline(old),
+])
+def test_what_a_callback_does_to_other_owners(mem, do):
+    """Two owners have pages of a block in turn; on_move of the first changes what either has. Expect a valid machine, and each
+    page in use to have its owner."""
+    def moved(old, new):
+        do(mem, owners[0], owners[1], old)
+    owners = [MovablePages(mem, moved), MovablePages(mem)]
+    for _ in range(20):
+        for owner in owners:
+            owner.alloc(7)
+    with contextlib.suppress(ValueError):
+        mem.blocks[int(owners[0].pfns[0]) // BLOCK].offline()
+    mem.validate()
+    movable = mem.zones["Movable"]
+    assert movable.managed_pages - movable.free_pages == len(owners[0]) + len(owners[1])
+    for owner in owners:
+        owner.free()
+    assert movable.managed_pages == movable.free_pages

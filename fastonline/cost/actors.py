@@ -130,7 +130,7 @@ class Work:
         mem, domain = self._guest.mem, self._guest.domain
         pfns = alloc_highuser(mem, nr, highest="Movable" if kind == "movable" else "Normal")
         if kind == "movable":
-            self._movable.extend(pfns)
+            self._movable.adopt(pfns)
         else:
             self._fixed = np.concatenate([self._fixed, pfns])
         if isinstance(domain, ResidentDomain) and pfns.size:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import PG_buddy, PG_offline
+from fastonline.core.undo import Undo
 from fastonline.drivers.driver import NEVER, Driver, alloc_highuser, free_heads, ram_pages, si_mem_available
 from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents, parts_of_extents
 from fastonline.geometry import parse_size
@@ -48,8 +49,7 @@ class BalloonPages(MovablePages):
         self, mem: Memory, on_move: Callable[[NDArray[np.int64], NDArray[np.int64]], object] | None = None,
         offline: bool = True
     ) -> None:
-        super().__init__(mem, on_move)
-        self._offline = offline
+        super().__init__(mem, on_move, offline)
 
 
 class VirtioBalloon:
@@ -115,7 +115,7 @@ class VirtioBalloon:
                 if self.pages.offline:
                     self._mem.set_pfns_offline(pfns)
                     offline = True
-                self.pages.extend(pfns)
+                self.pages.adopt(pfns)
             except BaseException:
                 if offline:
                     self._mem.clear_pfns_offline(pfns)
@@ -134,16 +134,13 @@ class VirtioBalloon:
             nr = min(self._part, left)
             if self._must_tell_host:
                 self._tell("deflate", self.pages.pfns[-nr:])
-            pfns = np.ascontiguousarray(self.pages.pfns[-nr:][::-1])
-            if self.pages.offline:
-                self._mem.clear_pfns_offline(self.pages.pfns[-nr:])     # runs in this order, which are faster
-            try:
-                free_movable(self._mem, pfns)
-            except MemoryError:
+            pfns = self.pages.give(nr)
+            with Undo() as undo:
+                undo.add(self.pages.adopt, pfns[::-1])
                 if self.pages.offline:
-                    self._mem.set_pfns_offline(pfns)
-                raise
-            self.pages.give(nr)
+                    self._mem.clear_pfns_offline(pfns[::-1])     # runs in this order, which are faster
+                    undo.add(self._mem.set_pfns_offline, pfns)
+                free_movable(self._mem, pfns)
             if not self._must_tell_host:
                 self._tell("deflate", pfns)
             left -= nr

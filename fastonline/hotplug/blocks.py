@@ -254,6 +254,10 @@ class Blocks:
             self._offline(online)
             mem.remove_memory(start_pfn, nr_pages)
 
+    def _present(self, numbers):
+        """Those of the numbers that are blocks. A range may go far beyond memory."""
+        return [nr for nr in self if nr in numbers] if isinstance(numbers, range) else [nr for nr in numbers if nr in self]
+
     def _offline(self, numbers):
         """Offline these blocks, in two tries. EBUSY when one stays online."""
         for second_pass in (False, True):
@@ -277,7 +281,7 @@ class Blocks:
         """Online each block of `numbers` with online_type (MMOP_*), as add_memory does under auto_online_blocks. HotplugErrors
         are ignored (online_memory_block). Another exception of a callback is raised after all blocks were tried."""
         raised = None
-        for nr in numbers:
+        for nr in self._present(numbers):
             try:
                 if nr in self:      # a listener may have removed it
                     self[nr].online(WORDS[online_type])

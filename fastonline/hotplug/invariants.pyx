@@ -2,6 +2,7 @@ import numpy as np
 
 from fastonline.core.sections cimport Sections
 from fastonline.core.pageflags cimport PG_offline, PG_prepared
+from fastonline.hotplug.machine cimport has_owner
 from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, zone as struct_zone, zone_area, zone_present
 from fastonline.hotplug.zone_ranges cimport page_zone
 
@@ -250,18 +251,20 @@ cdef int check_group(Machine mem, object group) except -1:
 cdef int check_owners(Machine mem) except -1:
     """Check that pages of owners are in use or offline, and have one owner each."""
     cdef uint64_t pfn
-    owned = [np.asarray(owner.pfns) for owner in mem.owners]
+    owned = [np.asarray(owner.pfns) for owner in mem.owners.values()]
     if not owned:
         return 0
     pfns = np.sort(np.concatenate(owned))
     twice = np.flatnonzero(pfns[1:] == pfns[: len(pfns) - 1])
     if len(twice):
         raise AssertionError(f"page {int(pfns[twice[0]]):#x} has two owners")
-    for owner, pages in zip(mem.owners, owned):
+    for owner, pages in zip(mem.owners.values(), owned):
         want = PG_prepared | PG_offline if owner.offline else PG_prepared
         for pfn in pages.tolist():
             if pfn >= mem.pages.nr_pages or mem.pages.state(pfn) != want:
                 raise AssertionError(f"page {pfn:#x} has an owner, and is not {'offline' if owner.offline else 'in use'}")
+            if not has_owner(mem, pfn):
+                raise AssertionError(f"page {pfn:#x} has an owner, and is not marked so")
     return 0
 
 

@@ -4,7 +4,7 @@ Every phase of hot-plug is a file of functions that take a Machine first (add_re
 `Memory` (memory.pxd) is the public class over them; an embedding program uses `Memory`, not the fields here.
 """
 
-from fastonline.core.bitmap cimport Bitmap
+from fastonline.core.bitmap cimport Bitmap, test_bit
 from fastonline.core.bitmap_engine cimport BitmapEngine
 from fastonline.core.engine cimport Engine
 from fastonline.core.lock cimport Held, MachineLock
@@ -36,7 +36,8 @@ cdef class Machine:
     cdef readonly Resources resources    # what is System RAM
     cdef dict memmap_of                  # section -> [(first pfn, pages)] of what holds its page descriptors
     cdef dict groups_at                  # section -> [(start_pfn, nr_pages, dynamic memory group or None)] added from there on
-    cdef list owners                     # MovablePages that offline_pages may move
+    cdef dict owners                     # id -> MovablePages that offline_pages may move
+    cdef Bitmap owned                    # pages that one of them has; None: nobody ever had one
     cdef object per_cpu_pages            # pcp: PerCpuPages, or None: every allocation goes to the buddy allocator
 
     # callbacks
@@ -101,6 +102,11 @@ cdef inline bint populated_zone(Machine mem, int nid, int zone_type) noexcept no
     """Has a zone of node `nid`, which may not be there, present pages?"""
     cdef int types = mem.zones.table.nr_types
     return 0 <= nid < mem.zones.table.nr_nodes and zone_present(&mem.zones.table, nid * types + zone_type) > 0
+
+
+cdef inline bint has_owner(Machine mem, uint64_t pfn) noexcept nogil:
+    """Is the page one of MovablePages?"""
+    return mem.owned is not None and pfn < mem.owned.nbits and test_bit(mem.owned.words, pfn)
 
 
 cdef inline bint is_zone(Machine mem, int zone_nr) noexcept nogil:

@@ -71,8 +71,8 @@ cdef int forget_all(Machine mem, object nothing=None) except -1:
     mem.block_online = Bitmap(0)
     mem.max_pfn = mem.pages_per_block = 0
     set_nids(mem, np.zeros(1, np.int16))
-    mem.listeners, mem.pending_events, mem.owners, mem.oom_notifiers = [], [], [], []
-    mem.memmap_of, mem.groups_at = {}, {}
+    mem.listeners, mem.pending_events, mem.oom_notifiers, mem.owned = [], [], [], None
+    mem.memmap_of, mem.groups_at, mem.owners = {}, {}, {}
     return 0
 
 

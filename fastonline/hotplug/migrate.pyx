@@ -2,15 +2,19 @@
 
 import errno
 
+from libc.string cimport memcpy
+
 import numpy as np
 
+from fastonline.core.bitmap cimport Bitmap, clear_bit, read_only, set_bit, test_bit
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport Held
-from fastonline.core.pageflags cimport PAGE_IN_USE, PG_buddy, PG_offline, PG_prepared, PG_tail
-from fastonline.core.types cimport int64_t, uint64_t
+from fastonline.core.numbers cimport as_number, as_uint64
+from fastonline.core.pageflags cimport PAGE_IN_USE, PAGE_OFFLINE, PG_buddy, PG_tail
+from fastonline.core.types cimport int64_t, uint64_t, word_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_pfn_array, check_present
-from fastonline.hotplug.machine cimport Machine, tell_listeners
+from fastonline.hotplug.machine cimport Machine, has_owner, tell_listeners
 from fastonline.hotplug.page_alloc cimport alloc_contig_range, free_block, undo_isolate
 
 from fastonline.core.runs import range_list, runs
@@ -48,140 +52,230 @@ RATELIMIT_BURST = 10
 """DEFAULT_RATELIMIT_BURST: pages that do_migrate_range logs in five seconds."""
 
 
-class MovablePages:
-    """Movable pages of one owner, such as a process or a balloon. offline_pages may migrate them.
+cdef class MovablePages:
+    """MovablePages(mem, on_move=None, offline=False)
+--
 
-    mem: their Memory; its page_owners lists this owner while it has pages. pfns: int64 array, in the order of allocation.
-    on_move: called with two arrays, old and new pfns, after some of them have moved.
+Movable pages of one owner, such as a process or a balloon. offline_pages may migrate them.
+
+    mem: their Memory; its page_owners lists this owner while it has pages. on_move: called with two int64 arrays, old and new
+    pfns, after some of them have moved. offline: whether the pages are PG_offline, given back to the host. Nobody else can
+    free, reserve or give away a page that has an owner.
+
+    These can be set, also in a subclass: balloon, whether their migration counts as a balloon's (balloon_migrate); pinned, how
+    many of the first pages are pinned by a device or a pipe, so that offline_pages cannot migrate them; mapped, whether a
+    program maps them.
     """
+    cdef Machine machine
+    cdef object on_move, room        # pfns is the first part of the room, an int64 array
+    cdef int64_t nr
+    cdef readonly bint offline
+    cdef dict __dict__
+    cdef object __weakref__
 
     balloon = False
-    """Whether their migration counts as a balloon's (balloon_migrate)."""
     pinned = 0
-    """How many of the first pages are pinned by a device or a pipe. offline_pages cannot migrate them."""
     mapped = True
-    """Whether a program maps them."""
 
-    def __init__(self, mem, on_move=None):
+    def __cinit__(self, *args, **kwargs):
+        self.room = np.empty(0, np.int64)
+
+    def __init__(self, mem, on_move=None, offline=False):
+        if self.machine is not None:
+            raise RuntimeError("__init__ was called already (make another owner instead)")
         if on_move is not None and not callable(on_move):
             raise TypeError(f"on_move must be callable, not {on_move!r}")
-        self._mem = as_machine(mem)
-        self._on_move = on_move
-        self._room = self.pfns = np.empty(0, np.int64)     # pfns is the first part of the room
-        self._offline = False
+        self.machine = as_machine(mem)
+        self.on_move = on_move
+        self.offline = offline
 
     @property
-    def offline(self):
-        """Whether the pages are PG_offline, given back to the host."""
-        return self._offline
+    def pfns(self):
+        """The pages in the order of allocation, a read-only int64 array."""
+        return read_only(self.room[: self.nr])
 
     def __repr__(self):
-        return f"<{type(self).__name__} pages={len(self.pfns)} offline={self.offline}>"
+        return f"<{type(self).__name__} pages={self.nr} offline={self.offline}>"
 
     def __len__(self):
-        return len(self.pfns)
+        return self.nr
 
     def alloc(self, nr, nid=0):
         """Allocate `nr` pages, as for a program on node `nid`. All or nothing: MemoryError. ValueError if the owner has
         offline pages."""
+        cdef uint64_t want = as_uint64(nr, "nr")
         if self.offline:
             raise ValueError("an owner of offline pages cannot allocate pages that are in use")
-        _held = step(self._mem)
+        _held = step(self.machine)
         with Undo() as undo:
-            pfns = alloc_movable(self._mem, nr, movable_zonelist(self._mem, nid))
-            (<Undo>undo).note(<undo_step>free_again, self._mem, pfns)
-            if len(pfns) < nr:
-                raise MemoryError(f"cannot allocate {nr} movable pages: {len(pfns)} are available")
-            self.extend(pfns)
+            pfns = alloc_movable(self.machine, want, movable_zonelist(self.machine, nid))
+            (<Undo>undo).note(<undo_step>free_again, self.machine, pfns)
+            if <uint64_t>len(pfns) < want:
+                raise MemoryError(f"cannot allocate {want} movable pages: {len(pfns)} are available")
+            self.append(pfns)
 
     def adopt(self, pfns):
-        """Become the owner of pages in use, or of offline pages where `offline`. pfns: one-dimensional integer array. TypeError
-        if they are not integers. ValueError, and no change, for a page in another state or one that has an owner."""
-        cdef Machine mem = self._mem
-        cdef uint64_t pfn
-        cdef int want = PG_prepared | PG_offline if self.offline else PG_prepared
-        _held = step(mem)
-        array = as_pfn_array(pfns)
-        for pfn in array.tolist():
-            if pfn >= mem.pages.nr_pages or mem.pages.state(pfn) != want:
-                raise ValueError(f"cannot adopt page {pfn:#x}: it is not {'offline' if self.offline else 'in use'}")
-        array = array.astype(np.int64)
-        owned = np.sort(np.concatenate([array, *[owner.pfns for owner in mem.owners]]))
-        twice = owned[1:][owned[1:] == owned[: len(owned) - 1]]
-        if len(twice):
-            raise ValueError(f"cannot adopt page {int(twice[0]):#x}: it has an owner")
-        self.extend(array)
+        """Become the owner of single pages in use, or of offline pages where `offline`. pfns: one-dimensional integer array.
+        TypeError if they are not integers. ValueError, and no change, for a page in another state or one that has an owner."""
+        _held = step(self.machine)
+        self.append(as_pfn_array(pfns).astype(np.int64))
 
-    def extend(self, pfns):
-        """Become the owner of pages that were allocated just now. Unlike `adopt` this checks nothing. pfns: int64 array."""
-        nr, more = len(self.pfns), len(pfns)
-        if self.pfns.base is not self._room or nr + more > len(self._room):
-            room = np.empty(nr + more + (nr >> 1), np.int64)
-            room[:nr] = self.pfns
-            self._room = room
-        self._room[nr : nr + more] = pfns
-        self._own(self._room[: nr + more])
+    cdef int append(self, object pfns) except -1:
+        """Own more pages, an int64 array, or ValueError."""
+        cdef int64_t more = len(pfns)
+        cdef const int64_t *numbers
+        if not more:
+            return 0
+        if self.nr + more > <int64_t>len(self.room):
+            room = np.empty(self.nr + more + (self.nr >> 1), np.int64)
+            room[: self.nr] = self.room[: self.nr]
+            self.room = room
+        self.room[self.nr : self.nr + more] = pfns
+        numbers = <const int64_t *>data_of(self.room)
+        self.machine.owners[id(self)] = self
+        try:
+            claim(self.machine, numbers + self.nr, more, self.offline)
+        except BaseException:
+            if self.nr == 0:
+                self.machine.owners.pop(id(self))
+            raise
+        self.nr += more
+        return 0
 
-    def _own(self, pfns):
-        """Set the pages of this owner."""
-        cdef list owners = (<Machine>self._mem).owners
-        self.pfns = pfns
-        if not len(pfns) and self in owners:
-            owners.remove(self)
-        elif len(pfns) and self not in owners:
-            owners.append(self)
+    cdef object first(self, int64_t nr):
+        """The first pages alone are left. Returns the others."""
+        gone = self.room[nr : self.nr].copy()
+        mark(self.machine, gone, False)
+        self.nr = nr
+        if nr == 0:
+            self.machine.owners.pop(id(self), None)
+        return gone
 
     def give(self, nr):
         """Give up the last `nr` pages, newest first, without freeing them. Returns their pfns, (nr,) int64. ValueError if there
         are fewer."""
-        at = len(self.pfns) - nr
-        if nr < 0 or at < 0:
-            raise ValueError(f"cannot give {nr} pages: the owner has {len(self.pfns)}")
-        given = self.pfns[at:][::-1].copy()
-        self._own(self.pfns[:at])
-        return given
+        cdef int64_t many = as_number(nr, "nr", 0, 1 << 62)
+        if many > self.nr:
+            raise ValueError(f"cannot give {many} pages: the owner has {self.nr}")
+        _held = step(self.machine)
+        return np.ascontiguousarray(self.first(self.nr - many)[::-1])
 
     def free(self):
         """Free all of them, first page first."""
-        _held = step(self._mem)
-        none = self.pfns[:0]
-        free_movable(self._mem, self.pfns)
-        self._own(none)
+        _held = step(self.machine)
+        with Undo() as undo:
+            pfns = self.first(0)
+            (<Undo>undo).note(<undo_step>own_again, self, pfns)
+            free_movable(self.machine, pfns)
 
     def free_at(self, indices):
         """Free the pages at these indices into pfns, in that order. All or nothing: IndexError for an index out of range,
         ValueError for a repeated one."""
-        indices = np.asarray(indices, np.int64)
-        _held = step(self._mem)
-        keep = np.ones(len(self.pfns), bool)
+        indices = as_indices(indices)
+        _held = step(self.machine)
+        keep = np.ones(self.nr, bool)
         keep[indices] = False
-        if len(self.pfns) - np.count_nonzero(keep) < len(indices):
+        if self.nr - np.count_nonzero(keep) < len(indices):
             raise ValueError("a page is given twice")
-        kept = self.pfns[keep]
-        free_movable(self._mem, self.pfns[indices])
-        self._own(kept)
+        before = self.room[: self.nr].copy()
+        freed, kept = before[indices], before[keep]
+        with Undo() as undo:
+            (<Undo>undo).note(<undo_step>own_all_again, self, before)
+            self.first(0)
+            self.append(kept)
+            free_movable(self.machine, freed)
 
     def within(self, start_pfn, nr_pages):
         """Return the indices into pfns of the pages in the range start_pfn, nr_pages, an int64 array."""
-        return np.flatnonzero((self.pfns >= start_pfn) & (self.pfns < start_pfn + nr_pages))
+        return self.indices_within(start_pfn, nr_pages)
+
+    cdef object indices_within(self, object start_pfn, object nr_pages):
+        pfns = self.room[: self.nr]
+        return np.flatnonzero((pfns >= start_pfn) & (pfns < start_pfn + nr_pages))
 
     def moved(self, indices, new):
-        """Record that the pages at these indices into pfns moved to `new` (an int64 array of the same length)."""
-        old = self.pfns[indices]
-        self.pfns[indices] = new
+        """Record that the pages at these indices into pfns moved to `new`, pages in use without an owner (an integer array of
+        the same length). The old pages stay in use. Errors as adopt and free_at."""
+        indices, new = as_indices(indices), as_pfn_array(new).astype(np.int64)
+        _held = step(self.machine)
+        old = self.room[: self.nr][indices]
+        if len(old) != len(new) or len(np.unique(old)) < len(old):
+            raise ValueError(f"{len(new)} pages cannot take the place of {len(np.unique(old))}")
+        claim(self.machine, <const int64_t *>data_of(new), len(new), self.offline)
+        mark(self.machine, old, False)
+        self.room[: self.nr][indices] = new
         self.tell_moved(old, new)
 
     def tell_moved(self, old, new):
         """Call on_move with the pfns before and after a move, `old` and `new` (int64 arrays)."""
-        if self._on_move is not None:
-            as_machine(self._mem).lock.call_back(self._on_move, (old, new))
+        if self.on_move is not None:
+            as_machine(self.machine).lock.call_back(self.on_move, (old, new))
+
+
+cdef int own_again(MovablePages owner, object pfns) except -1:
+    """Undo first (an undo_step)."""
+    owner.append(pfns)
+    return 0
+
+
+cdef int own_all_again(MovablePages owner, object pfns) except -1:
+    """The owner has just these pages again (an undo_step)."""
+    owner.first(0)
+    owner.append(pfns)
+    return 0
+
+
+cdef object as_indices(object indices):
+    array = np.asarray(indices, np.int64)
+    if array.ndim != 1:
+        raise ValueError(f"indices must be one-dimensional, not {array.ndim}-dimensional")
+    return array
+
+
+cdef int make_room(Machine mem) except -1:
+    """There is a bit for each page that an owner may have."""
+    if mem.owned is None or mem.owned.nbits < mem.pages.nr_pages:
+        owned = Bitmap(mem.pages.nr_pages)
+        if mem.owned is not None:
+            memcpy(owned.words, mem.owned.words, (mem.owned.nbits + 63) // 64 * sizeof(word_t))
+        mem.owned = owned
+    return 0
+
+
+cdef int claim(Machine mem, const int64_t *pfns, int64_t nr, bint offline) except -1:
+    """Pages without an owner get one, or ValueError and none does."""
+    cdef int64_t i, at, pfn
+    make_room(mem)
+    for i in range(nr):
+        pfn = pfns[i]
+        if 0 <= pfn < <int64_t>mem.pages.nr_pages and not test_bit(mem.owned.words, pfn) \
+                and (mem.pages.state(pfn) == PAGE_OFFLINE if offline else mem.pages.freeable(pfn, 0)):
+            set_bit(mem.owned.words, pfn)
+            continue
+        what = "it has an owner" if has_owner(mem, pfn) else f"it is not {'offline' if offline else 'a single page in use'}"
+        for at in range(i):
+            clear_bit(mem.owned.words, pfns[at])
+        raise ValueError(f"cannot adopt page {pfn:#x}: {what}")
+    return 0
+
+
+cdef int mark(Machine mem, object pfns, bint owned) except -1:
+    """Pages, an int64 array, have an owner or none: nothing is checked."""
+    cdef const int64_t *numbers = <const int64_t *>data_of(pfns)
+    cdef int64_t i
+    for i in range(<int64_t>len(pfns)):
+        if owned:
+            set_bit(mem.owned.words, numbers[i])
+        else:
+            clear_bit(mem.owned.words, numbers[i])
+    return 0
 
 
 def alloc_movable(mem, nr, zonelist):
     """Allocate up to `nr` movable pages from these zones, as for a process. Returns an int64 array."""
     _held = step(mem)
     if mem.pcp is not None:
-        return mem.pcp.alloc(nr, zonelist)
+        return np.ascontiguousarray(mem.pcp.alloc(nr, zonelist), np.int64)
     pfns, got = np.empty(nr, np.int64), 0
     with Undo() as undo:      # another thread may take a zone's last pages
         for z in zonelist:
@@ -239,19 +333,26 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
     moved stay moved; the free pages of the range become free again. The same holds when a callback of an owner raises.
     """
     _held = mem.lock.hold_uninterrupted()
-    leaving = [(owner, indices) for owner in mem.owners if len(indices := owner.within(start_pfn, nr_pages))]
+    cdef MovablePages owner
+    leaving = []
+    for owner in list(mem.owners.values()):
+        if len(indices := owner.indices_within(start_pfn, nr_pages)):
+            pinned = as_number(owner.pinned, "pinned", 0, 1 << 62)
+            leaving.append((owner, indices, pinned, bool(owner.balloon), bool(owner.mapped)))
     if not leaving:
         return np.empty(0, np.int64)
-    pfns = np.concatenate([owner.pfns[indices] for owner, indices in leaving])
-    whose = np.repeat(np.arange(len(leaving)), [len(indices) for _, indices in leaving])
-    index = np.concatenate([indices for _, indices in leaving])
-    held = np.concatenate([indices < owner.pinned for owner, indices in leaving])
+    make_room(mem)
+    pfns = np.concatenate([(<MovablePages>one[0]).room[one[1]] for one in leaving])
+    whose = np.repeat(np.arange(len(leaving)), [len(indices) for _, indices, *_ in leaving])
+    index = np.concatenate([indices for _, indices, *_ in leaving])
+    held = np.concatenate([indices < pinned for _, indices, pinned, *_ in leaving])
     order = np.argsort(pfns, kind="stable")
     if contig:
         order = np.concatenate([order[at : at + CLUSTER][::-1] for at in range(0, len(order), CLUSTER)])
     elif mem.rules.migrates_from_the_end:
         order = order[::-1]
     stuck = pfns[order][held[order]]
+    stuck_mapped = [leaving[i][4] for i in whose[order][held[order]][:RATELIMIT_BURST].tolist()]
     order = order[~held[order]]
     wanted = len(order)
     zone = mem.zone_of(start_pfn)
@@ -271,25 +372,28 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
         to.pfns = new = alloc_movable(mem, wanted, movable_zonelist(mem, zone.nid, nodes, highest))
         got = len(new)
         order = order[:got]
-        for i, (owner, _) in enumerate(leaving):
+        told = []
+        for i, (owner, _, _, balloon, _) in enumerate(leaving):
             own = whose[order] == i
             if not own.any():
                 continue
-            old, targets, moving = pfns[order[own]], new[own], index[order[own]]
+            old, targets = pfns[order[own]], new[own]
             if owner.offline:
                 swap_offline(mem, old, targets)
-            owner.pfns[moving] = targets
+            owner.room[index[order[own]]] = targets
+            mark(mem, targets, True)
             for at in range(got):
                 to.is_owned[at] |= (<const char *>data_of(own))[at]
             for at in range(<int64_t>len(old)):
                 isolated.is_taken[(<const int64_t *>data_of(old))[at] - start] = True
             mem.pages_migrated += len(old)
-            mem.balloon_migrated += len(old) if owner.balloon else 0
-            owner.tell_moved(old, targets)
+            mem.balloon_migrated += len(old) if balloon else 0
+            told.append((owner, old, targets))
+        tell_owners(mem, isolated, told)
         if len(order) < len(pfns):
             # those that are held get a page to move to, and give it back
             free_movable(mem, alloc_movable(mem, len(stuck), movable_zonelist(mem, zone.nid, nodes, highest)))
-            log += failure_log(stuck, leaving, nodes if len(order) < wanted else (), highest)
+            log += failure_log(stuck, stuck_mapped, nodes if len(order) < wanted else (), highest)
             what = f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)}"
             if contig or not mem.rules.offline_times_out:
                 raise HotplugError.of(errno.EINTR, f"{what} cannot be migrated: no free pages (the kernel would keep trying)")
@@ -305,12 +409,36 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
         return isolated.pfns()
 
 
+cdef int tell_owners(Machine mem, Isolated isolated, list told) except -1:
+    """Tell each owner which pages moved; what one of them raises is raised when all know. Meanwhile nobody can free the pages
+    of the range: they have an owner."""
+    taken = isolated.pfns()
+    mark(mem, taken, True)
+    raised = None
+    for owner, old, new in told:
+        try:
+            owner.tell_moved(old, new)
+        except BaseException as e:
+            raised = e if raised is None else raised
+    mark(mem, taken, False)
+    if raised is not None:
+        raise raised
+    return 0
+
+
 cdef int swap_offline(Machine mem, object old, object new) except -1:
     """Give the new pages of an owner to the host in place of the old ones."""
     with Undo() as undo:
         mem.set_pfns_offline(new)
         (<Undo>undo).note(<undo_step>clear_offline, mem, new)
+        (<Undo>undo).note(<undo_step>mark_again, mem, old)
+        mark(mem, old, False)
         mem.clear_pfns_offline(old)
+    return 0
+
+
+cdef int mark_again(Machine mem, object pfns) except -1:
+    mark(mem, pfns, True)
     return 0
 
 
@@ -353,16 +481,15 @@ cdef int log_failure(Machine mem, list lines) except -1:
     return 0
 
 
-def failure_log(stuck, leaving, nodes, highest):
-    """Return the kernel's log lines for pages that cannot move: the first pinned page (do_migrate_range), and the nodes without
-    room (warn_alloc)."""
+def failure_log(stuck, stuck_mapped, nodes, highest):
+    """Return the kernel's log lines for pages that cannot move: the first pinned pages, and whether a program maps each
+    (do_migrate_range), and the nodes without room (warn_alloc)."""
     lines = []
     if nodes:
         mode, flags = (0x144CCA, "GFP_HIGHUSER_MOVABLE") if highest == "Movable" else (0x144CC8, "GFP_USER|__GFP_MOVABLE")
         lines.append(f"page allocation failure: order:0, mode:{mode:#x}({flags}|__GFP_RETRY_MAYFAIL|__GFP_COMP), "
                      f"nodemask={range_list(nodes)}")
-    for pfn in stuck[:RATELIMIT_BURST].tolist():
-        mapped = any([owner.mapped for owner, indices in leaving if pfn in owner.pfns[indices]])
+    for pfn, mapped in zip(stuck[:RATELIMIT_BURST].tolist(), stuck_mapped, strict=True):
         lines += [f"migrating pfn {pfn:x} failed ret:16", f"page: refcount:{2 + mapped} mapcount:{int(mapped)} pfn:{pfn:#x}",
                   "page dumped because: migration failure"]
     return lines

@@ -4,7 +4,7 @@ from libc.errno cimport EINVAL, ENOMEM
 
 from fastonline.core.engine cimport pfn_batch
 from fastonline.core.types cimport int64_t, uint64_t
-from fastonline.hotplug.machine cimport Machine, is_zone
+from fastonline.hotplug.machine cimport Machine, has_owner, is_zone
 from fastonline.hotplug.types cimport zone_area
 
 
@@ -20,7 +20,7 @@ cdef inline int64_t alloc_block(Machine mem, int zone_nr, int order) noexcept no
 cdef inline int free_block(Machine mem, uint64_t pfn, int order) noexcept nogil:
     """Free one allocation; -EINVAL: that is not one allocation of this order."""
     if pfn >= mem.pages.nr_pages or not 0 <= order <= mem.pages.max_order or pfn & ((<uint64_t>1 << order) - 1) \
-            or not mem.pages.freeable(pfn, order):
+            or not mem.pages.freeable(pfn, order) or has_owner(mem, pfn):
         return -EINVAL
     mem.pages.free_block(pfn, order)
     return 0

@@ -4,6 +4,7 @@ import numpy as np
 
 from fastonline.core.buddy cimport buddy_pool_fold
 from fastonline.core.buffer cimport data_of
+from fastonline.core.engine cimport pfn_at
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
@@ -249,6 +250,17 @@ cdef bint out_of_memory(Machine mem, int order) except -1:
 
 # -- giving them back
 
+cdef int64_t find_unfreeable(Machine mem, pfn_batch *batch) noexcept nogil:
+    """The first page of a batch that is no allocation of order 0, or that has an owner; -1: all can be freed."""
+    cdef int64_t bad = mem.pages.find_unfreeable(batch)
+    cdef uint64_t i
+    if bad < 0 and mem.owned is not None:
+        for i in range(batch.nr):
+            if has_owner(mem, pfn_at(batch, i)):
+                return pfn_at(batch, i)
+    return bad
+
+
 cdef str why_not_freeable(Machine mem, uint64_t pfn):
     cdef uint64_t end = pfn + 1
     cdef int flags = mem.pages.state(pfn) if pfn < mem.pages.nr_pages else 0
@@ -258,6 +270,8 @@ cdef str why_not_freeable(Machine mem, uint64_t pfn):
         return f"it is {'free' if flags & PG_buddy else 'Reserved' if flags & PG_reserved else 'offline'}"
     if flags & PG_tail:
         return "it lies inside an allocation"
+    if has_owner(mem, pfn):
+        return "MovablePages own it"
     while end < mem.pages.nr_pages and mem.pages.state(end) & PG_tail:
         end += 1
     return f"it was allocated with order {int(end - pfn).bit_length() - 1}"
@@ -267,7 +281,7 @@ cdef int free_pages(Machine mem, uint64_t start, int order) except -1:
     """One allocation, or ValueError saying what the page is instead."""
     hook = mem.free_hook      # another thread may take it away
     if hook is not None and start < mem.pages.nr_pages and not start & ((<uint64_t>1 << order) - 1) \
-            and mem.pages.freeable(start, order):
+            and mem.pages.freeable(start, order) and not has_owner(mem, start):
         _held = mem.lock.hold()
         mem.lock.call_back(hook, (np.array([start], np.int64), order))
     if free_block(mem, start, order) == 0:
@@ -289,7 +303,7 @@ cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
     except HotplugError as e:
         raise ValueError(e.strerror) from None
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
-    bad = mem.pages.find_unfreeable(batch)
+    bad = find_unfreeable(mem, batch)
     if bad < 0 and hook is None:
         mem.pages.free_batch(batch)
     mem.lock.take_back(thread)
@@ -297,7 +311,7 @@ cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
         mem.pages.ungather(batch)      # the hook may make a batch of its own, or free pages
         mem.lock.call_back(hook, (np.array(array, np.int64), 0))
         gather(mem, batch, array)
-        bad = mem.pages.find_unfreeable(batch)
+        bad = find_unfreeable(mem, batch)
         if bad < 0:
             mem.pages.free_batch(batch)
     if bad >= 0:
@@ -312,7 +326,7 @@ cdef int64_t free_batch(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept
     cdef int gathered = try_gather(mem, pfns, nr, &batch)
     if gathered <= 0:
         return gathered
-    if mem.pages.find_unfreeable(&batch) >= 0:
+    if find_unfreeable(mem, &batch) >= 0:
         mem.pages.ungather(&batch)
         return -EINVAL
     mem.pages.free_batch(&batch)
@@ -325,7 +339,7 @@ cdef int undo_isolate(Machine mem, uint64_t start, uint64_t nr) except -1:
     cdef uint64_t pfn, run
     check_present(mem, start, nr, "undo_isolate_page_range")
     for pfn in range(start, start + nr):
-        if not mem.pages.freeable(pfn, 0):
+        if not mem.pages.freeable(pfn, 0) or has_owner(mem, pfn):
             raise ValueError(f"page {pfn:#x} is not an allocation of order 0: {why_not_freeable(mem, pfn)}")
     while nr:
         run = mem.pages.area_run(start, start + nr)

@@ -41,7 +41,7 @@ cdef class Pages(Machine):
     @property
     def page_owners(self):
         """The MovablePages that offline_pages may move: a list of its own."""
-        return list(self.owners)
+        return list(self.owners.values())
 
     def pfn_valid(self, pfn):
         """Return whether the page has a descriptor, that is, its section is present (pfn_valid, include/linux/mmzone.h)."""

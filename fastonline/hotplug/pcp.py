@@ -12,7 +12,7 @@ import numpy as np
 
 from fastonline.core.runs import equal_runs, runs
 from fastonline.core.undo import Undo
-from fastonline.errors import HotplugError
+from fastonline.errors import HotplugError, is_number
 from fastonline.hotplug.free_order import FreeOrder
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.zonelists import kernel_zonelist
@@ -511,7 +511,7 @@ class PerCpuPages:
         """Allocate 2^order pages of a kind, Unmovable or Reclaimable, from the node's kernel zones, highest first, and return
         the first pfn. If no zone has a block above min, kswapd removes the boost of the watermarks and they are tried again.
         MemoryError if no block fits."""
-        pfn = self._alloc_kernel(order, nid, kind)
+        pfn = self._alloc_kernel(self._as_order(order), nid, kind)
         if pfn is None:
             raise MemoryError(f"no free block of order {order} in a kernel zone")
         return pfn
@@ -531,6 +531,11 @@ class PerCpuPages:
                 if pfn is not None:
                     return pfn
         return None
+
+    def _as_order(self, order):
+        if not is_number(order) or not 0 <= order <= self._mem.geometry.max_page_order:
+            raise ValueError(f"order must be 0 to {self._mem.geometry.max_page_order}, not {order!r:.80}")
+        return int(order)
 
     def _pindex(self, order, kind):
         """order_to_pindex; None for an order that is not kept on lists (pcp_allowed_order)."""
@@ -602,7 +607,7 @@ class PerCpuPages:
     @changing
     def free_kernel(self, pfn, order=0):
         """Free a block of alloc_kernel."""
-        self._free_kernel(pfn, order)
+        self._free_kernel(pfn, self._as_order(order))
 
     def _free_kernel(self, pfn, order):
         zone = self._mem.zone_of(pfn)

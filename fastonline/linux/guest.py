@@ -81,7 +81,7 @@ class Region:
             self.pages.alloc(nr_pages)
         else:
             self._huge.append(huge)
-            self.pages.extend(np.arange(huge, huge + nr_pages))
+            self.pages.adopt(np.arange(huge, huge + nr_pages))
 
     def _moved(self, old, new):
         self.dirty = np.union1d(np.setdiff1d(self.dirty, old), new)
@@ -116,10 +116,10 @@ class Region:
         held, rest = np.split(self.pages.pfns, [self.pages.pinned])
         self.pages.give(len(self.pages))
         pinned = MovablePages(self._mem)
-        pinned.extend(held)
+        pinned.adopt(held)
         pinned.pinned = len(held)
         pinned.mapped = False
-        self.pages.extend(rest)
+        self.pages.adopt(rest)
         self.pages.pinned = 0
         return pinned
 
