@@ -23,6 +23,7 @@ from fastonline.core.sections import Sections
 from fastonline.core.structpage import StructPageEngine
 from fastonline.cost import phases
 from fastonline.cost.counters import Counters
+from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.hotplug.watermarks import zone_batchsize
 from fastonline.hotplug.zones import Node, Zone, Zones
 
@@ -507,3 +508,22 @@ def test_cycles_do_not_grow(engine):
     after, still = cycles(5000)
     assert after - before < 100 and abs(still - size) < 50      # a count may take some bytes more
     mem.validate()
+
+
+class NoMachine(fo.Memory):
+    def __new__(cls, *args, **kwargs):
+        return None
+
+
+def balloon_without_machine():
+    balloon = VirtioBalloon(machine())
+    balloon._mem = None
+    balloon.deflate(5)
+
+
+@pytest.mark.parametrize("call", [
+    balloon_without_machine, lambda: NoMachine.from_page_map(SMALL_64, [], [], [], 0),
+    lambda: NoMachine._restore(machine().__reduce__()[1][0]).validate(),
+])
+def test_none_where_a_machine_is_expected(call):
+    assert raised_in_process(call) in MAY_ANSWER

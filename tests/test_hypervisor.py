@@ -149,7 +149,7 @@ def test_a_destroyed_domain_gives_all_back():
 
 
 @pytest.mark.parametrize("make, error, match", [
-    (lambda: Host("0"), ValueError, "at least one frame"),
+    (lambda: Host("0"), ValueError, "a host needs a frame"),
     (lambda: Host("5000"), ValueError, "multiple of 4K"),
     (lambda: Host("no size"), ValueError, "no size"),
     (lambda: Host("1M", call_ns=-1), ValueError, "cost"),
@@ -291,3 +291,30 @@ class HostMachine(RuleBasedStateMachine):
 
 TestHostMachine = HostMachine.TestCase
 TestHostMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize("call", [
+    lambda host, domain: host.take(1.5, 0), lambda host, domain: host.take(-1, 0), lambda host, domain: host.take(1, 0, 2**31),
+    lambda host, domain: host.take(1, 0, -1), lambda host, domain: domain.populate_physmap([1], 2**32),
+    lambda host, domain: domain.decrease_reservation([1], 2**32), lambda host, domain: domain.decrease_reservation([1], 0.5),
+])
+def test_numbers_that_no_host_has(call):
+    host = Host("1M")
+    domain = Domain(host, "64K")
+    with pytest.raises((ValueError, TypeError)):
+        call(host, domain)
+    host.validate()
+    domain.validate()
+
+
+def test_a_frame_is_returned_once():
+    """Each array has a page or frame twice. Expect decrease_reservation to stop there, discard to count it once."""
+    host = Host("1M")
+    domain, guest = Domain(host, "64K"), ResidentDomain(host)
+    mfns = domain.p2m_frames(np.arange(4))
+    assert domain.decrease_reservation(np.append(mfns, mfns)) == 4
+    domain.set_phys_to_machine(np.arange(4), INVALID_P2M_ENTRY)
+    guest.touch(np.arange(10))
+    assert guest.discard(np.array([3, 3, 5, 3])) == 2 and guest.tot_pages == 8
+    host.validate()
+    guest.validate()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastonline.errors import HotplugError
+from fastonline.errors import HotplugError, is_number
 from fastonline.geometry import format_size, pages_of_size
 
 AT_ONCE = 1 << 15
@@ -116,10 +116,8 @@ class Host:
     ) -> None:
         self.page_size = page_size
         self.nr_frames = pages_of_size(memory, page_size, "host memory")
-        if not self.nr_frames:
-            raise ValueError("a host needs at least one frame")
-        if seed < 0:
-            raise ValueError(f"the seed must not be negative, got {seed}")
+        if not self.nr_frames or seed < 0:
+            raise ValueError(f"a host needs a frame and a seed from 0 on, got {self.nr_frames} frames and seed {seed}")
         self.prices = check_prices(call_ns)
         self._owner = np.zeros(self.nr_frames, np.uint16)      # domid + 1, 0: free; zeroed pages cost nothing until written
         self.frame_type = np.dtype(np.int32 if self.nr_frames < 1 << 31 else np.int64)
@@ -252,6 +250,8 @@ class Host:
 
         Large extents are the lowest free ones.
         """
+        if not is_number(nr) or not is_number(order) or nr < 0 or not 0 <= order < 64:
+            raise ValueError(f"expected a number of extents and an order, got {nr!r:.80} and {order!r:.80}")
         mfns = self._extents(nr, order) if order else self._frames(nr)
         frames = pages_of_extents(mfns, order)
         self._owner[as_slice(frames, self.nr_frames)] = domid + 1
@@ -317,14 +317,10 @@ class Domain:
         self.host = host
         self.max_pages = cap
         """The cap of the reservation, pages. None: no cap (XEN_DOMCTL_max_mem)."""
-        self.tot_pages = 0
-        """The current reservation."""
-        self.peak_pages = 0
-        """The largest tot_pages since reset_peak."""
-        self.calls = dict.fromkeys(CALLS, 0)
-        """{call: times}"""
-        self.frames = dict.fromkeys(CALLS, 0)
-        """{call: frames in all such calls}"""
+        self.tot_pages = self.peak_pages = 0
+        """The current reservation, and the largest since reset_peak."""
+        self.calls, self.frames = dict.fromkeys(CALLS, 0), dict.fromkeys(CALLS, 0)
+        """{call: times} and {call: frames in all such calls}"""
         self.ns: float = 0
         """The cost of all calls, ns."""
         self.now = 0.0
@@ -336,9 +332,8 @@ class Domain:
         """{reason: frames not given}"""
         self._p2m = np.zeros(pages, host.frame_type)     # mfn + 1, 0: no frame
         if pages > host.free_frames:
-            raise HotplugError.of(
-                errno.ENOMEM, f"a domain of {pages} pages cannot be built: the host has {host.free_frames} frames left"
-            )
+            what = f"a domain of {pages} pages cannot be built: the host has {host.free_frames} frames left"
+            raise HotplugError.of(errno.ENOMEM, what)
         self.domid = host.enter(self)
         self.name = f"domain {self.domid}" if name is None else name
         if pages:
@@ -463,8 +458,12 @@ class Domain:
         XENMEM_decrease_reservation.
         """
         mfns = np.atleast_1d(mfns)
+        if not is_number(order) or not 0 <= order < 64 or mfns.size << order > self.host.nr_frames:
+            raise ValueError(f"{mfns.size} extents of order {order!r:.80} are more than the host has")
         frames = pages_of_extents(mfns, order)
         owned = self.host.owns(frames, self.domid)
+        if not all_different(frames):
+            owned &= np.isin(np.arange(frames.size), np.unique(frames, return_index=True)[1])
         got = mfns.size if owned.all() else int(owned.argmin()) >> order
         self.host.give(frames[: got << order])
         self.tot_pages -= got << order
@@ -526,10 +525,8 @@ class ResidentDomain(Domain):
         self._queue = np.empty(0, np.int32)
         self._place = np.empty(0, np.int32)
         self._oldest = self._newest = 0
-        self.swapped_out = 0
-        """Pages swapped out so far."""
-        self.swapped_in = 0
-        """Pages swapped in so far."""
+        self.swapped_out = self.swapped_in = 0
+        """Pages swapped out, and in, so far."""
 
     def need_p2m(self, end_pfn: int) -> None:
         """Make the tables reach up to end_pfn."""
@@ -632,6 +629,8 @@ class ResidentDomain(Domain):
         the host; they are zero when touched again. pfns: the first pages of blocks of 2^order pages. calls: how many calls the
         guest makes. Returns how many frames."""
         pfns = np.asarray(pfns, np.int64)
+        if not all_different(pfns):
+            pfns = np.unique(pfns)
         held, at = np.empty(pfns.size << order, bool), 0
         for part in parts_of_extents(pfns, order):
             there = held[at : at + part.size]

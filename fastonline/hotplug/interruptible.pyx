@@ -11,7 +11,10 @@ __all__ = ["exclusive", "uninterrupted"]
 
 
 cdef Machine machine_of(object self):
-    return self._mem if hasattr(self, "_mem") else self.mem
+    mem = self._mem if hasattr(self, "_mem") else self.mem
+    if mem is None:
+        raise TypeError(f"{type(self).__name__} has no Memory")
+    return mem
 
 
 def exclusive(method):

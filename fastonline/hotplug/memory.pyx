@@ -73,7 +73,8 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
     release the GIL. When two threads each hold a machine and call the other's, one gets HotplugError EDEADLK.
 
     Signals: an exception from a handler (Ctrl-C) undoes a large add_memory, prepare_online_pages, mark_pages_onlined or
-    online_pages, except for bytes_touched and the order of free lists at the range's ends. Other calls finish first. A handler
+    online_pages, except for bytes_touched and the order of free lists at the range's ends. Other calls finish first. A signal
+    in a call's last instant may come out of the next one (CPython recomputes its eval_breaker when it takes the GIL). A handler
     that calls the machine during a step gets HotplugError EBUSY. After fork, only the forking thread owns the machine. Freed
     pages go to the buddy allocator at once, unless `pcp` is set.
     """
@@ -119,6 +120,8 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         the span, in a zone there is not.
         """
         cdef Memory mem = cls(geometry, rules=rules, engine=engine, **more)
+        if mem is None:
+            raise TypeError(f"{cls.__name__}() returned None")
         _held = mem.lock.hold_still()
         page_map.load_page_map(mem, sections, ram, zones, min_free_kbytes, user_min_free_kbytes)
         if ram:
@@ -580,7 +583,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
     @classmethod
     def _restore(cls, state):
         """Return a machine with the state of machine_state. All of it is checked. ValueError for an invalid state."""
-        cdef Memory mem = cls.__new__(cls)
+        cdef Memory mem = Memory.__new__(cls)
         try:
             with Undo() as undo:
                 (<Undo>undo).note(<undo_step>machine.forget_all, mem, None)

@@ -67,7 +67,8 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
     program maps them.
     """
     cdef Machine machine
-    cdef object on_move, room        # pfns is the first part of the room, an int64 array
+    cdef object on_move, key         # key: in the machine's owners, an int that takes no memory later
+    cdef object room                 # pfns is its first part, an int64 array
     cdef int64_t nr
     cdef readonly bint offline
     cdef dict __dict__
@@ -78,7 +79,7 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
     mapped = True
 
     def __cinit__(self, *args, **kwargs):
-        self.room = np.empty(0, np.int64)
+        self.room, self.key = np.empty(0, np.int64), id(self)
 
     def __init__(self, mem, on_move=None, offline=False):
         if self.machine is not None:
@@ -132,12 +133,12 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
             self.room = room
         self.room[self.nr : self.nr + more] = pfns
         numbers = <const int64_t *>data_of(self.room)
-        self.machine.owners[id(self)] = self
+        self.machine.owners[self.key] = self
         try:
             claim(self.machine, numbers + self.nr, more, self.offline)
         except BaseException:
             if self.nr == 0:
-                self.machine.owners.pop(id(self))
+                self.machine.owners.pop(self.key)
             raise
         self.nr += more
         return 0
@@ -148,7 +149,7 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         mark(self.machine, gone, False)
         self.nr = nr
         if nr == 0:
-            self.machine.owners.pop(id(self), None)
+            self.machine.owners.pop(self.key, None)
         return gone
 
     def give(self, nr):
@@ -158,7 +159,9 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         if many > self.nr:
             raise ValueError(f"cannot give {many} pages: the owner has {self.nr}")
         _held = step(self.machine)
-        return np.ascontiguousarray(self.first(self.nr - many)[::-1])
+        given = np.ascontiguousarray(self.room[self.nr - many : self.nr][::-1])
+        self.first(self.nr - many)
+        return given
 
     def free(self):
         """Free all of them, first page first."""
@@ -201,9 +204,12 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         old = self.room[: self.nr][indices]
         if len(old) != len(new) or len(np.unique(old)) < len(old):
             raise ValueError(f"{len(new)} pages cannot take the place of {len(np.unique(old))}")
-        claim(self.machine, <const int64_t *>data_of(new), len(new), self.offline)
-        mark(self.machine, old, False)
-        self.room[: self.nr][indices] = new
+        with Undo() as undo:
+            claim(self.machine, <const int64_t *>data_of(new), len(new), self.offline)
+            (<Undo>undo).note(<undo_step>unmark, self.machine, new)
+            mark(self.machine, old, False)
+            (<Undo>undo).note(<undo_step>mark_again, self.machine, old)
+            self.room[: self.nr][indices] = new
         self.tell_moved(old, new)
 
     def tell_moved(self, old, new):
@@ -275,7 +281,10 @@ def alloc_movable(mem, nr, zonelist):
     """Allocate up to `nr` movable pages from these zones, as for a process. Returns an int64 array."""
     _held = step(mem)
     if mem.pcp is not None:
-        return np.ascontiguousarray(mem.pcp.alloc(nr, zonelist), np.int64)
+        pfns = mem.pcp.alloc(nr, zonelist)
+        if not isinstance(pfns, np.ndarray) or pfns.dtype != np.int64 or pfns.ndim != 1 or len(pfns) > nr:
+            raise TypeError(f"pcp.alloc must return an int64 array of up to {nr} pages")
+        return pfns
     pfns, got = np.empty(nr, np.int64), 0
     with Undo() as undo:      # another thread may take a zone's last pages
         for z in zonelist:
@@ -364,6 +373,8 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
     cdef Isolated isolated = Isolated(start_pfn, nr_pages)
     cdef Targets to = Targets(wanted)
     cdef int64_t start = start_pfn, at, got
+    cdef const char *moves
+    cdef const int64_t *leaves
     with Undo() as undo:
         (<Undo>undo).note(<undo_step>log_failure, mem, log)
         (<Undo>undo).note(<undo_step>put_isolated_back, mem, isolated)
@@ -377,15 +388,16 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
             own = whose[order] == i
             if not own.any():
                 continue
-            old, targets = pfns[order[own]], new[own]
+            old, targets, moving = pfns[order[own]], new[own], index[order[own]]
+            moves, leaves = <const char *>data_of(own), <const int64_t *>data_of(old)
             if owner.offline:
                 swap_offline(mem, old, targets)
-            owner.room[index[order[own]]] = targets
             mark(mem, targets, True)
+            owner.room[moving] = targets
             for at in range(got):
-                to.is_owned[at] |= (<const char *>data_of(own))[at]
+                to.is_owned[at] |= moves[at]
             for at in range(<int64_t>len(old)):
-                isolated.is_taken[(<const int64_t *>data_of(old))[at] - start] = True
+                isolated.is_taken[leaves[at] - start] = True
             mem.pages_migrated += len(old)
             mem.balloon_migrated += len(old) if balloon else 0
             told.append((owner, old, targets))
@@ -437,6 +449,11 @@ cdef int swap_offline(Machine mem, object old, object new) except -1:
     return 0
 
 
+cdef int unmark(Machine mem, object pfns) except -1:
+    mark(mem, pfns, False)
+    return 0
+
+
 cdef int mark_again(Machine mem, object pfns) except -1:
     mark(mem, pfns, True)
     return 0
@@ -465,6 +482,7 @@ cdef int free_unowned(Machine mem, Targets to) except -1:
     cdef int64_t i, nr = 0
     for i in range(<int64_t>len(to.pfns)):
         if not to.is_owned[i]:
+            clear_bit(mem.owned.words, numbers[i])
             numbers[nr] = numbers[i]
             nr += 1
     if mem.per_cpu_pages is not None:
@@ -543,6 +561,8 @@ cdef int put_isolated_back(Machine mem, Isolated isolated) except -1:
     while first < isolated.nr:
         end = first
         while end < isolated.nr and isolated.is_taken[end]:
+            if has_owner(mem, isolated.start + end):       # the one that it had before
+                clear_bit(mem.owned.words, isolated.start + end)
             end += 1
         if end > first:
             undo_isolate(mem, isolated.start + first, end - first)

@@ -327,5 +327,5 @@ cdef class Resources:
         return "".join([f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk()])
 
 
-def _start_of(Resource resource):
+def _start_of(Resource resource not None):
     return resource.start
