@@ -160,6 +160,15 @@ def test_owners_after_one_that_raises(mem):
     mem.validate()
 
 
+def test_extend_is_adopt(mem):
+    owner, pfns = MovablePages(mem), mem.alloc_pages_bulk(3, 0, "Movable")
+    with pytest.warns(DeprecationWarning, match="adopt"):
+        owner.extend(pfns)
+    assert owner.pfns.tolist() == pfns.tolist()
+    with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match="has an owner"):
+        MovablePages(mem).extend(pfns[:1])
+
+
 @pytest.mark.parametrize("pfns, error", [
     ([1 << 40], ValueError), ([-5], ValueError), ([0], ValueError), ([1.7], TypeError), (["x"], TypeError),
     ([[1, 2]], ValueError), (None, ValueError), ([1 << 63], ValueError), ([1 << 64], OverflowError),

@@ -1,6 +1,7 @@
 """Page migration: owners of movable pages, and moving pages out of a range (do_migrate_range, mm/memory_hotplug.c)."""
 
 import errno
+import warnings
 
 from libc.string cimport memcpy
 
@@ -120,6 +121,12 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         TypeError if they are not integers. ValueError, and no change, for a page in another state or one that has an owner."""
         _held = step(self.machine)
         self.append(as_pfn_array(pfns).astype(np.int64))
+
+    def extend(self, pfns):
+        """The old name of `adopt` for pages that were allocated just now; pfns: as there. It warns with DeprecationWarning. The
+        next release drops it."""
+        warnings.warn("MovablePages.extend is now adopt", DeprecationWarning, stacklevel=2)
+        self.adopt(pfns)
 
     cdef int append(self, object pfns) except -1:
         """Own more pages, an int64 array, or ValueError."""
