@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_capture import write_kernel, x86_64  # noqa: F401
+from test_capture import write_kernel
+from test_live import x86_64  # noqa: F401
 
 import fastonline as fo
 from fastonline.linux.capture import matches_kernel

@@ -149,7 +149,7 @@ def test_a_destroyed_domain_gives_all_back():
 
 
 @pytest.mark.parametrize("make, error, match", [
-    (lambda: Host("0"), ValueError, "a host needs a frame"),
+    (lambda: Host("0"), ValueError, "a host needs at least one frame"),
     (lambda: Host("5000"), ValueError, "multiple of 4K"),
     (lambda: Host("no size"), ValueError, "no size"),
     (lambda: Host("1M", call_ns=-1), ValueError, "cost"),

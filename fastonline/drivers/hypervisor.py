@@ -117,7 +117,8 @@ class Host:
         self.page_size = page_size
         self.nr_frames = pages_of_size(memory, page_size, "host memory")
         if not self.nr_frames or seed < 0:
-            raise ValueError(f"a host needs a frame and a seed from 0 on, got {self.nr_frames} frames and seed {seed}")
+            wrong = f"the seed must not be negative, got {seed}" if seed < 0 else "a host needs at least one frame"
+            raise ValueError(wrong)
         self.prices = check_prices(call_ns)
         self._owner = np.zeros(self.nr_frames, np.uint16)      # domid + 1, 0: free; zeroed pages cost nothing until written
         self.frame_type = np.dtype(np.int32 if self.nr_frames < 1 << 31 else np.int64)
