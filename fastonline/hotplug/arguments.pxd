@@ -4,7 +4,7 @@ TypeError, ValueError and OverflowError are for what is no pfn, count or order a
 """
 
 from fastonline.core.engine cimport pfn_batch
-from fastonline.core.types cimport uint64_t
+from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.hotplug.machine cimport Machine
 
 cdef list set_arguments(
@@ -22,6 +22,8 @@ cdef object as_batch(object pfns, pfn_batch *batch)
 cdef int check_range(Machine mem, uint64_t start, uint64_t nr, str what) except -1
 cdef int check_present(Machine mem, uint64_t start, uint64_t nr, str what) except -1
 cdef int check_pfn(Machine mem, object pfn, str what) except -1
+cdef int64_t find_owned(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
+cdef int64_t find_owned_in(Machine mem, const pfn_batch *batch) noexcept nogil
 
 cdef int gather(Machine mem, pfn_batch *batch, object array) except -1
 cdef int try_gather(Machine mem, const uint64_t *pfns, uint64_t nr, pfn_batch *batch) noexcept nogil

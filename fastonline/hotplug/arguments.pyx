@@ -8,7 +8,8 @@ from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, Py_buffer, PyBuffer_Rel
 
 from libc.errno cimport EINVAL, ENOMEM
 
-from fastonline.core.engine cimport BATCH_CHANGED, BATCH_NO_MEMORY, BATCH_OK, BATCH_OUT_OF_RANGE
+from fastonline.core.bitmap cimport find_next_bit
+from fastonline.core.engine cimport BATCH_CHANGED, BATCH_NO_MEMORY, BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, run_at
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.threads cimport MAX_THREADS
@@ -242,6 +243,27 @@ cdef int check_pfn(Machine mem, object pfn, str what) except -1:
 
 
 # -- batches
+
+cdef int64_t find_owned(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
+    """The first page of a range that MovablePages own, or -1."""
+    cdef uint64_t end, pfn
+    if mem.owned is None or start >= mem.owned.nbits:
+        return -1
+    end = start + min(nr, mem.owned.nbits - start)
+    pfn = find_next_bit(mem.owned.words, end, start)
+    return pfn if pfn < end else -1
+
+
+cdef int64_t find_owned_in(Machine mem, const pfn_batch *batch) noexcept nogil:
+    """The first page of a batch that MovablePages own, or -1."""
+    cdef uint64_t i = 0, run
+    cdef int64_t owned = -1
+    while owned < 0 and i < batch.nr and mem.owned is not None:
+        run = run_at(batch, i)
+        owned = find_owned(mem, pfn_at(batch, i), run)
+        i += run
+    return owned
+
 
 cdef int gather(Machine mem, pfn_batch *batch, object array) except -1:
     """Gather the batch of an array (as_batch), which is not empty, or say which pfn is wrong; nothing is gathered then."""

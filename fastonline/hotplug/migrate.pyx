@@ -3,16 +3,14 @@
 import errno
 import warnings
 
-from libc.string cimport memcpy
-
 import numpy as np
 
-from fastonline.core.bitmap cimport Bitmap, clear_bit, read_only, set_bit, test_bit
+from fastonline.core.bitmap cimport Bitmap, clear_bit, read_only, set_bit
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport Held
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PAGE_IN_USE, PAGE_OFFLINE, PG_buddy, PG_tail
-from fastonline.core.types cimport int64_t, uint64_t, word_t
+from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_pfn_array, check_present
 from fastonline.hotplug.machine cimport Machine, has_owner, tell_listeners
@@ -151,9 +149,9 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         return 0
 
     cdef object first(self, int64_t nr):
-        """The first pages alone are left. Returns the others."""
+        """Keep only the first `nr` pages. Returns the others, which have no owner then."""
         gone = self.room[nr : self.nr].copy()
-        mark(self.machine, gone, False)
+        clear_owned(self.machine, gone)
         self.nr = nr
         if nr == 0:
             self.machine.owners.pop(self.key, None)
@@ -213,9 +211,9 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
             raise ValueError(f"{len(new)} pages cannot take the place of {len(np.unique(old))}")
         with Undo() as undo:
             claim(self.machine, <const int64_t *>data_of(new), len(new), self.offline)
-            (<Undo>undo).note(<undo_step>unmark, self.machine, new)
-            mark(self.machine, old, False)
-            (<Undo>undo).note(<undo_step>mark_again, self.machine, old)
+            (<Undo>undo).note(<undo_step>clear_owned, self.machine, new)
+            clear_owned(self.machine, old)
+            (<Undo>undo).note(<undo_step>set_owned, self.machine, old)
             self.room[: self.nr][indices] = new
         self.tell_moved(old, new)
 
@@ -226,13 +224,13 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
 
 
 cdef int own_again(MovablePages owner, object pfns) except -1:
-    """Undo first (an undo_step)."""
+    """Undo `first` (an undo_step)."""
     owner.append(pfns)
     return 0
 
 
 cdef int own_all_again(MovablePages owner, object pfns) except -1:
-    """The owner has just these pages again (an undo_step)."""
+    """Give the owner exactly these pages again (an undo_step)."""
     owner.first(0)
     owner.append(pfns)
     return 0
@@ -246,22 +244,21 @@ cdef object as_indices(object indices):
 
 
 cdef int make_room(Machine mem) except -1:
-    """There is a bit for each page that an owner may have."""
-    if mem.owned is None or mem.owned.nbits < mem.pages.nr_pages:
-        owned = Bitmap(mem.pages.nr_pages)
-        if mem.owned is not None:
-            memcpy(owned.words, mem.owned.words, (mem.owned.nbits + 63) // 64 * sizeof(word_t))
-        mem.owned = owned
+    """Make room for a bit for each page."""
+    if mem.owned is None:
+        mem.owned = Bitmap(mem.pages.nr_pages)
+    elif mem.owned.nbits < mem.pages.nr_pages:
+        mem.owned.grow(mem.pages.nr_pages, [(0, mem.owned.nbits)])
     return 0
 
 
 cdef int claim(Machine mem, const int64_t *pfns, int64_t nr, bint offline) except -1:
-    """Pages without an owner get one, or ValueError and none does."""
+    """Note that pages get an owner. ValueError, and no change, if one has an owner or is in another state."""
     cdef int64_t i, at, pfn
     make_room(mem)
     for i in range(nr):
         pfn = pfns[i]
-        if 0 <= pfn < <int64_t>mem.pages.nr_pages and not test_bit(mem.owned.words, pfn) \
+        if 0 <= pfn < <int64_t>mem.pages.nr_pages and not has_owner(mem, pfn) \
                 and (mem.pages.state(pfn) == PAGE_OFFLINE if offline else mem.pages.freeable(pfn, 0)):
             set_bit(mem.owned.words, pfn)
             continue
@@ -272,15 +269,21 @@ cdef int claim(Machine mem, const int64_t *pfns, int64_t nr, bint offline) excep
     return 0
 
 
-cdef int mark(Machine mem, object pfns, bint owned) except -1:
-    """Pages, an int64 array, have an owner or none: nothing is checked."""
+cdef int set_owned(Machine mem, object pfns) except -1:
+    """Note that pages, an int64 array, have an owner (an undo_step). Nothing is checked."""
     cdef const int64_t *numbers = <const int64_t *>data_of(pfns)
     cdef int64_t i
     for i in range(<int64_t>len(pfns)):
-        if owned:
-            set_bit(mem.owned.words, numbers[i])
-        else:
-            clear_bit(mem.owned.words, numbers[i])
+        set_bit(mem.owned.words, numbers[i])
+    return 0
+
+
+cdef int clear_owned(Machine mem, object pfns) except -1:
+    """Note that pages, an int64 array, have no owner (an undo_step)."""
+    cdef const int64_t *numbers = <const int64_t *>data_of(pfns)
+    cdef int64_t i
+    for i in range(<int64_t>len(pfns)):
+        clear_bit(mem.owned.words, numbers[i])
     return 0
 
 
@@ -399,7 +402,7 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
             moves, leaves = <const char *>data_of(own), <const int64_t *>data_of(old)
             if owner.offline:
                 swap_offline(mem, old, targets)
-            mark(mem, targets, True)
+            set_owned(mem, targets)
             owner.room[moving] = targets
             for at in range(got):
                 to.is_owned[at] |= moves[at]
@@ -432,14 +435,14 @@ cdef int tell_owners(Machine mem, Isolated isolated, list told) except -1:
     """Tell each owner which pages moved; what one of them raises is raised when all know. Meanwhile nobody can free the pages
     of the range: they have an owner."""
     taken = isolated.pfns()
-    mark(mem, taken, True)
+    set_owned(mem, taken)
     raised = None
     for owner, old, new in told:
         try:
             owner.tell_moved(old, new)
         except BaseException as e:
             raised = e if raised is None else raised
-    mark(mem, taken, False)
+    clear_owned(mem, taken)
     if raised is not None:
         raise raised
     return 0
@@ -450,19 +453,9 @@ cdef int swap_offline(Machine mem, object old, object new) except -1:
     with Undo() as undo:
         mem.set_pfns_offline(new)
         (<Undo>undo).note(<undo_step>clear_offline, mem, new)
-        (<Undo>undo).note(<undo_step>mark_again, mem, old)
-        mark(mem, old, False)
+        (<Undo>undo).note(<undo_step>set_owned, mem, old)
+        clear_owned(mem, old)
         mem.clear_pfns_offline(old)
-    return 0
-
-
-cdef int unmark(Machine mem, object pfns) except -1:
-    mark(mem, pfns, False)
-    return 0
-
-
-cdef int mark_again(Machine mem, object pfns) except -1:
-    mark(mem, pfns, True)
     return 0
 
 

@@ -4,11 +4,10 @@ import numpy as np
 
 from fastonline.core.buddy cimport buddy_pool_fold
 from fastonline.core.buffer cimport data_of
-from fastonline.core.engine cimport pfn_at
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
-from fastonline.hotplug.arguments cimport check_present, gather, try_gather
+from fastonline.hotplug.arguments cimport check_present, find_owned_in, gather, try_gather
 from fastonline.hotplug.machine cimport populated_zone
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zonelists cimport asked_zone, fallback_nodes, next_zone
@@ -253,12 +252,7 @@ cdef bint out_of_memory(Machine mem, int order) except -1:
 cdef int64_t find_unfreeable(Machine mem, pfn_batch *batch) noexcept nogil:
     """The first page of a batch that is no allocation of order 0, or that has an owner; -1: all can be freed."""
     cdef int64_t bad = mem.pages.find_unfreeable(batch)
-    cdef uint64_t i
-    if bad < 0 and mem.owned is not None:
-        for i in range(batch.nr):
-            if has_owner(mem, pfn_at(batch, i)):
-                return pfn_at(batch, i)
-    return bad
+    return find_owned_in(mem, batch) if bad < 0 else bad
 
 
 cdef str why_not_freeable(Machine mem, uint64_t pfn):

@@ -1,12 +1,11 @@
 import errno
 
-from fastonline.core.bitmap cimport find_next_bit
 from fastonline.core.engine cimport Engine, pfn_at, run_at
 from fastonline.core.pageflags cimport (
     PAGE_IN_USE, PAGE_OFFLINE, PAGE_WAITING, PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail,
 )
 from fastonline.core.types cimport int64_t
-from fastonline.hotplug.arguments cimport check_present, gather
+from fastonline.hotplug.arguments cimport check_present, find_owned, find_owned_in, gather
 from fastonline.hotplug.section_states cimport online_batch
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zone_ranges cimport count_offline
@@ -26,25 +25,14 @@ cdef dict STATE_NAMES = {PAGE_IN_USE: "in use", PAGE_OFFLINE: "PG_offline"}
 
 cdef uint64_t set_page_reserved(Machine mem, uint64_t start, uint64_t nr) except? 0xFFFFFFFFFFFFFFFF:
     check_present(mem, start, nr, "set_page_reserved")
-    refuse_owned(mem, start, nr)
+    refuse_owned(find_owned(mem, start, nr))
     refresh(&mem.zones.table)
     count_offline(mem, start, nr, -1)
     return mem.pages.reserve_range(start, nr)
 
 
-cdef int64_t find_owned(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
-    """The first page of a range that MovablePages own, or -1."""
-    cdef uint64_t end, pfn
-    if mem.owned is None or start >= mem.owned.nbits:
-        return -1
-    end = start + min(nr, mem.owned.nbits - start)
-    pfn = find_next_bit(mem.owned.words, end, start)
-    return pfn if pfn < end else -1
-
-
-cdef int refuse_owned(Machine mem, uint64_t start, uint64_t nr) except -1:
-    """EBUSY naming the first page of a range that MovablePages own."""
-    cdef int64_t pfn = find_owned(mem, start, nr)
+cdef int refuse_owned(int64_t pfn) except -1:
+    """EBUSY naming the page that find_owned or find_owned_in has found, if it has."""
     if pfn >= 0:
         raise HotplugError.of(errno.EBUSY, f"page {pfn:#x} has an owner")
     return 0
@@ -53,13 +41,15 @@ cdef int refuse_owned(Machine mem, uint64_t start, uint64_t nr) except -1:
 cdef int set_page_offline(Machine mem, uint64_t start, uint64_t nr, bint offline) except -1:
     """Give pages in use to the host; or, with `offline` 0, take them back."""
     cdef uint64_t pfn
+    cdef int64_t owned
     cdef int want = PAGE_IN_USE if offline else PAGE_OFFLINE
     check_present(mem, start, nr, "set_page_offline" if offline else "clear_page_offline")
     for pfn in range(start, start + (0 if all_are(mem.pages, start, nr, want) else nr)):
         if mem.pages.state(pfn) & ~PG_tail != want:
             raise ValueError(f"page {pfn:#x} is not {STATE_NAMES[want]}: {decode_page_flags(mem.pages.state(pfn))}")
-    if find_owned(mem, start, nr) >= 0:
-        raise ValueError(f"page {find_owned(mem, start, nr):#x} has an owner")
+    owned = find_owned(mem, start, nr)
+    if owned >= 0:
+        raise ValueError(f"page {owned:#x} has an owner")
     refresh(&mem.zones.table)
     change_offline(mem, start, nr, offline)
     return 0
@@ -97,11 +87,7 @@ cdef uint64_t set_pfns_reserved(Machine mem, object array, pfn_batch *batch) exc
             run = run_at(batch, i)
             check_present(mem, pfn_at(batch, i), run, "set_pfns_reserved")
             i += run
-    i = 0
-    while i < batch.nr and mem.owned is not None:
-        run = run_at(batch, i)
-        refuse_owned(mem, pfn_at(batch, i), run)
-        i += run
+    refuse_owned(find_owned_in(mem, batch))
     refresh(&mem.zones.table)
     i = 0
     while i < batch.nr and mem.zones.table.present_is_managed:
@@ -177,12 +163,8 @@ cdef int take_batch(Machine mem, pfn_batch *batch, str what, object array, int w
     if bad >= 0:
         pfn = pfn_at(batch, bad)
         raise ValueError(f"{what}: pfns[{bad}] = {pfn:#x} is not {name}: {decode_page_flags(pages.state(pfn))}")
-    i = 0
-    while i < batch.nr and mem.owned is not None:
-        run = run_at(batch, i)
-        bad = find_owned(mem, pfn_at(batch, i), run)
-        if bad >= 0:
-            raise ValueError(f"{what}: page {bad:#x} has an owner")
-        i += run
+    bad = find_owned_in(mem, batch)
+    if bad >= 0:
+        raise ValueError(f"{what}: page {bad:#x} has an owner")
     refresh(&mem.zones.table)
     return 1
