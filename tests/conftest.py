@@ -60,6 +60,45 @@ def make_machine(engine):
     return make
 
 
+@pytest.fixture
+def prepared(make_machine):
+    """One section without boot memory, prepared."""
+    mem = make_machine(boot=None)
+    mem.add_memory(0, 256)
+    mem.prepare_online_pages(0, 256)
+    return mem
+
+
+@pytest.fixture
+def online(make_machine):
+    """Two sections without boot memory, online."""
+    mem = make_machine(boot=None)
+    mem.add_memory(0, 512)
+    mem.online_pages(0, 512)
+    return mem
+
+
+@pytest.fixture
+def varied(make_machine):
+    """Two nodes with pages in every state, and a setting that was changed."""
+    mem = make_machine(boot="3M", rules=fo.LINUX_6_1)
+    mem.add_memory(1024, 512, 1)
+    mem.prepare_online_pages(1024, 256, fo.MMOP_ONLINE_MOVABLE)
+    mem.mark_pages_onlined(1024, 100)
+    mem.alloc_pages_bulk(9)
+    mem.set_page_offline(mem.alloc_pages(0, "DMA32"))
+    mem.min_free_kbytes = 300
+    return mem
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A scenario file: a guest of 256 MiB that grows by a block and shrinks back."""
+    path = tmp_path / "small.toml"
+    path.write_text('boot = "256M"\nhost = "1G"\nsteps = [[10, "384M"], [20, "256M"]]\n')
+    return path
+
+
 def snapshot(mem):
     """All that a refused call must leave as it was: states, counters, texts, sections."""
     spans = mem.sections.spans()

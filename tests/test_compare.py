@@ -90,13 +90,6 @@ def run(capsys, *args):
     return status, *capsys.readouterr()
 
 
-@pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text('boot = "256M"\nhost = "1G"\nsteps = [[10, "384M"], [20, "256M"]]\n')
-    return path
-
-
 def test_compare_prints_a_line_for_each_strategy(capsys, small, tmp_path):
     status, out, err = run(capsys, small)
     lines = out.splitlines()

@@ -7,13 +7,6 @@ from fastonline.cost.compare import compare
 from fastonline.cost.scenario import scenario
 
 
-@pytest.fixture
-def small(tmp_path):
-    path = tmp_path / "small.toml"
-    path.write_text('boot = "256M"\nhost = "1G"\nsteps = [[10, "384M"], [20, "256M"]]\n')
-    return path
-
-
 def test_compare_draws(capsys, small, tmp_path):
     pytest.importorskip("matplotlib")
     one, two = tmp_path / "one.svg", tmp_path / "two.svg"

@@ -10,40 +10,32 @@ from fastonline.core.pageflags import PG_buddy
 S = 256
 
 
-@pytest.fixture
-def mem(make_machine):
-    mem = make_machine(boot=None)
-    mem.add_memory(0, S)
-    mem.prepare_online_pages(0, S)
-    return mem
-
-
 @pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">i2", "<u4", ">u4", "<i4", "<i8", ">i8", "<u8", ">u8"])
-def test_every_width_of_integer(mem, dtype):
+def test_every_width_of_integer(prepared, dtype):
     """Expect each integer dtype, either byte order, to mean the same pages."""
     pfns = np.array([5, 100, 7, 64, 127], dtype)
-    assert mem.mark_pfns_onlined(pfns) == 5
-    assert sorted(np.flatnonzero(mem.page_states(0, S) & PG_buddy)) == [5, 7, 64, 100, 127]
-    mem.free_pfns(mem.alloc_pages_bulk(5).astype(dtype))
-    assert mem.zones["DMA"].free_pages + mem.zones["Normal"].free_pages == 5
+    assert prepared.mark_pfns_onlined(pfns) == 5
+    assert sorted(np.flatnonzero(prepared.page_states(0, S) & PG_buddy)) == [5, 7, 64, 100, 127]
+    prepared.free_pfns(prepared.alloc_pages_bulk(5).astype(dtype))
+    assert prepared.zones["DMA"].free_pages + prepared.zones["Normal"].free_pages == 5
 
 
-def test_a_list_a_tuple_a_range_and_a_strided_view(mem):
+def test_a_list_a_tuple_a_range_and_a_strided_view(prepared):
     for pfns in ([0, 1], (2, 3), range(4, 6), np.arange(6, 26)[::2]):
-        assert mem.mark_pfns_onlined(pfns) == len(pfns)
-    assert mem.stats()["pages_onlined"] == 16
+        assert prepared.mark_pfns_onlined(pfns) == len(pfns)
+    assert prepared.stats()["pages_onlined"] == 16
 
 
 @pytest.mark.parametrize("where", [0, 63, 64, 100, 200])
-def test_whole_words_ascending(mem, where):
+def test_whole_words_ascending(prepared, where):
     """64 consecutive pfns that fill a word are one store. Expect them to be found out when one of them is there twice."""
     pfns = np.arange(S)
-    assert mem.copy().mark_pfns_onlined(pfns) == S
+    assert prepared.copy().mark_pfns_onlined(pfns) == S
     twice = np.insert(pfns, 0, where)
     with pytest.raises(ValueError, match=rf"= {where:#x} is given twice"):
-        mem.mark_pfns_onlined(twice)
-    assert mem.stats()["pages_onlined"] == 0
-    assert mem.mark_pfns_onlined(pfns) == S
+        prepared.mark_pfns_onlined(twice)
+    assert prepared.stats()["pages_onlined"] == 0
+    assert prepared.mark_pfns_onlined(pfns) == S
 
 
 def test_two_to_the_thirty_four_pages():

@@ -4,14 +4,6 @@ import pytest
 S = 256
 
 
-@pytest.fixture
-def mem(make_machine):
-    mem = make_machine(boot=None)
-    mem.add_memory(0, S)
-    mem.prepare_online_pages(0, S)
-    return mem
-
-
 def test_room_grows_and_carries_all_over(make_machine):
     """Add memory ever higher. Expect states, lists and counters to be carried into the larger room."""
     mem = make_machine(boot="1M")

@@ -8,18 +8,6 @@ from conftest import SMALL_64, SMALL_64K, snapshot
 import fastonline as fo
 
 
-@pytest.fixture
-def mem(make_machine):
-    mem = make_machine(boot="3M", rules=fo.LINUX_6_1)
-    mem.add_memory(1024, 512, 1)
-    mem.prepare_online_pages(1024, 256, fo.MMOP_ONLINE_MOVABLE)
-    mem.mark_pages_onlined(1024, 100)
-    mem.alloc_pages_bulk(9)
-    mem.set_page_offline(mem.alloc_pages(0, "DMA32"))
-    mem.min_free_kbytes = 300
-    return mem
-
-
 def saved(mem, tmp_path):
     mem.save(tmp_path / "machine")
     return fo.load(tmp_path / "machine")
@@ -36,20 +24,21 @@ def saved(mem, tmp_path):
     ],
     ids=["save", "copy", "pickle", "copy.copy", "copy.deepcopy"],
 )
-def test_a_copy_is_the_same_and_goes_on_alone(mem, through, tmp_path):
+def test_a_copy_is_the_same_and_goes_on_alone(varied, through, tmp_path):
     """Expect the copy to be equal in all one can see, to go on in the same way, and the original to stay as it was."""
-    mem.notifiers.register(lambda action, notice: fo.NOTIFY_BAD)
-    before = snapshot(mem)
-    other = through(mem, tmp_path)
+    varied.notifiers.register(lambda action, notice: fo.NOTIFY_BAD)
+    before = snapshot(varied)
+    other = through(varied, tmp_path)
     other.validate()
     assert snapshot(other) == before
-    assert (other.geometry, other.rules, other.engine, other.max_pfn) == (mem.geometry, mem.rules, mem.engine, mem.max_pfn)
+    for name in ("geometry", "rules", "engine", "max_pfn"):
+        assert getattr(other, name) == getattr(varied, name), name
     assert len(other.notifiers) == 0
     pages = other.alloc_pages_bulk(50)
     assert other.mark_pages_onlined(1024, 256) == 156
     other.online_pages(1280, 256)
-    assert snapshot(mem) == before
-    assert mem.alloc_pages_bulk(50).tolist() == pages.tolist()
+    assert snapshot(varied) == before
+    assert varied.alloc_pages_bulk(50).tolist() == pages.tolist()
 
 
 def test_empty_and_sparse_machines(engine, tmp_path):

@@ -11,14 +11,6 @@ from fastonline.hotplug.pcp import PerCpuPages
 S = 256
 
 
-@pytest.fixture
-def mem(make_machine):
-    mem = make_machine(boot=None)
-    mem.add_memory(0, 2 * S)
-    mem.online_pages(0, 2 * S)
-    return mem
-
-
 def scattered(engine, memmap=None, boot="512M", pcp=False):
     """A machine in which every third page is free."""
     mem = fo.Memory(fo.X86_64, boot, engine=engine, memmap=memmap)

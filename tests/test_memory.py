@@ -10,65 +10,57 @@ import fastonline as fo
 S = 256
 
 
-@pytest.fixture
-def mem(make_machine):
-    mem = make_machine(boot=None)
-    mem.add_memory(0, 2 * S)
-    mem.online_pages(0, 2 * S)
-    return mem
-
-
-def test_smallest_block_that_fits(mem):
+def test_smallest_block_that_fits(online):
     """
         free:   one block of order 2 (4-7), the rest of order 6
     Expect order 2 and below from it while it lasts, higher orders from a large block.
     """
-    mem.alloc_contig_range(0, 64)
-    mem.free_pfns([4, 5, 6, 7])
-    assert mem.zones["Normal"].nr_free == (0, 0, 1, 0, 0, 0, 7)
-    assert mem.alloc_pages(3) >= 64
-    assert mem.alloc_pages(1) == 4
-    assert mem.alloc_pages(0) == 6
-    assert mem.stats()["allocations"] == [65, 1, 0, 1, 0, 0, 0]
+    online.alloc_contig_range(0, 64)
+    online.free_pfns([4, 5, 6, 7])
+    assert online.zones["Normal"].nr_free == (0, 0, 1, 0, 0, 0, 7)
+    assert online.alloc_pages(3) >= 64
+    assert online.alloc_pages(1) == 4
+    assert online.alloc_pages(0) == 6
+    assert online.stats()["allocations"] == [65, 1, 0, 1, 0, 0, 0]
 
 
-def test_expand_counts(mem):
+def test_expand_counts(online):
     """One page from a block of order 6. Expect six splits, one a order, and one free block of each order below."""
-    mem.alloc_pages()
-    assert mem.stats()["splits"] == [0, 1, 1, 1, 1, 1, 1]
-    assert mem.zones["Normal"].nr_free == (1, 1, 1, 1, 1, 1, 7)
-    mem.validate()
+    online.alloc_pages()
+    assert online.stats()["splits"] == [0, 1, 1, 1, 1, 1, 1]
+    assert online.zones["Normal"].nr_free == (1, 1, 1, 1, 1, 1, 7)
+    online.validate()
 
 
 @pytest.mark.parametrize("order", range(7))
-def test_alloc_and_free_gives_it_all_back(mem, order):
-    before = mem.zones["Normal"].nr_free
-    pfns = mem.alloc_pages_bulk(2 * S >> order, order)
+def test_alloc_and_free_gives_it_all_back(online, order):
+    before = online.zones["Normal"].nr_free
+    pfns = online.alloc_pages_bulk(2 * S >> order, order)
     assert len(set(pfns.tolist())) == 2 * S >> order and not np.any(pfns & (1 << order) - 1)
     assert pfns.dtype == np.int64
-    assert mem.zones["Normal"].free_pages == 0 and mem.zones["Normal"].managed_pages == 2 * S
+    assert online.zones["Normal"].free_pages == 0 and online.zones["Normal"].managed_pages == 2 * S
     with pytest.raises(MemoryError):
-        mem.alloc_pages()
-    mem.validate()
+        online.alloc_pages()
+    online.validate()
     for pfn in np.random.default_rng(order).permutation(pfns):
-        mem.free_pages(pfn, order)
-    assert mem.zones["Normal"].nr_free == before
-    assert mem.stats()["merges"][order:] == [2 * S >> k + 1 for k in range(order, 6)] + [0]
-    mem.validate()
+        online.free_pages(pfn, order)
+    assert online.zones["Normal"].nr_free == before
+    assert online.stats()["merges"][order:] == [2 * S >> k + 1 for k in range(order, 6)] + [0]
+    online.validate()
 
 
-def test_bulk_is_the_same_calls_one_by_one(mem):
+def test_bulk_is_the_same_calls_one_by_one(online):
     for order, nr in ((0, 300), (2, 17), (0, 0)):
-        other = mem.copy()
-        assert mem.alloc_pages_bulk(nr, order).tolist() == [other.alloc_pages(order) for _ in range(nr)]
-        assert mem.stats()["splits"] == other.stats()["splits"] and mem.buddyinfo() == other.buddyinfo()
+        other = online.copy()
+        assert online.alloc_pages_bulk(nr, order).tolist() == [other.alloc_pages(order) for _ in range(nr)]
+        assert online.stats()["splits"] == other.stats()["splits"] and online.buddyinfo() == other.buddyinfo()
 
 
-def test_bulk_is_all_or_nothing(mem):
-    before = mem.buddyinfo(), mem.stats()
+def test_bulk_is_all_or_nothing(online):
+    before = online.buddyinfo(), online.stats()
     with pytest.raises(MemoryError, match="cannot allocate 513 blocks of order 0: 512 are free"):
-        mem.alloc_pages_bulk(513)
-    assert (mem.buddyinfo(), mem.stats()) == before
+        online.alloc_pages_bulk(513)
+    assert (online.buddyinfo(), online.stats()) == before
 
 
 def test_zonelist_goes_from_the_highest_down(make_machine):
@@ -108,28 +100,28 @@ def test_order_13(engine):
     mem.validate()
 
 
-def test_host_pages_are_not_managed(mem):
+def test_host_pages_are_not_managed(online):
     """RECORDED 9: inflating and deflating changes managed and totals page for page, present and spans never."""
-    zone = mem.zones["Normal"]
-    pfns = mem.alloc_pages_bulk(100).tolist()
+    zone = online.zones["Normal"]
+    pfns = online.alloc_pages_bulk(100).tolist()
     for pfn in pfns:
-        mem.set_page_offline(pfn)
-    assert (zone.present_pages, zone.managed_pages, zone.free_pages, mem.totalram_pages) == (512, 412, 412, 412)
+        online.set_page_offline(pfn)
+    assert (zone.present_pages, zone.managed_pages, zone.free_pages, online.totalram_pages) == (512, 412, 412, 412)
     for pfn in pfns:
-        mem.clear_page_offline(pfn)
-        mem.free_pages(pfn)
+        online.clear_page_offline(pfn)
+        online.free_pages(pfn)
     assert (zone.managed_pages, zone.nr_free[6]) == (512, 8)
-    mem.validate()
+    online.validate()
 
 
-def test_contiguous_range(mem):
-    mem.alloc_contig_range(10, 100)
-    assert mem.stats()["allocations"][0] == 100
-    assert mem.zones["Normal"].nr_free == (0, 2, 0, 1, 1, 0, 6)
-    mem.free_pfns(range(10, 110))
-    assert mem.zones["Normal"].nr_free[6] == 8
+def test_contiguous_range(online):
+    online.alloc_contig_range(10, 100)
+    assert online.stats()["allocations"][0] == 100
+    assert online.zones["Normal"].nr_free == (0, 2, 0, 1, 1, 0, 6)
+    online.free_pfns(range(10, 110))
+    assert online.zones["Normal"].nr_free[6] == 8
     with pytest.raises(fo.HotplugError, match="0x1ff"):
-        mem.alloc_pages_bulk(512), mem.free_pfns(range(511)), mem.alloc_contig_range(0, 512)
+        online.alloc_pages_bulk(512), online.free_pfns(range(511)), online.alloc_contig_range(0, 512)
     assert SMALL_64.max_page_order == 6
 
 

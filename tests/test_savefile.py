@@ -11,31 +11,19 @@ import pytest
 import fastonline as fo
 
 
-@pytest.fixture
-def mem(make_machine):
-    mem = make_machine(boot="3M", rules=fo.LINUX_6_1)
-    mem.add_memory(1024, 512, 1)
-    mem.prepare_online_pages(1024, 256, fo.MMOP_ONLINE_MOVABLE)
-    mem.mark_pages_onlined(1024, 100)
-    mem.alloc_pages_bulk(9)
-    mem.set_page_offline(mem.alloc_pages(0, "DMA32"))
-    mem.min_free_kbytes = 300
-    return mem
-
-
-def test_saving_is_atomic(mem, tmp_path):
+def test_saving_is_atomic(varied, tmp_path):
     """A save that fails leaves the old file and nothing beside it."""
     path = tmp_path / "machine"
-    mem.save(path)
+    varied.save(path)
     data = path.read_bytes()
     os.chmod(path, 0o644)
-    mem.online_pages(1280, 256)
-    mem.save(path)
+    varied.online_pages(1280, 256)
+    varied.save(path)
     assert path.read_bytes() != data
     assert os.listdir(tmp_path) == ["machine"]
     (tmp_path / "directory").mkdir()
     with pytest.raises(OSError):
-        mem.save(tmp_path / "directory")
+        varied.save(tmp_path / "directory")
     assert sorted(os.listdir(tmp_path)) == ["directory", "machine"]
     mask = os.umask(0)
     os.umask(mask)
@@ -50,21 +38,21 @@ import fastonline as fo
 from fastonline.geometry import X86_64
 import faulthandler; faulthandler.enable()
 path, engine, room = sys.argv[1], sys.argv[2], int(sys.argv[3])
-mem = fo.Memory(X86_64, "64M" if engine == "struct_page" else "32G", engine=engine)
-before = mem.buddyinfo(), mem.zoneinfo(), mem.stats()
-mem.save(path)
+varied = fo.Memory(X86_64, "64M" if engine == "struct_page" else "32G", engine=engine)
+before = varied.buddyinfo(), varied.zoneinfo(), varied.stats()
+varied.save(path)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
-for call in (lambda: mem.save(path), lambda: fo.load(path), mem.copy, mem.validate):
+for call in (lambda: varied.save(path), lambda: fo.load(path), varied.copy, varied.validate):
     try:
         call()
         print("done")
     except MemoryError as e:
         print("MemoryError")
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-mem.validate()
-assert (mem.buddyinfo(), mem.zoneinfo(), mem.stats()) == before
+varied.validate()
+assert (varied.buddyinfo(), varied.zoneinfo(), varied.stats()) == before
 fo.load(path).validate()
 """
 
