@@ -23,7 +23,7 @@ get_include().
 
 from typing import TYPE_CHECKING
 
-from fastonline import ctrl_c  # noqa: F401  (before all that takes time)
+from fastonline import ctrl_c  # noqa: F401  (first: the other imports take time)
 from fastonline.capi import get_include
 from fastonline.errors import HotplugError
 from fastonline.geometry import (

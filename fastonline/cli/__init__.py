@@ -1,8 +1,8 @@
 """The command line: the only place that prints. One file per command; each adds its parser and returns the exit status.
 
 Exit status: 0 done, 1 a check failed (a prediction differs from the kernel's values), 2 wrong use or input that cannot be read,
-with one line on standard error; 141 when the reader of the output is gone. Ctrl-C ends the process by SIGINT, which a shell
-shows as 130, and which ends a loop of the shell too.
+with one line on standard error; 141 when the reader of the output is gone. Ctrl-C ends the process by SIGINT: a
+shell shows 130, and its loop ends too.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def complete(parser):
 
 
 def command():
-    """Be the program `fastonline`: run one command and return the exit status, or end by SIGINT after Ctrl-C."""
+    """Run one command as a program. Returns the exit status; after Ctrl-C the process ends by SIGINT."""
     raise_keyboard_interrupt()
     status = main()
     if status == INTERRUPTED:

@@ -15,7 +15,7 @@ def add_compare(commands):
         commands, "compare", "how should a guest grow? strategies side by side",
         "Run the strategies of the 2008 thread, and later ones, on one scenario, and print a row for each: how far the guest "
         "grew, what it held above its target, notifications, calls to the host, swapped pages and modelled times. Times are "
-        "virtual: they follow from published costs. fastonline/COMPARE.md reads the presets for the people of the thread.",
+        "virtual: they follow from published costs. fastonline/COMPARE.md explains the presets.",
         (("fastonline compare thread-dry", "on a host that runs dry"),
          ("fastonline compare thread --strategies split,whole", "two of them"),
          ("fastonline compare my.toml --plot my.svg", "a scenario of your own"),

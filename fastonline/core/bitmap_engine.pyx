@@ -31,7 +31,7 @@ PLANES = ("free", "reserved", "offline", "tail", "prepared")
 cdef word_t words_used "fo_words_used"(
     const word_t *prepared, const word_t *reserved, const word_t *free, const word_t *offline, uint64_t nr
 ) noexcept nogil:
-    """The pages in use of so many words, ORed: 0 where there is none."""
+    """The OR of the pages in use of `nr` words: 0 if no page is in use."""
     cdef word_t used = 0
     cdef uint64_t w
     for w in range(nr):

@@ -256,7 +256,7 @@ class HvBalloon(Driver):
 
     def _online_page(self, pfn, order):
         """hv_online_page: of a block that is being onlined, what a region has and the host backs goes online; what is in no
-        region belongs to another driver, and is removed too."""
+        region belongs to another driver, and goes online too."""
         end = pfn + (1 << order)
         for region in self.regions:
             if region.start_pfn < end and pfn < region.end_pfn and not region.backs_all(pfn, end):

@@ -21,7 +21,7 @@ from fastonline.errors import HotplugError, is_number
 from fastonline.geometry import format_size, pages_of_size
 
 AT_ONCE = 1 << 15
-"""Pages that are touched or discarded at a time. The arrays about so many stay in the cache."""
+"""Pages that are touched or discarded at a time: few enough that their arrays stay in the cache."""
 
 INVALID_P2M_ENTRY = 2**64 - 1
 """~0UL: there is no machine frame behind this page frame."""

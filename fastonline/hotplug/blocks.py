@@ -255,7 +255,7 @@ class Blocks:
             mem.remove_memory(start_pfn, nr_pages)
 
     def _present(self, numbers):
-        """Those of the numbers that are blocks. A range may go far beyond memory."""
+        """Return the numbers that are blocks. A range may go far beyond memory."""
         return [nr for nr in self if nr in numbers] if isinstance(numbers, range) else [nr for nr in numbers if nr in self]
 
     def _offline(self, numbers):
