@@ -189,9 +189,9 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         freed, kept = before[indices], before[keep]
         with Undo() as undo:
             (<Undo>undo).note(<undo_step>own_all_again, self, before)
-            self.first(0)
-            self.append(kept)
-            free_movable(self.machine, freed)
+            self.room[: len(kept)] = kept
+            self.room[len(kept) : self.nr] = freed
+            free_movable(self.machine, self.first(len(kept)))
 
     def within(self, start_pfn, nr_pages):
         """Return the indices into pfns of the pages in the range start_pfn, nr_pages, an int64 array."""
