@@ -1,5 +1,6 @@
 """help() reads like documentation: every public name says what it is, and what each of its arguments is."""
 
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -8,6 +9,7 @@ import re
 from dataclasses import is_dataclass
 
 import pytest
+from conftest import ROOT
 
 import fastonline as fo
 import fastonline.cost
@@ -15,13 +17,14 @@ import fastonline.drivers
 from fastonline.core.sections import Sections
 from fastonline.hotplug.blocks import Block, Blocks
 from fastonline.hotplug.events import Events
+from fastonline.hotplug.machine import Machine
 from fastonline.hotplug.notifier import NotifierChain
 from fastonline.hotplug.page_views import Flags
 from fastonline.hotplug.resources import Resource, Resources
 from fastonline.hotplug.settings import Settings
 from fastonline.hotplug.zones import Node, Zone, Zones
 
-PARTS = (Sections, Block, Blocks, Events, Flags, NotifierChain, Resource, Resources, Settings, Node, Zone, Zones)
+PARTS = (Sections, Block, Blocks, Events, Flags, Machine, NotifierChain, Resource, Resources, Settings, Node, Zone, Zones)
 """What a machine's attributes are, or hand out; nobody makes one."""
 MODULES = [
     importlib.import_module(f"{package.__name__}.{found.name}")
@@ -61,9 +64,11 @@ def gaps(cls):
             if not text:
                 yield f"{cls.__name__}.{name}"
             yield from (f"{cls.__name__}.{name}: {given}" for given in arguments(member) if not says(text + whole, given))
-        elif (not text or re.fullmatch(rf"{name}: '?\w+'?", text)) and not says(whole, name):
-            # what has no docstring of its own must be in the class's
-            yield f"{cls.__name__}.{name}"
+        elif not text or re.fullmatch(rf"{name}: '?\w+'?", text):       # the latter is Cython's own
+            # a plain value or a field of a tuple, a dataclass or __slots__ has no docstring: the class's says what it is
+            bare = not inspect.isdatadescriptor(member) or issubclass(cls, tuple) or name in getattr(cls, "__slots__", ())
+            if not bare or not says(whole, name):
+                yield f"{cls.__name__}.{name}"
 
 
 @pytest.mark.parametrize("cls", [*CLASSES, *PARTS], ids=lambda cls: cls.__name__)
@@ -98,6 +103,17 @@ def test_what_a_module_has_is_documented(module):
         if not documentation(value):
             missing.append(name)
     assert missing == []
+
+
+@pytest.mark.parametrize("name", ["drivers", "cost", "linux"])
+def test_the_example_of_a_package_is_true(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    result = doctest.testmod(importlib.import_module(f"fastonline.{name}"))
+    assert result.attempted >= 3 and result.failed == 0
+
+
+def test_dir_shows_the_public_names_alone():
+    assert [name for name in dir(fo) if not name.startswith("__")] == sorted(fo.__all__)
 
 
 def test_the_package_tells_of_every_name():

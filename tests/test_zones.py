@@ -1,5 +1,7 @@
 """hotplug/zones: zones and nodes as a user sees them."""
 
+import copy
+import pickle
 import re
 
 import numpy as np
@@ -42,6 +44,34 @@ def test_zones_are_a_mapping(make_machine):
     for key in ("HighMem", (3, "Normal"), (-1, "DMA")):
         with pytest.raises(KeyError):
             mem.zones[key]
+
+
+def test_zones_nodes_and_blocks_compare(make_machine):
+    mem, other = make_machine(boot="2M"), make_machine()
+    zone, node, block = mem.zones["DMA32"], mem.nodes[0], mem.blocks[0]
+    assert zone == mem.zones["DMA32"] and zone != mem.zones["Movable"] and zone != other.zones["DMA32"] and zone != "DMA32"
+    assert node == mem.nodes[0] and node != other.nodes[0] and node != 0
+    assert block == mem.blocks[0] and block != mem.blocks[1] and block != other.blocks[0] and block != 0
+    assert len({zone, mem.zones["DMA32"], node, mem.nodes[0], block, mem.blocks[0]}) == 3
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["deepcopy", "pickle"])
+def test_a_copied_zone_belongs_to_the_copied_machine(make_machine, again):
+    mem = make_machine()
+    mem.alloc_pages(3)
+    copied, zone, node = again((mem, mem.zones["DMA32"], mem.nodes[0]))
+    assert zone == copied.zones["DMA32"] and node == copied.nodes[0] and zone != mem.zones["DMA32"]
+    assert zone.free_pages == mem.zones["DMA32"].free_pages
+    pfn = copied.alloc_pages(zone=zone)
+    assert zone.free_pages == mem.zones["DMA32"].free_pages - 1 and pfn >= 0
+    assert copy.copy(mem.zones["DMA32"]) == mem.zones["DMA32"]
+
+
+def test_the_zones_of_a_machine_that_is_gone_cannot_be_pickled(make_machine):
+    zones = make_machine().zones
+    with pytest.raises(TypeError, match="machine that is gone"):
+        pickle.dumps(zones["DMA32"])
+    assert zones["DMA32"].free_pages == zones["DMA32"].managed_pages > 0
 
 
 def test_a_zone_is_live(make_machine):

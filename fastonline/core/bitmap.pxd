@@ -14,6 +14,7 @@ cdef class Bitmap:
     """`nbits` bits in a NumPy-owned array of uint64 words, bit i at word i/64, position i%64."""
     cdef word_t *words           # cached from `owner`; changes when the bitmap grows
     cdef readonly uint64_t nbits
+    """Number of bits."""
     cdef bint sealed             # part of a machine: Python may look, and not write
     cdef object owner            # (ceil(nbits/64),) uint64
 

@@ -5,14 +5,22 @@ from fastonline.core.types cimport pfn_t, uint64_t, word_t
 
 
 cdef class Sections:
-    cdef readonly int pfn_section_shift      # log2 of the pages of a section
-    cdef readonly int subsection_order       # log2 of the pages of a subsection
-    cdef readonly uint64_t nr_sections       # sections there is room for
-    cdef readonly Bitmap present             # SECTION_MARKED_PRESENT
-    cdef readonly Bitmap online              # SECTION_IS_ONLINE
-    cdef readonly Bitmap early               # SECTION_IS_EARLY: there at boot
-    cdef readonly Bitmap prepared            # some of its pages are prepared
-    cdef readonly Bitmap whole               # all of its pages are prepared
+    cdef readonly int pfn_section_shift
+    """log2 of the pages of a section."""
+    cdef readonly int subsection_order
+    """log2 of the pages of a subsection."""
+    cdef readonly uint64_t nr_sections
+    """Sections there is room for."""
+    cdef readonly Bitmap present
+    """Bitmap: the section is there (SECTION_MARKED_PRESENT)."""
+    cdef readonly Bitmap online
+    """Bitmap: the section is online (SECTION_IS_ONLINE)."""
+    cdef readonly Bitmap early
+    """Bitmap: the section was there at boot (SECTION_IS_EARLY)."""
+    cdef readonly Bitmap prepared
+    """Bitmap: some of the section's pages are prepared."""
+    cdef readonly Bitmap whole
+    """Bitmap: all of the section's pages are prepared."""
     cdef object subsections_owner            # (nr_sections,) uint64: bit i = the i-th subsection has memory
     cdef word_t *subsections                 # cached from subsections_owner
 

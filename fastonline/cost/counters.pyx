@@ -100,8 +100,11 @@ cdef class Counters:
     """
 
     cdef readonly list events
+    """Names of the events that are counted."""
     cdef readonly dict missing
-    cdef readonly dict empty        # what counting an empty call counts, taken off every count
+    """{name: reason} of the events that cannot be counted."""
+    cdef readonly dict empty
+    """{name: count} of an empty call, which is taken off every count."""
     cdef list fds
     cdef int leader
 

@@ -68,6 +68,12 @@ class Block:
         self._mem = mem
         self.nr = nr
 
+    def __eq__(self, other: object) -> bool:
+        return self._mem is other._mem and self.nr == other.nr if isinstance(other, Block) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((id(self._mem), self.nr))
+
     def __repr__(self) -> str:
         last = self.start_pfn + self.nr_pages - 1
         return f"<Block memory{self.nr} {self.start_pfn:#x}-{last:#x} {self.state} {self.valid_zones}>"

@@ -12,6 +12,7 @@ cdef enum:                       # as in hotplug/notifier.py
 
 cdef class ChainCalls:
     cdef readonly uint64_t calls
+    """How often the chain has been called (int)."""
     cdef tuple callbacks         # (callback, priority) in the order of their calling; a change makes another tuple
 
     cdef int tell_all(self, object action, object notice) except -1      # tell

@@ -17,23 +17,32 @@ from fastonline.hotplug.zones cimport Zones
 
 
 cdef class Machine:
-    cdef readonly object geometry        # Geometry
-    cdef readonly object rules           # Rules
-    cdef readonly str engine             # "bitmap" or "struct_page"
-    cdef readonly uint64_t max_pfn       # end of memory: no page can be added from here on
-    cdef readonly uint64_t pages_per_block       # pages of a memory block, the unit of sysfs
-    cdef readonly str memmap             # None: it costs nothing; "kernel" or "on_memory"
+    cdef readonly object geometry
+    """Geometry: what the machine looks like."""
+    cdef readonly object rules
+    """Rules: which kernel is mirrored."""
+    cdef readonly str engine
+    """The engine that holds the pages: "bitmap" or "struct_page"."""
+    cdef readonly uint64_t max_pfn
+    """The end of memory (int): no page can be added from this pfn on."""
+    cdef readonly uint64_t pages_per_block
+    """Pages of a memory block (int), the unit of /sys/devices/system/memory."""
+    cdef readonly str memmap
+    """Where the page descriptors of added memory lie: None, "kernel" or "on_memory"."""
 
     # the parts
     cdef Engine pages
     cdef BitmapEngine planes             # the same, when it is the bitmap engine; else None
     cdef MachineLock lock                # the engine's own
     cdef readonly Sections sections
+    """Sections: which are present, online and early."""
     cdef Bitmap block_online             # by block number: the memory block is online (mem->state, drivers/base/memory.c)
     cdef readonly Zones zones
+    """Zones, by name ("Normal") or (nid, name)."""
     cdef object nids                     # (nr_sections,) int16: the node each present section belongs to
     cdef int16_t *nid_of                 # cached from nids
-    cdef readonly Resources resources    # what is System RAM
+    cdef readonly Resources resources
+    """Resources: the tree of /proc/iomem."""
     cdef dict memmap_of                  # section -> [(first pfn, pages)] of what holds its page descriptors
     cdef dict groups_at                  # section -> [(start_pfn, nr_pages, dynamic memory group or None)] added from there on
     cdef dict owners                     # id -> MovablePages that offline_pages may move
@@ -41,22 +50,27 @@ cdef class Machine:
     cdef object per_cpu_pages            # pcp: PerCpuPages, or None: every allocation goes to the buddy allocator
 
     # callbacks
-    cdef readonly ChainCalls notifiers   # NotifierChain
-    cdef readonly object events          # Events: listeners to uevents and the kernel log
+    cdef readonly ChainCalls notifiers
+    """NotifierChain: the memory notifiers."""
+    cdef readonly object events
+    """Events: listeners to uevents and to the kernel log."""
     cdef list listeners                  # the events' own list, for a quick test whether it is empty
     cdef list pending_events             # (kind, text) of events to deliver when the machine is consistent
-    cdef readonly object online_page_callback    # callable, or None: generic_online_page
+    cdef readonly object online_page_callback
+    """The callable that frees pages which go online, or None for generic_online_page."""
     cdef object alloc_hook, free_hook    # arch_alloc_page and arch_free_page, or None
     cdef list oom_notifiers              # callables that free pages when an allocation finds none
     cdef bint in_oom                     # they are running: their own allocations do not call them
     cdef bint changing                   # a notifier is being asked: no hot-plug call may begin
-    cdef readonly tuple going_offline    # (start_pfn, nr_pages) that offline_pages works on, or None
+    cdef readonly tuple going_offline
+    """(start_pfn, nr_pages) that offline_pages works on, or None."""
 
     # settings
     cdef int auto_online                 # MMOP_*: what add_memory does with new blocks
     cdef bint auto_movable               # the online policy is auto-movable, not contig-zones
     cdef int64_t auto_movable_percent    # memory_hotplug.auto_movable_ratio, in percent
     cdef public bint auto_movable_numa_aware
+    """Whether the policy "auto-movable" looks at each node by itself (bool; 5.15). It can be set."""
     cdef int policy_zone                 # the highest kernel zone that the zonelists have been built with
     cdef int nr_possible_nodes           # nodes that there may ever be; 0: those that are there
     cdef uint64_t kept_flags             # KPF_* of the pages that the online_page_callback keeps back

@@ -1,4 +1,5 @@
 import errno
+import weakref
 
 cimport cython
 
@@ -98,6 +99,7 @@ cdef Held make_machine(Machine mem, uint64_t room):
     mem.block_online = Bitmap(nr_blocks(mem, mem.sections.nr_sections))
     set_nids(mem, np.zeros(mem.sections.nr_sections, np.int16))
     mem.zones = Zones(geometry, rules, mem.pages, 1)
+    mem.zones.machine = weakref.ref(mem)
     mem.zones.table.nodes[0].online = True
     mem.resources = Resources(geometry.page_shift)
     mem.notifiers = NotifierChain()

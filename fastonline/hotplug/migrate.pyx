@@ -58,7 +58,7 @@ cdef class MovablePages:
 Movable pages of one owner, such as a process or a balloon. offline_pages may migrate them.
 
     mem: their Memory; its page_owners lists this owner while it has pages. on_move: called with two int64 arrays, old and new
-    pfns, after some of them have moved. offline: whether the pages are PG_offline, given back to the host. Nobody else can
+    pfns, after some of them have moved. offline: whether they are PG_offline. Nobody else can
     free, reserve or give away a page that has an owner.
 
     These can be set, also in a subclass: balloon, whether their migration counts as a balloon's (balloon_migrate); pinned, how
@@ -70,6 +70,7 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
     cdef object room                 # pfns is its first part, an int64 array
     cdef int64_t nr
     cdef readonly bint offline
+    """Whether the pages are PG_offline, given back to the host."""
     cdef dict __dict__
     cdef object __weakref__
 

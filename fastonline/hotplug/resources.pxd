@@ -11,9 +11,14 @@ cdef class Siblings:
 
 
 cdef class Resource:
-    cdef readonly object start, end      # int, bytes; end exclusive
+    cdef readonly object start
+    """First byte (int)."""
+    cdef readonly object end
+    """First byte after the range (int)."""
     cdef readonly str name
+    """What /proc/iomem calls the range."""
     cdef readonly bint is_ram
+    """Whether the range is System RAM."""
     cdef Siblings inside
 
     cdef Resource conflict(self, object start, object end)

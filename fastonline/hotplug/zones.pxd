@@ -11,8 +11,12 @@ cdef class Zones
 
 cdef class Zone:
     cdef Zones zones
-    cdef readonly int nr, nid
+    cdef readonly int nr
+    """Its number in the machine: nid * Zones.nr_types + type."""
+    cdef readonly int nid
+    """Its node."""
     cdef readonly str name
+    """Its type, such as "Normal"."""
 
     cdef zone *at(self) noexcept
     cdef zone *fresh(self) except NULL
@@ -20,7 +24,9 @@ cdef class Zone:
 
 
 cdef class Zones:
-    cdef readonly tuple names            # zone types, lowest first
+    cdef readonly tuple names
+    """The types of zones, lowest first."""
+    cdef object machine                  # weak reference to the Machine, for pickle; None without one
     cdef dict types                      # their numbers by name
     cdef tuple node_threads              # names of the kernel threads of a node, without its number
     cdef Engine engine

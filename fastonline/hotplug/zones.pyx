@@ -31,7 +31,8 @@ THP_WORDS = ("never", "madvise", "always")
 @cython.final
 @cython.freelist(16)
 cdef class Zone:
-    """A zone of a node (struct zone). Attributes show the machine's current state. All counts are pages.
+    """A zone of a node (struct zone). Attributes show the machine's current state. All counts are pages. Zones are equal when
+    they are the same zone of the same machine. A pickled zone brings a copy of its machine.
 
     nid: its node. name: its type. nr: its number in the machine, nid * Zones.nr_types + type.
     """
@@ -60,6 +61,15 @@ cdef class Zone:
         a = &self.zones.engine.areas[zone_area(self.nr)]
         buddy_pool_fold(a)
         return a
+
+    def __eq__(self, other):
+        return self.zones is (<Zone>other).zones and self.nr == (<Zone>other).nr if isinstance(other, Zone) else NotImplemented
+
+    def __hash__(self):
+        return hash((id(self.zones), self.nr))
+
+    def __reduce__(self):
+        return Zones.numbered, (self.zones, self.nr)
 
     def __repr__(self):
         return (
@@ -178,6 +188,12 @@ class Node:
         self._zones = zones
         self.nid = nid
 
+    def __eq__(self, other):
+        return (self._zones, self.nid) == (other._zones, other.nid) if isinstance(other, Node) else NotImplemented
+
+    def __hash__(self):
+        return hash((self._zones, self.nid))
+
     def __repr__(self):
         return f"<Node {self.nid} start_pfn={self.start_pfn:#x} spanned={self.spanned_pages} present={self.present_pages}>"
 
@@ -263,6 +279,12 @@ cdef class Zones:
         self.table.user_min_free_kbytes = -1
         self.need_node(as_number(nr_nodes, "nr_nodes", 1, MAX_NUMNODES) - 1)
         self.table.nodes[0].nr_cpus = 1
+
+    def __reduce__(self):
+        machine = self.machine() if self.machine is not None else None
+        if machine is None:
+            raise TypeError("cannot pickle the zones of a machine that is gone")
+        return getattr, (machine, "zones")
 
     def __dealloc__(self):
         free(self.table.zones)
