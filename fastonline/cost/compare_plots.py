@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastonline.cost.sweep import summary
 from fastonline.figures import LINE_COLORS, drawing
@@ -68,34 +68,50 @@ def _overshoot_and_shortfall(axes, rows, scenario):
 
 def plot_sweep(rows: str | PathLike[str], path: str | PathLike[str], column: str = "shortfall_byte_seconds") -> None:
     """Draw a heat map of a `column` over two swept axes of the sweep in the file `rows` into the file `path`. The axes are the
-    first two keys with more than one value, the strategy among them; the rest is averaged. ValueError when there are not
-    two."""
-    lines = [line for line in summary(rows, (column,)) if column in line]
-    points = [dict(part.partition("=")[::2] for part in line["key"].split(",")) for line in lines]
-    swept = [name for name in (points[0] if points else ()) if len({point[name] for point in points}) > 1]
-    axes_names, averaged = swept[:2], [*swept[2:], "seeds"]
-    if len(axes_names) < 2:
+    first two keys with more than one value. When the strategy comes after them, each strategy has a map of its own; what else
+    was swept is averaged. ValueError when there are not two keys."""
+    points = [
+        (dict(part.partition("=")[::2] for part in line["key"].split(",")), line[column].mean)
+        for line in summary(rows, (column,)) if column in line
+    ]
+    swept = [name for name in (points[0][0] if points else ()) if len({point[name] for point, _ in points}) > 1]
+    if len(swept) < 2:
         raise ValueError("a heat map needs two keys with more than one value")
-    across, down = ([*dict.fromkeys(point[name] for point in points)] for name in axes_names)
-    cells: list[list[Any]] = []
-    for y in down:
-        cells.append([])
-        for x in across:
-            found = [line[column][0] for line, point in zip(lines, points, strict=True)
-                     if point[axes_names[0]] == x and point[axes_names[1]] == y]
-            cells[-1].append(sum(found) / len(found) if found else float("nan"))
+    axes_names, averaged = swept[:2], [*swept[2:], "seeds"]
+    panels = [""]
+    if "strategy" in averaged:
+        averaged.remove("strategy")
+        panels = [*dict.fromkeys(point["strategy"] for point, _ in points)]
+    across, down = ([*dict.fromkeys(point[name] for point, _ in points)] for name in axes_names)
     unit = MIB if "byte" in column else 1
-    values = [[value / unit for value in line] for line in cells]
+    maps = []
+    for strategy in panels:
+        cells: dict[tuple[str, str], list[float]] = {}
+        for point, mean in points:
+            if strategy in ("", point["strategy"]):
+                cells.setdefault((point[axes_names[1]], point[axes_names[0]]), []).append(mean / unit)
+        maps.append([[sum(cells[y, x]) / len(cells[y, x]) if (y, x) in cells else float("nan") for x in across] for y in down])
+    values = [value for cells in maps for line in cells for value in line if value == value]
+    low, high = min(0, *values), max(values)
     name = column.replace("_byte_seconds", ", MiB.s").replace("_bytes", ", MiB").replace("_", " ")
-    with drawing(path, max(6, 1.2 * len(across) + 4), 0.6 * len(down) + 3) as figure:
-        axes = figure.subplots()
-        image = axes.imshow(values, aspect="auto", cmap="Blues")
-        middle = (image.norm.vmin + image.norm.vmax) / 2
-        for y, line in enumerate(values):
-            for x, value in enumerate(line):
-                color = "white" if value > middle else "black"
-                axes.text(x, y, f"{value:.4g}", ha="center", va="center", fontsize=8, color=color)
-        axes.set_xticks(range(len(across)), across, rotation=20 if max(map(len, across)) * len(across) > 50 else 0)
-        axes.set_yticks(range(len(down)), down)
-        axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=f"Mean {name}, over {' and '.join(averaged)}")
-        figure.colorbar(image, label=name)
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    size = max(6, columns * (0.9 * len(across) + 1) + 2), lines * (0.6 * len(down) + 1) + 1.5
+    with drawing(path, *size) as figure:
+        figure.suptitle(f"Mean {name}, over {' and '.join(averaged)}")
+        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes, strategy, cells in zip(grid, panels, maps, strict=False):
+            image = axes.imshow(cells, aspect="auto", cmap="Blues", vmin=low, vmax=high if high > low else low + 1)
+            for y, line in enumerate(cells):
+                for x, value in enumerate(line):
+                    text = f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+                    color = "white" if value > (low + high) / 2 else "black"
+                    axes.text(x, y, text, ha="center", va="center", fontsize=8, color=color)
+            axes.set_xticks(range(len(across)), across, rotation=20 if max(map(len, across)) * len(across) > 50 else 0)
+            axes.set_yticks(range(len(down)), down)
+            axes.set_title(strategy, fontsize=9)
+        for axes in grid[len(panels):]:
+            axes.set_visible(False)
+        figure.supxlabel(axes_names[0], fontsize=9)
+        figure.supylabel(axes_names[1], fontsize=9)
+        figure.colorbar(image, ax=list(grid), label=name)
