@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import fastonline as fo
-from fastonline.cli.show import QUESTIONS, TEXTS
+from fastonline.cli.show import FIGURES, QUESTIONS, TEXTS
 from fastonline.hotplug import questions
 from fastonline.tables import bar, short, table
 
@@ -39,7 +39,9 @@ def test_summary(run, saved):
     assert lines[-1] == "   10     4M      4      124         31"
 
 
-@pytest.mark.parametrize("what", [name for name in (*TEXTS, *QUESTIONS) if name not in ("pages", "pagetypeinfo", "buddyinfo")])
+@pytest.mark.parametrize(
+    "what", [name for name in (*FIGURES, *TEXTS, *QUESTIONS) if name not in ("pages", "pagetypeinfo", "buddyinfo")]
+)
 def test_everything_fits_80_columns(run, what):
     """But the kernel's own texts."""
     status, out, err = run("show", what, CAPTURED)
@@ -56,6 +58,27 @@ def test_pages(run, saved):
         "0x10012c-0x10018f     100  0/Movable  PG_buddy|PG_prepared",
     ]
     assert len(run("show", "pages", "0x100000", saved)[1].splitlines()) == 2
+
+
+def test_json_of_summary_pages_and_zonelists(run, saved, mem, tmp_path):
+    figures = json.loads(run("show", "summary", saved, "--json", "-")[1])
+    head = {"geometry": "X86_64", "rules": "6.12", "page_size": 4096, "pages_per_block": 32768}
+    assert {name: figures[name] for name in head} == head
+    assert [block["nr"] for block in figures["blocks"] if block["state"] == "offline"] == [33]
+    movable = mem.zones["Movable"]
+    found = next(zone for zone in figures["zones"] if zone["name"] == "Movable")
+    assert found.pop("nr_free") == list(movable.nr_free)
+    assert found == {name: getattr(movable, name) for name in found} and len(found) == 7
+    assert json.loads(run("show", "pages", "0xfffff-0x10012b", saved, "--json", "-")[1]) == [
+        {"start_pfn": 0xFFFFF, "nr_pages": 1, "zone": None, "flags": "0"},
+        {"start_pfn": 0x100000, "nr_pages": 300, "zone": "0/Movable", "flags": "PG_prepared"},
+    ]
+    # a file gets the JSON, and the text is printed all the same
+    status, out, err = run("show", "zonelists", saved, "--json", tmp_path / "z.json")
+    assert (status, err) == (0, "") and out == run("show", "zonelists", saved)[1]
+    first = json.loads((tmp_path / "z.json").read_text())[0]
+    assert first == {"nid": 0, "allocations": "kernel", "zones": ["0/DMA32", "0/DMA"]}
+    assert run("show", "buddyinfo", saved, "--json", "-")[0] == 2
 
 
 def test_iomem_and_zonelists(run, saved, mem):

@@ -30,7 +30,7 @@ def add_show(commands):
          ("fastonline show offlineable CAPTURE", "what can go offline")),
     )
     kinds = parser.add_subparsers(metavar="WHAT", required=True)
-    for name, (helped, _) in {**TEXTS, **QUESTIONS}.items():
+    for name, (helped, _) in (FIGURES | TEXTS | QUESTIONS).items():
         what = f"{name} 0x100000-0x1003ff" if name == "pages" else name
         examples = ((f"fastonline show {what} CAPTURE", ""), (f"fastonline show {what} --live", "as root"))
         one = add_command(kinds, name, helped, f"Print {helped}.", examples)
@@ -40,9 +40,9 @@ def add_show(commands):
             one.add_argument("--style", default=LSMEM_STYLES[0], metavar="VERSION",
                              help=f"of util-linux: {', '.join(LSMEM_STYLES)} or later ({LSMEM_STYLES[0]})")
         add_source(one, SOURCES)
-        if name in QUESTIONS:
+        if name not in TEXTS:
             add_json(one)
-        else:
+        if name not in QUESTIONS:
             one.add_argument("--watch", type=_seconds, metavar="S", help="print it again every S seconds, until Ctrl-C")
             one.add_argument("--count", type=count, metavar="N", help="with --watch: N times")
         one.set_defaults(run=run_question if name in QUESTIONS else run_text, what=name)
@@ -74,7 +74,7 @@ def run_text(args):
         text = _text(args)
         if args.watch is not None and sys.stdout.isatty():
             text = "\x1b[H\x1b[2J" + text
-        elif done:
+        elif done and text:
             text = "\n" + text
         sys.stdout.write(text)
         done += 1
@@ -90,7 +90,12 @@ def _text(args):
         return source.buddyinfo()
     if args.what == "lsmem" and (isinstance(source, Snapshot) or isinstance(source, Capture) and source.blocks):
         return source.lsmem(args.style)
-    return TEXTS[args.what][1](machine_of(source), args)
+    if args.what in TEXTS:
+        return TEXTS[args.what][1](machine_of(source), args)
+    figures, text = FIGURES[args.what][1](machine_of(source), args)
+    if args.json is not None:
+        write_json(args.json, figures)
+    return "" if args.json == "-" else text
 
 
 def run_question(args):
@@ -104,6 +109,22 @@ def run_question(args):
 
 
 # -- the state of a machine
+
+def _summary(mem, args):
+    """Memory blocks, zones and free blocks by order."""
+    figures = {
+        "geometry": mem.geometry.name, "rules": mem.rules.name, "page_size": mem.geometry.page_size,
+        "min_free_kbytes": mem.min_free_kbytes, "pages_per_block": mem.pages_per_block,
+        "blocks": [{"nr": block.nr, "state": block.state} for block in mem.blocks.values()],
+        "zones": [
+            {"nid": zone.nid, "name": zone.name, "start_pfn": zone.start_pfn, "spanned_pages": zone.spanned_pages,
+             "present_pages": zone.present_pages, "managed_pages": zone.managed_pages, "free_pages": zone.free_pages,
+             "nr_free": list(zone.nr_free)}
+            for zone in mem.zones if zone.populated
+        ],
+    }
+    return figures, mem.summary()
+
 
 def _pages(mem, args):
     """Runs of pages alike in flags and zone, a line each."""
@@ -120,32 +141,43 @@ def _pages(mem, args):
                 rows[-1] = (rows[-1][0], at + first + pages, flags, name)
             else:
                 rows.append((at + first, at + first + pages, flags, name))
-    return "\n".join(table(
+    figures = [
+        {"start_pfn": first, "nr_pages": end - first, "zone": None if name == "-" else name, "flags": flags}
+        for first, end, flags, name in rows
+    ]
+    lines = table(
         [("pages", "number", "zone", "flags")]
         + [(f"{first:#x}-{end - 1:#x}", str(end - first), name, flags) for first, end, flags, name in rows], "<><<",
-    )) + "\n"
+    )
+    return figures, "\n".join(lines) + "\n"
 
 
 def _zonelists(mem, args):
     """The order in which each node's allocations try the zones."""
-    names, lines = mem.zones.names, []
+    names, figures, lines = mem.zones.names, [], []
     for nid in mem.nodes:
         for what, zonelist in (("kernel", kernel_zonelist(mem, nid)), ("movable", movable_zonelist(mem, nid))):
-            order = " ".join(f"{nr // len(names)}/{names[nr % len(names)]}" for nr in zonelist)
-            lines.append(f"node {nid} {what:<7} {order or '-'}\n")
-    return "".join(lines)
+            order = [f"{nr // len(names)}/{names[nr % len(names)]}" for nr in zonelist]
+            figures.append({"nid": nid, "allocations": what, "zones": order})
+            lines.append(f"node {nid} {what:<7} {' '.join(order) or '-'}\n")
+    return figures, "".join(lines)
 
 
 TEXTS = {
-    "summary": ("memory blocks, zones with bars, and free blocks by order", lambda mem, args: mem.summary()),
     "buddyinfo": ("/proc/buddyinfo", lambda mem, args: mem.buddyinfo()),
     "zoneinfo": ("/proc/zoneinfo", lambda mem, args: mem.zoneinfo()),
     "pagetypeinfo": ("/proc/pagetypeinfo", lambda mem, args: mem.pagetypeinfo()),
     "iomem": ("/proc/iomem", lambda mem, args: mem.resources.text()),
-    "zonelists": ("the zones that allocations try, in their order", _zonelists),
     "lsmem": ("util-linux's lsmem", lambda mem, args: mem.lsmem(args.style)),
+}
+"""Texts in a format of the kernel or of util-linux."""
+
+FIGURES = {
+    "summary": ("memory blocks, zones with bars, and free blocks by order", _summary),
+    "zonelists": ("the zones that allocations try, in their order", _zonelists),
     "pages": ("page flags of a range of page frames", _pages),
 }
+"""What has a format of our own: (figures for JSON, text)."""
 
 
 # -- questions about it
