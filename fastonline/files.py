@@ -78,7 +78,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> list[NDArray[Any]]:
     """Read one-dimensional arrays of unsigned integers from an .npz file by their names.
 
     Nothing is unpickled, and nothing is unpacked beyond `_MAX_UNPACKED` times the size of the file. ValueError naming the path
-    for a file that is no such archive; OSError as `open_regular`.
+    for any other file; OSError as `open_regular`.
     """
     import zipfile  # it takes as long as half of the package
 

@@ -373,7 +373,7 @@ def by_name(name: str) -> Rules:
     "6.17" LINUX_6_12, all later ones LINUX_6_18. "2.6.26" hotplugs memory as 2.6.25 does and gets LINUX_2_6_25. There are no
     rules for the versions between 2.6.26 and 6.1.
 
-    TypeError if `name` is not text, ValueError if it is no such version.
+    TypeError if `name` is not text, ValueError for an unknown version.
     """
     if not isinstance(name, str):
         raise TypeError(f"a kernel version is text such as '6.12', not {name!r:.80}")

@@ -180,7 +180,7 @@ def test_errors_name_file_and_line(engine, tmp_path, name, content, message):
 
 
 def test_what_cannot_be_used_is_said(engine, tmp_path):
-    """Hidden addresses, and a state that is none: lsmem prints `?`."""
+    """Hidden addresses, and an invalid state: lsmem prints `?`."""
     exported(tmp_path, used(engine))
     (tmp_path / "proc/iomem").write_text("00000000-00000000 : System RAM\n")
     (tmp_path / "sys/devices/system/memory/memory34/state").write_text("ERROR-UNKNOWN-9\n")

@@ -67,7 +67,7 @@ def run_compare(args):
 
 
 def run_published(args):
-    """Print published figures beside predictions. A miss with a known reason is no failure."""
+    """Print published figures beside predictions. A miss with a known reason does not count as a failure."""
     for name in ("scenario", "strategies", "csv", "plot"):
         if getattr(args, name) is not None:
             raise ValueError(f"--published takes no {name if name == 'scenario' else '--' + name}")

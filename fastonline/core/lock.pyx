@@ -90,7 +90,7 @@ cdef extern from *:
 cdef extern from "<unistd.h>" nogil:
     int usleep(unsigned int)
 
-# A waiter looks after the holder so often.
+# How often a waiter checks that the holder is still alive.
 cdef enum:
     LOOK_AFTER_US = 100000
 

@@ -287,8 +287,8 @@ def totalreserve_pages(mem: Memory) -> int:
 
 
 def si_mem_available(mem: Memory) -> int:
-    """Return the available pages of `mem`: free pages minus totalreserve_pages (6.1, where reclaimable page cache counts too;
-    there is none here)."""
+    """Return the available pages of `mem`: free pages minus totalreserve_pages (6.1 also counts
+    reclaimable page cache; a Memory has none)."""
     return max(0, sum(zone.free_pages for zone in mem.zones.values()) - totalreserve_pages(mem))
 
 

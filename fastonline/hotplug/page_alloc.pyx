@@ -250,7 +250,7 @@ cdef bint out_of_memory(Machine mem, int order) except -1:
 # -- giving them back
 
 cdef int64_t find_unfreeable(Machine mem, pfn_batch *batch) noexcept nogil:
-    """The first page of a batch that is no allocation of order 0, or that has an owner; -1: all can be freed."""
+    """The first page of a batch that is not an allocation of order 0, or that has an owner; -1: all can be freed."""
     cdef int64_t bad = mem.pages.find_unfreeable(batch)
     return find_owned_in(mem, batch) if bad < 0 else bad
 
@@ -329,7 +329,7 @@ cdef int64_t free_batch(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept
 
 cdef int undo_isolate(Machine mem, uint64_t start, uint64_t nr) except -1:
     """Free single pages in use; their free blocks come to the end of the free lists, lowest address first. HotplugError
-    EINVAL where no section is; ValueError naming a page that is no allocation of order 0. Nothing changes then."""
+    EINVAL where no section is; ValueError naming a page that is not an allocation of order 0. Nothing changes then."""
     cdef uint64_t pfn, run
     check_present(mem, start, nr, "undo_isolate_page_range")
     for pfn in range(start, start + nr):

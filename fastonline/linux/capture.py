@@ -329,7 +329,7 @@ def _read_runs(path: Path) -> tuple[Any, Any, Any]:
 
 
 def _page_map(*runs: Any) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
-    """The arrays of a page map as uint64. ValueError where they are none."""
+    """The arrays of a page map as uint64. ValueError for other arrays."""
     if any(array.ndim != 1 or array.dtype.kind != "u" or array.shape != runs[0].shape for array in runs):
         raise ValueError("the page map must be three unsigned integer arrays of equal length")
     start, length, flags = (array.astype(np.uint64) for array in runs)

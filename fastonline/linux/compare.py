@@ -13,9 +13,9 @@ from fastonline.linux.guest import Guest
 from fastonline.linux.prediction import KPF, flag_names, known_flags, page_flags
 
 NOISE = 64
-"""Pages that a kernel zone's free pages may be off by, the guest's own allocations. How
-many of its pages lie on per-CPU lists is not compared: a zone that is off by more, but not when those
-are counted too, is no difference, and is remarked."""
+"""Pages that a kernel zone's free pages may be off by: the guest itself allocates there. The split between free and per-CPU
+pages is not compared. A zone whose free pages alone are off by more gets a remark, not a difference, when both together are
+within it."""
 NOISE_BLOCKS = 16
 """Free blocks of one order that a kernel zone may be off by: NOISE pages in blocks of four or more. Of single pages and pairs
 there may be NOISE pages."""
