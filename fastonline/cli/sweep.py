@@ -109,7 +109,7 @@ def print_summary(args):
     check_plot(args.plot)
     lines = summary(args.summary)
     if args.plot is not None:
-        from fastonline.cost.compare_plots import plot_sweep
+        from fastonline.cost.sweep_plots import plot_sweep
         plot_sweep(os.fspath(args.summary), args.plot)
     if args.json is not None:
         write_json(args.json, [line.as_dict() for line in lines])

@@ -101,7 +101,7 @@ class Comparison:
         """Draw held, target and free over time and overshoot against shortfall into the file `path`. ImportError without
         matplotlib, ValueError for a suffix that it does not know."""
         from fastonline.cost.compare_plots import plot_comparison
-        plot_comparison(self, path)
+        plot_comparison(self.rows, self.scenario, path)
 
 
 def _flat(row):

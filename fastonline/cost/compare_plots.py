@@ -1,16 +1,14 @@
-"""Plots of compare and sweep; they need matplotlib."""
+"""Plots of a comparison; they need matplotlib."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING
 
-from fastonline.cost.sweep import summary
+from fastonline.cost.run import Row
+from fastonline.cost.scenario import Scenario
 from fastonline.figures import LINE_COLORS, drawing
-
-if TYPE_CHECKING:
-    from fastonline.cost.compare import Comparison
 
 MIB = 2**20
 # a wide target stays visible behind what coincides with it
@@ -21,11 +19,11 @@ _LINES = (
 )
 
 
-def plot_comparison(result: Comparison, path: str | PathLike[str]) -> None:
-    """Draw a Comparison, `result`, into the file `path`: target, held and free over time, a panel for each strategy, and
-    overshoot against shortfall, a dot for each. ValueError for a suffix that matplotlib does not know, and when no strategy was
-    run."""
-    rows = [row for row in result.rows if row.reason is None]
+def plot_comparison(rows: Sequence[Row], scenario: Scenario, path: str | PathLike[str]) -> None:
+    """Draw the rows of a comparison on a `scenario` into the file `path`: target, held and free over time, a panel for each
+    strategy, and overshoot against shortfall, a dot for each. ValueError for a suffix that matplotlib does not know, and when
+    no strategy was run."""
+    rows = [row for row in rows if row.reason is None]
     if not rows:
         raise ValueError("no strategy was run, there is nothing to draw")
     columns = min(4, len(rows))
@@ -44,7 +42,7 @@ def plot_comparison(result: Comparison, path: str | PathLike[str]) -> None:
         above.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
         above.supxlabel("time, s (virtual)", fontsize=9)
         above.supylabel("MiB", fontsize=9)
-        _overshoot_and_shortfall(below.subplots(), rows, result.scenario)
+        _overshoot_and_shortfall(below.subplots(), rows, scenario)
 
 
 def _overshoot_and_shortfall(axes, rows, scenario):
@@ -64,54 +62,3 @@ def _overshoot_and_shortfall(axes, rows, scenario):
     axes.grid(color="0.9")
     axes.set(xlabel="overshoot: memory held above the target, MiB", ylabel="shortfall, MiB.s",
              title=f"{scenario.name} ({scenario.geometry}, rules of Linux {scenario.rules}): overshoot and shortfall")
-
-
-def plot_sweep(rows: str | PathLike[str], path: str | PathLike[str], column: str = "shortfall_byte_seconds") -> None:
-    """Draw a heat map of a `column` over two swept axes of the sweep in the file `rows` into the file `path`. The axes are the
-    first two keys with more than one value. When the strategy comes after them, each strategy has a map of its own; what else
-    was swept is averaged. ValueError when there are not two keys."""
-    points = [
-        (dict(part.partition("=")[::2] for part in line["key"].split(",")), line[column].mean)
-        for line in summary(rows, (column,)) if column in line
-    ]
-    swept = [name for name in (points[0][0] if points else ()) if len({point[name] for point, _ in points}) > 1]
-    if len(swept) < 2:
-        raise ValueError("a heat map needs two keys with more than one value")
-    axes_names, averaged = swept[:2], [*swept[2:], "seeds"]
-    panels = [""]
-    if "strategy" in averaged:
-        averaged.remove("strategy")
-        panels = [*dict.fromkeys(point["strategy"] for point, _ in points)]
-    across, down = ([*dict.fromkeys(point[name] for point, _ in points)] for name in axes_names)
-    unit = MIB if "byte" in column else 1
-    maps = []
-    for strategy in panels:
-        cells: dict[tuple[str, str], list[float]] = {}
-        for point, mean in points:
-            if strategy in ("", point["strategy"]):
-                cells.setdefault((point[axes_names[1]], point[axes_names[0]]), []).append(mean / unit)
-        maps.append([[sum(cells[y, x]) / len(cells[y, x]) if (y, x) in cells else float("nan") for x in across] for y in down])
-    values = [value for cells in maps for line in cells for value in line if value == value]
-    low, high = min(0, *values), max(values)
-    name = column.replace("_byte_seconds", ", MiB.s").replace("_bytes", ", MiB").replace("_", " ")
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    size = max(6, columns * (0.9 * len(across) + 1) + 2), lines * (0.6 * len(down) + 1) + 1.5
-    with drawing(path, *size) as figure:
-        figure.suptitle(f"Mean {name}, over {' and '.join(averaged)}")
-        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, strategy, cells in zip(grid, panels, maps, strict=False):
-            image = axes.imshow(cells, aspect="auto", cmap="Blues", vmin=low, vmax=high if high > low else low + 1)
-            for y, line in enumerate(cells):
-                for x, value in enumerate(line):
-                    text = f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
-                    color = "white" if value > (low + high) / 2 else "black"
-                    axes.text(x, y, text, ha="center", va="center", fontsize=8, color=color)
-            axes.set_xticks(range(len(across)), across, rotation=20 if max(map(len, across)) * len(across) > 50 else 0)
-            axes.set_yticks(range(len(down)), down)
-            axes.set_title(strategy, fontsize=9)
-        for axes in grid[len(panels):]:
-            axes.set_visible(False)
-        figure.supxlabel(axes_names[0], fontsize=9)
-        figure.supylabel(axes_names[1], fontsize=9)
-        figure.colorbar(image, ax=list(grid), label=name)
