@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-INPUTS = int(os.environ.get("FASTONLINE_FUZZ_STATES", "600"))
+INPUTS = int(os.environ.get("FASTONLINE_FUZZ_STATES", "3000"))
 FIRST = int(os.environ.get("FASTONLINE_FUZZ_FIRST", "0"))
 MOST_FINDINGS = 50
 HUNG = 20
