@@ -13,6 +13,7 @@ import os
 import pickle
 import random
 import resource
+import signal
 import struct
 import sys
 import tempfile
@@ -38,6 +39,7 @@ DTYPES = (np.uint8, np.uint16, np.uint32, np.uint64, np.int16, np.int64)
 REFUSALS = (fo.HotplugError, ValueError, TypeError, OverflowError, MemoryError, KeyError, IndexError)
 MOST_SECONDS = 5.0      # of a processor
 MOST_MEBIBYTES = 256
+HUNG = 15               # seconds of a processor, until the next multiple of 256: the process ends in SIGPROF
 
 
 # -- machines that states are taken from
@@ -343,6 +345,7 @@ def run(engine, first, end, progress):
         shown = mmap.mmap(file.fileno(), 16)
         path = os.path.join(where, "machine")
         loaded, used, began = 0, resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        signal.setitimer(signal.ITIMER_PROF, HUNG)
         for nr in range(first, end):
             shown[:8] = struct.pack("<Q", nr)
             try:
@@ -351,6 +354,8 @@ def run(engine, first, end, progress):
             except BaseException as e:
                 at = traceback.extract_tb(e.__traceback__)[-1]
                 found = f"{type(e).__name__}: {str(e)[:200]!r} at {os.path.basename(at.filename)}:{at.lineno}"
+            if nr % 256 == 255:
+                signal.setitimer(signal.ITIMER_PROF, HUNG)
             if nr % 256 == 255 or time.perf_counter() - began > MOST_SECONDS:     # getrusage takes a millisecond
                 before, used, began = used, resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
                 seconds = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime

@@ -14,7 +14,7 @@ from pathlib import Path
 INPUTS = int(os.environ.get("FASTONLINE_FUZZ_STATES", "3000"))
 FIRST = int(os.environ.get("FASTONLINE_FUZZ_FIRST", "0"))
 MOST_FINDINGS = 50
-HUNG = 20
+HUNG = 300      # seconds of waiting; the fuzzer ends itself after a twentieth of it on a processor
 FUZZER = Path(__file__).with_name("state_fuzzer.py")
 
 

@@ -1,5 +1,8 @@
 """What the tests' own child processes must tell their parent."""
 
+import time
+
+import pytest
 from in_process import in_process, raised_in_process
 
 
@@ -28,3 +31,13 @@ def test_an_ignored_exception_hides_the_expected_one():
     text = in_process(work)
     assert "KeyError: 'expected'" in text and "OverflowError: value too large" in text
     assert raised_in_process(work) != "KeyError"
+
+
+def test_work_that_does_not_end():
+    def busy():
+        while True:
+            pass
+
+    for work in (busy, lambda: time.sleep(3600)):
+        with pytest.raises(AssertionError, match="^the work hung$"):
+            in_process(work, 1)
