@@ -19,6 +19,9 @@ class HalfWay(Domain):
     stop_at = None
     dies = False
 
+    def available(self, nr_pages):
+        return 0 if self.dies or self.stop_at is not None else super().available(nr_pages)
+
     def populate_physmap(self, pfns, order=0):
         if self.dies:
             self.dies = False

@@ -4,7 +4,8 @@ import pytest
 
 from fastonline.cost.costs import FREE, LARGE_GUESTS, NAMES, PUBLISHED, TABLES, costs_of
 from fastonline.cost.strategies import STRATEGIES
-from fastonline.drivers.hypervisor import CALLS, Host
+from fastonline.drivers.account import CALLS
+from fastonline.drivers.hypervisor import Host
 
 
 def all_prices(costs):

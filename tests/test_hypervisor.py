@@ -8,7 +8,8 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fastonline import HotplugError
-from fastonline.drivers.hypervisor import AT_ONCE, INVALID_P2M_ENTRY, Domain, Host, ResidentDomain, as_slice, pages_of_extents
+from fastonline.drivers.extents import AT_ONCE, pages_of_extents
+from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, Host, ResidentDomain
 
 
 def test_contiguous_and_scattered_frames():
@@ -87,33 +88,6 @@ def test_calls_cost():
     assert [domain.calls[name] for name in ("populate_physmap", "update_va_mapping", "decrease_reservation")] == [1, 10, 1]
 
 
-def test_prices_by_call_frame_and_touched_frame():
-    """Expect a discard to cost 5 ns, 2 ns for each page named and 100 ns for each that had a frame; the clock shows the sum."""
-    host = Host("1M", call_ns={"discard": (5, 2, 100), "touch": 7})
-    guest = ResidentDomain(host)
-    guest.touch(np.arange(10))
-    assert guest.ns == 70
-    assert guest.discard(np.arange(30), calls=3) == 10
-    assert guest.ns == 70 + 3 * 5 + 30 * 2 + 10 * 100 and guest.frames["discard"] == 30
-    assert guest.now == pytest.approx(guest.ns / 1e9)
-    guest.wait_until(1.0)
-    guest.wait_until(0.5)
-    assert guest.now == 1.0
-
-
-def test_peak_pages_counts_within_a_step():
-    domain = Domain(Host("1M"), "64K")
-    pfns = np.arange(16, 48)
-    domain.back(pfns)
-    domain.unback(pfns)
-    assert domain.tot_pages == 16 and domain.reset_peak() == 48 and domain.peak_pages == 16
-    domain.wait(2.0)
-    assert domain.page_seconds == 32.0
-    guest = ResidentDomain(Host("1M"), limit="32K")
-    guest.touch(np.arange(20))
-    assert guest.peak_pages == 8
-
-
 @pytest.mark.parametrize("scattered", [False, True])
 def test_extents_and_frames_share_the_pool(scattered):
     """Large extents are taken out of the middle of the pool, given back, and lent as frames. Expect each frame lent once."""
@@ -152,10 +126,6 @@ def test_a_destroyed_domain_gives_all_back():
     (lambda: Host("0"), ValueError, "a host needs at least one frame"),
     (lambda: Host("5000"), ValueError, "multiple of 4K"),
     (lambda: Host("no size"), ValueError, "no size"),
-    (lambda: Host("1M", call_ns=-1), ValueError, "cost"),
-    (lambda: Host("1M", call_ns={"hypercall": 1}), ValueError, "unknown call 'hypercall'"),
-    (lambda: Host("1M", call_ns={"touch": (1, 2)}), ValueError, "touch cannot cost"),
-    (lambda: Host("1M", call_ns={"touch": (1, 2, float("nan"))}), ValueError, "touch cannot cost"),
     (lambda: Domain(Host("1M"), "1M", max_memory="512K"), ValueError, "more than the domain may have"),
     (lambda: Domain(Host("1M"), "2M"), HotplugError, "cannot be built"),
     (lambda: Domain(Host("1M"), 1.5), TypeError, "size"),
@@ -212,20 +182,6 @@ def test_successive_pages_and_others_get_the_same_frames():
     assert whole.backed(np.arange(3000)).sum() == 204 and not whole.backed(np.arange(2001, 2100)).any()
     assert np.array_equal(whole.victims(300), single.victims(300))
     whole.host.validate()
-
-
-@pytest.mark.parametrize("numbers, sliced", [
-    ([3, 4, 5], True), ([7], True), ([9], True), ([], False), ([8, 9, 10], False), ([10], False), ([-1, 0, 1], False),
-    ([5, 4, 3], False), ([3, 3, 5], False), ([3, 5, 4, 6], False), ([3, 5], False), (4, False),
-])
-def test_successive_indices_make_a_slice(numbers, sliced):
-    """Of a table of 10. Expect an array wherever a slice would read other elements."""
-    at = as_slice(np.array(numbers, np.int64), 10)
-    assert isinstance(at, slice) == sliced
-    if sliced:
-        assert np.arange(10)[at].tolist() == numbers
-    else:
-        assert at.tolist() == numbers
 
 
 def test_a_host_with_more_domains_than_fit_16_bits():
@@ -318,3 +274,53 @@ def test_a_frame_is_returned_once():
     assert guest.discard(np.array([3, 3, 5, 3])) == 2 and guest.tot_pages == 8
     host.validate()
     guest.validate()
+
+
+@pytest.mark.parametrize("call, error", [
+    (lambda domain: domain.set_phys_to_machine(np.array([3, -1]), INVALID_P2M_ENTRY), ValueError),
+    (lambda domain: domain.set_phys_to_machine(-1, 5), ValueError),
+    (lambda domain: domain.set_phys_to_machine(3, 256), ValueError),
+    (lambda domain: domain.set_phys_to_machine(np.array([3, 4]), np.array([5, -2])), ValueError),
+    (lambda domain: domain.populate_in_batches(241, 16), HotplugError),
+    (lambda domain: domain.decrease_in_batches(np.array([3, 3]), 1), HotplugError),
+    (lambda domain: domain.decrease_in_batches(np.array([3, 200]), 1), HotplugError),
+    (lambda domain: setattr(domain, "tot_pages", 5), AttributeError),
+    (lambda domain: setattr(domain, "peak_pages", 5), AttributeError),
+    (lambda domain: setattr(domain, "max_pages", 5), AttributeError),
+])
+def test_a_refused_call_changes_nothing(call, error):
+    domain = Domain(Host("1M"), "64K")
+    before = domain.p2m.tolist(), domain.tot_pages, domain.calls.copy(), domain.host.free_list().tolist()
+    with pytest.raises(error):
+        call(domain)
+    assert before == (domain.p2m.tolist(), domain.tot_pages, domain.calls, domain.host.free_list().tolist())
+    domain.host.validate()
+
+
+@pytest.mark.parametrize("call", [
+    lambda guest: guest.set_phys_to_machine(3, 5), lambda guest: guest.set_phys_to_machine(np.arange(20), INVALID_P2M_ENTRY),
+    lambda guest: guest.populate_physmap(np.arange(20)), lambda guest: guest.populate_in_batches(8, 4),
+    lambda guest: guest.decrease_reservation(np.arange(4)), lambda guest: guest.decrease_in_batches(np.arange(4), 1),
+    lambda guest: guest.update_va_mapping(3, None),
+])
+def test_a_guest_of_kvm_makes_no_hypercalls_of_xen(call):
+    """Expect ENOSYS, and the host's table as it was: what they change would be in no order of resident pages."""
+    guest = ResidentDomain(Host("1M"))
+    guest.touch(np.arange(10))
+    with pytest.raises(HotplugError) as e:
+        call(guest)
+    assert e.value.errno == errno.ENOSYS and guest.tot_pages == 10
+    guest.host.validate()
+
+
+def test_pages_far_up_and_pages_below_zero():
+    """A table whose pfns need more than 31 bits. Expect each page resident once; a negative pfn is refused, or not there."""
+    guest = ResidentDomain(Host("1M"))
+    far = np.array([5, (1 << 31) - 1, 1 << 31, (1 << 31) + 7])
+    assert guest.touch(far) == 4 and np.array_equal(guest.victims(9), far)
+    for call in (guest.touch, guest.back, guest.discard):
+        with pytest.raises(ValueError):
+            call(np.array([-1, 5]))
+    assert not guest.backed(np.array([-1])).any() and not guest.swapped(np.array([-1])).any()
+    guest.set_limit("8K")
+    assert guest.swapped(far).tolist() == [True, True, False, False] and guest.tot_pages == 2

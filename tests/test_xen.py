@@ -56,6 +56,34 @@ def test_targets_are_reached(engine, kind, behaviour):
     assert balloon.domain.calls["populate_physmap"] > 0 and balloon.domain.calls["decrease_reservation"] > 0
 
 
+@pytest.mark.parametrize("kind", [OLD, NEW], ids=["2.6.25", "6.1"])
+@pytest.mark.parametrize("behaviour", BEHAVIOURS.values(), ids=BEHAVIOURS)
+@pytest.mark.parametrize("batch", [1, 100, None])
+def test_many_batches_at_once_are_single_batches(behaviour, kind, batch, monkeypatch):
+    """Up, down, and up beyond what the host has, with prices at which a time slice ends among the batches. Expect machine,
+    table, list, counts and clock as with a batch at a time."""
+    prices = {"populate_physmap": (1e7, 2e5, 0), "decrease_reservation": (1e7, 1e5, 3e4), "update_va_mapping": 2e4}
+    balloons = []
+    for at_once in (xen.AT_ONCE, 1):
+        monkeypatch.setattr(xen, "AT_ONCE", at_once)
+        geometry, rules = kind
+        mem = Memory(geometry, boot="24M", rules=rules)
+        balloon = XenBalloon(mem, Domain(Host("64M", scattered=True, call_ns=prices), "24M", "60M"), behaviour, batch=batch)
+        for at, size in enumerate([20, 24, 12, 40, 80, 30]):
+            balloon.set_target(f"{size}M", at * 20.0)
+            run([balloon], at * 20.0 + 19.0, at * 20.0)
+        balloon.validate()
+        balloons.append(balloon)
+    one, other = balloons
+    for name in ("calls", "frames", "refused", "ns", "now", "page_seconds", "tot_pages", "peak_pages"):
+        assert getattr(one.domain, name) == getattr(other.domain, name), name
+    assert np.array_equal(one.domain.p2m, other.domain.p2m) and np.array_equal(one.balloon_list(), other.balloon_list())
+    assert np.array_equal(one.domain.host.free_list(), other.domain.host.free_list())
+    stats = [balloon.mem.stats().as_dict() | {"bytes_touched": 0} for balloon in balloons]      # which says how the engine went
+    assert stats[0] == stats[1] and one.mem.buddyinfo() == other.mem.buddyinfo()
+    assert (one.counts(), one.due, one.state) == (other.counts(), other.due, other.state)
+
+
 def test_balloon_expand_as_in_the_thread(engine):
     balloon = guest(XEN_THREAD, engine, OLD)
     mem, domain = balloon.mem, balloon.domain

@@ -20,9 +20,10 @@ from fastonline.cost.actors import GuestWork, Others, Work
 from fastonline.cost.costs import Costs, costs_of
 from fastonline.cost.scenario import Scenario
 from fastonline.cost.strategies import Strategy, huge_blocks
+from fastonline.drivers.account import check_prices
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import Actor, run
-from fastonline.drivers.hypervisor import Host, ResidentDomain, check_prices
+from fastonline.drivers.hypervisor import Host, ResidentDomain
 from fastonline.geometry import PRESETS as GEOMETRIES, format_size
 
 

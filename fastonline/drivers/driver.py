@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import PG_prepared, PG_reserved
 from fastonline.core.undo import Undo
-from fastonline.drivers.hypervisor import Domain, all_different
+from fastonline.drivers.extents import all_different
+from fastonline.drivers.hypervisor import Domain
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory
@@ -53,6 +54,7 @@ class Driver:
     that the host asks for. pfns: int64 arrays. now: virtual seconds."""
 
     due: float = NEVER
+    _began = 0.0      # of the latest call of work: the guest's clock
 
     def __init__(self, mem: Memory, domain: Domain) -> None:
         if mem.geometry.page_size != domain.host.page_size:
@@ -96,6 +98,10 @@ class Driver:
     def _work(self) -> None:
         """The kernel's worker of this driver."""
         raise NotImplementedError
+
+    def _time_left(self) -> float:
+        """Return what is left of the time slice of this call of work, s."""
+        return SLICE - (self.domain.now - self._began)
 
     def _slice_over(self) -> bool:
         """Return whether this call of work has used up its time slice."""

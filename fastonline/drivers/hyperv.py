@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_OFFLINE, PG_reserved
 from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser, free_range, si_mem_available
-from fastonline.drivers.hypervisor import Domain, ResidentDomain, pages_of_extents
+from fastonline.drivers.extents import pages_of_extents
+from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.notifier import MEM_CANCEL_ONLINE, MEM_ONLINE, NOTIFY_OK

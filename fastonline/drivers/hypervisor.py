@@ -10,91 +10,20 @@ A frame has the size of the guest's pages. Everything is deterministic: the orde
 from __future__ import annotations
 
 import errno
-import numbers
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastonline.drivers.account import Account, Price, check_prices
+from fastonline.drivers.extents import all_different, as_slice, lengthen, pages_of_extents, parts_of_extents
 from fastonline.errors import HotplugError, is_number
 from fastonline.geometry import format_size, pages_of_size
-
-AT_ONCE = 1 << 15
-"""Pages that are touched or discarded at a time: few enough that their arrays stay in the cache."""
 
 INVALID_P2M_ENTRY = 2**64 - 1
 """~0UL: there is no machine frame behind this page frame."""
 
 FREE = -1
-
-
-def pages_of_extents(extents: NDArray[np.int64], order: int) -> NDArray[np.int64]:
-    """(nr << order,) int64: every page of the extents of 2^order pages that begin at `extents`, in their order."""
-    if order == 0:
-        return extents
-    return (extents[:, None] + np.arange(1 << order)).ravel()
-
-
-def parts_of_extents(extents: NDArray[np.int64], order: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the pages of `extents` of an `order` as pages_of_extents, at most AT_ONCE or one extent at a time."""
-    step = max(1, AT_ONCE >> order)
-    for at in range(0, extents.size, step):
-        yield pages_of_extents(extents[at : at + step], order)
-
-
-def all_different(numbers: NDArray[np.int64]) -> bool:
-    """Return whether all `numbers` (an int array) are different."""
-    ordered = np.sort(numbers)
-    return not np.any(ordered[1:] == ordered[:-1])
-
-
-CALLS = ("populate_physmap", "decrease_reservation", "update_va_mapping", "touch", "discard", "essa", "host_message")
-"""The calls that a Domain counts. "touch" is a page fault that the host serves, "discard" is madvise or an inflate message of a
-balloon, "host_message" is a round trip over a bus."""
-
-Price = float | tuple[float, float, float]
-"""ns of a call, or (ns of a call, ns of each frame, ns of each touched frame)."""
-
-
-def check_prices(prices: float | Mapping[str, Price]) -> dict[str, tuple[float, float, float]]:
-    """{call: (ns of a call, ns of each frame, ns of each touched frame)} for all of CALLS.
-
-    prices: one number for every call, or a dict by call; calls that it leaves out cost nothing. ValueError for an unknown call,
-    a price that is not one or three numbers, and a number that is negative, infinite or NaN.
-    """
-    if not isinstance(prices, Mapping):
-        prices = dict.fromkeys(CALLS, prices)
-    checked = dict.fromkeys(CALLS, (0.0, 0.0, 0.0))
-    for name, price in prices.items():
-        if name not in CALLS:
-            raise ValueError(f"unknown call {name!r} (expected one of {', '.join(CALLS)})")
-        parts = tuple(price) if isinstance(price, (tuple, list)) else (price, 0, 0)
-        if len(parts) != 3 or not all(isinstance(ns, numbers.Real) and 0 <= ns < float("inf") for ns in parts):
-            raise ValueError(f"{name} cannot cost {price!r} ns: expected a number from 0 on, or three of them")
-        checked[name] = parts
-    return checked
-
-
-def lengthen(array: NDArray[Any], size: int, room: int) -> NDArray[Any]:
-    """Return `array` padded with zeros to `size` elements, in the same buffer if that is large enough; else in a new one of at
-    least `room` elements. A buffer takes memory only where it is written."""
-    buffer = array.base
-    if buffer is None or buffer.size < size:
-        buffer = np.zeros(max(size, room), array.dtype)
-        buffer[: array.size] = array
-    return buffer[:size]
-
-
-def as_slice(numbers: NDArray[np.int64], size: int) -> NDArray[np.int64] | slice:
-    """Return a slice for `numbers` if they are successive indices below `size`, else `numbers`. NumPy is several times as fast
-    with slices as with arrays of indices."""
-    numbers = np.asarray(numbers)
-    if numbers.size == 0 or numbers.ndim == 0:
-        return numbers
-    first, end = int(numbers[0]), int(numbers[-1]) + 1
-    successive = 0 <= first < end <= size and end - first == numbers.size and bool((numbers[1:] - numbers[:-1] == 1).all())
-    return slice(first, end) if successive else numbers
 
 
 class Host:
@@ -116,9 +45,10 @@ class Host:
     ) -> None:
         self.page_size = page_size
         self.nr_frames = pages_of_size(memory, page_size, "host memory")
-        if not self.nr_frames or seed < 0:
-            wrong = f"the seed must not be negative, got {seed}" if seed < 0 else "a host needs at least one frame"
-            raise ValueError(wrong)
+        if not self.nr_frames:
+            raise ValueError("a host needs at least one frame")
+        if seed < 0:
+            raise ValueError(f"the seed must not be negative, got {seed}")
         self.prices = check_prices(call_ns)
         self._owner = np.zeros(self.nr_frames, np.uint16)      # domid + 1, 0: free; zeroed pages cost nothing until written
         self.frame_type = np.dtype(np.int32 if self.nr_frames < 1 << 31 else np.int64)
@@ -300,7 +230,7 @@ class Host:
             raise AssertionError(f"{total} frames are accounted for, the host has {self.nr_frames}")
 
 
-class Domain:
+class Domain(Account):
     """A guest in Xen's view: a reservation of frames with a cap, and the guest's table from pages to frames.
 
     host: Host. boot: size of the memory that the domain builder populates, from pfn 0 on. max_memory: the host's cap on the
@@ -310,25 +240,16 @@ class Domain:
     and advances the guest's clock `now`.
     """
 
+    host: Host
+
     def __init__(self, host: Host, boot: int | str = 0, max_memory: int | str | None = None, name: str | None = None) -> None:
         pages = pages_of_size(boot, host.page_size, "boot memory")
         cap = None if max_memory is None else pages_of_size(max_memory, host.page_size, "max_memory")
         if cap is not None and pages > cap:
             raise ValueError(f"boot memory {boot!r} is more than the domain may have, {max_memory!r}")
+        super().__init__()
         self.host = host
-        self.max_pages = cap
-        """The cap of the reservation, pages. None: no cap (XEN_DOMCTL_max_mem)."""
-        self.tot_pages = self.peak_pages = 0
-        """The current reservation, and the largest since reset_peak."""
-        self.calls, self.frames = dict.fromkeys(CALLS, 0), dict.fromkeys(CALLS, 0)
-        """{call: times} and {call: frames in all such calls}"""
-        self.ns: float = 0
-        """The cost of all calls, ns."""
-        self.now = 0.0
-        """The guest's clock, virtual s. The cost of its calls advances it, and driver.run sets it to the time of the driver's
-        work. It never goes back."""
-        self.page_seconds = 0.0
-        """Integral of tot_pages over the clock, pages times s."""
+        self._max_pages = cap
         self.refused = {"cap": 0, "host": 0}
         """{reason: frames not given}"""
         self._p2m = np.zeros(pages, host.frame_type)     # mfn + 1, 0: no frame
@@ -339,10 +260,15 @@ class Domain:
         self.name = f"domain {self.domid}" if name is None else name
         if pages:
             self._p2m[:] = host.take(pages, self.domid) + 1
-            self.tot_pages = self.peak_pages = pages
+            self._grow(pages)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} tot_pages={self.tot_pages} max_pages={self.max_pages}>"
+
+    @property
+    def max_pages(self) -> int | None:
+        """The cap of the reservation, pages. None: no cap (XEN_DOMCTL_max_mem)."""
+        return self._max_pages
 
     # -- the table
 
@@ -359,7 +285,7 @@ class Domain:
         at = as_slice(pfns, self._p2m.size)
         if isinstance(at, slice):
             return self._p2m[at] != 0
-        there = pfns < self._p2m.size
+        there = (pfns >= 0) & (pfns < self._p2m.size)
         if there.all():
             return self._p2m[pfns] != 0
         there[there] = self._p2m[pfns[there]] != 0
@@ -380,55 +306,27 @@ class Domain:
             self._p2m = lengthen(self._p2m, max(end_pfn, self._p2m.size + self._p2m.size // 4), self.host.nr_frames)
 
     def set_phys_to_machine(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int) -> None:
-        """Set the frames of a page or an array of pages in the guest's table; mfns may be INVALID_P2M_ENTRY for all."""
-        if isinstance(mfns, int):
-            mfns = -1 if mfns == INVALID_P2M_ENTRY else mfns
+        """Set the frames of a page or an array of pages in the guest's table; mfns may be INVALID_P2M_ENTRY for all. ValueError
+        for a negative pfn, and for a frame that the host does not have."""
+        self._check_xen()
+        entries = 0 if isinstance(mfns, int) and mfns == INVALID_P2M_ENTRY else mfns + 1
+        if np.any(np.less(pfns, 0)) or np.any(np.less(entries, 0)) or np.any(np.greater(entries, self.host.nr_frames)):
+            raise ValueError(f"{self.name}: a page below 0, or a frame that the host does not have")
         at = pfns if isinstance(pfns, int) else as_slice(pfns, self._p2m.size)
         try:
-            self._p2m[at] = mfns + 1
+            self._p2m[at] = entries
         except IndexError:
             self.need_p2m(int(np.max(pfns)) + 1)
-            self._p2m[pfns] = mfns + 1
-
-    # -- what it counts
-
-    def count(self, name: str, nr: int = 1, frames: int = 0, touched: int = 0) -> None:
-        """Count `nr` calls of `name` for `frames` frames, and advance the clock by their cost. touched: of the frames, those
-        taken from the guest after it wrote to them."""
-        self.calls[name] += nr
-        self.frames[name] += frames
-        per_call, per_frame, per_touched = self.host.prices[name]
-        ns = nr * per_call + frames * per_frame + touched * per_touched
-        if ns:
-            self.ns += ns
-            self.wait(ns / 1e9)
-
-    def wait(self, seconds: float) -> None:
-        """Advance the guest's clock by `seconds`."""
-        self.page_seconds += self.tot_pages * seconds
-        self.now += seconds
-
-    def wait_until(self, now: float) -> None:
-        """Advance the guest's clock to at least `now`, s."""
-        if now > self.now:
-            self.page_seconds += self.tot_pages * (now - self.now)
-            self.now = now
-
-    def reset_peak(self) -> int:
-        """Reset peak_pages to the present size, and return the old peak."""
-        peak, self.peak_pages = self.peak_pages, self.tot_pages
-        return peak
-
-    def _grow(self, frames):
-        self.tot_pages += frames
-        if self.tot_pages > self.peak_pages:
-            self.peak_pages = self.tot_pages
+            self._p2m[pfns] = entries
 
     # -- hypercalls
 
+    def _check_xen(self):
+        """HotplugError ENOSYS for a guest that makes no hypercalls of Xen."""
+
     def room(self, nr_pages: int) -> int:
         """Return how many of nr_pages the cap allows."""
-        return nr_pages if self.max_pages is None else max(0, min(nr_pages, self.max_pages - self.tot_pages))
+        return nr_pages if self._max_pages is None else max(0, min(nr_pages, self._max_pages - self._tot_pages))
 
     def available(self, nr_pages: int) -> int:
         """Return how many of nr_pages the cap allows and the host has frames for."""
@@ -441,6 +339,7 @@ class Domain:
         Returns the (got,) int64 array of first mfns for pfns[:got]; got is smaller when the cap is reached or the host has no
         more frames. The guest enters them into its table itself.
         """
+        self._check_xen()
         pfns = np.atleast_1d(pfns)
         want = pfns.size
         allowed = self.room(want << order) >> order
@@ -458,6 +357,7 @@ class Domain:
         Returns how many were returned: the call stops at the first that the domain does not own as a whole. Mirrors
         XENMEM_decrease_reservation.
         """
+        self._check_xen()
         mfns = np.atleast_1d(mfns)
         if not is_number(order) or not 0 <= order < 64 or mfns.size << order > self.host.nr_frames:
             raise ValueError(f"{mfns.size} extents of order {order!r:.80} are more than the host has")
@@ -467,15 +367,37 @@ class Domain:
             owned &= np.isin(np.arange(frames.size), np.unique(frames, return_index=True)[1])
         got = mfns.size if owned.all() else int(owned.argmin()) >> order
         self.host.give(frames[: got << order])
-        self.tot_pages -= got << order
+        self._tot_pages -= got << order
         self.count("decrease_reservation", 1, got << order, got << order)
         return got
+
+    def populate_in_batches(self, nr_pages: int, batch: int, mapped: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Get frames for nr_pages pages by calls of populate_physmap for `batch` pages each and one for the rest. After each
+        call the guest maps those of its pages that are `mapped`, a (nr_pages,) bool array (update_va_mapping; None: none).
+        Returns an (nr_pages,) int64 array. HotplugError ENOMEM, and no change, when fewer are available."""
+        self._check_xen()
+        if self.available(nr_pages) < nr_pages:
+            raise HotplugError.of(errno.ENOMEM, f"{self.name} cannot get {nr_pages} frames")
+        mfns = self.host.take(nr_pages, self.domid)
+        self._count_calls("populate_physmap", nr_pages, batch, mapped)
+        return mfns
+
+    def decrease_in_batches(self, mfns: NDArray[np.int64], batch: int, mapped: NDArray[np.bool_] | None = None) -> None:
+        """Return frames by calls of decrease_reservation for `batch` of them each and one for the rest. Before each call the
+        guest unmaps those of its pages that are `mapped`, as populate_in_batches. HotplugError EINVAL, and no change, for a
+        frame that the domain does not own or that is given twice."""
+        self._check_xen()
+        if not (self.host.owns(mfns, self.domid).all() and all_different(mfns)):
+            raise HotplugError.of(errno.EINVAL, f"{self.name} cannot return a frame that is not its own, or twice")
+        self.host.give(mfns)
+        self._count_calls("decrease_reservation", mfns.size, batch, mapped)
 
     def update_va_mapping(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int | None) -> None:
         """Map each page's kernel address to a frame, one call a page (HYPERVISOR_update_va_mapping). mfns None: unmap.
 
         HotplugError EINVAL for frames that the domain does not own.
         """
+        self._check_xen()
         pfns = np.atleast_1d(pfns)
         if mfns is not None and not np.all(self.host.owns(np.atleast_1d(mfns), self.domid)):
             raise HotplugError.of(errno.EINVAL, f"{self.name} cannot map a frame that is not its own")
@@ -500,14 +422,14 @@ class Domain:
         """Destroy the domain and return its frames to the host."""
         self.host.give(self.p2m_frames(self.backed_pfns()))
         self._p2m[:] = 0
-        self.tot_pages = 0
+        self._tot_pages = 0
         del self.host.domains[self.domid]
 
     def validate(self) -> None:
         """Raise AssertionError when the domain exceeds its cap. (Host.validate checks frames against the table.)"""
-        if self.max_pages is not None and self.tot_pages > self.max_pages:
+        if self._max_pages is not None and self._tot_pages > self._max_pages:
             raise AssertionError(f"{self.name} has {self.tot_pages} pages, it may have {self.max_pages}")
-        if self.tot_pages > self.peak_pages:
+        if self._tot_pages > self._peak_pages:
             raise AssertionError(f"{self.name} has {self.tot_pages} pages, its peak is {self.peak_pages}")
 
 
@@ -516,7 +438,8 @@ class ResidentDomain(Domain):
     discards the page or the host swaps it out. The guest is not involved.
 
     host: Host. limit: the most that may be resident (a memory cgroup), None: no limit. At the limit, or when the host has no
-    free frame, the host reclaims pages of this guest, longest resident first. name: for messages. pfns: int64 arrays.
+    free frame, the host reclaims pages of this guest, longest resident first. name: for messages. pfns: int64 arrays. What
+    only a guest of Xen can do, its hypercalls and set_phys_to_machine, gives HotplugError ENOSYS.
     """
 
     def __init__(self, host: Host, limit: int | str | None = None, name: str | None = None) -> None:
@@ -533,13 +456,15 @@ class ResidentDomain(Domain):
         """Make the tables reach up to end_pfn."""
         if end_pfn > self._p2m.size:
             super().need_p2m(end_pfn)
+            if end_pfn > 1 << 31:
+                self._queue = self._queue.astype(np.int64)
             self._swapped = lengthen(self._swapped, self._p2m.size, self.host.nr_frames)
             self._place = lengthen(self._place, self._p2m.size, self.host.nr_frames)
 
     def swapped(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return a bool array: whether each of these pages is in the host's swap."""
         pfns = np.asarray(pfns)
-        there = pfns < self._swapped.size
+        there = (pfns >= 0) & (pfns < self._swapped.size)
         there[there] = self._swapped[pfns[there]]
         return there
 
@@ -547,14 +472,16 @@ class ResidentDomain(Domain):
         """Access pages. Each page without a frame faults and gets one. Returns the number of faults.
 
         HotplugError ENOMEM when the host has no free frame and the guest no page to reclaim, or its limit is 0. The pages
-        before are resident then.
+        before are resident then. ValueError for a negative pfn.
         """
         pfns = np.asarray(pfns, np.int64)
         if pfns.size == 0:
             return 0
-        self.need_p2m(int(pfns.max()) + 1)
         if not np.all(pfns[1:] > pfns[:-1]):
             pfns = np.unique(pfns)
+        if pfns[0] < 0:
+            raise ValueError(f"{self.name} has no page below 0")
+        self.need_p2m(int(pfns[-1]) + 1)
         faults = 0
         for part in parts_of_extents(pfns, 0):
             backed = self.backed(part)
@@ -603,13 +530,18 @@ class ResidentDomain(Domain):
 
     def _make_room(self, nr):
         live = self._live(self._oldest, self._newest)
-        self._queue = np.empty(max(live.size + nr + (live.size + nr) // 4, self.host.nr_frames), np.int32)
+        self._queue = np.empty(max(live.size + nr + (live.size + nr) // 4, self.host.nr_frames), self._queue.dtype)
         self._queue[: live.size] = live
         self._place[live] = np.arange(live.size, dtype=np.int32)
         self._oldest, self._newest = 0, live.size
 
+    def _check_xen(self):
+        raise HotplugError.of(errno.ENOSYS, f"{self.name} is a guest of KVM: its host keeps the table of its frames")
+
     def back(self, pfns: NDArray[np.int64]) -> int:
         """As Domain.back, without reclaiming pages for it: the host backs pages before they are touched (prealloc=on)."""
+        if np.any(pfns < 0):
+            raise ValueError(f"{self.name} has no page below 0")
         got = self.available(pfns.size)
         if got < pfns.size:
             allowed = self.room(pfns.size)
@@ -630,6 +562,8 @@ class ResidentDomain(Domain):
         the host; they are zero when touched again. pfns: the first pages of blocks of 2^order pages. calls: how many calls the
         guest makes. Returns how many frames."""
         pfns = np.asarray(pfns, np.int64)
+        if np.any(pfns < 0):
+            raise ValueError(f"{self.name} has no page below 0")
         if not all_different(pfns):
             pfns = np.unique(pfns)
         held, at = np.empty(pfns.size << order, bool), 0
@@ -637,7 +571,7 @@ class ResidentDomain(Domain):
             there = held[at : at + part.size]
             there[:] = self.backed(part)
             if self.swapped_out:
-                self._swapped[part[part < self._swapped.size]] = False
+                self._swapped[part[self.swapped(part)]] = False
             self._release(part if there.all() else part[there])
             at += part.size
         released = int(np.count_nonzero(held))
@@ -657,9 +591,9 @@ class ResidentDomain(Domain):
 
     def set_limit(self, limit: int | str | None) -> None:
         """Set the limit of the cgroup (a size, None: no limit). The host reclaims the excess at once."""
-        self.max_pages = None if limit is None else pages_of_size(limit, self.host.page_size, "limit")
-        if self.max_pages is not None and self.tot_pages > self.max_pages:
-            self.reclaim(self.tot_pages - self.max_pages)
+        self._max_pages = None if limit is None else pages_of_size(limit, self.host.page_size, "limit")
+        if self._max_pages is not None and self._tot_pages > self._max_pages:
+            self.reclaim(self._tot_pages - self._max_pages)
 
     def victims(self, nr: int) -> NDArray[np.int64]:
         """Return up to `nr` pages to reclaim, longest resident first: an int64 array."""
@@ -687,7 +621,7 @@ class ResidentDomain(Domain):
         self.host.give(self.p2m_frames(at))
         self._p2m[at] = 0
         self._place[at] = -1
-        self.tot_pages -= pfns.size
+        self._tot_pages -= pfns.size
 
     def validate(self) -> None:
         """Raise AssertionError when a page is both resident and in swap, or the limit is exceeded."""

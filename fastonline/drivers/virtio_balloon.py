@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from fastonline.core.pageflags import PG_buddy, PG_offline
 from fastonline.core.undo import Undo
 from fastonline.drivers.driver import NEVER, Driver, alloc_highuser, free_heads, ram_pages, si_mem_available
-from fastonline.drivers.hypervisor import ResidentDomain, pages_of_extents, parts_of_extents
+from fastonline.drivers.extents import pages_of_extents, parts_of_extents
+from fastonline.drivers.hypervisor import ResidentDomain
 from fastonline.geometry import parse_size
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory

@@ -33,7 +33,8 @@ from fastonline.drivers.driver import (
     si_mem_available,
     totalreserve_pages,
 )
-from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain, all_different, pages_of_extents
+from fastonline.drivers.extents import AT_ONCE, all_different, pages_of_extents
+from fastonline.drivers.hypervisor import INVALID_P2M_ENTRY, Domain
 from fastonline.errors import HotplugError, invalid_name, pfn_range
 from fastonline.geometry import pages_of_size
 from fastonline.hotplug.memory import Memory
@@ -383,13 +384,15 @@ class XenBalloon(Driver):
 
     # -- growing and shrinking by one batch
 
-    def _at_once(self, extents):
-        """Of so many extents, those that one step moves: a batch. Single pages that need no notification each go by the
-        frame_list, and are counted as the calls that they stand for."""
-        if self.batch > 1 or self.order:
+    def _at_once(self, extents, call):
+        """Of so many extents, those that one step moves: a batch, or as many as nobody can tell from single ones: they notify
+        nobody else, and are over before the time slice is, however dear their calls are."""
+        if self.order or (self.behaviour.expands and len(self.mem.notifiers) > bool(self._expanded)):
             return min(extents, self.batch)
-        listeners = len(self.mem.notifiers) - bool(self._expanded)
-        return min(extents, self._frame_list if not self.behaviour.expands or listeners == 0 else 1)
+        nr, domain = self.batch, self.domain
+        dearest = domain.cost(call, 1, nr, nr) + domain.cost("update_va_mapping", nr, nr)
+        pages = min(AT_ONCE, self._time_left() * 1e9 / dearest * nr) if dearest else AT_ONCE
+        return min(extents, max(1, int(pages) // self.batch) * self.batch)
 
     def _increase(self, extents):
         """increase_reservation: back pages of the list and free them. BP_EAGAIN when the host gives nothing."""
@@ -399,14 +402,14 @@ class XenBalloon(Driver):
             self.hotplug_pages += nr
             self.balloon_hotplug -= nr
             return BP_DONE
-        nr = self._at_once(extents)
-        if self.batch == 1:     # the call that fails is one of its own
-            nr = max(1, min(self.domain.room(nr), self.domain.host.free_frames))
+        nr = self._at_once(extents, "populate_physmap")
+        if nr > self.batch:     # the call that fails is one of its own
+            nr = max(self.batch, self.domain.available(nr) // self.batch * self.batch)
         heads = self._list.head(nr)
-        mfns = self.domain.populate_physmap(heads, self.order)
-        if self.batch == 1:
-            heads = heads[: max(1, mfns.size)]
-            self.domain.count("populate_physmap", heads.size - 1)
+        if heads.size > self.batch:
+            mfns = self.domain.populate_in_batches(heads.size, self.batch, self._mapped(heads))
+        else:
+            mfns = self.domain.populate_physmap(heads, self.order)
         if mfns.size < heads.size and self.behaviour.all_or_nothing:
             if mfns.size:
                 self.domain.decrease_reservation(mfns, self.order)
@@ -418,14 +421,16 @@ class XenBalloon(Driver):
         self._retrieve(heads)
         pfns, mfns = pages_of_extents(heads, self.order), pages_of_extents(mfns, self.order)
         self.domain.set_phys_to_machine(pfns, mfns)
-        self._link_lowmem(pfns, mfns)
+        if heads.size <= self.batch:
+            self._link_lowmem(pfns, mfns)
         if self.behaviour.expands:
             self.mem.set_pfns_reserved(pfns)      # those that were ballooned out; mark_pages_onlined takes Reserved pages
             if self.batch == 1:     # a mark is a call for each
                 for head in heads.tolist():
                     self.mem.mark_pages_onlined(head, 1 << self.order)
             else:
-                self.mem.mark_pfns_onlined(pfns)
+                for at in range(0, pfns.size, self.batch << self.order):
+                    self.mem.mark_pfns_onlined(pfns[at : at + (self.batch << self.order)])
         else:
             self.mem.free_reserved_pfns(pfns)
         return BP_DONE
@@ -437,42 +442,39 @@ class XenBalloon(Driver):
             self.hotplug_pages -= nr
             self.balloon_hotplug += nr
             return BP_DONE
-        want = self._at_once(extents)
+        want = self._at_once(extents, "decrease_reservation")
         heads = alloc_highuser(self.mem, want, self.order)
         if heads.size:
             pfns = pages_of_extents(heads, self.order)
             mfns = self.domain.p2m_frames(pfns)
-            self._link_lowmem(pfns, None)
             self.domain.set_phys_to_machine(pfns, INVALID_P2M_ENTRY)
             self.mem.set_pfns_offline(pfns)
             self._append(heads)
-            self._give_back(mfns)
+            self._give_back(pfns, mfns)
         return BP_EAGAIN if heads.size < want else BP_DONE
 
-    def _give_back(self, mfns):
-        """Frames of whole extents go back, as large ones where they are, else one by one."""
+    def _give_back(self, pfns, mfns):
+        """Frames of these pages of whole extents go back, as large ones where they are, else one by one."""
+        mapped = self._mapped(pfns)
         if self.order:
+            self.domain.update_va_mapping(pfns[mapped], None)
             extents = mfns.reshape(-1, 1 << self.order)
             heads = extents[:, 0]
             large = (extents == heads[:, None] + np.arange(1 << self.order)).all(axis=1) & (heads & (1 << self.order) - 1 == 0)
             if large.any():
                 self.domain.decrease_reservation(heads[large], self.order)
-            mfns = extents[~large].ravel()
-        if self.batch == 1 and mfns.size:
-            self.domain.decrease_reservation(mfns)
-            self.domain.count("decrease_reservation", mfns.size - 1)
-            return
-        for at in range(0, mfns.size, self.batch):
-            self.domain.decrease_reservation(mfns[at : at + self.batch])
+            mfns, mapped = extents[~large].ravel(), None
+        self.domain.decrease_in_batches(mfns, self.batch, mapped)
+
+    def _mapped(self, pfns):
+        """Of these pages, those that the kernel maps and whose page tables must follow: lowmem."""
+        return np.ones(pfns.size, bool) if self._highmem_pfn is None else pfns < self._highmem_pfn
 
     def _link_lowmem(self, pfns, mfns):
-        """Lowmem is mapped by the kernel, so its page tables must follow (mfns None: unmapped)."""
-        if self._highmem_pfn is not None:
-            low = pfns < self._highmem_pfn
-            if not low.any():
-                return
-            pfns, mfns = pfns[low], None if mfns is None else mfns[low]
-        self.domain.update_va_mapping(pfns, mfns)
+        """Map lowmem pages to their frames."""
+        low = self._mapped(pfns)
+        if low.any():
+            self.domain.update_va_mapping(pfns[low], mfns[low])
 
     # -- pages for other drivers
 

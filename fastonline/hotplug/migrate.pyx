@@ -5,12 +5,12 @@ import warnings
 
 import numpy as np
 
-from fastonline.core.bitmap cimport Bitmap, clear_bit, read_only, set_bit
+from fastonline.core.bitmap cimport Bitmap, clear_bit, read_only, set_bit, test_bit
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport Held
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PAGE_IN_USE, PAGE_OFFLINE, PG_buddy, PG_tail
-from fastonline.core.types cimport int64_t, uint64_t
+from fastonline.core.types cimport int64_t, uint8_t, uint64_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_pfn_array, check_present
 from fastonline.hotplug.machine cimport Machine, has_owner, tell_listeners
@@ -182,17 +182,14 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         ValueError for a repeated one."""
         indices = as_indices(indices)
         _held = step(self.machine)
-        keep = np.ones(self.nr, bool)
-        keep[indices] = False
-        if self.nr - np.count_nonzero(keep) < len(indices):
-            raise ValueError("a page is given twice")
-        before = self.room[: self.nr].copy()
-        freed, kept = before[indices], before[keep]
+        freed, room_to_undo = self.room[: self.nr][indices], np.zeros(self.nr, np.uint8)
+        disown(self.machine, freed)
         with Undo() as undo:
-            (<Undo>undo).note(<undo_step>own_all_again, self, before)
-            self.room[: len(kept)] = kept
-            self.room[len(kept) : self.nr] = freed
-            free_movable(self.machine, self.first(len(kept)))
+            self.nr = keep_owned(self.machine, <int64_t *>data_of(self.room), self.nr)
+            (<Undo>undo).note(<undo_step>own_among_others, self, (indices, freed, room_to_undo))
+            if self.nr == 0:
+                self.machine.owners.pop(self.key, None)
+            free_movable(self.machine, freed)
 
     def within(self, start_pfn, nr_pages):
         """Return the indices into pfns of the pages in the range start_pfn, nr_pages, an int64 array."""
@@ -230,10 +227,29 @@ cdef int own_again(MovablePages owner, object pfns) except -1:
     return 0
 
 
-cdef int own_all_again(MovablePages owner, object pfns) except -1:
-    """Give the owner exactly these pages again (an undo_step)."""
-    owner.first(0)
-    owner.append(pfns)
+cdef int own_among_others(MovablePages owner, tuple what) except -1:
+    """Undo free_at (an undo_step): its pages are at their indices again, or at the end if a callback changed the owner since.
+    what: (indices, pages, zeros for all pages of before)."""
+    indices, pages, zeros = what
+    cdef int64_t nr = len(zeros), left = nr - len(pages), i, at
+    cdef int64_t *room = <int64_t *>data_of(owner.room)
+    cdef const int64_t *places = <const int64_t *>data_of(indices)
+    cdef const int64_t *numbers = <const int64_t *>data_of(pages)
+    cdef uint8_t *taken = <uint8_t *>data_of(zeros)
+    if owner.nr != left:
+        return owner.append(pages)
+    for i in range(nr - left):
+        taken[places[i] if places[i] >= 0 else places[i] + nr] = True
+    for i in range(nr - 1, -1, -1):
+        if not taken[i]:
+            left -= 1
+            room[i] = room[left]
+    for i in range(<int64_t>len(pages)):
+        at = places[i]
+        room[at if at >= 0 else at + nr] = numbers[i]
+    set_owned(owner.machine, pages)
+    owner.nr = nr
+    owner.machine.owners[owner.key] = owner
     return 0
 
 
@@ -286,6 +302,29 @@ cdef int clear_owned(Machine mem, object pfns) except -1:
     for i in range(<int64_t>len(pfns)):
         clear_bit(mem.owned.words, numbers[i])
     return 0
+
+
+cdef int disown(Machine mem, object pfns) except -1:
+    """Note that pages of one owner, an int64 array, have none. ValueError, and no change, for a repeated one."""
+    cdef const int64_t *numbers = <const int64_t *>data_of(pfns)
+    cdef int64_t i, at
+    for i in range(<int64_t>len(pfns)):
+        if not has_owner(mem, numbers[i]):
+            for at in range(i):
+                set_bit(mem.owned.words, numbers[at])
+            raise ValueError("a page is given twice")
+        clear_bit(mem.owned.words, numbers[i])
+    return 0
+
+
+cdef int64_t keep_owned(Machine mem, int64_t *pfns, int64_t nr) noexcept:
+    """Move the pages that have an owner to the front, in their order; how many."""
+    cdef const uint64_t *words = mem.owned.words if nr else NULL
+    cdef int64_t i, kept = 0
+    for i in range(nr):
+        pfns[kept] = pfns[i]
+        kept += test_bit(words, pfns[i])
+    return kept
 
 
 def alloc_movable(mem, nr, zonelist):
