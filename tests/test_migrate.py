@@ -353,6 +353,35 @@ def test_a_process_frees_the_pages_it_wants(engine):
     mem.validate()
 
 
+@pytest.mark.parametrize("meddle", [None, "adopt", "give"])
+def test_pages_that_cannot_be_freed_are_at_their_places_again(engine, meddle):
+    """The machine's hook raises while some pages are freed, from both ends and the middle. Expect the owner as it was; if the
+    hook changed the owner, its pages at the end."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    owner = MovablePages(mem)
+    owner.alloc(100)
+    other = mem.alloc_pages_bulk(7)
+    before, chosen = owner.pfns.copy(), [-1, 50, 0, 1, 2, -30, 49]
+
+    def hook(pfns, order):
+        if meddle == "adopt":
+            owner.adopt(other)
+        elif meddle == "give":
+            owner.give(5)
+        raise KeyboardInterrupt
+    mem.arch_free_page = hook
+    with pytest.raises(KeyboardInterrupt):
+        owner.free_at(chosen)
+    left = np.delete(before, chosen)
+    expected = {None: before, "adopt": np.concatenate([left, other, before[chosen]]),
+                "give": np.concatenate([left[:-5], before[chosen]])}[meddle]
+    assert np.array_equal(owner.pfns, expected) and owner in mem.page_owners
+    mem.arch_free_page = None
+    owner.free()
+    assert owner not in mem.page_owners
+    mem.validate()
+
+
 def test_an_owner_needs_a_machine_and_cannot_go_offline(engine):
     """None instead of a Memory is a TypeError; whether pages are offline is decided when their owner is made."""
     mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)

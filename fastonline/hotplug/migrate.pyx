@@ -5,12 +5,14 @@ import warnings
 
 import numpy as np
 
-from fastonline.core.bitmap cimport Bitmap, clear_bit, read_only, set_bit, test_bit
+from libc.string cimport memmove
+
+from fastonline.core.bitmap cimport Bitmap, clear_bit, read_only, set_bit
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport Held
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PAGE_IN_USE, PAGE_OFFLINE, PG_buddy, PG_tail
-from fastonline.core.types cimport int64_t, uint8_t, uint64_t
+from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_pfn_array, check_present
 from fastonline.hotplug.machine cimport Machine, has_owner, tell_listeners
@@ -182,11 +184,14 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         ValueError for a repeated one."""
         indices = as_indices(indices)
         _held = step(self.machine)
-        freed, room_to_undo = self.room[: self.nr][indices], np.zeros(self.nr, np.uint8)
-        disown(self.machine, freed)
+        freed = self.room[: self.nr][indices]
+        places = np.sort(np.where(indices < 0, indices + self.nr, indices))
+        if not np.diff(places).all():
+            raise ValueError("a page is given twice")
         with Undo() as undo:
-            self.nr = keep_owned(self.machine, <int64_t *>data_of(self.room), self.nr)
-            (<Undo>undo).note(<undo_step>own_among_others, self, (indices, freed, room_to_undo))
+            close_gaps(self, places)
+            clear_owned(self.machine, freed)
+            (<Undo>undo).note(<undo_step>own_among_others, self, (indices, places, freed, self.nr))
             if self.nr == 0:
                 self.machine.owners.pop(self.key, None)
             free_movable(self.machine, freed)
@@ -227,28 +232,33 @@ cdef int own_again(MovablePages owner, object pfns) except -1:
     return 0
 
 
+cdef int close_gaps(MovablePages owner, object places) except -1:
+    """Move the pages behind each of these places, an ascending int64 array, to the front."""
+    cdef const int64_t *gaps = <const int64_t *>data_of(places)
+    cdef int64_t *room = <int64_t *>data_of(owner.room)
+    cdef int64_t nr = len(places), i, end
+    for i in range(nr):
+        end = gaps[i + 1] if i + 1 < nr else owner.nr
+        memmove(room + gaps[i] - i, room + gaps[i] + 1, (end - gaps[i] - 1) * sizeof(int64_t))
+    owner.nr -= nr
+    return 0
+
+
 cdef int own_among_others(MovablePages owner, tuple what) except -1:
     """Undo free_at (an undo_step): its pages are at their indices again, or at the end if a callback changed the owner since.
-    what: (indices, pages, zeros for all pages of before)."""
-    indices, pages, zeros = what
-    cdef int64_t nr = len(zeros), left = nr - len(pages), i, at
+    what: (indices, the same ascending, pages, how many stayed)."""
+    indices, places, pages, stayed = what
+    cdef const int64_t *gaps = <const int64_t *>data_of(places)
     cdef int64_t *room = <int64_t *>data_of(owner.room)
-    cdef const int64_t *places = <const int64_t *>data_of(indices)
-    cdef const int64_t *numbers = <const int64_t *>data_of(pages)
-    cdef uint8_t *taken = <uint8_t *>data_of(zeros)
-    if owner.nr != left:
+    cdef int64_t nr = len(pages), whole = owner.nr + nr, i, end
+    if owner.nr != stayed:
         return owner.append(pages)
-    for i in range(nr - left):
-        taken[places[i] if places[i] >= 0 else places[i] + nr] = True
     for i in range(nr - 1, -1, -1):
-        if not taken[i]:
-            left -= 1
-            room[i] = room[left]
-    for i in range(<int64_t>len(pages)):
-        at = places[i]
-        room[at if at >= 0 else at + nr] = numbers[i]
+        end = gaps[i + 1] if i + 1 < nr else whole
+        memmove(room + gaps[i] + 1, room + gaps[i] - i, (end - gaps[i] - 1) * sizeof(int64_t))
+    owner.room[:whole][indices] = pages
     set_owned(owner.machine, pages)
-    owner.nr = nr
+    owner.nr = whole
     owner.machine.owners[owner.key] = owner
     return 0
 
@@ -302,29 +312,6 @@ cdef int clear_owned(Machine mem, object pfns) except -1:
     for i in range(<int64_t>len(pfns)):
         clear_bit(mem.owned.words, numbers[i])
     return 0
-
-
-cdef int disown(Machine mem, object pfns) except -1:
-    """Note that pages of one owner, an int64 array, have none. ValueError, and no change, for a repeated one."""
-    cdef const int64_t *numbers = <const int64_t *>data_of(pfns)
-    cdef int64_t i, at
-    for i in range(<int64_t>len(pfns)):
-        if not has_owner(mem, numbers[i]):
-            for at in range(i):
-                set_bit(mem.owned.words, numbers[at])
-            raise ValueError("a page is given twice")
-        clear_bit(mem.owned.words, numbers[i])
-    return 0
-
-
-cdef int64_t keep_owned(Machine mem, int64_t *pfns, int64_t nr) noexcept:
-    """Move the pages that have an owner to the front, in their order; how many."""
-    cdef const uint64_t *words = mem.owned.words if nr else NULL
-    cdef int64_t i, kept = 0
-    for i in range(nr):
-        pfns[kept] = pfns[i]
-        kept += test_bit(words, pfns[i])
-    return kept
 
 
 def alloc_movable(mem, nr, zonelist):
