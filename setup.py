@@ -97,6 +97,7 @@ SMALL = {
     "fastonline.core.numbers",
     "fastonline.core.pageflags",
     "fastonline.core.undo",
+    "fastonline.hotplug.chain_calls",
     "fastonline.hotplug.machine",
     "fastonline.hotplug.interruptible",
     "fastonline.hotplug.offlining",

@@ -13,7 +13,7 @@ from conftest import SMALL_64, SMALL_PAE
 from in_process import in_process
 
 import fastonline as fo
-from fastonline.hotplug.page_alloc import undo_isolate_page_range
+from fastonline.hotplug.migrate import put_back
 
 S = 256
 OTHER, ONLINE, ADDED, FREE = 1024, 1280, 1536, 2048      # first pfns: online with owned pages, online, added, nothing there
@@ -57,7 +57,7 @@ DEEDS = {
     "reserve_the_same": lambda mem: mem.set_page_reserved(ADDED, S),
     "give_to_the_host": lambda mem: mem.set_pfns_offline(mem.alloc_pages_bulk(3)),
     "free_reserved": lambda mem: mem.free_reserved_pfns([ADDED + 1]),
-    "undo_isolate": lambda mem: undo_isolate_page_range(mem, OTHER, 1),
+    "put_back": lambda mem: put_back(mem, np.array([OTHER])),
     "copy": lambda mem: mem.copy().validate(),
     "save": lambda mem: mem.save(os.devnull),
     "validate": lambda mem: mem.validate(),

@@ -8,7 +8,7 @@ import pytest
 import fastonline as fo
 from fastonline.core.undo import Undo
 from fastonline.hotplug.free_order import FreeOrder
-from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
+from fastonline.hotplug.migrate import MovablePages
 from fastonline.hotplug.pcp import PerCpuPages
 from fastonline.hotplug.zonelists import movable_zonelist
 
@@ -32,12 +32,12 @@ def test_blocks_are_used_in_the_order_in_which_they_went_online():
     """KERNEL.md 7.3 (S14): after 34, 32, 35, 33 pages come from block 34 first, ascending, then from 32; freed ones are reused
     first; a block offlined and onlined again comes last (S3c)."""
     for mem in guests([34, 32, 35, 33]):
-        got = alloc_movable(mem, BLOCK + 100, movable_zonelist(mem, 0))
+        got = mem.page_lists.alloc(BLOCK + 100, movable_zonelist(mem, 0))
         assert got[:3].tolist() == [34 * BLOCK, 34 * BLOCK + 1, 34 * BLOCK + 2] and got[-1] // BLOCK == 32
-        free_movable(mem, got)
+        mem.page_lists.free(got)
         mem.blocks[34].offline()
         mem.blocks[34].online("online_movable")
-        order = alloc_movable(mem, 4 * BLOCK - 2000, movable_zonelist(mem, 0)) // BLOCK
+        order = mem.page_lists.alloc(4 * BLOCK - 2000, movable_zonelist(mem, 0)) // BLOCK
         assert order[[1024, BLOCK + 1024, -1]].tolist() == [32, 35, 34]
 
 
@@ -49,7 +49,7 @@ def test_blocks_that_no_uevent_has_told_of():
         mem.online_pages(32 * BLOCK, 2 * BLOCK)
         assert mem.zone_of(mem.pcp.alloc_kernel(9)).name == "Normal"
         mem.online_pages(34 * BLOCK, BLOCK, fo.MMOP_ONLINE_MOVABLE)
-        assert len(alloc_movable(mem, BLOCK, movable_zonelist(mem, 0))) == BLOCK
+        assert len(mem.page_lists.alloc(BLOCK, movable_zonelist(mem, 0))) == BLOCK
         mem.validate()
 
 

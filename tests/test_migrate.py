@@ -8,8 +8,7 @@ import pytest
 
 import fastonline as fo
 from fastonline.drivers.virtio_balloon import BalloonPages, VirtioBalloon
-from fastonline.hotplug.migrate import MovablePages
-from fastonline.hotplug.page_alloc import undo_isolate_page_range
+from fastonline.hotplug.migrate import MovablePages, put_back
 from fastonline.hotplug.pcp import PerCpuPages
 
 BLOCK = 32768
@@ -271,18 +270,18 @@ def test_a_page_that_somebody_takes_meanwhile(mem):
     mem.validate()
 
 
-def test_undo_isolate_page_range(mem):
+def test_put_back(mem):
     """A range is taken and given back, then one with a free page, and one in an allocation of two. Expect all of the first
     free, managed as before, the others refused with the page named."""
     before = mem.zones["Movable"].managed_pages, mem.buddyinfo()
     mem.alloc_contig_range(32 * BLOCK + 5, 3000)
-    undo_isolate_page_range(mem, 32 * BLOCK + 5, 3000)
+    put_back(mem, np.arange(32 * BLOCK + 5, 32 * BLOCK + 3005))
     assert (mem.zones["Movable"].managed_pages, mem.buddyinfo()) == before
     with pytest.raises(ValueError, match=f"page {32 * BLOCK:#x} is not an allocation of order 0"):
-        undo_isolate_page_range(mem, 32 * BLOCK, 1)
+        put_back(mem, np.array([32 * BLOCK]))
     pfn = mem.alloc_pages(1, "Movable")
     with pytest.raises(ValueError, match=f"page {pfn:#x}"):
-        undo_isolate_page_range(mem, pfn, 2)
+        put_back(mem, np.arange(pfn, pfn + 2))
     mem.validate()
 
 
@@ -408,7 +407,7 @@ def test_an_owner_needs_a_machine_and_cannot_go_offline(engine):
     (lambda mem, pfns: mem.set_pfns_reserved(pfns[:2]), fo.HotplugError),
     (lambda mem, pfns: mem.set_page_offline(pfns[0]), ValueError),
     (lambda mem, pfns: mem.set_pfns_offline(pfns[1:3]), ValueError),
-    (lambda mem, pfns: undo_isolate_page_range(mem, pfns[0], 1), ValueError),
+    (lambda mem, pfns: put_back(mem, pfns[:1]), ValueError),
     (lambda mem, pfns: MovablePages(mem).adopt(pfns), ValueError),
     (lambda mem, pfns: mem.page_owners[0].moved([0], pfns[1:2]), ValueError),
     (lambda mem, pfns: mem.page_owners[0].moved([0, 0], pfns[1:2]), ValueError),

@@ -47,6 +47,17 @@ def test_descending_priority_and_fifo_among_equals():
     assert called == ["b", "e", "a", "c", "d"] and chain.calls == 1 and len(chain) == 5
 
 
+@pytest.mark.parametrize("priority, error", [
+    ("1", TypeError), (None, TypeError), (1.5, TypeError), (float("nan"), TypeError), (1 << 31, OverflowError),
+    (-(1 << 31) - 1, OverflowError),
+])
+def test_a_priority_is_an_int(priority, error):
+    chain, called = chain_of(("a", 0, None))
+    with pytest.raises(error):
+        chain.register(print, priority)
+    assert len(chain) == 1 and chain.chain[0][1] == 0
+
+
 def test_the_last_value_counts_unless_one_stops():
     """7.5: a veto without the stop bit can be lost."""
     assert chain_of(("a", 1, 2), ("b", 0, fo.NOTIFY_OK))[0].call(8, None) == fo.NOTIFY_OK

@@ -20,7 +20,7 @@ def mem(engine):
 def movable_blocks(mem):
     """How many blocks go into Movable, one after the other, until the policy refuses one."""
     for nr in range(16):
-        if not auto_movable_can_online_movable(mem, FIRST + nr * BLOCK, BLOCK, 0):
+        if not auto_movable_can_online_movable(mem, FIRST + nr * BLOCK, BLOCK, 0, mem.auto_movable_ratio):
             return nr
         mem.online_pages(FIRST + nr * BLOCK, BLOCK, fo.MMOP_ONLINE_MOVABLE)
     return 16
@@ -45,9 +45,9 @@ def test_a_dimm_stays_in_one_kind_of_zone(engine):
     """A DIMM of two blocks, one of which is in a kernel zone. Expect the other one to be refused."""
     mem = fo.Memory(fo.X86_64, boot="512M", rules="6.12", engine=engine)
     mem.add_memory(FIRST, 2 * BLOCK)
-    assert auto_movable_can_online_movable(mem, FIRST + BLOCK, BLOCK, 0)
+    assert auto_movable_can_online_movable(mem, FIRST + BLOCK, BLOCK, 0, mem.auto_movable_ratio)
     mem.online_pages(FIRST, BLOCK, fo.MMOP_ONLINE_KERNEL)
-    assert not auto_movable_can_online_movable(mem, FIRST + BLOCK, BLOCK, 0)
+    assert not auto_movable_can_online_movable(mem, FIRST + BLOCK, BLOCK, 0, mem.auto_movable_ratio)
 
 
 def test_a_dimm_counts_as_a_whole(engine):
@@ -55,6 +55,6 @@ def test_a_dimm_counts_as_a_whole(engine):
     mem = fo.Memory(fo.X86_64, boot="512M", rules="6.12", engine=engine)
     mem.auto_movable_ratio = 50
     mem.add_memory(FIRST, 3 * BLOCK)
-    assert not auto_movable_can_online_movable(mem, FIRST, BLOCK, 0)
+    assert not auto_movable_can_online_movable(mem, FIRST, BLOCK, 0, mem.auto_movable_ratio)
     mem.auto_movable_ratio = 75
-    assert auto_movable_can_online_movable(mem, FIRST, BLOCK, 0)
+    assert auto_movable_can_online_movable(mem, FIRST, BLOCK, 0, mem.auto_movable_ratio)

@@ -14,7 +14,7 @@ from fastonline.drivers.driver import NEVER, alloc_highuser
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
-from fastonline.hotplug.migrate import MovablePages, free_movable
+from fastonline.hotplug.migrate import MovablePages
 
 COUNTED = ("notifications", "watermark_recomputations", "pageblocks_scanned", "zonelist_builds")
 """The counters of Memory.stats that a run reports."""
@@ -160,7 +160,7 @@ class Work:
         else:
             pfns = self._fixed[indices]
             self._fixed = np.delete(self._fixed, indices)
-            free_movable(self._guest.mem, pfns)
+            self._guest.mem.page_lists.free(pfns)
 
 
 class Others:

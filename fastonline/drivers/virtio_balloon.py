@@ -20,7 +20,7 @@ from fastonline.drivers.hypervisor import ResidentDomain
 from fastonline.geometry import parse_size
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory
-from fastonline.hotplug.migrate import MovablePages, alloc_movable, free_movable
+from fastonline.hotplug.migrate import MovablePages
 from fastonline.hotplug.zonelists import movable_zonelist
 from fastonline.record import Record
 
@@ -97,7 +97,7 @@ class VirtioBalloon:
     def _alloc(self, nr):
         """Movable single pages, down to the min watermarks; from the per-CPU lists where the machine has them."""
         if self._mem.pcp is not None:
-            return alloc_movable(self._mem, nr, movable_zonelist(self._mem, 0))
+            return self._mem.page_lists.alloc(nr, movable_zonelist(self._mem, 0))
         return alloc_highuser(self._mem, nr, highest="Movable")
 
     @uninterrupted
@@ -120,7 +120,7 @@ class VirtioBalloon:
             except BaseException:
                 if offline:
                     self._mem.clear_pfns_offline(pfns)
-                free_movable(self._mem, pfns)
+                self._mem.page_lists.free(pfns)
                 raise
             left -= len(pfns)
         return nr_pages - left
@@ -141,7 +141,7 @@ class VirtioBalloon:
                 if self.pages.offline:
                     self._mem.clear_pfns_offline(pfns[::-1])     # runs in this order, which are faster
                     undo.add(self._mem.set_pfns_offline, pfns)
-                free_movable(self._mem, pfns)
+                self._mem.page_lists.free(pfns)
             if not self._must_tell_host:
                 self._tell("deflate", pfns)
             left -= nr

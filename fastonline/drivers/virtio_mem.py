@@ -23,7 +23,7 @@ from fastonline.errors import HotplugError, pfn_range
 from fastonline.geometry import format_size, parse_size
 from fastonline.hotplug.blocks import Block
 from fastonline.hotplug.memory import Memory
-from fastonline.hotplug.migrate import free_movable, isolate, migrate_range
+from fastonline.hotplug.migrate import isolate, migrate_range
 from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
 from fastonline.hotplug.offlining import check_unused
 from fastonline.hotplug.resources import Resource
@@ -180,7 +180,7 @@ class VirtioMem:
         end = pfn + nr_pages
         if "PG_offline" in self._mem.page_flags(pfn):
             self._mem.clear_page_offline(pfn, nr_pages)
-            free_movable(self._mem, np.arange(pfn, end))
+            self._mem.page_lists.free(np.arange(pfn, end))
             return
         while pfn < end:
             order = min((pfn & -pfn).bit_length() - 1, (end - pfn).bit_length() - 1, self._mem.geometry.max_page_order)
@@ -363,9 +363,8 @@ class VirtioMem:
     def _fake_offline(self, start, pages):
         """alloc_contig_range and PageOffline: True when the pages hold nothing that cannot move."""
         mem = self._mem
-        if mem.pcp is not None:
-            mem.pcp.drain(mem.zone_of(start).nr)
-            mem.pcp.release(start, pages)
+        mem.page_lists.drain(mem.zone_of(start).nr)
+        mem.page_lists.release(start, pages)
         try:
             check_unused(mem, start, pages)
             migrate_range(mem, start, pages, contig=True)

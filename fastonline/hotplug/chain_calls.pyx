@@ -1,3 +1,5 @@
+from fastonline.errors import is_number
+
 __all__ = ["ChainCalls"]
 
 cdef class ChainCalls:
@@ -18,13 +20,18 @@ cdef class ChainCalls:
         """Register ``callback(action, notice)``. It returns None or NOTIFY_*; an exception is a veto too.
 
         priority: int, highest first. Returns the callback, so that `register` works as a decorator. TypeError if it is not
-        callable.
+        callable, or the priority is not an int; OverflowError for one that no C int holds.
         """
+        cdef int rank
         if not callable(callback):
             raise TypeError(f"a memory notifier must be callable, not {callback!r}")
-        before = self.callbacks
-        at = next((i for i, (_, other) in enumerate(before) if other < priority), len(before))
-        self.callbacks = (*before[:at], (callback, priority), *before[at:])
+        if not is_number(priority):
+            raise TypeError(f"priority must be an int, not {priority!r:.80}")
+        rank = priority
+        before, at = self.callbacks, 0
+        while at < len(before) and before[at][1] >= rank:
+            at += 1
+        self.callbacks = (*before[:at], (callback, rank), *before[at:])
         return callback
 
     def unregister(self, callback):

@@ -47,9 +47,9 @@ class FreeOrder:
         self._ahead = []                          # (first pfn, end) of free blocks that come next, the first one last,
         self._ahead_since = None                  # if that is still the state of all
 
-    def at_tail(self, pfns):
+    def at_tail(self, start_pfn, nr_pages):
         """Record that these pages go to the tail of their lists."""
-        blocks = np.unique(pfns >> self._shift)
+        blocks = np.arange(start_pfn >> self._shift, (start_pfn + nr_pages - 1 >> self._shift) + 1)
         self._make_room(blocks)
         self._stamps[blocks] = self._clock + 1
         self._clock += 1

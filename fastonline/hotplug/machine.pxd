@@ -47,7 +47,7 @@ cdef class Machine:
     cdef dict groups_at                  # section -> [(start_pfn, nr_pages, dynamic memory group or None)] added from there on
     cdef dict owners                     # id -> MovablePages that offline_pages may move
     cdef Bitmap owned                    # pages that one of them has; None: nobody ever had one
-    cdef object per_cpu_pages            # pcp: PerCpuPages, or None: every allocation goes to the buddy allocator
+    cdef object per_cpu_pages            # pcp: PerCpuPages, or None; page_alloc.lists_of gives what stands for them then
 
     # callbacks
     cdef readonly ChainCalls notifiers
@@ -95,6 +95,8 @@ cdef class Machine:
     cdef Held mem_hotplug_begin(self, str what)
 
 
+# For one step that changes pages: signal handlers and forks wait where per-CPU lists, which are Python code, have a part in it
+cdef Held hold_step(Machine mem)
 # until make_machine, and when that fails: a machine without memory whose calls raise RuntimeError
 cdef int forget_all(Machine mem, object nothing=*) except -1
 cdef Held make_machine(Machine mem, uint64_t room)
@@ -106,7 +108,6 @@ cdef int flush_events(Machine mem) except -1
 cdef int tell_listeners(Machine mem, list happened) except -1    # (kind, text) each, now
 cdef int count_sections(Machine mem) except -1
 cdef int reset_counters(Machine mem) except -1
-cdef object stats(Machine mem)
 cdef uint64_t totalram_pages(Machine mem) noexcept nogil
 cdef uint64_t totalhigh_pages(Machine mem) noexcept nogil
 cdef uint64_t node_present_pages(Machine mem, int nid) noexcept nogil

@@ -7,6 +7,7 @@ from fastonline.geometry import Geometry
 from fastonline.hotplug.events import Events
 from fastonline.hotplug.notifier import NotifierChain
 from fastonline.hotplug.resources import Resources
+from fastonline.hotplug.stats import Stats
 from fastonline.hotplug.zones import Zones
 from fastonline.rules import Rules
 
@@ -45,3 +46,4 @@ class Machine:
     @property
     def going_offline(self) -> tuple[int, int] | None: ...
     auto_movable_numa_aware: bool
+    def stats(self) -> Stats: ...

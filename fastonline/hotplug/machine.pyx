@@ -52,12 +52,52 @@ cdef class Machine:
         """[(start_pfn, nr_pages, group)] of added memory, by section. A copy."""
         return [added for groups in self.groups_at.values() for added in groups]
 
+    def stats(self):
+        """Return the exact counts since the machine was made, a hotplug.stats.Stats: ``mem.stats().merges``. The C API's calls
+        recompute and notify nothing."""
+        cdef buddy_pool *a
+        cdef int area, k, orders = self.pages.max_order + 1
+        cdef uint64_t frees[NR_ORDERS]
+        cdef uint64_t allocs[NR_ORDERS]
+        cdef uint64_t merges[NR_ORDERS]
+        cdef uint64_t splits[NR_ORDERS]
+        _held = self.lock.hold()
+        count_scans(&self.zones.table)
+        for k in range(orders):
+            frees[k] = allocs[k] = merges[k] = splits[k] = 0
+        for area in range(1, self.pages.nr_areas):
+            a = &self.pages.areas[area]
+            buddy_pool_fold(a)
+            for k in range(orders):
+                frees[k] += a.frees[k]
+                allocs[k] += a.allocs[k]
+                merges[k] += a.merges[k]
+                splits[k] += a.splits[k]
+        return Stats({
+            "frees": [frees[k] for k in range(orders)],
+            "allocations": [allocs[k] for k in range(orders)],
+            "merges": [merges[k] for k in range(orders)],
+            "splits": [splits[k] for k in range(orders)],
+            "pages_onlined": self.pages_onlined,
+            "pages_offlined": self.pages_offlined,
+            "pages_migrated": self.pages_migrated,
+            "balloon_migrated": self.balloon_migrated,
+            "notifications": self.notifiers.calls,
+            "watermark_recomputations": self.zones.table.recomputed,
+            "pageblocks_scanned": self.zones.table.scanned,
+            "zonelist_builds": self.zonelist_builds,
+            "bytes_touched": self.pages.bytes_touched(),
+        })
+
     cdef Held mem_hotplug_begin(self, str what):
-        # the code of the per-CPU lists is Python
-        cdef Held held = self.lock.hold() if self.per_cpu_pages is None else self.lock.hold_uninterrupted()
+        cdef Held held = hold_step(self)
         if self.changing:
             raise HotplugError.of(errno.EBUSY, f"{what} from inside a memory notifier: the hot-plug lock is held")
         return held
+
+
+cdef Held hold_step(Machine mem):
+    return mem.lock.hold() if mem.per_cpu_pages is None else mem.lock.hold_uninterrupted()
 
 
 # -- room
@@ -223,41 +263,6 @@ cdef int reset_counters(Machine mem) except -1:
     mem.zonelist_builds = 0
     mem.zones.table.recomputed = mem.zones.table.counted = mem.zones.table.scanned = 0
     return 0
-
-
-cdef object stats(Machine mem):
-    cdef buddy_pool *a
-    cdef int area, k, orders = mem.pages.max_order + 1
-    cdef uint64_t frees[NR_ORDERS]
-    cdef uint64_t allocs[NR_ORDERS]
-    cdef uint64_t merges[NR_ORDERS]
-    cdef uint64_t splits[NR_ORDERS]
-    count_scans(&mem.zones.table)
-    for k in range(orders):
-        frees[k] = allocs[k] = merges[k] = splits[k] = 0
-    for area in range(1, mem.pages.nr_areas):
-        a = &mem.pages.areas[area]
-        buddy_pool_fold(a)
-        for k in range(orders):
-            frees[k] += a.frees[k]
-            allocs[k] += a.allocs[k]
-            merges[k] += a.merges[k]
-            splits[k] += a.splits[k]
-    return Stats({
-        "frees": [frees[k] for k in range(orders)],
-        "allocations": [allocs[k] for k in range(orders)],
-        "merges": [merges[k] for k in range(orders)],
-        "splits": [splits[k] for k in range(orders)],
-        "pages_onlined": mem.pages_onlined,
-        "pages_offlined": mem.pages_offlined,
-        "pages_migrated": mem.pages_migrated,
-        "balloon_migrated": mem.balloon_migrated,
-        "notifications": mem.notifiers.calls,
-        "watermark_recomputations": mem.zones.table.recomputed,
-        "pageblocks_scanned": mem.zones.table.scanned,
-        "zonelist_builds": mem.zonelist_builds,
-        "bytes_touched": mem.pages.bytes_touched(),
-    })
 
 
 cdef uint64_t totalram_pages(Machine mem) noexcept nogil:

@@ -3,10 +3,9 @@ import errno
 import numpy as np
 
 from fastonline.core.sections cimport pages_per_section
-from fastonline.core.types cimport int64_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_pfn_array
-from fastonline.hotplug.page_alloc cimport alloc_pages_node, free_pages
+from fastonline.hotplug.page_alloc cimport PageLists, lists_of
 
 from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, pfn_range
@@ -31,49 +30,49 @@ cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int n
         return 0
     # where a section's is more than the largest block there is, several of those (vmemmap_populate on s390)
     order = min((pages - 1).bit_length(), mem.pages.max_order)
+    lists = lists_of(mem)
     taken = {section: [] for first, count in runs for section in range(first, first + count)}
     try:
         with Undo() as undo:
-            (<Undo>undo).note(<undo_step>free_pieces, mem, taken)
+            (<Undo>undo).note(<undo_step>free_pieces, lists, taken)
             for pieces in taken.values():
                 for _ in range((pages + (1 << order) - 1) >> order):
-                    populate_piece(mem, pieces, order, nid)
+                    populate_piece(lists, pieces, order, nid)
     except MemoryError:
         raise HotplugError.of(errno.ENOMEM, f"add_memory of {pfn_range(start, nr)}: no room for its memmap") from None
     mem.memmap_of.update(taken)
     return 0
 
 
-cdef int free_pieces(Machine mem, dict taken) except -1:
+cdef int free_pieces(PageLists lists, dict taken) except -1:
     """Free the memmaps of new sections, as far as they are there. taken: {section: [(first pfn, pages)]}."""
     for pieces in taken.values():
         for pfn, count in pieces:
-            free_kernel(mem, pfn, count.bit_length() - 1)
+            lists.free_kernel(pfn, count.bit_length() - 1)
     return 0
 
 
-cdef int populate_piece(Machine mem, list pieces, int order, int nid) except -1:
+cdef int populate_piece(PageLists lists, list pieces, int order, int nid) except -1:
     """Append a block of an order to `pieces`, or where no zone has one to give, as many single pages and the page table that
     maps them (vmemmap_populate_hugepages, vmemmap_populate_basepages)."""
     try:
-        pieces.append((alloc_kernel(mem, order, nid), 1 << order))
+        pieces.append((lists.alloc_kernel(order, nid), 1 << order))
         return 0
     except MemoryError:
         if order == 0:
             raise
     for _ in range((1 << order) + 1):
-        pieces.append((alloc_kernel(mem, 0, nid), 1))
+        pieces.append((lists.alloc_kernel(0, nid), 1))
     return 0
 
 
 cdef int check_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
     """Raise EBUSY when a memmap of the `nr` sections is no longer in use, so that free_memmap could not free it."""
     cdef uint64_t unit = pages_per_section(mem.sections), end = first + nr, pfn
-    cdef int order
-    for section in range(first, end) if mem.memmap is not None and mem.per_cpu_pages is None else ():
+    lists = lists_of(mem)
+    for section in range(first, end) if mem.memmap is not None else ():
         for pfn, count in mem.memmap_of.get(section, ()):
-            order = count.bit_length() - 1
-            if not first * unit <= pfn < end * unit and not mem.pages.freeable(pfn, order):
+            if not first * unit <= pfn < end * unit and not lists.is_kernel(pfn, count.bit_length() - 1):
                 raise HotplugError.of(errno.EBUSY, f"the memmap of section {section} at {pfn:#x} is no longer in use")
     return 0
 
@@ -81,30 +80,11 @@ cdef int check_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
 cdef int free_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
     """The inverse of alloc_memmap, for `nr` sections from number `first` on."""
     cdef uint64_t unit = pages_per_section(mem.sections), end = first + nr
+    lists = lists_of(mem)
     for section in range(first, end):
         for pfn, count in mem.memmap_of.pop(section, ()):
             if not first * unit <= pfn < end * unit:
-                free_kernel(mem, pfn, count.bit_length() - 1)
-    return 0
-
-
-cdef object alloc_kernel(Machine mem, object order, int nid):
-    """An unmovable block (GFP_KERNEL | __GFP_RETRY_MAYFAIL): from the node's kernel zones, highest first, then from the other
-    nodes', each down to its min watermark and what it keeps for others (vmemmap_alloc_block)."""
-    cdef int64_t pfn
-    if mem.per_cpu_pages is not None:
-        return mem.per_cpu_pages.alloc_kernel(order, nid)
-    pfn = alloc_pages_node(mem, nid, "GFP_KERNEL", order)
-    if pfn < 0:
-        raise MemoryError(f"no free block of order {order} in a kernel zone above its watermarks")
-    return pfn
-
-
-cdef int free_kernel(Machine mem, object pfn, object order) except -1:
-    if mem.per_cpu_pages is not None:
-        mem.per_cpu_pages.free_kernel(pfn, order)
-    else:
-        free_pages(mem, pfn, order)
+                lists.free_kernel(pfn, count.bit_length() - 1)
     return 0
 
 

@@ -13,13 +13,12 @@ from fastonline.hotplug cimport (
     zone_ranges,
 )
 from fastonline.hotplug.arguments cimport (
-    as_batch, as_group, as_online_type, as_order, as_pages, as_threads, check_present, check_range, set_arguments,
+    as_batch, as_group, as_online_type, as_order, as_pages, as_threads, set_arguments,
 )
 from fastonline.hotplug.machine cimport is_zone
 from fastonline.hotplug.memmap cimport memmaps_on_memory
 from fastonline.hotplug.types cimport zone_area, zone_present
 
-from fastonline.core.pageflags import decode_page_flags
 from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError
 from fastonline.hotplug import procfs, summary
@@ -27,7 +26,6 @@ from fastonline.hotplug.arguments import ENGINES, MEMMAPS
 from fastonline.hotplug.blocks import MMOP_ONLINE, Blocks
 from fastonline.hotplug.invariants import check_machine
 from fastonline.hotplug.notifier import RestoringCallback
-from fastonline.hotplug.page_views import Flags
 from fastonline.hotplug.zones import Node
 from fastonline.rules import LINUX_6_12
 
@@ -267,7 +265,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         cdef int block = as_order(order, self.pages.max_order)
         if start & ((<uint64_t>1 << block) - 1):
             raise ValueError(f"pfn {start:#x} is not aligned to a block of order {block}")
-        _held = self.lock.hold()
+        _held = machine.hold_step(self)
         return onlining.generic_online_page(self, start, block)
 
     def set_online_page_callback(self, callback, kept_flags=0):
@@ -373,65 +371,6 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         _held = self.mem_hotplug_begin("free_reserved_pfns")
         page_ops.free_reserved_pfns(self, array, &batch)
 
-    # -- the allocator
-
-    def alloc_pages(self, order=0, zone=None, gfp=None, nid=0):
-        """Allocate 2^order pages from the smallest free block that fits, and return the first pfn.
-
-        zone: a name, a (nid, name) or a Zone; None tries every zone from the highest down, node by node. Watermarks are not
-        applied. gfp: "GFP_KERNEL", "GFP_USER", "GFP_ATOMIC", "GFP_DMA", "GFP_DMA32", "GFP_HIGHUSER" or "GFP_HIGHUSER_MOVABLE"
-        tries the zones of node nid's zonelist that it allows, down to the low watermark, then to min, plus lowmem_reserve
-        (get_page_from_freelist). Nothing is reclaimed. zone must be None then.
-
-        The bitmap engine takes the lowest address, struct_page the head of the kernel's list. MemoryError if no block fits.
-        Mirrors __rmqueue_smallest.
-        """
-        cdef int block = as_order(order, self.pages.max_order)
-        cdef int64_t pfn
-        if gfp is not None:
-            if zone is not None:
-                raise ValueError("zone and gfp exclude each other")
-            _held = self.lock.hold()
-            return page_alloc.alloc_pages_gfp(self, block, gfp, nid)
-        pfn = page_alloc.alloc_pages(self, block, zone)
-        try:
-            return pfn
-        except MemoryError:      # for the int itself
-            page_alloc.free_block(self, pfn, block)
-            raise
-
-    def alloc_pages_bulk(self, nr, order=0, zone=None):
-        """Allocate `nr` blocks of 2^order pages, as `nr` calls of alloc_pages(order, zone) would. Returns an (nr,) int64 array
-        of their first pfns. All or nothing: MemoryError when fewer fit (__alloc_pages_bulk, 5.13, has order 0 only)."""
-        cdef uint64_t want = as_uint64(nr, "nr")
-        cdef int block = as_order(order, self.pages.max_order)
-        _held = self.lock.hold()
-        return page_alloc.alloc_pages_bulk(self, want, block, zone)
-
-    def alloc_contig_range(self, start_pfn, nr_pages):
-        """Allocate exactly this range of free pages, as single pages. HotplugError EBUSY naming the first page that is not
-        free (alloc_contig_range, 6.1, which would migrate it)."""
-        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        _held = self.lock.hold()
-        check_present(self, start, nr, "alloc_contig_range")
-        page_alloc.alloc_contig_range(self, start, nr)
-
-    def free_pages(self, pfn, order=0):
-        """Free an allocation of 2^order pages, given its first pfn. ValueError naming the page when no allocation of that
-        order begins there (__free_pages)."""
-        cdef uint64_t start = as_uint64(pfn, "pfn")
-        cdef int block = as_order(order, self.pages.max_order)
-        settle(self.lock)
-        page_alloc.free_pages(self, start, block)
-
-    def free_pfns(self, pfns):
-        """Free single pages. pfns: one-dimensional integer array. All or nothing: ValueError naming a page that is not an
-        allocation of order 0, past the end of memory or repeated."""
-        cdef pfn_batch batch
-        array = as_batch(pfns, &batch)
-        _held = self.lock.hold()
-        page_alloc.free_pfns(self, array, &batch)
-
     # -- the C API
 
     cdef Held own(self):
@@ -489,25 +428,6 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
 
     # -- what there is to see
 
-    @property
-    def flags(self):
-        """The page flags by name: Flags."""
-        settle(self.lock)
-        return Flags(self.pages.view)
-
-    def page_flags(self, pfn):
-        """Return the flags of one page as text: ``'PG_reserved|PG_prepared'``, or ``'0'`` for none."""
-        cdef uint64_t nr = as_uint64(pfn, "pfn")
-        check_range(self, nr, 1, "page_flags")
-        settle(self.lock)
-        return decode_page_flags(self.page_state(nr))
-
-    def page_states(self, start_pfn, nr_pages):
-        """Return an (nr_pages,) uint8 array of flag masks, bit i = FLAG_NAMES[i]; 0 where there is no page."""
-        cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-        _held = self.lock.hold()
-        return page_views.page_states(self, start, nr)
-
     def kpageflags(self, start_pfn, nr_pages):
         """Return an (nr_pages,) uint64 array of KPF_* bits, as /proc/kpageflags shows them. Pages of offline sections are
         KPF_NOPAGE; holes and waiting pages of online sections are KPF_RESERVED (KERNEL.md 7.1)."""
@@ -538,14 +458,6 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         settle(self.lock)
         return machine.totalhigh_pages(self)
 
-    def zone_of(self, pfn):
-        """Return the Zone of a page, or None when it is in no zone."""
-        cdef uint64_t number = as_uint64(pfn, "pfn")
-        cdef int z, types = self.zones.table.nr_types
-        settle(self.lock)
-        z = zone_ranges.page_zone(self, number)
-        return self.zones[z // types, self.zones.names[z % types]] if z >= 0 else None
-
     def buddyinfo(self):
         """Return the text of /proc/buddyinfo."""
         _held = self.lock.hold()
@@ -566,12 +478,6 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         line differ between versions. ValueError for another version."""
         _held = self.lock.hold()
         return procfs.lsmem(self, style)
-
-    def stats(self):
-        """Return the exact counts since the machine was made, a hotplug.stats.Stats: ``mem.stats().merges``. The C API's calls
-        recompute and notify nothing."""
-        _held = self.lock.hold()
-        return machine.stats(self)
 
     def validate(self):
         """Check every invariant from scratch. AssertionError names the first that is broken. Other threads wait."""

@@ -9,14 +9,18 @@ from libc.string cimport memmove
 
 from fastonline.core.bitmap cimport Bitmap, clear_bit, read_only, set_bit
 from fastonline.core.buffer cimport data_of
+from fastonline.core.engine cimport pfn_batch
 from fastonline.core.lock cimport Held
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PAGE_IN_USE, PAGE_OFFLINE, PG_buddy, PG_tail
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.core.undo cimport Undo, undo_step
-from fastonline.hotplug.arguments cimport as_pfn_array, check_present
-from fastonline.hotplug.machine cimport Machine, has_owner, tell_listeners
-from fastonline.hotplug.page_alloc cimport alloc_contig_range, free_block, undo_isolate
+from fastonline.hotplug.arguments cimport as_batch, as_pfn_array, check_present
+from fastonline.hotplug.machine cimport Machine, has_owner, hold_step, tell_listeners
+from fastonline.hotplug.page_alloc cimport PageLists, alloc_contig_range, lists_of, undo_isolate
+from fastonline.hotplug.page_ops cimport set_pfns_offline
+from fastonline.hotplug.page_views cimport page_states
+from fastonline.hotplug.zone_ranges cimport page_zone
 
 from fastonline.core.runs import range_list, runs
 from fastonline.core.undo import Undo
@@ -24,9 +28,7 @@ from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.zonelists import movable_zonelist
 
 __all__ = [
-    "CLUSTER", "RATELIMIT_BURST", "MovablePages", "alloc_movable", "first_unmovable", "free_movable", "isolate",
-    "migrate_range",
-    "movable_pages", "put_back",
+    "CLUSTER", "RATELIMIT_BURST", "MovablePages", "first_unmovable", "isolate", "migrate_range", "movable_pages", "put_back",
 ]
 
 # Compiled, so that no signal handler runs between a page's being taken and its owner's knowing: the interpreter calls handlers
@@ -42,8 +44,7 @@ cdef Machine as_machine(object of):
 
 cdef Held step(object of):
     """The lock of a machine for one step that changes it: no handler comes where the per-CPU lists have a part in it."""
-    cdef Machine mem = as_machine(of)
-    return mem.lock.hold() if mem.per_cpu_pages is None else mem.lock.hold_uninterrupted()
+    return hold_step(as_machine(of))
 
 
 CLUSTER = 32
@@ -110,9 +111,10 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         if self.offline:
             raise ValueError("an owner of offline pages cannot allocate pages that are in use")
         _held = step(self.machine)
+        lists = lists_of(self.machine)
         with Undo() as undo:
-            pfns = alloc_movable(self.machine, want, movable_zonelist(self.machine, nid))
-            (<Undo>undo).note(<undo_step>free_again, self.machine, pfns)
+            pfns = alloc_movable(lists, want, movable_zonelist(self.machine, nid))
+            (<Undo>undo).note(<undo_step>free_again, lists, pfns)
             if <uint64_t>len(pfns) < want:
                 raise MemoryError(f"cannot allocate {want} movable pages: {len(pfns)} are available")
             self.append(pfns)
@@ -177,7 +179,7 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         with Undo() as undo:
             pfns = self.first(0)
             (<Undo>undo).note(<undo_step>own_again, self, pfns)
-            free_movable(self.machine, pfns)
+            lists_of(self.machine).free(pfns)
 
     def free_at(self, indices):
         """Free the pages at these indices into pfns, in that order. All or nothing: IndexError for an index out of range,
@@ -194,7 +196,7 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
             (<Undo>undo).note(<undo_step>own_among_others, self, (indices, places, freed, self.nr))
             if self.nr == 0:
                 self.machine.owners.pop(self.key, None)
-            free_movable(self.machine, freed)
+            lists_of(self.machine).free(freed)
 
     def within(self, start_pfn, nr_pages):
         """Return the indices into pfns of the pages in the range start_pfn, nr_pages, an int64 array."""
@@ -314,54 +316,35 @@ cdef int clear_owned(Machine mem, object pfns) except -1:
     return 0
 
 
-def alloc_movable(mem, nr, zonelist):
-    """Allocate up to `nr` movable pages from these zones, as for a process. Returns an int64 array."""
-    _held = step(mem)
-    if mem.pcp is not None:
-        pfns = mem.pcp.alloc(nr, zonelist)
-        if not isinstance(pfns, np.ndarray) or pfns.dtype != np.int64 or pfns.ndim != 1 or len(pfns) > nr:
-            raise TypeError(f"pcp.alloc must return an int64 array of up to {nr} pages")
-        return pfns
-    pfns, got = np.empty(nr, np.int64), 0
-    with Undo() as undo:      # another thread may take a zone's last pages
-        for z in zonelist:
-            zone = mem.zones.numbered(z)
-            take = min(nr - got, zone.free_pages)
-            fresh = mem.alloc_pages_bulk(take, 0, zone)
-            (<Undo>undo).note(<undo_step>free_again, mem, fresh)
-            pfns[got : got + take] = fresh
-            got += take
-            if got == nr:
-                break
-        return pfns[:got]
+cdef object alloc_movable(PageLists lists, uint64_t nr, list zonelist):
+    """Up to `nr` pages from the lists, whose class may be anybody's."""
+    pfns = lists.alloc(nr, zonelist)
+    if not isinstance(pfns, np.ndarray) or pfns.dtype != np.int64 or pfns.ndim != 1 or <uint64_t>len(pfns) > nr:
+        raise TypeError(f"pcp.alloc must return an int64 array of up to {nr} pages")
+    return pfns
 
 
-cdef int free_again(object mem, object pfns) except -1:
-    free_movable(mem, pfns)
+cdef int free_again(PageLists lists, object pfns) except -1:
+    lists.free(pfns)
     return 0
 
 
-def free_movable(mem, pfns):
-    """Free pages of alloc_movable."""
-    if not len(pfns):
-        return
-    _held = step(mem)
-    if mem.pcp is not None:
-        mem.pcp.free(pfns)
-    else:
-        mem.free_pfns(pfns)
-
-
-def movable_pages(mem, start_pfn, nr_pages):
+def movable_pages(Machine mem not None, start_pfn, nr_pages):
     """Return the pages in use of the range that can be migrated, an int64 array."""
     return np.concatenate([np.empty(0, np.int64)] + [
-        owner.pfns[owner.within(start_pfn, nr_pages)] for owner in mem.page_owners if not owner.offline
+        owner.pfns[owner.within(start_pfn, nr_pages)] for owner in list(mem.owners.values()) if not owner.offline
     ])
 
 
-def first_unmovable(mem, start_pfn, nr_pages):
+cdef object pages_in_use(Machine mem, object start_pfn, object nr_pages):
+    """Which pages of the range are in use, (nr_pages,) bool."""
+    return (page_states(mem, start_pfn, nr_pages) & ~np.uint8(PG_tail)) == PAGE_IN_USE
+
+
+def first_unmovable(Machine mem not None, start_pfn, nr_pages):
     """Return the first page in use of the range that has no owner, or None (has_unmovable_pages, 6.1)."""
-    in_use = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(PG_tail)) == PAGE_IN_USE
+    _held = mem.lock.hold()
+    in_use = pages_in_use(mem, start_pfn, nr_pages)
     in_use[movable_pages(mem, start_pfn, nr_pages) - start_pfn] = False
     return start_pfn + int(in_use.argmax()) if in_use.any() else None
 
@@ -401,14 +384,15 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
     stuck_mapped = [leaving[i][4] for i in whose[order][held[order]][:RATELIMIT_BURST].tolist()]
     order = order[~held[order]]
     wanted = len(order)
-    zone = mem.zone_of(start_pfn)
-    nodes = list(mem.nodes)
+    zone = mem.zones.numbered(page_zone(mem, start_pfn))
+    nodes = mem.zones.online_nodes()
     if not contig:
         nodes = [nid for nid in nodes if nid != zone.nid and mem.zones.has_memory(nid)] or [zone.nid]
     highest = "Movable" if zone.name in ("Movable", "HighMem") else "Normal"
+    zonelist = movable_zonelist(mem, zone.nid, nodes, highest)
     log = []
     cdef Isolated isolated = Isolated(start_pfn, nr_pages)
-    cdef Targets to = Targets(wanted)
+    cdef Targets to = Targets(lists_of(mem), wanted)
     cdef int64_t start = start_pfn, at, got
     cdef const char *moves
     cdef const int64_t *leaves
@@ -417,7 +401,7 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
         (<Undo>undo).note(<undo_step>put_isolated_back, mem, isolated)
         isolate_pages(mem, isolated)
         (<Undo>undo).note(<undo_step>free_unowned, mem, to)
-        to.pfns = new = alloc_movable(mem, wanted, movable_zonelist(mem, zone.nid, nodes, highest))
+        to.pfns = new = alloc_movable(to.lists, wanted, zonelist)
         got = len(new)
         order = order[:got]
         told = []
@@ -441,7 +425,7 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
         tell_owners(mem, isolated, told)
         if len(order) < len(pfns):
             # those that are held get a page to move to, and give it back
-            free_movable(mem, alloc_movable(mem, len(stuck), movable_zonelist(mem, zone.nid, nodes, highest)))
+            to.lists.free(alloc_movable(to.lists, len(stuck), zonelist))
             log += failure_log(stuck, stuck_mapped, nodes if len(order) < wanted else (), highest)
             what = f"{len(pfns) - len(order)} pages of {pfn_range(start_pfn, nr_pages)}"
             if contig or not mem.rules.offline_times_out:
@@ -450,7 +434,7 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
                 raise HotplugError.of(errno.ENOMEM, f"{what} cannot be migrated: no free pages")
             raise HotplugError.of(errno.EAGAIN, f"{what} are pinned: timed out")
         # pages that another thread allocated before the isolation stay that thread's
-        used = (mem.page_states(start_pfn, nr_pages) & ~np.uint8(PG_tail)) == PAGE_IN_USE
+        used = pages_in_use(mem, start_pfn, nr_pages)
         used &= ~isolated.taken
         if used.any():
             other = start_pfn + int(used.argmax())
@@ -477,26 +461,29 @@ cdef int tell_owners(Machine mem, Isolated isolated, list told) except -1:
 
 cdef int swap_offline(Machine mem, object old, object new) except -1:
     """Give the new pages of an owner to the host in place of the old ones."""
+    cdef pfn_batch batch
     with Undo() as undo:
-        mem.set_pfns_offline(new)
+        set_pfns_offline(mem, as_batch(new, &batch), &batch, True)
         (<Undo>undo).note(<undo_step>clear_offline, mem, new)
         (<Undo>undo).note(<undo_step>set_owned, mem, old)
         clear_owned(mem, old)
-        mem.clear_pfns_offline(old)
+        clear_offline(mem, old)
     return 0
 
 
-cdef int clear_offline(object mem, object pfns) except -1:
-    mem.clear_pfns_offline(pfns)
-    return 0
+cdef int clear_offline(Machine mem, object pfns) except -1:
+    cdef pfn_batch batch
+    return set_pfns_offline(mem, as_batch(pfns, &batch), &batch, False)
 
 
 cdef class Targets:
     """The pages that others move to. Which of them have an owner is noted in a byte each: undoing takes no memory."""
+    cdef PageLists lists      # where they come from
     cdef object pfns, owned
     cdef char *is_owned
 
-    def __cinit__(self, nr):
+    def __cinit__(self, lists, nr):
+        self.lists = lists
         self.owned = np.zeros(nr, bool)
         self.is_owned = <char *>data_of(self.owned)
 
@@ -512,11 +499,7 @@ cdef int free_unowned(Machine mem, Targets to) except -1:
             clear_bit(mem.owned.words, numbers[i])
             numbers[nr] = numbers[i]
             nr += 1
-    if mem.per_cpu_pages is not None:
-        free_movable(mem, to.pfns[:nr])
-        return 0
-    for i in range(nr):
-        free_block(mem, numbers[i], 0)
+    to.lists.give_back(to.pfns, nr)
     return 0
 
 
@@ -585,6 +568,7 @@ cdef int put_isolated_back(Machine mem, Isolated isolated) except -1:
     """Undo isolate_pages, and free the pages that were emptied meanwhile (an undo_step). All go to the tail of the free
     lists."""
     cdef uint64_t first = 0, end
+    lists = lists_of(mem)
     while first < isolated.nr:
         end = first
         while end < isolated.nr and isolated.is_taken[end]:
@@ -593,16 +577,15 @@ cdef int put_isolated_back(Machine mem, Isolated isolated) except -1:
             end += 1
         if end > first:
             undo_isolate(mem, isolated.start + first, end - first)
+            lists.at_tail(isolated.start + first, end - first)
         first = end + 1
-    if mem.per_cpu_pages is not None:
-        mem.per_cpu_pages.at_tail(isolated.pfns())
     return 0
 
 
 def put_back(Machine mem not None, pfns):
     """Undo isolate, and free the pages that were emptied meanwhile. All go to the tail of the free lists."""
     _held = mem.lock.hold_uninterrupted()
-    if mem.per_cpu_pages is not None:
-        mem.per_cpu_pages.at_tail(pfns)
+    lists = lists_of(mem)
     for pfn, nr in runs(pfns):
         undo_isolate(mem, pfn, nr)
+        lists.at_tail(pfn, nr)

@@ -10,6 +10,7 @@ from fastonline.hotplug.machine cimport flush_events, node_present_pages, tell_l
 from fastonline.hotplug.notices cimport (
     ask_notifiers, block_notice, lost_nid_normal, make_notice, tell_cancelled, tell_notifiers,
 )
+from fastonline.hotplug.page_alloc cimport PageLists, lists_of
 from fastonline.hotplug.section_states cimport block_is_online, note_prepared_alike, sections_went_offline
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_nid, zone_present, zone_type
@@ -84,13 +85,13 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
     cdef bint moved = False, alone
     cdef Undo undo = Undo.__new__(Undo)
     notice = None
+    lists = lists_of(mem)
     # other threads may allocate between the check and here, when Python runs or the GIL is released
-    alone = not mem.notifiers.callbacks and mem.per_cpu_pages is None
+    alone = not mem.notifiers.callbacks and type(lists) is PageLists
     try:
-        if mem.per_cpu_pages is not None:
-            undo.note(<undo_step>zone_pcp_enable, mem, z)
-            mem.per_cpu_pages.disable(z)
-            mem.per_cpu_pages.release(start, nr)
+        undo.note(<undo_step>zone_pcp_enable, lists, z)
+        lists.disable(z)
+        lists.release(start, nr)
         refuse_used(mem, start, nr)
         if mem.notifiers.callbacks:
             nid = zone_nid(&mem.zones.table, z)
@@ -98,8 +99,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
                                  lost_nid_normal(mem, z, nr))
         undo.note(<undo_step>tell_cancelled, mem, None if notice is None else (MEM_CANCEL_OFFLINE, notice))
         ask_notifiers(mem, MEM_GOING_OFFLINE, notice, "offline_pages")
-        if mem.per_cpu_pages is not None:
-            mem.per_cpu_pages.shrink_slabs()
+        lists.shrink_slabs()
         if notice is not None:
             refuse_used(mem, start, nr)    # a notifier may have allocated
         if mem.owners:
@@ -107,8 +107,7 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
             empty = move_pages(mem, start, nr)
             undo.note(<undo_step>put_pages_back, mem, empty)
             moved = len(empty) > 0
-        if mem.per_cpu_pages is not None:
-            mem.per_cpu_pages.enable(z)
+        lists.enable(z)
         thread = mem.lock.let_go(nr * mem.pages.page_bits)
         used = -1 if moved or thread == NULL and alone else mem.pages.find_used(start, nr)
         if used < 0:
@@ -122,8 +121,8 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
     return notice
 
 
-cdef int zone_pcp_enable(Machine mem, object z) except -1:
-    mem.per_cpu_pages.enable(z)
+cdef int zone_pcp_enable(PageLists lists, object z) except -1:
+    lists.enable(z)
     return 0
 
 

@@ -1,7 +1,5 @@
 import errno
 
-import numpy as np
-
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EINVAL
 from libc.string cimport memcmp
@@ -22,6 +20,7 @@ from fastonline.hotplug.notices cimport (
     ask_notifiers, block_notice, make_notice, notice_of_mark, status_change_nid, status_change_nid_normal, tell_cancelled,
     tell_notifiers,
 )
+from fastonline.hotplug.page_alloc cimport lists_of
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.section_states cimport (
     all_waiting_sections, batch_outside_prepared, block_is_online, count_onlined, note_prepared_alike, online_batch,
@@ -355,10 +354,8 @@ cdef int64_t generic_online_page(Machine mem, uint64_t start, int order) except 
     """Put a block of waiting pages online. Return how many went online."""
     cdef uint64_t size = <uint64_t>1 << order, pfn, run
     cdef int64_t done = 0
-    _held = None if mem.per_cpu_pages is None else mem.lock.hold_uninterrupted()
     check_present(mem, start, size, "generic_online_page")
-    if mem.per_cpu_pages is not None:
-        mem.per_cpu_pages.at_tail(np.arange(start, start + size))
+    lists_of(mem).at_tail(start, size)
     for pfn, run in without_memmaps(mem, start, size) if memmaps_on_memory(mem) else ((start, size),):
         done += mem.pages.online_range(pfn, run, order, False)
     count_onlined(mem, start, size, done)
@@ -455,8 +452,7 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         nid = status_change_nid(mem, start)
         nid_normal = status_change_nid_normal(mem, page_zone(mem, start), nr)
         was_empty = (0 if mem.zones.table.present_is_managed else nr) == zone_present(&mem.zones.table, page_zone(mem, start))
-        if mem.per_cpu_pages is not None:
-            mem.per_cpu_pages.at_tail(np.arange(start, start + nr, <uint64_t>1 << mem.pages.max_order))
+        lists_of(mem).at_tail(start, nr)
         done = online_waiting_pages(mem, start, nr, mem.online_order)
     except BaseException:
         undo.roll_back()

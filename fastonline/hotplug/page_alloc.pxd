@@ -44,5 +44,27 @@ cdef int alloc_contig_range(Machine mem, uint64_t start, uint64_t nr) except -1
 cdef int64_t alloc_bulk(Machine mem, int z, int order, uint64_t nr, int64_t *out) noexcept nogil
 cdef int64_t free_batch(Machine mem, const uint64_t *pfns, uint64_t nr) noexcept nogil
 cdef int free_pages(Machine mem, uint64_t start, int order) except -1
+cdef int gather_freeable(Machine mem, object array, pfn_batch *batch) except -1
 cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1
 cdef int undo_isolate(Machine mem, uint64_t start, uint64_t nr) except -1
+
+
+cdef class PageLists:
+    cdef readonly Machine mem
+    cpdef object alloc(self, nr, zonelist)
+    cpdef object free(self, pfns)
+    cpdef object give_back(self, pfns, int64_t nr)
+    cpdef object alloc_kernel(self, order, int nid=*)
+    cpdef object free_kernel(self, pfn, order=*)
+    cpdef bint is_kernel(self, uint64_t pfn, int order) except -1
+    cpdef object at_tail(self, uint64_t start_pfn, uint64_t nr_pages)
+    cpdef object drain(self, int z)
+    cpdef object release(self, uint64_t start_pfn, uint64_t nr_pages)
+    cpdef object disable(self, int z)
+    cpdef object enable(self, int z)
+    cpdef object shrink_slabs(self)
+
+
+cdef inline PageLists lists_of(Machine mem):
+    """The PerCpuPages of a machine, or PageLists where it has none."""
+    return PageLists.__new__(PageLists, mem) if mem.per_cpu_pages is None else <PageLists>mem.per_cpu_pages

@@ -1,5 +1,7 @@
 import errno
 
+cimport cython
+
 import numpy as np
 
 from fastonline.core.buddy cimport buddy_pool_fold
@@ -7,17 +9,19 @@ from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
-from fastonline.hotplug.arguments cimport check_present, find_owned_in, gather, try_gather
+from fastonline.core.undo cimport Undo, undo_step
+from fastonline.hotplug.arguments cimport as_batch, as_order, check_present, find_owned_in, gather, try_gather
 from fastonline.hotplug.machine cimport populated_zone
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zonelists cimport asked_zone, fallback_nodes, next_zone
 
+from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, pfn_range
 
 cdef enum:
     COSTLY_ORDER = 3             # PAGE_ALLOC_COSTLY_ORDER
 
-__all__ = ["undo_isolate_page_range"]
+__all__ = ["PageLists"]
 
 
 # -- taking pages
@@ -285,32 +289,38 @@ cdef int free_pages(Machine mem, uint64_t start, int order) except -1:
     raise ValueError(f"page {start:#x} is not the first of an allocation of order {order}: {why_not_freeable(mem, start)}")
 
 
-cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
-    """Single pages, all or none."""
+cdef int gather_freeable(Machine mem, object array, pfn_batch *batch) except -1:
+    """Gather single pages in use without an owner, at least one. ValueError naming a page that is something else, past the end
+    of memory or given twice; nothing is gathered then."""
     cdef int64_t bad
     cdef PyThreadState *thread
-    hook = mem.free_hook
-    if batch.nr == 0:
-        return 0
     try:
         gather(mem, batch, array)
     except HotplugError as e:
         raise ValueError(e.strerror) from None
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
     bad = find_unfreeable(mem, batch)
-    if bad < 0 and hook is None:
-        mem.pages.free_batch(batch)
     mem.lock.take_back(thread)
-    if bad < 0 and hook is not None:
-        mem.pages.ungather(batch)      # the hook may make a batch of its own, or free pages
-        mem.lock.call_back(hook, (np.array(array, np.int64), 0))
-        gather(mem, batch, array)
-        bad = find_unfreeable(mem, batch)
-        if bad < 0:
-            mem.pages.free_batch(batch)
     if bad >= 0:
         mem.pages.ungather(batch)
         raise ValueError(f"page {bad:#x} is not an allocation of order 0: {why_not_freeable(mem, bad)}")
+    return 0
+
+
+cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
+    """Single pages, all or none."""
+    cdef PyThreadState *thread
+    if batch.nr == 0:
+        return 0
+    gather_freeable(mem, array, batch)
+    hook = mem.free_hook
+    if hook is not None:
+        mem.pages.ungather(batch)      # the hook may make a batch of its own, or free pages
+        mem.lock.call_back(hook, (np.array(array, np.int64), 0))
+        gather_freeable(mem, array, batch)
+    thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
+    mem.pages.free_batch(batch)
+    mem.lock.take_back(thread)
     return 0
 
 
@@ -344,8 +354,86 @@ cdef int undo_isolate(Machine mem, uint64_t start, uint64_t nr) except -1:
     return 0
 
 
-def undo_isolate_page_range(Machine mem not None, start_pfn, nr_pages):
-    """As undo_isolate, for Python."""
-    cdef uint64_t start = as_uint64(start_pfn, "start_pfn"), nr = as_uint64(nr_pages, "nr_pages")
-    _held = mem.lock.hold()
-    undo_isolate(mem, start, nr)
+# -- movable pages and memmaps
+
+@cython.freelist(4)      # so that freeing in the course of an undo needs no memory
+cdef class PageLists:
+    """PageLists(mem)
+--
+
+Where movable pages and memmaps come from and go to. This class keeps no lists: all pages come from the buddy allocator and go
+    back to it at once. hotplug.pcp.PerCpuPages keeps lists in front of it. mem: their Memory."""
+
+    def __cinit__(self, Machine mem not None):
+        self.mem = mem
+
+    cpdef object alloc(self, nr, zonelist):
+        """Allocate up to `nr` movable pages from the zones of these numbers, as for a process. Returns an int64 array."""
+        cdef uint64_t want = as_uint64(nr, "nr"), got = 0
+        _held = self.mem.lock.hold()
+        pfns = np.empty(want, np.int64)
+        with Undo() as undo:      # another thread may take a zone's last pages
+            for z in zonelist:
+                zone = self.mem.zones.numbered(z)
+                fresh = alloc_pages_bulk(self.mem, min(want - got, <uint64_t>zone.free_pages), 0, zone)
+                (<Undo>undo).note(<undo_step>free_again, self, fresh)
+                pfns[got : got + len(fresh)] = fresh
+                got += len(fresh)
+                if got == want:
+                    break
+            return pfns[:got]
+
+    cpdef object free(self, pfns):
+        """Free movable pages, in this order. pfns and errors: as Memory.free_pfns."""
+        cdef pfn_batch batch
+        array = as_batch(pfns, &batch)
+        _held = self.mem.lock.hold()
+        free_pfns(self.mem, array, &batch)
+
+    cpdef object give_back(self, pfns, int64_t nr):
+        """Undo an allocation: free the first `nr` of `pfns`, an int64 array. No memory is needed, and no callback is called."""
+        cdef const int64_t *numbers = <const int64_t *>data_of(pfns)
+        cdef int64_t i
+        for i in range(nr):
+            free_block(self.mem, numbers[i], 0)
+
+    cpdef object alloc_kernel(self, order, int nid=0):
+        """Allocate 2^order unmovable pages (GFP_KERNEL) from the node's kernel zones, highest first, then from the other
+        nodes', each down to its min watermark and what it keeps for others. Returns the first pfn; MemoryError if no block
+        fits."""
+        cdef int64_t pfn = alloc_pages_node(self.mem, nid, "GFP_KERNEL", as_order(order, self.mem.pages.max_order))
+        if pfn < 0:
+            raise MemoryError(f"no free block of order {order} in a kernel zone above its watermarks")
+        return pfn
+
+    cpdef object free_kernel(self, pfn, order=0):
+        """Free a block of alloc_kernel. ValueError naming the page when it is none."""
+        free_pages(self.mem, as_uint64(pfn, "pfn"), as_order(order, self.mem.pages.max_order))
+
+    cpdef bint is_kernel(self, uint64_t pfn, int order) except -1:
+        """Return whether free_kernel could free that block."""
+        return self.mem.pages.freeable(pfn, order)
+
+    cpdef object at_tail(self, uint64_t start_pfn, uint64_t nr_pages):
+        """Record that pages go to the tail of the free lists (online_pages, generic_online_page, undo_isolate_page_range)."""
+
+    cpdef object drain(self, int z):
+        """Free every page on the lists of zone number z (drain_pages_zone)."""
+
+    cpdef object release(self, uint64_t start_pfn, uint64_t nr_pages):
+        """Make pageblocks of a range without unmovable pages ordinary again."""
+
+    cpdef object disable(self, int z):
+        """Empty the lists of a zone and keep them empty (zone_pcp_disable)."""
+
+    cpdef object enable(self, int z):
+        """Let pages stay on the lists of a zone again (zone_pcp_enable)."""
+
+    cpdef object shrink_slabs(self):
+        """Free the empty slabs of the kernel's caches (slab_mem_going_offline_callback)."""
+
+
+cdef int free_again(PageLists lists, object pfns) except -1:
+    """Undo PageLists.alloc (an undo_step)."""
+    lists.free(pfns)
+    return 0

@@ -1,4 +1,4 @@
-"""What drivers ask of single pages, and the resource that a driver adds as memory."""
+"""What single pages are asked, the allocator's calls, and the resource that a driver adds as memory."""
 
 from fastonline.hotplug.machine cimport Machine
 

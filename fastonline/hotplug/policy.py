@@ -5,12 +5,13 @@ from fastonline.hotplug.section_states import section_nid
 ONLINE_POLICIES = ("contig-zones", "auto-movable")
 
 
-def auto_movable_can_online_movable(mem, start_pfn, nr_pages, nid):
+def auto_movable_can_online_movable(mem, start_pfn, nr_pages, nid, ratio):
     """Return whether the range goes to Movable (auto_movable_zone_for_pfn).
 
-    It does while Movable, together with the rest of the range's DIMM (or unit of a dynamic memory group), stays below
-    auto_movable_ratio percent of the kernel memory of boot, in all and (numa_aware) on the node. It does not once a part of
-    that DIMM or unit is in a kernel zone. The kernel memory of a dynamic group counts as boot memory for that group alone."""
+    ratio: auto_movable_ratio. The range goes there while Movable, together with the rest of the range's DIMM (or unit of a
+    dynamic memory group), stays below `ratio` percent of the kernel memory of boot, in all and (numa_aware) on the node. It
+    does not once a part of that DIMM or unit is in a kernel zone. The kernel memory of a dynamic group counts as boot memory
+    for that group alone."""
     start, size, own = next(
         ((first, nr, group) for first, nr, group in mem.groups if first <= start_pfn < first + nr), (start_pfn, nr_pages, None)
     )
@@ -28,17 +29,17 @@ def auto_movable_can_online_movable(mem, start_pfn, nr_pages, nid):
         for group, (its_kernel, its_movable) in _dynamic_groups(mem, node).items():
             if group == own:
                 kernel += its_kernel
-            elif mem.auto_movable_ratio:      # what its Movable memory needs of boot's is not there for others
-                kernel -= max(0, its_movable * 100 // mem.auto_movable_ratio - its_kernel)
+            elif ratio:      # what its Movable memory needs of boot's is not there for others
+                kernel -= max(0, its_movable * 100 // ratio - its_kernel)
                 movable -= its_movable
-        if movable > mem.auto_movable_ratio * kernel // 100:
+        if movable > ratio * kernel // 100:
             return False
     return True
 
 
 def _online(mem, start, nr_pages):
     """Return the online pages of a range: (in kernel zones, in Movable)."""
-    zones = [mem.zone_of(pfn) for pfn in range(start, start + nr_pages, mem.pages_per_block)]
+    zones = [mem.zones.of_page(pfn) for pfn in range(start, start + nr_pages, mem.pages_per_block)]
     movable = sum(zone is not None and zone.name == "Movable" for zone in zones)
     return (sum(zone is not None for zone in zones) - movable) * mem.pages_per_block, movable * mem.pages_per_block
 

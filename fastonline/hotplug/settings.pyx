@@ -4,6 +4,7 @@ from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_number
 from fastonline.hotplug cimport sysctl
 from fastonline.hotplug.machine cimport flush_events
+from fastonline.hotplug.page_alloc cimport PageLists
 from fastonline.hotplug.types cimport MOST_NODES
 
 from fastonline.errors import HotplugError
@@ -135,7 +136,7 @@ cdef class Settings(Pages):
         if lists is not None:
             if not isinstance(lists, PerCpuPages):
                 raise TypeError(f"pcp must be a PerCpuPages or None, not {lists!r:.80}")
-            if not lists.belongs_to(self):
+            if (<PageLists>lists).mem is not self:
                 raise ValueError("pcp has the pages of another machine")
         self.per_cpu_pages = lists
 

@@ -33,7 +33,7 @@ cdef int zone_for_pfn_range(Machine mem, uint64_t start, uint64_t nr, int nid, i
         i = page_zone(mem, start)
         return i if i >= 0 else base + mem.hotplug_type
     if online_type == MMOP_ONLINE_MOVABLE or online_type == MMOP_ONLINE and mem.auto_movable \
-            and auto_movable_can_online_movable(mem, start, nr, nid):
+            and auto_movable_can_online_movable(mem, start, nr, nid, mem.auto_movable_percent):
         return base + movable
     for i in range(mem.zones.table.normal + 1):
         if start < zones[i].start_pfn + zones[i].spanned_pages and zones[i].start_pfn < start + nr:

@@ -478,6 +478,12 @@ cdef class Zones:
         """Return the zone of number `nr` (Zone.nr). ValueError if there is no such zone."""
         return self.zone_at(self.zone_nr(nr))
 
+    def of_page(self, pfn):
+        """Return the zone of page `pfn`, or None when it is in no zone."""
+        cdef uint64_t number = as_uint64(pfn, "pfn")
+        cdef int z = self.engine.area_of[number >> self.engine.borders.shift] - 1 if number < self.engine.nr_pages else -1
+        return self.zone_at(z) if z >= 0 else None
+
     cdef object zone_at(self, int z):
         return Zone(self, z, zone_nid(&self.table, z), self.names[zone_type(&self.table, z)])
 

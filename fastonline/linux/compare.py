@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastonline.hotplug.pcp import SCALE_MAX
+from fastonline.hotplug.pcp_zone import SCALE_MAX
 from fastonline.linux.guest import Guest
 from fastonline.linux.prediction import KPF, flag_names, known_flags, page_flags
 

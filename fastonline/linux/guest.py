@@ -6,9 +6,10 @@ from fastonline.core.pageflags import KPF_COMPOUND_HEAD, KPF_COMPOUND_TAIL, PAGE
 from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.memmap import replace_memmap
-from fastonline.hotplug.migrate import MovablePages, free_movable
+from fastonline.hotplug.migrate import MovablePages
 from fastonline.hotplug.notifier import NOTIFY_OK
-from fastonline.hotplug.pcp import RECLAIMABLE, UNMOVABLE, PerCpuPages
+from fastonline.hotplug.pcp import PerCpuPages
+from fastonline.hotplug.pcp_zone import RECLAIMABLE, UNMOVABLE
 from fastonline.hotplug.zonelists import kernel_zonelist, movable_zonelist
 
 BLOCK_PAGES, INODE_PAGES = 1, 2
@@ -132,7 +133,7 @@ class Region:
             part = pages[at:first]
             if len(part) and self._mem.rules.munmap_reverses:
                 part = np.concatenate([batch[::-1] for batch in gathered(part)])
-            free_movable(self._mem, part)
+            self._mem.page_lists.free(part)
             at = first
             if first < len(pages):
                 self._mem.pcp.free_huge(int(pages[first]))
