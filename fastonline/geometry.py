@@ -98,7 +98,7 @@ class Geometry:
     """The layout of a machine's physical memory. Use a preset, or change one with ``dataclasses.replace``. A layout that the
     kernel would not compile raises ValueError with the kernel's reason.
 
-    - name: for messages, and of the preset.
+    - name: for messages, and of the preset: printable text.
     - bits: 32 or 64: the width of the kernel's long.
     - page_shift: log2 of the bytes of a page (PAGE_SHIFT).
     - section_size_bits: SECTION_SIZE_BITS: log2 of the bytes of a section.
@@ -106,6 +106,7 @@ class Geometry:
     - max_page_order: MAX_PAGE_ORDER, inclusive: the largest buddy block has 2^max_page_order pages.
     - pageblock_order: log2 of the pages of a pageblock.
     - zone_limits: boot zones in ascending order with the address at which each ends, whole pages; None: it goes on to the end.
+      Their names are words, as in /proc/buddyinfo.
     - hotplug_zone: the kernel zone hot-added memory goes to (x86_32: HighMem, arch/x86/mm/init_32.c of 2.6.25; else Normal).
     - flags_reserved: bits of page->flags for section, node and zone (2.6.25: 9 of 32, 32 of 64).
     - sections_in_flags: Classic sparsemem keeps the section number in page->flags; vmemmap (308c05e35e3) does not.
@@ -127,6 +128,10 @@ class Geometry:
     subsection_shift: int = 21
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"the name of a geometry must be text, not {self.name!r:.80}")
+        if not self.name.isprintable():
+            raise ValueError(f"the name {self.name!r:.80} of a geometry cannot be printed")
         for name, (lowest, highest) in _BOUNDS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
@@ -167,6 +172,8 @@ class Geometry:
         for zone, limit in self.zone_limits:
             if not isinstance(zone, str) or limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
                 raise TypeError(f"{self.name}: a zone limit must be (name, bytes or None), not {(zone, limit)!r}")
+            if not zone.isidentifier():
+                raise ValueError(f"{self.name}: the zone name {zone!r:.80} is not a word")
             if zone in names or zone in ("Movable", "Device"):
                 raise ValueError(f"{self.name}: zone {zone} is given twice")
             if last is None or limit is not None and not last <= limit < 1 << 64:

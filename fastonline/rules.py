@@ -187,6 +187,8 @@ class Rules:
             value = getattr(self, field.name)
             if not (_is_pairs(value) if field.name == "lowmem_reserve_ratio" else _is_of(value, field.type)):
                 raise TypeError(f"rules {self.name!r:.40}: {field.name} must be {field.type}, not {value!r:.80}")
+        if not self.name.isprintable():
+            raise ValueError(f"the name {self.name!r:.80} of rules cannot be printed")
         limits = {
             "online_order": 63,
             "watermark_scale_factor": SYSCTLS["watermark_scale_factor"][1],

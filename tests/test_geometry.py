@@ -57,6 +57,8 @@ ILLEGAL = [
     (fo.X86_64, {"section_size_bits": 47}, "larger than memory", "a section larger than memory"),
     (fo.X86_64, {"zone_limits": (("DMA", 12345), ("Normal", None))}, "0x3039", "a zone that ends inside a block"),
     (fo.X86_64, {"hotplug_zone": "HighMem"}, "HighMem", "no such hotplug zone"),
+    (fo.X86_64, {"zone_limits": (("a\n", None),)}, r"zone name 'a\\n' is not a word", "a zone of two lines"),
+    (fo.X86_64, {"name": "a\n"}, r"name 'a\\n' of a geometry cannot be printed", "a name of two lines"),
 ]
 
 

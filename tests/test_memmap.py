@@ -1,8 +1,10 @@
 """hotplug/memmap.pyx: where the page descriptors of added memory come from."""
 
 import errno
+from dataclasses import replace
 
 import pytest
+from conftest import SMALL_64
 from test_page_alloc import free_pages
 
 import fastonline as fo
@@ -90,3 +92,16 @@ def test_a_memmap_on_memory_is_not_told_of(engine, rules):
         (fo.MEM_GOING_ONLINE, 0), (fo.MEM_ONLINE, 32256), (fo.MEM_GOING_OFFLINE, 0), (fo.MEM_CANCEL_OFFLINE, 0),
         (fo.MEM_GOING_OFFLINE, 0), (fo.MEM_OFFLINE, 0), (fo.MEM_GOING_ONLINE, 0), (fo.MEM_CANCEL_ONLINE, 0),
     ]
+
+
+def test_a_memmap_smaller_than_a_page(engine):
+    """The descriptors of a block fill less than a page. Expect them in one page, as PFN_UP has it, and not on the block, whose
+    rest would be no whole pageblocks."""
+    geometry = replace(SMALL_64, section_size_bits=18, max_page_order=6, pageblock_order=3)
+    rules = replace(fo.LINUX_6_12, struct_page_bytes=(32, 32))
+    mem = fo.Memory(geometry, boot="1M", rules=rules, engine=engine, memmap="on_memory")
+    mem.add_memory(1024, 64)
+    ((pfn, nr),) = mem.memmaps[1024 // 64]
+    assert pfn < 1024 and nr == 1
+    mem.online_pages(1024, 64)
+    mem.validate()

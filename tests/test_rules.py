@@ -196,6 +196,11 @@ def test_pagetypeinfo_counts_online_sections_by_a_field_of_its_own(engine, name)
     assert blocks(replace(fo.LINUX_6_12, pagetypeinfo_online=False)) == 24
 
 
+def test_a_name_of_two_lines():
+    with pytest.raises(ValueError, match=r"name 'a\\n' of rules cannot be printed"):
+        replace(fo.LINUX_6_12, name="a\n")
+
+
 def test_an_empty_zone_reserves_by_a_field_of_its_own(engine):
     """SMALL_64 with Normal memory and no DMA32. Expect DMA32 to keep something only where empty zones do."""
     def kept(rules):

@@ -17,12 +17,12 @@ __all__ = ["replace_memmap"]
 
 cdef int alloc_memmap(Machine mem, uint64_t start, uint64_t nr, list runs, int nid, bint driver) except -1:
     """Page descriptors of an added range, whose new sections are in `runs`: its own first pages, or pages of the kernel
-    (sparse_add_section, mhp_supports_memmap_on_memory), as for all that drivers add. ENOMEM when there is no room; nothing is
-    kept then."""
+    (sparse_add_section, mhp_supports_memmap_on_memory, memory_block_memmap_on_memory_pages), as for all that drivers add.
+    ENOMEM when there is no room; nothing is kept then."""
     cdef uint64_t unit = pages_per_section(mem.sections), at
     cdef uint64_t size = mem.rules.struct_page_bytes[mem.geometry.bits == 64]
     cdef uint64_t pages = (unit * size + mem.geometry.page_size - 1) // mem.geometry.page_size
-    cdef uint64_t in_block = mem.pages_per_block * size // mem.geometry.page_size
+    cdef uint64_t in_block = (mem.pages_per_block * size + mem.geometry.page_size - 1) // mem.geometry.page_size
     if mem.memmap == "on_memory" and not driver and (nr == mem.pages_per_block or mem.rules.memmap_per_block) \
             and in_block % (1 << mem.pageblock_order) == 0 and in_block < mem.pages_per_block:
         for at in range(start, start + nr, mem.pages_per_block):
