@@ -1,5 +1,6 @@
 """What every test file needs: both engines, small machines, and the recordings that may or may not lie beside the project."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -152,11 +153,20 @@ def by_zone(mem):
 
 # -- the package as a user has it
 
-def run(*command, cwd, path=None):
-    """What a command prints, in an environment of its own but for `path`, where modules are found first."""
+def environment(home):
+    """What a command sees: no modules, no settings, and ccache where there is one: several tests compile the same C."""
     # -O0: what is packed is looked at, not how fast it is. The compiler compares capi.pyx with fastonline.h.
     flags = "-O0 -Werror=incompatible-pointer-types"
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": flags}
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": flags}
+    if shutil.which("ccache", path=environ["PATH"]):
+        cache = os.environ.get("CCACHE_DIR", f"{Path.home()}/.cache/ccache")
+        environ |= {"CC": "ccache gcc", "CXX": "ccache g++", "CCACHE_DIR": cache}
+    return environ
+
+
+def run(*command, cwd, path=None):
+    """What a command prints, in an environment of its own but for `path`, where modules are found first."""
+    environ = environment(cwd)
     if path:
         environ["PYTHONPATH"] = str(path)
     done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)
@@ -194,16 +204,22 @@ def sdist(sources):
 
 
 @pytest.fixture(scope="session")
-def wheel(sdist, tmp_path_factory):
-    """The wheel, built from the unpacked sdist, so that the sdist is shown to build."""
+def built(sdist, tmp_path_factory):
+    """The unpacked sdist, in which a wheel was built, so that it is shown to build, with Cython's annotations; and what the
+    build printed."""
     tree = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
         archive.extractall(tree, filter="data")
     (unpacked,) = tree.iterdir()
-    run(
-        sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", str(tree / "wheels"), cwd=unpacked
-    )
-    (archive,) = (tree / "wheels").glob("*.whl")
+    code = "import os; os.dup2(1, 2); from Cython.Compiler import Options; Options.annotate = True; "
+    code += "import setuptools.build_meta as b; b.build_wheel('wheels')"
+    return unpacked, run(sys.executable, "-c", code, cwd=unpacked)
+
+
+@pytest.fixture(scope="session")
+def wheel(built):
+    """The wheel, as setuptools' own backend makes it."""
+    (archive,) = (built[0] / "wheels").glob("*.whl")
     return archive
 
 

@@ -37,9 +37,19 @@ def test_simpy_guest(installed, tmp_path):
 
 
 def build(directory, installed):
+    """Build an example in its directory."""
     if directory.name == "cpp" and shutil.which("g++") is None:
         pytest.skip("there is no g++ here")
     run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=directory, path=installed)
+
+
+@pytest.fixture(scope="module")
+def example(request, installed, tmp_path_factory):
+    """The example in one language, built."""
+    tree = tmp_path_factory.mktemp("example") / request.param
+    shutil.copytree(EXAMPLES / request.param, tree)
+    build(tree, installed)
+    return tree
 
 
 def test_an_example_installs_with_pip(installed, tmp_path):
@@ -51,16 +61,13 @@ def test_an_example_installs_with_pip(installed, tmp_path):
     assert [path.name.partition("-")[0] for path in (tree / "out").iterdir()] == ["simulator"]
 
 
-@pytest.mark.parametrize("language, expected", [
+@pytest.mark.parametrize("example, expected", [
     ("cython", "32768 294912\n"),       # every page of the block, and 1 GiB beside it
     ("cpp", "17408 16750 658\n"),       # 17 times 4 MiB
-])
-def test_compiled(installed, language, expected, tmp_path):
-    tree = tmp_path / language
-    shutil.copytree(EXAMPLES / language, tree)
-    build(tree, installed)
-    assert run(sys.executable, "use.py", cwd=tree, path=installed) == expected
-    where = run(sys.executable, "-c", "import fastonline; print(fastonline.get_include())", cwd=tree, path=installed)
+], indirect=["example"])
+def test_compiled(installed, example, expected):
+    assert run(sys.executable, "use.py", cwd=example, path=installed) == expected
+    where = run(sys.executable, "-c", "import fastonline; print(fastonline.get_include())", cwd=example, path=installed)
     assert where.strip() == str(installed / "fastonline" / "include")
 
 
@@ -87,14 +94,11 @@ print("whole")
 """
 
 
-@pytest.mark.parametrize("language, more", [("cython", ()), ("cpp", (1000,))])
-def test_compiled_with_wrong_arguments(installed, language, more, tmp_path):
+@pytest.mark.parametrize("example, more", [("cython", ()), ("cpp", (1000,))], indirect=["example"])
+def test_compiled_with_wrong_arguments(installed, example, more):
     """Expect an exception or an answer, never a crash, and a machine that is whole."""
-    tree = tmp_path / language
-    shutil.copytree(EXAMPLES / language, tree)
-    build(tree, installed)
-    (tree / "wrong.py").write_text(f"MORE = {more}\n{WRONG}")
-    assert run(sys.executable, "wrong.py", cwd=tree, path=installed) == "whole\n"
+    (example / "wrong.py").write_text(f"MORE = {more}\n{WRONG}")
+    assert run(sys.executable, "wrong.py", cwd=example, path=installed) == "whole\n"
 
 
 def test_client_of_another_abi(installed, tmp_path):

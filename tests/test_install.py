@@ -7,15 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, copy_sources
+from conftest import ROOT, copy_sources, environment
 
 pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one build for all of them
 
 
-def shell(command, cwd, **environ):
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": "-O0"} | environ
+def shell(command, cwd):
     done = subprocess.run(
-        ["bash", "-c", command], cwd=cwd, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        ["bash", "-c", command], cwd=cwd, env=environment(cwd), capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -1,16 +1,13 @@
 """No Python in hot loops: Cython's own annotation gives every line of a nogil function score 0, and no performance hint is
 printed."""
 
-import os
 import re
-import shutil
-import sys
 from html import unescape
 from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.package, pytest.mark.xdist_group("annotated")]     # one run of Cython for all of them
+pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one build for all of them
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fastonline"
 SOURCES = [*sorted((PACKAGE / "core").glob("*.pyx")), *sorted((PACKAGE / "hotplug").glob("*.pyx"))]
@@ -21,44 +18,10 @@ OPEN = re.compile(r"^ *cdef [^()]*\([^()]*$")      # a signature that goes on in
 
 
 @pytest.fixture(scope="module")
-def annotated(tmp_path_factory):
+def annotated(built):
     """{path in the package: its annotation as HTML}, and what cythonize printed."""
-    build = pytest.importorskip("Cython.Build", reason="Cython is not installed")
-    if not all(source.exists() for source in SOURCES):
-        pytest.skip("the sources are not beside the tests")
-    tree = tmp_path_factory.mktemp("annotated")
-    shutil.copytree(PACKAGE, tree / "fastonline", ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
     names = [source.relative_to(PACKAGE) for source in SOURCES]
-    printed = tree / "printed"
-    here, stderr, stdout = os.getcwd(), os.dup(2), os.dup(1)
-    sys.stdout.flush(), sys.stderr.flush()
-    with open(printed, "w") as file:
-        os.dup2(file.fileno(), 2), os.dup2(file.fileno(), 1)
-        os.chdir(tree)
-        old, sys.stdout, sys.stderr = (sys.stdout, sys.stderr), file, file
-        try:
-            build.cythonize(
-                [str(Path("fastonline") / name) for name in names],
-                annotate=True,
-                force=True,
-                quiet=False,
-                show_all_warnings=False,
-                compiler_directives={
-                    "language_level": 3,
-                    "boundscheck": False,
-                    "initializedcheck": False,
-                    "wraparound": False,
-                    "cdivision": True,
-                    "embedsignature": True,
-                    "binding": True,
-                },
-            )
-        finally:
-            sys.stdout, sys.stderr = old
-            os.chdir(here)
-            os.dup2(stderr, 2), os.dup2(stdout, 1)
-            os.close(stderr), os.close(stdout)
-    return {str(name): (tree / "fastonline" / name).with_suffix(".html").read_text() for name in names}, printed.read_text()
+    return {str(name): (built[0] / "fastonline" / name).with_suffix(".html").read_text() for name in names}, built[1]
 
 
 def slow_lines(html):
