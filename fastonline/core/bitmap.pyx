@@ -147,29 +147,29 @@ cdef uint64_t bitmap_weight(const word_t *words, uint64_t start, uint64_t nr) no
 
 
 cdef uint64_t find_next_bit(const word_t *words, uint64_t end, uint64_t start) noexcept nogil:
-    cdef uint64_t w = start >> 6
+    cdef uint64_t w = start >> 6, last = (end - 1) >> 6
     cdef word_t x
     if start >= end:
         return end
     x = words[w] & ones_from(start)
     while x == 0:
-        w += 1
-        if w << 6 >= end:
+        if w == last:
             return end
+        w += 1
         x = words[w]
     return min(end, (w << 6) + ctz(x))
 
 
 cdef uint64_t find_next_zero_bit(const word_t *words, uint64_t end, uint64_t start) noexcept nogil:
-    cdef uint64_t w = start >> 6
+    cdef uint64_t w = start >> 6, last = (end - 1) >> 6
     cdef word_t x
     if start >= end:
         return end
     x = ~words[w] & ones_from(start)
     while x == 0:
-        w += 1
-        if w << 6 >= end:
+        if w == last:
             return end
+        w += 1
         x = ~words[w]
     return min(end, (w << 6) + ctz(x))
 

@@ -117,7 +117,7 @@ cdef class Engine:
         cdef pfn_t stop = part_end(&self.borders, start)
         cdef area_t area = self.area_of[start >> self.borders.shift]
         while stop < end and self.area_of[stop >> self.borders.shift] == area:
-            stop = part_end(&self.borders, stop)
+            stop = part_end(&self.borders, stop) if self.borders.nr else stop + (<pfn_t>1 << self.borders.shift)
         return min(end, stop) - start
 
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil:

@@ -39,7 +39,7 @@ cdef uint64_t as_number(object value, str what, uint64_t lowest, uint64_t highes
 
 cdef int as_range(object start, object nr, uint64_t end, str what, object error, uint64_t *first, uint64_t *count) except -1:
     for value in (start, nr):
-        if not is_number(value):
+        if not PyLong_CheckExact(value) and not is_number(value):
             raise TypeError(f"{what} must be ints, not {value!r}")
     start, nr = index(start), index(nr)
     if not 0 <= start <= start + nr <= end:

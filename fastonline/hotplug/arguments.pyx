@@ -144,6 +144,8 @@ cdef tuple as_group(object group):
 
 
 cdef int as_threads(object threads) except -1:
+    if threads is 1:
+        return 1
     if is_number(threads) and not 1 <= threads <= MAX_THREADS:
         raise ValueError(f"threads {threads} is not between 1 and {MAX_THREADS}")
     return as_number(threads, "threads", 1, MAX_THREADS)

@@ -38,8 +38,8 @@ cdef class Siblings:
         nr = max(0, bisect_right(self.starts, start) - 1)
         while nr < len(self.pieces) and self.starts[nr] < end:
             piece = self.pieces[nr]
-            at = max(0, bisect_right(piece, start, key=_start_of) - 1)
-            for resource in piece[at:]:
+            for at in range(max(0, up_to(piece, start) - 1), len(piece)):
+                resource = piece[at]
                 if resource.start >= end:
                     break
                 if resource.end > start:
@@ -56,7 +56,7 @@ cdef class Siblings:
             self.pieces.append([])
             self.starts.append(resource.start)
         piece = self.pieces[nr]
-        piece.insert(bisect_right(piece, resource.start, key=_start_of), resource)
+        piece.insert(up_to(piece, resource.start), resource)
         if len(piece) > PIECE:
             half = piece[PIECE // 2 :]
             del piece[PIECE // 2 :]
@@ -71,12 +71,24 @@ cdef class Siblings:
         cdef Py_ssize_t nr
         nr = bisect_right(self.starts, resource.start) - 1
         piece = self.pieces[nr]
-        del piece[bisect_right(piece, resource.start, key=_start_of) - 1]
+        del piece[up_to(piece, resource.start) - 1]
         if piece:
             self.starts[nr] = piece[0].start
         else:
             del self.pieces[nr], self.starts[nr]
         return 0
+
+
+cdef Py_ssize_t up_to(list piece, object start) except -1:
+    """How many of a piece begin at `start` or below."""
+    cdef Py_ssize_t low = 0, high = len(piece), middle
+    while low < high:
+        middle = (low + high) // 2
+        if (<Resource>piece[middle]).start <= start:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 cdef class Resource:
@@ -325,7 +337,3 @@ cdef class Resources:
     def text(self):
         """Return the text of /proc/iomem."""
         return "".join([f"{'  ' * depth}{r.start:08x}-{r.end - 1:08x} : {r.name}\n" for depth, r in self.walk()])
-
-
-def _start_of(Resource resource not None):
-    return resource.start
