@@ -152,6 +152,7 @@ cdef inline buddy_pool *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
 cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil               # order of the free block that holds the free page pfn
 # bring the counts up to date with the three of single pages
 cdef void buddy_pool_fold(buddy_pool *a) noexcept nogil
+cdef uint64_t buddy_pages_free(const buddy_pool *a) noexcept nogil     # free pages, without that
 cdef uint64_t buddy_layout(buddy *b, uint64_t nr_pages, int max_order) noexcept nogil    # words of one area's trees
 cdef void buddy_defer(buddy *b, uint64_t group, word_t hung) noexcept nogil    # this group is pending now
 cdef void buddy_settle(buddy *b) noexcept nogil                        # none is

@@ -27,6 +27,7 @@ cdef extern from *:
 # Groups that a batch is counted in at a time; their words stay in the nearest cache.
 cdef enum:
     CHUNK = 64
+    FEW_PAGES = 4        # are allocated as single ones
 
 
 cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil:
@@ -56,6 +57,15 @@ cdef void buddy_pool_fold(buddy_pool *a) noexcept nogil:
         a.handed[k] = 0
         k -= 1
     a.frees[0] += passed
+
+
+@cython.overflowcheck(False)     # differences wrap
+cdef uint64_t buddy_pages_free(const buddy_pool *a) noexcept nogil:
+    cdef uint64_t pages = 0
+    cdef int k
+    for k in range(NR_ORDERS):
+        pages += a.ended[k] + ((<uint64_t>a.nr_free[k] - a.handed[k]) << k)
+    return pages
 
 
 # -- the summary
@@ -553,7 +563,8 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
     cdef uint64_t got = 0, take, i
     cdef int64_t pfn
     cdef int k = 0
-    while b.borders.nr and got < nr:
+    cdef bint each = b.borders.nr or nr <= FEW_PAGES
+    while each and got < nr:
         out[got] = buddy_alloc_block(b, area, 0)
         if out[got] < 0:
             return got
@@ -578,7 +589,7 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
         for i in range(take):
             out[got + i] = pfn + <int64_t>i
         got += take
-    a.allocs[0] += got if not b.borders.nr else 0      # else each was counted
+    a.allocs[0] += got if not each else 0      # else each was counted
     return got
 
 

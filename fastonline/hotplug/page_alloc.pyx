@@ -4,7 +4,7 @@ cimport cython
 
 import numpy as np
 
-from fastonline.core.buddy cimport buddy_pool_fold
+from fastonline.core.buddy cimport buddy_pages_free, buddy_pool_fold
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.numbers cimport as_number, as_uint64
@@ -18,6 +18,8 @@ from fastonline.hotplug.zonelists cimport asked_zone, fallback_nodes, next_zone
 from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, pfn_range
 
+cdef object empty = np.empty, INT64 = np.dtype(np.int64)
+
 cdef enum:
     COSTLY_ORDER = 3             # PAGE_ALLOC_COSTLY_ORDER
 
@@ -30,6 +32,8 @@ cdef uint64_t blocks_free(Machine mem, int z, int order) noexcept nogil:
     """Blocks of an order that a zone's free blocks would give."""
     cdef uint64_t total = 0
     cdef int k
+    if order == 0:
+        return buddy_pages_free(&mem.pages.areas[zone_area(z)])
     buddy_pool_fold(&mem.pages.areas[zone_area(z)])
     for k in range(order, mem.pages.max_order + 1):
         total += <uint64_t>mem.pages.areas[zone_area(z)].nr_free[k] << (k - order)
@@ -152,7 +156,7 @@ cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
         there = blocks_in_zones(mem, asked, order, nr)
     if nr > there:
         raise MemoryError(f"cannot allocate {nr} blocks of order {order}: {there} are free")
-    pfns = np.empty(nr, np.int64)
+    pfns = empty(nr, INT64)
     if nr == 0:
         return pfns
     out = <int64_t *>data_of(pfns)
