@@ -51,5 +51,9 @@ def test_problems_come_back_from_other_processes(again):
 ])
 def test_times(times, says):
     check_times([0, 0, 1.5, 1.5])
+    check_times([0, 1.5], distinct=True)
+    for same in ([0, 0], [1, 2, 2]):
+        with pytest.raises(ValueError, match="two at"):
+            check_times(same, distinct=True)
     with pytest.raises(ValueError, match=says):
         check_times(times)

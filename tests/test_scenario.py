@@ -71,6 +71,8 @@ def test_other_guests_take_and_give():
     ({"maximum": "128T"}, "maximum", "more than X86_64 can have"),
     ({"steps": []}, "steps", "at least one"),
     ({"steps": [[10, "300M"], [5, "256M"]]}, "steps", "5 s comes after 10 s"),
+    ({"steps": [[10, "300M"], [10, "256M"]]}, "steps", "two at 10 s"),
+    ({"others": [{"steps": [[0, "1M"], [0, "2M"]]}]}, "others", "two at 0 s"),
     ({"steps": [[float("nan"), "300M"]]}, "steps", "nan"),
     ({"steps": [[-1, "300M"]]}, "steps", "-1"),
     ({"steps": [[1, 0]]}, "steps", "0"),

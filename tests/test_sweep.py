@@ -15,7 +15,7 @@ from fastonline.cli import main
 from fastonline.cost import sweep as module
 from fastonline.cost.pool import Pool, dask_executor
 from fastonline.cost.scenario import Scenario
-from fastonline.cost.sweep import Mean, grid, summary, sweep
+from fastonline.cost.sweep import SUMMARY, Mean, grid, summary, sweep
 
 TINY = Scenario.from_dict({
     "name": "tiny", "boot": "256M", "maximum": "384M", "host": "512M", "steps": [[10, "384M"], [20, "256M"]], "end": 30,
@@ -259,6 +259,24 @@ def test_sweep_and_its_summary(tiny, capsys):
     pytest.importorskip("matplotlib")
     assert main(["sweep", "--summary", "runs.jsonl", "--plot", "map.png"]) == 0
     assert (tiny / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_summary_of_long_keys_fits(tiny, capsys, monkeypatch, columns):
+    """Three settings, large numbers with intervals, a strategy that was not run and one that failed. Expect whole keys, and no
+    line longer than the terminal."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    key = "workload.free_order=random,memory_block_size=134217728,host=1536M,strategy="
+    rows = [{"key": f"{key}{name},seed={seed}", "index": 3 * seed + i, "n": 1, **values}
+            for seed in range(3) for i, (name, values) in enumerate({
+                "virtio-mem-huge": dict.fromkeys(SUMMARY, 123456789123 * (seed + 1)), "hyperv": {"reason": "it needs " * 15},
+                "split": {"error": "ValueError: no"}}.items())]
+    (tiny / "runs").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["sweep", "--summary", "runs"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    assert all(part in " ".join(out.split()) for part in ("±", "was not run: it needs", "3 failed"))
+    assert all(part in out for part in (*key.split(",")[:3], "strategy=virtio-mem-huge"))
 
 
 @pytest.mark.parametrize("change, says", [

@@ -9,7 +9,7 @@ from fastonline.cli.compare import add_strategies
 from fastonline.cost.pool import Pool, dask_executor
 from fastonline.cost.scenario import PRESETS, scenario
 from fastonline.cost.sweep import SUMMARY, grid, summary, sweep
-from fastonline.tables import fitted
+from fastonline.tables import fitted, wrapped
 
 
 def add_sweep(commands):
@@ -120,19 +120,21 @@ def print_summary(args):
 
 def print_table(lines):
     """Print what `summary` returned."""
+    room = width()
     rows = [("", "n", *(column.replace("_bytes", " MiB").replace("_byte_seconds", " MiB.s") for column in SUMMARY))]
     for line in lines:
         if line["reason"] is None:
             cells = [cell(column, line[column]) if column in line else "-" for column in SUMMARY]
-            rows.append((line["key"], str(line["n"]), *cells))
-    if len(rows) > 1:
-        print("\n".join(fitted(rows, "<" + ">" * (1 + len(SUMMARY)), width())))
+            first, *more = wrapped(line["key"].replace(",", ", "), room // 2 - 4)
+            rows += [(first, str(line["n"]), *cells), *((part, *[""] * (1 + len(SUMMARY))) for part in more)]
+    text = fitted(rows, "<" + ">" * (1 + len(SUMMARY)), room) if len(rows) > 1 else []
     for line in lines:
         if line["reason"] is not None:
-            print(f"{line['key']} was not run: {line['reason']}")
+            text += wrapped(f"{line['key'].replace(',', ', ')} was not run: {line['reason']}", room)
         if line["errors"]:
-            print(f"{line['key']}: {line['errors']} failed")
-    print("mean ± half the 95 % interval over n seeds; without ±: all equal")
+            text += wrapped(f"{line['key'].replace(',', ', ')}: {line['errors']} failed", room)
+    text += wrapped("mean ± half the 95 % interval over n seeds; without ±: all equal", room)
+    print("\n".join(text))
 
 
 def cell(column, value):

@@ -84,12 +84,14 @@ def pairs(second: Reader) -> Reader:
     return read
 
 
-def check_times(times: Iterable[float]) -> None:
-    """ValueError unless `times` (s) are finite, from 0 on, and never go back."""
-    before = 0.0
+def check_times(times: Iterable[float], distinct: bool = False) -> None:
+    """ValueError unless `times` (s) are finite, from 0 on, and never go back; distinct: nor stay."""
+    before = -1.0
     for time in times:
         if not 0 <= time < float("inf"):
             raise ValueError(f"{time:g} is not a time from 0 s on")
         if time < before:
             raise ValueError(f"{time:g} s comes after {before:g} s")
+        if distinct and time == before:
+            raise ValueError(f"two at {time:g} s")
         before = time

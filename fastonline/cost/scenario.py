@@ -43,7 +43,8 @@ class Scenario:
 
     name: for the output. geometry, rules, engine, memmap, memory_block_size: of the guest's Memory, by name. boot: what the
     guest has at the start. maximum: what it may have at most. host: the host's memory; scattered: its frames are lent in random
-    order. others: the other guests there. steps: (s, bytes) of the guest's target from then on, until `end`. workload: what
+    order. others: the other guests there. steps: (s, bytes) of the guest's target from then on, until `end`, each later than
+    the one before. workload: what
     uses the guest's memory. costs: the table of costs, and changes to it. user_delay: s from a uevent to the moment at which
     user space onlines the memory. batch: extents in one hypercall of the Xen balloons (None: a page of them). policy_period: s
     between two looks of the host's policy. seed: of everything that is random.
@@ -136,7 +137,7 @@ class Scenario:
     def _check_times(self):
         for key, steps in [("steps", self.steps), *(("others", other.steps) for other in self.others)]:
             try:
-                check_times(time for time, _ in steps)
+                check_times((time for time, _ in steps), distinct=True)
             except ValueError as e:
                 raise ValueError(f"{key}: {e}") from None
         if not self.steps[-1][0] <= self.end < float("inf"):

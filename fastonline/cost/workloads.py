@@ -40,7 +40,8 @@ class Workload:
     kind: "ramp" uses `in_use` of the target as it comes and goes. "sawtooth" climbs from `low` to `in_use` of the target in
     each `period`. "compile" holds `low` and up to `jobs` jobs at a time, of `job` bytes on average; they come and go every
     `tick` and never use more than `in_use` of the maximum. "faas" starts `rate` instances a second of `instance` bytes, which
-    live `lifetime` on average, up to `in_use` of the maximum. "trace" follows `points`, (s, bytes).
+    live `lifetime` on average, up to `in_use` of the maximum. "trace" follows `points`, (s, bytes);
+    of several at one time the last holds.
 
     in_use: share of the target (or of the maximum) in use. movable: share of that which can move. free_order: which pages are
     freed first, "random", "newest" or "oldest".
