@@ -43,9 +43,9 @@ class Dying:
                 self.dies_in = None
                 raise KeyboardInterrupt
 
-    def discard(self, pfns, calls=1):
+    def discard(self, pfns, calls=1, order=0):
         self._count_down()
-        return super().discard(pfns, calls)
+        return super().discard(pfns, calls, order)
 
     def touch(self, pfns, *args, **options):
         self._count_down()

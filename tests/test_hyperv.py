@@ -82,7 +82,7 @@ def test_a_region_given_by_the_host():
     assert balloon.hot_add(start + 5, 10, region=(start, 4 * UNIT)) == 10
     assert balloon.regions[0].end_pfn == start + 4 * UNIT and len(balloon.mem.blocks) == 3
     balloon.validate()
-    for bad in ((start + 1, UNIT), (start, UNIT + 1), (start, UNIT)):
+    for bad in ((start + 1, UNIT), (start, UNIT + 1), (start, UNIT), (20 * UNIT, 1 << 64), (-UNIT, 30 * UNIT)):
         with pytest.raises(HotplugError):
             balloon.hot_add(20 * UNIT, 10, region=bad)
 

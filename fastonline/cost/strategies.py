@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import PG_buddy
+from fastonline.core.undo import Undo
 from fastonline.cost.scenario import Scenario
 from fastonline.drivers.cmm import Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
@@ -187,24 +188,40 @@ class HugeBalloon(Driver):
         self.due = NEVER
         missing = (self.current_pages - self.target_pages) >> self.order
         if missing > 0:
-            heads = alloc_highuser(self.mem, missing, self.order, highest="Movable")
-            if heads.size:
-                for pfns in parts_of_extents(heads, self.order):
-                    self.mem.set_pfns_offline(pfns)
-                self._list.add_head(heads)
-                self.domain.discard(heads, self._calls(heads.size), self.order)
-            if heads.size < missing:
+            if self._inflate(missing) < missing:
                 self.due = self.domain.now + 1.0
         elif self.target_pages > self.current_pages and len(self._list):
             heads = self._list.head(-(-(self.target_pages - self.current_pages) >> self.order))
-            self._list.drop_head(heads.size)
             self.domain.count("host_message", self._calls(heads.size), heads.size << self.order)
             for pfns in parts_of_extents(heads, self.order):
                 self.mem.free_reserved_pfns(pfns)
+                self._list.drop_head(pfns.size >> self.order)
         if self.domain.now >= self._look_at:
             self._look_at = self.domain.now + self._period
             self._take_free()
         self.due = min(self.due, self._look_at)
+
+    def _inflate(self, blocks):
+        """Take so many blocks from the guest, as far as it has them, and return how many."""
+        heads = alloc_highuser(self.mem, blocks, self.order, highest="Movable")
+        if heads.size:
+            with Undo() as undo:
+                undo.add(self._return, heads)
+                for pfns in parts_of_extents(heads, self.order):
+                    self.mem.set_pfns_offline(pfns)
+                self.domain.discard(heads, self._calls(heads.size), self.order)
+                self._list.add_head(heads)
+        return heads.size
+
+    def _return(self, heads):
+        """Free blocks that were taken, whether their pages are PG_offline by now or not."""
+        for head in heads.tolist():
+            if "PG_offline" in self.mem.page_flags(head):
+                pfns = pages_of_extents(np.array([head]), self.order)
+                self.mem.clear_pfns_offline(pfns)
+                self.mem.free_pfns(pfns)
+            else:
+                self.mem.free_pages(head, self.order)
 
     def _calls(self, blocks):
         return -(-blocks // self.MESSAGE) if self._told else 0

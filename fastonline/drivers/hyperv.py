@@ -202,7 +202,8 @@ class HvBalloon(Driver):
             end = start + -(-(pg_start - start + cnt) // self.chunk) * self.chunk
         else:
             start, end = region[0], region[0] + region[1]
-            if not start <= pg_start or pg_start + cnt > end or start % self.chunk or end % self.chunk:
+            inside = 0 <= start <= pg_start and pg_start + cnt <= end <= self.mem.max_pfn
+            if not inside or start % self.chunk or end % self.chunk:
                 raise HotplugError.of(
                     errno.EINVAL,
                     f"hot-add of {pfn_range(pg_start, cnt)}: not inside whole chunks {pfn_range(start, end - start)}",
@@ -250,9 +251,10 @@ class HvBalloon(Driver):
 
     def _bring_online(self, start_pfn, nr_pages):
         """hv_bring_pgs_online: pages of blocks that are online already go online one by one."""
-        for first in range(start_pfn // self.chunk * self.chunk, start_pfn + nr_pages, self.chunk):
+        end_pfn = min(start_pfn + nr_pages, self.mem.max_pfn)
+        for first in range(start_pfn // self.chunk * self.chunk, end_pfn, self.chunk):
             if self.mem.sections.online_section_nr(first // self.mem.geometry.pages_per_section):
-                start, end = max(first, start_pfn), min(first + self.chunk, start_pfn + nr_pages)
+                start, end = max(first, start_pfn), min(first + self.chunk, end_pfn)
                 self.mem.free_reserved_pfns(np.arange(start, end))
 
     def _online_page(self, pfn, order):
