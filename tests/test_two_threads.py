@@ -17,6 +17,8 @@ import pytest
 from in_process import in_process
 
 import fastonline as fo
+from fastonline.drivers.virtio_balloon import VirtioBalloon
+from fastonline.hotplug.pcp import PerCpuPages
 
 SECONDS = float(os.environ.get("FASTONLINE_THREAD_SECONDS", "8"))
 SEED = int(os.environ.get("FASTONLINE_FUZZ_SEED", "1"))
@@ -24,7 +26,7 @@ LONG = SECONDS > 100
 S = fo.X86_64.pages_per_section
 IN_USE, TAIL = 16, 8
 # What one thread's operation finds when the other was there first.
-REFUSALS = (fo.HotplugError, MemoryError, ValueError)
+REFUSALS = (fo.HotplugError, KeyError, MemoryError, ValueError)
 
 
 class Worker:
@@ -34,6 +36,7 @@ class Worker:
         self.mem, self.rng, self.path = mem, random.Random(seed), path
         self.blocks = []                    # (first pfn, order) that it has allocated
         self.movable = fo.MovablePages(mem)
+        self.balloon = None
         self.failed = None
 
     def section(self):
@@ -172,6 +175,64 @@ def movable(w):
         w.movable.free()
 
 
+def owned(w):
+    """Its own pages come to MovablePages and go from them."""
+    w.movable.adopt(w.singles())
+    w.blocks += [(pfn, 0) for pfn in w.movable.give(20).tolist()]
+
+
+def balloon(w):
+    w.balloon = w.balloon or VirtioBalloon(w.mem, deflate_on_oom=True)      # its pages are in use
+    w.balloon.inflate(w.rng.choice((1, 300)))
+    w.balloon.deflate(200)
+
+
+def hooks(w):
+    """The allocator's callbacks, which look at the machine."""
+    w.mem.arch_alloc_page = lambda pfns, order: w.mem.pfn_valid(int(pfns[0])) and None
+    w.mem.arch_free_page = lambda pfns, order: w.mem.page_flags(int(pfns[0])) and None
+    oom = w.mem.register_oom_notifier(lambda: w.mem.totalram_pages and None)
+    try:
+        alloc_bulk(w)
+        free(w)
+        w.mem.alloc_pages_bulk(1 << 20)
+    finally:
+        w.mem.arch_alloc_page = w.mem.arch_free_page = None
+        w.mem.unregister_oom_notifier(oom)
+
+
+def lists(w):
+    """Per-CPU lists come and go. What is on them is nobody's."""
+    pcp = w.mem.pcp = PerCpuPages(w.mem)
+    w.movable.alloc(50)
+    w.movable.free()
+    pcp.count(1), pcp.free_pages(1), pcp.nr_free(1), pcp.away(0, S)
+    w.mem.pcp = None
+
+
+def words(w):
+    block = w.mem.blocks[w.section() // S]
+    block.online(w.rng.choice(("online", "online_kernel", "online_movable")))
+    block.offline()
+
+
+def page_flags(w):
+    """Its own pages, one at a time, are PG_offline and then free."""
+    pfn, order = w.take()
+    w.mem.set_page_offline(pfn, 1 << order)
+    w.mem.clear_page_offline(pfn, 1 << order)
+    w.blocks += [(at, 0) for at in range(pfn, pfn + (1 << order))]
+
+
+def read_one(w):
+    """What is told of one page, one range and the whole."""
+    pfn = w.rng.randrange(6 * S)
+    w.mem.pfn_valid(pfn), w.mem.PageHighMem(pfn), w.mem.page_flags(pfn)
+    w.mem.pfn_to_online_page(pfn)
+    _ = w.mem.groups, w.mem.memmaps, w.mem.page_owners, w.mem.going_offline, w.mem.possible_nodes
+    w.mem.summary(), w.mem.resources.text(), w.mem.resources.find_resource(S << 12, 1 << 40), list(w.mem.resources)
+
+
 def sysctls(w):
     w.mem.min_free_kbytes = w.rng.randrange(4096)
     w.mem.nr_cpus = w.rng.randrange(1, 64)
@@ -229,6 +290,13 @@ OPERATIONS = (
     veto,
     listen,
     movable,
+    owned,
+    balloon,
+    hooks,
+    lists,
+    words,
+    page_flags,
+    read_one,
     sysctls,
     look,
     read_texts,
@@ -237,6 +305,9 @@ OPERATIONS = (
     pickled,
     saved,
 )
+
+
+NEED_PAGES = (free, free_batch, reserve, offline_flags, page_flags, owned)
 
 
 def run_pair(engine, operations, seconds, seed, directory):
@@ -253,7 +324,7 @@ def run_pair(engine, operations, seconds, seed, directory):
         try:
             for nr in itertools.count():
                 with contextlib.suppress(REFUSALS):
-                    (alloc if nr % 3 == 0 and operation in (free, free_batch, reserve, offline_flags) else operation)(worker)
+                    (alloc if nr % 3 == 0 and operation in NEED_PAGES else operation)(worker)
                 if time.monotonic() > end:
                     break
         except BaseException as e:
@@ -270,6 +341,7 @@ def run_pair(engine, operations, seconds, seed, directory):
     mem.validate()
     owned = [pfn + i for worker in workers for pfn, order in worker.blocks for i in range(1 << order)]
     owned += [pfn for worker in workers for pfn in worker.movable.pfns.tolist()]
+    owned += [pfn for worker in workers if worker.balloon for pfn in worker.balloon.pages.pfns.tolist()]
     assert len(owned) == len(set(owned)), "a page has two owners"
     states = np.concatenate([mem.page_states(first, nr) for first, nr in mem.sections.spans()])
     in_use = int(np.count_nonzero((states & (0xFF ^ TAIL)) == IN_USE))
@@ -277,7 +349,7 @@ def run_pair(engine, operations, seconds, seed, directory):
 
 
 # What these take from their owner when the other thread is in the midst of it is nobody's for a while, or for good.
-LOSES_PAGES = {reserve, offline_flags}
+LOSES_PAGES = {reserve, offline_flags, page_flags, owned, hooks, lists}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
