@@ -1,6 +1,7 @@
 """cli/balloon.py: the arguments of `fastonline balloon`, and the series that they ask for."""
 
 import argparse
+import re
 
 import pytest
 
@@ -38,6 +39,7 @@ def test_a_target_that_is_not_reached_says_why(line, why):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     series = from_arguments(parser.parse_args(line.split()))
+    assert not re.search(r"\d{9}", str(series))      # sizes can be read
     assert why in series.samples[0].obstacle and bool(series.samples[0].obstacle) == bool(why) and why in str(series)
 
 

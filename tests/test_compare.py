@@ -113,6 +113,7 @@ def test_compare_prints_a_line_for_each_strategy(capsys, small, tmp_path):
     (["thread", "--strategies", "split,split"], "strategy 'split' is given twice"),
     (["thread", "--strategies", "dimm", "--json", "/dev/full"], "No space left"),
     (["thread", "--csv", "no/such/dir/x.csv"], "No such file"),
+    (["thread", "--strategies", "split,", "whole"], "compare: unrecognized arguments: whole; see fastonline compare"),
 ])
 def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)
@@ -121,3 +122,19 @@ def test_bad_input_is_one_line(capsys, tmp_path, monkeypatch, args, says):
     except SystemExit as e:
         status, (out, err) = e.code, capsys.readouterr()
     assert status == 2 and out == "" and err.count("\n") == 1 and says in err and os.listdir(tmp_path) == []
+
+
+def test_csv_to_standard_output(capsys, small, tmp_path, monkeypatch):
+    """Expect the CSV there instead of the text, and no file "-"."""
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run(capsys, small, "--strategies", "split,whole", "--csv", "-")
+    assert status == 0 and [line["strategy"] for line in csv.DictReader(io.StringIO(out))] == ["split", "whole"]
+    assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("scenario, strategies, says", [
+    ("thread", ["split"], "must be a Scenario, not 'thread'"), (scenario("thread"), "split", "list of names, not 'split'"),
+])
+def test_a_name_in_place_of_what_it_names(scenario, strategies, says):
+    with pytest.raises(TypeError, match=says):
+        compare(scenario, strategies)

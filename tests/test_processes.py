@@ -1,6 +1,10 @@
 """cost/processes.py: a profile of several processes."""
 
+import signal
+import sys
+
 import pytest
+from in_process import interrupted
 from test_profile import rows
 
 from fastonline.cost.processes import profile_processes
@@ -23,3 +27,24 @@ def test_interval_from_process_to_process():
     assert "2 processes          struct_page, ns a page from one process to another" in text
     with pytest.raises(ValueError, match="processes must be at least 1, not 0"):
         profile_processes(0)
+
+
+# `fastonline profile --processes 2`, which says "ready" when its first process has its work.
+COMMAND = """
+from fastonline.cli import end_by_sigint, main
+from fastonline.cost import processes
+
+class Telling(processes.Pool):
+    def submit(self, *args):
+        future = super().submit(*args)
+        print("ready", flush=True)
+        return future
+
+processes.Pool = Telling
+main(["profile", "--processes", "2"])
+end_by_sigint()
+"""
+
+
+def test_ctrl_c_leaves_nothing_to_complain_of():
+    assert interrupted([sys.executable, "-c", COMMAND]) == (-signal.SIGINT, b"", b"")

@@ -109,8 +109,9 @@ def test_first_touch_and_repeated_add_are_apart(result):
 def test_cold_stands_beside_warm():
     result = profile(engines=["bitmap"], section="128M", repeat=1, cold=True)
     assert all(row["cold"]["min"] >= 0 for row in result["rows"] + result["calls"])
+    assert repr(result) == "<Profile X86_64 rules=6.12 section=128M rows=7 repeat=1>"
     assert "    cold" in profile_text(result)
-    assert re.search(r" on bitmap warm and [\d.]+ [mu]?s cold\.$", profile_text(result).rstrip())
+    assert re.search(r" on bitmap \([\d.]+ [mu]?s cold\)\.$", profile_text(result).rstrip())
 
 
 def test_result_goes_through_json(result):

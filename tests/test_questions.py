@@ -67,6 +67,8 @@ def test_the_first_page_in_the_way(engine):
     assert (answer.pfn, answer.errno, answer.reason) == (32 * BLOCK + 100, errno.EBUSY, "2 pages in use cannot move")
     with pytest.raises(fo.HotplugError, match=f"page {answer.pfn:#x} is in use"):
         mem.offline_pages(32 * BLOCK, BLOCK)
+    mem.free_pages(32 * BLOCK + 100)
+    assert questions.why_not_offline(mem, 32).reason == "1 page in use cannot move"
     with pytest.raises(KeyError):
         questions.why_not_offline(mem, 33)
 
@@ -76,7 +78,7 @@ def test_holes_and_several_zones(engine):
     mem = fo.Memory(fo.X86_64, boot=(3 * BLOCK - 32) << 12, engine=engine)
     first, last = questions.why_not_offline(mem, 0), questions.why_not_offline(mem, 2)
     assert first.reason == "it spans several zones: DMA, DMA32" and first.errno == errno.EINVAL
-    assert (last.pfn, last.reason) == (3 * BLOCK - 32, "32 pages are a hole, no memory")
+    assert (last.pfn, last.reason) == (3 * BLOCK - 32, "a hole of 32 pages without memory")
 
 
 def movable_machine(engine, room):
@@ -115,7 +117,7 @@ def test_pinned_pages(engine):
     mem, owner = movable_machine(engine, 2000)
     owner.pinned = 16
     answer = questions.why_not_offline(mem, 32)
-    assert (answer.errno, answer.pfn, answer.reason) == (errno.EINTR, 32 * BLOCK, "16 pages are pinned")
+    assert (answer.errno, answer.pfn, answer.reason) == (errno.EINTR, 32 * BLOCK, "16 pages pinned")
 
 
 @pytest.mark.parametrize("memmap", [None, "kernel", "on_memory"])

@@ -25,6 +25,8 @@ def test_brief_text_has_five_rows_and_the_figure_to_quote(result):
     assert [line.split("  ")[0] for line in text.splitlines()[2:7]] == [
         "ascending", "random", "online_pages", "add_memory, first", "offline_pages"]
     assert text.splitlines()[-1].startswith("online_pages of 512M takes ")
+    noisy = {**result, "rows": [{**row, "ns": {"min": 1, "median": 9, "spread": 0}} for row in result["rows"]]}
+    assert "bitmap batches of 512" not in profile_text(noisy, brief=True)
 
 
 def test_text_of_one_engine_has_no_ratio():

@@ -32,7 +32,7 @@ def test_summary(run, saved):
     status, out, err = run("show", "summary", saved)
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].startswith("X86_64, Linux 6.12, pages of 4K, min_free_kbytes ")
+    assert lines[0].startswith("X86_64, rules of Linux 6.12, pages of 4K, min_free_kbytes ")
     assert lines[1] == "6 memory blocks of 128M: 5 online, 1 offline (33)"
     assert lines[3] == "zone       start pfn  present  managed    free  #used .free -not managed"
     assert lines[6] == "0/Movable   0x100000     128M     128M  126.8M  #........................"

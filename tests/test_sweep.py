@@ -255,6 +255,9 @@ def test_sweep_and_its_summary(tiny, capsys):
     assert main(ARGS) == 0 and capsys.readouterr().out == "runs.jsonl: 0 runs, 16 rows\n"
     assert main(["sweep", "--summary", "runs.jsonl"]) == 0
     out = capsys.readouterr().out
+    assert main(["sweep", "tiny.toml"]) == 2 and main(["sweep", "--out", "x"]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert err[0].startswith("fastonline: no --out FILE given") and err[1].startswith("fastonline: no scenario given")
     assert "all equal" in out and max(map(len, out.splitlines())) <= 80
     pytest.importorskip("matplotlib")
     assert main(["sweep", "--summary", "runs.jsonl", "--plot", "map.png"]) == 0

@@ -20,6 +20,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
+    def parse_known_args(self, args=None, namespace=None):
+        """Unlike argparse's own, the command that does not know an argument says so, not the program."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def _print_message(self, message, file=None):
         """Unlike argparse's own, raise OSError when the message cannot be written: --help onto a full disk is a failure."""
         if message:
@@ -159,9 +166,20 @@ def add_json(parser):
     )
 
 
+def add_csv(parser, what):
+    """--csv FILE."""
+    parser.add_argument(
+        "--csv", type=output, metavar="FILE", help=f"write {what} as CSV to FILE, - for standard output instead of the text"
+    )
+
+
 def write_json(path, value):
     """The value as JSON into a file, or to standard output for "-"."""
-    text = json.dumps(value, indent=1) + "\n"
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path, text):
+    """The text into a file, or to standard output for "-"."""
     if path == "-":
         sys.stdout.write(text)
     else:

@@ -2,12 +2,11 @@
 
 import sys
 
-from fastonline.cli.common import add_command, add_json, add_plot, check_plot, output, progress, width, write_json
+from fastonline.cli.common import add_command, add_csv, add_json, add_plot, check_plot, progress, width, write_json, write_text
 from fastonline.cost.compare import compare
 from fastonline.cost.published import published, published_text
 from fastonline.cost.scenario import PRESETS, scenario
 from fastonline.cost.strategies import STRATEGIES
-from fastonline.files import write_file
 
 
 def add_compare(commands):
@@ -24,7 +23,7 @@ def add_compare(commands):
     parser.add_argument("scenario", nargs="?", metavar="PRESET|FILE.toml", help=f"{', '.join(PRESETS)}, or a TOML file")
     add_strategies(parser)
     add_json(parser)
-    parser.add_argument("--csv", type=output, metavar="FILE", help="write every row as CSV to FILE")
+    add_csv(parser, "every row")
     add_plot(parser, "held, target and free over time, and overshoot against shortfall")
     parser.add_argument("--published", action="store_true",
                         help="print published figures beside the model's predictions; exit status 1 when one is missed")
@@ -42,23 +41,28 @@ def names(text):
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def read_scenario(args):
+    """The Scenario that an argument names."""
+    if args.scenario is None:
+        raise ValueError(f"no scenario given (expected {', '.join(PRESETS)}, or a TOML file)")
+    return scenario(args.scenario)
+
+
 def run_compare(args):
     if args.published:
         return run_published(args)
-    if args.scenario is None:
-        raise ValueError(f"no scenario given (expected {', '.join(PRESETS)}, or a TOML file)")
-    given = scenario(args.scenario)
+    given = read_scenario(args)
     check_plot(args.plot)
     if args.strategies == []:
         raise ValueError("--strategies: no name")
     result = compare(given, args.strategies, progress)
     if args.csv is not None:
-        write_file(args.csv, [result.csv().encode()])
+        write_text(args.csv, result.csv())
     if args.plot is not None:
         result.plot(args.plot)
     if args.json is not None:
         write_json(args.json, result.as_dict())
-    if args.json != "-":
+    if "-" not in (args.json, args.csv):
         print(result.text(width()))
     if args.times:
         for row in result.rows:

@@ -9,16 +9,17 @@ from functools import partial
 from fastonline import geometry, rules
 from fastonline.cli.common import (
     add_command,
+    add_csv,
     add_json,
     add_plot,
     check_plot,
     checked,
     colored,
     count,
-    output,
     progress,
     size,
     write_json,
+    write_text,
 )
 from fastonline.cost.against import against, against_text, load_profile
 from fastonline.cost.counters import HARDWARE
@@ -26,7 +27,6 @@ from fastonline.cost.processes import profile_processes
 from fastonline.cost.profile import profile
 from fastonline.cost.report import geometries_text, profile_text
 from fastonline.cost.scale import memmap_text, scale, scale_text, touch_memmap
-from fastonline.files import write_file
 from fastonline.hotplug.memory import ENGINES
 from fastonline.linux.capture import Capture
 
@@ -81,9 +81,7 @@ def add_profile(commands):
         "--tolerance", type=share, default=0.1, metavar="SHARE", help="for --against (default: 0.1, that is 10 %%)"
     )
     add_json(parser)
-    parser.add_argument(
-        "--csv", type=output, metavar="FILE", help="write the rows as CSV to FILE, - for standard output instead of the text"
-    )
+    add_csv(parser, "the rows")
     add_plot(parser, "the figures")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--capture", metavar="FILE", help="start from a captured machine, online a section after its memory, "
@@ -189,10 +187,7 @@ def _write(args, result, rows):
         writer = csv.DictWriter(text, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
-        if args.csv == "-":
-            sys.stdout.write(text.getvalue())
-        else:
-            write_file(args.csv, [text.getvalue().encode()])
+        write_text(args.csv, text.getvalue())
 
 
 def _flat(row):

@@ -5,9 +5,9 @@ import sys
 from contextlib import contextmanager
 
 from fastonline.cli.common import add_command, add_json, add_plot, check_plot, count, output, width, write_json
-from fastonline.cli.compare import add_strategies
+from fastonline.cli.compare import add_strategies, read_scenario
 from fastonline.cost.pool import Pool, dask_executor
-from fastonline.cost.scenario import PRESETS, scenario
+from fastonline.cost.scenario import PRESETS
 from fastonline.cost.sweep import SUMMARY, grid, summary, sweep
 from fastonline.tables import fitted, wrapped
 
@@ -42,14 +42,15 @@ def run_sweep(args):
         if args.scenario is not None or args.set or args.out is not None:
             raise ValueError("--summary takes no scenario, --set or --out")
         return print_summary(args)
-    if args.scenario is None or args.out is None:
-        raise ValueError("a sweep needs a scenario and --out FILE")
+    given = read_scenario(args)
     for name in ("plot", "json"):
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} goes with --summary")
+    if args.out is None:
+        raise ValueError("no --out FILE given: a sweep appends its rows to a file")
     if args.jobs is not None and args.dask is not None:
         raise ValueError("--jobs and --dask exclude each other")
-    points = grid(scenario(args.scenario), parse_sets(args.set), args.strategies, args.seeds, args.yes)
+    points = grid(given, parse_sets(args.set), args.strategies, args.seeds, args.yes)
     with executor(args) as (where, workers):
         made = sweep(points, where, args.out, workers, show if sys.stderr.isatty() else None)
     if sys.stderr.isatty():

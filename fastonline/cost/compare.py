@@ -131,7 +131,12 @@ def run_one(scenario: Scenario, strategy: str, check: bool = False) -> Row:
 
 def compare(scenario: Scenario, strategies: Sequence[str] | None = None, progress: Progress | None = None) -> Comparison:
     """Run strategies (names, None: all) on a scenario, one after the other. progress: wraps the list of names, as tqdm does.
-    ValueError for a strategy that is unknown or given twice, before any runs."""
+    Before any runs: ValueError for a strategy that is unknown or given twice, TypeError for a name where a Scenario or a list
+    is meant."""
+    if not isinstance(scenario, Scenario):
+        raise TypeError(f"scenario must be a Scenario, not {scenario!r} (cost.scenario.scenario reads a preset or a file)")
+    if isinstance(strategies, str):
+        raise TypeError(f"strategies must be a list of names, not {strategies!r}")
     names = list(STRATEGIES if strategies is None else strategies)
     for name in names:
         if name not in STRATEGIES:

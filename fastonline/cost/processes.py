@@ -5,10 +5,11 @@ are contiguous and leave little to chance. Small pages lie where the kernel foun
 by struct_page at 0.66 ns a page, the next at 0.75, each with a spread of 2 %, and every one at 0.65 with huge pages.
 """
 
-import multiprocessing
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+from fastonline.cost.pool import Pool
 from fastonline.cost.profile import Profile, profile, ratios, summary
 
 
@@ -28,11 +29,13 @@ def profile_processes(
     """
     if processes < 1:
         raise ValueError(f"processes must be at least 1, not {processes}")
-    context = multiprocessing.get_context("spawn")
     results = []
     for _ in progress(list(range(processes))):
-        with context.Pool(1) as pool:
-            results.append(pool.apply(profile, kwds=arguments))
+        pool = Pool(1)
+        try:
+            results.append(pool.submit(partial(profile, **arguments)).result())
+        finally:
+            pool.kill()
     merged: Profile = results[0]
     for kind in ("rows", "calls"):
         for row, *others in zip(*(result[kind] for result in results), strict=True):

@@ -152,6 +152,9 @@ class Profile(Record):
     huge_bytes: list[int | None]
     ratios: dict[str, float]
 
+    def __repr__(self) -> str:
+        return f"<Profile {self.geometry} rules={self.rules} section={self.section} rows={len(self.rows)} repeat={self.repeat}>"
+
 
 def profile(
     geometry: Geometry = X86_64, section: int | str = "512M", rules: Rules = LINUX_6_12, engines: Sequence[str] = ENGINES,

@@ -45,7 +45,7 @@ def profile_text(result: Profile, brief: bool = False, more: Sequence[str] = ())
         parts += _counts(result, engines)
         if result["capture"] is not None:
             parts.insert(1, capture_text(result["capture"]))
-    parts += [*more, _warnings(result) + quote(result) + "\n"]
+    parts += [*more, _warnings(result, brief) + quote(result) + "\n"]
     return "\n".join(part for part in parts if part)
 
 
@@ -86,13 +86,13 @@ def capture_text(compared: dict[str, Any]) -> str:
 
 def quote(result: Profile) -> str:
     """Return the figure of a profile (`result`) to quote, in one sentence on one line: the medians of online_pages."""
-    said, cold = [], []
+    said, cold = [], ""
     for row in result["rows"]:
         if row["workload"] == "online_pages":
-            said.append(f"{duration(row['ns']['median'])} on {row['engine']}")
-            cold += [duration(row["cold"]["median"])] if row["cold"] else []
-    after = f" and {', '.join(cold)} cold" if cold else ""
-    return f"online_pages of {result['section']} takes {', '.join(said)} warm{after}."
+            cold = f" ({duration(row['cold']['median'])} cold)" if row["cold"] else ""
+            said.append(f"{duration(row['ns']['median'])} on {row['engine']}{cold}")
+    warm = "" if cold else " warm"
+    return f"online_pages of {result['section']} takes {', '.join(said)}{warm}."
 
 
 def duration(ns: float) -> str:
@@ -103,10 +103,11 @@ def duration(ns: float) -> str:
     return f"{number(ns)} ns"
 
 
-def _warnings(result):
+def _warnings(result, brief):
     noisy = [
         f"{row['engine']} {row['workload']}" for row in result["rows"] + result["calls"]
         if row["pages"] and row["ns"]["median"] > _WIDE * max(row["ns"]["min"], 1) and row["workload"] != LIFECYCLE[0]
+        and (not brief or row["workload"] in _BRIEF)
     ]
     if not noisy:
         return ""

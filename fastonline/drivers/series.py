@@ -23,7 +23,7 @@ from fastonline.figures import LINE_COLORS, drawing
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug.memory import Memory
 from fastonline.rules import Rules
-from fastonline.tables import fitted, wrapped
+from fastonline.tables import fitted, short, wrapped
 
 INTERVAL = 60.0     # s between targets that come without times
 
@@ -61,9 +61,9 @@ class Sample:
     def remark(self) -> str:
         """Why the target is not reached, or not usable yet; else ""."""
         if self.obstacle:
-            return f"target {format_size(self.target)} not reached: {self.obstacle}"
+            return f"target {_size(self.target)} not reached: {self.obstacle}"
         waiting = self.actual - self.usable
-        return f"target {format_size(self.target)} not usable: {format_size(waiting)} is plugged and not online" \
+        return f"target {_size(self.target)} not usable: {_size(waiting)} is plugged and not online" \
             if waiting > 0 else ""
 
 
@@ -93,7 +93,7 @@ class Series:
         not fit in `width` go into a second table below."""
         rows = [("time s", "target", "plugged", "usable", "host free", "plugged s", "usable s", "calls", "call ms")]
         rows += [(
-            f"{s.time:.1f}", *map(format_size, (s.target, s.actual, s.usable, s.host_free)), _seconds(s.plugged_s),
+            f"{s.time:.1f}", *map(_size, (s.target, s.actual, s.usable, s.host_free)), _seconds(s.plugged_s),
             _seconds(s.usable_s), str(s.calls), f"{s.call_ns / 1e6:.3f}",
         ) for s in self.samples]
         lines = fitted(rows, ">" * 9, width)
@@ -120,6 +120,12 @@ class Series:
             axes.margins(y=0.1)
             axes.grid(color="0.9")
             axes.legend()
+
+
+def _size(size):
+    """A size as text, exact unless that is too long to read: 1181114368 -> "1.1G"."""
+    exact = format_size(size)
+    return exact if len(exact) <= 6 else short(size)
 
 
 def _seconds(seconds):

@@ -48,6 +48,10 @@ class Answer:
         return not self.errno
 
 
+def _pages(nr):
+    return f"{nr} page{'' if nr == 1 else 's'}"
+
+
 def why_not_offline(mem: Memory, block_nr: int) -> Answer:
     """Return an Answer: whether memory block `block_nr` can go offline, and why not. It makes the checks of offline_pages
     (6.12) in their order. KeyError if there is no such block."""
@@ -59,7 +63,7 @@ def why_not_offline(mem: Memory, block_nr: int) -> Answer:
     missing = np.flatnonzero(states & PG_prepared == 0)
     if len(missing):
         pfn = start + int(missing[0])
-        return Answer(block_nr, "online", pfn, f"{len(missing)} pages are a hole, no memory", errno.EINVAL)
+        return Answer(block_nr, "online", pfn, f"a hole of {_pages(len(missing))} without memory", errno.EINVAL)
     zones = _zones_of(mem, start, nr)
     if len(zones) > 1:
         return Answer(block_nr, "online", None, f"it spans several zones: {', '.join(zones)}", errno.EINVAL)
@@ -73,11 +77,11 @@ def why_not_offline(mem: Memory, block_nr: int) -> Answer:
     }
     if stuck.any():
         pfn = start + int(stuck.argmax())
-        reason = f"{np.count_nonzero(stuck)} pages in use cannot move"
+        reason = f"{_pages(np.count_nonzero(stuck))} in use cannot move"
         return Answer(block_nr, "online", pfn, reason, errno.EBUSY, **counts)
     if len(pinned):
         code = errno.EAGAIN if mem.rules.offline_times_out else errno.EINTR
-        return Answer(block_nr, "online", int(pinned.min()), f"{len(pinned)} pages are pinned", code, **counts)
+        return Answer(block_nr, "online", int(pinned.min()), f"{_pages(len(pinned))} pinned", code, **counts)
     room = _room_outside(mem, start, counts["free"])
     if counts["movable"] > room:
         code = errno.ENOMEM if mem.rules.offline_times_out else errno.EINTR

@@ -11,7 +11,7 @@ def summary(mem):
     offline = [nr for nr, state in states if state != "online"]
     block = short(mem.pages_per_block * page)
     lines = [
-        f"{mem.geometry.name}, Linux {mem.rules.name}, pages of {short(page)}, min_free_kbytes {mem.min_free_kbytes}",
+        f"{mem.geometry.name}, rules of Linux {mem.rules.name}, pages of {short(page)}, min_free_kbytes {mem.min_free_kbytes}",
         f"{len(states)} memory blocks of {block}: {len(states) - len(offline)} online, {len(offline)} offline"
         + (f" ({range_list(offline)})"[:40] if offline else ""),
         "",
