@@ -129,7 +129,8 @@ def write_file(path: Path, parts: Iterable[Bytes]) -> None:
         else:
             _replace(target, old, parts)
     except OSError as e:
-        e.filename, e.filename2 = os.fspath(path), None      # what was asked for, not what lies beside it
+        e.filename = os.fspath(path)      # what was asked for, not what lies beside it
+        del e.filename2
         raise
 
 

@@ -44,6 +44,7 @@ def test_a_page_list_holds_pages_past_2_31():
     pages.add_tail(np.array([1 << 33]))
     pages.add_head(np.array([(1 << 31) - 1]))
     expected = [(1 << 31) - 1, 5001, 5000, *range(2000), 1 << 33]
+    assert repr(pages) == "<PageList pages=2004>"
     assert pages.view().tolist() == expected == pages.head(5000).tolist() == pages.tail(5000)[::-1].tolist()
     assert pages.view().dtype == pages.head(1).dtype == pages.tail(1).dtype == np.int64
     pages.drop_tail(1)

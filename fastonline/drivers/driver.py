@@ -148,6 +148,9 @@ class PageList:
         self._room: NDArray[np.signedinteger] = np.empty(1024, np.int32)
         self._first = self._end = 512
 
+    def __repr__(self) -> str:
+        return f"<PageList pages={len(self)}>"
+
     def __len__(self) -> int:
         return self._end - self._first
 
