@@ -1,24 +1,24 @@
-"""fastonline: memory onlined the way Linux does it, in user space, at the speed of the memory bus.
+"""Simulate Linux memory hotplug, and measure what each step costs.
 
-Memory is one machine, load reads one that Memory.save wrote. What it looks like is a Geometry: X86_32_PAE, X86_64, ARM64_4K,
-ARM64_16K, ARM64_64K, S390X, PPC64LE_64K, RISCV64, LOONGARCH64_16K; which kernel it mirrors are Rules: LINUX_2_6_25, LINUX_6_1,
-LINUX_6_12, LINUX_6_18. parse_size reads sizes such as "512M", x86_boot_ranges lays out the boot memory of a guest.
-What a kernel refuses raises HotplugError.
+Memory is one machine; load reads one that Memory.save wrote. A Geometry says what the machine looks like: X86_32_PAE, X86_64,
+ARM64_4K, ARM64_16K, ARM64_64K, S390X, PPC64LE_64K, RISCV64 or LOONGARCH64_16K. Rules say which kernel it mirrors: LINUX_2_6_25,
+LINUX_6_1, LINUX_6_12 or LINUX_6_18. parse_size reads sizes such as "512M". x86_boot_ranges lays out the boot memory of a guest.
+A call that the kernel would refuse raises HotplugError.
 
 MMOP_OFFLINE, MMOP_ONLINE, MMOP_ONLINE_KERNEL and MMOP_ONLINE_MOVABLE (int) say what a memory block is to become.
 
 mem.notifiers calls callback(action, notice). action (int): MEM_GOING_ONLINE and MEM_GOING_OFFLINE may be vetoed;
 MEM_CANCEL_ONLINE and MEM_CANCEL_OFFLINE follow a veto, MEM_ONLINE and MEM_OFFLINE success;
-of memory blocks, since 6.9, MEM_PREPARE_ONLINE comes first and MEM_FINISH_OFFLINE last. notice: MemoryNotify. It returns
-None or NOTIFY_OK, NOTIFY_DONE (not interested), NOTIFY_BAD (a veto), NOTIFY_STOP (the rest is not called).
+of memory blocks, since 6.9, MEM_PREPARE_ONLINE comes first and MEM_FINISH_OFFLINE last. notice: MemoryNotify. The callback
+returns None or NOTIFY_OK, NOTIFY_DONE (not interested), NOTIFY_BAD (a veto) or NOTIFY_STOP (the rest is not called).
 
-MovablePages are pages in use that offline_pages may move. Capture is the state of a real kernel, Recording what one did, step
-by step, RecordingError reports a file that is not a recording. export_sysfs writes the tree that lsmem --sysroot reads.
+MovablePages are pages in use that offline_pages may move. Capture is the state of a real kernel. Recording is what one did,
+step by step; RecordingError reports a file that is not a recording. export_sysfs writes the tree that lsmem --sysroot reads.
 
-Further: fastonline.hotplug.questions (what can go offline, what can be added, how small it gets),
-fastonline.linux.sources.read_source (whatever file shows a machine), fastonline.drivers (balloons and their host),
-fastonline.cost.profile, for cimport fastonline.hotplug.memory and fastonline.core, and for C and C++ fastonline.h in
-get_include().
+To be imported by name: fastonline.hotplug.questions (what can go offline, what can be added, how small the machine gets),
+fastonline.linux.sources.read_source (a machine from any file that shows one), fastonline.drivers (balloons and their host),
+fastonline.cost (profile, compare, sweep), fastonline.testing. For Cython: cimport fastonline.hotplug.memory and
+fastonline.core. For C and C++: fastonline.h in get_include().
 """
 
 from typing import TYPE_CHECKING

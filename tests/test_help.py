@@ -105,7 +105,7 @@ def test_what_a_module_has_is_documented(module):
     assert missing == []
 
 
-@pytest.mark.parametrize("name", ["drivers", "cost", "linux"])
+@pytest.mark.parametrize("name", ["drivers", "cost", "cost.strategies", "linux"])
 def test_the_example_of_a_package_is_true(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     result = doctest.testmod(importlib.import_module(f"fastonline.{name}"))

@@ -8,10 +8,10 @@ and the reference. The small geometries keep a walk fast. A test of an embedding
 
     class MyWalk(Walk):
         def subjects(self, boot):
-            return [MyMachine(self.geometry, boot)]      # the methods of Memory that you have
+            return [MyMachine(self.geometry, boot)]      # the methods of Memory that it has are called on it too
 
         def check(self, mine):
-            assert mine.free_pages() == sum(zone.free_pages for zone in self.bitmap.zones.values())
+            assert mine.totalram_pages == self.bitmap.totalram_pages
 
     TestMyMachine = MyWalk.TestCase
 """

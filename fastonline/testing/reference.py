@@ -35,6 +35,12 @@ class RefZone:
 
 
 class Reference:
+    """One machine. Its methods do what those of Memory do, and raise Refused instead of HotplugError.
+
+    geometry, rules: a Geometry and Rules. boot_pages: of boot memory, from pfn 0 on. max_pfn: where memory ends, None: as the
+    geometry has it. sections_per_block: of a memory block.
+    """
+
     def __init__(self, geometry, rules, boot_pages=0, max_pfn=None, sections_per_block=1):
         self.geometry, self.rules = geometry, rules
         self.max_order = geometry.max_page_order
