@@ -82,6 +82,10 @@ STATES = {
     "a memmap of no section": (changed("memmaps", value=[[9, 0, 4]]), "section 9 is not present"),
     "two memmaps at one place": (changed("memmaps", value=[[4, 8, 4], [5, 8, 4]]), "two memmaps lie at 0x8"),
     "a range where no memory is": (changed("groups", value=[(2048, 256, None)]), "added at 0x800"),
+    "a range that begins before its RAM": (
+        lambda state: state["resources"].append([1025 << 12, *state["resources"].pop()[1:]]),
+        "a range of 512 pages was added at 0x400, where no memory is",
+    ),
     "a range beyond memory": (changed("groups", value=[(1024, 1 << 60, None)]), "pages of a range"),
     "a group of no pages": (changed("groups", value=[(1024, 256, ("x", 0))]), "unit of a group"),
     "a resource outside its parent": (

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fastonline.cost.profile import LIFECYCLE, LISTENER, WORKLOADS, profile
+from fastonline.cost.profile import LIFECYCLE, LISTENER, WORKLOADS, Profile, profile
 from fastonline.cost.report import number, profile_text, si, size
 
 
@@ -18,6 +18,15 @@ def test_text_has_every_workload_and_fits(result):
     assert "struct_page walks every page, the bitmap engine none" in text
     assert re.fullmatch(r"online_pages of 512M takes [\d.]+ [mu]?s on bitmap, [\d.]+ [mu]?s on struct_page warm\.",
                         text.splitlines()[-1])
+
+
+def test_noisy_rows_fit(result):
+    """Every row is noisy. Expect the three longest names that come first, and the count of the rest, in 80 columns."""
+    rows = sorted(result["rows"], key=lambda row: -len(row["engine"] + row["workload"]))
+    noisy = [{**row, "ns": {**row["ns"], "min": 1, "median": 1000}} for row in rows]
+    text = profile_text(Profile(**{**result.as_dict(), "rows": noisy}))
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"Noisy: the median is more than 3 times the least in .* and \d+ more\n", " ".join(text.split("\n  ")))
 
 
 def test_brief_text_has_five_rows_and_the_figure_to_quote(result):

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastonline.cost.phases import PHASES
 from fastonline.cost.profile import C_API, LIFECYCLE, LISTENER, Profile
+from fastonline.tables import wrapped
 
 _MEANING = {
     C_API: "the same from C, without Python",
@@ -111,9 +112,9 @@ def _warnings(result, brief):
     ]
     if not noisy:
         return ""
-    more = f"\n  and {len(noisy) - 3} more" if len(noisy) > 3 else ""
-    names = ", ".join(noisy[:3])
-    return f"Noisy: the median is more than {_WIDE:.0f} times the least in\n  {names}{more}\n"
+    more = f" and {len(noisy) - 3} more" if len(noisy) > 3 else ""
+    text = f"Noisy: the median is more than {_WIDE:.0f} times the least in {', '.join(noisy[:3])}{more}"
+    return "\n".join(wrapped(text, 80)) + "\n"
 
 
 def _header(result):

@@ -228,10 +228,10 @@ cdef int check_memmaps(Machine mem) except -1:
 
 
 cdef int check_groups(Machine mem) except -1:
-    """What was added at a time lies in memory, and each such range begins where no other does."""
+    """What was added at a time begins in RAM, and each such range where no other does."""
     starts = set()
     for start, nr, group in mem.groups:
-        if not 0 < nr <= mem.max_pfn - start or not mem.sections.present_section_nr(start >> mem.sections.pfn_section_shift):
+        if not 0 < nr <= mem.max_pfn - start or not mem.resources.within(start, 1):
             raise AssertionError(f"a range of {nr} pages was added at {start:#x}, where no memory is")
         if start in starts:
             raise AssertionError(f"two ranges were added at {start:#x}")
