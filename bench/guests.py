@@ -5,15 +5,17 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 
 import numpy as np
 from paths import least_of, per
 
 import fastonline as fo
 from fastonline.cost.compare import run_one
+from fastonline.cost.pool import dask_executor
 from fastonline.cost.scenario import scenario
 from fastonline.cost.strategies import STRATEGIES
-from fastonline.cost.sweep import grid, sweep
+from fastonline.cost.sweep import grid, summary, sweep
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.xen import XEN_3_1, XenBalloon
@@ -83,9 +85,21 @@ def big_guests(repeat):
     return found
 
 
-def swept(runs, workers):
-    """ns a run of a sweep of the 1 GiB guest of `thread` by split, in so many processes."""
+@contextmanager
+def dask(workers):
+    """An executor on a Dask cluster of so many processes; ImportError without distributed."""
+    from distributed import LocalCluster
+    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster, \
+            dask_executor(cluster.scheduler_address) as (executor, _):
+        yield executor
+
+
+def swept(runs, workers, executors=concurrent.futures.ProcessPoolExecutor):
+    """ns a run of a sweep of the 1 GiB guest of `thread` by split, in so many processes. executors: a pool, or dask."""
     points = grid(scenario("thread"), {"workload.in_use": [0.5, 0.9]}, ["split"], seeds=runs // 2)
-    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ProcessPoolExecutor(workers) as pool:
-        return per(runs, least_of(1, lambda: sweep(points, pool, os.path.join(folder, "runs.jsonl"), workers),
-                                  lambda: [os.remove(file.path) for file in os.scandir(folder)]))
+    with tempfile.TemporaryDirectory() as folder, executors(workers) as executor:
+        path = os.path.join(folder, "runs.jsonl")
+        found = least_of(1, lambda: sweep(points, executor, path, workers),
+                         lambda: [os.remove(file.path) for file in os.scandir(folder)])
+        assert all(group.errors == 0 for group in summary(path))
+        return per(runs, found)

@@ -175,8 +175,14 @@ def growing(large, repeat):
         for name, (seconds, mib) in guests.big_guests(2).items():
             lines += [Figure(f"64 GiB guest, 8 steps up and down, {name}", True, 1, "s", seconds),
                       Figure(f"  memory, {name}", True, 300, "MiB", mib)]
-        for workers in (1, 2):
-            line(f"10,000 runs of `thread`, split, {workers} processes", 120, "s", guests.swept(10000, workers), 1e9 / 10000)
+        runs = {workers: guests.swept(10000, workers) for workers in (1, 2)}
+        for workers, found in runs.items():
+            line(f"10,000 runs of `thread`, split, {workers} processes", 120, "s", found, 1e9 / 10000)
+        what = "  Dask with 2 workers / 2 processes"
+        try:
+            lines.append(Figure(what, True, 1.3, "x", guests.swept(10000, 2, guests.dask)["min"] / runs[2]["min"]))
+        except ImportError:
+            lines.append(Figure(what, True, 1.3, "x", note="distributed is not installed"))
     return lines
 
 
