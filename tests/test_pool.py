@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import Future
 
 import pytest
@@ -76,3 +78,33 @@ def test_a_pool_outlives_its_workers(expected, tmp_path, monkeypatch):
     rows = [json.loads(line) for line in lines(tmp_path / "runs")]
     assert len(rows) == 16 and sum("error" in row for row in rows) == 2
     assert {line for line in lines(tmp_path / "runs") if b'"error"' not in line} <= set(expected)
+
+
+FAULTS = """
+import resource
+import numpy as np
+from fastonline.cost.pool import keep_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(1 << 17)      # 256 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults())
+keep_memory(True)
+faults()
+print(faults())
+keep_memory(False)
+print(faults())
+"""
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="the C library is not glibc")
+def test_a_worker_keeps_memory_while_it_is_told_to():
+    """20 arrays of 1 MiB with Dask's MALLOC_TRIM_THRESHOLD_. Expect a page fault for each page of each, except while the
+    process keeps its memory."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"},
+                          capture_output=True, text=True, check=True)
+    before, kept, after = map(int, done.stdout.split())
+    assert kept < 512 < before / 4 and after > 2048
