@@ -15,7 +15,7 @@ def cycle(mem, start):
 
 
 @pytest.mark.benchmark(group="cycle among others")
-@pytest.mark.parametrize("others", [100, 4000, pytest.param(131072, marks=pytest.mark.large)])
+@pytest.mark.parametrize("others", [100, 4000, pytest.param(131072, marks=pytest.mark.large(24))])
 def bench_among_others(measure, others):
     mem = fo.Memory(fo.X86_64)
     for nr in range(others, -1, -1):
@@ -26,7 +26,7 @@ def bench_among_others(measure, others):
 
 
 @pytest.mark.benchmark(group="cycle after others")
-@pytest.mark.parametrize("before", [0, 10_000, pytest.param(1_000_000, marks=pytest.mark.large)])
+@pytest.mark.parametrize("before", [0, 10_000, pytest.param(1_000_000, marks=pytest.mark.large(24))])
 def bench_after_others(measure, before):
     mem = fo.Memory(fo.X86_64, boot="128M")
     for _ in range(before):

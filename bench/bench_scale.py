@@ -1,6 +1,6 @@
 """From one section to many: is a page as cheap when there are more of them?
 
-With --large up to 2^30 pages (4 TiB) as far as a contender's state fits into a few GiB.
+With --most 30 up to 2^30 pages (4 TiB) as far as a contender's state fits into a few GiB.
 """
 
 import pytest
@@ -14,10 +14,10 @@ MOST_RANDOM = {"bitmap": 26, "struct_page": 24, "numpy_only": 24, "plain_python"
 
 
 def sizes(*default, large):
-    """Parameters of 2^n pages each; those in `large` run with --large only."""
+    """Parameters of 2^n pages each; those in `large` run with --most n only."""
     def param(n, *marks):
         return pytest.param(1 << n, id=format_size(1 << n) + "i", marks=marks)
-    return [param(n) for n in default] + [param(n, pytest.mark.large) for n in large]
+    return [param(n) for n in default] + [param(n, pytest.mark.large(n)) for n in large]
 
 
 def few(nr_pages):

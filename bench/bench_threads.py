@@ -29,7 +29,7 @@ OWN = {"bitmap": 1 << 26, "struct_page": 1 << 20}   # pages of each thread: step
 
 
 @pytest.mark.benchmark(group="machines of their own")
-@pytest.mark.parametrize("threads", [1, 2, pytest.param(4, marks=pytest.mark.large)])
+@pytest.mark.parametrize("threads", [1, 2, pytest.param(4, marks=pytest.mark.large(24))])
 @pytest.mark.parametrize("engine", ["bitmap", "struct_page"])
 def bench_own_machines(measure, engine, threads):
     """Each thread onlines a machine of its own and takes it offline again. ns_per_page is of all pages of all threads: with as

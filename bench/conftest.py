@@ -11,18 +11,19 @@ ORIGIN = provenance(seed=SEED)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--large", action="store_true", help="run the large sizes too: 16 Mi pages and more (some GiB of memory)")
+    parser.addoption("--large", dest="most", action="store_const", const=24, default=22, help="sizes up to 2^24 pages too")
+    parser.addoption("--most", dest="most", type=int, metavar="N", help="sizes up to 2^N pages too; 30 takes some GiB")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "large: a size that runs only with --large")
+    config.addinivalue_line("markers", "large(n): a size of about 2^n pages, which runs only with --most n or more")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--large"):
-        for item in items:
-            if item.get_closest_marker("large"):
-                item.add_marker(pytest.mark.skip(reason="needs --large"))
+    for item in items:
+        large = item.get_closest_marker("large")
+        if large and large.args[0] > config.getoption("most"):
+            item.add_marker(pytest.mark.skip(reason=f"needs --most {large.args[0]}"))
 
 
 @pytest.fixture(params=CONTENDERS)

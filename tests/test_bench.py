@@ -55,10 +55,11 @@ def test_large_sizes_are_asked_for():
     done = run_bench("--collect-only", "--large")
     assert done.returncode == 0, done.stdout
     assert "1Gi" in done.stdout
-    default = run_bench("--benchmark-disable", "-k", "16Mi or 64Mi or 128Mi or 1Gi")
-    assert default.returncode in (0, 5), default.stdout
-    assert "passed" not in default.stdout
-    assert "skipped" in default.stdout
+    for asked, sizes in [((), "16Mi or 64Mi or 1Gi"), (("--large",), "64Mi or 128Mi or 1Gi"), (("--most", "27"), "1Gi")]:
+        done = run_bench("--benchmark-disable", *asked, "-k", sizes)
+        assert done.returncode in (0, 5), done.stdout
+        assert "passed" not in done.stdout
+        assert "skipped" in done.stdout
 
 
 def test_rows_of_a_profile_by_name(tmp_path):
