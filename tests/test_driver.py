@@ -11,6 +11,10 @@ from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.xen import XEN_6_18, XenBalloon
 
 
+def test_nobody_has_work():
+    run([], until=10.0)
+
+
 def test_time_passes_by_what_calls_cost():
     """10 ms a batch, 8 of them. Expect the guest's clock to show 80 ms after the time of the target."""
     host = Host("64M", call_ns={"decrease_reservation": 1e7})

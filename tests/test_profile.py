@@ -191,3 +191,10 @@ def test_the_result_has_named_fields(result):
     assert result.rows[0].ns.min == result["rows"][0]["ns"]["min"] and result.phases[0].total["min"] >= 0
     plain = result.as_dict()
     assert plain == result and {type(plain), type(plain["rows"][0]), type(plain["rows"][0]["ns"])} == {dict}
+
+
+def test_geometry_and_rules_by_name():
+    result = profile("arm64-64k", rules="v6.18", engines=["bitmap"], repeat=1)
+    assert (result["geometry"], result["rules"]) == ("ARM64_64K", "6.18")
+    with pytest.raises(TypeError, match="list of names, not 'bitmap'"):
+        profile(engines="bitmap")

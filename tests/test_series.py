@@ -40,6 +40,12 @@ def test_runs(name, kind, options, actual):
     assert all(bool(s.obstacle) == (s.actual != s.target) for s in series.samples) or options.get("behaviour") == "cmm2"
 
 
+def test_geometry_and_rules_by_name():
+    kinds = ("x86-64", "v6.12"), (X86_64, LINUX_6_12)
+    named, given = (run_series("xen", [(0.0, 64 << 20)], *kind, "64M", "128M") for kind in kinds)
+    assert named.steps == given.steps and named.calls == given.calls
+
+
 def test_it_is_deterministic():
     runs = [run_series("xen", parse_targets("48M,20M,56M"), *NEW, "32M", "64M", scattered=True, seed=3) for _ in range(2)]
     assert runs[0].steps == runs[1].steps and runs[0].calls == runs[1].calls

@@ -22,12 +22,12 @@ from fastonline.cost.phases import (
     time_range_call,
 )
 from fastonline.cost.provenance import huge_bytes, provenance
-from fastonline.geometry import X86_64, Geometry, format_size, parse_size
+from fastonline.geometry import X86_64, Geometry, by_name as geometry_by_name, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
 from fastonline.hotplug.notifier import NOTIFY_OK
 from fastonline.linux.capture import Capture, matches_kernel
 from fastonline.record import Record
-from fastonline.rules import LINUX_6_12, Rules
+from fastonline.rules import LINUX_6_12, Rules, by_name as rules_by_name
 
 BOOT = "1G"
 """Memory below the section, when there is no capture: enough to fill the kernel zones that a hot-added section lies behind."""
@@ -157,25 +157,32 @@ class Profile(Record):
 
 
 def profile(
-    geometry: Geometry = X86_64, section: int | str = "512M", rules: Rules = LINUX_6_12, engines: Sequence[str] = ENGINES,
-    orders: Iterable[int] | None = None, repeat: int = 50, capture: Capture | None = None,
+    geometry: Geometry | str = X86_64, section: int | str = "512M", rules: Rules | str = LINUX_6_12,
+    engines: Sequence[str] = ENGINES, orders: Iterable[int] | None = None, repeat: int = 50, capture: Capture | None = None,
     counters: dict[str, tuple[int, int]] | None = None, cold: bool = False,
     progress: Callable[[list[tuple[str, str, str]]], Iterable[tuple[str, str, str]]] = iter
 ) -> Profile:
     """Measure what onlining one section costs; return a Profile.
 
-    geometry, rules: of the machine. engines: names. section: size of the range that is onlined, whole sections. orders:
-    largest blocks handed to the allocator, one "whole" for each; None: what the rules say. capture: a linux.capture.Capture to
-    start from, with its own geometry; None: BOOT memory is there. counters: the events to count in runs of their own after the
-    timed ones, cost.counters.HARDWARE or another dict of its kind; None: nothing is counted. cold: measure each workload again
-    with caches emptied before each run. progress: called with the list of steps, gives them back one by one (tqdm.tqdm does).
+    geometry, rules: of the machine, or their names. engines: a list of names. section: size of the range that is onlined,
+    whole sections. orders: largest blocks handed to the allocator, one "whole" for each; None: what the rules say. capture: a
+    linux.capture.Capture to start from, with its own geometry; None: BOOT memory is there. counters: the events to count in
+    runs of their own after the timed ones, cost.counters.HARDWARE or another dict of its kind; None: nothing is counted. cold:
+    measure each workload again with caches emptied before each run. progress: called with the list of steps, gives them back
+    one by one (tqdm.tqdm does).
 
     Every step runs once unmeasured, then `repeat` times on the same machine. offline_pages puts it back outside of the timed
     part, so caches are warm. ValueError for an unknown engine, an order or a section that the geometry does not have, and a
-    `repeat` below 1.
+    `repeat` below 1; TypeError for one name instead of a list.
     """
     if repeat < 1:
         raise ValueError(f"repeat must be at least 1, not {repeat}")
+    if isinstance(geometry, str):
+        geometry = geometry_by_name(geometry)
+    if isinstance(rules, str):
+        rules = rules_by_name(rules)
+    if isinstance(engines, str):
+        raise TypeError(f"engines must be a list of names, not {engines!r}")
     engines = list(dict.fromkeys(engines))
     unknown = [engine for engine in engines if engine not in ENGINES]
     if unknown:

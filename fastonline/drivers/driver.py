@@ -42,8 +42,8 @@ def run(actors: Sequence[Actor], until: float, now: float = 0.0) -> None:
     `due`. While the host calls of one driver take time (Domain.now), the others go on.
     """
     while True:
-        actor = min(actors, key=lambda actor: actor.due)
-        if actor.due > until:
+        actor = min(actors, key=lambda actor: actor.due, default=None)
+        if actor is None or actor.due > until:
             return
         now = max(now, actor.due)
         actor.work(now)

@@ -191,7 +191,7 @@ DRIVERS.update({
 
 
 def run_series(
-    name: str, targets: Sequence[tuple[float, int]], geometry: Geometry, rules: Rules, boot: int | str,
+    name: str, targets: Sequence[tuple[float, int]], geometry: Geometry | str, rules: Rules | str, boot: int | str,
     host_memory: int | str, *, engine: str = "bitmap", max_memory: int | str | None = None, scattered: bool = False,
     seed: int = 0, call_ns: float | dict[str, float] = 0, udev_delay: float | None = None, memmap: str | None = None,
     memory_block_size: int | str | None = None, progress: Progress | None = None, **options: Any
@@ -209,7 +209,8 @@ def run_series(
     if name not in DRIVERS:
         raise invalid_name("driver", name, DRIVERS)
     mem = Memory(geometry, boot=boot, rules=rules, engine=engine, memmap=memmap, memory_block_size=memory_block_size)
-    host = Host(host_memory, geometry.page_size, scattered, seed, call_ns)
+    page_size = mem.geometry.page_size
+    host = Host(host_memory, page_size, scattered, seed, call_ns)
     if udev_delay is not None:
         options["auto_online"] = False
     for option in options.keys() - inspect.signature(DRIVERS[name]).parameters:
@@ -219,7 +220,7 @@ def run_series(
     actors = [_Watched(recorder, driver)]
     if udev_delay is not None:
         actors.insert(0, _Watched(recorder, Udev(mem, udev_delay)))
-    page_size, samples, domain = geometry.page_size, [], driver.domain
+    samples, domain = [], driver.domain
     ends = [at for at, _ in targets[1:]] + [targets[-1][0] + INTERVAL]
     for (at, size), end in zip(targets if progress is None else progress(targets), ends, strict=True):
         calls, ns, wall = sum(domain.calls.values()), domain.ns, time.perf_counter()

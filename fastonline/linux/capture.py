@@ -177,7 +177,7 @@ class Capture:
 
     # -- what it becomes
 
-    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12, movable: bool = False) -> Memory:
+    def machine(self, engine: str = "bitmap", rules: Rules | str = LINUX_6_12, movable: bool = False) -> Memory:
         """Return a Memory in the state of the kernel: zones, spans, watermarks, reserves, free blocks and managed_pages.
 
         engine, rules: the Memory's, whose zoneinfo() has the lines of the captured text. movable: pages on LRU lists have an
@@ -250,7 +250,9 @@ def matches_kernel(mem: Memory, capture: Capture) -> dict[ZoneKey, bool]:
     return {key: key in mem.zones and mem.zones[key].nr_free == counts for key, counts in kernel.items()}
 
 
-def predict_online(capture: Capture, size: int | str = "512M", engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+def predict_online(
+    capture: Capture, size: int | str = "512M", engine: str = "bitmap", rules: Rules | str = LINUX_6_12
+) -> Memory:
     """Return the captured machine after memory was added after its end and onlined.
 
     The memmap that a kernel takes from a zone when memory is added (2 MiB for 128 MiB, KERNEL.md 7.2) is not taken here, and

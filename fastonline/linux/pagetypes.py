@@ -38,7 +38,7 @@ class PageTypes:
     def __repr__(self) -> str:
         return f"<PageTypes {self.source} runs={len(self.start)}>"
 
-    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+    def machine(self, engine: str = "bitmap", rules: Rules | str = LINUX_6_12) -> Memory:
         """A Memory with these pages free, reserved and in use; its zones end where those of x86_64 do, and its watermarks are
         what that kernel computes. ValueError for a map that no machine has."""
         try:
@@ -52,7 +52,7 @@ class PageTypes:
 
 def machine_of_map(
     geometry: Geometry, start: NDArray[np.uint64], length: NDArray[np.uint64], flags: NDArray[np.uint64], engine: str,
-    rules: Rules,
+    rules: Rules | str,
 ) -> Memory:
     """A Memory of runs of pages with their KPF_* flags, in the geometry's zones, all on node 0; watermarks as a kernel computes
     them for so much memory."""

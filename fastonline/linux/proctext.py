@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from fastonline.lines import Numbered, TextError, numbered, shown
-from fastonline.rules import Rules
+from fastonline.rules import Rules, by_name
 
 ZoneKey = tuple[int, str]
 """(nid, name) of a zone."""
@@ -153,8 +153,8 @@ def parse_zoneinfo(text: str | Numbered, name: str = "zoneinfo") -> dict[ZoneKey
     return zones
 
 
-def rules_of_zoneinfo(rules: Rules, text: str) -> Rules:
-    """The rules, with /proc/zoneinfo listing the zones and lines that this text of it lists."""
+def rules_of_zoneinfo(rules: Rules | str, text: str) -> Rules:
+    """The rules, or those of a kernel version, with /proc/zoneinfo listing the zones and lines that this text of it lists."""
     lines: list[str] = []
     empty = inside = done = False
     for _, line in numbered(text):
@@ -164,7 +164,8 @@ def rules_of_zoneinfo(rules: Rules, text: str) -> Rules:
         empty = empty or words[:2] == ["present", "0"]
         if inside and not done and words[0] in _LINES:
             lines.append("scanned (a: i:)" if line.strip().endswith(")") else words[0])
-    return replace(rules, zoneinfo_lines=tuple(dict.fromkeys(lines)), zoneinfo_empty=empty)
+    given = by_name(rules) if isinstance(rules, str) else rules
+    return replace(given, zoneinfo_lines=tuple(dict.fromkeys(lines)), zoneinfo_empty=empty)
 
 
 def _zone_types(keys: list[ZoneKey], protection: dict[ZoneKey, list[int]]) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ class Snapshot:
         rows = [(block.nr, block.state, block.removable) for block in self.blocks]
         return lsmem_text(rows, self.block_size, style, self.memmap_on_memory)
 
-    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+    def machine(self, engine: str = "bitmap", rules: Rules | str = LINUX_6_12) -> Memory:
         """Return a Memory with these zones, memory blocks and watermarks, and as many free blocks of each order.
 
         Which pages are free is not known: they are laid out so that the free blocks are buddyinfo's. Without buddyinfo all

@@ -38,7 +38,7 @@ class Source(Protocol):
     def assumptions(self) -> list[str]:
         """What `machine` takes for granted, a line each."""
 
-    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+    def machine(self, engine: str = "bitmap", rules: Rules | str = LINUX_6_12) -> Memory:
         """Return the Memory. ValueError when no Memory fits the source."""
 
 
@@ -51,7 +51,7 @@ class Saved:
     def __init__(self, mem: Memory) -> None:
         self._mem = mem
 
-    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+    def machine(self, engine: str = "bitmap", rules: Rules | str = LINUX_6_12) -> Memory:
         """Return the Memory, with the engine and the rules that it was saved with."""
         return self._mem
 
@@ -66,7 +66,7 @@ class BootMemory:
         self._ranges = read_boot_ranges(path)
         self.assumptions = [f"{path}: RAM alone is told: all of it is free, in the zones of x86_64"]
 
-    def machine(self, engine: str = "bitmap", rules: Rules = LINUX_6_12) -> Memory:
+    def machine(self, engine: str = "bitmap", rules: Rules | str = LINUX_6_12) -> Memory:
         """Return a Memory with these ranges. ValueError for invalid ranges."""
         try:
             check_size(sum(nr for _, nr, _ in self._ranges), sum(self._ranges[-1][:2]))
