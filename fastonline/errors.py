@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from operator import index
 from typing import SupportsIndex, TypeGuard
 
 
@@ -47,3 +48,10 @@ def invalid_name(what: str, name: object, expected: Iterable[str]) -> ValueError
 def is_number(value: object) -> TypeGuard[SupportsIndex]:
     """Return whether the value is an int or a NumPy integer. A bool is not."""
     return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def as_int(value: object, what: str) -> int:
+    """Return an int or a NumPy integer as an int. TypeError for another `value`, which the message calls `what`."""
+    if not is_number(value):
+        raise TypeError(f"{what} must be an int, not {value!r:.80}")
+    return index(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import snapshot
 
 import fastonline as fo
 from fastonline.linux.sysfs import export_sysfs
@@ -251,3 +252,44 @@ def test_blocks_unaware_of_marks_with_several_sections(engine):
     mem.offline_pages(32 * BLOCK, 2 * BLOCK)
     assert mem.blocks[16].online() == 2 * BLOCK and answers(mem, 16) == "online"
     mem.validate()
+
+
+class Liar:
+    """An int to __index__, another to int()."""
+
+    def __index__(self):
+        return 0
+
+    def __int__(self):
+        return 99
+
+
+@pytest.mark.parametrize("call, error", [
+    (lambda mem: mem.blocks[0].write_state(None), TypeError),
+    (lambda mem: mem.blocks[0].write_state(b""), TypeError),
+    (lambda mem: mem.blocks[0].write_online(None), TypeError),
+    (lambda mem: mem.blocks[0].write_online(0), TypeError),
+    (lambda mem: mem.blocks.add(1e300, 1), TypeError),
+    (lambda mem: mem.blocks.add(float("nan"), 1), TypeError),
+    (lambda mem: mem.blocks.add(0, None), TypeError),
+    (lambda mem: mem.blocks.remove(None, 1), TypeError),
+    (lambda mem: mem.blocks.remove(0, float("nan")), TypeError),
+    (lambda mem: mem.blocks.remove(0, 1 << 200), fo.HotplugError),
+    (lambda mem: mem.blocks.auto_online([0], -1), ValueError),
+    (lambda mem: mem.blocks.auto_online([0], fo.MMOP_OFFLINE), ValueError),
+    (lambda mem: mem.blocks.auto_online([0], 4), ValueError),
+    (lambda mem: mem.blocks.auto_online([0], 1.0), TypeError),
+    (lambda mem: mem.blocks.auto_online(None, 1), TypeError),
+])
+def test_arguments_that_are_none(engine, call, error):
+    mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)
+    mem.add_memory("128M", "128M")
+    before = snapshot(mem)
+    with pytest.raises(error):
+        call(mem)
+    assert snapshot(mem) == before
+
+
+def test_the_number_of_a_block_is_its_index(engine):
+    mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)
+    assert Liar() in mem.blocks and mem.blocks[Liar()].nr == 0

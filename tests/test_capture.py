@@ -344,6 +344,19 @@ def test_impossible_maps(engine, zones, wrong):
         fo.Memory.from_page_map(fo.X86_64, [(0, SECTION, 0, True)], [(0, SECTION)], zones, 1000, engine=engine)
 
 
+def test_a_map_is_checked_without_ram_too(engine):
+    """A section and no line of /proc/iomem. Expect a ValueError, not a machine whose validate() fails."""
+    with pytest.raises(ValueError, match="no RAM in /proc/iomem"):
+        fo.Memory.from_page_map(fo.X86_64, [(0, SECTION, 0, True)], [], [zone_with()], 1000, engine=engine)
+    fo.Memory.from_page_map(fo.X86_64, [], [], [], 1000, engine=engine).validate()
+
+
+def test_a_map_of_generators(engine):
+    parts = [(0, SECTION, 0, True)], [(0, SECTION)], [zone_with()]
+    mem, again = (fo.Memory.from_page_map(fo.X86_64, *map(kind, parts), 1000, engine=engine) for kind in (list, iter))
+    assert again.zoneinfo() == mem.zoneinfo() and again.buddyinfo() == mem.buddyinfo()
+
+
 def test_sections_past_the_end(engine):
     with pytest.raises(ValueError, match="ends at pfn 0x400000000"):
         fo.Memory.from_page_map(fo.X86_64, [(1 << 34, SECTION, 0, True)], [], [], 1000, engine=engine)

@@ -10,6 +10,7 @@ from fastonline.drivers.cmm import Cmm1, Cmm2, HintedDomain
 from fastonline.drivers.driver import run
 from fastonline.drivers.hypervisor import Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
+from fastonline.hotplug.page_alloc import PageLists
 from fastonline.testing.geometries import GUEST_64
 
 
@@ -198,3 +199,62 @@ def test_pools_of_cmm_shrink_on_oom(mem):
     pools.validate()
     pools.close()
     mem.validate()
+
+
+# -- PageLists
+
+def test_a_machine_without_per_cpu_lists_has_plain_ones(mem):
+    """The same calls as PerCpuPages. Expect pages straight from the buddy allocator, and straight back."""
+    lists, before = mem.page_lists, mem.buddyinfo()
+    assert mem.pcp is None and type(lists) is PageLists and lists.mem is mem
+    zone = mem.zones["DMA32"]
+    pages, kernel = lists.alloc(10, [zone.nr]), lists.alloc_kernel(2)
+    assert len(pages) == 10 and free_pages(mem) == mem.totalram_pages - 14
+    assert lists.is_kernel(kernel, 2) and not lists.is_kernel(kernel, 1) and not lists.is_kernel(1 << 60, 0)
+    lists.drain(zone.nr), lists.release(0, 512), lists.disable(zone.nr), lists.enable(zone.nr), lists.shrink_slabs()
+    lists.free(pages[:5])
+    lists.give_back(pages, 0)
+    lists.give_back(pages[5:].copy(), 5)
+    lists.free_kernel(kernel, 2)
+    assert mem.buddyinfo() == before
+    mem.validate()
+
+
+@pytest.mark.parametrize("call, error", [
+    (lambda lists: lists.free([0]), ValueError),
+    (lambda lists: lists.free([1.5]), TypeError),
+    (lambda lists: lists.free_kernel(0, 3), ValueError),
+    (lambda lists: lists.free_kernel(-1), ValueError),
+    (lambda lists: lists.free_kernel(0, 99), ValueError),
+    (lambda lists: lists.alloc_kernel(99), ValueError),
+    (lambda lists: lists.alloc_kernel(None), TypeError),
+    (lambda lists: lists.alloc(-1, [0]), ValueError),
+    (lambda lists: lists.alloc(1, [999]), ValueError),
+    (lambda lists: lists.give_back(None, 0), TypeError),
+    (lambda lists: lists.give_back(np.zeros(2), 1), TypeError),
+    (lambda lists: lists.give_back(np.zeros(2, np.int64), 3), TypeError),
+    (lambda lists: lists.give_back(np.zeros(6, np.int64)[::2], 3), TypeError),
+    (lambda lists: lists.is_kernel(-1, 0), OverflowError),
+    (lambda lists: PageLists(None), TypeError),
+    (lambda lists: lists.mem.check_pfns([0]), ValueError),
+    (lambda lists: lists.mem.check_pfns([None]), TypeError),
+])
+def test_what_plain_lists_refuse(mem, call, error):
+    before = mem.buddyinfo()
+    with pytest.raises(error):
+        call(mem.page_lists)
+    assert mem.buddyinfo() == before
+    mem.validate()
+
+
+def test_movable_pages_are_fewer_when_a_hook_keeps_some(mem):
+    """arch_alloc_page keeps the first page of each call. Expect one page fewer, not an error."""
+    mem.arch_alloc_page = lambda pfns, order: pfns[:1]
+    assert len(mem.page_lists.alloc(10, [mem.zones["DMA32"].nr])) == 9
+
+
+def test_pages_that_can_be_freed_are_not_freed_by_asking(mem):
+    pages, before = mem.alloc_pages_bulk(3), mem.buddyinfo()
+    mem.check_pfns(pages)
+    assert mem.buddyinfo() == before
+    mem.free_pfns(pages)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
+from operator import index
 from typing import TYPE_CHECKING
 
 from fastonline.core.pageflags import PG_reserved
 from fastonline.core.runs import range_list
 from fastonline.core.undo import Undo
-from fastonline.errors import HotplugError, is_number
+from fastonline.errors import HotplugError, as_int, is_number
 from fastonline.hotplug.interruptible import exclusive
 from fastonline.hotplug.migrate import first_unmovable
 from fastonline.hotplug.offlining import memory_block_offline
@@ -53,6 +54,8 @@ def word_to_type(word: str, rules: Rules) -> int:
 
 def text_to_bool(text: str) -> bool:
     """Return the boolean of a text that begins with y, t, 1, on, n, f, 0 or off (kstrtobool), else HotplugError EINVAL."""
+    if not isinstance(text, str):
+        raise TypeError(f"a value for sysfs must be text, not {text!r:.80}")
     for value, starts in ((True, _TRUE), (False, _FALSE)):
         if text.startswith(starts):
             return value
@@ -168,7 +171,7 @@ class Block:
     def write_state(self, word: str) -> int:
         """Write `word` to memoryN/state. Returns the number of bytes written. HotplugError EINVAL for an invalid word and for
         the current state; an empty write does nothing."""
-        if not word:
+        if word == "":
             return 0
         if word_to_type(word, self._mem.rules) == MMOP_OFFLINE:
             self.offline()
@@ -180,7 +183,7 @@ class Block:
     def write_online(self, text: str) -> int:
         """Write `text` to memoryN/online: 1 onlines into the default zone, 0 offlines. The current state is not an error.
         Returns the number of bytes written. HotplugError EINVAL if the text is not a boolean, else as online and offline."""
-        if not text:
+        if text == "":
             return 0
         want = "online" if text_to_bool(text) else "offline"
         if self.state != want:
@@ -202,10 +205,10 @@ class Blocks:
     def __getitem__(self, nr: int) -> Block:
         if nr not in self:
             raise KeyError(f"no memory block {nr!r} (present: {range_list(self) or 'none'})")
-        return Block(self._mem, int(nr))
+        return Block(self._mem, index(nr))
 
     def __contains__(self, nr: object) -> bool:
-        return is_number(nr) and block_present(self._mem, int(nr))
+        return is_number(nr) and block_present(self._mem, index(nr))
 
     def __iter__(self) -> Iterator[int]:
         last, per_block = -1, self._mem.pages_per_block // self._mem.geometry.pages_per_section
@@ -233,6 +236,7 @@ class Blocks:
         """Memory.add_memory(start_pfn, nr_pages, nid), as firmware calls it. Under the rules of 6.1 a range outside of the
         pluggable range raises HotplugError E2BIG first (register_memory_resource)."""
         mem = self._mem
+        start_pfn, nr_pages = as_int(start_pfn, "start_pfn"), as_int(nr_pages, "nr_pages")
         if mem.rules.checks_pluggable and nr_pages > 0 and start_pfn + nr_pages > mem.max_pfn:
             raise HotplugError.of(
                 errno.E2BIG, f"{nr_pages} pages at pfn {start_pfn:#x} cannot be plugged: memory ends at pfn {mem.max_pfn:#x}"
@@ -248,6 +252,7 @@ class Blocks:
         blocks that are not present, or a range that is not whole blocks.
         """
         mem = self._mem
+        start_pfn, nr_pages = as_int(start_pfn, "start_pfn"), as_int(nr_pages, "nr_pages")
         if nr_pages <= 0 or start_pfn % mem.pages_per_block or nr_pages % mem.pages_per_block:
             raise HotplugError.of(errno.EINVAL, f"{nr_pages} pages at pfn {start_pfn:#x} are not whole memory blocks")
         numbers = range(start_pfn // mem.pages_per_block, (start_pfn + nr_pages) // mem.pages_per_block)
@@ -285,12 +290,15 @@ class Blocks:
     @exclusive
     def auto_online(self, numbers: Iterable[int], online_type: int) -> None:
         """Online each block of `numbers` with online_type (MMOP_*), as add_memory does under auto_online_blocks. HotplugErrors
-        are ignored (online_memory_block). Another exception of a callback is raised after all blocks were tried."""
-        raised = None
+        are ignored (online_memory_block). Another exception of a callback is raised after all blocks were tried. ValueError
+        for an online_type that onlines nothing."""
+        raised, kind = None, as_int(online_type, "online_type")
+        if not MMOP_ONLINE <= kind <= MMOP_ONLINE_MOVABLE:
+            raise ValueError(f"invalid online_type {kind} (expected {MMOP_ONLINE} to {MMOP_ONLINE_MOVABLE})")
         for nr in self._present(numbers):
             try:
                 if nr in self:      # a listener may have removed it
-                    self[nr].online(WORDS[online_type])
+                    self[nr].online(WORDS[kind])
             except HotplugError:
                 pass
             except Exception as e:

@@ -122,11 +122,10 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
             raise TypeError(f"{cls.__name__}() returned None")
         _held = mem.lock.hold_still()
         page_map.load_page_map(mem, sections, ram, zones, min_free_kbytes, user_min_free_kbytes)
-        if ram:
-            try:
-                check_machine(mem)
-            except AssertionError as e:
-                raise ValueError(str(e)) from None
+        try:
+            check_machine(mem)
+        except AssertionError as e:
+            raise ValueError(str(e)) from None
         return mem
 
     def __repr__(self):

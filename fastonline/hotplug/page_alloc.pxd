@@ -17,10 +17,15 @@ cdef inline int64_t alloc_block(Machine mem, int zone_nr, int order) noexcept no
     return pfn if pfn >= 0 else -ENOMEM
 
 
+cdef inline bint can_free(Machine mem, uint64_t pfn, int order) noexcept nogil:
+    """Is that one allocation of this order, without an owner?"""
+    return pfn < mem.pages.nr_pages and 0 <= order <= mem.pages.max_order and not pfn & ((<uint64_t>1 << order) - 1) \
+        and mem.pages.freeable(pfn, order) and not has_owner(mem, pfn)
+
+
 cdef inline int free_block(Machine mem, uint64_t pfn, int order) noexcept nogil:
     """Free one allocation; -EINVAL: that is not one allocation of this order."""
-    if pfn >= mem.pages.nr_pages or not 0 <= order <= mem.pages.max_order or pfn & ((<uint64_t>1 << order) - 1) \
-            or not mem.pages.freeable(pfn, order) or has_owner(mem, pfn):
+    if not can_free(mem, pfn, order):
         return -EINVAL
     mem.pages.free_block(pfn, order)
     return 0

@@ -3,6 +3,7 @@ import errno
 cimport cython
 
 import numpy as np
+from numpy import ndarray
 
 from fastonline.core.buddy cimport buddy_pages_free, buddy_pool_fold
 from fastonline.core.buffer cimport data_of
@@ -282,8 +283,7 @@ cdef str why_not_freeable(Machine mem, uint64_t pfn):
 cdef int free_pages(Machine mem, uint64_t start, int order) except -1:
     """One allocation, or ValueError saying what the page is instead."""
     hook = mem.free_hook      # another thread may take it away
-    if hook is not None and start < mem.pages.nr_pages and not start & ((<uint64_t>1 << order) - 1) \
-            and mem.pages.freeable(start, order) and not has_owner(mem, start):
+    if hook is not None and can_free(mem, start, order):
         _held = mem.lock.hold()
         mem.lock.call_back(hook, (np.array([start], np.int64), order))
     if free_block(mem, start, order) == 0:
@@ -396,8 +396,11 @@ Where movable pages and memmaps come from and go to. This class keeps no lists: 
 
     cpdef object give_back(self, pfns, int64_t nr):
         """Undo an allocation: free the first `nr` of `pfns`, an int64 array. No memory is needed, and no callback is called."""
-        cdef const int64_t *numbers = <const int64_t *>data_of(pfns)
+        cdef const int64_t *numbers
         cdef int64_t i
+        if type(pfns) is not ndarray or pfns.dtype != np.int64 or pfns.strides != (8,) or nr > len(pfns):
+            raise TypeError(f"pfns must be an int64 array of at least {nr} pages")
+        numbers = <const int64_t *>data_of(pfns)
         for i in range(nr):
             free_block(self.mem, numbers[i], 0)
 
@@ -416,7 +419,7 @@ Where movable pages and memmaps come from and go to. This class keeps no lists: 
 
     cpdef bint is_kernel(self, uint64_t pfn, int order) except -1:
         """Return whether free_kernel could free that block."""
-        return self.mem.pages.freeable(pfn, order)
+        return can_free(self.mem, pfn, order)
 
     cpdef object at_tail(self, uint64_t start_pfn, uint64_t nr_pages):
         """Record that pages go to the tail of the free lists (online_pages, generic_online_page, undo_isolate_page_range)."""

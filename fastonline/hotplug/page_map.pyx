@@ -74,7 +74,9 @@ cdef int load_page_map(
 ) except -1:
     """Bring an empty machine into the states of a page map; see Memory.from_page_map."""
     cdef zone_table *table = &mem.zones.table
-    cdef uint64_t end = max([start + nr for start, nr, _, _ in sections], default=0), start, nr
+    cdef uint64_t end, start, nr
+    sections, zones = list(sections), list(zones)      # they are gone through more than once
+    end = max([start + nr for start, nr, _, _ in sections], default=0)
     cdef int shift = mem.sections.pfn_section_shift, nid, z, i
     if end > mem.max_pfn:
         raise ValueError(f"a page map of {end:#x} pages: {mem.geometry.name} ends at pfn {mem.max_pfn:#x}")

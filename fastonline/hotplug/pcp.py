@@ -7,13 +7,12 @@ here is the kernel's count.
 
 import errno
 from functools import wraps
-from operator import index
 
 import numpy as np
 
 from fastonline.core.runs import equal_runs, runs
 from fastonline.core.undo import Undo
-from fastonline.errors import HotplugError, is_number
+from fastonline.errors import HotplugError, as_int
 from fastonline.hotplug.free_order import FreeOrder
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.page_alloc import PageLists
@@ -98,9 +97,7 @@ class PerCpuPages(PageLists):
 
     def _check_block(self, pfn, order):
         """_check_used for a block. Returns its first pfn as an int."""
-        if not is_number(pfn):
-            raise TypeError(f"pfn must be an int, not {pfn!r:.80}")
-        pfn = index(pfn)
+        pfn = as_int(pfn, "pfn")
         if not 0 <= pfn < self.mem.max_pfn or pfn % (1 << order):
             raise ValueError(f"page {pfn:#x} is past the end of memory, or not aligned to a block of order {order}")
         self._check_used(np.arange(pfn, pfn + (1 << order)))
@@ -168,7 +165,8 @@ class PerCpuPages(PageLists):
     def alloc(self, nr, zonelist):
         """Allocate up to `nr` movable pages from these zones and return an int64 array. Each zone gives pages down to its low
         watermark plus lowmem_reserve, then each down to min (get_page_from_freelist)."""
-        nr = self._as_count(nr, "nr")
+        if (nr := as_int(nr, "nr")) < 0:
+            raise ValueError(f"nr is negative: {nr}")
         top = self._highest(zonelist)
         got, left = [], nr
         for name in ("low", "min"):
@@ -424,17 +422,9 @@ class PerCpuPages(PageLists):
         return None
 
     def _as_order(self, order):
-        if not is_number(order) or not 0 <= index(order) <= self.mem.geometry.max_page_order:
-            raise ValueError(f"order must be 0 to {self.mem.geometry.max_page_order}, not {order!r:.80}")
-        return index(order)
-
-    @staticmethod
-    def _as_count(nr, what):
-        if not is_number(nr):
-            raise TypeError(f"{what} must be an int, not {nr!r:.80}")
-        if index(nr) < 0:
-            raise ValueError(f"{what} is negative: {index(nr)}")
-        return index(nr)
+        if not 0 <= as_int(order, "order") <= self.mem.geometry.max_page_order:
+            raise ValueError(f"invalid order {order} (expected 0 to {self.mem.geometry.max_page_order})")
+        return as_int(order, "order")
 
     def _rmqueue(self, z, zone, order, kind):
         pcp = self._zone(z)
@@ -511,7 +501,9 @@ class PerCpuPages(PageLists):
     def put(self, zone, pfns, high):
         """Put single pages in use onto the list of unmovable pages of their zone, after those that are there, as in a recorded
         machine. high: its pcp->high."""
-        pfns, high = np.array(pfns), self._as_count(high, "high")
+        pfns, high = np.array(pfns), as_int(high, "high")
+        if high < 0:
+            raise ValueError(f"high is negative: {high}")
         if pfns.size:
             self._check_used(pfns)
             if (other := self._zone_numbers(pfns.astype(np.int64)) != zone.nr).any():
@@ -525,7 +517,7 @@ class PerCpuPages(PageLists):
     def is_kernel(self, pfn, order):
         """Return whether free_kernel could free that block."""
         try:
-            self._check_block(pfn, order)
+            self._check_block(pfn, self._as_order(order))
         except ValueError:
             return False
         return True
