@@ -19,7 +19,7 @@ CHECKED = os.environ.get("FASTONLINE_CHECKED", "") not in ("", "0")
 SANITIZE = os.environ.get("FASTONLINE_SANITIZE", "")
 # CFLAGS with an -O of its own wins.
 OPTIMIZE = [] if "-O" in os.environ.get("CFLAGS", "") else ["-O1" if CHECKED or SANITIZE else "-O3"]
-OPTIMIZE_SMALL = ["-Os"] if OPTIMIZE == ["-O3"] else OPTIMIZE
+OPTIMIZE_FACES, OPTIMIZE_SMALL = (["-O2"], ["-Os"]) if OPTIMIZE == ["-O3"] else (OPTIMIZE, OPTIMIZE)
 if SANITIZE:
     COMPILE, LINK = (
         [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1"],
@@ -119,6 +119,9 @@ SMALL = {
     "fastonline.cost.counters",
 }
 
+# What Python calls on its way to the engines: -O2 is as fast as -O3 and an eighth smaller, and -Os is slower.
+FACES = {"fastonline.hotplug.memory", "fastonline.hotplug.zones"}
+
 
 def missing_tool():
     """What this machine lacks to compile an extension, in one line, or None."""
@@ -157,7 +160,7 @@ setup(
             name,
             [name.replace(".", "/") + ".pyx"],
             include_dirs=["fastonline/include"],
-            extra_compile_args=(OPTIMIZE_SMALL if name in SMALL else OPTIMIZE) + COMPILE,
+            extra_compile_args=(OPTIMIZE_SMALL if name in SMALL else OPTIMIZE_FACES if name in FACES else OPTIMIZE) + COMPILE,
             extra_link_args=LINK,
             undef_macros=["NDEBUG"] if CHECKED else [],
         )
