@@ -13,8 +13,10 @@ import fastonline as fo
 
 @pytest.fixture
 def slow_import(tmp_path):
-    """A PYTHONPATH where importing NumPy says "ready" and takes long."""
-    tmp_path.joinpath("numpy.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    """A PYTHONPATH where importing NumPy says "ready" and takes long, in short sleeps: a signal before one waits for it."""
+    tmp_path.joinpath("numpy.py").write_text(
+        "import time\nprint('ready', flush=True)\nfor _ in range(6000):\n    time.sleep(0.01)\n"
+    )
     return os.pathsep.join([str(tmp_path), str(Path(fo.__file__).parents[1])])
 
 

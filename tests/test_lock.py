@@ -77,6 +77,29 @@ def test_a_thread_that_ended_with_the_machine(make_machine, own):
     mem.validate()
 
 
+def test_a_thread_with_the_ident_of_one_that_ended(make_machine, own):
+    """New threads get the ident of the owner that has ended. Expect EOWNERDEAD in them, too."""
+    mem, kept, heard = make_machine(), [], []
+    thread = threading.Thread(target=lambda: kept.append(own(mem)))
+    thread.start()
+    thread.join()
+
+    def ask():
+        with pytest.raises(fo.HotplugError) as caught:
+            mem.alloc_pages()
+        heard.append((threading.get_ident() == thread.ident, caught.value.errno))
+
+    for _ in range(20):
+        asking = threading.Thread(target=ask)
+        asking.start()
+        asking.join()
+        if heard[-1][0]:
+            break
+    assert {number for _, number in heard} == {errno.EOWNERDEAD}
+    kept.clear()
+    mem.validate()
+
+
 def test_a_fork_does_not_wait_for_an_owner(make_machine, own):
     """Fork while another thread owns the machine. Expect EOWNERDEAD in the child, for good, and other machines to work
     there."""

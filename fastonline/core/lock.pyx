@@ -173,6 +173,8 @@ cdef class MachineLock:
                 self.owner = me
                 self.forks = forks
         if self.busy > self.still:
+            if self.native and self.native != PyThread_get_thread_native_id():      # a new thread may have an old one's ident
+                raise owner_ended()
             raise HotplugError.of(
                 errno.EBUSY,
                 "this thread is working on this machine already (a signal handler or a user of the C API called it)",
@@ -260,7 +262,7 @@ cdef class MachineLock:
             elif status == PY_LOCK_INTR:
                 PyErr_CheckSignals()
             elif self.native and thread_is_gone(self.native):
-                raise HotplugError.of(errno.EOWNERDEAD, "the thread that owned this machine ended without releasing it")
+                raise owner_ended()
         return 0
 
     cdef PyThreadState *let_go(self, uint64_t nr_bits) noexcept:
@@ -277,6 +279,10 @@ cdef class MachineLock:
             PyEval_RestoreThread(thread)
             self.busy -= 1
             lasting -= 1
+
+
+cdef object owner_ended():
+    return HotplugError.of(errno.EOWNERDEAD, "the thread that owned this machine ended without releasing it")
 
 
 cdef int shut_out(int nr) except -1:
