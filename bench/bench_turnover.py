@@ -19,7 +19,7 @@ def engine(request):
 def bench_turnover(measure, engine, nr_pages):
     mem, zone = full_guest(engine, nr_pages)
     held = np.random.default_rng(2008).permutation(nr_pages)[: STEPS].tolist()
-    mem.free_pfns(np.setdiff1d(np.arange(nr_pages), held)[:FREE])
+    mem.free_pfns(np.setdiff1d(np.arange(STEPS + FREE), held)[:FREE])
 
     def run():
         free, alloc = mem.free_pages, mem.alloc_pages
