@@ -68,3 +68,17 @@ def interrupted(args, seconds=0.0, **env):
     finally:
         running.kill()
     return running.returncode, out, err
+
+
+def in_child(work):
+    """Fork, run work() in the child as it is, and say whether it came to its end there."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.alarm(60)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0

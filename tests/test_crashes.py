@@ -6,6 +6,7 @@ import pickle
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,9 +162,9 @@ def test_objects_that_were_never_made(kind):
 
     def work():
         for args in ARGUMENTS:
-            for make in (lambda: kind(*args), lambda: kind.__new__(kind, *args)):
+            for make in (kind, partial(kind.__new__, kind)):
                 try:
-                    made = make()
+                    made = make(*args)
                 except Exception as e:
                     assert isinstance(e, OSError) or type(e).__name__ in REFUSED, repr(e)
                     continue
@@ -364,16 +365,16 @@ def test_memory_grows_while_another_thread_allocates(engine):
     def work():
         sys.setswitchinterval(1e-6)
         section = fo.X86_64.pages_per_section
+
+        def allocate(mem, stop, held):
+            while not stop.is_set():
+                held.append(mem.alloc_pages())
+                if len(held) > 100:
+                    mem.free_pages(held.pop())
+
         for _ in range(10):
             mem, stop, held = fo.Memory(fo.X86_64, boot="256M", engine=engine), threading.Event(), []
-
-            def allocate():
-                while not stop.is_set():
-                    held.append(mem.alloc_pages())
-                    if len(held) > 100:
-                        mem.free_pages(held.pop())
-
-            thread = threading.Thread(target=allocate)
+            thread = threading.Thread(target=allocate, args=(mem, stop, held))
             thread.start()
             for nr in range(2, 40, 3):
                 mem.add_memory(nr * section, section)

@@ -2,11 +2,11 @@
 
 import ctypes
 import errno
-import os
 import signal
 import threading
 
 import pytest
+from in_process import in_child
 
 import fastonline as fo
 from fastonline import capi
@@ -29,20 +29,6 @@ def own():
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     return Api.from_address(pointer(capi._C_API, b"fastonline.capi._C_API")).own
-
-
-def in_child(work):
-    """Fork; did work come to its end in the child?"""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            signal.alarm(20)
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1] == 0
 
 
 def owned_by_a_thread(own, mem, until):

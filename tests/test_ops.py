@@ -1,6 +1,7 @@
 """linux/ops.py: the ops of a recording, one by one."""
 
 import json
+from functools import partial
 
 import pytest
 from recordings_common import DIRECTORY, dimm, replayed, with_change, write
@@ -100,7 +101,8 @@ def test_writing_files(tmp_path, path, text, answer):
     add = json.loads((DIRECTORY / "S1.json").read_text())["steps"][0]
     op = {"op": "write_file", "path": path, "text": text, "errno": answer, "uevents": None, "kmsg": None, "state": None}
     for kernel, expected in (("6.12.115", answer), ("6.1.192", "ENOENT" if "_offline_page" in path else answer)):
-        changed = with_change(tmp_path, lambda data: data.update(kernel=kernel, steps=[add, op | {"errno": expected}]))
+        steps = {"kernel": kernel, "steps": [add, op | {"errno": expected}]}
+        changed = with_change(tmp_path, partial(dict.update, **steps))
         assert list(Recording.load(changed).replay())[1].differences == []
 
 

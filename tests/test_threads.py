@@ -1,14 +1,15 @@
 """core/lock.pyx: many threads on one machine and on many, signals, forks. Nothing here asserts a time."""
 
 import multiprocessing
-import os
 import signal
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 from conftest import snapshot
+from in_process import in_child
 
 import fastonline as fo
 from fastonline.core.pageflags import PAGE_FREE, PAGE_WAITING
@@ -45,20 +46,6 @@ def in_threads(*works):
         thread.join()
     if raised:
         raise raised[0]
-
-
-def in_child(work):
-    """Fork, run work in the child, and say whether it came to its end there."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            signal.alarm(60)
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1] == 0
 
 
 def test_disjoint_sections_go_online_whole(engine):
@@ -277,7 +264,7 @@ def test_a_signal_that_raises_takes_a_lasting_call_back(engine, rules, call, int
         before = shape(other)
         del told[:]
         seconds /= 1.5
-        if interrupt(lambda: getattr(other, call)(FIRST, nr), seconds):
+        if interrupt(partial(getattr(other, call), FIRST, nr), seconds):
             after = shape(other)
             for name in ("notifications", "bytes_touched"):     # these were
                 del before[1][name], after[1][name]

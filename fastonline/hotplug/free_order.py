@@ -84,8 +84,8 @@ class FreeOrder:
         free = plane[: (blocks[-1] + 1) * words if len(blocks) else 0].reshape(-1, words)[blocks]
         if self._mem.geometry.zone_borders:
             self._keep_zone(free, blocks, zone)
-        whole = (free == _ALL).all(axis=1)
-        parts = np.flatnonzero(~whole & free.any(axis=1))
+        all_free = (free == _ALL).all(axis=1)
+        parts = np.flatnonzero(~all_free & free.any(axis=1))
         first_word = (blocks[parts, None] * words + np.arange(words)).ravel()
         orders, pfns, left = [], [], np.inf if pages is None else pages
         for order, found in _parts_of_blocks(free[parts], self._shift):
@@ -95,8 +95,8 @@ class FreeOrder:
             if left <= 0:
                 break
         else:
-            orders.append(np.full(np.count_nonzero(whole), self._shift))
-            pfns.append(blocks[whole] << self._shift)
+            orders.append(np.full(np.count_nonzero(all_free), self._shift))
+            pfns.append(blocks[all_free] << self._shift)
         return self._sorted(np.concatenate(orders), np.concatenate(pfns))
 
     def _keep_zone(self, free, blocks, zone):

@@ -217,7 +217,7 @@ def huge_pages(mem: Memory) -> list[HugePages]:
             found.append(HugePages(size, now, now))
             continue
         free, movable = survey.units(unit)
-        migrated = len(_fitting(free, movable, survey.spare, whole=unit))
+        migrated = len(_fitting(free, movable, survey.spare, unit))
         found.append(HugePages(size, int(np.count_nonzero(free == unit)), migrated))
     return found
 
@@ -308,14 +308,14 @@ class _Survey:
         self.backed_pages += int(np.count_nonzero(prepared & ~host))
         self.host_pages += int(np.count_nonzero(host))
         first = -(-start // self.step) * self.step - start
-        whole = (nr - first) // self.step
-        if whole <= 0:
+        parts = (nr - first) // self.step
+        if parts <= 0:
             return
 
         def count(mask):
-            return mask[first : first + whole * self.step].reshape(whole, self.step).sum(axis=1)
+            return mask[first : first + parts * self.step].reshape(parts, self.step).sum(axis=1)
 
-        pfns = start + first + np.arange(whole) * self.step
+        pfns = start + first + np.arange(parts) * self.step
         self.free.append(count(states & PG_buddy != 0))
         self.movable.append(count(used & moves))
         self.usable.append(count(states & PG_buddy != 0) + self.movable[-1] + count(host))
@@ -336,12 +336,12 @@ class _Survey:
         return self.free[at].sum(axis=1), self.movable[at].sum(axis=1)
 
 
-def _fitting(free: NDArray[np.int64], movable: NDArray[np.int64], spare: int, whole: int = 0) -> NDArray[np.int64]:
+def _fitting(free: NDArray[np.int64], movable: NDArray[np.int64], spare: int, unit: int = 0) -> NDArray[np.int64]:
     """Which units can be emptied: those with nothing to move, then those with the least, as long as their pages find room
-    elsewhere. whole: only units of so many pages, none of them the host's."""
+    elsewhere. unit: only units of so many pages, none of them the host's."""
     order = np.argsort(movable, kind="stable")
-    if whole:
-        order = order[(free + movable)[order] == whole]
+    if unit:
+        order = order[(free + movable)[order] == unit]
     left = spare - np.cumsum((free + movable)[order])
     fits = (movable[order] == 0) | (left >= 0)
     return order[: int(fits.argmin())] if len(fits) and not fits.all() else order
