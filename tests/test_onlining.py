@@ -207,3 +207,10 @@ def test_a_block_whose_callback_keeps_every_page_is_online(make_machine, rules):
     mem.offline_pages(1024, S)
     assert mem.blocks[1024 // S].state == "offline"
     mem.validate()
+
+
+def test_a_mark_without_phase_1_says_what_is_missing(engine):
+    mem = fo.Memory(fo.X86_64, boot="1G", engine=engine)
+    mem.add_memory("1G", "128M")
+    with pytest.raises(fo.HotplugError, match=r"EINVAL: .*section 8 is not prepared \(call prepare_online_pages\)"):
+        mem.mark_pages_onlined(0x40000)

@@ -18,6 +18,7 @@ def test_plot(result, tmp_path):
     assert "<svg" in svg
     for name in (*WORKLOADS, *phases.PHASES, *ENGINES, "fastonline 0."):
         assert f">{name}" in svg, name      # text, not outlines
+    assert ">Onlining 512M of X86_64 under the rules of Linux 6.12: 131072 pages, 2 repeats<" in svg
     with pytest.raises(ValueError, match="foo"):
         plots.plot_profile(result, tmp_path / "p.foo")
 

@@ -6,7 +6,7 @@ from typing import Any
 from fastonline.cost.phases import PHASES
 from fastonline.cost.profile import Profile
 from fastonline.cost.provenance import one_line
-from fastonline.cost.report import duration, number, size
+from fastonline.cost.report import duration, number
 from fastonline.figures import COLORS, drawing
 
 _PHASE_COLORS = ("#999999", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#000000")
@@ -22,9 +22,9 @@ def plot_profile(result: Profile, path: str | PathLike[str]) -> None:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _workloads(left, result)
         _phases(right, result)
-        section = size(result["nr_pages"] * result["page_size"])
-        figure.suptitle(f"Onlining {section} of {result['geometry']} under the rules of Linux {result['rules']}: "
-                        f"{result['nr_pages']} pages, {result['repeat']} repeats")
+        repeats = f"{result['repeat']} repeat{'s' if result['repeat'] > 1 else ''}"
+        figure.suptitle(f"Onlining {result['section']} of {result['geometry']} under the rules of Linux {result['rules']}: "
+                        f"{result['nr_pages']} pages, {repeats}")
 
 
 def _workloads(axes, result):

@@ -224,7 +224,7 @@ cdef int64_t mark_pages_onlined(Machine mem, uint64_t start, uint64_t nr, int or
     if outside >= 0:
         raise HotplugError.of(
             errno.EINVAL,
-            f"mark_pages_onlined of {pfn_range(start, nr)}: section {outside} is not prepared; prepare_online_pages it first",
+            f"mark_pages_onlined of {pfn_range(start, nr)}: section {outside} is not prepared (call prepare_online_pages)",
         )
     nid = status_change_nid(mem, start)
     was_empty = enters_empty_zone(mem, start)
