@@ -452,7 +452,8 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         nid = status_change_nid(mem, start)
         nid_normal = status_change_nid_normal(mem, page_zone(mem, start), nr)
         was_empty = (0 if mem.zones.table.present_is_managed else nr) == zone_present(&mem.zones.table, page_zone(mem, start))
-        lists_of(mem).at_tail(start, nr)
+        if mem.per_cpu_pages is not None:      # making plain lists takes a twentieth of the time of onlining a section
+            lists_of(mem).at_tail(start, nr)
         done = online_waiting_pages(mem, start, nr, mem.online_order)
     except BaseException:
         undo.roll_back()
