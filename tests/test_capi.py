@@ -101,6 +101,7 @@ def test_a_new_layout_has_a_new_number():
 def test_constants_are_one_list():
     assert capi.ABI == API.abi == int(re.search(r"#define FASTONLINE_ABI (\d+)", HEADER)[1])
     assert int(re.search(r"FASTONLINE_ABI = (\d+)", CONTRACT)[1]) == capi.ABI
+    assert int(re.search(r"cdef int compiled_for_fastonline_abi_(\d+)", CONTRACT)[1]) == capi.ABI
     assert len(COUNT) == 11 and constants(CONTRACT, "COUNT_") == COUNT
     assert constants(CONTRACT, "ALL_ZONES") == constants(HEADER, "FASTONLINE_ALL_ZONES") == {"ALL_ZONES": -1}
     pageflags = (Path(fo.__file__).parent / "core" / "pageflags.pxd").read_text()

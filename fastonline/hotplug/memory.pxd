@@ -16,7 +16,8 @@ While it holds the lock, the thread must not call own() again: HotplugError EBUS
 A fork by another thread does not wait; in the child the machine then raises HotplugError EOWNERDEAD. So it does everywhere when
 the thread ends without releasing its Held.
 
-FASTONLINE_ABI changes with the functions and constants of this file, not with the fields of Machine.
+FASTONLINE_ABI changes with the functions and constants of this file, not with the fields of Machine. A module that cimports
+this file and was compiled for another ABI fails to import.
 """
 
 from fastonline.core.lock cimport Held
@@ -26,6 +27,9 @@ from fastonline.hotplug.settings cimport Settings
 cdef enum:
     FASTONLINE_ABI = 2           # what a client was compiled for; fastonline.capi.ABI is the installed one
     ALL_ZONES = -1               # to counter(): the sum over the zones
+
+# Cython's import of a client looks for each variable of this file by name: the name ends with FASTONLINE_ABI.
+cdef int compiled_for_fastonline_abi_2
 
 cdef enum:                       # what counter() counts. These two need ALL_ZONES:
     COUNT_PAGES_ONLINED = 0

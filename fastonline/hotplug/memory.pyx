@@ -32,6 +32,7 @@ from fastonline.rules import LINUX_6_12
 __all__ = ["ENGINES", "MEMMAPS", "THP_MIN_BYTES", "Memory", "load"]
 
 THP_MIN_BYTES = 512 << 20
+compiled_for_fastonline_abi_2 = FASTONLINE_ABI
 
 
 cdef class Memory(Settings):

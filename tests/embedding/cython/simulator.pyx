@@ -1,10 +1,6 @@
 # A balloon that gives pages back in random order, without Python.
-from fastonline import capi
-from fastonline.hotplug.memory cimport ALL_ZONES, COUNT_FREE_PAGES, FASTONLINE_ABI, Memory
+from fastonline.hotplug.memory cimport ALL_ZONES, COUNT_FREE_PAGES, Memory
 from libc.stdint cimport int64_t, uint64_t
-
-if capi.ABI != FASTONLINE_ABI:
-    raise ImportError(f"compiled for ABI {FASTONLINE_ABI} of fastonline, and the one installed has {capi.ABI}")
 
 
 cdef int64_t inflate_and_deflate(Memory mem, uint64_t start, uint64_t nr, int zone) noexcept nogil:
