@@ -147,10 +147,11 @@ cdef uint64_t bitmap_weight(const word_t *words, uint64_t start, uint64_t nr) no
 
 
 cdef uint64_t find_next_bit(const word_t *words, uint64_t end, uint64_t start) noexcept nogil:
-    cdef uint64_t w = start >> 6, last = (end - 1) >> 6
+    cdef uint64_t w = start >> 6, last
     cdef word_t x
     if start >= end:
         return end
+    last = (end - 1) >> 6
     x = words[w] & ones_from(start)
     while x == 0:
         if w == last:
@@ -161,10 +162,11 @@ cdef uint64_t find_next_bit(const word_t *words, uint64_t end, uint64_t start) n
 
 
 cdef uint64_t find_next_zero_bit(const word_t *words, uint64_t end, uint64_t start) noexcept nogil:
-    cdef uint64_t w = start >> 6, last = (end - 1) >> 6
+    cdef uint64_t w = start >> 6, last
     cdef word_t x
     if start >= end:
         return end
+    last = (end - 1) >> 6
     x = ~words[w] & ones_from(start)
     while x == 0:
         if w == last:
