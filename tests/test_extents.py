@@ -3,7 +3,38 @@
 import numpy as np
 import pytest
 
-from fastonline.drivers.extents import AT_ONCE, all_different, as_slice, lengthen, pages_of_extents, parts_of_extents
+from fastonline.drivers.extents import (
+    AT_ONCE,
+    all_different,
+    as_numbers,
+    as_pfns,
+    as_slice,
+    lengthen,
+    pages_of_extents,
+    parts_of_extents,
+)
+
+
+@pytest.mark.parametrize("numbers, expected", [
+    (5, [5]), ([], []), ([3, 1], [3, 1]), (np.array([7], np.uint16), [7]), (np.array(4), [4]), (range(2, 4), [2, 3]),
+    ((-1, 2), [-1, 2]),
+])
+def test_numbers_are_an_int64_array(numbers, expected):
+    array = as_numbers(numbers, "mfns")
+    assert array.dtype == np.int64 and array.tolist() == expected
+
+
+@pytest.mark.parametrize("numbers", [True, [False], 1.5, [0.5], "7", ["a"], None, [None], 1 << 70, [[1], [2, 3]]])
+def test_what_is_not_a_number(numbers):
+    with pytest.raises((TypeError, ValueError)):
+        as_numbers(numbers, "mfns")
+
+
+@pytest.mark.parametrize("pfns", [-1, [3, -1], 1 << 52, [0, 1 << 63], np.zeros((2, 2), int)])
+def test_what_is_not_a_pfn(pfns):
+    with pytest.raises((TypeError, ValueError)):
+        as_pfns(pfns)
+    assert as_pfns([0, (1 << 52) - 1]).size == 2
 
 
 def test_pages_of_extents_in_their_order():

@@ -324,3 +324,61 @@ def test_pages_far_up_and_pages_below_zero():
     assert not guest.backed(np.array([-1])).any() and not guest.swapped(np.array([-1])).any()
     guest.set_limit("8K")
     assert guest.swapped(far).tolist() == [True, True, False, False] and guest.tot_pages == 2
+
+
+BAD_PAGES = (True, 1.5, [0.5], "7", None, -1, [3, -1], 1 << 40, 1 << 52, 1 << 70, [5, 5], [[5]], np.zeros((2, 2), int), [])
+"""What is not an array of different pages without a frame, or too far away; nothing to do is fine."""
+
+
+@pytest.mark.parametrize("kind", [Domain, ResidentDomain])
+@pytest.mark.parametrize(
+    "call", ["back", "unback", "populate_physmap", "decrease_reservation", "update_va_mapping", "touch", "discard"]
+)
+def test_odd_pages_change_nothing_or_are_done_as_a_whole(kind, call):
+    """Expect an exception or an answer, and frames that add up."""
+    for bad in BAD_PAGES:
+        host = Host("64M")
+        domain = Domain(host, boot="16M") if kind is Domain else ResidentDomain(host)
+        if kind is ResidentDomain:
+            domain.touch(np.arange(4096))
+        if not hasattr(domain, call):
+            continue
+        more = (None,) if call == "update_va_mapping" else ()
+        try:
+            got = getattr(domain, call)(bad, *more)
+        except (TypeError, ValueError, OverflowError, MemoryError, HotplugError):
+            got = None
+        if call in ("populate_physmap", "decrease_reservation"):
+            # the guest's table is the guest's business (Xen): the frames add up all the same
+            assert host.free_frames + domain.tot_pages == host.nr_frames
+        else:
+            host.validate()
+        assert got is None or call != "touch" or domain.backed(np.asarray(bad, int).ravel()).all()
+
+
+def test_a_page_is_backed_once():
+    host = Host("64M")
+    domain = Domain(host, boot="16M")
+    with pytest.raises(ValueError, match="page 0xfff has a frame"):
+        domain.back([4096, 4095])
+    with pytest.raises(ValueError, match="page 0x1000 has no frame"):
+        domain.unback([4095, 4096])
+    with pytest.raises(ValueError, match="given twice"):
+        domain.back([5000, 5000])
+    assert domain.back(4096) == 1 and domain.tot_pages == 4097
+    host.validate()
+    domain.unback([0, 4096])
+    assert domain.tot_pages == 4095
+    host.validate()
+
+
+def test_the_host_takes_back_only_what_was_lent():
+    host = Host("64M")
+    domain = Domain(host, boot="16M")
+    free = int(host.free_list()[0])
+    for mfns in (free, [0, 0], [host.nr_frames], [-1], True, np.zeros((2, 2), int)):
+        with pytest.raises((TypeError, ValueError)):
+            host.give(mfns)
+    with pytest.raises(ValueError, match="no such domain"):
+        host.take(1, domain.domid + 1)
+    host.validate()

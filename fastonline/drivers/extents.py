@@ -6,10 +6,35 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 AT_ONCE = 1 << 15
 """Pages that are touched or discarded at a time: few enough that their arrays stay in the cache."""
+
+
+MOST_PFNS = 1 << 52
+"""A pfn is below this: 64-bit addresses of pages of 4 KiB."""
+
+
+def as_numbers(numbers: ArrayLike, what: str) -> NDArray[np.int64]:
+    """Return one int, or an array-like of one dimension, as an int64 array. what: their name, for messages. TypeError for
+    anything but integers, ValueError for more dimensions."""
+    array = np.asarray(numbers)
+    if array.dtype != np.int64:
+        if array.dtype.kind not in "iu" and array.size:
+            raise TypeError(f"{what} must be integers, not {array.dtype}")
+        array = array.astype(np.int64)
+    if array.ndim > 1:
+        raise ValueError(f"{what} must have one dimension, not {array.ndim}")
+    return array.reshape(-1)
+
+
+def as_pfns(numbers: ArrayLike) -> NDArray[np.int64]:
+    """Return pages as as_numbers. ValueError for a number below 0 or from 2^52 on."""
+    pfns = as_numbers(numbers, "pfns")
+    if pfns.size and not int(pfns.view(np.uint64).max()) < MOST_PFNS:       # a negative number is a huge one here
+        raise ValueError("pfns must be at least 0 and below 2^52")
+    return pfns
 
 
 def pages_of_extents(extents: NDArray[np.int64], order: int) -> NDArray[np.int64]:
@@ -28,6 +53,8 @@ def parts_of_extents(extents: NDArray[np.int64], order: int) -> Iterator[NDArray
 
 def all_different(numbers: NDArray[np.int64]) -> bool:
     """Return whether all `numbers` (an int array) are different."""
+    if np.all(numbers[1:] > numbers[:-1]):
+        return True
     ordered = np.sort(numbers)
     return not np.any(ordered[1:] == ordered[:-1])
 

@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastonline.drivers.account import Account, Price, check_prices
-from fastonline.drivers.extents import all_different, as_slice, lengthen, pages_of_extents, parts_of_extents
+from fastonline.drivers.extents import (
+    all_different,
+    as_numbers,
+    as_pfns,
+    as_slice,
+    lengthen,
+    pages_of_extents,
+    parts_of_extents,
+)
 from fastonline.errors import HotplugError, is_number
 from fastonline.geometry import format_size, pages_of_size
 
@@ -183,6 +191,8 @@ class Host:
         """
         if not is_number(nr) or not is_number(order) or nr < 0 or not 0 <= order < 64:
             raise ValueError(f"expected a number of extents and an order, got {nr!r:.80} and {order!r:.80}")
+        if domid not in self.domains:
+            raise ValueError(f"invalid domid {domid!r:.80}: the host has no such domain")
         mfns = self._extents(nr, order) if order else self._frames(nr)
         frames = pages_of_extents(mfns, order)
         self._owner[as_slice(frames, self.nr_frames)] = domid + 1
@@ -191,7 +201,14 @@ class Host:
         return mfns
 
     def give(self, mfns: NDArray[np.int64]) -> None:
-        """Return frames to the pool."""
+        """Return frames to the pool. ValueError, and no change, for a frame that is free, that the host does not have, or that
+        is given twice."""
+        mfns = as_numbers(mfns, "mfns")
+        if mfns.size and (mfns.max() >= self.nr_frames or not self._owner[mfns].all() or not all_different(mfns)):
+            raise ValueError("a frame is free, is not the host's, or is given twice")
+        self._give(mfns)
+
+    def _give(self, mfns):
         self._owner[as_slice(mfns, self.nr_frames)] = 0
         self._nr_free += mfns.size
         if self._lent:
@@ -340,7 +357,7 @@ class Domain(Account):
         more frames. The guest enters them into its table itself.
         """
         self._check_xen()
-        pfns = np.atleast_1d(pfns)
+        pfns = as_pfns(pfns)
         want = pfns.size
         allowed = self.room(want << order) >> order
         mfns = self.host.take(allowed, self.domid, order)
@@ -358,7 +375,7 @@ class Domain(Account):
         XENMEM_decrease_reservation.
         """
         self._check_xen()
-        mfns = np.atleast_1d(mfns)
+        mfns = as_numbers(mfns, "mfns")
         if not is_number(order) or not 0 <= order < 64 or mfns.size << order > self.host.nr_frames:
             raise ValueError(f"{mfns.size} extents of order {order!r:.80} are more than the host has")
         frames = pages_of_extents(mfns, order)
@@ -366,7 +383,7 @@ class Domain(Account):
         if not all_different(frames):
             owned &= np.isin(np.arange(frames.size), np.unique(frames, return_index=True)[1])
         got = mfns.size if owned.all() else int(owned.argmin()) >> order
-        self.host.give(frames[: got << order])
+        self.host._give(frames[: got << order])
         self._tot_pages -= got << order
         self.count("decrease_reservation", 1, got << order, got << order)
         return got
@@ -389,7 +406,7 @@ class Domain(Account):
         self._check_xen()
         if not (self.host.owns(mfns, self.domid).all() and all_different(mfns)):
             raise HotplugError.of(errno.EINVAL, f"{self.name} cannot return a frame that is not its own, or twice")
-        self.host.give(mfns)
+        self.host._give(mfns)
         self._count_calls("decrease_reservation", mfns.size, batch, mapped)
 
     def update_va_mapping(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int | None) -> None:
@@ -398,8 +415,8 @@ class Domain(Account):
         HotplugError EINVAL for frames that the domain does not own.
         """
         self._check_xen()
-        pfns = np.atleast_1d(pfns)
-        if mfns is not None and not np.all(self.host.owns(np.atleast_1d(mfns), self.domid)):
+        pfns = as_pfns(pfns)
+        if mfns is not None and not np.all(self.host.owns(as_numbers(mfns, "mfns"), self.domid)):
             raise HotplugError.of(errno.EINVAL, f"{self.name} cannot map a frame that is not its own")
         self.count("update_va_mapping", pfns.size, pfns.size)
 
@@ -407,20 +424,35 @@ class Domain(Account):
 
     def back(self, pfns: NDArray[np.int64]) -> int:
         """Give frames to pages without one, and enter them into the table. Returns how many of pfns, from the first on, got
-        one."""
+        one. ValueError, and no change, for a page that has a frame or is given twice."""
+        pfns = self._as_pages(pfns, backed=False)
         mfns = self.populate_physmap(pfns)
         self.set_phys_to_machine(pfns[: mfns.size], mfns)
         return mfns.size
 
     def unback(self, pfns: NDArray[np.int64]) -> None:
-        """Return the frames of pages to the host."""
+        """Return the frames of pages to the host. ValueError, and no change, for a page without a frame, or given twice."""
+        pfns = self._as_pages(pfns, backed=True)
         mfns = self.p2m_frames(pfns)
         self._p2m[as_slice(pfns, self._p2m.size)] = 0
         self.decrease_reservation(mfns)
 
+    def _as_pages(self, pfns, backed):
+        """An int64 array of different pages, all of which have a frame, or none; the table reaches up to them."""
+        pfns = as_pfns(pfns)
+        if not all_different(pfns):
+            raise ValueError(f"{self.name}: a page is given twice")
+        there = self.backed(pfns)
+        if not there.all() if backed else there.any():
+            wrong = int(pfns[int(np.argmax(there != backed))])
+            raise ValueError(f"{self.name}: page {wrong:#x} has {'no' if backed else 'a'} frame")
+        if pfns.size:
+            self.need_p2m(int(pfns.max()) + 1)
+        return pfns
+
     def destroy(self) -> None:
         """Destroy the domain and return its frames to the host."""
-        self.host.give(self.p2m_frames(self.backed_pfns()))
+        self.host._give(self.p2m_frames(self.backed_pfns()))
         self._p2m[:] = 0
         self._tot_pages = 0
         del self.host.domains[self.domid]
@@ -474,13 +506,11 @@ class ResidentDomain(Domain):
         HotplugError ENOMEM when the host has no free frame and the guest no page to reclaim, or its limit is 0. The pages
         before are resident then. ValueError for a negative pfn.
         """
-        pfns = np.asarray(pfns, np.int64)
+        pfns = as_pfns(pfns)
         if pfns.size == 0:
             return 0
         if not np.all(pfns[1:] > pfns[:-1]):
             pfns = np.unique(pfns)
-        if pfns[0] < 0:
-            raise ValueError(f"{self.name} has no page below 0")
         self.need_p2m(int(pfns[-1]) + 1)
         faults = 0
         for part in parts_of_extents(pfns, 0):
@@ -540,15 +570,13 @@ class ResidentDomain(Domain):
 
     def back(self, pfns: NDArray[np.int64]) -> int:
         """As Domain.back, without reclaiming pages for it: the host backs pages before they are touched (prealloc=on)."""
-        if np.any(pfns < 0):
-            raise ValueError(f"{self.name} has no page below 0")
+        pfns = self._as_pages(pfns, backed=False)
         got = self.available(pfns.size)
         if got < pfns.size:
             allowed = self.room(pfns.size)
             self.refused["cap"] += pfns.size - allowed
             self.refused["host"] += allowed - got
         if got:
-            self.need_p2m(int(pfns[:got].max()) + 1)
             self._enter(pfns[:got])
         self.count("populate_physmap", 1, got)
         return got
@@ -561,9 +589,7 @@ class ResidentDomain(Domain):
         """Discard the contents of pages (madvise DONTNEED, a balloon's message, free page reporting). Their frames return to
         the host; they are zero when touched again. pfns: the first pages of blocks of 2^order pages. calls: how many calls the
         guest makes. Returns how many frames."""
-        pfns = np.asarray(pfns, np.int64)
-        if np.any(pfns < 0):
-            raise ValueError(f"{self.name} has no page below 0")
+        pfns = as_pfns(pfns)
         if not all_different(pfns):
             pfns = np.unique(pfns)
         held, at = np.empty(pfns.size << order, bool), 0
@@ -618,7 +644,7 @@ class ResidentDomain(Domain):
 
     def _release(self, pfns: NDArray[np.int64]) -> None:
         at = as_slice(pfns, self._p2m.size)
-        self.host.give(self.p2m_frames(at))
+        self.host._give(self.p2m_frames(at))
         self._p2m[at] = 0
         self._place[at] = -1
         self._tot_pages -= pfns.size
