@@ -503,7 +503,7 @@ cdef void take_pages(buddy *b, buddy_pool *a, pfn_t pfn, int order, uint64_t nr)
     clear_free(b, pfn, nr)
     a.nr_free[order] -= 1
     for k in range(order):
-        a.nr_free[k] += (rest >> k) & 1
+        a.nr_free[k] += <int64_t>((rest >> k) & 1)
         a.splits[k + 1] += (nr + (<uint64_t>2 << k) - 1) >> (k + 1)     # every block with a page handed out was split
     if order < b.group_order:
         group = pfn >> b.group_order
@@ -536,7 +536,7 @@ cdef uint64_t take_from_group(buddy *b, buddy_pool *a, uint64_t group, int order
     blocks = got >> order
     b.counts[group] = hung - blocks * (b.merged[order] + b.below[order])
     rehang(b, group, hung)
-    a.nr_free[order] -= blocks
+    a.nr_free[order] -= <int64_t>blocks
     for k in range(1, order + 1):
         a.splits[k] += blocks << (order - k)
     return got
@@ -552,7 +552,7 @@ cdef uint64_t take_whole_blocks(buddy *b, buddy_pool *a, pfn_t pfn, uint64_t nr)
         blocks = min(nr >> b.max_order, <uint64_t>ctz(after) if after else 64 - (group & 63))
     clear_free(b, pfn, blocks << b.max_order)
     hang_range(b, a.tree, group, group + (blocks << (b.max_order - b.group_order)), False)
-    a.nr_free[b.max_order] -= blocks
+    a.nr_free[b.max_order] -= <int64_t>blocks
     for k in range(b.max_order):
         a.splits[k + 1] += blocks << (b.max_order - k - 1)
     return blocks << b.max_order

@@ -30,7 +30,7 @@ def as_numbers(numbers: ArrayLike, what: str) -> NDArray[np.int64]:
 
 
 def as_pfns(numbers: ArrayLike) -> NDArray[np.int64]:
-    """Return pages as as_numbers. ValueError for a number below 0 or from 2^52 on."""
+    """Return pages: `numbers` as as_numbers takes them. ValueError for one below 0 or from 2^52 on."""
     pfns = as_numbers(numbers, "pfns")
     if pfns.size and not int(pfns.view(np.uint64).max()) < MOST_PFNS:       # a negative number is a huge one here
         raise ValueError("pfns must be at least 0 and below 2^52")
