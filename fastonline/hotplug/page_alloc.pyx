@@ -123,6 +123,7 @@ cdef bint zone_watermark_ok(Machine mem, int z, int order, int64_t watermark) no
     if free <= watermark:
         return False
     if mem.watermark_by_order:
+        buddy_pool_fold(&mem.pages.areas[zone_area(z)])
         for k in range(order):
             free -= <int64_t>mem.pages.areas[zone_area(z)].nr_free[k] << k
             watermark >>= 1
@@ -398,7 +399,7 @@ Where movable pages and memmaps come from and go to. This class keeps no lists: 
         """Undo an allocation: free the first `nr` of `pfns`, an int64 array. No memory is needed, and no callback is called."""
         cdef const int64_t *numbers
         cdef int64_t i
-        if type(pfns) is not ndarray or pfns.dtype != np.int64 or pfns.strides != (8,) or nr > len(pfns):
+        if type(pfns) is not ndarray or pfns.dtype != np.int64 or not pfns.flags.c_contiguous or nr > pfns.size:
             raise TypeError(f"pfns must be an int64 array of at least {nr} pages")
         numbers = <const int64_t *>data_of(pfns)
         for i in range(nr):
