@@ -265,8 +265,8 @@ def test_pages_that_can_be_freed_are_not_freed_by_asking(mem):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_watermarks_by_order_count_what_single_pages_changed(seed):
-    """2.6.25, where free single pages do not count for a pair. Pages are freed one by one, which the bitmap engine counts later.
-    Expect both engines to give and refuse the same."""
+    """2.6.25, where free single pages do not count for a pair. Pages are freed one by one, which the bitmap engine counts
+    later. Expect both engines to give and refuse the same."""
     said = []
     for engine in ENGINES:
         draw = random.Random(seed)

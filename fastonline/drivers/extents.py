@@ -17,8 +17,8 @@ MOST_PFNS = 1 << 52
 
 
 def as_numbers(numbers: ArrayLike, what: str) -> NDArray[np.int64]:
-    """Return `numbers`, one int or an array-like of one dimension, as an int64 array. what: their name, for messages. TypeError for
-    anything but integers, ValueError for more dimensions."""
+    """Return `numbers`, one int or an array-like of one dimension, as an int64 array. what: their name, for messages.
+    TypeError for anything but integers, ValueError for more dimensions."""
     array = np.asarray(numbers)
     if array.dtype != np.int64:
         if array.dtype.kind not in "iu" and array.size:
