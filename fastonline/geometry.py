@@ -391,6 +391,14 @@ def by_name(name: str) -> Geometry:
     return geometry
 
 
+def as_geometry(geometry: Geometry | str) -> Geometry:
+    """Return `geometry`, or the preset that it names. TypeError for anything else, ValueError for an unknown name."""
+    found = by_name(geometry) if isinstance(geometry, str) else geometry
+    if not isinstance(found, Geometry):
+        raise TypeError(f"geometry is a Geometry such as fastonline.X86_64 or its name, not {geometry!r}")
+    return found
+
+
 _LOW_MEMORY, _LOW_MEMORY_SPLIT = 0xE0000000, 0xC0000000
 _FIRMWARE = 128 << 10
 

@@ -387,3 +387,12 @@ def by_name(name: str) -> Rules:
             if version >= (_version(rules.name) or ()):
                 return rules
     raise invalid_name("rules", name, ["2.6.25", "2.6.26", "6.1", "6.12", "6.18", "or another version from 6.1 on"])
+
+
+def as_rules(rules: Rules | str) -> Rules:
+    """Return `rules`, or the preset for the kernel version that it names. TypeError for anything else, ValueError for an
+    unknown version."""
+    found = by_name(rules) if isinstance(rules, str) else rules
+    if not isinstance(found, Rules):
+        raise TypeError(f"rules are a Rules such as fastonline.LINUX_6_12 or a kernel version, not {rules!r}")
+    return found

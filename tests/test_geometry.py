@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastonline as fo
-from fastonline.geometry import PRESETS, by_name, format_size
+from fastonline.geometry import PRESETS, as_geometry, by_name, format_size
 
 
 def test_the_threads_figures():
@@ -214,3 +214,9 @@ def test_subsections(engine, shift, bits):
     again = mem.copy()
     assert np.array_equal(again.sections.subsection_map, mem.sections.subsection_map)
     assert not again.sections.partial_section_nr(32)
+
+
+def test_a_geometry_or_its_name():
+    assert as_geometry(fo.X86_64) is fo.X86_64 and as_geometry("x86_64") is fo.X86_64
+    with pytest.raises(TypeError, match="or its name, not 64"):
+        as_geometry(64)

@@ -6,7 +6,7 @@ import pytest
 from conftest import SMALL_64, SMALL_PAE
 
 import fastonline as fo
-from fastonline.rules import PRESETS, by_name
+from fastonline.rules import PRESETS, as_rules, by_name
 
 
 @pytest.mark.parametrize("name, preset", [
@@ -209,3 +209,9 @@ def test_an_empty_zone_reserves_by_a_field_of_its_own(engine):
 
     assert kept(fo.LINUX_6_12) == kept(replace(fo.LINUX_6_12, watermark_pages="present")) == 0
     assert kept(replace(fo.LINUX_6_12, empty_zones_reserve=True)) > 0
+
+
+def test_rules_or_a_kernel_version():
+    assert as_rules(fo.LINUX_6_1) is fo.LINUX_6_1 and as_rules("v6.12") is fo.LINUX_6_12
+    with pytest.raises(TypeError, match="or a kernel version, not 6.12"):
+        as_rules(6.12)

@@ -11,6 +11,7 @@ from fastonline.core.pageflags import decode_page_flags
 from fastonline.core.runs import equal_runs
 from fastonline.hotplug import questions
 from fastonline.hotplug.procfs import LSMEM_STYLES
+from fastonline.hotplug.summary import ZONE_COLUMNS
 from fastonline.hotplug.zonelists import kernel_zonelist, movable_zonelist
 from fastonline.linux.capture import Capture
 from fastonline.linux.snapshot import Snapshot
@@ -117,8 +118,7 @@ def _summary(mem, args):
         "min_free_kbytes": mem.min_free_kbytes, "pages_per_block": mem.pages_per_block,
         "blocks": [{"nr": block.nr, "state": block.state} for block in mem.blocks.values()],
         "zones": [
-            {"nid": zone.nid, "name": zone.name, "start_pfn": zone.start_pfn, "spanned_pages": zone.spanned_pages,
-             "present_pages": zone.present_pages, "managed_pages": zone.managed_pages, "free_pages": zone.free_pages,
+            {"nid": zone.nid, "name": zone.name, **{name: getattr(zone, name) for name in ZONE_COLUMNS},
              "nr_free": list(zone.nr_free)}
             for zone in mem.zones if zone.populated
         ],

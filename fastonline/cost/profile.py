@@ -22,12 +22,12 @@ from fastonline.cost.phases import (
     time_range_call,
 )
 from fastonline.cost.provenance import huge_bytes, provenance
-from fastonline.geometry import X86_64, Geometry, by_name as geometry_by_name, format_size, parse_size
+from fastonline.geometry import X86_64, Geometry, as_geometry, format_size, parse_size
 from fastonline.hotplug.memory import ENGINES, Memory
 from fastonline.hotplug.notifier import NOTIFY_OK
 from fastonline.linux.capture import Capture, matches_kernel
 from fastonline.record import Record
-from fastonline.rules import LINUX_6_12, Rules, by_name as rules_by_name
+from fastonline.rules import LINUX_6_12, Rules, as_rules
 
 BOOT = "1G"
 """Memory below the section, when there is no capture: enough to fill the kernel zones that a hot-added section lies behind."""
@@ -177,10 +177,7 @@ def profile(
     """
     if repeat < 1:
         raise ValueError(f"repeat must be at least 1, not {repeat}")
-    if isinstance(geometry, str):
-        geometry = geometry_by_name(geometry)
-    if isinstance(rules, str):
-        rules = rules_by_name(rules)
+    geometry, rules = as_geometry(geometry), as_rules(rules)
     if isinstance(engines, str):
         raise TypeError(f"engines must be a list of names, not {engines!r}")
     engines = list(dict.fromkeys(engines))

@@ -42,12 +42,11 @@ class Scenario:
     """One guest on one host. Sizes in bytes, times in virtual s.
 
     name: for the output. geometry, rules, engine, memmap, memory_block_size: of the guest's Memory, by name. boot: what the
-    guest has at the start. maximum: what it may have at most. host: the host's memory; scattered: its frames are lent in random
-    order. others: the other guests there. steps: (s, bytes) of the guest's target from then on, until `end`, each later than
-    the one before. workload: what
-    uses the guest's memory. costs: the table of costs, and changes to it. user_delay: s from a uevent to the moment at which
-    user space onlines the memory. batch: extents in one hypercall of the Xen balloons (None: a page of them). policy_period: s
-    between two looks of the host's policy. seed: of everything that is random.
+    guest has at the start. maximum: what it may have at most. host: the host's memory; scattered: its frames are lent in
+    random order. others: the other guests there. steps: (s, bytes) of the guest's target from then on, until `end`, each later
+    than the one before. workload: what uses the guest's memory. costs: the table of costs, and changes to it. user_delay: s
+    from a uevent to the moment at which user space onlines the memory. batch: extents in one hypercall of the Xen balloons
+    (None: a page of them). policy_period: s between two looks of the host's policy. seed: of everything that is random.
 
     ValueError and TypeError for invalid values; the message begins with the key.
     """

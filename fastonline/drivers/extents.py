@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 AT_ONCE = 1 << 15
 """Pages that are touched or discarded at a time: few enough that their arrays stay in the cache."""
 
-
 MOST_PFNS = 1 << 52
 """A pfn is below this: 64-bit addresses of pages of 4 KiB."""
 

@@ -17,8 +17,8 @@ from fastonline.core.types cimport uint32_t
 from fastonline.hotplug.types cimport MAX_NUMNODES, MMOP_ONLINE, MMOP_ONLINE_MOVABLE
 
 from fastonline.errors import HotplugError, is_number, pfn_range
-from fastonline.geometry import Geometry, by_name as geometry_by_name, format_size, pages_of_size
-from fastonline.rules import Rules, by_name as rules_by_name
+from fastonline.geometry import as_geometry, format_size, pages_of_size
+from fastonline.rules import as_rules
 
 ENGINES = ("bitmap", "struct_page")
 MEMMAPS = ("kernel", "on_memory")
@@ -34,14 +34,7 @@ cdef list set_arguments(
 ):
     """Set what Memory() is given; the ranges of boot memory: (start_pfn, nr_pages, nid, reserved pages), ascending."""
     cdef list ranges
-    if isinstance(geometry, str):
-        geometry = geometry_by_name(geometry)
-    if isinstance(rules, str):
-        rules = rules_by_name(rules)
-    if not isinstance(geometry, Geometry):
-        raise TypeError(f"geometry is a Geometry such as fastonline.X86_64 or its name, not {geometry!r}")
-    if not isinstance(rules, Rules):
-        raise TypeError(f"rules are a Rules such as fastonline.LINUX_6_12 or a kernel version, not {rules!r}")
+    geometry, rules = as_geometry(geometry), as_rules(rules)
     if engine not in ENGINES:
         raise ValueError(f"invalid engine {engine!r} (expected 'bitmap' or 'struct_page')")
     mem.geometry = geometry

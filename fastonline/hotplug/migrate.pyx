@@ -61,8 +61,8 @@ cdef class MovablePages:
 Movable pages of one owner, such as a process or a balloon. offline_pages may migrate them.
 
     mem: their Memory; its page_owners lists this owner while it has pages. on_move: called with two int64 arrays, old and new
-    pfns, after some of them have moved. offline: whether they are PG_offline. Nobody else can
-    free, reserve or give away a page that has an owner.
+    pfns, after some of them have moved. offline: whether they are PG_offline. Nobody else can free, reserve or give
+    away a page that has an owner.
 
     These can be set, also in a subclass: balloon, whether their migration counts as a balloon's (balloon_migrate); pinned, how
     many of the first pages are pinned by a device or a pipe, so that offline_pages cannot migrate them; mapped, whether a

@@ -422,9 +422,10 @@ class PerCpuPages(PageLists):
         return None
 
     def _as_order(self, order):
-        if not 0 <= as_int(order, "order") <= self.mem.geometry.max_page_order:
+        order = as_int(order, "order")
+        if not 0 <= order <= self.mem.geometry.max_page_order:
             raise ValueError(f"invalid order {order} (expected 0 to {self.mem.geometry.max_page_order})")
-        return as_int(order, "order")
+        return order
 
     def _rmqueue(self, z, zone, order, kind):
         pcp = self._zone(z)

@@ -3,6 +3,9 @@
 from fastonline.core.runs import range_list
 from fastonline.tables import bar, html_table, short, table
 
+ZONE_COLUMNS = ("start_pfn", "spanned_pages", "present_pages", "managed_pages", "free_pages")
+"""Attributes of a Zone that a table shows."""
+
 
 def summary(mem):
     """Return a summary of the machine `mem` as text within 80 columns: memory blocks, zones with bars, free blocks by order."""
@@ -35,9 +38,8 @@ def summary(mem):
 
 def zones_html(zones):
     """Return the populated ones of `zones` as an HTML table, sizes in pages."""
-    names = ("start_pfn", "spanned_pages", "present_pages", "managed_pages", "free_pages")
-    rows = [(f"{zone.nid}/{zone.name}", *(getattr(zone, name) for name in names)) for zone in zones if zone.populated]
-    return html_table([("zone", *names), *rows])
+    rows = [(f"{zone.nid}/{zone.name}", *(getattr(zone, name) for name in ZONE_COLUMNS)) for zone in zones if zone.populated]
+    return html_table([("zone", *ZONE_COLUMNS), *rows])
 
 
 def machine_html(mem):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from fastonline.lines import Numbered, TextError, numbered, shown
-from fastonline.rules import Rules, by_name
+from fastonline.rules import Rules, as_rules
 
 ZoneKey = tuple[int, str]
 """(nid, name) of a zone."""
@@ -164,8 +164,7 @@ def rules_of_zoneinfo(rules: Rules | str, text: str) -> Rules:
         empty = empty or words[:2] == ["present", "0"]
         if inside and not done and words[0] in _LINES:
             lines.append("scanned (a: i:)" if line.strip().endswith(")") else words[0])
-    given = by_name(rules) if isinstance(rules, str) else rules
-    return replace(given, zoneinfo_lines=tuple(dict.fromkeys(lines)), zoneinfo_empty=empty)
+    return replace(as_rules(rules), zoneinfo_lines=tuple(dict.fromkeys(lines)), zoneinfo_empty=empty)
 
 
 def _zone_types(keys: list[ZoneKey], protection: dict[ZoneKey, list[int]]) -> tuple[str, ...]:
