@@ -86,3 +86,21 @@ def test_span_shrinks_as_recorded(engine):
                     (0x118000, 98304), (0x118000, 32768), (0, 0)]
     zone = by_zone(mem)["Movable"]
     assert (zone.min, zone.low, zone.high, zone.present_pages) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("later, span", [(2 * S, (0, S + 32)), (0, (2 * S - 32, S + 32))], ids=["end", "start"])
+def test_span_shrinks_to_a_page_inside_a_buddy_block(make_machine, later, span):
+    """Half of a buddy block goes offline in the middle of Movable, then the section beyond it. Expect the span to end, or to
+    begin, at a prepared page: the other half of the block has left the zone before."""
+    mem = make_machine(boot=None)
+    mem.add_memory(0, 3 * S)
+    if later:
+        mem.online_pages(0, 3 * S, fo.MMOP_ONLINE_MOVABLE)
+        mem.offline_pages(S + 32, S - 32)
+    else:
+        mem.online_pages(0, S, fo.MMOP_ONLINE_MOVABLE)
+        mem.online_pages(2 * S - 32, S + 32, fo.MMOP_ONLINE_MOVABLE)
+    mem.offline_pages(later, S)
+    assert counters(by_zone(mem)["Movable"])[:2] == span
+    assert (mem.nodes[0].start_pfn, mem.nodes[0].spanned_pages) == span
+    mem.validate()

@@ -8,6 +8,7 @@ from operator import index
 from fastonline.core.buddy cimport buddy_pool, buddy_pool_fold
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_number, as_uint64
+from fastonline.core.pageflags cimport PG_prepared
 from fastonline.core.types cimport area_t, int64_t
 from fastonline.hotplug.types cimport (
     MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone as struct_zone, zone_area, zone_managed, zone_nid, zone_present, zone_type,
@@ -346,8 +347,8 @@ cdef class Zones:
         zone.start_pfn, zone.spanned_pages, node.start_pfn, node.spanned_pages = spans[0], spans[1], spans[2], spans[3]
 
     cdef void shrink_span(self, int z, pfn_t start, uint64_t nr) noexcept nogil:
-        """remove_pfn_range_from_zone: a range at an edge of the span takes it back to the next block of the zone that is
-        still there; the pages of the range belong to no zone any more."""
+        """remove_pfn_range_from_zone: a range at an edge of the span takes it back to the next prepared page of the zone; the
+        pages of the range belong to no zone any more. A block of which a part went offline earlier still has its area."""
         cdef struct_zone *zone = &self.table.zones[z]
         cdef area_t area = zone_area(z)
         cdef area_t *area_of = self.engine.area_of
@@ -365,13 +366,18 @@ cdef class Zones:
                 zone.start_pfn = 0
                 zone.spanned_pages = 0
             else:
-                zone.start_pfn = max(first << shift, start + nr)
-                zone.spanned_pages = zone_end - zone.start_pfn
+                first = max(first << shift, start + nr)
+                while first < zone_end and not self.engine.state(first) & PG_prepared:
+                    first += 1
+                zone.start_pfn = first
+                zone.spanned_pages = zone_end - first
         elif start + nr >= zone_end:
             last = (start + (<pfn_t>1 << shift) - 1) >> shift
             while last > zone.start_pfn >> shift and area_of[last - 1] != area:
                 last -= 1
             zone_end = min(last << shift, start)
+            while zone_end > zone.start_pfn and not self.engine.state(zone_end - 1) & PG_prepared:
+                zone_end -= 1
             zone.spanned_pages = zone_end - min(zone_end, zone.start_pfn)
             if zone.spanned_pages == 0:
                 zone.start_pfn = 0
