@@ -5,12 +5,15 @@ FASTONLINE_SANITIZE=address,undefined builds with gcc's sanitizers; the first fi
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)" ASAN_OPTIONS=detect_leaks=0 then.
 """
 
+import hashlib
 import os
 import shlex
 import shutil
 import sys
 import sysconfig
+from pathlib import Path
 
+from Cython import __version__ as cython_version
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -42,6 +45,12 @@ DIRECTIVES = {
     "binding": True,
     "auto_pickle": False,
 }
+
+# How the extensions are built. The linker writes it into each, so that a build with other flags or another Cython is seen.
+BUILD_ID = hashlib.sha256(repr((
+    DIRECTIVES, OPTIMIZE, COMPILE, LINK, cython_version, [os.environ.get(name) for name in ("CC", "CFLAGS", "LDFLAGS")],
+)).encode()).hexdigest()[:40]
+LINK = [*LINK, f"-Wl,--build-id=0x{BUILD_ID}"]
 
 MODULES = [
     "fastonline.core.numbers",
@@ -139,14 +148,31 @@ def missing_tool():
     return None
 
 
+def built_in_place():
+    """Return (are there extensions beside their sources, all newer than every source; are they of this BUILD_ID)."""
+    found = [Path(name.replace(".", "/") + sysconfig.get_config_var("EXT_SUFFIX")) for name in MODULES]
+    found = [path for path in found if path.exists()]
+    sources = [Path("setup.py"), *(path for path in Path("fastonline").rglob("*") if path.suffix in (".pyx", ".pxd", ".h"))]
+    newest = max(path.stat().st_mtime for path in sources)
+    newer = len(found) == len(MODULES) and min(path.stat().st_mtime for path in found) >= newest
+    return newer, all(bytes.fromhex(BUILD_ID) in path.read_bytes() for path in found)
+
+
 class cython_build_ext(build_ext):
     """Cython runs first, over all modules at once, and only when something is built: an sdist then lists .pyx, not .c."""
 
     def run(self):
+        # pip builds an editable install in empty directories, with a Cython that is newer than any file here: it would build
+        # everything again each time
+        newer, same = built_in_place()
+        if self.inplace and newer and same and not self.force:
+            return
+        self.force = self.force or not same
         lacking = missing_tool()
         if lacking:
             sys.exit(f"fastonline: {lacking}")
-        cythonized = {ext.name: ext for ext in cythonize(self.extensions, compiler_directives=DIRECTIVES)}
+        modules = cythonize(self.extensions, compiler_directives=DIRECTIVES, force=self.force or None)
+        cythonized = {ext.name: ext for ext in modules}
         for ext in self.extensions:
             ext.sources, ext.depends = cythonized[ext.name].sources, cythonized[ext.name].depends
         self.parallel = self.parallel or os.cpu_count()

@@ -54,15 +54,27 @@ def test_the_folder_does_not_hide_the_package(checkout, command):
     assert code == 0, said[-3000:]
 
 
+def test_other_flags_are_another_build(checkout):
+    """Expect built extensions to be up to date, and not to be so for a build with other flags or after a change of a source."""
+    tools = "pip install -q 'cython>=3.1,<4' 'setuptools>=77'"
+    code = "import runpy, sys; sys.argv[1:] = ['--name']; print(runpy.run_path('setup.py')['built_in_place']())"
+    for before, expected in (("", "(True, True)"), ("FASTONLINE_CHECKED=1", "(True, False)")):
+        status, said = shell(f'. .venv/bin/activate && {tools} && {before} python -c "{code}"', checkout)
+        assert (status, said.splitlines()[-1]) == (0, expected), said
+
+
 def test_second_command(commands, checkout):
-    """The extra installs all that the tests import; a part of the suite stands for the rest."""
+    """The extra installs all that the tests import; a part of the suite stands for the rest. Expect nothing to be compiled
+    again."""
     install, test = commands[1]
+    built = {path: path.stat().st_mtime_ns for path in checkout.rglob("fastonline/**/*.so")}
     code, said = shell(
         f". .venv/bin/activate && {install} && {test} -q tests/test_onlining.py tests/test_geometry.py", checkout
     )
     if code and "No matching distribution" in said:
         pytest.skip("pip reaches no package index here")
     assert code == 0 and " passed" in said, said[-3000:]
+    assert built and built == {path: path.stat().st_mtime_ns for path in built}
 
 
 @pytest.mark.parametrize("environ, said", [
