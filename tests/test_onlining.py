@@ -114,6 +114,19 @@ def test_arrays_of_every_width(make_machine, dtype):
     assert mem.mark_pfns_onlined(np.arange(0, 2 * S, 2)[:100][::-1]) == 100
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.uint64])
+def test_arrays_that_lie_askew(make_machine, dtype):
+    """A contiguous array whose items do not lie at multiples of their size, as in a file that is read at an odd offset."""
+    mem = make_machine(boot=None)
+    mem.add_memory(0, S)
+    mem.prepare_online_pages(0, S)
+    given = np.frombuffer(bytearray(1 + 8 * 20), dtype, 20, offset=1)
+    given[:] = range(3, 43, 2)
+    assert not given.flags.aligned
+    assert mem.mark_pfns_onlined(given) == 20
+    assert np.flatnonzero(mem.page_states(0, S) == PAGE_FREE).tolist() == given.tolist()
+
+
 # -- online_page_callback, 3.3
 
 def test_callback_slot(make_machine):

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy import ndarray
 
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
-
 from libc.errno cimport EINVAL, ENOMEM
 
 from fastonline.core.bitmap cimport find_next_bit
+from fastonline.core.buffer cimport (
+    NPY_ARRAY_ALIGNED, NPY_LONG, NPY_LONGLONG, NPY_UINT, NPY_ULONG, NPY_ULONGLONG, numpy_array,
+)
 from fastonline.core.engine cimport BATCH_CHANGED, BATCH_NO_MEMORY, BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, run_at
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.lock cimport PyThreadState, settle
@@ -168,35 +169,31 @@ cdef object as_pfn_array(object pfns):
             for pfn in array:
                 as_uint64(pfn, "a pfn")
         raise TypeError(f"pfns must be integers, not {array.dtype}: {array[:3].tolist()!r}...")
-    if array.dtype == np.uint32:
-        return np.ascontiguousarray(array)
-    if array.dtype.itemsize < 8:
-        array = array.astype(np.int64)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).view(np.uint64)
+    if array.dtype != np.uint32:
+        array = array.astype(np.uint64 if array.dtype.kind == "u" else np.int64, copy=False).view(np.uint64)
+    array = np.ascontiguousarray(array)
+    return array if array.flags.aligned else array.copy()
 
 
-cdef bint points_into(pfn_batch *batch, object array) except -1:
+cdef bint points_into(pfn_batch *batch, object array) noexcept:
     """Make the batch the data of an array, if that is of a width and order that a batch can have."""
-    cdef Py_buffer buffer
-    cdef char kind = 0
-    if type(array) is not ndarray:
+    cdef numpy_array *given = <numpy_array *><void *>array
+    cdef int kind, size
+    if type(array) is not ndarray or given.nd != 1 or not given.flags & NPY_ARRAY_ALIGNED or given.dtype.byteorder != c"=":
         return False
-    try:
-        PyObject_GetBuffer(array, &buffer, PyBUF_STRIDES | PyBUF_FORMAT)
-    except (BufferError, ValueError):
-        return False     # a dtype that no other program knows
-    if buffer.ndim == 1 and buffer.format[0] and not buffer.format[1] \
-            and (buffer.strides[0] == buffer.itemsize or buffer.shape[0] < 2):
-        kind = buffer.format[0]
-    batch[0] = pfn_batch(NULL, NULL, 0, 0, 0, False)
-    if kind in b"lLqQ" and buffer.itemsize == 8:
-        batch.pfns64 = <const uint64_t *>buffer.buf
-        batch.nr = buffer.shape[0]
-    elif kind in b"IL" and buffer.itemsize == 4:
-        batch.pfns32 = <const uint32_t *>buffer.buf
-        batch.nr = buffer.shape[0]
-    PyBuffer_Release(&buffer)
-    return batch.pfns64 != NULL or batch.pfns32 != NULL
+    kind = given.dtype.type_num
+    size = sizeof(int) if kind == NPY_UINT else sizeof(long) if kind in (NPY_LONG, NPY_ULONG) \
+        else sizeof(long long) if kind in (NPY_LONGLONG, NPY_ULONGLONG) else 0
+    if given.shape[0] > 1 and given.strides[0] != size:
+        return False
+    batch[0] = pfn_batch(NULL, NULL, given.shape[0], 0, 0, False)
+    if size == 8:
+        batch.pfns64 = <const uint64_t *>given.data
+    elif size == 4 and kind != NPY_LONG:
+        batch.pfns32 = <const uint32_t *>given.data
+    else:
+        return False
+    return True
 
 
 cdef object as_batch(object pfns, pfn_batch *batch):

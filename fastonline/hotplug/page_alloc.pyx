@@ -6,7 +6,7 @@ import numpy as np
 from numpy import ndarray
 
 from fastonline.core.buddy cimport buddy_pages_free, buddy_pool_fold
-from fastonline.core.buffer cimport data_of
+from fastonline.core.buffer cimport data_of, numpy_array
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_tail
@@ -161,7 +161,7 @@ cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
     pfns = empty(nr, INT64)
     if nr == 0:
         return pfns
-    out = <int64_t *>data_of(pfns)
+    out = <int64_t *>(<numpy_array *><void *>pfns).data
     z = next_zone(mem, asked, -1)
     while got < nr:
         thread = mem.lock.let_go((nr - got) * (mem.pages.page_bits + 64))
