@@ -119,7 +119,6 @@ SMALL = {
     "fastonline.hotplug.memmap",
     "fastonline.hotplug.add_remove",
     "fastonline.hotplug.page_map",
-    "fastonline.hotplug.pages",
     "fastonline.hotplug.machine_state",
     "fastonline.hotplug.invariants",
     "fastonline.hotplug.settings",
@@ -129,7 +128,7 @@ SMALL = {
 }
 
 # What Python calls on its way to the engines: -O2 is as fast as -O3 and an eighth smaller, and -Os is slower.
-FACES = {"fastonline.hotplug.memory", "fastonline.hotplug.zones"}
+FACES = {"fastonline.hotplug.memory", "fastonline.hotplug.pages", "fastonline.hotplug.zones"}
 
 
 def missing_tool():

@@ -119,7 +119,7 @@ cdef class Pages(Machine):
         The bitmap engine takes the lowest address, struct_page the head of the kernel's list. MemoryError if no block fits.
         Mirrors __rmqueue_smallest.
         """
-        cdef int block = as_order(order, self.pages.max_order)
+        cdef int block = 0 if order is 0 else as_order(order, self.pages.max_order)
         cdef int64_t pfn
         if gfp is not None:
             if zone is not None:
@@ -137,7 +137,7 @@ cdef class Pages(Machine):
         """Allocate `nr` blocks of 2^order pages, as `nr` calls of alloc_pages(order, zone) would. Returns an (nr,) int64 array
         of their first pfns. All or nothing: MemoryError when fewer fit (__alloc_pages_bulk, 5.13, has order 0 only)."""
         cdef uint64_t want = as_uint64(nr, "nr")
-        cdef int block = as_order(order, self.pages.max_order)
+        cdef int block = 0 if order is 0 else as_order(order, self.pages.max_order)
         _held = self.lock.hold()
         return page_alloc.alloc_pages_bulk(self, want, block, zone)
 
@@ -153,7 +153,7 @@ cdef class Pages(Machine):
         """Free an allocation of 2^order pages, given its first pfn. ValueError naming the page when no allocation of that
         order begins there (__free_pages)."""
         cdef uint64_t start = as_uint64(pfn, "pfn")
-        cdef int block = as_order(order, self.pages.max_order)
+        cdef int block = 0 if order is 0 else as_order(order, self.pages.max_order)
         settle(self.lock)
         page_alloc.free_pages(self, start, block)
 

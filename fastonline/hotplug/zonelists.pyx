@@ -52,13 +52,9 @@ cdef list kernel_zones(Machine mem, int nid):
             if populated_zone(mem, n, i)]
 
 
-cdef int asked_zone(Machine mem, object zone) except -2:
-    """Return the number of the zone that a caller asks for (a name, a (nid, name) or a Zone), -1 for None, any zone. ValueError
-    if there is no such zone."""
+cdef int named_zone(Machine mem, object zone) except -1:
     cdef Zone known
     cdef int z
-    if zone is None:
-        return -1
     if isinstance(zone, Zone):
         known = zone
         if known.zones is mem.zones and mem.zones.table.nodes[known.nid].online:
@@ -68,20 +64,6 @@ cdef int asked_zone(Machine mem, object zone) except -2:
     if z < 0:
         raise ValueError(mem.zones.unknown(zone))
     return z
-
-
-cdef int next_zone(Machine mem, int asked, int z) noexcept nogil:
-    """The zone to try after `z` (-1: the first): the one asked for, or where any will do all of them, from the highest type
-    down, node by node; -1: there is no other."""
-    cdef int types = mem.zones.table.nr_types, nid
-    if asked >= 0:
-        return asked if z < 0 else -1
-    if z >= 0 and z % types:
-        return z - 1
-    for nid in range(0 if z < 0 else z / types + 1, mem.zones.table.nr_nodes):
-        if mem.zones.table.nodes[nid].online:
-            return nid * types + types - 1
-    return -1
 
 
 cdef int highest_kernel_zone(Machine mem) noexcept nogil:
