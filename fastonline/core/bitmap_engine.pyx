@@ -45,6 +45,18 @@ cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
     return Bitmap(layout.nr_groups << 6)
 
 
+cdef inline bint can_free(BitmapEngine engine, pfn_t pfn, int order) noexcept nogil:
+    """Engine.freeable."""
+    cdef uint64_t nr = <uint64_t>1 << order, w = pfn >> 6
+    cdef word_t used = engine.flags.prepared[w] & ~(engine.flags.reserved[w] | engine.buddy.free[w] | engine.flags.offline[w])
+    return (
+        (used >> (pfn & 63)) & 1
+        and not PageTail(&engine.flags, pfn)
+        and (order == 0 or bitmap_full(engine.flags.tail, pfn + 1, nr - 1))
+        and (pfn + nr == engine.nr_pages or not PageTail(&engine.flags, pfn + nr))
+    )
+
+
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class BitmapEngine(Engine):
     def __cinit__(self, nr_pages, max_order, nr_areas, *args, borders=()):
@@ -454,8 +466,8 @@ cdef class BitmapEngine(Engine):
         cdef pfn_t first = batch.end
         if batch.one_by_one:
             for i in range(batch.nr):
-                if not self.freeable(pfn_at(batch, i), 0):
-                    first = min(first, pfn_at(batch, i))
+                if not can_free(self, batch.pfns64[i], 0):
+                    first = min(first, batch.pfns64[i])
             return <int64_t>first if first < batch.end else -1
         for w in range(batch.first >> 6, (batch.end + 63) >> 6):
             x = self.batch_words[w]
@@ -484,7 +496,7 @@ cdef class BitmapEngine(Engine):
         cdef uint64_t i
         if batch.one_by_one:
             for i in range(batch.nr):
-                buddy_free_page(&self.buddy, pfn_at(batch, i))
+                buddy_free_page(&self.buddy, batch.pfns64[i])
             self.touched += batch.nr * sizeof(word_t)
         else:
             self.apply_batch(batch.first, batch.end, 0, False)
@@ -505,14 +517,7 @@ cdef class BitmapEngine(Engine):
         return buddy_alloc_pages(&self.buddy, area, nr, out)
 
     cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil:
-        cdef uint64_t nr = <uint64_t>1 << order, w = pfn >> 6
-        cdef word_t used = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w] | self.flags.offline[w])
-        return (
-            (used >> (pfn & 63)) & 1
-            and not PageTail(&self.flags, pfn)
-            and (order == 0 or bitmap_full(self.flags.tail, pfn + 1, nr - 1))
-            and (pfn + nr == self.nr_pages or not PageTail(&self.flags, pfn + nr))
-        )
+        return can_free(self, pfn, order)
 
     cdef void free_block(self, pfn_t pfn, int order) noexcept nogil:
         self.touched += sizeof(word_t)

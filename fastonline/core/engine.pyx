@@ -135,7 +135,7 @@ cdef class Engine:
             batch.end = span[1] + 1
             if batch.nr < (batch.end - batch.first) / SPARSE + FEW_PFNS:
                 batch.one_by_one = True
-                bad[0] = first_repeated(batch, words)
+                bad[0] = first_repeated(batch.pfns64, batch.nr, words)
                 return BATCH_OK if bad[0] == batch.nr else BATCH_TWICE
         inside = set_batch(batch, words, self.nr_pages, span)
         batch.first = span[0]
@@ -149,7 +149,10 @@ cdef class Engine:
         if not inside:
             return self.first_outside(batch, bad)
         # some are repeated: the first to be so is found by a second, slower walk
-        bad[0] = first_repeated(batch, words)
+        if batch.one_by_one:
+            bad[0] = first_repeated(batch.pfns64, batch.nr, words)
+        else:
+            bad[0] = first_repeated_in_array(batch, words)
         return BATCH_TWICE if bad[0] < batch.nr else BATCH_CHANGED
 
     cdef int first_outside(self, const pfn_batch *batch, uint64_t *bad) noexcept nogil:
@@ -359,26 +362,32 @@ cdef bint set_batch(const pfn_batch *batch, word_t *words, uint64_t limit, uint6
     return True
 
 
-cdef uint64_t first_repeated(const pfn_batch *batch, word_t *words) noexcept nogil:
-    """Index of the first pfn that stands in the batch before, or its length: none does. The words are zero, and are so
-    again."""
-    cdef uint64_t nr = 0, i
+cdef uint64_t first_repeated(const uint64_t *pfns, uint64_t nr, word_t *words) noexcept nogil:
+    """Index of the first pfn of a copied batch that stands in it before, or its length: none does. The words are zero, and are
+    so again."""
+    cdef uint64_t first = 0, i
+    while first < nr and not test_bit(words, pfns[first]):
+        set_bit(words, pfns[first])
+        first += 1
+    for i in range(first):
+        words[pfns[i] >> 6] = 0
+    return first
+
+
+cdef uint64_t first_repeated_in_array(const pfn_batch *batch, word_t *words) noexcept nogil:
+    """first_repeated of an array that may change meanwhile."""
+    cdef uint64_t i, found = batch.nr
     cdef pfn_t pfn
-    for nr in range(batch.nr):
-        pfn = pfn_at(batch, nr)
+    for i in range(batch.nr):
+        pfn = pfn_at(batch, i)
         if pfn < batch.first or pfn >= batch.end:
-            continue     # changed since
+            continue
         if test_bit(words, pfn):
+            found = i
             break
         set_bit(words, pfn)
-    else:
-        nr = batch.nr
-    if not batch.one_by_one:
-        clear_words(words, batch)
-        return nr
-    for i in range(nr):
-        words[pfn_at(batch, i) >> 6] = 0
-    return nr
+    clear_words(words, batch)
+    return found
 
 
 cdef void clear_words(word_t *words, const pfn_batch *batch) noexcept nogil:
