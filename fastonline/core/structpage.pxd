@@ -8,7 +8,7 @@ the first page's.
 from fastonline.core.borders cimport zone_borders
 from fastonline.core.buddy cimport buddy_pool
 from fastonline.core.engine cimport Engine, pfn_batch
-from fastonline.core.types cimport area_t, int32_t, int64_t, pfn_t, uint32_t, uint64_t
+from fastonline.core.types cimport area_t, int32_t, int64_t, pfn_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
     NR_HEADS = 8192              # list heads: NR_ORDERS for each of MAX_AREAS
@@ -48,13 +48,53 @@ ctypedef fused page_t:
 
 
 cdef struct mem_map:             # what the kernels need of an engine
-    void *heads                  # the first list head
     void *pages                  # pfn 0's descriptor
     buddy_pool *areas
     area_t *area_of
     zone_borders borders
     int max_order
     bint lifo
+
+
+ctypedef void (*empty_lists_t)(void *pages, uint64_t first, uint64_t end) noexcept nogil
+ctypedef void (*list_blocks_t)(void *pages, uint64_t nr_heads, uint64_t *out) noexcept nogil
+ctypedef void (*set_states_t)(void *pages, pfn_t start, const uint8_t *states, uint64_t nr) noexcept nogil
+ctypedef bint (*set_lists_t)(void *pages, pfn_t end, const int64_t *lengths, uint64_t nr, const uint64_t *blocks) noexcept nogil
+ctypedef int (*state_t)(void *pages, pfn_t pfn) noexcept nogil
+ctypedef void (*states_t)(void *pages, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil
+ctypedef int64_t (*find_used_t)(void *pages, pfn_t start, pfn_t end) noexcept nogil
+ctypedef uint64_t (*first_not_waiting_t)(void *pages, pfn_t start, pfn_t end) noexcept nogil
+ctypedef void (*init_t)(void *pages, pfn_t start, uint64_t nr, int flags) noexcept nogil
+ctypedef void (*change_t)(void *pages, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil
+ctypedef void (*free_range_t)(mem_map *m, void *pages, pfn_t start, uint64_t nr, int order) noexcept nogil
+ctypedef uint64_t (*take_free_t)(mem_map *m, void *pages, pfn_t start, uint64_t nr) noexcept nogil
+ctypedef int (*online_page_t)(mem_map *m, void *pages, pfn_t pfn) noexcept nogil
+ctypedef uint64_t (*batch_t)(mem_map *m, void *pages, const pfn_batch *batch) noexcept nogil
+ctypedef int64_t (*find_unfreeable_t)(void *pages, const pfn_batch *batch, uint64_t nr_pages) noexcept nogil
+ctypedef int64_t (*alloc_block_t)(mem_map *m, void *pages, buddy_pool *area, int order) noexcept nogil
+ctypedef uint64_t (*alloc_pages_t)(mem_map *m, void *pages, buddy_pool *area, uint64_t nr, int64_t *out) noexcept nogil
+ctypedef void (*free_block_t)(mem_map *m, void *pages, pfn_t pfn, int order, bint tail) noexcept nogil
+
+cdef struct page_ops:            # the functions for one size of descriptor
+    empty_lists_t empty_lists
+    list_blocks_t list_blocks
+    set_states_t set_states
+    set_lists_t set_lists
+    state_t state
+    states_t states
+    find_used_t find_used
+    first_not_waiting_t first_not_waiting
+    init_t init
+    change_t change
+    free_range_t free_range
+    take_free_t take_free
+    online_page_t online_page
+    batch_t online_batch
+    batch_t free_batch
+    find_unfreeable_t find_unfreeable
+    alloc_block_t alloc_block
+    alloc_pages_t alloc_pages
+    free_block_t free_block
 
 
 cdef inline buddy_pool *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
@@ -71,6 +111,7 @@ cdef class StructPageEngine(Engine):
     cdef readonly bint lifo              # 2.6.25: a freed block goes to the head of its list, always
     cdef object owner                    # (NR_HEADS + nr_pages, page_bytes) uint8: owns the descriptors
     cdef mem_map map
+    cdef const page_ops *ops
 
     cdef int own(self, array) except -1
     cdef void make_lists(self, int first_area, int end_area) noexcept

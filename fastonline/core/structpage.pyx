@@ -26,6 +26,13 @@ cdef inline void link_between(page_t *heads, uint64_t node, uint64_t prev, uint6
     heads[next].prev = node
 
 
+cdef void empty_lists(page_t *pages, uint64_t first, uint64_t end) noexcept nogil:
+    """The list heads [first, end) point to themselves."""
+    cdef uint64_t node
+    for node in range(first, end):
+        link_between(pages - NR_HEADS, node, node, node)
+
+
 cdef inline void add_to_list(mem_map *m, page_t *pages, buddy_pool *area, pfn_t pfn, int order, bint tail) noexcept nogil:
     """Make the block free, at one end of its list (add_to_free_list, add_to_free_list_tail)."""
     cdef page_t *heads = pages - NR_HEADS
@@ -173,15 +180,24 @@ cdef void mark_descriptors(page_t *pages, pfn_t start, uint64_t nr, int set_flag
         pages[pfn].refcount = refcount
 
 
-cdef inline int state_of(page_t *page) noexcept nogil:
-    cdef int flags = page.flags & ~PG_buddy
-    return flags | PG_buddy if flags == PG_prepared and page.refcount == 0 else flags
+cdef inline int state_of(page_t *pages, pfn_t pfn) noexcept nogil:
+    cdef int flags = pages[pfn].flags & ~PG_buddy
+    return flags | PG_buddy if flags == PG_prepared and pages[pfn].refcount == 0 else flags
 
 
 cdef void states_of(page_t *pages, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil:
     cdef uint64_t i
     for i in range(nr):
-        out[i] = state_of(&pages[start + i])
+        out[i] = state_of(pages, start + i)
+
+
+cdef int64_t first_used(page_t *pages, pfn_t start, pfn_t end) noexcept nogil:
+    """The first page in use, or -1."""
+    while start < end:
+        if state_of(pages, start) & ~PG_tail == PG_prepared:
+            return start
+        start += 1
+    return -1
 
 
 cdef inline bint waiting(page_t *page) noexcept nogil:
@@ -238,7 +254,7 @@ cdef bint set_lists(page_t *pages, pfn_t end, const int64_t *lengths, uint64_t n
     return True
 
 
-# -- whole paths, so that one dispatch serves a range or a batch
+# -- ranges and batches
 
 cdef void free_blocks(mem_map *m, page_t *pages, pfn_t start, uint64_t nr, int order) noexcept nogil:
     """online_pages_range: aligned chunks of at most `order`, to the tail but in 2.6.25."""
@@ -271,16 +287,17 @@ cdef uint64_t online_pfns(mem_map *m, page_t *pages, const pfn_batch *batch) noe
     return onlined
 
 
-cdef void free_pfns(mem_map *m, page_t *pages, const pfn_batch *batch) noexcept nogil:
+cdef uint64_t free_pfns(mem_map *m, page_t *pages, const pfn_batch *batch) noexcept nogil:
     cdef uint64_t i
     for i in range(batch.nr):
         pages[pfn_at(batch, i)].refcount = 0
         free_one(m, pages, pfn_at(batch, i), 0, False)
+    return batch.nr
 
 
 cdef inline bint is_single(page_t *pages, pfn_t pfn, uint64_t nr_pages) noexcept nogil:
     """In use, and all of its allocation?"""
-    return state_of(&pages[pfn]) == PG_prepared and (pfn + 1 == nr_pages or not pages[pfn + 1].flags & PG_tail)
+    return state_of(pages, pfn) == PG_prepared and (pfn + 1 == nr_pages or not pages[pfn + 1].flags & PG_tail)
 
 
 cdef int64_t lowest_not_single(page_t *pages, const pfn_batch *batch, uint64_t nr_pages) noexcept nogil:
@@ -302,6 +319,21 @@ cdef uint64_t rmqueue_bulk(mem_map *m, page_t *pages, buddy_pool *area, uint64_t
     return got
 
 
+cdef page_ops ops_of(page_t *_) noexcept:
+    """The functions for one size of descriptor."""
+    return page_ops(
+        <empty_lists_t>empty_lists[page_t], <list_blocks_t>list_blocks[page_t], <set_states_t>set_states[page_t],
+        <set_lists_t>set_lists[page_t], <state_t>state_of[page_t], <states_t>states_of[page_t], <find_used_t>first_used[page_t],
+        <first_not_waiting_t>first_not_waiting[page_t], <init_t>init_descriptors[page_t], <change_t>mark_descriptors[page_t],
+        <free_range_t>free_blocks[page_t], <take_free_t>take_blocks[page_t], <online_page_t>online_one[page_t],
+        <batch_t>online_pfns[page_t], <batch_t>free_pfns[page_t], <find_unfreeable_t>lowest_not_single[page_t],
+        <alloc_block_t>rmqueue[page_t], <alloc_pages_t>rmqueue_bulk[page_t], <free_block_t>free_one[page_t],
+    )
+
+
+cdef page_ops[3] OPS = [ops_of(<page32 *>NULL), ops_of(<page56 *>NULL), ops_of(<page64 *>NULL)]
+
+
 cdef object checked(object array, object dtype, uint64_t nr):
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (nr,):
         raise ValueError(f"an array of {np.dtype(dtype)} ({nr},) is missing")
@@ -313,6 +345,7 @@ cdef class StructPageEngine(Engine):
     def __cinit__(self, nr_pages, max_order, nr_areas, page_bytes=64, lifo=False, borders=()):
         if page_bytes not in PAGE_BYTES:
             raise ValueError(f"page_bytes must be 32, 56 or 64, not {page_bytes}")
+        self.ops = &OPS[PAGE_BYTES.index(page_bytes)]
         self.page_bytes = PAGE_BYTES[PAGE_BYTES.index(page_bytes)]
         self.page_bits = 8 * self.page_bytes
         self.lifo = lifo
@@ -322,8 +355,7 @@ cdef class StructPageEngine(Engine):
 
     cdef int own(self, array) except -1:
         self.owner = array
-        self.map.heads = data_of(array)
-        self.map.pages = <uint8_t *>self.map.heads + <uint64_t>NR_HEADS * self.page_bytes
+        self.map.pages = <uint8_t *>data_of(array) + <uint64_t>NR_HEADS * self.page_bytes
         self.map.areas = self.areas
         self.map.area_of = self.area_of
         self.map.borders = self.borders
@@ -333,14 +365,7 @@ cdef class StructPageEngine(Engine):
 
     cdef void make_lists(self, int first_area, int end_area) noexcept:
         """Empty lists for the areas of [first_area, end_area): each head points to itself."""
-        cdef uint64_t node
-        for node in range(<uint64_t>first_area * NR_ORDERS, <uint64_t>end_area * NR_ORDERS):
-            if self.page_bytes == 32:
-                link_between(<page32 *>self.map.heads, node, node, node)
-            elif self.page_bytes == 56:
-                link_between(<page56 *>self.map.heads, node, node, node)
-            else:
-                link_between(<page64 *>self.map.heads, node, node, node)
+        self.ops.empty_lists(self.map.pages, <uint64_t>first_area * NR_ORDERS, <uint64_t>end_area * NR_ORDERS)
 
     cdef int grow(self, uint64_t nr_pages, list spans) except -1:
         old = self.owner
@@ -373,12 +398,7 @@ cdef class StructPageEngine(Engine):
             states = <uint8_t *>data_of(pages[len(pages) - 1])
             with nogil:
                 self.states(start, nr, states)
-        if self.page_bytes == 32:
-            list_blocks(<page32 *>self.map.pages, nr_heads, to)
-        elif self.page_bytes == 56:
-            list_blocks(<page56 *>self.map.pages, nr_heads, to)
-        else:
-            list_blocks(<page64 *>self.map.pages, nr_heads, to)
+        self.ops.list_blocks(self.map.pages, nr_heads, to)
         return {"states": pages, "lengths": lengths, "blocks": blocks}
 
     cdef int set_planes(self, list spans, dict planes) except -1:
@@ -386,29 +406,17 @@ cdef class StructPageEngine(Engine):
         cdef const uint8_t *states
         cdef const int64_t *lengths
         cdef const uint64_t *blocks
-        cdef bint right
         for (start, nr), array in zip(spans, planes["states"], strict=True):
             array = checked(array, np.uint8, nr)
             states = <const uint8_t *>data_of(array)
             with nogil:
-                if self.page_bytes == 32:
-                    set_states(<page32 *>self.map.pages, start, states, nr)
-                elif self.page_bytes == 56:
-                    set_states(<page56 *>self.map.pages, start, states, nr)
-                else:
-                    set_states(<page64 *>self.map.pages, start, states, nr)
+                self.ops.set_states(self.map.pages, start, states, nr)
         array = checked(planes["lengths"], np.int64, nr_heads)
         listed = checked(planes["blocks"], np.uint64, len(planes["blocks"]))
         if not 0 <= array.min() <= array.max() <= len(listed) or array.sum() != len(listed):
             raise ValueError(f"the free lists do not have {len(listed)} blocks")
         lengths, blocks = <const int64_t *>data_of(array), <const uint64_t *>data_of(listed)
-        if self.page_bytes == 32:
-            right = set_lists(<page32 *>self.map.pages, self.nr_pages, lengths, nr_heads, blocks)
-        elif self.page_bytes == 56:
-            right = set_lists(<page56 *>self.map.pages, self.nr_pages, lengths, nr_heads, blocks)
-        else:
-            right = set_lists(<page64 *>self.map.pages, self.nr_pages, lengths, nr_heads, blocks)
-        if not right:
+        if not self.ops.set_lists(self.map.pages, self.nr_pages, lengths, nr_heads, blocks):
             raise ValueError("a page on a free list is not free, or is listed twice")
         return 0
 
@@ -450,19 +458,10 @@ cdef class StructPageEngine(Engine):
     # -- state
 
     cdef int state(self, pfn_t pfn) noexcept nogil:
-        if self.page_bytes == 32:
-            return state_of(&(<page32 *>self.map.pages)[pfn])
-        if self.page_bytes == 56:
-            return state_of(&(<page56 *>self.map.pages)[pfn])
-        return state_of(&(<page64 *>self.map.pages)[pfn])
+        return self.ops.state(self.map.pages, pfn)
 
     cdef void states(self, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil:
-        if self.page_bytes == 32:
-            states_of(<page32 *>self.map.pages, start, nr, out)
-        elif self.page_bytes == 56:
-            states_of(<page56 *>self.map.pages, start, nr, out)
-        else:
-            states_of(<page64 *>self.map.pages, start, nr, out)
+        self.ops.states(self.map.pages, start, nr, out)
 
     cdef uint64_t weigh(self, int flag, pfn_t start, uint64_t nr) noexcept nogil:
         cdef uint8_t states[1024]
@@ -475,38 +474,20 @@ cdef class StructPageEngine(Engine):
         return total
 
     cdef int64_t find_used(self, pfn_t start, uint64_t nr) noexcept nogil:
-        cdef pfn_t pfn
-        for pfn in range(start, start + nr):
-            if self.state(pfn) & ~PG_tail == PG_prepared:
-                return pfn
-        return -1
+        return self.ops.find_used(self.map.pages, start, start + nr)
 
     cdef bint all_waiting(self, pfn_t start, uint64_t nr) noexcept nogil:
-        if self.page_bytes == 32:
-            return first_not_waiting(<page32 *>self.map.pages, start, start + nr) == start + nr
-        if self.page_bytes == 56:
-            return first_not_waiting(<page56 *>self.map.pages, start, start + nr) == start + nr
-        return first_not_waiting(<page64 *>self.map.pages, start, start + nr) == start + nr
+        return self.ops.first_not_waiting(self.map.pages, start, start + nr) == start + nr
 
     # -- ranges
 
     cdef void change_flags(self, pfn_t start, uint64_t nr, int set_flags, int clear_flags, int refcount) noexcept nogil:
         self.count_touched(nr * self.page_bytes)
-        if self.page_bytes == 32:
-            mark_descriptors(<page32 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
-        elif self.page_bytes == 56:
-            mark_descriptors(<page56 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
-        else:
-            mark_descriptors(<page64 *>self.map.pages, start, nr, set_flags, clear_flags, refcount)
+        self.ops.change(self.map.pages, start, nr, set_flags, clear_flags, refcount)
 
     cdef void init(self, pfn_t start, uint64_t nr, int flags) noexcept nogil:
         self.count_touched(nr * self.page_bytes)
-        if self.page_bytes == 32:
-            init_descriptors(<page32 *>self.map.pages, start, nr, flags)
-        elif self.page_bytes == 56:
-            init_descriptors(<page56 *>self.map.pages, start, nr, flags)
-        else:
-            init_descriptors(<page64 *>self.map.pages, start, nr, flags)
+        self.ops.init(self.map.pages, start, nr, flags)
 
     cdef void init_pages(self, pfn_t start, uint64_t nr) noexcept nogil:
         self.init(start, nr, PG_reserved)
@@ -528,25 +509,13 @@ cdef class StructPageEngine(Engine):
         self.change_flags(start, nr, 0, PG_reserved, 0)
 
     cdef void free_range(self, pfn_t start, uint64_t nr, int order) noexcept nogil:
-        if self.page_bytes == 32:
-            free_blocks(&self.map, <page32 *>self.map.pages, start, nr, order)
-        elif self.page_bytes == 56:
-            free_blocks(&self.map, <page56 *>self.map.pages, start, nr, order)
-        else:
-            free_blocks(&self.map, <page64 *>self.map.pages, start, nr, order)
+        self.ops.free_range(&self.map, self.map.pages, start, nr, order)
 
     cdef uint64_t online_range(self, pfn_t start, uint64_t nr, int order, bint known) noexcept nogil:
         cdef pfn_t pfn = start, end = start + nr, stop
         cdef uint64_t onlined = 0, run, chunk
         while pfn < end:
-            if known:
-                stop = end
-            elif self.page_bytes == 32:
-                stop = first_not_waiting(<page32 *>self.map.pages, pfn, end)
-            elif self.page_bytes == 56:
-                stop = first_not_waiting(<page56 *>self.map.pages, pfn, end)
-            else:
-                stop = first_not_waiting(<page64 *>self.map.pages, pfn, end)
+            stop = end if known else self.ops.first_not_waiting(self.map.pages, pfn, end)
             run = stop - pfn
             while run:
                 chunk = self.area_run(pfn, stop)
@@ -560,11 +529,7 @@ cdef class StructPageEngine(Engine):
         return onlined
 
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil:
-        if self.page_bytes == 32:
-            return take_blocks(&self.map, <page32 *>self.map.pages, start, nr)
-        if self.page_bytes == 56:
-            return take_blocks(&self.map, <page56 *>self.map.pages, start, nr)
-        return take_blocks(&self.map, <page64 *>self.map.pages, start, nr)
+        return self.ops.take_free(&self.map, self.map.pages, start, nr)
 
     cdef uint64_t take_range(self, pfn_t start, uint64_t nr) noexcept nogil:
         cdef uint64_t taken = self.take_free(start, nr)
@@ -622,11 +587,7 @@ cdef class StructPageEngine(Engine):
     # -- single pages
 
     cdef int online_page(self, pfn_t pfn) noexcept nogil:
-        if self.page_bytes == 32:
-            return online_one(&self.map, <page32 *>self.map.pages, pfn)
-        if self.page_bytes == 56:
-            return online_one(&self.map, <page56 *>self.map.pages, pfn)
-        return online_one(&self.map, <page64 *>self.map.pages, pfn)
+        return self.ops.online_page(&self.map, self.map.pages, pfn)
 
     # -- batches
 
@@ -641,42 +602,21 @@ cdef class StructPageEngine(Engine):
         return lowest
 
     cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil:
-        if self.page_bytes == 32:
-            return lowest_not_single(<page32 *>self.map.pages, batch, self.nr_pages)
-        if self.page_bytes == 56:
-            return lowest_not_single(<page56 *>self.map.pages, batch, self.nr_pages)
-        return lowest_not_single(<page64 *>self.map.pages, batch, self.nr_pages)
+        return self.ops.find_unfreeable(self.map.pages, batch, self.nr_pages)
 
     cdef uint64_t online_batch(self, const pfn_batch *batch) noexcept nogil:
-        if self.page_bytes == 32:
-            return online_pfns(&self.map, <page32 *>self.map.pages, batch)
-        if self.page_bytes == 56:
-            return online_pfns(&self.map, <page56 *>self.map.pages, batch)
-        return online_pfns(&self.map, <page64 *>self.map.pages, batch)
+        return self.ops.online_batch(&self.map, self.map.pages, batch)
 
     cdef void free_batch(self, const pfn_batch *batch) noexcept nogil:
-        if self.page_bytes == 32:
-            free_pfns(&self.map, <page32 *>self.map.pages, batch)
-        elif self.page_bytes == 56:
-            free_pfns(&self.map, <page56 *>self.map.pages, batch)
-        else:
-            free_pfns(&self.map, <page64 *>self.map.pages, batch)
+        self.ops.free_batch(&self.map, self.map.pages, batch)
 
     # -- the allocator
 
     cdef int64_t alloc_block(self, area_t area, int order) noexcept nogil:
-        if self.page_bytes == 32:
-            return rmqueue(&self.map, <page32 *>self.map.pages, &self.areas[area], order)
-        if self.page_bytes == 56:
-            return rmqueue(&self.map, <page56 *>self.map.pages, &self.areas[area], order)
-        return rmqueue(&self.map, <page64 *>self.map.pages, &self.areas[area], order)
+        return self.ops.alloc_block(&self.map, self.map.pages, &self.areas[area], order)
 
     cdef uint64_t alloc_pages(self, area_t area, uint64_t nr, int64_t *out) noexcept nogil:
-        if self.page_bytes == 32:
-            return rmqueue_bulk(&self.map, <page32 *>self.map.pages, &self.areas[area], nr, out)
-        if self.page_bytes == 56:
-            return rmqueue_bulk(&self.map, <page56 *>self.map.pages, &self.areas[area], nr, out)
-        return rmqueue_bulk(&self.map, <page64 *>self.map.pages, &self.areas[area], nr, out)
+        return self.ops.alloc_pages(&self.map, self.map.pages, &self.areas[area], nr, out)
 
     cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil:
         cdef uint64_t nr = <uint64_t>1 << order, i
@@ -692,9 +632,4 @@ cdef class StructPageEngine(Engine):
         self.change_flags(pfn, 1, 0, 0, 0)
         if nr > 1:
             self.change_flags(pfn + 1, nr - 1, 0, PG_tail, 0)
-        if self.page_bytes == 32:
-            free_one(&self.map, <page32 *>self.map.pages, pfn, order, False)
-        elif self.page_bytes == 56:
-            free_one(&self.map, <page56 *>self.map.pages, pfn, order, False)
-        else:
-            free_one(&self.map, <page64 *>self.map.pages, pfn, order, False)
+        self.ops.free_block(&self.map, self.map.pages, pfn, order, False)
