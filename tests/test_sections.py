@@ -21,6 +21,12 @@ def test_added_removed_and_online():
     assert len(sections) == 40 and sections.pages_per_section == 256
 
 
+def test_old_names_warn(make_machine):
+    sections = make_machine(boot="4M").sections
+    with pytest.warns(DeprecationWarning, match="fully_prepared"):
+        assert sections.whole is sections.fully_prepared
+
+
 def test_partial_sections():
     """A section of 256 pages has 64 subsections of 4.
 

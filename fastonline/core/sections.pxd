@@ -19,7 +19,7 @@ cdef class Sections:
     """Bitmap: the section was there at boot (SECTION_IS_EARLY)."""
     cdef readonly Bitmap prepared
     """Bitmap: some of the section's pages are prepared."""
-    cdef readonly Bitmap whole
+    cdef readonly Bitmap fully_prepared
     """Bitmap: all of the section's pages are prepared."""
     cdef object subsections_owner            # (nr_sections,) uint64: bit i = the i-th subsection has memory
     cdef word_t *subsections                 # cached from subsections_owner

@@ -1,5 +1,6 @@
 cimport cython
 
+import warnings
 from operator import index
 
 from libc.string cimport memset
@@ -24,8 +25,8 @@ cdef class Sections:
     """The sections of a machine by number (mem_section of sparsemem): bit planes with a bit a section, and a subsection map.
 
     pfn_section_shift: log2 of the pages of a section; nr_sections: those there is room for. present, online, early: Bitmaps of
-    SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; prepared, whole: of the sections that have prepared pages,
-    and of those that have no other.
+    SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; prepared, fully_prepared: of the sections that have
+    prepared pages, and of those that have no others.
     subsection_order: log2 of the pages of a subsection, at least a 64th of a section, which None stands for; subsection_map:
     (nr_sections,) uint64, bit i: the i-th subsection of the section has memory (subsection_map_init, 5.3).
     TypeError, ValueError and OverflowError for numbers that are none, and for sections there is no room for. The sections of a
@@ -41,13 +42,13 @@ cdef class Sections:
         self.online = Bitmap(0)
         self.early = Bitmap(0)
         self.prepared = Bitmap(0)
-        self.whole = Bitmap(0)
+        self.fully_prepared = Bitmap(0)
         self.subsections_owner = zeroed(0)
         self.grow(as_number(nr_sections, "nr_sections", 0, max_bits() >> self.pfn_section_shift))
 
     cdef int grow(self, uint64_t nr_sections) except -1:
         cdef list all = [(0, self.nr_sections)] if self.nr_sections else []
-        cdef tuple planes = (self.present, self.online, self.early, self.prepared, self.whole)
+        cdef tuple planes = (self.present, self.online, self.early, self.prepared, self.fully_prepared)
         # all room is made before any of it is used: a MemoryError changes nothing
         arrays = [(<Bitmap>plane).grown(nr_sections, all) for plane in planes]
         subsections = zeroed(nr_sections)
@@ -71,6 +72,12 @@ cdef class Sections:
     cdef bint none_in(self, Bitmap plane, pfn_t start, uint64_t nr) noexcept nogil:
         cdef uint64_t first = start >> self.pfn_section_shift
         return bitmap_empty(plane.words, first, ((start + nr - 1) >> self.pfn_section_shift) + 1 - first)
+
+    @property
+    def whole(self):
+        """The old name of `fully_prepared`. It warns with DeprecationWarning. The next release drops it."""
+        warnings.warn("Sections.whole is now fully_prepared", DeprecationWarning, stacklevel=1)
+        return self.fully_prepared
 
     def __repr__(self):
         return f"<Sections present={self.present.weight()} online={self.online.weight()} early={self.early.weight()}>"
@@ -116,7 +123,7 @@ cdef class Sections:
     cdef void seal(self):
         """Make the sections read-only for Python."""
         self.sealed = True
-        for plane in (self.present, self.online, self.early, self.prepared, self.whole):
+        for plane in (self.present, self.online, self.early, self.prepared, self.fully_prepared):
             (<Bitmap>plane).sealed = True
 
     cdef int check_writable(self) except -1:

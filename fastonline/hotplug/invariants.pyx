@@ -73,7 +73,7 @@ cdef int check_sections(Machine mem, object numbers, object tallies) except -1:
     """The planes of sections say what their pages do."""
     cdef Sections sections = mem.sections
     present = sections.present.array
-    for name in ("online", "early", "prepared", "whole"):
+    for name in ("online", "early", "prepared", "fully_prepared"):
         astray = np.flatnonzero(getattr(sections, name).array & ~present)
         if len(astray):
             raise AssertionError(f"a section of {64 * int(astray[0])} and the 63 behind it is {name} and not present")
@@ -83,7 +83,7 @@ cdef int check_sections(Machine mem, object numbers, object tallies) except -1:
         ("is online, nothing in it is", online & (prepared == 0)),
         ("is not online, pages of it are", ~online & (managed > 0)),
         ("is not marked as having prepared pages, or has none", bits(sections.prepared, numbers) != (prepared > 0)),
-        ("is not marked as prepared in whole, or is not", bits(sections.whole,
+        ("is not marked as fully prepared, or is not", bits(sections.fully_prepared,
             numbers) != (prepared == sections.pages_per_section)),
         ("has no memory", sections.subsection_map[numbers] == 0),
     ):

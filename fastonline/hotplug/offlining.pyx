@@ -69,7 +69,7 @@ cdef int check_offlinable(Machine mem, uint64_t start, uint64_t nr) except -1:
     if start & (block - 1) or (start + nr) % (<uint64_t>1 << mem.sections.pfn_section_shift if mem.aligned else block):
         raise HotplugError.of(errno.EINVAL, f"offline_pages of {pfn_range(start, nr)}: the start must be pageblock-aligned, "
             f"the end {'section' if mem.aligned else 'pageblock'}-aligned")
-    if not mem.sections.all_in(mem.sections.whole, start, nr) and mem.pages.weigh(PG_prepared, start, nr) != nr:
+    if not mem.sections.all_in(mem.sections.fully_prepared, start, nr) and mem.pages.weigh(PG_prepared, start, nr) != nr:
         raise HotplugError.of(errno.EINVAL, f"offline_pages of {pfn_range(start, nr)}: part of it is not online")
     if mem.pages.area_run(start, start + nr) != nr:
         raise HotplugError.of(errno.EINVAL, f"offline_pages of {pfn_range(start, nr)}: it spans several zones")

@@ -1,6 +1,6 @@
 """The states of sections and memory blocks, and how they change when pages are prepared, go online or go offline.
 
-A section is *prepared* when some of its pages are, *fully prepared* (`whole`) when all are, *online* when one has gone online.
+A section is *prepared* when some of its pages are, *fully prepared* when all are, *online* when one has gone online.
 
 A memory block has one state, online or offline, however many sections it has (mem->state, drivers/base/memory.c; KERNEL.md
 1.5). Only the functions of this file change it:
@@ -26,7 +26,7 @@ cdef inline int64_t outside_prepared(Machine mem, uint64_t start, uint64_t nr) n
 
 cdef inline bint all_waiting_sections(Machine mem, uint64_t start, uint64_t nr) noexcept nogil:
     """Is all of the range waiting, because its sections are fully prepared and none has had a page online?"""
-    return mem.sections.none_in(mem.sections.online, start, nr) and mem.sections.all_in(mem.sections.whole, start, nr)
+    return mem.sections.none_in(mem.sections.online, start, nr) and mem.sections.all_in(mem.sections.fully_prepared, start, nr)
 
 
 cdef inline void section_went_online(Machine mem, uint64_t section) noexcept nogil:

@@ -13,7 +13,7 @@ __all__ = ["block_nid", "block_online", "block_present", "section_nid"]
 cdef int64_t batch_outside_prepared(Machine mem, const pfn_batch *batch) noexcept nogil:
     """The lowest pfn of a gathered batch in a section with no prepared page, or -1."""
     cdef int64_t pfn = -1
-    if mem.sections.all_in(mem.sections.whole, batch.first, batch.end - batch.first):
+    if mem.sections.all_in(mem.sections.fully_prepared, batch.first, batch.end - batch.first):
         return -1
     while True:
         pfn = mem.pages.find_unprepared(batch, pfn + 1)
@@ -32,9 +32,9 @@ cdef void note_prepared(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
         else:
             clear_bit(mem.sections.prepared.words, section)
         if weight == pages:
-            set_bit(mem.sections.whole.words, section)
+            set_bit(mem.sections.fully_prepared.words, section)
         else:
-            clear_bit(mem.sections.whole.words, section)
+            clear_bit(mem.sections.fully_prepared.words, section)
 
 
 cdef void note_prepared_alike(Machine mem, uint64_t start, uint64_t nr, bint prepared) noexcept nogil:
@@ -44,10 +44,10 @@ cdef void note_prepared_alike(Machine mem, uint64_t start, uint64_t nr, bint pre
     if first < end:
         if prepared:
             bitmap_set(mem.sections.prepared.words, first, end - first)
-            bitmap_set(mem.sections.whole.words, first, end - first)
+            bitmap_set(mem.sections.fully_prepared.words, first, end - first)
         else:
             bitmap_clear(mem.sections.prepared.words, first, end - first)
-            bitmap_clear(mem.sections.whole.words, first, end - first)
+            bitmap_clear(mem.sections.fully_prepared.words, first, end - first)
     if first << shift != start:
         note_prepared(mem, start, 1)
     if end << shift != start + nr:
