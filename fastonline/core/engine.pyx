@@ -1,6 +1,6 @@
 cimport cython
 from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 
 import numpy as np
 
@@ -115,7 +115,11 @@ cdef class Engine:
 
     cdef uint64_t area_run(self, pfn_t start, pfn_t end) noexcept nogil:
         cdef pfn_t stop = part_end(&self.borders, start)
-        cdef area_t area = self.area_of[start >> self.borders.shift]
+        cdef uint64_t first = start >> self.borders.shift, last = (end - 1) >> self.borders.shift
+        cdef area_t area = self.area_of[first]
+        # every number is the next one's equal: most ranges lie in one area
+        if memcmp(&self.area_of[first], &self.area_of[first + 1], (last - first) * sizeof(area_t)) == 0:
+            return end - start
         while stop < end and self.area_of[stop >> self.borders.shift] == area:
             stop = part_end(&self.borders, stop) if self.borders.nr else stop + (<pfn_t>1 << self.borders.shift)
         return min(end, stop) - start
