@@ -1,16 +1,11 @@
 """What the tests of the drivers have in common: small guests, and domains that fail half-way."""
 
-import pytest
-
 from fastonline import LINUX_2_6_25, LINUX_6_1
 from fastonline.drivers.hypervisor import Domain
 from fastonline.testing.geometries import GUEST_64, GUEST_PAE
 
 UNIT = GUEST_64.pages_per_section
 OLD, NEW = (GUEST_PAE, LINUX_2_6_25), (GUEST_64, LINUX_6_1)
-NO_SIZES = pytest.mark.parametrize("size, error", [
-    ("no size", ValueError), ("-1G", ValueError), (-1, ValueError), (None, TypeError), (1.5, TypeError),
-])
 
 
 class HalfWay(Domain):

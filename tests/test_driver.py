@@ -5,9 +5,11 @@ import pytest
 from drivers_common import NEW, UNIT
 
 from fastonline import Memory
+from fastonline.drivers.dimm import Dimms
 from fastonline.drivers.driver import NEVER, SLICE, PageList, run
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
+from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import XEN_6_18, XenBalloon
 
 
@@ -38,6 +40,22 @@ def test_a_slow_worker_takes_turns():
     slow.set_target("32M", 3.2)
     run([slow, other], 10.0, 3.2)
     assert slow.current_pages == 2 * UNIT and slow.domain.calls["decrease_reservation"] == 4
+
+
+@pytest.mark.parametrize("make_driver", [
+    lambda mem, host: Dimms(mem, Domain(host, "32M")),
+    lambda mem, host: VirtioBalloonDriver(mem, ResidentDomain(host)),
+    lambda mem, host: VirtioMemDriver(mem, Domain(host, "32M")),
+    lambda mem, host: XenBalloon(mem, Domain(host, "32M"), XEN_6_18),
+], ids=["dimm", "virtio-balloon", "virtio-mem", "xen"])
+@pytest.mark.parametrize("size, error", [
+    ("no size", ValueError), ("-1G", ValueError), (-1, ValueError), (None, TypeError), (1.5, TypeError),
+])
+def test_what_is_no_target(make_driver, size, error):
+    driver = make_driver(Memory(NEW[0], boot="32M", rules=NEW[1]), Host("64M"))
+    with pytest.raises(error):
+        driver.set_target(size)
+    assert driver.target_pages == 8192 and driver.due == NEVER
 
 
 def test_a_page_list_holds_pages_past_2_31():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import ENGINES
-from drivers_common import NEW, NO_SIZES, OLD, UNIT, Dying
+from drivers_common import NEW, OLD, UNIT, Dying
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -275,14 +275,6 @@ def test_a_host_that_dies_costs_no_page(engine):
     assert driver.actual == 0
     settle(driver, "16M", 1.0)
     assert driver.current_pages == 4096
-
-
-@NO_SIZES
-def test_what_is_no_target(size, error):
-    driver = guest()
-    with pytest.raises(error):
-        driver.set_target(size)
-    assert driver.target_pages == 8192 and driver.due == NEVER
 
 
 def test_bad_input():

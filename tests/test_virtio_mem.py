@@ -5,7 +5,7 @@ import errno
 import numpy as np
 import pytest
 from conftest import ENGINES
-from drivers_common import NEW, NO_SIZES, OLD, UNIT, HalfWay
+from drivers_common import NEW, OLD, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -456,14 +456,6 @@ def test_two_devices_share_the_callback(engine):
     bus.remove(two)
     assert mem.online_page_callback is None
     mem.validate()
-
-
-@NO_SIZES
-def test_what_is_no_target(size, error):
-    driver = guest()
-    with pytest.raises(error):
-        driver.set_target(size)
-    assert driver.target_pages == 8192 and driver.due == NEVER
 
 
 def test_bad_input():

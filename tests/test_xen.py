@@ -5,7 +5,7 @@ import errno
 import numpy as np
 import pytest
 from conftest import ENGINES
-from drivers_common import NEW, NO_SIZES, OLD, UNIT, HalfWay
+from drivers_common import NEW, OLD, UNIT, HalfWay
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -308,14 +308,6 @@ def test_beyond_the_cap():
     balloon = XenBalloon(mem, domain, XEN_6_18)
     settle(balloon, "64M")
     assert balloon.current_pages == 36 * 256 and balloon.state == BP_ECANCELED and domain.refused["cap"] > 0
-
-
-@NO_SIZES
-def test_what_is_no_target(size, error):
-    balloon = guest(XEN_6_18)
-    with pytest.raises(error):
-        balloon.set_target(size)
-    assert balloon.target_pages == 8192 and balloon.due == NEVER
 
 
 def test_an_expansion_that_is_refused_adds_nothing():
