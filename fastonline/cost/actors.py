@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from fastonline.cost.scenario import Scenario
 from fastonline.cost.strategies import Guest
 from fastonline.drivers.driver import NEVER, alloc_highuser
-from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.host import Host
+from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.migrate import MovablePages

@@ -23,7 +23,8 @@ from fastonline.cost.strategies import Strategy, huge_blocks
 from fastonline.drivers.account import check_prices
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import Actor, run
-from fastonline.drivers.hypervisor import Host, ResidentDomain
+from fastonline.drivers.host import Host
+from fastonline.drivers.hypervisor import ResidentDomain
 from fastonline.geometry import PRESETS as GEOMETRIES, format_size
 
 

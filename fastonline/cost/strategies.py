@@ -39,8 +39,9 @@ from fastonline.drivers.consumers import Udev
 from fastonline.drivers.dimm import Dimms, add_section
 from fastonline.drivers.driver import NEVER, Actor, Driver, PageList, alloc_highuser, free_heads, ram_pages
 from fastonline.drivers.extents import pages_of_extents, parts_of_extents
+from fastonline.drivers.host import Host
 from fastonline.drivers.hyperv import HvBalloon
-from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.drivers.virtio_balloon import REPORTING_DELAY, VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import XEN_2_6_26, XEN_3_1, XEN_6_18, XEN_THREAD, XenBalloon

@@ -1,6 +1,6 @@
 """Memory drivers of a guest, and the host that they get memory from.
 
-hypervisor has the Host and its guests' Domains. xen, virtio_balloon, virtio_mem, hyperv, cmm and dimm have a driver each;
+host has the Host, hypervisor its guests' Domains. xen, virtio_balloon, virtio_mem, hyperv, cmm and dimm have a driver each;
 consumers has programs that react to hot-plug. driver.run moves the virtual clock. series runs one driver through a list of
 target sizes, as `fastonline balloon` does::
 

@@ -21,7 +21,8 @@ from fastonline.core.pageflags import PG_buddy
 from fastonline.core.undo import Undo
 from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser
 from fastonline.drivers.extents import lengthen, pages_of_extents
-from fastonline.drivers.hypervisor import Host, ResidentDomain
+from fastonline.drivers.host import Host
+from fastonline.drivers.hypervisor import ResidentDomain
 from fastonline.errors import HotplugError
 from fastonline.hotplug.memory import Memory
 

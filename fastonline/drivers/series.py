@@ -13,8 +13,9 @@ from fastonline.drivers.cmm import Cmm1, Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.dimm import Dimms
 from fastonline.drivers.driver import Driver, run
+from fastonline.drivers.host import Host
 from fastonline.drivers.hyperv import HvBalloon
-from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
+from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.virtio_mem import VirtioMemDriver
 from fastonline.drivers.xen import XenBalloon, by_name as xen_behaviour
