@@ -65,7 +65,7 @@ def run_replay(args):
 
 
 def verdict(step):
-    """What there is to say of a step, in one line."""
+    """The outcome of a step, in one line."""
     text = "; ".join(f"{what}: predicted {ours}, recorded {real}" for what, ours, real in step.differences) or "ok"
     for what, ours, real in step.remarks:
         text += f"; remark: {what}: predicted {_plain(ours)}, recorded {_plain(real)}"

@@ -87,7 +87,7 @@ class Step:
     compared: int = 0
     """The number of values compared."""
     remarks: list[tuple[str, Any, Any]] = field(default_factory=list)
-    """(what, predicted, recorded) of what cannot be told from a recording and is not alike: {"free", "pcp_count"} of kernel
+    """(what, predicted, recorded) of what a recording does not determine, where the two differ: {"free", "pcp_count"} of kernel
     zones whose pages lie on per-CPU lists instead of being free, or the other way round; an outcome that the kernel's own pages
     decide, in which the recording was followed; which of them was in the way."""
     replayed: bool = True
@@ -305,7 +305,7 @@ def _compare_pages(check, recorded, guest):
 
 
 def _check_counts(check, where, counts, noise):
-    """{flags: pages} twice. Free pages and the kernel's are not told apart: those on per-CPU lists are among the latter."""
+    """{flags: pages} twice. Free pages and the kernel's count as one kind: pages on per-CPU lists are among the latter."""
     for kind in sorted({*counts[0], *counts[1]}):
         what = "free or the kernel's" if kind == "NONE" else kind
         check(f"{where} pages {what}", counts[0].get(kind, 0), counts[1].get(kind, 0), noise)

@@ -22,8 +22,9 @@ EMPTY_SLABS = {"6.1": 40, "6.12": 88}
 """Pages of slabs that boot leaves empty, and the first offlining shrinks: 35 to 45 in the recordings of 6.1, 74 to 104 in those
 of 6.12. Other kernels are taken for 6.12."""
 ONLINE_SLABS, OFFLINE_SLABS = (2, 1), (1, 2)
-"""Slabs, of single pages and of SLAB, that caches need for the first block that goes online, and after one went offline:
-estimates, from what free pages and those on lists lose together in all recordings that have either."""
+"""New slabs, (single pages, slabs of SLAB pages): for the first block that goes online, and after a block went offline. They
+are estimates from all recordings with such steps: how many pages disappear from the free pages and the per-CPU lists
+together."""
 THREAD_PAGES = 4
 """The stack of a kernel thread (THREAD_SIZE, 16 KiB, page by page with CONFIG_VMAP_STACK)."""
 SLAB = 8
@@ -36,8 +37,8 @@ KPF_DIRTY, KPF_UNEVICTABLE, KPF_THP, KPF_MLOCKED = 1 << 4, 1 << 18, 1 << 22, 1 <
 
 
 def gathered(pages):
-    """The batches in which pages are unmapped and freed (struct mmu_gather, 6.1): 8 that fit into it, then pages of 510 each,
-    up to 10000, and from the start again."""
+    """Yield the batches in which munmap frees pages (struct mmu_gather, 6.1): 8 pages, which fit into it, then 510 at a time.
+    After about 10000 pages it begins again with 8."""
     sizes = [8] + [510] * (10000 // 510)
     at = 0
     while at < len(pages):
@@ -47,11 +48,9 @@ def gathered(pages):
             at += size
 
 
-
-
 class Region:
-    """Anonymous memory of a program, touched from its first page to its last, and the page tables that map it, each allocated
-    when its first page is touched. All or nothing: MemoryError."""
+    """Anonymous memory of a program, and the page tables that map it. The program touches all pages, first to last. A page
+    table is allocated when its first page is touched. All or nothing: MemoryError."""
 
     def __init__(self, guest, nr_pages):
         self._mem = guest.mem
@@ -73,7 +72,8 @@ class Region:
             self.landed |= {"lowest_pfn": int(self.pages.pfns.min()), "highest_pfn": int(self.pages.pfns.max())}
 
     def _fault_in(self, guest, nr_pages):
-        """The pages that one page table maps: a huge page where there may be one and it can be had."""
+        """Allocate the pages that one page table maps: a huge page where huge pages are on and one is free, else single
+        pages."""
         mem, huge = self._mem, None
         if guest.huge_pages and nr_pages == 1 << mem.geometry.pageblock_order:
             huge = mem.pcp.alloc_huge(movable_zonelist(mem, 0))
@@ -89,7 +89,8 @@ class Region:
         self._huge = [pfn for pfn in self._huge if pfn not in old]
 
     def tried_to_move(self, start_pfn, nr_pages):
-        """offline_pages has tried to move its pages in this range, those that are held too."""
+        """Record that offline_pages tried to move the region's pages in this range. Pinned pages are dirty then, though they
+        stay."""
         held = self.pages.pfns[: self.pages.pinned]
         self.dirty = np.union1d(self.dirty, held[(held >= start_pfn) & (held < start_pfn + nr_pages)])
 
@@ -113,7 +114,7 @@ class Region:
         return dict(zip(map(str, blocks.tolist()), counts.tolist(), strict=True))
 
     def keep_pinned(self):
-        """MovablePages: those that are pinned, which it has no more."""
+        """Give up the pinned pages. Returns the MovablePages that have them now."""
         held, rest = np.split(self.pages.pfns, [self.pages.pinned])
         self.pages.give(len(self.pages))
         pinned = MovablePages(self._mem)
@@ -125,8 +126,8 @@ class Region:
         return pinned
 
     def free(self):
-        """munmap: the pages in the order of their addresses, then the page tables. Until 6.8 what was gathered at a time is
-        freed back to front (release_pages)."""
+        """Free the region as munmap does: pages by address, then page tables. Until 6.8 each batch is freed back to front
+        (release_pages)."""
         pages = self.pages.give(len(self.pages))[::-1]
         at = 0
         for first in [*np.flatnonzero(np.isin(pages, self._huge)).tolist(), len(pages)]:
@@ -160,12 +161,13 @@ class Guest:
         self._retries = []       # devices that go on when the kernel finds time
         self.cache = MovablePages(mem)
         self.unknown = False
-        """Something took kernel pages that was not recorded: how many are free there cannot be told any more."""
+        """Something that was not recorded took kernel pages. How many pages are free in kernel zones is unknown from then
+        on."""
         self.split_loosely = False
-        """Several kernel zones have served one request since 6.7: how many pages each gave is not known to the page."""
+        """Several kernel zones served one request under 6.7 or later. How many pages each gave is known only roughly."""
         self.huge_pages = mem.zones.transparent_hugepage == "always"
         self.ran_out = False
-        """Pages had nowhere to move to: how many did depends on what kernel zones had free."""
+        """Pages had nowhere to move to. How many moved depends on the free pages of kernel zones."""
         self._boot_zone = zone = self._preferred()
         self._devices = {}       # memory block -> pages of the slabs that its device takes
         self._unread = []        # of them, those whose files have not been read
@@ -173,10 +175,10 @@ class Guest:
         self._read_zone = zone       # the zone that single pages have been taken from
         self._blocks_read = 0        # memory blocks whose files have been read since boot
         self._inode_zones = {zone}   # zones that slabs of inodes have been taken from
-        self._happened = set()       # what uevents of blocks have said in this step
-        self._deaf = False           # to a uevent that says nothing of what happened
+        self._happened = set()       # actions of the blocks' uevents in this step: "online", "offline"...
+        self._synthetic = False      # a uevent is being sent that nothing has caused
         self._has_online_slabs = False
-        self._stacks = {nid: [] for nid, node in mem.nodes.items() if node.threads}      # those of boot are not told apart
+        self._stacks = {nid: [] for nid, node in mem.nodes.items() if node.threads}      # the stacks of boot are unknown
         mem.events.listen(self._heard)
 
     def begin_step(self):
@@ -184,17 +186,18 @@ class Guest:
         self.allocated = []
         """Regions of this step, in the order of their allocation."""
         self.remarks = []
-        """(what, predicted, recorded) of outcomes that a recording cannot tell, in which it was followed."""
+        """(what, predicted, recorded) of outcomes that cannot be predicted from a recording. The guest took the recorded
+        ones."""
         self.failing = 0
-        """Pages that fail to move in each round of an offline_pages that a signal ended."""
+        """Pages that failed to move in each round of an offline_pages that a signal ended."""
 
     def take_boost(self, zones):
-        """Watermarks that are boosted in the recorded `zones` of a state, {"node/zone": {"boost"}}: kswapd has not run."""
+        """Take the watermark boosts of a recorded state, {"node/zone": {"boost"}}. kswapd has not run yet there."""
         for zone in self.mem.zones.values():
             self.mem.zones._set_boost(zone.nr, zones.get(f"{zone.nid}/{zone.name}", {}).get("boost", 0))
 
     def interrupted(self, start_pfn, nr_pages):
-        """A signal ended an offline_pages of this range: what was tried again and again."""
+        """Record that a signal ended an offline_pages of this range: which pages the kernel tried to move again and again."""
         pinned = [region.pages for region in self.regions.values()] + [pages for held in self.pinned.values() for pages in held]
         self.failing = sum(
             int(np.count_nonzero((held >= start_pfn) & (held < start_pfn + nr_pages)))
@@ -208,7 +211,7 @@ class Guest:
     def _heard(self, kind, text):
         self.ran_out = self.ran_out or kind == "kmsg" and text.startswith("page allocation failure")
         action, _, device = text.partition("@")
-        if kind != "uevent" or not device.startswith("memory") or self._deaf:
+        if kind != "uevent" or not device.startswith("memory") or self._synthetic:
             return
         self._happened.add(action)
         if action == "add" and device not in self._devices:
@@ -219,16 +222,17 @@ class Guest:
                 self.mem.pcp.free_kernel(pfn)
 
     def synthetic_uevent(self, text):
-        """Somebody writes to a uevent file: the event is sent, and nothing has happened (kobject_synth_uevent)."""
-        self._deaf = True
+        """Send the event that a write to a uevent file causes. Nothing happened to the device (kobject_synth_uevent)."""
+        self._synthetic = True
         try:
             self.mem.events.uevent(text)
         finally:
-            self._deaf = False
+            self._synthetic = False
 
     def booted(self, nid, name, pcp_count, pcp_high):
-        """A zone has so many pages on per-CPU lists, the last of those in use, and pcp->high is that. Of the zone that the
-        kernel prefers, those before them are slabs that boot has left empty. ValueError where not so many are in use."""
+        """Set up a zone after boot. Its last pcp_count pages in use are on per-CPU lists, and pcp->high is pcp_high. In the
+        zone that the kernel prefers, the slabs before them are empty ones that boot left. ValueError if fewer pages are in
+        use."""
         zone = self.mem.zones[nid, name]
         states = self.mem.page_states(zone.start_pfn, zone.spanned_pages)
         used = np.flatnonzero(states == PAGE_IN_USE) + zone.start_pfn
@@ -254,8 +258,8 @@ class Guest:
         return NOTIFY_OK
 
     def request(self, name, requested_size, plugged_size=None):
-        """The host asks a virtio-mem device for another size. plugged_size: what it reached in a recording, bytes; where the
-        kernel's own pages decide that, the recording is followed. ValueError for a size that it cannot have."""
+        """Request another size of a virtio-mem device, as its host does. plugged_size: the size that it reached in a recording,
+        bytes. Where the kernel's own pages decided that, the guest follows the recording. ValueError for an impossible size."""
         device = self.virtio_mem.devices[name]
         reached = device.request(requested_size)
         if plugged_size is not None and reached != plugged_size and self._kernel_blocks(device):
@@ -268,24 +272,25 @@ class Guest:
                 device.requested_size = plugged_size
                 device.go_on()
                 device.requested_size = requested_size
-        self._retries.clear()       # what it onlined itself does not make it go on
+        self._retries.clear()       # a device does not resume for memory that it onlined itself
 
     def _kernel_blocks(self, device):
         """First pfns of a virtio-mem device's blocks that are in a kernel zone, highest first."""
         starts = [block * device.block_pages for block in sorted(device.plugged, reverse=True)]
         return [start for start in starts if (zone := self.mem.zone_of(start)) is not None and zone.name != "Movable"]
 
-    # -- the kernel's own pages, of which a recording does not tell where they lie
+    # -- the kernel's own pages; a recording does not have their places
 
     def kernel_pages(self, start_pfn, nr_pages):
-        """Pages of a range that the kernel uses itself, and that do not leave with the per-CPU lists: int64 array."""
+        """Return the pages of a range that the kernel uses itself, without those on per-CPU lists: an int64 array."""
         lists, free = self.mem.pcp.away(start_pfn, nr_pages)
         used = np.flatnonzero(self.mem.page_states(start_pfn, nr_pages) == PAGE_IN_USE) + start_pfn
         owned = np.concatenate([np.empty(0, np.int64), *(owner.pfns for owner in self.mem.page_owners)])
         return np.setdiff1d(used, np.concatenate([lists, free, owned]))
 
     def evict(self, start_pfn, nr_pages):
-        """The kernel's own pages of a range are elsewhere: how many there were. As many are taken when the step is done."""
+        """Free the kernel's own pages of a range, since a recording shows that they lie elsewhere. Returns how many there were.
+        As many are allocated at the end of the step."""
         pages = self.kernel_pages(start_pfn, nr_pages)
         if len(pages):
             self._evicted += len(pages)
@@ -319,7 +324,7 @@ class Guest:
         self._retries.clear()
 
     def alloc(self, region, nr_pages):
-        """A program allocates and touches memory. MemoryError when memory runs out; ValueError when the region exists."""
+        """Allocate and touch memory, as a program. MemoryError when memory runs out; ValueError when the region exists."""
         if region in self.regions:
             raise ValueError(f"region {region} exists already")
         if nr_pages > self.mem.totalram_pages:
@@ -337,30 +342,30 @@ class Guest:
         self.split_loosely = self.split_loosely or self.mem.rules.pcp_auto_tunes and len(kernel) > 1
 
     def free(self, region):
-        """A program frees a region; what a pipe holds of it stays, until it is unpinned."""
+        """Free a region, as a program. Pages that a pipe holds stay until they are unpinned."""
         gone = self.regions.pop(region)
         if gone.pages.pinned:
             self.pinned.setdefault(region, []).append(gone.keep_pinned())
         gone.free()
 
     def programs(self):
-        """The regions whose pages a program maps, a list."""
+        """Return the regions whose pages a program maps, a list."""
         return list(self.regions.values())
 
     def mlock(self, region):
-        """A program locks a region's pages in memory."""
+        """Lock a region's pages in memory, as a program."""
         self.regions[region].locked = True
 
     def unpin(self, region):
-        """The pipe lets go of a region's pages, and of those that are left of one that was freed."""
+        """Release the pages of a region that a pipe holds, also those left of a region that was freed."""
         if region in self.regions:
             self.regions[region].pages.pinned = 0
         for pages in self.pinned.pop(region, ()):
             pages.free()
 
     def move_and_keep(self, pfn):
-        """A movable page moves elsewhere and is never used again (soft_offline_in_use_page): False when a pipe holds it, or
-        there is no room."""
+        """Move a movable page, and never use its old place again (soft_offline_in_use_page). Returns False when a pipe holds
+        the page or there is no room."""
         owner = next(owner for owner in self.mem.page_owners if len(owner.within(pfn, 1)))
         index = owner.within(pfn, 1)
         zone = self.mem.zone_of(pfn)
@@ -387,12 +392,11 @@ class Guest:
         return given
 
     def page_cache(self, nr_pages):
-        """A program reads a file: so many movable pages stay in the page cache."""
+        """Read a file, as a program: its pages, movable ones, stay in the page cache."""
         self.cache.alloc(nr_pages)
 
     def kernel_memory(self, nr_pages):
-        """The kernel takes single pages for good, which cannot move (GFP_KERNEL). MemoryError, and none taken, where there are
-        not so many."""
+        """Allocate single unmovable pages for the kernel, for good (GFP_KERNEL). All or nothing: MemoryError."""
         pfns = self._take(nr_pages)
         if len(pfns) < nr_pages:
             for pfn in pfns:
@@ -404,7 +408,7 @@ class Guest:
         self.cache.free()
 
     def _take(self, nr, order=0, kind=UNMOVABLE):
-        """The kernel takes blocks for itself: their pfns, fewer where it would have to reclaim something first."""
+        """Allocate blocks for the kernel. Returns their pfns; fewer than `nr` where the kernel would have to reclaim pages."""
         pfns = []
         try:
             for _ in range(nr):
@@ -418,9 +422,9 @@ class Guest:
         return zones[0] if zones else None
 
     def look(self):
-        """Somebody reads the files of the blocks that came last: their inodes and dentries need slabs. What boot left of the
-        inodes' slabs is enough for two blocks; the third one's comes from a pageblock that becomes Reclaimable, in a zone that
-        has none since boot."""
+        """Read the files of the blocks that were added last. Their inodes and dentries need slabs. The room that boot left in
+        the inodes' slabs is enough for two blocks. The third block's slab comes from a pageblock that becomes Reclaimable, in a
+        zone without one since boot."""
         self._blocks_read += len(self._unread)
         zone = self._preferred()
         if self._unread and self._blocks_read > BOOT_INODES and zone not in self._inode_zones:
@@ -432,11 +436,11 @@ class Guest:
         self._unread.clear()
 
     def _slabs(self, singles, large):
-        """Caches need so many slabs, single pages and large ones; they keep them until they are told to shrink."""
+        """Allocate slabs for caches, single pages and large slabs. The caches keep them until they shrink."""
         self.mem.pcp.empty_slabs += [(pfn, 3) for pfn in self._take(large, 3)] + [(pfn, 0) for pfn in self._take(singles)]
 
     def _start_threads(self):
-        """Kernel threads of nodes that got their first memory get stacks, those of nodes without any give them back."""
+        """Allocate stacks for kernel threads of nodes that got their first memory, and free those of nodes without memory."""
         running = {nid: len(node.threads) for nid, node in self.mem.nodes.items() if node.threads}
         for nid, nr in running.items():
             if nid not in self._stacks:
@@ -446,9 +450,9 @@ class Guest:
                 self.mem.pcp.free_kernel(pfn)
 
     def finish_step(self, observed=True):
-        """The kernel works on after a step: caches need new slabs for the first block that goes online, and for what is said
-        of one that went offline, which has shrunk them (slab_mem_going_offline_callback). Where nobody has `observed` the step,
-        no file was read and nothing is needed."""
+        """Do what the kernel does after a step. Caches allocate new slabs for the first block that goes online, and after a
+        block went offline, which shrank them (slab_mem_going_offline_callback). observed: whether somebody read files after the
+        step; if not, no slab is needed."""
         self._replace_evicted()
         if not observed:
             self.mem.pcp.background_work()

@@ -99,7 +99,7 @@ class _Report:
             self.done.add(self.zone)
 
     def snapshot(self, path: str) -> Snapshot:
-        """What it says, with zones placed. TextError where it cannot be."""
+        """Return the Snapshot, with zones placed. TextError if a zone has no place."""
         kbytes = min(size for sizes in self.free.values() for _, size in sizes)
         if kbytes < 1 or kbytes & kbytes - 1:
             raise TextError(path, self.nr, f"pages of {kbytes} kB")
@@ -116,7 +116,7 @@ class _Report:
             snapshot.arch = "aarch64"
         snapshot.zones = self._zones(path, snapshot, kbytes)
         snapshot.assumptions += [
-            f"{path}: where zones lie is not told: they are placed one behind the other, without holes",
+            f"{path}: the log has no places of zones: they follow one another, without holes",
             f"{path}: free pages are laid out to match the free blocks; which pages are free is not known",
         ]
         return snapshot

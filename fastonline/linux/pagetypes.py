@@ -33,7 +33,7 @@ class PageTypes:
     ) -> None:
         self.source, self.start, self.length, self.flags = source, start, length, flags
         self.notes: list[str] = []
-        self.assumptions = [f"{source}: zones and watermarks are not told: zones are those of x86_64, all memory is of node 0"]
+        self.assumptions = [f"{source}: the file has no zones: they are those of x86_64, all memory is of node 0"]
 
     def __repr__(self) -> str:
         return f"<PageTypes {self.source} runs={len(self.start)}>"

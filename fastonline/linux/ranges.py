@@ -1,4 +1,4 @@
-"""Ranges of page frames that a kernel's texts tell: memory blocks, System RAM, and the presets that they fit."""
+"""Ranges of page frames in a kernel's texts: memory blocks, System RAM, and the presets that they fit."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A recording is the state of a machine, then steps: what was done, and what the kernel showed afterwards. `Recording.machine`
 makes the machine of the start, `Recording.replay` does every step to it and compares. What is predicted comes from the machine
-alone; a recorded state is only looked at to compare. Two things that no recording can tell are taken from it and said in a
+alone; a recorded state is only looked at to compare. Two things that no recording determines are taken from it and named in a
 remark: whether the kernel's own pages hold a block of a kernel zone (ops.py), and a watermark boost that is in force.
 """
 
@@ -152,7 +152,7 @@ class Recording:
             yield step
 
     def _replay(self, index, recorded, guest, seen, heard):
-        """Do one step. seen: where what the machine says is heard. heard: (uevents, log) of the steps so far."""
+        """Do one step. seen: the list that the machine's events go to. heard: (uevents, log) of the steps so far."""
         mem = guest.mem
         del seen[:]
         guest.begin_step()

@@ -64,7 +64,7 @@ class BootMemory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
         self._ranges = read_boot_ranges(path)
-        self.assumptions = [f"{path}: RAM alone is told: all of it is free, in the zones of x86_64"]
+        self.assumptions = [f"{path}: the file has RAM only: all of it is free, in the zones of x86_64"]
 
     def machine(self, engine: str = "bitmap", rules: Rules | str = LINUX_6_12) -> Memory:
         """Return a Memory with these ranges. ValueError for invalid ranges."""

@@ -103,7 +103,7 @@ def parse_lsmem(text: str, name: str = "lsmem") -> tuple[list[MemoryBlock], int]
         if line.startswith("RANGE"):
             columns = line.split()
         elif match := _LSMEM.match(line):
-            # cells may be empty, but in the last column; BLOCK and ZONES tell themselves
+            # cells may be empty, but in the last column; BLOCK and ZONES are recognized by their form
             rows.append((nr, int(match[1], 16), int(match[2], 16) + 1, line.split()[1:]))
         elif line.startswith("Memory block size:"):
             size = _bytes(line.split()[-1])
@@ -111,7 +111,7 @@ def parse_lsmem(text: str, name: str = "lsmem") -> tuple[list[MemoryBlock], int]
         raise TextError(name, nr, "no table of lsmem found")
     if not size:
         if len(columns) < 5:
-            raise TextError(name, rows[0][0], "the size of a memory block is not told")
+            raise TextError(name, rows[0][0], "the size of a memory block is missing")
         size = min(end - start for _, start, end, _ in rows)
     blocks: list[MemoryBlock] = []
     for nr, start, end, words in rows:
@@ -145,7 +145,7 @@ def _json_rows(text: str, name: str) -> tuple[list[tuple[int, int, int, list[str
 
 
 def _lsmem_row(words: list[str], columns: list[str]) -> tuple[str, tuple[str, ...], int]:
-    """(state, zones, nid) of a row of lsmem behind its SIZE. Cells may be empty: they are told by what they hold."""
+    """(state, zones, nid) of a row of lsmem behind its SIZE. Cells may be empty: they are recognized by what they hold."""
     state = next((word for word in words if word in ("online", "offline", "on->off")), "?")
     zones = next((word for word in words if word.split("/")[0] in _LSMEM_ZONES), "None")
     numbers = [int(word) for word in words if word.isdecimal()]
