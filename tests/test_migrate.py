@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import gc
 
 import numpy as np
 import pytest
 
 import fastonline as fo
 from fastonline.drivers.virtio_balloon import BalloonPages, VirtioBalloon
-from fastonline.hotplug.migrate import MovablePages, put_back
+from fastonline.hotplug.migrate import MovablePages, movable_pages, put_back
 from fastonline.hotplug.pcp import PerCpuPages
 
 BLOCK = 32768
@@ -156,6 +157,20 @@ def test_owners_after_one_that_raises(mem):
         mem.blocks[int(before[0]) // BLOCK].offline()
     assert (np.sort(told[0][0]) == np.sort(before)).all() and (np.sort(told[0][1]) == np.sort(owners[1].pfns)).all()
     assert mem.zones["Movable"].free_pages == 2 * BLOCK - 600
+    mem.validate()
+
+
+def test_an_owner_that_is_dropped_stays_with_its_pages(mem):
+    """No reference is left. Expect the machine to keep the owner, its pages to be movable, and `free` to free them."""
+    before = mem.buddyinfo()
+    MovablePages(mem).alloc(600)
+    MovablePages(mem)
+    gc.collect()
+    (owner,) = mem.page_owners
+    assert len(owner) == 600 and mem.buddyinfo() != before
+    assert len(movable_pages(mem, int(owner.pfns[0]), 1)) == 1
+    owner.free()
+    assert mem.page_owners == [] and mem.buddyinfo() == before
     mem.validate()
 
 

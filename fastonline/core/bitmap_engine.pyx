@@ -9,7 +9,7 @@ from fastonline.core.bitmap cimport (
 from fastonline.core.borders cimport has_border, next_bordered
 from fastonline.core.buddy cimport (
     NO_GROUP, area_of_page, buddy, buddy_alloc_block, buddy_alloc_pages, buddy_free_block, buddy_free_page, buddy_free_range,
-    buddy_free_words, buddy_layout, buddy_settle, buddy_summarize, buddy_take_page, buddy_take_range, buddy_wrong_group,
+    buddy_free_words, buddy_hang_pending, buddy_layout, buddy_summarize, buddy_take_page, buddy_take_range, buddy_wrong_group,
 )
 from fastonline.core.engine cimport pfn_at, pfn_batch, run_at
 from fastonline.core.pageflags cimport (
@@ -330,7 +330,7 @@ cdef class BitmapEngine(Engine):
         """Take the free pages of the range out of the allocator, and out of what is managed."""
         cdef pfn_t pfn = find_next_bit(self.buddy.free, start + nr, start), end
         cdef uint64_t taken = 0, run
-        buddy_settle(&self.buddy)       # the range may leave its area, with no page of it free
+        buddy_hang_pending(&self.buddy)       # the range may leave its area, with no page of it free
         while pfn < start + nr:
             end = find_next_zero_bit(self.buddy.free, start + nr, pfn)
             while pfn < end:

@@ -155,7 +155,7 @@ cdef void buddy_pool_fold(buddy_pool *a) noexcept nogil
 cdef uint64_t buddy_pages_free(const buddy_pool *a) noexcept nogil     # free pages, without that
 cdef uint64_t buddy_layout(buddy *b, uint64_t nr_pages, int max_order) noexcept nogil    # words of one area's trees
 cdef void buddy_defer(buddy *b, uint64_t group, word_t hung) noexcept nogil    # this group is pending now
-cdef void buddy_settle(buddy *b) noexcept nogil                        # none is
+cdef void buddy_hang_pending(buddy *b) noexcept nogil                        # none is
 # Counts and trees of a range of whole blocks from `free` and `full`, where both are still zero.
 cdef void buddy_summarize(buddy *b, pfn_t start, uint64_t nr) noexcept nogil
 # The first group of a range of whole blocks that counts or trees are wrong for, or NO_GROUP.

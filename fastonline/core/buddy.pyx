@@ -178,7 +178,7 @@ cdef void hang_range(buddy *b, word_t *tree, uint64_t first, uint64_t end, bint 
             climb(b, tree, w, b.max_order, there)
 
 
-cdef void buddy_settle(buddy *b) noexcept nogil:
+cdef void buddy_hang_pending(buddy *b) noexcept nogil:
     cdef uint64_t group = b.pending
     if group != NO_GROUP:
         b.pending = NO_GROUP
@@ -186,7 +186,7 @@ cdef void buddy_settle(buddy *b) noexcept nogil:
 
 
 cdef void buddy_defer(buddy *b, uint64_t group, word_t hung) noexcept nogil:
-    buddy_settle(b)
+    buddy_hang_pending(b)
     b.pending = group
     b.hung = hung
 
@@ -215,7 +215,7 @@ cdef uint64_t buddy_wrong_group(buddy *b, pfn_t start, uint64_t nr) noexcept nog
     cdef word_t *tree
     cdef uint64_t group, first, i, low, high, above
     cdef int top = b.max_order - b.group_order, k, level, area
-    buddy_settle(b)
+    buddy_hang_pending(b)
     for group in range(start >> b.group_order, (start + nr) >> b.group_order):
         if has_border(&b.borders, group << b.group_order):
             if b.counts[group]:
@@ -343,7 +343,7 @@ cdef uint64_t buddy_free_words(buddy *b, const word_t *batch, uint64_t first, ui
     cdef uint64_t total = 0, group, stop, i
     cdef int shift = b.group_order - 6, k
     order = min(order, b.max_order)
-    buddy_settle(b)
+    buddy_hang_pending(b)
     grown[b.max_order + 1] = 0
     group = first >> shift
     while group < end >> shift:
@@ -431,7 +431,7 @@ cdef inline word_t unhung(buddy *b, area_t area) noexcept nogil:
     before = present(b.hung)
     now = present(b.counts[b.pending])
     if before & ~now:
-        buddy_settle(b)
+        buddy_hang_pending(b)
         return 0
     return before ^ now
 
@@ -444,7 +444,7 @@ cdef int64_t alloc_beside_border(buddy *b, area_t area, int order) noexcept nogi
     cdef int64_t pfn = find_in_blocks(&pages, area, b.nr_groups << b.group_order, order, &found)
     if pfn < 0:
         return -1
-    buddy_settle(b)
+    buddy_hang_pending(b)
     while k <= found and k <= b.max_order and a.tree[k] == 0:
         k += 1
     if k < found or k == found and find_block(b, find_group(b, a.tree, k), k) < pfn:
@@ -471,7 +471,7 @@ cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil:
     while k < b.group_order and tree[k] == 0 and not (more >> TOP[k]) & 1:
         k += 1
     if k >= b.group_order:
-        buddy_settle(b)
+        buddy_hang_pending(b)
         while tree[k] == 0:
             k += 1
             if k > b.max_order:
@@ -569,7 +569,7 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
         if out[got] < 0:
             return got
         got += 1
-    buddy_settle(b)
+    buddy_hang_pending(b)
     while got < nr:
         while a.tree[k] == 0:
             k += 1
@@ -645,7 +645,7 @@ cdef void take_from_groups(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
     cdef pfn_t first = (start + block - 1) & ~(block - 1), last = end & ~(block - 1)
     cdef uint64_t here, above = 0
     cdef int k = b.max_order
-    buddy_settle(b)
+    buddy_hang_pending(b)
     split_at(b, start, 0)
     if end & (block - 1):      # else the next block may be another area's
         split_at(b, end, start)

@@ -183,18 +183,18 @@ class Rows:
         self._file = open(path, "ab", buffering=0)      # noqa: SIM115
 
     def _read(self, points):
-        whole = 0
+        end = 0
         for nr, length, row in _rows(self.path):
             if row.get("version") != fastonline.__version__:
                 raise ValueError(
                     f"{self.path}, line {nr}: written by fastonline {row.get('version')}, this is {fastonline.__version__}")
             if row.get("grid") != self._name or not 0 <= row["index"] < points:
                 raise ValueError(f"{self.path}, line {nr}: a row of another grid ({row.get('grid')}, this is {self._name})")
-            whole += length
-            self._mark(row["index"])
-        os.truncate(self.path, whole)
+            end += length
+            self._count_done(row["index"])
+        os.truncate(self.path, end)
 
-    def _mark(self, index):
+    def _count_done(self, index):
         if not self.done(index):
             self._done[index >> 3] |= 1 << (index & 7)
             self.nr_done += 1
@@ -211,7 +211,7 @@ class Rows:
                 line = line[self._file.write(line):]
         except OSError as e:
             raise OSError(e.errno, e.strerror, self.path) from None
-        self._mark(row["index"])
+        self._count_done(row["index"])
 
     def close(self) -> None:
         """Close the file."""

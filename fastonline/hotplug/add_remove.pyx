@@ -155,7 +155,7 @@ cdef int remove_memory(Machine mem, uint64_t start, uint64_t nr) except -1:
     mem.lock.take_back(thread)
     mem.pages.assign_area(start, nr, NO_AREA)
     mem.sections.sparse_remove_section(start // unit, nr // unit)
-    # events are told of when the machine is whole
+    # events are delivered when the machine is consistent again
     for node in range(1, mem.zones.table.nr_nodes):
         if mem.zones.table.nodes[node].online and mem.zones.table.nodes[node].nr_sections == 0:
             mem.zones.table.nodes[node].online = False

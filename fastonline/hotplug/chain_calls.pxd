@@ -15,4 +15,4 @@ cdef class ChainCalls:
     """How often the chain has been called (int)."""
     cdef tuple callbacks         # (callback, priority) in the order of their calling; a change makes another tuple
 
-    cdef int tell_all(self, object action, object notice) except -1      # tell
+    cdef int call_all(self, object action, object notice) except -1      # tell

@@ -58,9 +58,9 @@ cdef class ChainCalls:
     def tell(self, action, notice):
         """Call the chain with `action` and `notice` for an event that cannot be vetoed. Every callback runs, whatever the
         others raise; then the first exception is raised. NOTIFY_STOP_MASK ends the chain."""
-        self.tell_all(action, notice)
+        self.call_all(action, notice)
 
-    cdef int tell_all(self, object action, object notice) except -1:
+    cdef int call_all(self, object action, object notice) except -1:
         raised = None
         self.calls += 1
         for entry in self.callbacks:

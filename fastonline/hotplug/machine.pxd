@@ -105,7 +105,7 @@ cdef uint64_t rounded_room(Machine mem, uint64_t nr_pages) except 0
 cdef int room_for(Machine mem, uint64_t end_pfn) except -1
 cdef int queue_event(Machine mem, str kind, str text) except -1
 cdef int flush_events(Machine mem) except -1
-cdef int tell_listeners(Machine mem, list happened) except -1    # (kind, text) each, now
+cdef int deliver_events(Machine mem, list happened) except -1    # (kind, text) each, now
 cdef int count_sections(Machine mem) except -1
 cdef int reset_counters(Machine mem) except -1
 cdef uint64_t totalram_pages(Machine mem) noexcept nogil

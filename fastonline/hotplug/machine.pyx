@@ -226,11 +226,11 @@ cdef int flush_events(Machine mem) except -1:
     """Deliver queued events. They are queued because Python code must never see a half-changed machine."""
     if mem.pending_events:
         pending, mem.pending_events = mem.pending_events, []
-        tell_listeners(mem, pending)
+        deliver_events(mem, pending)
     return 0
 
 
-cdef int tell_listeners(Machine mem, list happened) except -1:
+cdef int deliver_events(Machine mem, list happened) except -1:
     mem.lock.call_back(mem.events.tell, (happened,))
     return 0
 

@@ -227,7 +227,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
             if onlining.changes_no_node(self, start):
                 done = self.online_page(start)
                 if done >= 0:
-                    onlining.tell_of_page(self, start, done)
+                    onlining.notify_page(self, start, done)
                     return done
         nr = as_uint64(nr_pages, "nr_pages")
         most = self.online_order if order is None else as_order(order, self.pages.max_order)

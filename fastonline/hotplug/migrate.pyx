@@ -16,7 +16,7 @@ from fastonline.core.pageflags cimport PAGE_IN_USE, PAGE_OFFLINE, PG_buddy, PG_t
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_batch, as_pfn_array, check_present
-from fastonline.hotplug.machine cimport Machine, has_owner, hold_step, tell_listeners
+from fastonline.hotplug.machine cimport Machine, deliver_events, has_owner, hold_step
 from fastonline.hotplug.page_alloc cimport PageLists, alloc_contig_range, lists_of, undo_isolate
 from fastonline.hotplug.page_ops cimport set_pfns_offline
 from fastonline.hotplug.page_views cimport page_states
@@ -60,9 +60,10 @@ cdef class MovablePages:
 
 Movable pages of one owner, such as a process or a balloon. offline_pages may migrate them.
 
-    mem: their Memory; its page_owners lists this owner while it has pages. on_move: called with two int64 arrays, old and new
-    pfns, after some of them have moved. offline: whether they are PG_offline. Nobody else can free, reserve or give
-    away a page that has an owner.
+    mem: their Memory. It keeps the owner in page_owners while the owner has pages: a program that drops its last reference
+    frees nothing, as a process goes on when nobody watches it. `free` frees the pages, also by
+    ``for owner in mem.page_owners: owner.free()``. on_move: called with two int64 arrays, old and new pfns, after some pages
+    have moved. offline: whether the pages are PG_offline. Nobody else can free, reserve or give away a page that has an owner.
 
     These can be set, also in a subclass: balloon, whether their migration counts as a balloon's (balloon_migrate); pinned, how
     many of the first pages are pinned by a device or a pipe, so that offline_pages cannot migrate them; mapped, whether a
@@ -404,7 +405,7 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
         to.pfns = new = alloc_movable(to.lists, wanted, zonelist)
         got = len(new)
         order = order[:got]
-        told = []
+        moved = []
         for i, (owner, _, _, balloon, _) in enumerate(leaving):
             own = whose[order] == i
             if not own.any():
@@ -421,8 +422,8 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
                 isolated.is_taken[leaves[at] - start] = True
             mem.pages_migrated += len(old)
             mem.balloon_migrated += len(old) if balloon else 0
-            told.append((owner, old, targets))
-        tell_owners(mem, isolated, told)
+            moved.append((owner, old, targets))
+        notify_owners(mem, isolated, moved)
         if len(order) < len(pfns):
             # those that are held get a page to move to, and give it back
             to.lists.free(alloc_movable(to.lists, len(stuck), zonelist))
@@ -442,13 +443,13 @@ def migrate_range(Machine mem not None, start_pfn, nr_pages, contig=False):
         return isolated.pfns()
 
 
-cdef int tell_owners(Machine mem, Isolated isolated, list told) except -1:
-    """Tell each owner which pages moved; what one of them raises is raised when all know. Meanwhile nobody can free the pages
+cdef int notify_owners(Machine mem, Isolated isolated, list moved) except -1:
+    """Call on_move of each owner. What one of them raises is raised after the last call. Meanwhile nobody can free the pages
     of the range: they have an owner."""
     taken = isolated.pfns()
     set_owned(mem, taken)
     raised = None
-    for owner, old, new in told:
+    for owner, old, new in moved:
         try:
             owner.tell_moved(old, new)
         except BaseException as e:
@@ -505,7 +506,7 @@ cdef int free_unowned(Machine mem, Targets to) except -1:
 
 cdef int log_failure(Machine mem, list lines) except -1:
     if lines:
-        tell_listeners(mem, [("kmsg", line) for line in lines])
+        deliver_events(mem, [("kmsg", line) for line in lines])
     return 0
 
 
@@ -550,7 +551,7 @@ def isolate(Machine mem not None, start_pfn, nr_pages):
 
 
 cdef int isolate_pages(Machine mem, Isolated isolated) except -1:
-    """Take the free pages of a range and mark them as taken."""
+    """Take the free pages of a range and note which they are."""
     cdef uint64_t first = 0, end, i, start = isolated.start, nr = isolated.nr
     while first < nr:
         end = first

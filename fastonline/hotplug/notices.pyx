@@ -62,7 +62,7 @@ cdef object block_notice(Machine mem, uint64_t start, uint64_t nr):
     return MemoryNotify(start + own, nr - own, 0, -1, -1, start, own) if heard else None
 
 
-cdef int tell_notifiers(Machine mem, int action, object notice) except -1:
+cdef int memory_notify(Machine mem, int action, object notice) except -1:
     """Call the chain for an event that cannot be vetoed. notice None: there are no listeners, only count the call."""
     if notice is None:
         mem.notifiers.calls += 1
@@ -70,12 +70,12 @@ cdef int tell_notifiers(Machine mem, int action, object notice) except -1:
     if mem.lock.uninterrupted:
         mem.lock.call_back(mem.notifiers.tell, (action, notice))
     else:
-        mem.notifiers.tell_all(action, notice)
+        mem.notifiers.call_all(action, notice)
     return 0
 
 
-cdef int ask_notifiers(Machine mem, object going, object notice, str what) except -1:
-    """Call the chain for an event that can be vetoed, and raise the veto. notice: as tell_notifiers."""
+cdef int memory_notify_going(Machine mem, object going, object notice, str what) except -1:
+    """Call the chain for an event that can be vetoed, and raise the veto. notice: as memory_notify."""
     if notice is None:
         mem.notifiers.calls += 1
         return 0
@@ -91,15 +91,15 @@ cdef int ask_notifiers(Machine mem, object going, object notice, str what) excep
     return 0
 
 
-cdef int tell_cancelled(Machine mem, tuple what) except -1:
+cdef int memory_notify_cancel(Machine mem, tuple what) except -1:
     """Send the chain the notification that cancels the last one (an undo_step). what: (action, notice), or None without
     notifiers. Their callbacks may not change which memory is there, as more may have to be undone."""
     cdef bint changing = mem.changing
     if what is None:
-        return tell_notifiers(mem, 0, None)
+        return memory_notify(mem, 0, None)
     mem.changing = True
     try:
-        return tell_notifiers(mem, what[0], what[1])
+        return memory_notify(mem, what[0], what[1])
     finally:
         mem.changing = changing
 

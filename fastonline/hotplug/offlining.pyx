@@ -6,9 +6,9 @@ from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport int64_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport check_present
-from fastonline.hotplug.machine cimport flush_events, node_present_pages, tell_listeners
+from fastonline.hotplug.machine cimport deliver_events, flush_events, node_present_pages
 from fastonline.hotplug.notices cimport (
-    ask_notifiers, block_notice, lost_nid_normal, make_notice, tell_cancelled, tell_notifiers,
+    block_notice, lost_nid_normal, make_notice, memory_notify, memory_notify_cancel, memory_notify_going,
 )
 from fastonline.hotplug.page_alloc cimport PageLists, lists_of
 from fastonline.hotplug.section_states cimport block_is_online, note_prepared_alike, sections_went_offline
@@ -39,7 +39,7 @@ cdef int offline_pages(Machine mem, uint64_t start, uint64_t nr) except -1:
         try:
             flush_events(mem)
         finally:
-            tell_notifiers(mem, MEM_OFFLINE, notice)
+            memory_notify(mem, MEM_OFFLINE, notice)
     finally:
         mem.going_offline = before
     return 0
@@ -57,7 +57,7 @@ def memory_block_offline(Machine mem not None, start_pfn, nr_pages):
             offline_pages(mem, start, nr)
         finally:
             if mem.rules.block_notices and not block_is_online(mem, start // mem.pages_per_block):
-                tell_notifiers(mem, MEM_FINISH_OFFLINE, notice)
+                memory_notify(mem, MEM_FINISH_OFFLINE, notice)
     finally:
         mem.going_offline = before
 
@@ -96,8 +96,8 @@ cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
             nid = zone_nid(&mem.zones.table, z)
             notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE,
                                  lost_nid_normal(mem, z, nr))
-        undo.note(<undo_step>tell_cancelled, mem, None if notice is None else (MEM_CANCEL_OFFLINE, notice))
-        ask_notifiers(mem, MEM_GOING_OFFLINE, notice, "offline_pages")
+        undo.note(<undo_step>memory_notify_cancel, mem, None if notice is None else (MEM_CANCEL_OFFLINE, notice))
+        memory_notify_going(mem, MEM_GOING_OFFLINE, notice, "offline_pages")
         lists.shrink_slabs()
         if notice is not None:
             refuse_used(mem, start, nr)    # a notifier may have allocated
@@ -190,7 +190,7 @@ cdef int refuse_used(Machine mem, uint64_t start, uint64_t nr, bint report=True)
             return 0
         used = unmovable
     if mem.listeners and report:
-        tell_listeners(mem, [("kmsg", f"page: refcount:1 mapcount:0 pfn:{used:#x}"),
+        deliver_events(mem, [("kmsg", f"page: refcount:1 mapcount:0 pfn:{used:#x}"),
                              ("kmsg", "page dumped because: unmovable page")])
     raise HotplugError.of(errno.EBUSY, f"{pfn_range(start, nr)}: page {used:#x} is in use")
 

@@ -4,7 +4,7 @@ from fastonline.core.engine cimport pfn_batch
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.hotplug.chain_calls cimport MEM_ONLINE, NO_NODE
 from fastonline.hotplug.machine cimport Machine
-from fastonline.hotplug.notices cimport notice_of_mark, status_change_nid, tell_notifiers
+from fastonline.hotplug.notices cimport memory_notify, notice_of_mark, status_change_nid
 from fastonline.hotplug.zone_ranges cimport enters_empty_zone
 
 cdef int prepare_online_pages(Machine mem, uint64_t start, uint64_t nr, int online_type) except -1
@@ -24,12 +24,12 @@ cdef inline bint changes_no_node(Machine mem, uint64_t pfn) noexcept:
     return not mem.notifiers.callbacks or status_change_nid(mem, pfn) < 0
 
 
-cdef inline int tell_of_page(Machine mem, uint64_t pfn, int64_t done) except -1:
-    """tell_of_mark for one page that changes no node; done: it went online."""
+cdef inline int notify_page(Machine mem, uint64_t pfn, int64_t done) except -1:
+    """notify_mark for one page that changes no node; done: it went online."""
     mem.zones.table.recomputed += mem.watermarks_at_mark
     if done == 0:
         return 0
     if mem.notifiers.callbacks:
-        return tell_notifiers(mem, MEM_ONLINE, notice_of_mark(pfn, 1, 1, NO_NODE))
+        return memory_notify(mem, MEM_ONLINE, notice_of_mark(pfn, 1, 1, NO_NODE))
     mem.notifiers.calls += 1
     return 0

@@ -17,8 +17,8 @@ from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport flush_events
 from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
 from fastonline.hotplug.notices cimport (
-    ask_notifiers, block_notice, make_notice, notice_of_mark, status_change_nid, status_change_nid_normal, tell_cancelled,
-    tell_notifiers,
+    block_notice, make_notice, memory_notify, memory_notify_cancel, memory_notify_going, notice_of_mark, status_change_nid,
+    status_change_nid_normal,
 )
 from fastonline.hotplug.page_alloc cimport lists_of
 from fastonline.hotplug.page_views cimport page_states
@@ -84,8 +84,8 @@ cdef int prepare(Machine mem, uint64_t start, uint64_t nr, int online_type, Undo
     undo.note(<undo_step>leave_zone_again, mem, joined)
     if mem.grow_before_notify:
         join_zone(mem, start, nr, z, joined)
-    undo.note(<undo_step>tell_cancelled, mem, None if notice is None else (MEM_CANCEL_ONLINE, notice))
-    ask_notifiers(mem, MEM_GOING_ONLINE, notice, "onlining")
+    undo.note(<undo_step>memory_notify_cancel, mem, None if notice is None else (MEM_CANCEL_ONLINE, notice))
+    memory_notify_going(mem, MEM_GOING_ONLINE, notice, "onlining")
     undo.note(<undo_step>unprepare, mem, joined)
     if mem.walks_system_ram:
         joined.fresh = [part for pfn, run in mem.resources.within(start, nr) for part in unprepared_runs(mem, pfn, run)]
@@ -229,7 +229,7 @@ cdef int64_t mark_pages_onlined(Machine mem, uint64_t start, uint64_t nr, int or
     nid = status_change_nid(mem, start)
     was_empty = enters_empty_zone(mem, start)
     done = online_waiting_pages(mem, start, nr, order)
-    tell_of_mark(mem, start, nr, done, nid, was_empty)
+    notify_mark(mem, start, nr, done, nid, was_empty)
     return done
 
 
@@ -255,7 +255,7 @@ cdef int64_t online_waiting_pages(Machine mem, uint64_t start, uint64_t nr, int 
     return done
 
 
-cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, int nid, bint was_empty) except -1:
+cdef int notify_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, int nid, bint was_empty) except -1:
     """Log a mark and call the notifiers."""
     mem.zones.table.recomputed += mem.watermarks_at_mark
     if was_empty:
@@ -264,7 +264,7 @@ cdef int tell_of_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, in
         flush_events(mem)
     finally:
         if done:
-            tell_notifiers(mem, MEM_ONLINE, notice_of_mark(start, nr, done, nid) if mem.notifiers.callbacks else None)
+            memory_notify(mem, MEM_ONLINE, notice_of_mark(start, nr, done, nid) if mem.notifiers.callbacks else None)
     return 0
 
 
@@ -389,7 +389,7 @@ cdef int64_t mark_pfns_onlined(Machine mem, object array, pfn_batch *batch) exce
         thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
         done = online_batch(mem, batch)
         mem.lock.take_back(thread)
-    tell_of_mark(mem, batch.first, batch.end - batch.first, done, nid, was_empty)
+    notify_mark(mem, batch.first, batch.end - batch.first, done, nid, was_empty)
     return done
 
 
@@ -475,7 +475,7 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     finally:
         if done or mem.always_notify_online:
             notice = make_notice(mem, start, nr, done, nid, nid_normal) if mem.notifiers.callbacks else None
-            tell_notifiers(mem, MEM_ONLINE, notice)
+            memory_notify(mem, MEM_ONLINE, notice)
     return done
 
 
@@ -490,10 +490,10 @@ def memory_block_online(Machine mem not None, start_pfn, nr_pages, online_type):
     with Undo() as undo:
         if mem.rules.block_notices:
             (<Undo>undo).note(<undo_step>finish_offline, mem, (start // mem.pages_per_block, notice))
-            ask_notifiers(mem, MEM_PREPARE_ONLINE, notice, "memory_block_online")
+            memory_notify_going(mem, MEM_PREPARE_ONLINE, notice, "memory_block_online")
         return online_pages(mem, start, nr, kind)
 
 
 cdef int finish_offline(Machine mem, tuple what) except -1:
     """MEM_FINISH_OFFLINE, unless the memory block is online; `what`: its number and the notice."""
-    return 0 if block_is_online(mem, what[0]) else tell_notifiers(mem, MEM_FINISH_OFFLINE, what[1])
+    return 0 if block_is_online(mem, what[0]) else memory_notify(mem, MEM_FINISH_OFFLINE, what[1])

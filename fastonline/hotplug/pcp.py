@@ -31,7 +31,7 @@ def changing(method):
             raise HotplugError.of(errno.EBUSY, f"{method.__name__}: the per-CPU lists are being changed")
         with Undo() as undo:
             self._undo = undo
-            undo.add(self._mark_again)
+            undo.add(self._restore_listed)
             try:
                 return method(self, *args, **kwargs)
             finally:
@@ -67,7 +67,7 @@ class PerCpuPages(PageLists):
             self._kept.add(z)
         return pcp
 
-    def _mark(self, pfns, order, listed):
+    def _set_listed(self, pfns, order, listed):
         """Record that blocks of an order are on a list, or no longer. pfns: a list of their first pfns."""
         size = 1 << order
         if pfns and (missing := max(pfns) + size - len(self._listed)) > 0:
@@ -77,8 +77,8 @@ class PerCpuPages(PageLists):
         for pfn in pfns if order else ():
             self._listed[pfn : pfn + size] = listed
 
-    def _mark_again(self):
-        """Undo every _mark of a change, when the lists are as they were."""
+    def _restore_listed(self):
+        """Undo every _set_listed of a change, when the lists are as they were."""
         self._listed[:] = False
         for pcp in self._zones.values():
             for i, pages in enumerate(pcp.lists):
@@ -223,13 +223,13 @@ class PerCpuPages(PageLists):
                     got += fresh[:last].tolist()
                     fresh = fresh[last:]
                 pages += fresh[::-1].tolist()
-                self._mark(pages, 0, True)
+                self._set_listed(pages, 0, True)
                 # the page that the batch was fetched for
                 use = 1
             else:
                 use = min(nr - len(got), len(pages))
             got += pages[len(pages) - use :][::-1]
-            self._mark(pages[len(pages) - use :], 0, False)
+            self._set_listed(pages[len(pages) - use :], 0, False)
             del pages[len(pages) - use :]
             pcp.allocated(use)
         return got
@@ -285,9 +285,9 @@ class PerCpuPages(PageLists):
                     for _ in range(min(pcp.nr_alloc(zone, order), self._blocks(zone, order))):
                         pages.insert(0, self._block_from_buddy(zone, order))
                         pcp.add_free(zone, -(1 << order))
-                    self._mark(pages, order, True)
+                    self._set_listed(pages, order, True)
                 pfn = pages.pop()
-                self._mark([pfn], order, False)
+                self._set_listed([pfn], order, False)
                 return pfn
         return None
 
@@ -312,7 +312,7 @@ class PerCpuPages(PageLists):
     def _put(self, z, pcp, zone, pindex, pfn):
         """Put a block onto a list."""
         pcp.lists[pindex].append(pfn)
-        self._mark([pfn], pcp.order_of(pindex), True)
+        self._set_listed([pfn], pcp.order_of(pindex), True)
         self._commit(z, pcp, zone, pindex, 1)
 
     @changing
@@ -349,7 +349,7 @@ class PerCpuPages(PageLists):
             high = pcp.clamp_high(zone) if self._tunes_itself and not pcp.below_high else zone.pcp_high
             take = min(len(pages) - at, max(1, high - pcp.count()))
             pcp.lists[MOVABLE] += pages[at : at + take]
-            self._mark(pages[at : at + take], 0, True)
+            self._set_listed(pages[at : at + take], 0, True)
             at += take
             self._commit(z, pcp, zone, MOVABLE, take)
 
@@ -362,7 +362,7 @@ class PerCpuPages(PageLists):
     def _free_bulk(self, z, pcp, zone, nr, pindex=0):
         """free_pcppages_bulk."""
         for order, pfns in pcp.oldest(nr, pindex):
-            self._mark(pfns, order, False)
+            self._set_listed(pfns, order, False)
             self._to_buddy(z, pcp, zone, pfns, order)
 
     def _free(self, pfns):
@@ -444,11 +444,11 @@ class PerCpuPages(PageLists):
                     break
                 pages.insert(0, pfn)
                 pcp.add_free(zone, -(1 << order))
-            self._mark(pages, order, True)
+            self._set_listed(pages, order, True)
         if not pages:
             return None
         pfn = pages.pop()
-        self._mark([pfn], order, False)
+        self._set_listed([pfn], order, False)
         return pfn
 
     def _from_pageblocks(self, z, zone, order, kind):
@@ -511,7 +511,7 @@ class PerCpuPages(PageLists):
                 raise ValueError(f"page {int(pfns[other.argmax()]):#x} is not in zone {zone.name}")
         pcp = self._zone(zone.nr)
         pcp.lists[UNMOVABLE] += pfns.tolist()
-        self._mark(pfns.tolist(), 0, True)
+        self._set_listed(pfns.tolist(), 0, True)
         pcp.high = high
 
     @uninterrupted
