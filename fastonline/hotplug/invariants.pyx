@@ -3,7 +3,9 @@ import numpy as np
 from fastonline.core.sections cimport Sections
 from fastonline.core.pageflags cimport PG_offline, PG_prepared
 from fastonline.hotplug.machine cimport has_owner
-from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, zone as struct_zone, zone_area, zone_present
+from fastonline.hotplug.types cimport (
+    MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, nr_zones, zone as struct_zone, zone_area, zone_nid, zone_present, zone_type,
+)
 from fastonline.hotplug.zone_ranges cimport page_zone
 
 from fastonline.core.audit import audit_pages
@@ -53,10 +55,9 @@ def check_engine(Machine mem not None):
 
 
 cdef str area_name(Machine mem, int area):
-    cdef int types = mem.zones.table.nr_types
-    if not 0 < area <= mem.zones.table.nr_nodes * types:
+    if not 0 < area <= nr_zones(&mem.zones.table):
         return f"area {area}"
-    return f"zone {mem.zones.names[(area - 1) % types]} of node {(area - 1) // types}"
+    return f"zone {mem.zones.names[zone_type(&mem.zones.table, area - 1)]} of node {zone_nid(&mem.zones.table, area - 1)}"
 
 
 cdef object section_numbers(Machine mem):
@@ -125,7 +126,7 @@ cdef int check_zones(Machine mem, object areas) except -1:
     """Spans and counters hold what is prepared."""
     cdef struct_zone *zone
     cdef int z, i, types = mem.zones.table.nr_types
-    for z in range(mem.zones.table.nr_nodes * types):
+    for z in range(nr_zones(&mem.zones.table)):
         zone = &mem.zones.table.zones[z]
         tally = areas[zone_area(z)]
         name = area_name(mem, zone_area(z))
@@ -133,7 +134,7 @@ cdef int check_zones(Machine mem, object areas) except -1:
             raise AssertionError(f"{name}: its span of {zone.spanned_pages:#x} pages at {zone.start_pfn:#x} passes the end of "
                 f"memory")
         if tally["prepared"]:
-            if not mem.zones.table.nodes[z / types].online:
+            if not mem.zones.table.nodes[zone_nid(&mem.zones.table, z)].online:
                 raise AssertionError(f"{name} has pages but its node does not exist")
             if tally["first"] < zone.start_pfn or tally["last"] >= zone.start_pfn + zone.spanned_pages:
                 raise AssertionError(f"pages {tally['first']:#x}-{tally['last']:#x} lie outside the span of {name}")

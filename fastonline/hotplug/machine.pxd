@@ -12,7 +12,7 @@ from fastonline.core.sections cimport Sections
 from fastonline.core.types cimport int16_t, int64_t, uint64_t
 from fastonline.hotplug.chain_calls cimport ChainCalls
 from fastonline.hotplug.resources cimport Resources
-from fastonline.hotplug.types cimport zone_present
+from fastonline.hotplug.types cimport nr_zones, zone_number, zone_present
 from fastonline.hotplug.zones cimport Zones
 
 
@@ -113,10 +113,9 @@ cdef uint64_t totalhigh_pages(Machine mem) noexcept nogil
 cdef uint64_t node_present_pages(Machine mem, int nid) noexcept nogil
 
 
-cdef inline bint populated_zone(Machine mem, int nid, int zone_type) noexcept nogil:
+cdef inline bint populated_zone(Machine mem, int nid, int type) noexcept nogil:
     """Has a zone of node `nid`, which may not be there, present pages?"""
-    cdef int types = mem.zones.table.nr_types
-    return 0 <= nid < mem.zones.table.nr_nodes and zone_present(&mem.zones.table, nid * types + zone_type) > 0
+    return 0 <= nid < mem.zones.table.nr_nodes and zone_present(&mem.zones.table, zone_number(&mem.zones.table, nid, type)) > 0
 
 
 cdef inline bint has_owner(Machine mem, uint64_t pfn) noexcept nogil:
@@ -125,4 +124,4 @@ cdef inline bint has_owner(Machine mem, uint64_t pfn) noexcept nogil:
 
 
 cdef inline bint is_zone(Machine mem, int zone_nr) noexcept nogil:
-    return 0 <= zone_nr < mem.zones.table.nr_nodes * mem.zones.table.nr_types
+    return 0 <= zone_nr < nr_zones(&mem.zones.table)

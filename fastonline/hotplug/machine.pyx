@@ -11,7 +11,7 @@ from fastonline.core.lock cimport unusable_lock
 from fastonline.core.ram cimport check_ram
 from fastonline.core.structpage cimport StructPageEngine
 from fastonline.core.types cimport MIN_MAX_ORDER, NR_ORDERS
-from fastonline.hotplug.types cimport MMOP_OFFLINE, zone_managed, zone_type
+from fastonline.hotplug.types cimport MMOP_OFFLINE, nr_zones, zone_managed, zone_number, zone_type
 from fastonline.hotplug.watermarks cimport count_scans
 
 from fastonline.errors import HotplugError
@@ -268,7 +268,7 @@ cdef int reset_counters(Machine mem) except -1:
 cdef uint64_t totalram_pages(Machine mem) noexcept nogil:
     cdef uint64_t total = 0
     cdef int z
-    for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
+    for z in range(nr_zones(&mem.zones.table)):
         total += zone_managed(&mem.zones.table, z)
     return total
 
@@ -276,15 +276,15 @@ cdef uint64_t totalram_pages(Machine mem) noexcept nogil:
 cdef uint64_t totalhigh_pages(Machine mem) noexcept nogil:
     cdef uint64_t total = mem.high_offlined
     cdef int z
-    for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
+    for z in range(nr_zones(&mem.zones.table)):
         if mem.zones.table.is_highmem[zone_type(&mem.zones.table, z)]:
             total += zone_managed(&mem.zones.table, z)
     return total
 
 
 cdef uint64_t node_present_pages(Machine mem, int nid) noexcept nogil:
-    cdef int types = mem.zones.table.nr_types, z
+    cdef int z
     cdef uint64_t total = 0
-    for z in range(nid * types, (nid + 1) * types):
+    for z in range(zone_number(&mem.zones.table, nid, 0), zone_number(&mem.zones.table, nid + 1, 0)):
         total += zone_present(&mem.zones.table, z)
     return total

@@ -8,12 +8,13 @@ from fastonline.core.types cimport NR_ORDERS, uint64_t
 from fastonline.hotplug.arguments cimport set_arguments
 from fastonline.hotplug.machine cimport add_group, count_sections, make_machine, rounded_room
 from fastonline.hotplug.section_states cimport note_prepared
-from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, MOST_NODES
+from fastonline.hotplug.types cimport MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, MOST_NODES, nr_zones
 from fastonline.hotplug.watermarks cimport count_scans
 from fastonline.hotplug.resources cimport Resources
 from fastonline.hotplug.zone_ranges cimport count_offline
 
 from fastonline.core.engine import COUNTERS
+from fastonline.core.runs import run_starts
 from fastonline.rules import INT_MAX
 
 __all__ = []
@@ -117,13 +118,13 @@ cdef int restore_pages(Machine mem, object state) except -1:
         areas = as_array(areas, np.uint16, (nr >> shift,))
         if areas.max() >= mem.pages.nr_areas:
             raise ValueError(f"pages of area {areas.max()}, there are {mem.pages.nr_areas}")
-        for at in np.flatnonzero(areas[1:] != areas[: len(areas) - 1]).tolist():
-            if (pfn := start + (at + 1 << shift)) != part_start(&mem.pages.borders, pfn):
+        for at in run_starts(areas)[1:].tolist():
+            if (pfn := start + (at << shift)) != part_start(&mem.pages.borders, pfn):
                 raise ValueError(f"two zones meet at pfn {pfn:#x}, inside a block")
         mem.pages.areas_owner[start >> shift : start + nr >> shift] = areas
     mem.pages.summarize(spans)
     if mem.zones.table.present_is_managed:
-        for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
+        for z in range(nr_zones(&mem.zones.table)):
             mem.zones.table.zones[z].present_pages = 0
         for start, nr in spans:
             count_offline(mem, start, nr, 1)

@@ -17,7 +17,7 @@ from fastonline.hotplug.arguments cimport (
 )
 from fastonline.hotplug.machine cimport is_zone
 from fastonline.hotplug.memmap cimport memmaps_on_memory
-from fastonline.hotplug.types cimport zone_area, zone_present
+from fastonline.hotplug.types cimport nr_zones, zone_area, zone_present
 
 from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError
@@ -421,7 +421,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         if not COUNT_FREE_PAGES <= which <= COUNT_ALLOCS or not 0 <= order <= self.pages.max_order:
             return -EINVAL
         if zone_nr == ALL_ZONES:
-            for z in range(self.zones.table.nr_nodes * self.zones.table.nr_types):
+            for z in range(nr_zones(&self.zones.table)):
                 total += zone_counter(self, z, which, order)
             return total
         return zone_counter(self, zone_nr, which, order) if is_zone(self, zone_nr) else -EINVAL

@@ -4,7 +4,7 @@ from cpython.tuple cimport PyTuple_SET_ITEM
 from fastonline.hotplug.chain_calls cimport NO_NODE
 from fastonline.hotplug.machine cimport node_present_pages
 from fastonline.hotplug.memmap cimport memmap_within
-from fastonline.hotplug.types cimport zone_nid, zone_present
+from fastonline.hotplug.types cimport zone_nid, zone_number, zone_present, zone_type
 
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.notifier import MemoryNotify, notifier_to_errno
@@ -119,12 +119,12 @@ cdef int lost_nid_normal(Machine mem, int z, uint64_t nr) noexcept nogil:
 
 cdef int64_t up_to_normal(Machine mem, int z) noexcept nogil:
     """Present pages of the zones up to Normal on the node of zone z, or -1 where z is above Normal."""
-    cdef int types = mem.zones.table.nr_types, i
+    cdef int i
     cdef int64_t present = 0
-    if z % types > mem.zones.table.normal:
+    if zone_type(&mem.zones.table, z) > mem.zones.table.normal:
         return -1
     for i in range(mem.zones.table.normal + 1):
-        present += zone_present(&mem.zones.table, z - z % types + i)
+        present += zone_present(&mem.zones.table, zone_number(&mem.zones.table, zone_nid(&mem.zones.table, z), i))
     return present
 
 

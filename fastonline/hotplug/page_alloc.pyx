@@ -13,6 +13,7 @@ from fastonline.core.pageflags cimport PG_buddy, PG_prepared, PG_reserved, PG_ta
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_batch, as_order, check_present, find_owned_in, gather, try_gather
 from fastonline.hotplug.machine cimport populated_zone
+from fastonline.hotplug.types cimport zone_number
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zonelists cimport asked_zone, fallback_nodes, next_zone
 
@@ -90,7 +91,7 @@ GFP = {
 cdef int64_t alloc_pages_node(Machine mem, int nid, str gfp, int order) except -2:
     """get_page_from_freelist: the first zone of the node's zonelist that has a block and stays above its low watermark, then
     above min; the first pfn, or -1. Nothing is reclaimed. GFP_ATOMIC may use half of min, and a quarter of the rest."""
-    cdef int types = mem.zones.table.nr_types, top, z, n, i
+    cdef int top, z, n, i
     cdef int64_t watermark, pfn
     name = GFP[gfp]
     top = mem.zones.names.index(name if name in mem.zones.names else "Normal")
@@ -99,7 +100,7 @@ cdef int64_t alloc_pages_node(Machine mem, int nid, str gfp, int order) except -
     for level in ("low", "min"):
         for n in nodes:
             for i in range(top, -1, -1):
-                z = n * types + i
+                z = zone_number(&mem.zones.table, n, i)
                 if not populated_zone(mem, n, i):
                     continue
                 watermark = mem.zones.table.zones[z].low if level == "low" else mem.zones.table.zones[z].min

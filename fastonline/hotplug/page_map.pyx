@@ -9,7 +9,7 @@ from fastonline.core.types cimport max_bits, uint8_t, uint64_t
 from fastonline.hotplug.interruptible cimport INIT, ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport add_group, count_sections, reset_counters, room_for
 from fastonline.hotplug.section_states cimport boot_blocks_online, note_prepared, note_prepared_alike
-from fastonline.hotplug.types cimport zone as struct_zone, zone_area, zone_managed, zone_nid, zone_table, zone_type
+from fastonline.hotplug.types cimport zone as struct_zone, zone_area, zone_managed, zone_nid, zone_number, zone_table, zone_type
 from fastonline.hotplug.watermarks cimport init_per_zone_wmark_min, pcp_update
 from fastonline.hotplug.zone_ranges cimport count_offline, page_zone
 from fastonline.hotplug.zonelists cimport highest_kernel_zone
@@ -26,7 +26,7 @@ cdef int boot_memory(Machine mem, list ranges) except -1:
     """Memory that is there and online as after a boot, in (start_pfn, nr_pages, nid, reserved) ranges: early sections, zones by
     the geometry's limits, every page free but the reserved first ones of a range, which are present and not managed."""
     cdef uint64_t start, pfn, nr, end, stop, reserved
-    cdef int i, nid, shift = mem.sections.pfn_section_shift, types = mem.zones.table.nr_types
+    cdef int i, nid, shift = mem.sections.pfn_section_shift
     page_shift = mem.geometry.page_shift
     limits = [None if limit is None else limit >> page_shift for _, limit in mem.geometry.zone_limits]
     for start, nr, nid, _ in ranges:
@@ -42,7 +42,7 @@ cdef int boot_memory(Machine mem, list ranges) except -1:
         for i, limit in enumerate(limits):
             stop = end if limit is None else min(end, <uint64_t>limit)
             if start < stop:
-                boot_zone(mem, start, stop - start, nid * types + i, min(reserved, stop - start))
+                boot_zone(mem, start, stop - start, zone_number(&mem.zones.table, nid, i), min(reserved, stop - start))
                 reserved -= min(reserved, stop - start)
                 start = stop
     boot_blocks_online(mem)

@@ -35,7 +35,7 @@ cdef struct pgdat:
     uint64_t spanned_pages
     uint64_t nr_sections         # present sections that belong to it
 
-cdef struct zone_table:          # zone number z = nid * nr_types + type
+cdef struct zone_table:          # zones by number: zone_number
     zone *zones
     pgdat *nodes
     buddy_pool *areas             # the engine's: areas[zone_area(z)] holds the zone's free blocks and managed_pages
@@ -67,6 +67,12 @@ cdef struct zone_table:          # zone number z = nid * nr_types + type
     uint64_t recomputed          # times that the kernel would have computed the watermarks
     uint64_t counted             # of them, those whose pageblocks are in `scanned`
     uint64_t scanned             # pageblocks that they walked
+
+cdef inline int zone_number(const zone_table *t, int nid, int type) noexcept nogil:
+    return nid * t.nr_types + type
+
+cdef inline int nr_zones(const zone_table *t) noexcept nogil:
+    return t.nr_nodes * t.nr_types
 
 cdef inline int zone_nid(const zone_table *t, int z) noexcept nogil:
     return z // t.nr_types

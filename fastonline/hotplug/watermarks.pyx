@@ -2,7 +2,9 @@ from libc.math cimport sqrt
 from libc.stdint cimport INT64_MAX
 
 from fastonline.core.numbers cimport as_number
-from fastonline.hotplug.types cimport zone as struct_zone, zone_managed, zone_present, zone_type
+from fastonline.hotplug.types cimport (
+    nr_zones, zone as struct_zone, zone_managed, zone_nid, zone_number, zone_present, zone_type,
+)
 
 __all__ = ["zone_batchsize"]
 
@@ -29,7 +31,7 @@ cdef uint64_t nr_free_buffer_pages(zone_table *t) noexcept nogil:
     cdef int nid, i, z
     for nid in range(t.nr_nodes):
         for i in range(t.normal + 1):
-            z = nid * t.nr_types + i
+            z = zone_number(t, nid, i)
             if pages_of(t, z) > t.zones[z].high + t.zones[z].boost:
                 total += pages_of(t, z) - t.zones[z].high - t.zones[z].boost
     return total
@@ -61,7 +63,7 @@ cdef void pcp_update(zone_table *t, int z, int64_t pages) noexcept nogil:
     that has just got memory has the lists of boot, batch 1 and high 0, and they stay where nothing is different from before. In
     2.6.25 (setup_pageset) the lists of every zone stay as boot made them."""
     cdef struct_zone *zone = &t.zones[z]
-    cdef int64_t batch, high, high_max, cpus = t.nodes[z / t.nr_types].nr_cpus
+    cdef int64_t batch, high, high_max, cpus = t.nodes[zone_nid(t, z)].nr_cpus
     if not t.pcp_follows:
         pages = zone.present_early
     if not cpus:
@@ -88,7 +90,7 @@ cdef void refresh_zone_stat_thresholds(zone_table *t) noexcept nogil:
     """calculate_normal_threshold (mm/vmstat.c, 6.1): 2 fls(CPUs) (1 + fls(managed / 128 MiB)), at most 125."""
     cdef int z
     cdef int64_t units, threshold
-    for z in range(t.nr_nodes * t.nr_types):
+    for z in range(nr_zones(t)):
         units = zone_managed(t, z) * t.page_kb >> 17
         threshold = 2 * fls(t.nr_cpus) * (1 + fls(units))
         t.zones[z].stat_threshold = min(<int64_t>125, threshold) if zone_present(t, z) else 0
@@ -115,7 +117,7 @@ cdef void count_scans(zone_table *t) noexcept nogil:
     cdef uint64_t blocks = 0
     cdef int z
     if t.counted != t.recomputed and t.scans_pageblocks:
-        for z in range(t.nr_nodes * t.nr_types):
+        for z in range(nr_zones(t)):
             blocks += (t.zones[z].spanned_pages + t.pageblock_pages - 1) / t.pageblock_pages
         t.scanned += (t.recomputed - t.counted) * blocks
     t.counted = t.recomputed
@@ -126,14 +128,14 @@ cdef void compute_wmarks(zone_table *t) noexcept nogil:
     cdef int64_t pages_min = t.min_free_kbytes / t.page_kb, lowmem = 0, pages, share, delta
     cdef int z, i
     cdef struct_zone *zone
-    for z in range(t.nr_nodes * t.nr_types):
+    for z in range(nr_zones(t)):
         i = zone_type(t, z)
         if not t.is_highmem[i] and not (t.movable_has_min and t.is_movable[i]):
             lowmem += pages_of(t, z)
     if lowmem == 0:
         return
-    for z in range(t.nr_nodes * t.nr_types):
-        if not t.nodes[z / t.nr_types].online:      # for_each_zone
+    for z in range(nr_zones(t)):
+        if not t.nodes[zone_nid(t, z)].online:      # for_each_zone
             continue
         i = zone_type(t, z)
         zone = &t.zones[z]
@@ -160,7 +162,7 @@ cdef void setup_per_zone_lowmem_reserve(zone_table *t) noexcept nogil:
     for nid in range(t.nr_nodes):
         if not t.nodes[nid].online:      # for_each_online_pgdat
             continue
-        base = nid * t.nr_types
+        base = zone_number(t, nid, 0)
         for i in range(t.nr_types):
             above = 0
             for j in range(t.nr_types):
@@ -176,12 +178,12 @@ cdef void set_recommended_min_free_kbytes(zone_table *t) noexcept nogil:
     """set_recommended_min_free_kbytes (mm/khugepaged.c, 6.1): two pageblocks, and one for each pair of MIGRATE_PCPTYPES (3),
     for every populated zone up to GFP_USER's, but at most a twentieth of the free pages beyond the high watermarks.
     t.raised_from: min_free_kbytes before, -1 where it is enough."""
-    cdef int64_t nr_zones = 0, recommended
+    cdef int64_t populated = 0, recommended
     cdef int z
-    for z in range(t.nr_nodes * t.nr_types):
+    for z in range(nr_zones(t)):
         if zone_type(t, z) <= t.normal and zone_present(t, z):
-            nr_zones += 1
-    recommended = min(t.pageblock_pages * nr_zones * (2 + 3 * 3), <int64_t>(nr_free_buffer_pages(t) / 20)) * t.page_kb
+            populated += 1
+    recommended = min(t.pageblock_pages * populated * (2 + 3 * 3), <int64_t>(nr_free_buffer_pages(t) / 20)) * t.page_kb
     t.raised_from = -1
     if recommended > t.min_free_kbytes:
         t.raised_from = t.min_free_kbytes

@@ -7,7 +7,9 @@ from fastonline.core.pageflags cimport PG_offline, PG_prepared
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.sections cimport early_section_nr
 from fastonline.hotplug.section_states cimport block_is_online, first_section
-from fastonline.hotplug.types cimport MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, zone as struct_zone
+from fastonline.hotplug.types cimport (
+    MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE, zone as struct_zone, zone_number, zone_type,
+)
 
 from fastonline.hotplug.policy import auto_movable_can_online_movable
 
@@ -26,7 +28,7 @@ cdef int zone_for_pfn_range(Machine mem, uint64_t start, uint64_t nr, int nid, i
     (default_zone_for_pfn); auto-movable weighs (hotplug/policy.py). In 2.6.25 pages keep the zone that they were given, which
     for added memory is the geometry's hotplug_zone.
     """
-    cdef int base = nid * mem.zones.table.nr_types, i, kernel = -1, movable = mem.movable_type
+    cdef int base = zone_number(&mem.zones.table, nid, 0), i, kernel = -1, movable = mem.movable_type
     cdef struct_zone *zones = &mem.zones.table.zones[base]
     cdef bint kernel_meets, movable_meets
     if not mem.zone_at_online:
@@ -108,7 +110,7 @@ def valid_zones(Machine mem not None, block_nr):
     """Return the text of the valid_zones file of memory block number block_nr: the zone of an online block, or "none" if it has
     several; for an offline block its possible zones, default first (valid_zones_show). ValueError if there is no such block."""
     cdef uint64_t unit = mem.pages_per_block, number = as_uint64(block_nr, "block_nr"), start
-    cdef int shift = mem.pages.borders.shift, types = mem.zones.table.nr_types, nid
+    cdef int shift = mem.pages.borders.shift, nid
     cdef int64_t section = first_section(mem, number)
     names = mem.zones.names
     _held = mem.lock.hold()
@@ -118,11 +120,11 @@ def valid_zones(Machine mem not None, block_nr):
     if block_is_online(mem, number):
         areas = np.unique(mem.pages.areas_owner[start >> shift : start + unit >> shift])
         areas = areas[areas != NO_AREA]
-        return names[(int(areas[0]) - 1) % types] if len(areas) == 1 else "none"
+        return names[zone_type(&mem.zones.table, int(areas[0]) - 1)] if len(areas) == 1 else "none"
     nid = mem.nid_of[section]
     words = []
     for online_type in (MMOP_ONLINE, MMOP_ONLINE_KERNEL, MMOP_ONLINE_MOVABLE):
-        name = names[zone_for_pfn_range(mem, start, unit, nid, online_type) % types]
+        name = names[zone_type(&mem.zones.table, zone_for_pfn_range(mem, start, unit, nid, online_type))]
         if name not in words:
             words.append(name)
     return " ".join(words)

@@ -1,6 +1,7 @@
-"""The order in which nodes and zones are asked for pages, and what is said when that order is built anew."""
+"""The order in which nodes and zones are asked for pages, and the log lines when it is built anew (build_all_zonelists)."""
 
 from fastonline.hotplug.machine cimport Machine
+from fastonline.hotplug.types cimport zone_nid, zone_number, zone_type
 
 cdef list fallback_nodes(Machine mem, int nid)
 cdef list kernel_zones(Machine mem, int nid)
@@ -19,12 +20,12 @@ cdef inline int asked_zone(Machine mem, object zone) except -2:
 cdef inline int next_zone(Machine mem, int asked, int z) noexcept nogil:
     """The zone to try after `z` (-1: the first): the one asked for, or where any will do all of them, from the highest type
     down, node by node; -1: there is no other."""
-    cdef int types = mem.zones.table.nr_types, nid
+    cdef int nid
     if asked >= 0:
         return asked if z < 0 else -1
-    if z >= 0 and z % types:
+    if z >= 0 and zone_type(&mem.zones.table, z):
         return z - 1
-    for nid in range(0 if z < 0 else z / types + 1, mem.zones.table.nr_nodes):
+    for nid in range(0 if z < 0 else zone_nid(&mem.zones.table, z) + 1, mem.zones.table.nr_nodes):
         if mem.zones.table.nodes[nid].online:
-            return nid * types + types - 1
+            return zone_number(&mem.zones.table, nid, mem.zones.table.nr_types - 1)
     return -1

@@ -2,7 +2,7 @@ from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_number
 from fastonline.core.types cimport int64_t
 from fastonline.hotplug.machine cimport populated_zone, queue_event
-from fastonline.hotplug.types cimport zone_managed, zone_present
+from fastonline.hotplug.types cimport nr_zones, zone_managed, zone_number, zone_present, zone_type
 from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zones cimport Zone
 
@@ -32,11 +32,11 @@ def kernel_zonelist(Machine mem not None, nid):
 def movable_zonelist(Machine mem not None, nid, nodes=None, highest=None):
     """Return the numbers of the zones for GFP_HIGHUSER_MOVABLE on node `nid`, in zonelist order. nodes: only these, None: all.
     highest: the highest zone type, None: Movable."""
-    cdef int types = mem.zones.table.nr_types, node = as_nid(nid), n, i
+    cdef int node = as_nid(nid), n, i
     top = mem.zones.names.index("Movable" if highest is None else highest)
     settle(mem.lock)
-    return [n * types + i for n in fallback_nodes(mem, node) if nodes is None or n in nodes for i in range(top, -1, -1)
-            if populated_zone(mem, n, i)]
+    return [zone_number(&mem.zones.table, n, i) for n in fallback_nodes(mem, node) if nodes is None or n in nodes
+            for i in range(top, -1, -1) if populated_zone(mem, n, i)]
 
 
 cdef list fallback_nodes(Machine mem, int nid):
@@ -47,8 +47,7 @@ cdef list fallback_nodes(Machine mem, int nid):
 
 
 cdef list kernel_zones(Machine mem, int nid):
-    cdef int types = mem.zones.table.nr_types
-    return [n * types + i for n in fallback_nodes(mem, nid) for i in range(mem.zones.table.normal, -1, -1)
+    return [zone_number(&mem.zones.table, n, i) for n in fallback_nodes(mem, nid) for i in range(mem.zones.table.normal, -1, -1)
             if populated_zone(mem, n, i)]
 
 
@@ -68,10 +67,10 @@ cdef int named_zone(Machine mem, object zone) except -1:
 
 cdef int highest_kernel_zone(Machine mem) noexcept nogil:
     """The number of the highest zone type below Movable that is populated; 0 when none is."""
-    cdef int types = mem.zones.table.nr_types, z, highest = 0
-    for z in range(mem.zones.table.nr_nodes * types):
-        if z % types < mem.movable_type and zone_present(&mem.zones.table, z):
-            highest = max(highest, z % types)
+    cdef int z, highest = 0
+    for z in range(nr_zones(&mem.zones.table)):
+        if zone_type(&mem.zones.table, z) < mem.movable_type and zone_present(&mem.zones.table, z):
+            highest = max(highest, zone_type(&mem.zones.table, z))
     return highest
 
 
@@ -99,7 +98,7 @@ cdef int build_all_zonelists(Machine mem, list nids) except -1:
     refresh(&mem.zones.table)
     for nid in nids:
         queue_event(mem, "kmsg", f"Fallback order for Node {nid}: {' '.join(map(str, fallback_nodes(mem, nid)))}")
-    for z in range(mem.zones.table.nr_nodes * mem.zones.table.nr_types):
+    for z in range(nr_zones(&mem.zones.table)):
         total += max(<int64_t>0, <int64_t>zone_managed(&mem.zones.table, z) - mem.zones.table.zones[z].high
                      - mem.zones.table.zones[z].boost)
     grouping = "off" if total < (kinds << mem.pageblock_order) else "on"

@@ -11,7 +11,8 @@ from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PG_prepared
 from fastonline.core.types cimport area_t, int64_t
 from fastonline.hotplug.types cimport (
-    MAX_NR_ZONES, MAX_NUMNODES, pgdat, zone as struct_zone, zone_area, zone_managed, zone_nid, zone_present, zone_type,
+    MAX_NR_ZONES, MAX_NUMNODES, nr_zones, pgdat, zone as struct_zone, zone_area, zone_managed, zone_nid, zone_number,
+    zone_present, zone_type,
 )
 from fastonline.hotplug.watermarks cimport count_scans, refresh
 
@@ -354,7 +355,7 @@ cdef class Zones:
         cdef area_t *area_of = self.engine.area_of
         cdef int shift = self.engine.borders.shift
         cdef pfn_t zone_end = zone.start_pfn + zone.spanned_pages, first, last
-        cdef int i, base = zone_nid(&self.table, z) * self.table.nr_types
+        cdef int i, base = zone_number(&self.table, zone_nid(&self.table, z), 0)
         cdef pgdat *node = &self.table.nodes[zone_nid(&self.table, z)]
         count_scans(&self.table)
         if start <= zone.start_pfn:
@@ -407,7 +408,7 @@ cdef class Zones:
         return [nid for nid in range(self.table.nr_nodes) if self.table.nodes[nid].online]
 
     cdef int zone_nr(self, object nr) except -1:
-        return as_number(nr, "a zone number", 0, self.table.nr_nodes * self.table.nr_types - 1)
+        return as_number(nr, "a zone number", 0, nr_zones(&self.table) - 1)
 
     cdef int node_nr(self, object nid) except -2:
         """The number of a node, or -1 for one that there is no room for. TypeError for what is no number."""
@@ -439,7 +440,7 @@ cdef class Zones:
 
     def has_normal_memory(self, nid):
         """Return whether node `nid` is in N_NORMAL_MEMORY: a zone up to Normal has present pages."""
-        cdef int n = self.node_nr(nid), base = n * self.table.nr_types, i
+        cdef int n = self.node_nr(nid), base = zone_number(&self.table, n, 0), i
         return n >= 0 and bool(self.table.nodes[n].has_memory) and any([
             zone_present(&self.table, base + i) for i in range(self.table.normal + 1)
         ])
@@ -462,7 +463,7 @@ cdef class Zones:
         if not isinstance(name, str) or not 0 <= nid < self.table.nr_nodes or not self.table.nodes[nid].online:
             return -1
         number = self.types.get(name, -1)
-        return -1 if number < 0 else nid * self.table.nr_types + number
+        return -1 if number < 0 else zone_number(&self.table, nid, number)
 
     cdef int need(self, object key) except -1:
         """find, or KeyError."""
@@ -515,7 +516,7 @@ cdef class Zones:
     def values(self):
         """Return every zone of every online node, node by node, lowest first."""
         cdef int nid, i
-        return [Zone(self, nid * self.table.nr_types + i, nid, self.names[i])
+        return [Zone(self, zone_number(&self.table, nid, i), nid, self.names[i])
                 for nid in range(self.table.nr_nodes) if self.table.nodes[nid].online for i in range(self.table.nr_types)]
 
     def items(self):
@@ -526,7 +527,7 @@ cdef class Zones:
         cdef int z
         cdef list zones = []
         refresh(&self.table)
-        for z in range(self.table.nr_nodes * self.table.nr_types):
+        for z in range(nr_zones(&self.table)):
             zones.append((
                 self.table.zones[z].start_pfn, self.table.zones[z].spanned_pages, self.table.zones[z].present_pages,
                 self.table.zones[z].present_early,
