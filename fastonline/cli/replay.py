@@ -19,7 +19,7 @@ def add_replay(commands):
         "when a prediction differs from what the kernel did. A FILE may also be a trace of mm_page_alloc and mm_page_free, as "
         "ftrace and perf script print it: it is replayed against the allocator.",
         (("fastonline replay -q tests/data/recordings/S1*.json", "only the table"),
-         ("fastonline replay --json S1.json", "JSON, a line a step"),
+         ("fastonline replay --json S1.json", "JSON, one line per step"),
          ("fastonline replay trace.txt", "a trace of allocations")),
     )
     parser.add_argument("files", nargs="+", metavar="FILE")

@@ -12,12 +12,12 @@ cdef class BitmapEngine(Engine):
     cdef page_flags flags
     cdef uint64_t singles            # pages that went online one by one
     cdef readonly Bitmap free        # PG_buddy
-    cdef readonly Bitmap full        # one bit a word of `free`
+    cdef readonly Bitmap full        # one bit per word of `free`
     cdef readonly Bitmap reserved
     cdef readonly Bitmap offline
     cdef readonly Bitmap tail
     cdef readonly Bitmap prepared
-    cdef readonly Bitmap counts      # the summary: one word a group of pages
+    cdef readonly Bitmap counts      # the summary: one word per group of pages
     cdef readonly list trees         # of Bitmap, one for each area
 
     cdef list named_planes(self)

@@ -62,8 +62,8 @@ cdef inline pfn_t next_bordered(const zone_borders *b, pfn_t pfn, pfn_t end) noe
 cdef struct bordered:
     const zone_borders *borders
     const area_t *area_of
-    word_t *free                 # one bit a page
-    word_t *full                 # one bit a word of `free`
+    word_t *free                 # one bit per page
+    word_t *full                 # one bit per word of `free`
 
 
 cdef inline area_t area_at(const bordered *b, pfn_t pfn) noexcept nogil:

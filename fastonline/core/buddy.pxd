@@ -1,29 +1,30 @@
-"""The buddy allocator on one bit a page.
+"""The buddy allocator on one bit per page.
 
 The blocks of a fully merged buddy allocator are determined by which pages are free: the free blocks of order k are the
-aligned runs of 2^k ones that are part of no larger one. So a free is one OR, and how far it merges is read off the zeros
-nearest to the bit. With F[k] the number of aligned runs of 2^k free pages, nr_free[k] = F[k] - 2 F[k+1], and freeing merges
-k into k+1 exactly as often as F[k+1] grows, whatever the order of the frees.
+aligned runs of 2^k ones that are part of no larger one. So a free is one OR, and the nearest zeros on both sides of the bit
+show up to which order it merges. With F[k] the number of aligned runs of 2^k free pages, nr_free[k] = F[k] - 2 F[k+1]. Frees
+merge order k into k+1 exactly as often as F[k+1] grows, whatever the order of the frees.
 
-Memory is parted into free areas, pools of blocks that never merge with each other; every block of 2^max_order pages belongs
-to one of them (or to none).
+Memory is divided into areas. Free blocks of different areas never merge. Every block of 2^max_order pages belongs to one area,
+or to none.
 
-An allocation takes the lowest block of the smallest order that fits. Where that is, the summary knows:
+An allocation takes the lowest block of the smallest order that fits. A summary of the free blocks finds it:
 
-- Pages lie in groups of 2^group_order: a block of the largest order, or of order 10 where that is larger. `counts` has one
-  word a group, with the number of its free blocks of each order below the group's. Each field is as wide as the most there
-  can be, ten bits for the 512 blocks of order 0 down to one bit for order 9, so that a free that merges up to order m is one
-  addition: 1 more at m, 1 less at every order below. Blocks of the group's order and above are read off `full`.
-- Each area has a tree of bitmaps for each order, 64-ary: a bit of the lowest level says that the group has free blocks of
-  exactly this order (begins one, from the group's order on), a bit above that the word below it is not zero.
-- The trees change when a group gets its first block of an order or loses its last. One group, `pending`, may be ahead of them:
-  pages freed one after the other mostly stay in a group, what an allocation splits its free often merges again, and in a full
-  guest the page allocated next is often the one just freed. An allocation looks at this group's counts besides the trees.
+- A group is 2^group_order pages: a block of the largest order, or of order 10 where the largest is larger. `counts` has one
+  word per group: the number of its free blocks of each order below group_order. The field of an order has room for the most
+  blocks that there can be: ten bits for the 512 blocks of order 0, down to one bit for order 9. A free that merges up to order
+  m is one addition to the word: 1 more at m, 1 less at every order below. `full` shows the blocks of group_order and above.
+- Each area has one tree of bitmaps per order, 64-ary. A bit of the lowest level: the group has free blocks of exactly this
+  order (from group_order on: such a block begins there). A bit of a higher level: the word below it is not zero.
+- The trees change when a group gets its first block of an order, or loses its last. One group, `pending`, has counts that the
+  trees do not show yet. This saves most changes: pages freed one after the other mostly lie in one group, a free often merges
+  what an allocation has just split, and in a full guest the next allocation often gets the page freed last. An allocation
+  reads the counts of this group besides the trees.
 
-So an allocation looks at one word a level and at the words of one group, whatever the size of the machine.
+So an allocation reads one word per level and the words of one group, whatever the size of the machine.
 
-A block with a zone border inside (core/borders.pxd) is in no summary: its counts are zero, and no tree knows of it. Its free
-blocks are found by looking at its pages.
+A block with a zone border inside (core/borders.pxd) is not in the summary: its counts are zero, and it is in no tree. Its free
+blocks are found by reading its pages.
 """
 
 cimport cython
@@ -60,16 +61,16 @@ cdef struct buddy_pool:
     word_t *tree                 # the nodes of its trees, NR_ORDERS words each, the root first
 
 cdef struct buddy:
-    word_t *free                 # one bit a page: free
-    word_t *full                 # one bit a word of `free`: all 64 pages are free
+    word_t *free                 # one bit per page: free
+    word_t *full                 # one bit per word of `free`: all 64 pages are free
     area_t *area_of              # the free area of each 2^borders.shift pages, blocks of the largest order or their parts
     zone_borders borders
     buddy_pool *areas
     int nr_areas
     word_t *counts               # free blocks in each group
     uint64_t nr_groups
-    uint64_t pending             # the group that the trees need not agree with, or NO_GROUP
-    word_t hung                  # the counts of `pending` that they agree with
+    uint64_t pending             # the group whose counts the trees may not show yet, or NO_GROUP
+    word_t hung                  # the counts of `pending` that the trees show
     uint64_t searched            # words of trees and groups that allocations have looked at
     uint64_t level[MAX_LEVELS]   # where each level of a tree begins, the lowest first
     int levels

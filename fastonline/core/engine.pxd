@@ -59,11 +59,11 @@ cdef class Engine:
     cdef readonly uint64_t touched       # bytes of page state written since the engine was made
     cdef bint shared                     # several threads work on it, each on pages of its own
     cdef object areas_owner              # owns area_of: (nr_pages >> borders.shift,) uint16
-    cdef Bitmap batch                    # one bit a page, zero but inside a batch call
+    cdef Bitmap batch                    # one bit per page, all zero outside batch calls
     cdef word_t *batch_words
     cdef uint64_t *own_pfns              # the copy of a batch
     cdef uint64_t own_room
-    cdef bint in_order                   # the order in which pages are freed shows
+    cdef bint in_order                   # the free lists depend on the order of frees
     cdef MachineLock lock                # of the machine that the engine is part of
     cdef uint64_t page_bits              # bits of state that a step over a range touches for each page
 
@@ -83,18 +83,18 @@ cdef class Engine:
     cdef int add_areas(self, int nr_areas) except -1
     cdef void assign_area(self, pfn_t start, uint64_t nr, area_t area) noexcept nogil
     cdef uint64_t area_run(self, pfn_t start, pfn_t end) noexcept nogil      # pages from start on in one area
-    # what a saved machine has of the (start, nr) page ranges: dict of name -> list of arrays, or one array, which may
-    # be the engine's own; and back
+    # planes: the state of the page ranges (start, nr) for a saved machine, {name: list of arrays, or one array}. The arrays
+    # may be the engine's own. set_planes is the inverse.
     cdef dict planes(self, list spans)
     cdef int set_planes(self, list spans, dict planes) except -1
-    cdef int summarize(self, list spans) except -1    # what is kept beside planes and areas, from them, once both are set
-    # batches: gather sets the bits of a batch, or copies its pfns when they are taken one by one; or it sets `bad` to the index
-    # of a culprit, and nothing is left
+    cdef int summarize(self, list spans) except -1    # compute the rest of the state from planes and areas
+    # batches: gather sets the bits of a batch, or copies its pfns where they are taken one by one. If it fails, `bad` is the
+    # index of the wrong pfn, and nothing has changed.
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil
     cdef void ungather(self, const pfn_batch *batch) noexcept nogil
     cdef bint copy_batch(self, pfn_batch *batch, uint64_t *span) noexcept nogil
     cdef int first_outside(self, const pfn_batch *batch, uint64_t *bad) noexcept nogil
-    # has the range a page that is gathered and prepared?
+    # is a page of the range gathered and prepared?
     cdef bint meets_prepared(self, pfn_t start, uint64_t nr) noexcept nogil
 
     # state

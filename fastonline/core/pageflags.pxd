@@ -1,4 +1,4 @@
-"""What is known of each page, one bit a page a flag."""
+"""The flags of each page: one bit per page and flag."""
 
 from fastonline.core.bitmap cimport Bitmap, clear_bit, set_bit, test_bit
 from fastonline.core.types cimport pfn_t, uint64_t, word_t

@@ -22,7 +22,7 @@ __all__ = ["Sections"]
 
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
 cdef class Sections:
-    """The sections of a machine by number (mem_section of sparsemem): bit planes with a bit a section, and a subsection map.
+    """The sections of a machine by number (mem_section of sparsemem): bit planes, one bit per section, and a subsection map.
 
     pfn_section_shift: log2 of the pages of a section; nr_sections: those there is room for. present, online, early: Bitmaps of
     SECTION_MARKED_PRESENT, SECTION_IS_ONLINE and SECTION_IS_EARLY; prepared, fully_prepared: of the sections that have

@@ -1,8 +1,8 @@
-"""The honest engine: a descriptor a page and intrusive free lists, laid out as the kernel is.
+"""The struct_page engine: one descriptor per page and intrusive free lists, laid out as in the kernel.
 
-A descriptor is 32 bytes (32-bit kernels, 2008), 56 (64-bit, 2008) or 64 (64-bit, 6.1), KERNEL.md 4.3. Links are numbers of
-descriptors instead of pointers, so that a machine can grow, be copied and be saved; the list heads are descriptors too, before
-the first page's.
+A descriptor has 32 bytes (32-bit kernels of 2008), 56 (64-bit, 2008) or 64 (64-bit, 6.1), KERNEL.md 4.3. Links are numbers of
+descriptors, not pointers, so that a machine can grow, be copied and be saved. The list heads are descriptors too. They come
+before the descriptor of the first page.
 """
 
 from fastonline.core.borders cimport zone_borders

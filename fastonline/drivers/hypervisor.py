@@ -195,7 +195,7 @@ class Domain(Account):
         self._count_calls("decrease_reservation", mfns.size, batch, mapped)
 
     def update_va_mapping(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int | None) -> None:
-        """Map each page's kernel address to a frame, one call a page (HYPERVISOR_update_va_mapping). mfns None: unmap.
+        """Map each page's kernel address to a frame, one call per page (HYPERVISOR_update_va_mapping). mfns None: unmap.
 
         HotplugError EINVAL for frames that the domain does not own.
         """

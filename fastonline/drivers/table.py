@@ -24,7 +24,7 @@ _EPOCH = 1e8      # s: such a time counts from 1970, not from the start
 def read_targets(
     path: str | os.PathLike[str], size: str | None = None, time: str | None = None
 ) -> list[tuple[float, int]]:
-    """Return [(seconds, bytes)] of the CSV file `path`, one target a line, times from 0 on.
+    """Return [(seconds, bytes)] of the CSV file `path`, one target per line, times from 0 on.
 
     size, time: names of the columns; None: a column called target, size, memory or mem, or the only one there is, and one
     called time, timestamp or the like, or the first. Without a header the first column is the time and the second the size.

@@ -108,20 +108,16 @@ class VirtioBalloon:
             raise ValueError(f"{nr_pages} pages")
         left = nr_pages
         while left:
-            pfns, offline = self._alloc(min(self._part, left)), False
+            pfns = self._alloc(min(self._part, left))
             if not len(pfns):
                 break
-            try:
+            with Undo() as undo:
+                undo.add(self._mem.page_lists.free, pfns)
                 self._tell("inflate", pfns)
                 if self.pages.offline:
                     self._mem.set_pfns_offline(pfns)
-                    offline = True
+                    undo.add(self._mem.clear_pfns_offline, pfns)
                 self.pages.adopt(pfns)
-            except BaseException:
-                if offline:
-                    self._mem.clear_pfns_offline(pfns)
-                self._mem.page_lists.free(pfns)
-                raise
             left -= len(pfns)
         return nr_pages - left
 

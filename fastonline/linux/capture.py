@@ -1,9 +1,9 @@
 """The page map and the zones of a real kernel at one moment: read, kept in a file, and made into a Memory.
 
-What /proc/kpageflags and zoneinfo say of a page decides its state: BUDDY is free, RESERVED waiting, OFFLINE given to the host,
-all else in use, as single pages. Of what a hypervisor's balloon holds the kernel may say nothing but that the zone manages less
-than is present and neither reserved nor offline; so many pages of the longest runs without any flag are taken to be those, so
-that managed_pages is the kernel's. The free blocks then follow from which pages are free, and must be buddyinfo's.
+/proc/kpageflags gives the state of a page: BUDDY is free, RESERVED is waiting, OFFLINE is with the host. All others are in use,
+as single pages. A hypervisor's balloon may hold pages without any flag; the zone then manages fewer pages than are present and
+neither reserved nor offline. That many pages, of the longest runs without a flag, are taken for the balloon's, so that
+managed_pages is the kernel's. Which pages are free determines the free blocks. They must be those of buddyinfo.
 """
 
 import os
@@ -182,8 +182,8 @@ class Capture:
 
         engine, rules: the Memory's, whose zoneinfo() has the lines of the captured text. movable: pages on LRU lists have an
         owner, so that offline_pages moves them; else no page in use can move. present_pages is the zone's System RAM in iomem,
-        which is what the kernel counts. Memory that was there is early, as at boot; that of offline blocks is added. Pages
-        that wait to be onlined look like those given back to the host since 6.11, and count as such, but virtio-mem's.
+        which is what the kernel counts. Online memory counts as boot memory (early), offline blocks as added. Since 6.11
+        pages that wait to be onlined look like pages given back to the host. They count as such, except those of virtio-mem.
         ValueError when map and texts cannot be of one kernel.
         """
         rules = rules_of_zoneinfo(rules, self.zoneinfo)
@@ -195,15 +195,15 @@ class Capture:
         return mem
 
     def lsmem(self, style: str = "2.38") -> str:
-        """What util-linux's lsmem of version `style` printed of the captured blocks, whose removable files before 5.7 told them
-        apart. ValueError in a kernel without memory hot-plug."""
+        """Return what util-linux's lsmem of version `style` printed of the captured blocks. Before 5.7 blocks of one row had
+        equal `removable` files too. ValueError in a kernel without memory hot-plug."""
         if not self.blocks:
             raise ValueError("no memory blocks: the kernel has no memory hot-plug")
         rows = [(block.nr, block.state, block.removable) for block in parse_blocks(self.blocks)]
         return lsmem_text(rows, self.block_size_bytes, style)
 
     def page_flags(self, pfn: int) -> str:
-        """What /proc/kpageflags had for a page, by name: "lru|mmap|anon"; "no flag" for none. IndexError behind the end."""
+        """Return the flags of a page in /proc/kpageflags, by name: "lru|mmap|anon" or "no flag". IndexError past the end."""
         if not 0 <= pfn < self.nr_pages:
             raise IndexError(f"page {pfn:#x} is not in the page map, which has {self.nr_pages:#x} pages")
         return decode_kpageflags(int(self.flags[np.searchsorted(self.start, np.uint64(pfn), "right") - 1]))
