@@ -18,15 +18,25 @@ GEOMETRIES = {
 PAGES = {6: 256, 7: 512, 10: 8192, 13: 8192}
 
 
-def full_blocks(free, order, nr):
-    """Aligned blocks of 2^order pages, all of them free."""
-    size = 1 << order
-    return sum(all(page in free for page in range(at, at + size)) for at in range(0, nr - size + 1, size))
+def full_blocks(free, max_order, nr):
+    """For each order, an array over the aligned blocks: are all pages of the block free?"""
+    full = np.zeros(nr, bool)
+    full[list(free)] = True
+    by_order = [full]
+    while len(by_order) <= max_order:
+        full = full[0::2] & full[1::2]
+        by_order.append(full)
+    return by_order
+
+
+def counts(free, max_order, nr):
+    """How many blocks of each order have only free pages."""
+    return [int(full.sum()) for full in full_blocks(free, max_order, nr)]
 
 
 def blocks(free, max_order, nr):
     """Free blocks by order of a fully merged buddy allocator."""
-    F = [full_blocks(free, order, nr) for order in range(max_order + 1)] + [0]
+    F = counts(free, max_order, nr)
     return tuple(F[k] - 2 * F[k + 1] for k in range(max_order)) + (F[max_order],)
 
 
@@ -54,12 +64,12 @@ def test_single_pages_in_any_order(max_order, data):
         if last > first:
             mem.mark_pages_onlined(start + first, last - first)
     before = mem.stats()["merges"]
-    F = [full_blocks(free, k, nr) for k in range(max_order + 1)]
+    F = counts(free, max_order, nr)
     for page in order:
         mem.mark_pages_onlined(start + page)
         free.add(page)
     assert zone.nr_free == blocks(free, max_order, nr)
-    grown = [full_blocks(free, k, nr) - F[k] for k in range(max_order + 1)]
+    grown = np.subtract(counts(free, max_order, nr), F).tolist()
     assert [a - b for a, b in zip(mem.stats()["merges"], before, strict=True)] == grown[1:] + [0]
 
 
@@ -162,13 +172,14 @@ def test_bulk_is_many_single_allocations(max_order, data):
 
 def lowest_block(free, order, max_order, nr):
     """First page of the lowest of the smallest free blocks that hold 2^order pages, or None."""
-    whole = [page for page in range(0, nr, 1 << max_order) if free.issuperset(range(page, page + (1 << max_order)))]
+    by_order = full_blocks(free, max_order, nr)
     for k in range(order, max_order):
-        for page in range(0, nr, 1 << k):
-            buddy = page ^ (1 << k)
-            if free.issuperset(range(page, page + (1 << k))) and not free.issuperset(range(buddy, buddy + (1 << k))):
-                return page
-    return whole[0] if whole else None
+        halves = by_order[k].reshape(-1, 2)
+        split = np.flatnonzero(halves & ~halves[:, ::-1])       # full, and its buddy is not
+        if len(split):
+            return int(split[0]) << k
+    whole = np.flatnonzero(by_order[max_order])
+    return int(whole[0]) << max_order if len(whole) else None
 
 
 @pytest.mark.parametrize("max_order", GEOMETRIES)
