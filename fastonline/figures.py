@@ -1,4 +1,4 @@
-"""What all plots share: style, colours, where the numbers come from, and how a figure becomes a file. Needs matplotlib."""
+"""Shared parts of all plots: style, colours, a line with the origin of the numbers, and writing the file. Needs matplotlib."""
 
 from __future__ import annotations
 

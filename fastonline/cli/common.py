@@ -1,4 +1,4 @@
-"""What the commands share: argument types, sources of machines, output files, progress."""
+"""Shared parts of the commands: argument types, sources of machines, output files, progress."""
 
 import argparse
 import json

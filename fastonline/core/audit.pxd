@@ -1,4 +1,4 @@
-"""What validate() counts: every page of a machine looked at once, whatever the engine keeps of it beside."""
+"""The counts behind validate(): one walk over every page of a machine, without the engine's own sums."""
 
 from fastonline.core.types cimport NR_ORDERS, int64_t, pfn_t, uint64_t
 

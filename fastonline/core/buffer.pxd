@@ -1,4 +1,4 @@
-"""Where the data of an array lies, for code that needs no more of it: a typed memoryview adds 200 KB to each module."""
+"""The address of an array's data, for code that needs no more: a typed memoryview adds 200 KB to each module."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 

@@ -1,4 +1,4 @@
-"""What a page engine does: keep the state of every page and the free blocks of every area.
+"""The contract of a page engine: it keeps the state of every page and the free blocks of every area.
 
 Two engines keep this one contract, `BitmapEngine` (bitmap_engine.pyx) and `StructPageEngine` (structpage.pyx). Callers check
 ranges; nothing here fails for its arguments. A page is in one of these states:

@@ -1,4 +1,5 @@
-"""What this computer can give: state is mapped without a reserve, so that no one else refuses what the OOM killer would end."""
+"""The RAM of this computer. The kernel maps state without reserving it, so a step that needs too much must be refused here,
+before the OOM killer ends the process."""
 
 from fastonline.core.types cimport uint64_t
 

@@ -102,7 +102,7 @@ cdef inline buddy_pool *area_of_page(mem_map *m, pfn_t pfn) noexcept nogil:
 
 
 cdef inline bint in_area(mem_map *m, pfn_t pfn, buddy_pool *area) noexcept nogil:
-    """What page_is_buddy asks besides: is the page of the same zone (page_zone_id)?"""
+    """Is the page in the same zone? page_is_buddy requires it (page_zone_id)."""
     return m.area_of[pfn >> m.borders.shift] == area.number
 
 

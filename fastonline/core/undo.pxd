@@ -1,4 +1,4 @@
-"""What a change has done so far, so that it can be undone: a change happens as a whole, or not at all."""
+"""The steps of a change so far, each with its inverse: a change happens as a whole, or not at all."""
 
 from cpython.object cimport PyObject
 

@@ -298,7 +298,7 @@ def parts(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def memset(nr_bytes: int, least: float, repeat: int) -> dict[str, Any]:
-    """What writing nr_bytes costs by itself, measured `repeat` times, and how many times as long `least` ns are."""
+    """The cost of writing nr_bytes alone, measured `repeat` times, and how many times as long `least` ns are."""
     room = np.zeros(nr_bytes, np.uint8)
     time_memset(room)
     ns = summary([time_memset(room)[0] for _ in range(repeat)])
@@ -317,7 +317,7 @@ def ratios(rows: Iterable[Timing]) -> dict[str, float]:
 
 
 def _compare(mem, capture):
-    """What a machine made from a capture predicts, beside what the kernel said."""
+    """The prediction of a machine that was made from a capture, beside the kernel's figures."""
     return {
         "release": capture.release,
         "kernel_buddyinfo": capture.buddyinfo,

@@ -206,7 +206,7 @@ def _by_workload(result):
 
 
 def _memset(result):
-    """How far the whole at C level is from a memset of the bytes that it writes."""
+    """The ratio of the whole range at C level to a memset of the bytes that it writes."""
     cells = (
         f"{item['engine']} {number(item['ratio'])}x ({size(item['bytes'])} in {duration(item['ns']['min'])})"
         for item in result["memset"] if item["ns"]["min"]

@@ -1,4 +1,4 @@
-"""What uses a guest's memory: how much at which time (the demand), which of it can move, and in which order it is freed."""
+"""Workloads of a guest: the memory in use over time (the demand), the share that can move, and the order of frees."""
 
 from __future__ import annotations
 

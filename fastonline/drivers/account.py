@@ -1,4 +1,4 @@
-"""What a guest's calls to the host cost in virtual time, and what it holds meanwhile."""
+"""The cost in virtual time of a guest's calls to the host, and the frames that it holds meanwhile."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def check_prices(prices: float | Mapping[str, Price]) -> dict[str, tuple[float, 
 
 
 class Priced(Protocol):
-    """What has prices: a Host."""
+    """Anything with prices, such as a Host."""
 
     prices: dict[str, tuple[float, float, float]]
-    """As check_prices returns them."""
+    """The prices, as check_prices returns them."""
 
 
 class Account:
@@ -110,7 +110,7 @@ class Account:
             self._peak_pages = self._tot_pages
 
     def _count_calls(self, name, nr_frames, batch, mapped):
-        """What `count` does, for every batch and its mapping in turn. Sums are in the order of the calls, as rounding is."""
+        """`count` for every batch and its mapping in turn. It adds in the order of the calls, so that rounding is the same."""
         if not nr_frames:
             return
         first = np.arange(0, nr_frames, batch)

@@ -20,7 +20,7 @@ NEVER = float("inf")
 
 
 class Actor(Protocol):
-    """What `run` schedules: any object with `due` and `work`, such as a driver or udev."""
+    """An object that `run` schedules: anything with `due` and `work`, such as a driver or udev."""
 
     @property
     def due(self) -> float:

@@ -248,7 +248,7 @@ def run_series(
 
 
 class _Recorder:
-    """What a driver has after each time it worked, and when a target is reached."""
+    """Samples of a driver: after each time that it worked, and when a target is reached."""
 
     def __init__(self, driver):
         self._driver = driver

@@ -260,7 +260,7 @@ class VirtioBalloonDriver(Driver):
         self.due = min(self.due, self._report_at)
 
     def _out_of_memory(self):
-        """What the guest has lent comes back before an allocation fails: hinted blocks by the shrinker, then the balloon's."""
+        """Give back lent pages before an allocation fails: hinted blocks by the shrinker, then pages of the balloon."""
         return self.return_free_pages(OOM_PFNS) or self.oom_notify()
 
     def oom_notify(self) -> int:

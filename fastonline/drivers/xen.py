@@ -385,8 +385,8 @@ class XenBalloon(Driver):
     # -- growing and shrinking by one batch
 
     def _at_once(self, extents, call):
-        """Of so many extents, those that one step moves: a batch, or as many as nobody can tell from single ones: they notify
-        nobody else, and are over before the time slice is, however dear their calls are."""
+        """How many of these extents one step moves. Usually a batch; several where the result is the same: when no other
+        notifier hears of them, and the dearest calls end within the time slice."""
         if self.order or (self.behaviour.expands and len(self.mem.notifiers) > bool(self._expanded)):
             return min(extents, self.batch)
         nr, domain = self.batch, self.domain
@@ -467,7 +467,7 @@ class XenBalloon(Driver):
         self.domain.decrease_in_batches(mfns, self.batch, mapped)
 
     def _mapped(self, pfns):
-        """Of these pages, those that the kernel maps and whose page tables must follow: lowmem."""
+        """Which of these pages the kernel maps, so that its page tables must follow: lowmem."""
         return np.ones(pfns.size, bool) if self._highmem_pfn is None else pfns < self._highmem_pfn
 
     def _link_lowmem(self, pfns, mfns):

@@ -1,4 +1,4 @@
-"""What callers give: pfns, orders and arrays as C has them, and ranges that lie where memory can be.
+"""Arguments of calls as C values: pfns, orders and arrays, and ranges that lie where memory can be.
 
 TypeError, ValueError and OverflowError are for what is no pfn, count or order at all; HotplugError EINVAL is for ranges.
 """

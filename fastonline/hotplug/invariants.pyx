@@ -229,7 +229,7 @@ cdef int check_memmaps(Machine mem) except -1:
 
 
 cdef int check_groups(Machine mem) except -1:
-    """What was added at a time begins in RAM, and each such range where no other does."""
+    """Check that each range of one add_memory begins in RAM, and that no two begin at the same page."""
     starts = set()
     for start, nr, group in mem.groups:
         if not 0 < nr <= mem.max_pfn - start or not mem.resources.within(start, 1):
@@ -270,7 +270,7 @@ cdef int check_owners(Machine mem) except -1:
 
 
 cdef int check_settings(Machine mem) except -1:
-    """What sysfs and sysctl set is what they take."""
+    """Check that settings of sysfs and sysctl have valid values."""
     cdef int i
     cdef int64_t most = INT_MAX
     if not 0 <= mem.policy_zone < mem.movable_type or not MMOP_OFFLINE <= mem.auto_online <= MMOP_ONLINE_MOVABLE:

@@ -1,4 +1,4 @@
-"""What copy, pickle and save carry of a machine: plain values and arrays."""
+"""The state of a machine as plain values and arrays, for copy, pickle and save."""
 
 from fastonline.core.lock cimport Held
 from fastonline.hotplug.machine cimport Machine

@@ -132,7 +132,7 @@ cdef int restore_pages(Machine mem, object state) except -1:
 
 
 cdef int restore_added(Machine mem, object state) except -1:
-    """What was added at a time, and what holds its page descriptors."""
+    """Restore the ranges of add_memory, and the pages with their descriptors."""
     for section, pfn, nr in state["memmaps"]:
         piece = as_number(pfn, "a pfn", 0, mem.max_pfn), as_number(nr, "a memmap's pages", 1, mem.max_pfn)
         mem.memmap_of.setdefault(as_number(section, "a section", 0, mem.sections.nr_sections), []).append(piece)

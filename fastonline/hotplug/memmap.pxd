@@ -1,4 +1,4 @@
-"""Where the page descriptors of added memory lie: nowhere, in pages of the kernel, or on the memory itself."""
+"""The place of the page descriptors of added memory: none, pages of the kernel, or the memory itself."""
 
 from fastonline.core.types cimport uint64_t
 from fastonline.hotplug.machine cimport Machine

@@ -1,4 +1,4 @@
-"""What there is to see of single pages: their flags, as bit planes, masks and text, and what /proc/kpageflags would show."""
+"""Views of the pages: their flags as bit planes, masks and text, and as /proc/kpageflags shows them."""
 
 from fastonline.core.types cimport uint64_t
 from fastonline.hotplug.machine cimport Machine

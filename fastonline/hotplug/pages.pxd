@@ -1,4 +1,4 @@
-"""What single pages are asked, the allocator's calls, and the resource that a driver adds as memory."""
+"""Questions about single pages, the allocator's calls, and adding a resource as memory."""
 
 from fastonline.hotplug.machine cimport Machine
 

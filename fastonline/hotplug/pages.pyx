@@ -21,7 +21,7 @@ __all__ = ["Pages"]
 
 
 cdef class Pages(Machine):
-    """What single pages are asked, and the allocator's calls. A pfn (unsigned long) stands for a page. Memory is the class to
+    """Questions about single pages, and the allocator's calls. A pfn (unsigned long) stands for a page. Memory is the class to
     use; hotplug.pcp uses no more than this."""
 
     def add_memory_resource(self, nid, res):

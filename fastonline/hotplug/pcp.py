@@ -180,7 +180,7 @@ class PerCpuPages(PageLists):
         return np.array(got, np.int64)
 
     def _watermark(self, zone, name, top):
-        """How many free pages a zone keeps from a request that zone type `top` could serve: the watermark `name`, "low" or
+        """The free pages that a zone keeps from a request that zone type `top` could serve: the watermark `name`, "low" or
         "min", with its boost, and lowmem_reserve."""
         return getattr(zone, name) + max(self._zone(zone.nr).boost, zone.watermark_boost) + zone.protection[top]
 

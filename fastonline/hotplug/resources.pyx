@@ -80,7 +80,7 @@ cdef class Siblings:
 
 
 cdef Py_ssize_t up_to(list piece, object start) except -1:
-    """How many of a piece begin at `start` or below."""
+    """The number of resources of a piece that begin at `start` or below."""
     cdef Py_ssize_t low = 0, high = len(piece), middle
     while low < high:
         middle = (low + high) // 2

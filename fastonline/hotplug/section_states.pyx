@@ -71,7 +71,7 @@ cdef void sections_went_online(Machine mem, uint64_t start, uint64_t nr) noexcep
 
 
 cdef void count_onlined(Machine mem, uint64_t start, uint64_t nr, uint64_t onlined) noexcept nogil:
-    """What follows when pages of a range went online: sections, counters, and watermarks where every mark asks for them."""
+    """Update sections and counters after pages of a range went online, and the watermarks where every mark recomputes them."""
     if onlined:
         sections_went_online(mem, start, nr)
         mem.pages_onlined += onlined

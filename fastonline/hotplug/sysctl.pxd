@@ -1,4 +1,4 @@
-"""What can be set while a machine runs: the sysctls of vm and the module parameters of memory_hotplug."""
+"""Settings of a running machine: the sysctls of vm and the module parameters of memory_hotplug."""
 
 from fastonline.hotplug.machine cimport Machine
 

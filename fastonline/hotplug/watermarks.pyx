@@ -20,7 +20,7 @@ cdef uint64_t int_sqrt(uint64_t x) noexcept nogil:
 
 
 cdef inline int64_t pages_of(zone_table *t, int z) noexcept nogil:
-    """What a zone weighs for the watermarks: present_pages in 2.6.25, managed_pages since 3.9."""
+    """The pages of a zone that count for its watermarks: present_pages in 2.6.25, managed_pages since 3.9."""
     return zone_present(t, z) if t.by_present else zone_managed(t, z)
 
 

@@ -319,7 +319,7 @@ def _counts(flags):
 
 
 def _compare_landed(check, landed, region, guest):
-    """Where a program's memory lay at first."""
+    """Compare the first places of a program's memory."""
     ours = region.landed
     check("landed pages", ours["pages"], landed["pages"])
     all_exact = _compare_places(check, "landed in", ours["per_block"], landed["per_block"], guest)
@@ -329,8 +329,8 @@ def _compare_landed(check, landed, region, guest):
 
 
 def _compare_places(check, what, ours, real, guest):
-    """Where pages of a program lie, {block: pages}: in Movable how many in each block, in a kernel zone how many in all of it,
-    because which of its pages boot has taken is not recorded. True when each page was compared exactly."""
+    """Compare the places of a program's pages, {block: pages}: by block in Movable, by zone in a kernel zone, since a recording
+    does not have the pages that boot took there. Returns whether every count was compared exactly."""
     mem, places, all_exact = guest.mem, {}, True
     for i, per_block in enumerate((ours, real)):
         for block, nr in per_block.items():

@@ -67,7 +67,7 @@ class Region:
             self.free()
             raise
         self.landed = {"pages": nr_pages, "per_block": self.per_block()}
-        """Where its pages lay at first: how many in which memory block, and the first and last of them."""
+        """The first places of its pages: how many in each memory block, and the lowest and highest pfn."""
         if nr_pages:
             self.landed |= {"lowest_pfn": int(self.pages.pfns.min()), "highest_pfn": int(self.pages.pfns.max())}
 

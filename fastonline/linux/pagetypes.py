@@ -1,4 +1,4 @@
-"""What `page-types -l` prints: the flags of every page of a kernel (tools/mm/page-types.c)."""
+"""The output of `page-types -l`: the flags of every page of a kernel (tools/mm/page-types.c)."""
 
 from __future__ import annotations
 

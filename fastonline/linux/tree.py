@@ -157,7 +157,7 @@ def _lsmem_row(words: list[str], columns: list[str]) -> tuple[str, tuple[str, ..
 
 
 def _root(path: Path) -> Path | None:
-    """Where proc and sys are: the directory, or the only one inside it."""
+    """The directory with proc and sys: `path`, or the only directory inside it."""
     for root in (path, *_only_directory(path)):
         if (root / _MEMORY).is_dir() or (root / "block_size_bytes").is_file():
             return root
