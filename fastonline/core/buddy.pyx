@@ -563,12 +563,13 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
     cdef uint64_t got = 0, take, i
     cdef int64_t pfn
     cdef int k = 0
-    cdef bint each = b.borders.nr or nr <= FEW_PAGES
-    while each and got < nr:
-        out[got] = buddy_alloc_block(b, area, 0)
-        if out[got] < 0:
-            return got
-        got += 1
+    if b.borders.nr or nr <= FEW_PAGES:
+        while got < nr:
+            out[got] = buddy_alloc_block(b, area, 0)
+            if out[got] < 0:
+                break
+            got += 1
+        return got
     buddy_hang_pending(b)
     while got < nr:
         while a.tree[k] == 0:
@@ -589,7 +590,7 @@ cdef uint64_t buddy_alloc_pages(buddy *b, area_t area, uint64_t nr, int64_t *out
         for i in range(take):
             out[got + i] = pfn + <int64_t>i
         got += take
-    a.allocs[0] += got if not each else 0      # else each was counted
+    a.allocs[0] += got
     return got
 
 
