@@ -46,17 +46,17 @@ cdef inline int bitmap_online_page(BitmapEngine engine, pfn_t pfn) noexcept nogi
     return 1
 
 
-cdef inline bint bitmap_online_quickly(BitmapEngine engine, pfn_t pfn) noexcept nogil:
+cdef inline bint online_quickly(buddy *b, page_flags *flags, pfn_t pfn) noexcept nogil:
     """bitmap_online_page in few instructions and without a call, for most pages: those that are waiting, do not fill a word and
-    leave the trees as they are. So other pages of the group are free, or were just now. False: nothing was done."""
-    cdef buddy *b = &engine.buddy
+    leave the trees as they are. So other pages of the group are free, or were just now. The caller counts `singles`. False:
+    nothing was done."""
     cdef uint64_t w = pfn >> 6, group = pfn >> b.group_order
     cdef word_t bit = (<word_t>1) << (pfn & 63), x, before, after
     cdef buddy_pool *a
     cdef int m
     if b.borders.nr:
         return False
-    if not engine.flags.prepared[w] & engine.flags.reserved[w] & bit:
+    if not flags.prepared[w] & flags.reserved[w] & bit:
         return False
     x = b.free[w] | bit
     if x == ALL_ONES:
@@ -68,9 +68,16 @@ cdef inline bint bitmap_online_quickly(BitmapEngine engine, pfn_t pfn) noexcept 
         return False
     b.free[w] = x
     b.counts[group] = after
-    engine.flags.reserved[w] &= ~bit
+    flags.reserved[w] &= ~bit
     a = area_of_page(b, pfn)
     a.ended[m] += 1
     a.managed += 1
+    return True
+
+
+cdef inline bint bitmap_online_quickly(BitmapEngine engine, pfn_t pfn) noexcept nogil:
+    """online_quickly of an engine's page."""
+    if not online_quickly(&engine.buddy, &engine.flags, pfn):
+        return False
     engine.singles += 1
     return True

@@ -13,7 +13,7 @@ from fastonline.core.buddy cimport (
 )
 from fastonline.core.engine cimport pfn_at, pfn_batch, run_at
 from fastonline.core.pageflags cimport (
-    PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail, PageOffline, PagePrepared, PageReserved, PageTail,
+    PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail, PageOffline, PagePrepared, PageReserved, PageTail, page_flags,
 )
 from fastonline.core.types cimport ALL_ONES, area_t, int64_t, uint8_t, word_t
 
@@ -23,6 +23,7 @@ cdef extern from *:
     """
     static FASTONLINE_CLONES uint64_t fo_words_used(const uint64_t *, const uint64_t *, const uint64_t *, const uint64_t *,
         uint64_t);
+    static FASTONLINE_CLONES uint64_t fo_online_each(void *, void *, const uint64_t *, uint64_t);
     """
 
 PLANES = ("free", "reserved", "offline", "tail", "prepared")
@@ -37,6 +38,14 @@ cdef word_t words_used "fo_words_used"(
     for w in range(nr):
         used |= prepared[w] & ~(reserved[w] | free[w] | offline[w])
     return used
+
+
+cdef uint64_t online_each "fo_online_each"(void *b, void *flags, const uint64_t *pfns, uint64_t nr) noexcept nogil:
+    """Put single pages online until one cannot go quickly; how many did."""
+    cdef uint64_t i = 0
+    while i < nr and online_quickly(<buddy *>b, <page_flags *>flags, pfns[i]):
+        i += 1
+    return i
 
 
 cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
@@ -483,14 +492,20 @@ cdef class BitmapEngine(Engine):
         return -1
 
     cdef uint64_t online_batch(self, const pfn_batch *batch) noexcept nogil:
-        cdef uint64_t i, w, onlined = 0
-        if batch.one_by_one:
-            for i in range(batch.nr):
-                onlined += bitmap_online_quickly(self, pfn_at(batch, i)) or bitmap_online_page(self, pfn_at(batch, i)) == 1
-            return onlined
-        for w in range(batch.first >> 6, (batch.end + 63) >> 6):
-            self.batch_words[w] &= self.flags.reserved[w] & self.flags.prepared[w]
-        return self.apply_batch(batch.first, batch.end, 0, True)
+        cdef uint64_t i = 0, w, quick, onlined = 0
+        if not batch.one_by_one:
+            for w in range(batch.first >> 6, (batch.end + 63) >> 6):
+                self.batch_words[w] &= self.flags.reserved[w] & self.flags.prepared[w]
+            return self.apply_batch(batch.first, batch.end, 0, True)
+        while i < batch.nr:
+            quick = online_each(&self.buddy, &self.flags, batch.pfns64 + i, batch.nr - i)
+            self.singles += quick
+            onlined += quick
+            i += quick
+            if i < batch.nr:
+                onlined += bitmap_online_page(self, batch.pfns64[i]) == 1
+                i += 1
+        return onlined
 
     cdef void free_batch(self, const pfn_batch *batch) noexcept nogil:
         cdef uint64_t i
