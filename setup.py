@@ -127,7 +127,13 @@ SMALL = {
 }
 
 # What Python calls on its way to the engines: -O2 is as fast as -O3 and an eighth smaller, and -Os is slower.
-FACES = {"fastonline.hotplug.memory", "fastonline.hotplug.pages", "fastonline.hotplug.watermarks", "fastonline.hotplug.zones"}
+FACES = {
+    "fastonline.hotplug.arguments",
+    "fastonline.hotplug.memory",
+    "fastonline.hotplug.pages",
+    "fastonline.hotplug.watermarks",
+    "fastonline.hotplug.zones",
+}
 
 
 def missing_tool():
