@@ -21,6 +21,7 @@ Bytes = bytes | bytearray | memoryview
 _CHUNK = 1 << 20
 _MAX_UNPACKED = 100      # a page map of real memory packs to a seventh of its size
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_ACCESS_LIST = "system.posix_acl_access"
 _MAX_LINKS = 40      # as many symbolic links as Linux follows (MAXSYMLINKS, fs/namei.c)
 
 
@@ -31,8 +32,7 @@ def open_regular(path: Path) -> BinaryIO:
     opened.
     """
     _check_regular(path, os.stat(path).st_mode)
-    # the file owns the descriptor from the first moment on, whatever signal comes
-    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+    file = io.BufferedReader(_opened("rb", path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
     try:
         _check_regular(path, os.fstat(file.fileno()).st_mode)      # another file may have come in its place
     except BaseException:
@@ -41,8 +41,10 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+def _opened(kind: str, path: Path, flags: int, mode: int = 0o666) -> io.FileIO:
+    """Return the file that os.open opens. The descriptor has an owner from the first moment on: nothing runs between the two
+    calls that map makes, no signal handler either."""
+    return next(map(io.FileIO, map(os.open, (path,), (flags | os.O_CLOEXEC,), (mode,)), (kind,)))
 
 
 def _check_regular(path: Path, mode: int) -> None:
@@ -125,7 +127,7 @@ def write_file(path: Path, parts: Iterable[Bytes]) -> None:
     try:
         target, old, is_open = _target(path)
         if old is not None and (is_open or not stat.S_ISREG(old.st_mode)):
-            _write_into(target, parts)
+            _write_into(target, is_open, parts)
         else:
             _replace(target, old, parts)
     except OSError as e:
@@ -144,7 +146,9 @@ def check_output(path: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if found.st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        if (old is None or stat.S_ISREG(old.st_mode)) and not os.access(directory, os.W_OK | os.X_OK):
+        if (old is None or stat.S_ISREG(old.st_mode)) and not os.access(
+            directory, os.W_OK | os.X_OK, effective_ids=True
+        ):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as e:
         e.filename = os.fspath(path)
@@ -155,6 +159,8 @@ def _target(path: Path) -> tuple[str, os.stat_result | None, bool]:
     """Return the target of a path's symbolic links, its stat result (None: no file yet), and whether the last link is in
     /proc, where it stands for an open file (/dev/stdout)."""
     at, is_open = os.fsdecode(path), False
+    with suppress(FileNotFoundError):
+        os.stat(at)      # may the links be followed? (may_follow_link, fs/namei.c)
     for _ in range(_MAX_LINKS):
         try:
             link = os.readlink(at)
@@ -167,6 +173,8 @@ def _target(path: Path) -> tuple[str, os.stat_result | None, bool]:
     try:
         found = os.stat(at)
     except FileNotFoundError:
+        if not os.path.basename(at):
+            raise
         return at, None, False
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -184,49 +192,54 @@ def _is_in_proc(path: str) -> bool:
         return False
 
 
-def _write_into(path: str, parts: Iterable[Bytes]) -> None:
-    """Write into an existing FIFO or device. A FIFO without a reader is refused (ENXIO) instead of waiting."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        os.set_blocking(fd, True)
-        _write(fd, parts)
-    finally:
-        os.close(fd)
+def _write_into(path: str, is_open: bool, parts: Iterable[Bytes]) -> None:
+    """Write into an existing FIFO or device. A FIFO without a reader is refused (ENXIO) instead of waiting. A file that this
+    process has open is written where it stands, so that what is printed there later does not lie over it."""
+    if is_open and os.path.samefile(os.path.dirname(path), "/proc/self/fd"):
+        with next(map(io.FileIO, map(os.dup, (int(os.path.basename(path)),)), ("wb",))) as file:
+            _write(file.fileno(), parts)
+        return
+    with _opened("wb", path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY) as file:
+        os.set_blocking(file.fileno(), True)
+        _write(file.fileno(), parts)
 
 
 def _replace(path: str, old: os.stat_result | None, parts: Iterable[Bytes]) -> None:
-    name = os.path.basename(path)
-    beside = f".{os.urandom(8).hex()}"      # short: the longest name has room for one beside it
-    directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    fd = -1
+    directory = os.path.dirname(path) or "."
+    beside = os.path.join(directory, f".{os.urandom(8).hex()}")      # short: the longest name has room for one beside it
     try:
-        fd = _new_file(beside, directory)
-        if old is not None:
-            with suppress(PermissionError):
-                os.fchown(fd, old.st_uid, old.st_gid)
-            os.fchmod(fd, stat.S_IMODE(old.st_mode))
-        _write(fd, parts)
-        os.fsync(fd)
-        if os.fstat(fd).st_nlink == 0:
-            os.link(f"/proc/self/fd/{fd}", beside, dst_dir_fd=directory, follow_symlinks=True)
-        os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+        with _new_file(beside, directory, 0o666 if old is None else 0o600) as file:
+            fd = file.fileno()
+            if old is not None:
+                _keep(fd, path, old)
+            _write(fd, parts)
+            os.fsync(fd)
+            if os.fstat(fd).st_nlink == 0:
+                os.link(f"/proc/self/fd/{fd}", beside, src_dir_fd=fd, follow_symlinks=True)      # linkat, which can follow
+            os.rename(beside, path)
     except BaseException:
         with suppress(FileNotFoundError):
-            os.unlink(beside, dir_fd=directory)
+            os.unlink(beside)
         raise
-    finally:
-        if fd >= 0:
-            os.close(fd)
-        os.close(directory)
-    _sync_directory(os.path.dirname(path) or ".")
+    _sync_directory(directory)
 
 
-def _new_file(name: str, directory: int) -> int:
+def _keep(fd: int, path: str, old: os.stat_result) -> None:
+    """Give a new file the group, the owner, the mode and the access list of the old one, as far as that is allowed."""
+    for owner in ((-1, old.st_gid), (old.st_uid, -1)):
+        with suppress(PermissionError):
+            os.fchown(fd, *owner)
+    os.fchmod(fd, stat.S_IMODE(old.st_mode))
+    with suppress(OSError):
+        os.setxattr(fd, _ACCESS_LIST, os.getxattr(path, _ACCESS_LIST))
+
+
+def _new_file(name: str, directory: str, mode: int) -> io.FileIO:
     """Return a new file, without a name where the file system supports it, so that even a killed process leaves nothing."""
     if os.path.exists("/proc/self/fd"):
         with suppress(OSError):
-            return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=directory)
-    return os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=directory)
+            return _opened("wb", directory, os.O_TMPFILE | os.O_WRONLY, mode)
+    return _opened("wb", name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
 
 
 def _write(fd: int, parts: Iterable[Bytes]) -> None:

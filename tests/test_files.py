@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SMALL_64
+from in_process import in_process
 
 import fastonline as fo
 from fastonline import files
@@ -291,6 +293,77 @@ def test_standard_output_by_its_name(tmp_path):
     assert (tmp_path / "out").read_bytes() == b"first second" and (tmp_path / "out").stat().st_ino == before
 
 
+def test_what_is_printed_after_it_stands_after_it(tmp_path):
+    program = (
+        "import os; from fastonline.files import write_file\n"
+        "for path in ('/dev/stdout', '/dev/fd/1', f'/proc/{os.getpid()}/fd/1'):\n"
+        "    os.write(1, b'first '); write_file(path, [b'second ']); os.write(1, b'third ')"
+    )
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run([sys.executable, "-c", program], stdout=out, env=environ(), check=True)
+    assert (tmp_path / "out").read_bytes() == b"first second third " * 3
+
+
+def test_an_access_list_stays(tmp_path, write, name):
+    """user::rw-, user:12:rw-, group::---, mask::rw-, other::---: without the list, the group could read."""
+    path, access = tmp_path / name, struct.pack("<I", 2)
+    for tag, may, who in ((1, 6, -1), (2, 6, 12), (4, 0, -1), (16, 6, -1), (32, 0, -1)):
+        access += struct.pack("<HHi", tag, may, who)
+    path.write_text("old")
+    try:
+        os.setxattr(path, "system.posix_acl_access", access)
+    except OSError:
+        pytest.skip("no access lists here")
+    write(path)
+    assert os.getxattr(path, "system.posix_acl_access") == access and mode_of(path) == 0o660
+
+
+def test_a_secret_is_nobodys_to_read_before_it_has_its_mode(tmp_path, monkeypatch):
+    """A file system without O_TMPFILE, where the new file has a name from the first moment on."""
+    path, modes, real = tmp_path / "out", [], os.fchmod
+    path.write_text("old")
+    os.chmod(path, 0o600)
+    monkeypatch.setattr(files.os.path, "exists", lambda path: False)
+    monkeypatch.setattr(
+        files.os, "fchmod", lambda fd, mode: (modes.append(stat.S_IMODE(os.fstat(fd).st_mode)), real(fd, mode))
+    )
+    write_file(path, [b"new"])
+    assert modes == [0o600] and mode_of(path) == 0o600 and path.read_bytes() == b"new"
+
+
+def test_a_link_that_the_kernel_does_not_follow(tmp_path):
+    """Somebody else's link in a directory like /tmp (protected_symlinks, may_follow_link). Expect EACCES, no new target."""
+    sysctl = Path("/proc/sys/fs/protected_symlinks")
+    if os.geteuid() != 0 or not sysctl.exists() or sysctl.read_text().strip() != "1":
+        pytest.skip("only root can make somebody else's link, and the kernel must look at it")
+    target, where = tmp_path / "target", tmp_path / "tmp"
+    target.write_text("old")
+    where.mkdir()
+    os.chmod(where, 0o1777)
+    os.symlink(target, where / "out")
+    os.chown(where / "out", 12, 12, follow_symlinks=False)
+    for call in (check_output, lambda path: write_file(path, [b"new"])):
+        with pytest.raises(PermissionError):
+            call(where / "out")
+    assert target.read_text() == "old"
+
+
+def test_no_name_at_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("", "missing/"):
+        for call in (check_output, lambda path: write_file(path, [b"new"])):
+            with pytest.raises(FileNotFoundError):
+                call(name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_other_name_of_a_file_keeps_the_old(tmp_path, write, name):
+    (tmp_path / name).write_text("old")
+    os.link(tmp_path / name, tmp_path / "other")
+    write(tmp_path / name)
+    assert (tmp_path / "other").read_text() == "old" and (tmp_path / name).stat().st_size > 3
+
+
 @pytest.mark.parametrize("unnamed", [True, False])
 def test_a_signal_comes_out_as_itself(tmp_path, monkeypatch, unnamed):
     """A handler raises at any moment of write_file: the file is the old one or the new one, and nothing lies beside it."""
@@ -323,6 +396,32 @@ def test_a_signal_comes_out_as_itself(tmp_path, monkeypatch, unnamed):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert interrupted
+
+
+@pytest.mark.parametrize("call", [
+    lambda path: write_file(path, [b"new" * 1000]), lambda path: open_regular(path).close(), read_text,
+], ids=["write_file", "open_regular", "read_text"])
+def test_a_signal_leaves_no_descriptor(tmp_path, call):
+    def work():
+        def handler(number, frame):
+            raise KeyError
+
+        path = tmp_path / "file"
+        path.write_text("old")
+        signal.signal(signal.SIGALRM, handler)
+        before = len(os.listdir("/proc/self/fd"))
+        for nr in range(1500):
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 1e-6 + nr % 60 * 5e-6)
+                    call(path)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyError:
+                pass
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    assert in_process(work) == ""
 
 
 def test_without_unnamed_files(tmp_path, monkeypatch):
