@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -266,6 +267,25 @@ def test_a_file_with_a_good_checksum_and_bad_contents(captured, tmp_path):
         replace(captured, **changes).save(path)
         with pytest.raises(ValueError, match=f"^{path}: not a capture"):
             fo.Capture.load(path)
+
+
+def test_a_map_of_pages_that_no_memory_has(captured):
+    """2^34 pages on LRU lists behind the memory. Expect the machine as before, for as much memory as before."""
+    tracemalloc.start()
+    try:
+        mem = captured.machine(movable=True)
+        most = tracemalloc.get_traced_memory()[1]
+        behind = np.uint64(captured.nr_pages)
+        longer = replace(
+            captured, start=np.append(captured.start, behind), length=np.append(captured.length, np.uint64(1 << 34)),
+            flags=np.append(captured.flags, np.uint64(1 << 5)),
+        )
+        tracemalloc.reset_peak()
+        again = longer.machine(movable=True)
+        assert tracemalloc.get_traced_memory()[1] < 2 * most
+    finally:
+        tracemalloc.stop()
+    assert [owner.pfns.tolist() for owner in again.page_owners] == [owner.pfns.tolist() for owner in mem.page_owners]
 
 
 @settings(deadline=None, max_examples=60)

@@ -37,6 +37,17 @@ def test_refused_where_they_do_not_determine_them(tmp_path):
         fo.Capture.load(path)
 
 
+def test_free_pages_in_a_row(tmp_path):
+    """Three free blocks of one page beside each other: two of them would be one. A map may claim any number of them."""
+    path = copied(tmp_path)
+    arrays = dict(np.load(path / "pages.npz"))
+    arrays["length"][np.flatnonzero(arrays["flags"] & BUDDY)[0]] = 3
+    arrays["start"] = np.append(0, np.cumsum(arrays["length"])[:-1]).astype(arrays["start"].dtype)
+    np.savez(path / "pages.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"^{path}: not a capture: .*three free blocks of one page in a row"):
+        fo.Capture.load(path)
+
+
 def heads_only(kpf, mem):
     """The flags with BUDDY left on the first page of each free block."""
     kpf = kpf.copy()

@@ -4,11 +4,13 @@ import os
 import stat
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
 
 import fastonline as fo
+from fastonline.hotplug import savefile
 
 
 def test_saving_is_atomic(varied, tmp_path):
@@ -28,6 +30,18 @@ def test_saving_is_atomic(varied, tmp_path):
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("left, right", ["[]", ('{"a":', "}")], ids=["lists", "tables"])
+@pytest.mark.parametrize("depth", [100, 600, 900, 100_000])
+def test_a_header_of_brackets(tmp_path, left, right, depth):
+    """Its checksum is right. Expect one line for any depth, also one that JSON can have and a walk through it cannot."""
+    header = b'{"x":' + left.encode() * depth + b"0" + right.encode() * depth + b"}"
+    data = savefile._magic("machine") + len(header).to_bytes(8, "little") + header
+    path = tmp_path / "machine"
+    path.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
+    with pytest.raises(ValueError, match=f"^{path}: "):
+        fo.load(path)
 
 
 # -- out of memory

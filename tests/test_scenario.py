@@ -154,6 +154,21 @@ def test_a_file_says_where_it_is_wrong(tmp_path):
         scenario("tread")
 
 
+@pytest.mark.parametrize("text, says", [
+    ("x = " + "[" * 100_000, "invalid TOML"),
+    ("x = " + "{a=" * 3000, "invalid TOML"),
+    ("x = " + "9" * 5000, "invalid TOML"),
+    (".".join("a" * 20_000) + " = 1", "line 1: a key of more than 20 parts"),
+    ("a = 1\n[" + ' . '.join(['"a"'] * 20_000) + "]", "line 2: a key of more than 20 parts"),
+    ("x = '''\n[" + " " * 50_000 + "\n'''", "line 1: x: invalid key"),
+], ids=["brackets", "tables", "digits", "parts", "quoted parts", "spaces"])
+def test_texts_that_would_take_long(tmp_path, text, says):
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^{path}.*{says}"):
+        scenario(path)
+
+
 def test_keys_change_by_their_dotted_names():
     given = Scenario.from_dict(SMALL)
     made = changed(given, {"host": "2G", "workload.in_use": 0.25, "costs.touch": 5})

@@ -28,6 +28,20 @@ def test_a_kernel_without_memory_blocks(tmp_path):
         recording.machine()
 
 
+@pytest.mark.parametrize("block", [1 << 31, 1 << 36])
+def test_a_machine_of_a_line(tmp_path, block):
+    """256 GiB by one line of iomem, in a few large blocks. Expect a refusal before descriptors are made for them."""
+    def change(data):
+        initial = data["initial"]
+        last = max(nr for nr, line in enumerate(initial["iomem"]) if "System RAM" in line)
+        initial["iomem"][last] = f"{initial['iomem'][last].partition('-')[0]}-0x{(1 << 38) - 1:x} System RAM"
+        initial["blocks"] = dict.fromkeys(map(str, range((1 << 38) // block)), initial["blocks"]["0"])
+        data["block_size"] = block
+
+    with pytest.raises(RecordingError, match="pages: a recording has at most"):
+        Recording.load(with_change(tmp_path, change)).machine("struct_page")
+
+
 @pytest.mark.parametrize("change", [
     lambda data: data["initial"].pop("zones"),
     lambda data: data["initial"]["zones"]["0/DMA32"].update(managed=10**9),

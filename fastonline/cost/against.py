@@ -10,6 +10,7 @@ from fastonline.files import Path, read_text
 from fastonline.record import Record
 
 _RESAMPLES = 2000
+_MOST_NS = 1e18      # 30 years
 _SAME = ("geometry", "rules", "section", "nr_pages", "boot")
 
 
@@ -36,9 +37,10 @@ def load_profile(path: Path) -> dict[str, Any]:
         old = json.loads(read_text(path))
         for row in old["rows"] + old["calls"]:
             times = np.asarray(row["times"], float)
-            if times.ndim != 1 or times.size == 0 or not np.isfinite(times).all() or (times < 0).any():
+            if times.ndim != 1 or times.size == 0 or not ((times >= 0) & (times < _MOST_NS)).all():
                 raise ValueError
-            str(row["engine"]), str(row["workload"])
+            if not isinstance(row["engine"], str) or not isinstance(row["workload"], str):
+                raise TypeError
         if not all(key in old for key in _SAME):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -56,7 +58,7 @@ def against(new: dict[str, Any], old: dict[str, Any], tolerance: float = 0.1, se
     """
     for name in _SAME:
         if new[name] != old[name]:
-            raise ValueError(f"the older profile has {name} {old[name]!r}, this one {new[name]!r}: they cannot be compared")
+            raise ValueError(f"the older profile has {name} {old[name]!r:.80}, this one {new[name]!r}: they cannot be compared")
     random = np.random.default_rng(seed)
     before = {(row["engine"], row["workload"]): row["times"] for row in old["rows"] + old["calls"]}
     rows = []
@@ -76,8 +78,17 @@ def against(new: dict[str, Any], old: dict[str, Any], tolerance: float = 0.1, se
 
 
 def _medians(times, random):
-    values = np.asarray(times, float)
-    return np.median(values[random.integers(0, values.size, (_RESAMPLES, values.size))], axis=1)
+    """The medians of so many resamples of `times`, without making them: where the middle one of n numbers from [0, 1) lies is a
+    draw from a beta distribution, and where the next one lies of the rest."""
+    values = np.sort(np.asarray(times, float))
+    n, half = values.size, (values.size - 1) // 2
+    lower = random.beta(half + 1, n - half, _RESAMPLES)
+    upper = lower + (1 - lower) * random.beta(1, n - half - 1, _RESAMPLES) if n % 2 == 0 else lower
+    return (_at(values, lower) + _at(values, upper)) / 2
+
+
+def _at(values, shares):
+    return values[np.minimum((shares * values.size).astype(int), values.size - 1)]
 
 
 def against_text(rows: list[Ratio], tolerance: float) -> str:

@@ -225,10 +225,16 @@ def scenario(name: str | os.PathLike[str]) -> Scenario:
     raise invalid_name("preset", name, PRESETS)
 
 
+# tomllib takes the square of their number
+_MANY_PARTS = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){20}""")
+
+
 def _parse(toml, name, directory):
+    if found := _MANY_PARTS.search(toml):
+        raise ValueError(f"{name}, line {toml.count(chr(10), 0, found.start()) + 1}: a key of more than 20 parts")
     try:
         values = tomllib.loads(toml)
-    except tomllib.TOMLDecodeError as e:
+    except (ValueError, RecursionError) as e:      # not TOML, a number or brackets without end
         raise ValueError(f"{name}: invalid TOML: {e}") from None
     values.setdefault("name", os.path.splitext(os.path.basename(name))[0])
     try:
@@ -243,8 +249,8 @@ def _line_of(toml, key):
     *table, last = key.split(".")
     best, inside = None, []
     for nr, line in enumerate(toml.splitlines(), 1):
-        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
-            inside = header[1].split(".")
+        if header := re.match(r"\s*\[+([^\]]+)\]", line):
+            inside = header[1].strip().split(".")
             if inside == [*table, last] or inside == table:
                 best = best or nr
         elif re.match(rf"\s*[\"']?{re.escape(last)}[\"']?\s*=", line) and inside == table:

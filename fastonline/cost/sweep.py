@@ -38,6 +38,7 @@ CHUNK_S = 1.0
 RETRIES = 2
 """Times that a run is tried again after its worker died."""
 
+_ROW = b'{"key": '      # how each row begins (_head)
 _MAX_LINE = 1 << 26      # bytes: no row is as long
 _MOST = 1e100            # no number of a row is as large, and the squares of smaller ones can be added up
 
@@ -351,8 +352,8 @@ SUMMARY = ("grown_bytes", "overshoot_bytes", "peak_bytes", "shortfall_byte_secon
 
 
 def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(line number, length in bytes, row) of each row in a file, up to a torn last line, whose writer was killed. ValueError
-    naming a line that is no row; OSError as open_regular."""
+    """(line number, length in bytes, row) of each row in a file, up to a torn last line, whose writer was killed. A
+    file of that line alone begins as a row does. ValueError naming a line that is no row; OSError as open_regular."""
     with open_regular(path) as file:
         for nr, line in enumerate(iter(partial(file.readline, _MAX_LINE), b""), 1):
             whole = line.endswith(b"\n")
@@ -361,7 +362,7 @@ def _rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, int, dict[str, An
                 if not isinstance(row["key"], str) or type(row["index"]) is not int:
                     raise TypeError
             except (ValueError, KeyError, TypeError, RecursionError):
-                if not whole and (nr > 1 or line.startswith(b"{")):
+                if not whole and (nr > 1 or line.startswith(_ROW[: len(line)])):
                     return
                 raise ValueError(f"{os.fspath(path)}, line {nr}: not a row of a sweep") from None
             if not whole:

@@ -84,12 +84,12 @@ def load(path, kind="machine"):
             if not isinstance(plain, dict):
                 raise ValueError("it has no state")
             arrays = _find_arrays(plain)
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, RecursionError, TypeError, ValueError) as e:
             raise ValueError(f"{path}: not a {kind} that fastonline saved: {e}") from None
         nr_bytes = size - file.tell() - 4
         if sum(nr for _, _, nr in arrays) != nr_bytes:
             raise ValueError(f"{path}: truncated or altered, it does not have the size that its header says")
-        data, crc = _read_checked(file, nr_bytes, zlib.crc32(header, zlib.crc32(length, zlib.crc32(magic))))
+        data, crc = _read_checked(path, file, nr_bytes, zlib.crc32(header, zlib.crc32(length, zlib.crc32(magic))))
         if file.read(4) != crc.to_bytes(4, "little"):
             raise ValueError(f"{path}: truncated or altered, its checksum is wrong")
     at, found = 0, []
@@ -98,7 +98,7 @@ def load(path, kind="machine"):
         at += nr
     try:
         return _revive(plain, iter(found))
-    except (KeyError, TypeError, ValueError, OverflowError) as e:
+    except (KeyError, RecursionError, TypeError, ValueError, OverflowError) as e:
         raise ValueError(f"{path}: not a {kind} that fastonline saved: {e}") from None
 
 
@@ -114,13 +114,13 @@ def _find_arrays(plain):
     return [(dtype, shape, math.prod(shape) * np.dtype(dtype).itemsize)]
 
 
-def _read_checked(file, nr_bytes, crc):
+def _read_checked(path, file, nr_bytes, crc):
     """So many bytes of a file as an array of uint8, and the CRC-32 of what `crc` is of and of them."""
     data = np.empty(nr_bytes, np.uint8)
     for at in range(0, nr_bytes, _CHUNK):      # a chunk is still in the cache when its checksum is computed
         part = memoryview(data)[at : at + _CHUNK]
         if file.readinto(part) != len(part):
-            raise ValueError(f"{file.name}: truncated while it was read")
+            raise ValueError(f"{path}: truncated while it was read")
         crc = zlib.crc32(part, crc)
     return data, crc
 

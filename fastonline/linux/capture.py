@@ -210,11 +210,11 @@ class Capture:
 
     def _lru_pfns(self, mem: Memory) -> NDArray[np.int64]:
         """Pages in use on LRU lists, which the kernel takes for movable (has_unmovable_pages, 6.12)."""
-        runs = zip(self.start.tolist(), self.length.tolist(), self.flags.tolist(), strict=True)
+        flags = self.flags & np.uint64(_KPF_LRU | KPF_BUDDY | KPF_NOPAGE | KPF_RESERVED | KPF_OFFLINE) == _KPF_LRU
+        lru = zip(self.start[flags].tolist(), (self.start + self.length)[flags].tolist(), strict=True)
         pfns = [np.empty(0, np.int64)]
-        for start, nr, flags in runs:
-            if flags & _KPF_LRU and not flags & (KPF_BUDDY | KPF_NOPAGE | KPF_RESERVED | KPF_OFFLINE):
-                pfns.append(start + np.flatnonzero(mem.page_states(start, nr) == PAGE_IN_USE))
+        for start, end in meet(list(lru), ends(mem.sections.spans())):      # a map may claim any pages, without memory
+            pfns.append(start + np.flatnonzero(mem.page_states(start, end - start) == PAGE_IN_USE))
         return np.concatenate(pfns)
 
     def _parts(self) -> tuple[list[tuple[int, int, int, bool]], list[tuple[int, int]], list[MappedZone]]:

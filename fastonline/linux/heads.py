@@ -63,6 +63,8 @@ def whole_blocks(
     marked, nr_blocks = int(length[free].sum()), sum(sum(counts) for counts in buddyinfo.values())
     if marked > 2 * nr_blocks:
         raise ValueError(f"the page map marks {marked} free pages, and buddyinfo has {nr_blocks} free blocks")
+    if length[free].max(initial=0) > 2:
+        raise ValueError("the page map marks three free blocks of one page in a row: two of them would be one")
     heads = np.concatenate([np.empty(0, np.int64), *(np.arange(start[i], start[i] + length[i], dtype=np.int64) for i in free)])
     parts = [np.empty((0, 2), np.int64)]
     for key, counts in buddyinfo.items():

@@ -13,6 +13,10 @@ from fastonline.hotplug.memory import THP_MIN_BYTES, Memory
 from fastonline.rules import by_name
 
 
+_MOST_PAGES = 1 << 23
+"""The most pages of a machine that was recorded, 32 GiB: a line of iomem can claim any number, and each has a descriptor."""
+
+
 def start_machine(data: dict[str, Any], engine: str) -> Memory:
     """The Memory of the start of a recording, whose JSON is `data`. What is not as the format has it raises any of the usual
     errors."""
@@ -38,6 +42,8 @@ def start_machine(data: dict[str, Any], engine: str) -> Memory:
             for first_pfn, nr, key in _by_zone(start, stop, block, zones) if online else ():
                 of_zone[key].append((first_pfn, nr))
             start = stop
+    if (pages := sum(nr for _, nr, _, _ in sections)) > _MOST_PAGES:
+        raise ValueError(f"a machine of {pages} pages: a recording has at most {_MOST_PAGES}")
     mem = Memory.from_page_map(
         X86_64, sections, lines, [_start_zone(key, zone, of_zone[key], zones) for key, zone in zones.items()],
         initial["min_free_kbytes"], rules, engine, params.get("min_free_kbytes", -1), memory_block_size=data["block_size"],
