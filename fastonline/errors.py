@@ -55,3 +55,9 @@ def as_int(value: object, what: str) -> int:
     if not is_number(value):
         raise TypeError(f"{what} must be an int, not {value!r:.80}")
     return index(value)
+
+
+def expect(value: object, kind: type, what: str) -> None:
+    """Raise TypeError unless `value`, which the message calls `what`, is of a `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} must be a {kind.__name__}, not {value!r:.80}")

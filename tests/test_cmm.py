@@ -166,6 +166,27 @@ def test_the_page_cache_is_discarded_not_swapped(engine):
     cmm.validate()
 
 
+@pytest.mark.parametrize("call", ["set_stable", "set_volatile", "set_potentially_volatile", "set_stable_if_present"])
+def test_free_pages_stay_unused(engine, call):
+    """Whatever is said of a free page, or of one in the balloon. Expect ValueError naming it, and no change."""
+    mem = Memory(GUEST_64, boot="32M", engine=engine)
+    cmm = Cmm2(mem, HintedDomain(Host("1M"), limit=0))
+    mem.alloc_pages_bulk(50)
+    cmm.set_target("128K")
+    cmm.work(0.0)
+    used = mem.alloc_pages_bulk(10)
+    free = next(pfn for pfn in range(8192) if pfn not in used and pfn not in cmm._list.view())
+    assert used.size == 10 and cmm.counts()["balloon"]
+    for page in (free, int(cmm._list.view()[0])):
+        before = cmm.domain.states(np.arange(8192)), dict(cmm.domain.calls)
+        with pytest.raises(ValueError, match=f"page {page:#x} is unused"):
+            getattr(cmm.domain, call)(np.array([used[0], page]))
+        assert (cmm.domain.states(np.arange(8192)), dict(cmm.domain.calls)) == before
+    getattr(cmm.domain, call)(used)
+    cmm.domain.set_unused(np.array([free]))
+    cmm.validate()
+
+
 def test_cmm1_pools(engine):
     mem = Memory(GUEST_64, boot="32M", engine=engine)
     domain = ResidentDomain(Host("64M"))

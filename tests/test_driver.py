@@ -5,11 +5,14 @@ import pytest
 from drivers_common import NEW, UNIT
 
 from fastonline import Memory
+from fastonline.drivers.cmm import Cmm1, Cmm2
+from fastonline.drivers.consumers import Container, Ehea, Udev
 from fastonline.drivers.dimm import Dimms
-from fastonline.drivers.driver import NEVER, SLICE, PageList, run
+from fastonline.drivers.driver import AT_ONE_TIME, NEVER, SLICE, PageList, run
+from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
-from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
-from fastonline.drivers.virtio_mem import VirtioMemDriver
+from fastonline.drivers.virtio_balloon import VirtioBalloon, VirtioBalloonDriver
+from fastonline.drivers.virtio_mem import VirtioMemDriver, block_sizes
 from fastonline.drivers.xen import XEN_6_18, XenBalloon
 
 
@@ -56,6 +59,48 @@ def test_what_is_no_target(make_driver, size, error):
     with pytest.raises(error):
         driver.set_target(size)
     assert driver.target_pages == 8192 and driver.due == NEVER
+
+
+@pytest.mark.parametrize("kind", [XenBalloon, VirtioBalloonDriver, VirtioMemDriver, HvBalloon, Cmm1, Cmm2, Dimms])
+def test_what_a_driver_is_made_of(kind):
+    """Expect the words of what was wanted and of what came, and a guest that is as it was."""
+    mem, host = Memory(NEW[0], boot="32M", rules=NEW[1]), Host("64M")
+    for given in (("32M", Domain(host)), (None, None), (host, mem)):
+        with pytest.raises(TypeError, match="^mem must be a Memory, not "):
+            kind(*given)
+    for given in (host, mem, None, "32M"):
+        with pytest.raises(TypeError, match=r"^domain must be a \w*Domain, not "):
+            kind(mem, given)
+    assert mem.arch_free_page is None and mem.online_page_callback is None
+    for made in (Udev, Ehea, VirtioBalloon, lambda mem: Container(mem, 1, [(0, 1)]), lambda mem: block_sizes(mem, 1)):
+        with pytest.raises(TypeError, match="^mem must be a Memory, not "):
+            made(host)
+
+
+class Counting:
+    """An actor that is due so many times at one moment, and then never."""
+
+    def __init__(self, times, due=0.0):
+        self.times, self.due = times, due
+
+    def work(self, now):
+        self.times -= 1
+        if self.times == 0:
+            self.due = NEVER
+
+
+@pytest.mark.parametrize("due", [0.0, -5.0, 3.0, float("nan")])
+def test_a_driver_that_does_not_move_its_due(due):
+    """Expect its name instead of a loop without end, also beside others; as often as it likes up to a limit."""
+    with pytest.raises(RuntimeError, match=r"^Counting: its work\(\d\.0\) leaves due at "):
+        run([Counting(-1, due), Counting(5)], 10.0)
+    run([Counting(AT_ONE_TIME), Counting(7)], 10.0)
+
+
+@pytest.mark.parametrize("until, now", [(float("nan"), 0.0), (1.0, float("nan"))])
+def test_times_that_are_none(until, now):
+    with pytest.raises(ValueError, match="invalid time"):
+        run([Counting(1)], until, now)
 
 
 def test_a_page_list_holds_pages_past_2_31():

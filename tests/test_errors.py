@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastonline as fo
-from fastonline.errors import HotplugError, as_int, invalid_name, is_number, pfn_range
+from fastonline.errors import HotplugError, as_int, expect, invalid_name, is_number, pfn_range
 
 
 def test_hotplug_error_is_an_oserror_with_the_kernels_errno():
@@ -58,6 +58,12 @@ def test_an_invalid_name_gets_the_nearest_one():
     assert str(error) == "invalid engine 'bitmpa' (expected bitmap, struct_page); did you mean 'bitmap'?"
     assert str(invalid_name("geometry", "arm64-4K", ["X86_64", "ARM64_4K"])).endswith("did you mean 'ARM64_4K'?")
     assert str(invalid_name("driver", 7, ["xen"])) == "invalid driver 7 (expected xen)"
+
+
+def test_expect():
+    expect(True, int, "nr")
+    with pytest.raises(TypeError, match="^the host must be a str, not 7$"):
+        expect(7, str, "the host")
 
 
 def test_as_int():

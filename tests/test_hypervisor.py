@@ -191,6 +191,50 @@ TestHostMachine = HostMachine.TestCase
 TestHostMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
+@pytest.mark.parametrize("call", [
+    lambda host, domain: host.owns("1", 0),
+    lambda host, domain: domain.populate_in_batches(2, 0), lambda host, domain: domain.populate_in_batches(2, "1"),
+    lambda host, domain: domain.populate_in_batches(2, 1, [True]), lambda host, domain: domain.populate_in_batches(2, 2**64),
+    lambda host, domain: domain.populate_in_batches(2, 1, np.array([1, 0])),
+    lambda host, domain: domain.populate_in_batches(-1, 1),
+    lambda host, domain: domain.decrease_in_batches(domain.p2m_frames(np.arange(2)), 0),
+    lambda host, domain: domain.decrease_in_batches(2, 0), lambda host, domain: domain.wait(-1.0),
+    lambda host, domain: domain.wait(float("nan")), lambda host, domain: domain.__init__(host),
+    lambda host, domain: host.enter(domain),
+    lambda host, domain: host.enter(object()), lambda host, domain: Domain("1M"), lambda host, domain: Domain(domain),
+    lambda host, domain: (domain.destroy(), domain.destroy()),
+])
+def test_calls_that_no_domain_makes(call):
+    host = Host("1M")
+    domain = Domain(host, "64K")
+    with pytest.raises((ValueError, TypeError)):
+        call(host, domain)
+    host.validate()
+    domain.validate()
+
+
+@pytest.mark.parametrize("given", [
+    {"order": 1}, {"order": -1}, {"order": 40}, {"order": "1"}, {"calls": -1}, {"calls": "2"}, {"calls": None},
+])
+def test_discards_that_cannot_be(given):
+    """Blocks of order 1 at pages 3 and 4 have page 4 in common: it must not be returned twice."""
+    host = Host("1M")
+    guest = ResidentDomain(host)
+    guest.touch(np.arange(10))
+    with pytest.raises(ValueError):
+        guest.discard(np.array([3, 4]), **given)
+    assert guest.tot_pages == 10
+    host.validate()
+
+
+def test_extents_larger_than_the_host():
+    """As many as there are: none. An array of their pages would have 8 TiB."""
+    host = Host("1M")
+    domain = Domain(host)
+    assert host.take(1, domain.domid, 40).size == 0
+    host.validate()
+
+
 def test_a_frame_is_returned_once():
     """Each array has a page or frame twice. Expect decrease_reservation to stop there, discard to count it once."""
     host = Host("1M")

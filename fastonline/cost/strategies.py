@@ -37,7 +37,7 @@ from fastonline.cost.scenario import Scenario
 from fastonline.drivers.cmm import Cmm2, HintedDomain
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.dimm import Dimms, add_section
-from fastonline.drivers.driver import NEVER, Actor, Driver, PageList, alloc_highuser, free_heads, ram_pages
+from fastonline.drivers.driver import NEVER, Actor, Driver, PageList, alloc_highuser, check_guest, free_heads, ram_pages
 from fastonline.drivers.extents import pages_of_extents, parts_of_extents
 from fastonline.drivers.host import Host
 from fastonline.drivers.hyperv import HvBalloon
@@ -183,6 +183,7 @@ class HugeBalloon(Driver):
     MESSAGE = 256      # VIRTIO_BALLOON_ARRAY_PFNS_MAX
 
     def __init__(self, mem: Memory, domain: ResidentDomain, told: bool = True, period: float = NEVER) -> None:
+        check_guest(mem, domain, ResidentDomain)
         self._list = PageList()
         self._size = mem.totalram_pages
         self.order = HUGE.bit_length() - 1 - mem.geometry.page_shift

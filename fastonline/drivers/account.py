@@ -89,7 +89,9 @@ class Account:
         return nr * per_call + frames * per_frame + touched * per_touched
 
     def wait(self, seconds: float) -> None:
-        """Advance the guest's clock by `seconds`."""
+        """Advance the guest's clock by `seconds`, at least 0."""
+        if not seconds >= 0:
+            raise ValueError(f"{seconds} s: the guest's clock never goes back")
         self.page_seconds += self._tot_pages * seconds
         self.now += seconds
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastonline.core.pageflags import PG_buddy
 from fastonline.core.undo import Undo
-from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser
+from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser, check_guest
 from fastonline.drivers.extents import lengthen, pages_of_extents
 from fastonline.drivers.host import Host
 from fastonline.drivers.hypervisor import ResidentDomain
@@ -56,13 +56,15 @@ class HintedDomain(ResidentDomain):
     """A guest whose pages have states. The host reclaims unused and volatile pages first, without swapping them out.
 
     host, limit, name: as ResidentDomain. Pages are stable until set otherwise. pfns: one-dimensional int64 arrays without
-    repetition. Every change counts as one ESSA instruction a page.
+    repetition. Every change counts as one ESSA instruction a page. Under a Cmm2 only its guest's allocator takes pages out of
+    the unused state, as it gives them out; others hear ValueError.
     """
 
     def __init__(self, host: Host, limit: int | str | None = None, name: str | None = None) -> None:
         super().__init__(host, limit, name)
         self._usage = np.zeros(0, np.uint8)
         self._dirty = np.zeros(0, bool)
+        self._hinted = False      # by a Cmm2
         self.discarded = 0
         """Volatile pages that the host discarded so far."""
         self.dropped = 0
@@ -103,10 +105,21 @@ class HintedDomain(ResidentDomain):
         self.count("essa", pfns.size, pfns.size)
         return pfns
 
+    def _essa_used(self, pfns):
+        """_essa for pages that are not to be unused any more."""
+        pfns = self._pfns(pfns)
+        if self._hinted and (unused := pfns[self._usage[pfns] == UNUSED]).size:
+            raise ValueError(f"page {int(unused[0]):#x} is unused: it is free, or in the balloon")
+        return self._essa(pfns)
+
+    def _give_out(self, pfns: NDArray[np.int64]) -> None:
+        """Make pages stable that leave the guest's allocator: set_stable, for Cmm2."""
+        self._usage[self._essa(pfns)] = STABLE
+
     def set_stable(self, pfns: NDArray[np.int64]) -> None:
         """Make pages stable: X r -> Sr, X z -> Sz. The contents of a discarded page (Vz) are lost; set_stable_if_present
         reports that."""
-        self._usage[self._essa(pfns)] = STABLE
+        self._usage[self._essa_used(pfns)] = STABLE
 
     def set_unused(self, pfns: NDArray[np.int64]) -> None:
         """Make pages unused: X r -> Ur, X z and Sp -> Uz. Their contents are not needed."""
@@ -116,14 +129,14 @@ class HintedDomain(ResidentDomain):
 
     def set_volatile(self, pfns: NDArray[np.int64]) -> None:
         """Make pages volatile: X r -> Vr, X z and Sp -> Vz. The host may discard them at any time."""
-        pfns = self._essa(pfns)
+        pfns = self._essa_used(pfns)
         self._usage[pfns] = VOLATILE
         self._swapped[pfns] = False
 
     def set_potentially_volatile(self, pfns: NDArray[np.int64]) -> None:
         """Make pages potentially volatile: X r -> Pr, X z -> Vz. The host may discard them while they are clean. A preserved
         page stays Sp if dirty; if clean it is discarded (Vz)."""
-        pfns = self._essa(pfns)
+        pfns = self._essa_used(pfns)
         content = self.content(pfns)
         stays = (content == PRESERVED) & self._dirty[pfns]
         self._usage[pfns[content == RESIDENT]] = POTENTIALLY_VOLATILE
@@ -134,7 +147,7 @@ class HintedDomain(ResidentDomain):
     def set_stable_if_present(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Make pages stable unless they were discarded: Vr, Pr -> Sr. Returns a bool array, False for discarded pages, which
         stay Vz. Pages that are not volatile become stable."""
-        pfns = self._essa(pfns)
+        pfns = self._essa_used(pfns)
         present = (self._usage[pfns] != VOLATILE) | self.backed(pfns)
         self._usage[pfns[present]] = STABLE
         return present
@@ -219,12 +232,14 @@ class Cmm2(Driver):
     domain: HintedDomain
 
     def __init__(self, mem: Memory, domain: HintedDomain) -> None:
+        check_guest(mem, domain, HintedDomain)
         super().__init__(mem, domain)
         self._list = PageList()      # pages without backing that the allocator gave out
         self._cached = PageList()
         for start, end in mem.resources:
             domain.set_unused(np.flatnonzero(mem.page_states(start, end - start) & PG_buddy) + start)
         mem.arch_alloc_page, mem.arch_free_page = self._stable, self._unused
+        domain._hinted = True
 
     def counts(self) -> dict[str, int]:
         """{"balloon", "discarded", "dropped", "swapped_out": pages}."""
@@ -238,7 +253,7 @@ class Cmm2(Driver):
         pfns = pages_of_extents(pfns, order)
         with Undo() as undo:
             undo.add(self.domain.set_unused, pfns)
-            self.domain.set_stable(pfns)
+            self.domain._give_out(pfns)
             try:
                 self.domain.touch(pfns, write=True)
                 return None
@@ -311,6 +326,7 @@ class Cmm1(Driver):
     PER_ARRAY_WORDS = 2      # of a page of addresses that are no addresses: its link and its count
 
     def __init__(self, mem: Memory, domain: ResidentDomain, timeout_pages: int = 0, timeout_seconds: float = 0.0) -> None:
+        check_guest(mem, domain, ResidentDomain)
         self._static, self._timed = PageList(), PageList()
         self._size = mem.totalram_pages
         super().__init__(mem, domain)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastonline.core.undo import Undo
 from fastonline.drivers.driver import NEVER, add_memory
-from fastonline.errors import HotplugError
+from fastonline.errors import HotplugError, expect
 from fastonline.hotplug.blocks import MMOP_ONLINE, WORDS, Block
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.notifier import MEM_GOING_ONLINE, MEM_OFFLINE, MEM_ONLINE, NOTIFY_BAD, NOTIFY_OK
@@ -25,6 +25,7 @@ class Ehea:
     """
 
     def __init__(self, mem: Memory, max_sections: int | None = None, priority: int = 0) -> None:
+        expect(mem, Memory, "mem")
         self._mem = mem
         self.max_sections = max_sections
         self.sections: set[int] = set()
@@ -82,7 +83,8 @@ class Udev:
         self, mem: Memory, delay: float = 0.1, period: float = 0.1, online_type: int = MMOP_ONLINE,
         check: Callable[[Block], bool] | None = None
     ) -> None:
-        if delay < 0 or period <= 0:
+        expect(mem, Memory, "mem")
+        if not delay >= 0 or not period > 0:
             raise ValueError(f"invalid delay {delay} s or period {period} s (expected at least 0 and above 0)")
         self.mem = mem
         self.delay = delay
@@ -151,6 +153,7 @@ class Container:
     """
 
     def __init__(self, mem: Memory, nid: int, dimms: Iterable[tuple[int, int]]) -> None:
+        expect(mem, Memory, "mem")
         if not dimms:
             raise ValueError(f"container{nid} has no DIMM")
         self.mem = mem

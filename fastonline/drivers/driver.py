@@ -12,6 +12,7 @@ from fastonline.core.pageflags import PG_prepared, PG_reserved
 from fastonline.core.undo import Undo
 from fastonline.drivers.extents import all_different
 from fastonline.drivers.hypervisor import Domain
+from fastonline.errors import expect
 from fastonline.geometry import Geometry, format_size, parse_size
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory
@@ -34,19 +35,36 @@ SLICE = 1.0
 """The longest time slice of a worker, in virtual seconds, when calls to the host cost time."""
 
 
+AT_ONE_TIME = 10_000
+"""The most calls of work at one moment of virtual time, for each actor: more, and one of them does not move its `due`."""
+
+
 def run(actors: Sequence[Actor], until: float, now: float = 0.0) -> None:
     """Run `actors` in virtual time from `now` to `until` (seconds): the one that is due first works first; among equals, in the
     order given.
 
     An Actor has `due`, the time of its next work (a past time: at once; NEVER: not by itself), and `work(now)`, which updates
-    `due`. While the host calls of one driver take time (Domain.now), the others go on.
+    `due`. While the host calls of one driver take time (Domain.now), the others go on. RuntimeError naming the actor when time
+    stands still: its work does not move `due`.
     """
+    if now != now or until != until:
+        raise ValueError(f"invalid time {now} or {until} (expected virtual seconds)")
+    calls = 0
     while True:
         actor = min(actors, key=lambda actor: actor.due, default=None)
         if actor is None or actor.due > until:
             return
+        calls = 0 if actor.due > now else calls + 1      # NaN is not above either
+        if calls > AT_ONE_TIME * len(actors):
+            raise RuntimeError(f"{type(actor).__name__}: its work({now}) leaves due at {actor.due}, so that time stands still")
         now = max(now, actor.due)
         actor.work(now)
+
+
+def check_guest(mem: object, domain: object, kind: type[Domain] = Domain) -> None:
+    """TypeError unless `mem` is a Memory and `domain` of a `kind` of Domain."""
+    expect(mem, Memory, "mem")
+    expect(domain, kind, "domain")
 
 
 class Driver:
@@ -57,6 +75,7 @@ class Driver:
     _began = 0.0      # of the latest call of work: the guest's clock
 
     def __init__(self, mem: Memory, domain: Domain) -> None:
+        check_guest(mem, domain)
         if mem.geometry.page_size != domain.host.page_size:
             raise ValueError(
                 f"the guest's pages are {mem.geometry.page_size} bytes and the host's frames {domain.host.page_size}: "

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastonline.errors import is_number
+
+MOST_ORDER = 20
+"""The largest order of a block of pages: 4 GiB of pages of 4 KiB."""
+
 AT_ONCE = 1 << 15
 """Pages that are touched or discarded at a time: few enough that their arrays stay in the cache."""
 
@@ -36,10 +41,17 @@ def as_pfns(numbers: ArrayLike) -> NDArray[np.int64]:
     return pfns
 
 
+def check_order(order: int) -> None:
+    """ValueError unless blocks of 2^order pages can be: 0 to MOST_ORDER."""
+    if not is_number(order) or not 0 <= order <= MOST_ORDER:
+        raise ValueError(f"invalid order {order!r:.80} (expected 0 to {MOST_ORDER})")
+
+
 def pages_of_extents(extents: NDArray[np.int64], order: int) -> NDArray[np.int64]:
     """(nr << order,) int64: every page of the extents of 2^order pages that begin at `extents`, in their order."""
-    if order == 0:
+    if order == 0 or not extents.size:
         return extents
+    check_order(order)
     return (extents[:, None] + np.arange(1 << order)).ravel()
 
 

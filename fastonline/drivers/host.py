@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastonline.drivers.account import Price, check_prices
 from fastonline.drivers.extents import all_different, as_numbers, as_slice, pages_of_extents
-from fastonline.errors import is_number
+from fastonline.errors import expect, is_number
 from fastonline.geometry import format_size, pages_of_size
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Host:
 
     def owns(self, mfns: NDArray[np.int64], domid: int) -> NDArray[np.bool_]:
         """Return a bool array: whether the domain has each of these frames."""
+        mfns = as_numbers(mfns, "mfns")
         at = as_slice(mfns, self.nr_frames)
         if isinstance(at, slice):
             return self._owner[at] == domid + 1
@@ -98,6 +99,11 @@ class Host:
 
     def enter(self, domain: Domain) -> int:
         """Register a new domain and return its domid."""
+        from fastonline.drivers.hypervisor import Domain  # which needs this file
+
+        expect(domain, Domain, "a domain")
+        if domain in self.domains.values():
+            raise ValueError(f"{domain!r} is there already")
         domid = self._next_domid
         self._next_domid += 1
         if self._next_domid > np.iinfo(self._owner.dtype).max:

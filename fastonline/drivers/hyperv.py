@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_OFFLINE, PG_reserved
-from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser, free_range, si_mem_available
+from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser, check_guest, free_range, si_mem_available
 from fastonline.drivers.extents import pages_of_extents
 from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.errors import HotplugError, pfn_range
@@ -76,6 +76,7 @@ class HvBalloon(Driver):
     """
 
     def __init__(self, mem: Memory, domain: Domain, auto_online: bool = True, backing: str = "plug") -> None:
+        check_guest(mem, domain)
         if backing not in ("plug", "touch"):
             raise ValueError(f"invalid backing {backing!r} (expected 'plug' or 'touch')")
         if backing == "touch" and not isinstance(domain, ResidentDomain):

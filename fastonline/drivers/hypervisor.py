@@ -14,16 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastonline.drivers.account import Account
 from fastonline.drivers.extents import (
+    MOST_PFNS,
     all_different,
     as_numbers,
     as_pfns,
     as_slice,
+    check_order,
     lengthen,
     pages_of_extents,
     parts_of_extents,
 )
 from fastonline.drivers.host import Host
-from fastonline.errors import HotplugError, is_number
+from fastonline.errors import HotplugError, expect, is_number
 from fastonline.geometry import pages_of_size
 
 __all__ = ["INVALID_P2M_ENTRY", "Domain", "Host", "ResidentDomain"]
@@ -45,6 +47,9 @@ class Domain(Account):
     host: Host
 
     def __init__(self, host: Host, boot: int | str = 0, max_memory: int | str | None = None, name: str | None = None) -> None:
+        expect(host, Host, "the host of a domain")
+        if hasattr(self, "domid"):
+            raise TypeError(f"{self!r} is made once")
         pages = pages_of_size(boot, host.page_size, "boot memory")
         cap = None if max_memory is None else pages_of_size(max_memory, host.page_size, "max_memory")
         if cap is not None and pages > cap:
@@ -143,6 +148,7 @@ class Domain(Account):
         """
         self._check_xen()
         pfns = as_pfns(pfns)
+        check_order(order)
         want = pfns.size
         allowed = self.room(want << order) >> order
         mfns = self.host.take(allowed, self.domid, order)
@@ -178,6 +184,7 @@ class Domain(Account):
         call the guest maps those of its pages that are `mapped`, a (nr_pages,) bool array (update_va_mapping; None: none).
         Returns an (nr_pages,) int64 array. HotplugError ENOMEM, and no change, when fewer are available."""
         self._check_xen()
+        mapped = self._check_batches(nr_pages, batch, mapped)
         if self.available(nr_pages) < nr_pages:
             raise HotplugError.of(errno.ENOMEM, f"{self.name} cannot get {nr_pages} frames")
         mfns = self.host.take(nr_pages, self.domid)
@@ -189,10 +196,23 @@ class Domain(Account):
         guest unmaps those of its pages that are `mapped`, as populate_in_batches. HotplugError EINVAL, and no change, for a
         frame that the domain does not own or that is given twice."""
         self._check_xen()
+        mfns = as_numbers(mfns, "mfns")
+        mapped = self._check_batches(mfns.size, batch, mapped)
         if not (self.host.owns(mfns, self.domid).all() and all_different(mfns)):
             raise HotplugError.of(errno.EINVAL, f"{self.name} cannot return a frame that is not its own, or twice")
         self.host.take_back(mfns)
         self._count_calls("decrease_reservation", mfns.size, batch, mapped)
+
+    def _check_batches(self, nr_pages, batch, mapped):
+        """mapped as an array. ValueError or TypeError unless there can be batches, and each page is mapped or not."""
+        if not is_number(nr_pages) or not is_number(batch) or nr_pages < 0 or not 0 < batch < MOST_PFNS:
+            raise ValueError(f"expected a number of pages and at least 1 in a batch, got {nr_pages!r:.80} and {batch!r:.80}")
+        if mapped is None:
+            return None
+        mapped = np.asarray(mapped)
+        if mapped.dtype != np.bool_ or mapped.shape != (nr_pages,):
+            raise TypeError(f"mapped must be a bool array of {nr_pages} pages")
+        return mapped
 
     def update_va_mapping(self, pfns: NDArray[np.int64] | int, mfns: NDArray[np.int64] | int | None) -> None:
         """Map each page's kernel address to a frame, one call per page (HYPERVISOR_update_va_mapping). mfns None: unmap.
@@ -236,7 +256,9 @@ class Domain(Account):
         return pfns
 
     def destroy(self) -> None:
-        """Destroy the domain and return its frames to the host."""
+        """Destroy the domain and return its frames to the host. ValueError when that was done before."""
+        if self.host.domains.get(self.domid) is not self:
+            raise ValueError(f"{self.name} is destroyed already")
         self.host.take_back(self.p2m_frames(self.backed_pfns()))
         self._p2m[:] = 0
         self._tot_pages = 0
@@ -375,8 +397,13 @@ class ResidentDomain(Domain):
         the host; they are zero when touched again. pfns: the first pages of blocks of 2^order pages. calls: how many calls the
         guest makes. Returns how many frames."""
         pfns = as_pfns(pfns)
+        check_order(order)
+        if not is_number(calls) or calls < 0:
+            raise ValueError(f"invalid number of calls {calls!r:.80}")
         if not all_different(pfns):
             pfns = np.unique(pfns)
+        if order and (np.diff(np.sort(pfns)) < 1 << order).any():
+            raise ValueError(f"blocks of order {order} overlap")
         held, at = np.empty(pfns.size << order, bool), 0
         for part in parts_of_extents(pfns, order):
             there = held[at : at + part.size]

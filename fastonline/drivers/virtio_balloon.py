@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import PG_buddy, PG_offline
 from fastonline.core.undo import Undo
-from fastonline.drivers.driver import NEVER, Driver, alloc_highuser, free_heads, ram_pages, si_mem_available
+from fastonline.drivers.driver import NEVER, Driver, alloc_highuser, check_guest, free_heads, ram_pages, si_mem_available
 from fastonline.drivers.extents import pages_of_extents, parts_of_extents
 from fastonline.drivers.hypervisor import ResidentDomain
+from fastonline.errors import expect
 from fastonline.geometry import parse_size
 from fastonline.hotplug.interruptible import uninterrupted
 from fastonline.hotplug.memory import Memory
@@ -66,6 +67,7 @@ class VirtioBalloon:
         self, mem: Memory, tell_host: Callable[[str, NDArray[np.int64], int], object] | None = None,
         must_tell_host: bool = True, deflate_on_oom: bool = False, batch: int = 1
     ) -> None:
+        expect(mem, Memory, "mem")
         self._mem = mem
         self._tell_host = tell_host
         self._must_tell_host = must_tell_host
@@ -180,6 +182,7 @@ class VirtioBalloonDriver(Driver):
         self, mem: Memory, domain: ResidentDomain, must_tell_host: bool = True, deflate_on_oom: bool = False,
         reporting: bool = False
     ) -> None:
+        check_guest(mem, domain, ResidentDomain)
         self.balloon = VirtioBalloon(mem, self._tell_host, must_tell_host, deflate_on_oom, MESSAGES)
         self.deflate_on_oom = deflate_on_oom
         self._num_pages = 0

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from fastonline.core.pageflags import KPF_DIRTY, KPF_OFFLINE, PG_buddy, PG_offline, PG_reserved
 from fastonline.core.runs import runs
 from fastonline.core.undo import Undo
-from fastonline.drivers.driver import NEVER, Driver
+from fastonline.drivers.driver import NEVER, Driver, check_guest
 from fastonline.drivers.hypervisor import Domain, ResidentDomain
-from fastonline.errors import HotplugError, pfn_range
+from fastonline.errors import HotplugError, expect, pfn_range
 from fastonline.geometry import format_size, parse_size
 from fastonline.hotplug.blocks import Block
 from fastonline.hotplug.memory import Memory
@@ -41,6 +41,7 @@ def block_sizes(mem: Memory, block_size: int) -> tuple[int, int]:
     """Return (sub_block, block) of a device with block_size bytes: the pages plugged at once, and the pages added to Linux
     (`mem`) at once. A block is a memory block of several sub-blocks, or one big block. ValueError unless the size is a power of
     two of at least a page."""
+    expect(mem, Memory, "mem")
     if block_size < mem.geometry.page_size or block_size & block_size - 1:
         raise ValueError(f"invalid block size {block_size} (expected a power of two from {mem.geometry.page_size} on)")
     sub_block = max(block_size // mem.geometry.page_size, 1 << mem.geometry.pageblock_order)
@@ -448,6 +449,7 @@ class VirtioMemDriver(Driver):
     def __init__(
         self, mem: Memory, domain: Domain, block_size: int | str | None = None, auto_online: bool = True, backing: str = "plug"
     ) -> None:
+        check_guest(mem, domain)
         if not mem.rules.aligned:
             raise ValueError(f"virtio-mem does not exist under Linux {mem.rules.name}: it needs whole memory blocks")
         if backing not in ("plug", "touch"):
@@ -495,6 +497,7 @@ class VirtioMemDriver(Driver):
         ValueError for a Memory of another size or geometry; HotplugError as for a new driver. Mirrors virtio_mem_system_reset
         of QEMU, and virtio_mem_init's VIRTIO_MEM_REQ_UNPLUG_ALL (6.1).
         """
+        expect(mem, Memory, "mem")
         if mem.geometry != self.mem.geometry or mem.totalram_pages > self.boot_pages or mem is self.mem:
             raise ValueError("a guest boots again with the geometry and the boot memory that it had, in a new Memory")
         old, device = self.device, self.device

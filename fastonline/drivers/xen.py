@@ -27,6 +27,7 @@ from fastonline.drivers.driver import (
     PageList,
     add_memory,
     alloc_highuser,
+    check_guest,
     free_range,
     highmem_pfn,
     online_pfns,
@@ -139,6 +140,7 @@ class XenBalloon(Driver):
         static_max: int | None = None,
         hotplug_unpopulated: bool = False,
     ) -> None:
+        check_guest(mem, domain)
         frame_list = mem.geometry.page_size // (mem.geometry.bits // 8)
         if not 0 <= order <= mem.geometry.max_page_order:
             raise ValueError(f"order {order} is not between 0 and MAX_PAGE_ORDER = {mem.geometry.max_page_order}")

@@ -12,7 +12,6 @@ from fastonline.hotplug.layout import lay_out
 from fastonline.hotplug.memory import THP_MIN_BYTES, Memory
 from fastonline.rules import by_name
 
-
 _MOST_PAGES = 1 << 23
 """The most pages of a machine that was recorded, 32 GiB: a line of iomem can claim any number, and each has a descriptor."""
 

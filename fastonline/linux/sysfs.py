@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fastonline.core.runs import range_list
 from fastonline.core.undo import Undo
+from fastonline.errors import expect
 from fastonline.hotplug.memory import Memory
 from fastonline.hotplug.procfs import memmap_on_memory
 
@@ -22,6 +23,7 @@ def export_sysfs(mem: Memory, directory: P) -> P:
     mem: Memory. directory: DIR, made when it is not there. Returns the directory. FileExistsError when it has a `sys` already;
     OSError for what cannot be written. The tree is there as a whole, or not at all when anything fails.
     """
+    expect(mem, Memory, "mem")
     root = os.path.join(directory, "sys")
     if os.path.lexists(root):
         raise FileExistsError(errno.EEXIST, "the directory has a tree already: remove it or give another", root)
