@@ -1,6 +1,7 @@
 """hotplug/onlining.pyx: preparing and marking; a scenario for each row of the kernel's behaviour that the two phases mirror."""
 
 import errno
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,3 +228,15 @@ def test_a_mark_without_phase_1_says_what_is_missing(engine):
     mem.add_memory("1G", "128M")
     with pytest.raises(fo.HotplugError, match=r"EINVAL: .*section 8 is not prepared \(call prepare_online_pages\)"):
         mem.mark_pages_onlined(0x40000)
+
+
+def test_a_range_with_holes_does_not_go_online(make_machine):
+    """Part of a section is added, where the rules allow that and do not walk System RAM. Expect EINVAL for the whole section,
+    and the added part to go online."""
+    mem = make_machine(rules=replace(fo.LINUX_6_12, aligned=False, name="unaligned"))
+    mem.add_memory(512, 100)
+    with pytest.raises(fo.HotplugError, match="part of it is not present") as caught:
+        mem.online_pages(512, 256)
+    assert caught.value.errno == errno.EINVAL
+    assert mem.online_pages(512, 100) == 100
+    mem.validate()

@@ -173,8 +173,8 @@ cdef int check_preparable(Machine mem, uint64_t start, uint64_t nr) except -1:
         return 0
     if not mem.sections.none_in(mem.sections.prepared, start, nr) and mem.pages.weigh(PG_prepared, start, nr):
         raise HotplugError.of(errno.EINVAL, f"onlining of {pfn_range(start, nr)}: prepared or online already")
-    # only a section that was there at boot can have holes
-    if not mem.sections.none_in(mem.sections.early, start, nr) and \
+    # a section has holes if boot memory ends inside it, or add_memory took a part of it
+    if (not mem.aligned or not mem.sections.none_in(mem.sections.early, start, nr)) and \
             sum([part for _, part in mem.resources.within(start, nr)]) != nr:
         raise HotplugError.of(errno.EINVAL, f"onlining of {pfn_range(start, nr)}: part of it is not present")
     return 0

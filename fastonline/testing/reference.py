@@ -164,7 +164,7 @@ class Reference:
         return taken
 
     def _online(self, start, nr, order):
-        """online_pages_range over the runs of waiting pages: aligned chunks of at most `order`."""
+        """online_pages_range over the runs of waiting pages: aligned chunks of at most `order`, each in one zone."""
         pfn, done = start, 0
         while pfn < start + nr:
             if self.state.get(pfn) != WAITING:
@@ -175,7 +175,7 @@ class Reference:
                 end += 1
             while pfn < end:
                 k = order
-                while pfn & (1 << k) - 1 or pfn + (1 << k) > end:
+                while pfn & (1 << k) - 1 or pfn + (1 << k) > end or self._zone_of(pfn + (1 << k) - 1) is not self._zone_of(pfn):
                     k -= 1
                 self._zone_of(pfn).managed += 1 << k
                 self._free_block(pfn, k)
