@@ -128,6 +128,9 @@ SMALL = {
 
 # What Python calls on its way to the engines: -O2 is as fast as -O3 and an eighth smaller, and -Os is slower.
 FACES = {
+    "fastonline.core.lock",
+    "fastonline.core.runs",
+    "fastonline.core.sections",
     "fastonline.hotplug.arguments",
     "fastonline.hotplug.memory",
     "fastonline.hotplug.pages",
