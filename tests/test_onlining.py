@@ -174,6 +174,49 @@ def test_callback_keeps_pages_back(make_machine, rules):
     mem.validate()
 
 
+@ALL_RULES
+def test_a_callback_by_array_gets_the_same_blocks(make_machine, rules):
+    """
+        a section, page 70 online     [0, 70)   70   [71, 256)
+        the callback gives              what lies in the odd quarters
+    Expect the blocks that a callback for each gets, in its order, in one array for each run of one order, and the same machine.
+    """
+    def machine(**how):
+        mem = make_machine(boot=None, rules=rules)
+        mem.add_memory(0, S)
+        mem.prepare_online_pages(0, S)
+        mem.mark_pages_onlined(70)
+        given = []
+        def callback(pfns, order):
+            given.append((pfns, order))
+            for pfn in np.atleast_1d(pfns).tolist():
+                if pfn // 64 % 2:
+                    mem.generic_online_page(pfn, order)
+        mem.set_online_page_callback(callback, **how)
+        return mem, mem.mark_pages_onlined(0, S), given
+    one, done, single = machine()
+    other, done_by_array, arrays = machine(by_array=True)
+    assert [(pfn, order) for pfns, order in arrays for pfn in pfns.tolist()] == single and done == done_by_array == 127
+    assert all(len(pfns) and pfns.dtype == np.int64 for pfns, _ in arrays)
+    assert [order for _, order in arrays] == ([0, 0] if rules is fo.LINUX_2_6_25 else [6, 2, 1, 0, 3, 4, 5, 6])
+    assert (one.page_states(0, S) == other.page_states(0, S)).all() and one.buddyinfo() == other.buddyinfo()
+    other.validate()
+
+
+def test_a_callback_by_array_that_raises(make_machine):
+    """Expect all pages of its array to wait again, those that it gave too."""
+    mem = make_machine(boot=None, rules=fo.LINUX_2_6_25)
+    mem.add_memory(0, S)
+    def callback(pfns, order):
+        mem.generic_online_page(int(pfns[5]), order)
+        raise RuntimeError
+    mem.set_online_page_callback(callback, by_array=True)
+    with pytest.raises(RuntimeError):
+        mem.online_pages(0, S)
+    assert mem.totalram_pages == 0 and not mem.sections.online_section_nr(0)
+    mem.validate()
+
+
 @pytest.mark.parametrize("call", ["prepare_online_pages", "online_pages"])
 @ALL_RULES
 def test_a_cancelled_range_is_still_in_its_zone(make_machine, rules, call):

@@ -178,18 +178,17 @@ class XenBalloon(Driver):
         self.gave_up = 0
         """How often the retries ended in BP_ECANCELED."""
         self._list = PageList()     # of extents: their first pfns
-        self._single_pages: list[int] | None = None      # those of a section that is being onlined
         self._highmem_pfn = highmem_pfn(mem.geometry)
         self._high = 0
         start, nr = self._not_backed()
         if behaviour.callback:
-            mem.set_online_page_callback(self._online_page, KPF_OFFLINE)
+            mem.set_online_page_callback(self._online_pages, KPF_OFFLINE, by_array=True)
         if nr:
             try:
                 mem.alloc_contig_range(start, nr)
             except HotplugError:
                 if behaviour.callback:
-                    mem.restore_online_page_callback(self._online_page)
+                    mem.restore_online_page_callback(self._online_pages)
                 raise
             self.mem.set_pfns_offline(np.arange(start, start + nr))
             self._put_on_list(start, nr)
@@ -587,28 +586,15 @@ class XenBalloon(Driver):
             self.balloon_hotplug = nr - credit
         if self.auto_online:
             for pfn in range(start, start + nr, unit):
-                self._online_section(pfn)
+                mem.online_pages(pfn, unit)
         return BP_DONE if self.behaviour.promises else BP_WAIT
 
-    def _online_section(self, start_pfn):
-        """online_pages of a section. Under 2.6.25 its pages come one by one; they go on the list together."""
-        self._single_pages = []
-        try:
-            self.mem.online_pages(start_pfn, self.mem.geometry.pages_per_section)
-        finally:
-            pages, self._single_pages = self._single_pages, None
-            if pages:
-                self.domain.need_p2m(pages[-1] + 1)
-                self._append(np.array(pages))
-                self._keep_promise(len(pages))
-
-    def _online_page(self, pfn, order):
+    def _online_pages(self, pfns, order):
         """xen_online_page: the pages of memory that is being onlined go on the list, no total changes."""
-        if self._single_pages is not None and order == self.order == 0:
-            self._single_pages.append(pfn)
-            return
-        self._put_on_list(pfn, 1 << order)
-        self._keep_promise(1 << order)
+        self._check_extents(int(pfns[0]), 1 << order)
+        self.domain.need_p2m(int(pfns[-1]) + (1 << order))
+        self._append((pfns[:, None] + np.arange(0, 1 << order, 1 << self.order)).ravel())
+        self._keep_promise(pfns.size << order)
 
     def _keep_promise(self, nr):
         if self.behaviour.promises:
@@ -639,7 +625,7 @@ class XenBalloon(Driver):
         if out or self.hotplug_pages or self.balloon_hotplug:
             raise HotplugError.of(errno.EBUSY, f"the balloon cannot be closed: {out} pages are out")
         if self.behaviour.callback:
-            self.mem.restore_online_page_callback(self._online_page)
+            self.mem.restore_online_page_callback(self._online_pages)
             self.mem.notifiers.unregister(self._notifier)
         if self._expanded:
             self.mem.notifiers.unregister(self._guard)

@@ -74,6 +74,7 @@ cdef class Machine:
     cdef int policy_zone                 # the highest kernel zone that the zonelists have been built with
     cdef int nr_possible_nodes           # nodes that there may ever be; 0: those that are there
     cdef uint64_t kept_flags             # KPF_* of the pages that the online_page_callback keeps back
+    cdef bint calls_back_by_array        # it is called with an array of blocks, not with each
     cdef bint fixed_room                 # planes were made for all of max_memory
 
     # C copies of the rules and the geometry

@@ -268,10 +268,11 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         _held = machine.hold_step(self)
         return onlining.generic_online_page(self, start, block)
 
-    def set_online_page_callback(self, callback, kept_flags=0):
+    def set_online_page_callback(self, callback, kept_flags=0, by_array=False):
         """Call ``callback(pfn, order)`` with each block that goes online, instead of freeing it. Pages that the callback does
-        not pass to generic_online_page stay Reserved. kept_flags: KPF_* bits that kpageflags adds for such pages. Returns a
-        context manager that restores generic_online_page.
+        not pass to generic_online_page stay Reserved. kept_flags: KPF_* bits that kpageflags adds for such pages. by_array:
+        call ``callback(pfns, order)`` with an int64 array, the first pfns of successive blocks of one order. Returns a context
+        manager that restores generic_online_page.
 
         HotplugError EINVAL when another callback is set (set_online_page_callback, 6.1).
         """
@@ -281,6 +282,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         if self.online_page_callback is not None:
             raise HotplugError.of(errno.EINVAL, f"another online_page_callback is set: {self.online_page_callback!r}")
         self.kept_flags = as_uint64(kept_flags, "kept_flags")
+        self.calls_back_by_array = bool(by_array)
         self.online_page_callback = callback
         return RestoringCallback(self, callback)
 

@@ -1,5 +1,7 @@
 import errno
 
+import numpy as np
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EINVAL
 from libc.string cimport memcmp
@@ -9,7 +11,7 @@ from fastonline.core.borders cimport part_end, part_start
 from fastonline.core.engine cimport pfn_at, pfn_batch
 from fastonline.core.lock cimport PyThreadState
 from fastonline.core.numbers cimport as_uint64
-from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved
+from fastonline.core.pageflags cimport PAGE_WAITING, PG_buddy, PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport NO_AREA, area_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_batch, as_online_type, as_pfn_array, check_pfn, check_present, gather, try_gather
@@ -272,11 +274,12 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
     """Hand every aligned block of waiting pages of the (start_pfn, nr_pages) ranges to the online_page_callback; how many
     pages went online, which generic_online_page has counted. When the callback raises, the pages that went online wait again,
     except those that were allocated meanwhile, and the exception goes on; counts of frees and merges stay."""
-    cdef uint64_t pfn, nr, end, size
+    cdef uint64_t pfn, nr, end, stop
     cdef int64_t done = 0
     cdef int block
     cdef bint stale = mem.zones.table.stale
     cdef dict offline = {}
+    cdef bint by_array = mem.calls_back_by_array
     callback, given = mem.online_page_callback, []
     with Undo() as undo:
         (<Undo>undo).note(<undo_step>wait_again, mem, (given, offline, stale))
@@ -284,21 +287,39 @@ cdef int64_t call_back(Machine mem, object ranges, int order) except -1:
             note_offline_sections(mem, pfn, nr, offline)
             end = pfn + nr
             while pfn < end:
-                if mem.pages.state(pfn) != (PG_reserved | PG_prepared):
+                block = waiting_block(mem, pfn, end, order)
+                if block < 0:
                     pfn += 1
                     continue
-                block = 0
-                while block < order and not pfn & ((<uint64_t>2 << block) - 1) and pfn + (<uint64_t>2 << block) <= end and \
-                        mem.pages.all_waiting(pfn, <uint64_t>2 << block):
-                    block += 1
-                size = <uint64_t>1 << block
-                given.append((pfn, size))
-                mem.lock.call_back(callback, (pfn, block))
-                if mem.pages.weigh(PG_prepared, pfn, size) == size:
-                    done += size - mem.pages.weigh(PG_reserved, pfn, size) - mem.pages.weigh(PG_offline, pfn, size)
-                pfn += size
+                stop = pfn + (<uint64_t>1 << block)
+                while by_array and stop < end and waiting_block(mem, stop, end, order) == block:
+                    stop += <uint64_t>1 << block
+                given.append((pfn, stop - pfn))
+                mem.lock.call_back(callback, (np.arange(pfn, stop, 1 << block, np.int64) if by_array else pfn, block))
+                while pfn < stop:
+                    done += online_of_block(mem, pfn, 1 << block)
+                    pfn += <uint64_t>1 << block
     mem.zones.table.stale |= mem.watermarks_at_mark
     return done
+
+
+cdef int waiting_block(Machine mem, uint64_t pfn, uint64_t end, int order) noexcept nogil:
+    """The order, at most `order`, of the aligned block of waiting pages before `end` that begins at a page; -1: it does not
+    wait."""
+    cdef int block = 0
+    if mem.pages.state(pfn) != PAGE_WAITING:
+        return -1
+    while block < order and not pfn & ((<uint64_t>2 << block) - 1) and pfn + (<uint64_t>2 << block) <= end \
+            and mem.pages.all_waiting(pfn, <uint64_t>2 << block):
+        block += 1
+    return block
+
+
+cdef uint64_t online_of_block(Machine mem, uint64_t pfn, uint64_t nr) noexcept nogil:
+    """The pages of a block that are online, if all of it is prepared."""
+    if mem.pages.weigh(PG_prepared, pfn, nr) < nr:
+        return 0
+    return nr - mem.pages.weigh(PG_reserved, pfn, nr) - mem.pages.weigh(PG_offline, pfn, nr)
 
 
 cdef int wait_again(Machine mem, tuple what) except -1:
