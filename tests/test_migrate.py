@@ -203,6 +203,36 @@ def test_adopts_pages_in_use_without_an_owner_alone(mem, pfns, error):
     mem.validate()
 
 
+@pytest.mark.parametrize("wrong, first, last, why", [
+    ("owned", 0, 299, "it has an owner"), ("free", 0, 299, "it is not a single"), ("head", 0, 299, "it is not a single"),
+    ("head", 0, 150, "it is not a single"), ("tail", 151, 299, "it is not a single"),
+])
+def test_adopts_long_runs_as_single_pages(mem, wrong, first, last, why):
+    """
+        300 successive pages in use, of which [first, last] are given; 150 has an owner, is free, or heads an allocation of two
+    Expect the refusal to name the wrong page and to change nothing; and the pages before it to be adopted.
+    """
+    start = 32 * BLOCK + 4096
+    mem.alloc_contig_range(start, 512)
+    bad = start + 150
+    if wrong == "owned":
+        fo.MovablePages(mem).adopt([bad])
+    else:
+        mem.alloc_pages_bulk(mem.zones["Movable"].free_pages, zone="Movable")
+        mem.free_pages(bad)
+        if wrong != "free":
+            mem.free_pages(bad + 1)
+            assert mem.alloc_pages(1, zone="Movable") == bad
+            bad += wrong == "tail"
+    other = fo.MovablePages(mem)
+    with pytest.raises(ValueError, match=f"page {bad:#x}: {why}"):
+        other.adopt(np.arange(start + first, start + last + 1))
+    assert len(other) == 0
+    other.adopt(np.arange(start, start + 150))
+    assert other.pfns.tolist() == list(range(start, start + 150))
+    mem.validate()
+
+
 def test_pages_leave_in_the_order_of_their_addresses(mem):
     """Two owners take pages in turn. Expect their new pages, sorted by the old ones, to be those that one owner would have
     got."""

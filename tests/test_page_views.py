@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import fastonline as fo
+from fastonline.core import pageflags
 
 S = fo.X86_64.pages_per_section
 
@@ -44,3 +45,18 @@ def test_arrays_outlive_their_machine(make_machine, read):
     del mem
     gc.collect()
     assert (array == before).all()
+
+
+def test_states_are_the_bits_of_the_planes(make_machine):
+    """Expect every range, whether it begins inside a word or not, to have what the planes say, page by page."""
+    mem = make_machine(fo.X86_64, boot=None)
+    mem.add_memory(0, 2 * S)
+    mem.prepare_online_pages(0, S)
+    mem.mark_pages_onlined(1024, 1000)
+    mem.alloc_pages(3)
+    mem.set_pfns_offline(mem.alloc_pages_bulk(170))
+    bits = {name: np.unpackbits(mem.flags[name].view(np.uint8), bitorder="little")[: 2 * S] for name in mem.flags}
+    expected = sum(plane * getattr(pageflags, name) for name, plane in bits.items())
+    assert len(np.unique(expected)) == 6      # added, waiting, free, in use, its tails, offline
+    for start, end in ((0, 2 * S), (1, 2 * S), (63, 65), (64, 128), (1000, 2100), (1090, 1091)):
+        assert mem.page_states(start, end - start).tolist() == expected[start:end].tolist()

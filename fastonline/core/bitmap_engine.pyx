@@ -13,7 +13,7 @@ from fastonline.core.buddy cimport (
 )
 from fastonline.core.engine cimport pfn_at, pfn_batch, run_at
 from fastonline.core.pageflags cimport (
-    PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail, PageOffline, PagePrepared, PageReserved, PageTail, page_flags,
+    PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail, PagePrepared, PageTail, page_flags,
 )
 from fastonline.core.types cimport ALL_ONES, area_t, int64_t, uint8_t, word_t
 
@@ -48,6 +48,10 @@ cdef uint64_t online_each "fo_online_each"(void *b, void *flags, const uint64_t 
     return i
 
 
+cdef inline bint all_alike(word_t x) noexcept nogil:
+    return x == 0 or x == ALL_ONES
+
+
 cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
     cdef buddy layout
     buddy_layout(&layout, nr_pages, max_order)
@@ -64,6 +68,11 @@ cdef inline bint can_free(BitmapEngine engine, pfn_t pfn, int order) noexcept no
         and (order == 0 or bitmap_full(engine.flags.tail, pfn + 1, nr - 1))
         and (pfn + nr == engine.nr_pages or not PageTail(&engine.flags, pfn + nr))
     )
+
+
+cdef inline bint of_several(BitmapEngine engine, pfn_t pfn) noexcept nogil:
+    """Is the page part of an allocation of several?"""
+    return PageTail(&engine.flags, pfn) or pfn + 1 < engine.nr_pages and PageTail(&engine.flags, pfn + 1)
 
 
 @cython.no_gc      # no circle goes through it, and nothing may find it half taken apart
@@ -192,17 +201,23 @@ cdef class BitmapEngine(Engine):
 
     cdef int state(self, pfn_t pfn) noexcept nogil:
         return (
-            (PG_reserved if PageReserved(&self.flags, pfn) else 0)
-            | (PG_buddy if test_bit(self.buddy.free, pfn) else 0)
-            | (PG_offline if PageOffline(&self.flags, pfn) else 0)
-            | (PG_tail if PageTail(&self.flags, pfn) else 0)
-            | (PG_prepared if PagePrepared(&self.flags, pfn) else 0)
+            test_bit(self.flags.reserved, pfn) * PG_reserved | test_bit(self.buddy.free, pfn) * PG_buddy
+            | test_bit(self.flags.offline, pfn) * PG_offline | test_bit(self.flags.tail, pfn) * PG_tail
+            | test_bit(self.flags.prepared, pfn) * PG_prepared
         )
 
     cdef void states(self, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil:
-        cdef uint64_t i
-        for i in range(nr):
-            out[i] = self.state(start + i)
+        cdef uint64_t i = 0, w, stop
+        while i < nr:
+            w = (start + i) >> 6
+            stop = min(nr, ((w + 1) << 6) - start)
+            if all_alike(self.flags.reserved[w]) and all_alike(self.buddy.free[w]) and all_alike(self.flags.offline[w]) \
+                    and all_alike(self.flags.tail[w]) and all_alike(self.flags.prepared[w]):
+                memset(out + i, self.state(start + i), stop - i)
+                i = stop
+            while i < stop:
+                out[i] = self.state(start + i)
+                i += 1
 
     cdef uint64_t weigh(self, int flag, pfn_t start, uint64_t nr) noexcept nogil:
         cdef word_t *words
@@ -390,7 +405,7 @@ cdef class BitmapEngine(Engine):
             pfn = pfn_at(batch, i)
             run = run_at(batch, i)
             i += run
-            if run > 1 or PageTail(&self.flags, pfn) or pfn + 1 < self.nr_pages and PageTail(&self.flags, pfn + 1):
+            if run > 1 or of_several(self, pfn):
                 reserved += self.reserve_range(pfn, run)
                 continue
             # reserve_range of a single page that is no part of an allocation of several
@@ -419,6 +434,10 @@ cdef class BitmapEngine(Engine):
             pfn += run
 
     cdef void set_offline(self, pfn_t start, uint64_t nr) noexcept nogil:
+        if nr == 1 and not of_several(self, start):
+            set_bit(self.flags.offline, start)
+            area_of_page(&self.buddy, start).managed -= 1
+            return
         self.touched += nr >> 3
         self.split_allocations(start, nr)
         bitmap_set(self.flags.offline, start, nr)

@@ -10,11 +10,12 @@ from fastonline.core.bitmap cimport find_next_bit
 from fastonline.core.buffer cimport (
     NPY_ARRAY_ALIGNED, NPY_LONG, NPY_LONGLONG, NPY_UINT, NPY_ULONG, NPY_ULONGLONG, numpy_array,
 )
-from fastonline.core.engine cimport BATCH_CHANGED, BATCH_NO_MEMORY, BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at, run_at
+from fastonline.core.engine cimport BATCH_CHANGED, BATCH_NO_MEMORY, BATCH_OK, BATCH_OUT_OF_RANGE, pfn_at
 from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.lock cimport PyThreadState, settle
 from fastonline.core.threads cimport MAX_THREADS
 from fastonline.core.types cimport uint32_t
+from fastonline.hotplug.machine cimport has_owner
 from fastonline.hotplug.types cimport MAX_NUMNODES, MMOP_ONLINE, MMOP_ONLINE_MOVABLE
 
 from fastonline.errors import HotplugError, is_number, pfn_range
@@ -248,13 +249,12 @@ cdef int64_t find_owned(Machine mem, uint64_t start, uint64_t nr) noexcept nogil
 
 cdef int64_t find_owned_in(Machine mem, const pfn_batch *batch) noexcept nogil:
     """The first page of a batch that MovablePages own, or -1."""
-    cdef uint64_t i = 0, run
-    cdef int64_t owned = -1
-    while owned < 0 and i < batch.nr and mem.owned is not None:
-        run = run_at(batch, i)
-        owned = find_owned(mem, pfn_at(batch, i), run)
-        i += run
-    return owned
+    cdef uint64_t i
+    if mem.owned is not None:
+        for i in range(batch.nr):
+            if has_owner(mem, pfn_at(batch, i)):
+                return pfn_at(batch, i)
+    return -1
 
 
 cdef int gather(Machine mem, pfn_batch *batch, object array) except -1:

@@ -7,7 +7,7 @@ import numpy as np
 
 from libc.string cimport memmove
 
-from fastonline.core.bitmap cimport Bitmap, clear_bit, read_only, set_bit
+from fastonline.core.bitmap cimport Bitmap, bitmap_set, clear_bit, read_only, set_bit
 from fastonline.core.buffer cimport data_of
 from fastonline.core.engine cimport pfn_batch
 from fastonline.core.lock cimport Held
@@ -15,10 +15,10 @@ from fastonline.core.numbers cimport as_number, as_uint64
 from fastonline.core.pageflags cimport PAGE_IN_USE, PAGE_OFFLINE, PG_buddy, PG_tail
 from fastonline.core.types cimport int64_t, uint64_t
 from fastonline.core.undo cimport Undo, undo_step
-from fastonline.hotplug.arguments cimport as_batch, as_pfn_array, check_present
+from fastonline.hotplug.arguments cimport as_batch, as_pfn_array, check_present, find_owned
 from fastonline.hotplug.machine cimport Machine, deliver_events, has_owner, hold_step
 from fastonline.hotplug.page_alloc cimport PageLists, alloc_contig_range, lists_of, undo_isolate
-from fastonline.hotplug.page_ops cimport set_pfns_offline
+from fastonline.hotplug.page_ops cimport LONG_RUN, all_are, set_pfns_offline
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.zone_ranges cimport page_zone
 
@@ -284,18 +284,29 @@ cdef int make_room(Machine mem) except -1:
 
 cdef int claim(Machine mem, const int64_t *pfns, int64_t nr, bint offline) except -1:
     """Note that pages get an owner. ValueError, and no change, if one has an owner or is in another state."""
-    cdef int64_t i, at, pfn
+    cdef int64_t i = 0, at, pfn, stop, end = mem.pages.nr_pages
+    cdef int want = PAGE_OFFLINE if offline else PAGE_IN_USE
     make_room(mem)
-    for i in range(nr):
-        pfn = pfns[i]
-        if 0 <= pfn < <int64_t>mem.pages.nr_pages and not has_owner(mem, pfn) \
-                and (mem.pages.state(pfn) == PAGE_OFFLINE if offline else mem.pages.freeable(pfn, 0)):
+    while i < nr:
+        pfn, stop = pfns[i], i + 1
+        while stop < nr and 0 <= pfn < end and pfns[stop] == pfn + stop - i:
+            stop += 1
+        if stop - i >= LONG_RUN and pfn <= end - (stop - i) and find_owned(mem, pfn, stop - i) < 0 \
+                and all_are(mem.pages, pfn, stop - i, want) \
+                and mem.pages.weigh(PG_tail, pfn, min(stop - i + 1, end - pfn)) == 0:
+            bitmap_set(mem.owned.words, pfn, stop - i)
+            i = stop
+        while i < stop:
+            pfn = pfns[i]
+            if not (0 <= pfn < end and not has_owner(mem, pfn)
+                    and (mem.pages.state(pfn) == want if offline else mem.pages.freeable(pfn, 0))):
+                what = "it has an owner" if has_owner(mem, pfn) else \
+                    f"it is not {'offline' if offline else 'a single page in use'}"
+                for at in range(i):
+                    clear_bit(mem.owned.words, pfns[at])
+                raise ValueError(f"cannot adopt page {pfn:#x}: {what}")
             set_bit(mem.owned.words, pfn)
-            continue
-        what = "it has an owner" if has_owner(mem, pfn) else f"it is not {'offline' if offline else 'a single page in use'}"
-        for at in range(i):
-            clear_bit(mem.owned.words, pfns[at])
-        raise ValueError(f"cannot adopt page {pfn:#x}: {what}")
+            i += 1
     return 0
 
 

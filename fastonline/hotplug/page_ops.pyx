@@ -1,6 +1,6 @@
 import errno
 
-from fastonline.core.engine cimport Engine, pfn_at, run_at
+from fastonline.core.engine cimport pfn_at, run_at
 from fastonline.core.pageflags cimport (
     PAGE_IN_USE, PAGE_OFFLINE, PAGE_WAITING, PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail,
 )
@@ -14,9 +14,6 @@ from fastonline.core.pageflags import decode_page_flags
 from fastonline.errors import HotplugError
 
 __all__ = []
-
-cdef enum:
-    LONG_RUN = 64      # pages from which on a run is checked by words
 
 cdef dict STATE_NAMES = {PAGE_IN_USE: "in use", PAGE_OFFLINE: "PG_offline"}
 

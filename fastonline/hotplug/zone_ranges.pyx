@@ -97,10 +97,12 @@ cdef void count_offline(Machine mem, uint64_t start, uint64_t nr, int sign) noex
     present: a balloon changes totalram_pages and leaves zone->present_pages alone."""
     cdef uint64_t run
     cdef struct_zone *zone
+    cdef int z
     while nr and mem.zones.table.present_is_managed:
-        run = mem.pages.area_run(start, start + nr)
-        if page_zone(mem, start) >= 0:
-            zone = &mem.zones.table.zones[page_zone(mem, start)]
+        run = 1 if nr == 1 else mem.pages.area_run(start, start + nr)
+        z = page_zone(mem, start)
+        if z >= 0:
+            zone = &mem.zones.table.zones[z]
             zone.present_pages += sign * <int64_t>mem.pages.weigh(PG_offline, start, run)
         start += run
         nr -= run
