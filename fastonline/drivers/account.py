@@ -116,26 +116,25 @@ class Account:
         if not nr_frames:
             return
         first = np.arange(0, nr_frames, batch)
-        frames = np.diff(first, append=nr_frames)
+        frames = np.full(first.size, batch)
+        frames[-1] = nr_frames - first[-1]
         maps = np.zeros_like(first) if mapped is None else np.add.reduceat(mapped, first, dtype=np.int64)
         grows = name == "populate_physmap"
         after = self._tot_pages + np.cumsum(frames if grows else -frames)
         calls = self.cost(name, 1, frames, 0 if grows else frames)
         links = self.cost("update_va_mapping", maps, maps)
-        ns = np.column_stack([calls, links] if grows else [links, calls]).ravel()
-        held = np.column_stack([after if grows else after + frames, after]).ravel()
+        # ns, page_seconds and now: the start, then what each call and its mapping add
+        sums = np.empty((3, 1 + 2 * first.size))
+        sums[:, 0] = self.ns, self.page_seconds, self.now
+        sums[0, 1::2], sums[0, 2::2] = (calls, links) if grows else (links, calls)
+        sums[2, 1:] = sums[0, 1:] / 1e9
+        sums[1, 1::2], sums[1, 2::2] = after if grows else after + frames, after
+        sums[1, 1:] *= sums[2, 1:]
         self.calls[name] += first.size
         self.frames[name] += nr_frames
         self.calls["update_va_mapping"] += int(maps.sum())
         self.frames["update_va_mapping"] += int(maps.sum())
         self._tot_pages = int(after[-1])
         self._peak_pages = max(self._peak_pages, self._tot_pages)
-        if ns.any():
-            self.ns = _add_up(self.ns, ns)
-            self.page_seconds = _add_up(self.page_seconds, held * (ns / 1e9))
-            self.now = _add_up(self.now, ns / 1e9)
-
-
-def _add_up(start, numbers):
-    """start + numbers[0] + numbers[1]..., added in this order."""
-    return float(np.add.accumulate(np.concatenate([[start], numbers]))[-1])
+        if sums[0, 1:].any():
+            self.ns, self.page_seconds, self.now = np.add.accumulate(sums, axis=1)[:, -1].tolist()

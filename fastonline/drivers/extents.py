@@ -62,11 +62,26 @@ def parts_of_extents(extents: NDArray[np.int64], order: int) -> Iterator[NDArray
         yield pages_of_extents(extents[at : at + step], order)
 
 
+def ascends(numbers: NDArray[np.int64]) -> bool:
+    """Return whether each of `numbers` (an int array) is above the one before."""
+    return all((numbers[at + 1 : at + 1 + AT_ONCE] > numbers[at : at + AT_ONCE][: numbers.size - 1 - at]).all()
+               for at in range(0, numbers.size - 1, AT_ONCE))
+
+
+def ascending_pfns(numbers: ArrayLike) -> NDArray[np.int64]:
+    """Return different pages in ascending order: `numbers` and errors as as_pfns."""
+    pfns = as_numbers(numbers, "pfns")
+    if not ascends(pfns):
+        pfns = np.unique(pfns)
+    as_pfns(pfns[:: max(1, pfns.size - 1)])     # the first and the last
+    return pfns
+
+
 def all_different(numbers: NDArray[np.int64]) -> bool:
     """Return whether all `numbers` (an int array) are different."""
-    if np.all(numbers[1:] > numbers[:-1]):
+    if ascends(numbers):
         return True
-    ordered = np.sort(numbers)
+    ordered = np.sort(numbers.astype(np.int32) if numbers.min() >= 0 and numbers.max() < 1 << 31 else numbers)
     return not np.any(ordered[1:] == ordered[:-1])
 
 
@@ -87,5 +102,11 @@ def as_slice(numbers: NDArray[np.int64], size: int) -> NDArray[np.int64] | slice
     if numbers.size == 0 or numbers.ndim == 0:
         return numbers
     first, end = int(numbers[0]), int(numbers[-1]) + 1
-    successive = 0 <= first < end <= size and end - first == numbers.size and bool((numbers[1:] - numbers[:-1] == 1).all())
+    successive = 0 <= first < end <= size and end - first == numbers.size and ascends(numbers)
     return slice(first, end) if successive else numbers
+
+
+def ascending_as_slice(numbers: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """As as_slice, for `numbers`, one or more, that are known to ascend: their ends tell."""
+    first, end = int(numbers[0]), int(numbers[-1]) + 1
+    return slice(first, end) if end - first == numbers.size else numbers

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_OFFLINE, PG_reserved
 from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser, check_guest, free_range, si_mem_available
-from fastonline.drivers.extents import pages_of_extents
+from fastonline.drivers.extents import pages_of_extents, parts_of_extents
 from fastonline.drivers.hypervisor import Domain, ResidentDomain
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.memory import Memory
@@ -287,10 +287,11 @@ class HvBalloon(Driver):
         want = min(nr_pages, max(0, si_mem_available(self.mem) - self.floor()))
         order = min(9, self.mem.geometry.max_page_order)
         heads = alloc_highuser(self.mem, want >> order, order)
-        large = pages_of_extents(heads, order)
-        pfns = np.concatenate([large, alloc_highuser(self.mem, want - large.size)])
+        rest = alloc_highuser(self.mem, want - (heads.size << order))
+        pfns = np.concatenate([pages_of_extents(heads, order), rest]) if rest.size else pages_of_extents(heads, order)
         if pfns.size:
-            self.mem.set_pfns_offline(pfns)
+            for part in parts_of_extents(pfns, 0):
+                self.mem.set_pfns_offline(part)
             self._list.add_tail(pfns)
             self.domain.count("host_message")
             self.domain.unback(pfns)
@@ -303,7 +304,8 @@ class HvBalloon(Driver):
             return 0
         pfns = pfns[: self._back(pfns)]
         self._list.drop_head(pfns.size)
-        self.mem.free_reserved_pfns(pfns)
+        for part in parts_of_extents(pfns, 0):
+            self.mem.free_reserved_pfns(part)
         return pfns.size
 
     # -- the host's part

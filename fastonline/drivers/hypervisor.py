@@ -19,6 +19,8 @@ from fastonline.drivers.extents import (
     as_numbers,
     as_pfns,
     as_slice,
+    ascending_as_slice,
+    ascending_pfns,
     check_order,
     lengthen,
     pages_of_extents,
@@ -92,9 +94,9 @@ class Domain(Account):
         at = as_slice(pfns, self._p2m.size)
         if isinstance(at, slice):
             return self._p2m[at] != 0
-        there = (pfns >= 0) & (pfns < self._p2m.size)
-        if there.all():
+        if pfns.size and pfns.min() >= 0 and pfns.max() < self._p2m.size:
             return self._p2m[pfns] != 0
+        there = (pfns >= 0) & (pfns < self._p2m.size)
         there[there] = self._p2m[pfns[there]] != 0
         return there
 
@@ -116,10 +118,15 @@ class Domain(Account):
         """Set the frames of a page or an array of pages in the guest's table; mfns may be INVALID_P2M_ENTRY for all. ValueError
         for a negative pfn, and for a frame that the host does not have."""
         self._check_xen()
-        entries = 0 if isinstance(mfns, int) and mfns == INVALID_P2M_ENTRY else mfns + 1
-        if np.any(np.less(pfns, 0)) or np.any(np.less(entries, 0)) or np.any(np.greater(entries, self.host.nr_frames)):
+        if isinstance(mfns, int) and mfns == INVALID_P2M_ENTRY:
+            mfns = -1
+        if np.min(pfns, initial=0) < 0 or np.min(mfns, initial=0) < -1 or np.max(mfns, initial=0) >= self.host.nr_frames:
             raise ValueError(f"{self.name}: a page below 0, or a frame that the host does not have")
         at = pfns if isinstance(pfns, int) else as_slice(pfns, self._p2m.size)
+        if isinstance(at, slice):
+            np.add(mfns, 1, out=self._p2m[at], casting="unsafe")
+            return
+        entries = np.add(mfns, 1, dtype=self._p2m.dtype, casting="unsafe")
         try:
             self._p2m[at] = entries
         except IndexError:
@@ -238,9 +245,12 @@ class Domain(Account):
     def unback(self, pfns: NDArray[np.int64]) -> None:
         """Return the frames of pages to the host. ValueError, and no change, for a page without a frame, or given twice."""
         pfns = self._as_pages(pfns, backed=True)
-        mfns = self.p2m_frames(pfns)
-        self._p2m[as_slice(pfns, self._p2m.size)] = 0
-        self.decrease_reservation(mfns)
+        for part in parts_of_extents(pfns, 0):
+            at = as_slice(part, self._p2m.size)
+            self.host.take_back(self.p2m_frames(at))
+            self._p2m[at] = 0
+        self._tot_pages -= pfns.size
+        self.count("decrease_reservation", 1, pfns.size, pfns.size)
 
     def _as_pages(self, pfns, backed):
         """An int64 array of different pages, all of which have a frame, or none; the table reaches up to them."""
@@ -313,15 +323,13 @@ class ResidentDomain(Domain):
         HotplugError ENOMEM when the host has no free frame and the guest no page to reclaim, or its limit is 0. The pages
         before are resident then. ValueError for a negative pfn.
         """
-        pfns = as_pfns(pfns)
+        pfns = ascending_pfns(pfns)
         if pfns.size == 0:
             return 0
-        if not np.all(pfns[1:] > pfns[:-1]):
-            pfns = np.unique(pfns)
         self.need_p2m(int(pfns[-1]) + 1)
         faults = 0
         for part in parts_of_extents(pfns, 0):
-            backed = self.backed(part)
+            backed = self._p2m[ascending_as_slice(part)] != 0
             faults += self._fault(part[~backed] if backed.any() else part)
         return faults
 
@@ -331,7 +339,7 @@ class ResidentDomain(Domain):
         self.touch(pages_of_extents(pfns, order))
 
     def _fault(self, missing):
-        """Each of these pages gets a frame, those of other pages where there are no others; how many."""
+        """Each of these pages, in ascending order, gets a frame, those of other pages where there are no others; how many."""
         at = 0
         while at < missing.size:
             part = missing[at:]
@@ -341,14 +349,13 @@ class ResidentDomain(Domain):
                 part = part[: self.available(part.size)]
                 if part.size == 0:
                     raise HotplugError.of(errno.ENOMEM, f"{self.name} cannot touch page {int(missing[at]):#x}: no frame for it")
-            self._enter(part)
+            self._enter(part, ascending_as_slice(part))
             self.count("touch", part.size, part.size)
             at += part.size
         return at
 
-    def _enter(self, pfns):
-        """Pages without a frame get one; there are as many."""
-        at = as_slice(pfns, self._p2m.size)
+    def _enter(self, pfns, at):
+        """Pages without a frame get one; there are as many. at: the pages as as_slice has them."""
         self._p2m[at] = self.host.take(pfns.size, self.domid) + 1
         self._grow(pfns.size)
         if self._newest + pfns.size > self._queue.size:
@@ -384,7 +391,7 @@ class ResidentDomain(Domain):
             self.refused["cap"] += pfns.size - allowed
             self.refused["host"] += allowed - got
         if got:
-            self._enter(pfns[:got])
+            self._enter(pfns[:got], as_slice(pfns[:got], self._p2m.size))
         self.count("populate_physmap", 1, got)
         return got
 
