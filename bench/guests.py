@@ -1,6 +1,5 @@
 """How fast and how large guests grow: the drivers, their host, and the runs of `fastonline compare`."""
 
-import concurrent.futures
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from paths import least_of, per
 
 import fastonline as fo
 from fastonline.cost.compare import run_one
-from fastonline.cost.pool import dask_executor
+from fastonline.cost.pool import Pool, dask_executor, keep_memory
 from fastonline.cost.scenario import scenario
 from fastonline.cost.strategies import STRATEGIES
 from fastonline.cost.sweep import grid, summary, sweep
@@ -21,33 +20,37 @@ from fastonline.drivers.virtio_balloon import VirtioBalloonDriver
 from fastonline.drivers.xen import XEN_3_1, XenBalloon
 
 BIG_GUEST = """
-import resource, sys, time
+import sys, time
 from fastonline.cost.compare import run_one
 from fastonline.cost.scenario import Scenario
 gib = 1 << 30
 sizes = [16, 24, 32, 40, 48, 56, 60, 64, 60, 56, 48, 40, 32, 24, 16, 8]
 steps = tuple((60.0 * (i + 1), size * gib) for i, size in enumerate(sizes))
 big = Scenario("big", 8 * gib, 128 * gib, ((0.0, 8 * gib), *steps), maximum=64 * gib)
-start = time.perf_counter()
+start = time.process_time()
 run_one(big, sys.argv[1])
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(time.process_time() - start)
+# ru_maxrss has what the parent had
+print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 def one_run(repeat):
-    """ns of a run of `thread` by split."""
+    """ns of a run of `thread` by split, as a sweep makes one after the other."""
     thread = scenario("thread")
-    return least_of(repeat, lambda: run_one(thread, "split"))
+    keep_memory(True)
+    found = least_of(repeat, lambda: run_one(thread, "split"))
+    keep_memory(False)
+    return found
 
 
 def xen_section(repeat):
-    """ns of a section of 2.6.25 that XEN_3_1 onlines page by page."""
+    """ns of a section of 2.6.25 that XEN_3_1 adds, onlines page by page into its balloon, and populates page by page."""
     made = []
 
     def reset():
         mem = fo.Memory(fo.X86_32_PAE, boot="1G", rules=fo.LINUX_2_6_25, max_memory="2G")
         made[:] = [XenBalloon(mem, Domain(Host("2G"), "1G"), XEN_3_1, batch=1)]
-        made[0].balloon_expand(131072)
         made[0].set_target("1.5G")
     return least_of(repeat, lambda: made[0].work(0.0), reset)
 
@@ -76,13 +79,21 @@ def touch(repeat, size_gib=19):
 
 
 def big_guests(repeat):
-    """{strategy: (least s, most MiB)} of a 64 GiB guest with 8 steps up and 8 down, each in a process of its own."""
+    """{strategy: (least s of CPU, most MiB)} of a 64 GiB guest with 8 steps up and 8 down, each in a process of its own."""
     found = {}
     for name in STRATEGIES:
         lines = [subprocess.run([sys.executable, "-c", BIG_GUEST, name], capture_output=True, check=True).stdout.split()
                  for _ in range(repeat)]
         found[name] = min(float(line[0]) for line in lines), max(float(line[1]) for line in lines)
     return found
+
+
+@contextmanager
+def processes(workers):
+    """The pool of so many processes that `fastonline sweep --jobs` makes."""
+    pool = Pool(workers, keep=True)
+    yield pool
+    pool.close()
 
 
 @contextmanager
@@ -94,8 +105,8 @@ def dask(workers):
         yield executor
 
 
-def swept(runs, workers, executors=concurrent.futures.ProcessPoolExecutor):
-    """ns a run of a sweep of the 1 GiB guest of `thread` by split, in so many processes. executors: a pool, or dask."""
+def swept(runs, workers, executors=processes):
+    """ns a run of a sweep of the 1 GiB guest of `thread` by split, in so many processes. executors: processes, or dask."""
     points = grid(scenario("thread"), {"workload.in_use": [0.5, 0.9]}, ["split"], seeds=runs // 2)
     with tempfile.TemporaryDirectory() as folder, executors(workers) as executor:
         path = os.path.join(folder, "runs.jsonl")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from fastonline.cli.common import add_command, add_json, add_plot, check_plot, count, output, width, write_json
 from fastonline.cli.compare import add_strategies, read_scenario
-from fastonline.cost.pool import Pool, dask_executor
+from fastonline.cost.pool import Pool, dask_executor, keep_memory
 from fastonline.cost.scenario import PRESETS
 from fastonline.cost.sweep import SUMMARY, grid, summary, sweep
 from fastonline.tables import fitted, wrapped
@@ -89,9 +89,10 @@ def executor(args):
         with dask_executor(args.dask) as cluster:
             yield cluster
     elif args.jobs is None or args.jobs == 1:
+        keep_memory(True)
         yield None, 1
     else:
-        pool = Pool(args.jobs)
+        pool = Pool(args.jobs, keep=True)
         try:
             yield pool, args.jobs
         except BaseException:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.cost.scenario import Scenario
-from fastonline.cost.strategies import Guest
+from fastonline.cost.strategies import Guest, pages_of_blocks
 from fastonline.drivers.driver import NEVER, alloc_highuser
 from fastonline.drivers.host import Host
 from fastonline.drivers.hypervisor import Domain, ResidentDomain
@@ -53,22 +53,26 @@ class GuestWork:
             if action in ("online", "offline") and self._zone_of.get(nr) is not None:
                 self.contiguous_scans += self._zone_of[nr].spanned_pages >> self._mem.geometry.pageblock_order
 
-    def counts(self) -> Counter[str]:
+    def counts(self) -> dict[str, int]:
         """Return {name of a price: count} so far."""
         mem, stats = self._mem, self._mem.stats()
-        frees, allocations = stats["frees"], stats["allocations"]
-        return Counter({
+        frees = stats["frees"]
+        return {
             "add_page": mem.sections.present.weight() * mem.geometry.pages_per_section,
-            "alloc_page": sum(nr << order for order, nr in enumerate(allocations)),
+            "alloc_page": pages_of_blocks(stats["allocations"]),
             "online_page": frees[0],
-            "online_block": sum(nr << order for order, nr in enumerate(frees) if order),
+            "online_block": pages_of_blocks(frees) - frees[0],
             "notifier": stats["notifications"],
             "uevent": self.uevents,
             "scan_pageblock": stats["pageblocks_scanned"],
             "scan_contiguous": self.contiguous_scans,
-        })
+        }
 
-    def ns(self, counts: Counter[str]) -> float:
+    def since(self, before: Mapping[str, int]) -> dict[str, int]:
+        """Return {name of a price: count} since `counts` returned `before`."""
+        return {name: nr - before[name] for name, nr in self.counts().items()}
+
+    def ns(self, counts: Mapping[str, int]) -> float:
         """Return the cost of `counts`, ns."""
         return sum(nr * (self._prices[what].call + self._prices[what].frame) for what, nr in counts.items() if nr > 0)
 

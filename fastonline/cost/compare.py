@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,11 @@ def run_one(scenario: Scenario, strategy: str, check: bool = False) -> Row:
         raise invalid_name("strategy", strategy, STRATEGIES)
     chosen = STRATEGIES[strategy]
     reason = chosen.forbidden(scenario)
-    return Row(strategy, reason) if reason is not None else Run(scenario, chosen, check).row()
+    if reason is not None:
+        return Row(strategy, reason)
+    row = Run(scenario, chosen, check).row()
+    gc.collect(1)       # a machine and its drivers refer to each other; their tables would pile up, run by run
+    return row
 
 
 def compare(scenario: Scenario, strategies: Sequence[str] | None = None, progress: Progress | None = None) -> Comparison:

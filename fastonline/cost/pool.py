@@ -21,15 +21,16 @@ KEPT = 32 << 20     # bytes, the most that glibc allows for M_MMAP_THRESHOLD
 
 class Pool:
     """A pool of `jobs` processes; when a worker dies, the next submit starts a new pool. Its workers end with their parent, and
-    leave Ctrl-C to it."""
+    leave Ctrl-C to it. keep: they call keep_memory."""
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, keep: bool = False) -> None:
         self._jobs = jobs
+        self._keep = keep
         self._pool = self._start()
 
     def _start(self):
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._jobs, context, initializer=_begin_worker)
+        return ProcessPoolExecutor(self._jobs, context, initializer=_begin_worker, initargs=(self._keep,))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Call fn(*args) in a worker. Returns a Future."""
@@ -51,7 +52,9 @@ class Pool:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker():
+def _begin_worker(keep):
+    if keep:
+        keep_memory(True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError, AttributeError):      # another system than Linux
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -60,8 +63,8 @@ def _begin_worker():
 def keep_memory(keep: bool) -> None:
     """From now on this process keeps freed memory, up to KEPT bytes, for its next arrays (keep False: no more).
 
-    Dask starts workers with a MALLOC_TRIM_THRESHOLD_ that gives every array back to the kernel; a run then spends a third of
-    its time on page faults. Nothing happens without glibc.
+    What goes back to the kernel between two runs costs page faults, a third of a run's time where Dask starts workers with a
+    MALLOC_TRIM_THRESHOLD_. Nothing happens without glibc.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)

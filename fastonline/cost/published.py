@@ -122,10 +122,8 @@ def _plug_and_unplug(gib):
     before = own.counts()
     if device.request(gib * _GIB) != gib * _GIB or device.request(0) != 0:
         raise RuntimeError(f"virtio-mem did not plug and unplug {gib} GiB")
-    done = own.counts()
-    done.subtract(before)
     without = 2 * gib * (1 << 18) * LARGE_GUESTS.host["virtio-mem"]["discard"].frame / 1e9
-    return without, without + own.ns(done) / 1e9
+    return without, without + own.ns(own.since(before)) / 1e9
 
 
 def _scan() -> Iterator[Figure]:

@@ -7,8 +7,7 @@ the simulation is in `Row.simulation_s` only, so that equal runs give equal outp
 from __future__ import annotations
 
 import time as clock
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import errorcode
 from math import nextafter
@@ -19,7 +18,7 @@ import numpy as np
 from fastonline.cost.actors import GuestWork, Others, Work
 from fastonline.cost.costs import Costs, costs_of
 from fastonline.cost.scenario import Scenario
-from fastonline.cost.strategies import Strategy, huge_blocks
+from fastonline.cost.strategies import Strategy, free_blocks, huge_blocks, pages_of_blocks
 from fastonline.drivers.account import check_prices
 from fastonline.drivers.consumers import Udev
 from fastonline.drivers.driver import Actor, run
@@ -167,22 +166,21 @@ class Run:
             there = size >= self._target if self._grows else size <= self._target
             self._reached = domain.now if there else None
 
-    def pay(self, before: Counter[str]) -> None:
+    def pay(self, before: Mapping[str, int]) -> None:
         """The guest's clock moves on by what the guest did itself since GuestWork.counts said `before`."""
-        done = self.own.counts()
-        done.subtract(before)
-        ns = self.own.ns(done)
+        ns = self.own.ns(self.own.since(before))
         if ns:
             self._guest_ns += ns
             self.guest.domain.wait(ns / 1e9)
 
     # -- what is written down
 
-    def _free_backed(self):
-        """Free pages of the guest that hold a frame: those held that are not in use, where swapping took none of them."""
+    def _free_backed(self, free):
+        """Of `free` pages of the guest, those that hold a frame: all pages held that are not in use, where swapping took none
+        of those."""
         domain = self.guest.domain
         if not isinstance(domain, ResidentDomain):
-            return sum(zone.free_pages for zone in self.guest.mem.zones.values())
+            return free
         if domain.swapped_out or self.guest.refusals["ENOMEM"]:
             return domain.tot_pages - int(np.count_nonzero(domain.backed(self.work.pfns())))
         return domain.tot_pages - self.work.pages
@@ -193,9 +191,8 @@ class Run:
     def sample(self, target: int) -> None:
         """Write down what there is now; target: in bytes."""
         mem, page = self.guest.mem, self._page
-        orders = [zone.nr_free for zone in mem.zones.values()]
-        nr_free = [sum(counts) for counts in zip(*orders, strict=True)]
-        free = sum(nr << order for order, nr in enumerate(nr_free))
+        nr_free = free_blocks(mem)
+        free = pages_of_blocks(nr_free)
         held, host_free, others = self.guest.domain.tot_pages, self.host.free_frames, self.others.pages
         present = sum(zone.present_pages for zone in mem.zones.values())
         self.samples.append({
@@ -203,16 +200,15 @@ class Run:
             "total_bytes": mem.totalram_pages * page, "free_bytes": free * page,
             "in_use_bytes": (mem.totalram_pages - free) * page, "demand_bytes": self.work.demand * page,
             "held_bytes": held * page, "host_free_bytes": host_free * page, "others_bytes": others * page,
-            "free_backed_bytes": self._free_backed() * page, "unfreeable_pages": present - mem.totalram_pages,
-            "nr_free": nr_free, "unusable_index": unusable_index(nr_free), "huge_blocks": huge_blocks(mem),
+            "free_backed_bytes": self._free_backed(free) * page, "unfreeable_pages": present - mem.totalram_pages,
+            "nr_free": nr_free, "unusable_index": unusable_index(nr_free), "huge_blocks": huge_blocks(mem, nr_free),
         })
 
     def _values(self):
         guest, mem, domain, page, start = self.guest, self.guest.mem, self.guest.domain, self._page, self._start
         calls = {name: nr - start["calls"][name] for name, nr in domain.calls.items() if nr > start["calls"][name]}
         frames = {name: nr - start["frames"][name] for name, nr in domain.frames.items() if nr > start["frames"][name]}
-        own = self.own.counts()
-        own.subtract(start["own"])
+        own = self.own.since(start["own"])
         memmap = mem.rules.struct_page_bytes[mem.geometry.bits == 64]
         most_unfreeable = max(sample["unfreeable_pages"] for sample in self.samples)
         return {
@@ -273,7 +269,7 @@ def rounded(seconds: float | None) -> float | None:
 def unusable_index(nr_free: Sequence[int]) -> list[float]:
     """Share of the free memory that cannot serve an allocation, for each order (unusable_free_index, mm/vmstat.c): 1.0 where
     nothing is free. nr_free: free blocks by order."""
-    free = sum(nr << order for order, nr in enumerate(nr_free))
+    free = pages_of_blocks(nr_free)
     index, usable = [], free
     for order, nr in enumerate(nr_free):
         index.append((1000 * (free - usable) // free) / 1000 if free else 1.0)

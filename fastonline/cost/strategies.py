@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import lshift
 from typing import Any
 
 import numpy as np
@@ -279,7 +280,7 @@ class HostPolicy:
     def work(self, now: float) -> None:
         """Look at the time `now` (s), and set a target."""
         driver, step = self._driver, self._most // 16
-        free = huge_blocks(driver.mem) * (HUGE // driver.mem.geometry.page_size)
+        free = huge_blocks(driver.mem, free_blocks(driver.mem)) * (HUGE // driver.mem.geometry.page_size)
         change = 2 if 2 * free < step else 1 if free < step else -1 if free > 2 * step else 0
         target = min(max(driver.target_pages + change * step, self._least), self._most)
         if target != driver.target_pages:
@@ -287,10 +288,19 @@ class HostPolicy:
         self.due = now + self._period
 
 
-def huge_blocks(mem: Memory) -> int:
-    """Free blocks of 2 MiB in a machine `mem`."""
-    order = HUGE.bit_length() - 1 - mem.geometry.page_shift
-    return sum(nr << at - order for zone in mem.zones.values() for at, nr in enumerate(zone.nr_free) if at >= order)
+def free_blocks(mem: Memory) -> list[int]:
+    """Free blocks of a machine `mem`, by order."""
+    return [sum(counts) for counts in zip(*[zone.nr_free for zone in mem.zones.values()], strict=True)]
+
+
+def pages_of_blocks(blocks: Sequence[int]) -> int:
+    """Pages of so many `blocks`, by order."""
+    return sum(map(lshift, blocks, range(len(blocks))))
+
+
+def huge_blocks(mem: Memory, blocks: Sequence[int]) -> int:
+    """Blocks of 2 MiB in free `blocks` of a machine `mem`, by order."""
+    return pages_of_blocks(blocks[HUGE.bit_length() - 1 - mem.geometry.page_shift :])
 
 
 class CountsSwapped(ResidentDomain):
