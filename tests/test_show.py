@@ -39,6 +39,16 @@ def test_summary(run, saved):
     assert lines[-1] == "   10     4M      4      124         31"
 
 
+def test_rules_are_the_users_choice(run, saved):
+    """A capture does not tell under which rules its machine goes on. A saved machine keeps its own."""
+    assert run("show", "summary", CAPTURED)[1].startswith("X86_64, rules of Linux 6.12,")
+    status, out, err = run("show", "summary", CAPTURED, "--rules", "6.1")
+    assert status == 0 and out.startswith("X86_64, rules of Linux 6.1,")
+    for given, said in (("6.1", "a saved machine keeps its rules, 6.12"), ("six", "invalid rules 'six' (expected")):
+        status, out, err = run("show", "summary", saved, "--rules", given)
+        assert status == 2 and out == "" and said in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "what", [name for name in (*FIGURES, *TEXTS, *QUESTIONS) if name not in ("pages", "pagetypeinfo", "buddyinfo")]
 )

@@ -11,7 +11,8 @@ from fastonline.figures import check_format
 from fastonline.files import check_output, write_file
 from fastonline.geometry import parse_size
 from fastonline.linux.capture import Capture
-from fastonline.linux.sources import read_source
+from fastonline.linux.sources import Saved, read_source
+from fastonline.rules import LINUX_6_12, PRESETS as RULES, by_name as rules_by_name
 
 
 class Parser(argparse.ArgumentParser):
@@ -139,16 +140,26 @@ def read(args):
     return source
 
 
-def machine_of(source):
-    """Return the Memory of a Source, and print its assumptions to standard error. A capture knows its movable pages."""
-    mem = source.machine(movable=True) if isinstance(source, Capture) else source.machine()
+def add_rules(parser):
+    """--rules VERSION, for machine_of."""
+    parser.add_argument("--rules", type=checked(rules_by_name), metavar="VERSION",
+                        help=f"kernel version whose rules the machine has ({', '.join(RULES)}; default: {LINUX_6_12.name})")
+
+
+def machine_of(source, rules=None):
+    """Return the Memory of a Source under `rules` (None: those of LINUX_6_12), and print its assumptions to standard error. A
+    capture knows its movable pages."""
+    if rules is not None and isinstance(source, Saved):
+        raise ValueError(f"a saved machine keeps its rules, {source.machine().rules.name}: --rules is for other sources")
+    more = {"movable": True} if isinstance(source, Capture) else {}
+    mem = source.machine(rules=LINUX_6_12 if rules is None else rules, **more)
     _remark(source.assumptions)
     return mem
 
 
 def read_machine(args):
     """Return the Memory that add_source's arguments name."""
-    return machine_of(read(args))
+    return machine_of(read(args), args.rules)
 
 
 def _remark(lines):

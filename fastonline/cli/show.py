@@ -6,7 +6,18 @@ import sys
 import time
 from dataclasses import asdict
 
-from fastonline.cli.common import add_command, add_json, add_source, count, machine_of, output, read, read_machine, write_json
+from fastonline.cli.common import (
+    add_command,
+    add_json,
+    add_rules,
+    add_source,
+    count,
+    machine_of,
+    output,
+    read,
+    read_machine,
+    write_json,
+)
 from fastonline.core.pageflags import decode_page_flags
 from fastonline.core.runs import equal_runs
 from fastonline.hotplug import questions
@@ -41,6 +52,7 @@ def add_show(commands):
             one.add_argument("--style", default=LSMEM_STYLES[0], metavar="VERSION",
                              help=f"of util-linux: {', '.join(LSMEM_STYLES)} or later ({LSMEM_STYLES[0]})")
         add_source(one, SOURCES)
+        add_rules(one)
         if name not in TEXTS:
             add_json(one)
         if name not in QUESTIONS:
@@ -92,8 +104,8 @@ def _text(args):
     if args.what == "lsmem" and (isinstance(source, Snapshot) or isinstance(source, Capture) and source.blocks):
         return source.lsmem(args.style)
     if args.what in TEXTS:
-        return TEXTS[args.what][1](machine_of(source), args)
-    figures, text = FIGURES[args.what][1](machine_of(source), args)
+        return TEXTS[args.what][1](machine_of(source, args.rules), args)
+    figures, text = FIGURES[args.what][1](machine_of(source, args.rules), args)
     if args.json is not None:
         write_json(args.json, figures)
     return "" if args.json == "-" else text
@@ -101,7 +113,7 @@ def _text(args):
 
 def run_question(args):
     source = read(args)
-    answer, lines = QUESTIONS[args.what][1](machine_of(source), source)
+    answer, lines = QUESTIONS[args.what][1](machine_of(source, args.rules), source)
     if args.json != "-":
         print("\n".join(lines))
     if args.json is not None:
@@ -276,6 +288,7 @@ def add_sysfs(commands):
     )
     parser.add_argument("directory", metavar="DIR")
     add_source(parser, SOURCES)
+    add_rules(parser)
     parser.set_defaults(run=run_sysfs)
 
 
