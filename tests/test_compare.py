@@ -35,6 +35,13 @@ def test_the_conclusion_names_who_did_no_harm():
     assert result.text().endswith(result.conclusion)
 
 
+def test_the_conclusion_names_everybody_who_holds_least():
+    result = compare(scenario("thread"), ["split", "boot-big-huge", "shared"])
+    huge, shared = (row.values["held_byte_seconds"] for row in result.rows[1:])
+    result.rows[2].values["held_byte_seconds"] = huge
+    assert shared and result.conclusion.endswith("; boot-big-huge and shared hold the least memory over time.")
+
+
 # -- fastonline/COMPARE.md
 
 PAGE = (Path(fastonline.__file__).parent / "COMPARE.md").read_text()
@@ -72,6 +79,7 @@ def test_the_numbers_in_the_page_are_the_models():
         f"grows by {mib(kvm, 'grown_bytes')} on both hosts without overshoot, with {kvm['notifications']} notifications",
         f"swaps out {kvm['swapped_dead_pages']} pages that the guest had freed, and {kvm['swapped_used_pages']} that",
         f"swaps out {cmm2['swapped_dead_pages']} free pages, for {cmm2['calls']['essa']} more calls",
+        f"Its longest step takes {cmm2['usable_s']:.3f} s, and kvm's {kvm['usable_s']:.3f} s",
         f"{dimm['uevents']} uevents and {dimm['notifications']} notifications", f"to {mib(dimm, 'overshoot_bytes')} above",
         f"meets {dimm['steps_reached']} of {len(scenario('thread').steps)} targets",
         f"holds {dimm['held_byte_seconds'] / MIB:.0f} MiB.s, and split {split['held_byte_seconds'] / MIB:.0f}",

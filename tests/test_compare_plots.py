@@ -23,3 +23,11 @@ def test_strategies_on_one_point_share_a_label(tmp_path):
     text = (tmp_path / "c.svg").read_text()
     assert ">split, callback</text>" in text and ">whole</text>" in text
     assert "thread-dry" in text and "rules of Linux 2.6.25" in text and "fastonline 0." in text
+
+
+def test_no_axis_goes_below_zero(tmp_path):
+    """Neither strategy has a shortfall, one overshoots. Expect axes from 0 on, and no label below it."""
+    pytest.importorskip("matplotlib")
+    compare(scenario("thread"), ["split", "whole"]).plot(tmp_path / "c.svg")
+    shown = (tmp_path / "c.svg").read_text()
+    assert ">split</text>" in shown and "\N{MINUS SIGN}" not in shown

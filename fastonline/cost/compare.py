@@ -80,9 +80,10 @@ class Comparison:
         good = [row for row in self.rows if row.reason is None and not any(row.values[column] for column in _FAULTS)]
         if not good:
             return "No strategy is without shortfall, overshoot and swapped free pages."
-        least = min(good, key=lambda row: row.values["held_byte_seconds"])
+        held = min(row.values["held_byte_seconds"] for row in good)
+        least = [row.strategy for row in good if row.values["held_byte_seconds"] == held]
         names = ", ".join(row.strategy for row in good)
-        best = f"; {least.strategy} holds the least memory over time" if len(good) > 1 else ""
+        best = f"; {' and '.join(least)} hold{'s' * (len(least) == 1)} the least memory over time" if len(good) > 1 else ""
         return f"Without shortfall, overshoot and swapped free pages: {names}{best}."
 
     def _repr_html_(self) -> str:

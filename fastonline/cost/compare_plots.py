@@ -51,14 +51,14 @@ def _overshoot_and_shortfall(axes, rows, scenario):
     for row in rows:
         point = row.values["overshoot_bytes"] / MIB, row.values["shortfall_byte_seconds"] / MIB
         points.setdefault(point, []).append(row.strategy)
-    middle = max(x for x, _ in points) / 2
+    right, top = (max(values) or 1.0 for values in zip(*points, strict=True))
     for (x, y), names in points.items():
-        left = x <= middle
-        axes.plot(x, y, "o", color=LINE_COLORS["actual"])
+        left = x <= right / 2
+        axes.plot(x, y, "o", color=LINE_COLORS["actual"], clip_on=False)
         text = "\n".join(textwrap.wrap(", ".join(names), 60, break_on_hyphens=False))
         axes.annotate(text, (x, y), xytext=(7 if left else -7, 0), textcoords="offset points", fontsize=8, va="center",
                       ha="left" if left else "right")
-    axes.margins(0.1, 0.2)
+    axes.set(xlim=(0, 1.1 * right), ylim=(0, 1.2 * top))
     axes.grid(color="0.9")
     axes.set(xlabel="overshoot: memory held above the target, MiB", ylabel="shortfall, MiB.s",
              title=f"{scenario.name} ({scenario.geometry}, rules of Linux {scenario.rules}): overshoot and shortfall")
