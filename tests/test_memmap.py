@@ -8,6 +8,7 @@ from conftest import SMALL_64
 from test_page_alloc import free_pages
 
 import fastonline as fo
+from fastonline.hotplug.memmap import replace_memmap
 from fastonline.hotplug.pcp import PerCpuPages
 
 S = 256
@@ -37,6 +38,56 @@ def test_a_memmap_of_single_pages(engine, pcp):
     left = sum(map(mem.pcp.free_pages, range(3))) + sum(map(mem.pcp.count, range(3))) if pcp else free_pages(mem)
     assert free == left and not mem.memmaps
     mem.validate()
+
+
+def test_a_memmap_whose_pages_were_freed(engine, tmp_path):
+    """Somebody frees the memmap of a section, and the next one gets its pages. Expect a valid machine, EBUSY for both at once,
+    and nothing freed twice. What was saved is refused."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine, memmap="kernel")
+    mem.add_memory(0x100000, 32768)
+    ((pfn, nr),) = mem.memmaps[32]
+    mem.free_pages(pfn, nr.bit_length() - 1)
+    mem.validate()
+    mem.save(tmp_path / "free")
+    mem.add_memory(0x108000, 32768)
+    assert mem.memmaps[33] == [(pfn, nr)]
+    mem.validate()
+    mem.copy().validate()
+    mem.save(tmp_path / "twice")
+    for name, says in (("free", "the memmap of section 32 at .* is not in use"), ("twice", f"two memmaps lie at {pfn:#x}")):
+        with pytest.raises(ValueError, match=says):
+            fo.load(tmp_path / name)
+    free = free_pages(mem)
+    with pytest.raises(fo.HotplugError, match="EBUSY: the memmap of section 33"):
+        mem.remove_memory(0x100000, 65536)
+    assert free_pages(mem) == free and mem.memmaps.keys() == {32, 33}
+    mem.remove_memory(0x108000, 32768)
+    with pytest.raises(fo.HotplugError, match="EBUSY: the memmap of section 32"):
+        mem.remove_memory(0x100000, 32768)
+    assert free_pages(mem) == free + nr
+    mem.validate()
+
+
+@pytest.mark.parametrize("pcp", [False, True], ids=["buddy", "per-CPU lists"])
+@pytest.mark.parametrize("make", [scattered, lambda engine, memmap, pcp: scattered(engine, memmap, "1G", pcp)])
+def test_a_machine_with_memmaps_is_saved(engine, tmp_path, pcp, make):
+    mem = make(engine, memmap="kernel", pcp=pcp)
+    for start in (0x100000, 0x108000, 0x200000):
+        mem.add_memory(start, 32768)
+    mem.remove_memory(0x108000, 32768)
+    mem.add_memory(0x110000, 32768)
+    mem.save(tmp_path / "mem")
+    assert fo.load(tmp_path / "mem").memmaps == mem.memmaps
+
+
+@pytest.mark.parametrize("pfn", [0, 1, 1 << 40, -1, None, "x"])
+def test_a_memmap_is_not_moved_to_what_is_none(engine, pfn):
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine, memmap="kernel")
+    mem.add_memory(0x100000, 32768)
+    before = mem.memmaps
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        replace_memmap(mem, 32, 0, pfn)
+    assert mem.memmaps == before
 
 
 @pytest.mark.parametrize("pcp", [False, True], ids=["buddy", "per-CPU lists"])

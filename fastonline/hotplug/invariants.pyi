@@ -4,10 +4,14 @@ from numpy.typing import NDArray
 
 from fastonline.hotplug.machine import Machine
 
-__all__ = ["check_engine", "check_machine"]
+__all__ = ["check_engine", "check_machine", "check_saved"]
 
 def check_machine(mem: Machine) -> None:
     """Check every invariant of a machine from scratch. AssertionError with the first that is broken."""
+
+def check_saved(mem: Machine) -> None:
+    """Check what a state that was saved must have too: each memmap is in use, and has its pages for itself. AssertionError
+    naming one that is not."""
 
 def check_engine(mem: Machine) -> tuple[NDArray[Any], NDArray[Any]]:
     """Check that every page is in a state that there is, and that the engine's counters, free blocks and lists are those that

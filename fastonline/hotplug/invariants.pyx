@@ -3,6 +3,7 @@ import numpy as np
 from fastonline.core.sections cimport Sections
 from fastonline.core.pageflags cimport PG_offline, PG_prepared
 from fastonline.hotplug.machine cimport has_owner
+from fastonline.hotplug.page_alloc cimport can_free
 from fastonline.hotplug.types cimport (
     MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, nr_zones, zone as struct_zone, zone_area, zone_nid, zone_present, zone_type,
 )
@@ -12,7 +13,7 @@ from fastonline.core.audit import audit_pages
 from fastonline.hotplug.resources import check_tree
 from fastonline.rules import INT_MAX, SYSCTLS
 
-__all__ = ["check_engine", "check_machine"]
+__all__ = ["check_engine", "check_machine", "check_saved"]
 
 _MOST = 1 << 62      # no count of pages comes near to it, and sums of some do not overflow
 
@@ -208,7 +209,6 @@ cdef int check_memmaps(Machine mem) except -1:
     frees pages that are not his may have freed a memmap: remove_memory looks.)"""
     cdef uint64_t pfn, nr
     cdef int order
-    taken = set()
     for section, pieces in mem.memmap_of.items():
         if not mem.sections.present_section_nr(section):
             raise AssertionError(f"section {section} is not present and has a memmap")
@@ -217,15 +217,27 @@ cdef int check_memmaps(Machine mem) except -1:
             order = int(nr).bit_length() - 1
             if nr == 0 or mem.sections.missing(pfn, nr) != <uint64_t>-1 or pfn >= mem.pages.nr_pages - nr + 1:
                 raise AssertionError(f"the memmap of section {section} lies at {pfn:#x}, where no memory is")
-            if pfn in taken:
-                raise AssertionError(f"two memmaps lie at {pfn:#x}")
-            taken.add(pfn)
             if pfn >> mem.sections.pfn_section_shift == section:
                 if pfn % mem.pages_per_block or nr >= mem.pages_per_block or len(pieces) > 1:
                     raise AssertionError(f"section {section} holds its own memmap at {pfn:#x}, which is not at its start")
             elif nr != <uint64_t>1 << order or order > mem.pages.max_order or pfn & (nr - 1):
                 raise AssertionError(f"the memmap of section {section} at {pfn:#x} is not a block of {nr} pages")
     return 0
+
+
+def check_saved(Machine mem not None):
+    """Check what a state that was saved must have too: each memmap is in use, and has its pages for itself. AssertionError
+    naming one that is not."""
+    cdef uint64_t pfn, nr
+    taken = set()
+    for section, pieces in mem.memmap_of.items():
+        for piece in pieces:
+            pfn, nr = piece
+            if pfn in taken:
+                raise AssertionError(f"two memmaps lie at {pfn:#x}")
+            taken.add(pfn)
+            if pfn >> mem.sections.pfn_section_shift != section and not can_free(mem, pfn, int(nr).bit_length() - 1):
+                raise AssertionError(f"the memmap of section {section} at {pfn:#x} is not in use")
 
 
 cdef int check_groups(Machine mem) except -1:

@@ -2,10 +2,11 @@ import errno
 
 import numpy as np
 
+from fastonline.core.numbers cimport as_uint64
 from fastonline.core.sections cimport pages_per_section
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_pfn_array
-from fastonline.hotplug.page_alloc cimport PageLists, lists_of
+from fastonline.hotplug.page_alloc cimport PageLists, can_free, lists_of
 
 from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, pfn_range
@@ -67,13 +68,15 @@ cdef int populate_piece(PageLists lists, list pieces, int order, int nid) except
 
 
 cdef int check_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
-    """Raise EBUSY when a memmap of the `nr` sections is no longer in use, so that free_memmap could not free it."""
+    """Raise EBUSY when a memmap of the `nr` sections is no longer in use, or another's too, so that free_memmap could not free
+    it."""
     cdef uint64_t unit = pages_per_section(mem.sections), end = first + nr, pfn
-    lists = lists_of(mem)
+    lists, seen = lists_of(mem), set()
     for section in range(first, end) if mem.memmap is not None else ():
         for pfn, count in mem.memmap_of.get(section, ()):
-            if not first * unit <= pfn < end * unit and not lists.is_kernel(pfn, count.bit_length() - 1):
+            if not first * unit <= pfn < end * unit and (pfn in seen or not lists.is_kernel(pfn, count.bit_length() - 1)):
                 raise HotplugError.of(errno.EBUSY, f"the memmap of section {section} at {pfn:#x} is no longer in use")
+            seen.add(pfn)
     return 0
 
 
@@ -90,8 +93,11 @@ cdef int free_memmap(Machine mem, uint64_t first, uint64_t nr) except -1:
 
 def replace_memmap(Machine mem not None, section_nr, piece, pfn):
     """Piece number `piece` of a section's page descriptors is at `pfn` now, in as many pages: for a replay that has moved
-    them."""
-    mem.memmap_of[section_nr][piece] = (pfn, mem.memmap_of[section_nr][piece][1])
+    them. ValueError unless that is one allocation of as many."""
+    nr = mem.memmap_of[section_nr][piece][1]
+    if not can_free(mem, as_uint64(pfn, "pfn"), nr.bit_length() - 1):
+        raise ValueError(f"page {pfn:#x} is not the first of an allocation of {nr} pages")
+    mem.memmap_of[section_nr][piece] = (pfn, nr)
 
 
 # -- what of a range holds its own descriptors: it never goes online

@@ -24,7 +24,7 @@ from fastonline.errors import HotplugError
 from fastonline.hotplug import procfs, summary
 from fastonline.hotplug.arguments import ENGINES, MEMMAPS
 from fastonline.hotplug.blocks import MMOP_ONLINE, Blocks
-from fastonline.hotplug.invariants import check_machine
+from fastonline.hotplug.invariants import check_machine, check_saved
 from fastonline.hotplug.notifier import RestoringCallback
 from fastonline.hotplug.zones import Node
 from fastonline.rules import LINUX_6_12
@@ -497,6 +497,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
                 (<Undo>undo).note(<undo_step>machine.forget_all, mem, None)
                 _held = machine_state.restore_machine(mem, state)
                 check_machine(mem)
+                check_saved(mem)
         except (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError, ValueError) as e:
             raise ValueError(f"invalid machine state: {e}") from None
         return mem
