@@ -237,6 +237,23 @@ def test_2_6_25_settles_before_present_changes_otherwise(engine):
     assert marked(False) == marked(True)
 
 
+def test_later_marks_do_not_count_where_marks_compute_nothing(engine):
+    """2.6.25 whose marks leave the watermarks alone. Expect those of the end of online_pages, whether somebody looked before
+    the next mark or not."""
+    def marked(look):
+        rules = replace(fo.LINUX_2_6_25, watermarks_at_mark=False, name="2.6.25-quiet")
+        mem = fo.Memory(fo.X86_64, boot="512M", rules=rules, engine=engine)
+        mem.add_memory(FIRST, 2 * BLOCK)
+        mem.online_pages(FIRST, BLOCK)
+        if look:
+            marks(mem.zones["Normal"])
+        mem.prepare_online_pages(FIRST + BLOCK, BLOCK)
+        mem.mark_pages_onlined(FIRST + BLOCK, BLOCK)
+        return [marks(zone) for zone in mem.zones.values()]
+
+    assert marked(False) == marked(True)
+
+
 def test_in_6_1_a_partial_mark_computes_nothing(engine):
     """RECORDED 8: what virtio-mem plugs into an online block changes managed, not the watermarks."""
     mem = fo.Memory(fo.X86_64, boot="512M", rules=fo.LINUX_6_1, engine=engine)

@@ -30,6 +30,7 @@ from fastonline.hotplug.section_states cimport (
 )
 from fastonline.hotplug.sysctl cimport recompute_watermarks
 from fastonline.hotplug.types cimport zone_present, zone_type
+from fastonline.hotplug.watermarks cimport refresh
 from fastonline.hotplug.zone_ranges cimport (
     adjust_present_page_count, enters_empty_zone, move_pfn_range_to_zone, page_zone, zone_for_pfn_range,
 )
@@ -485,6 +486,8 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
     if not mem.min_free_kbytes_follows:
         mem.zones.table.stale = True
         mem.zones.table.recomputed += 1
+        if not mem.watermarks_at_mark:
+            refresh(&mem.zones.table)     # pages that are marked later do not count
     try:
         if was_empty:
             build_all_zonelists(mem, listed_nodes(mem))
