@@ -80,7 +80,6 @@ STATES = {
     "a policy zone that there is not": (changed("hotplug", value=[0, False, 301, True, 99]), "policy zone"),
     "a memmap where no memory is": (changed("memmaps", value=[[4, 4000, 4]]), "memmap of section 4"),
     "a memmap of no section": (changed("memmaps", value=[[9, 0, 4]]), "section 9 is not present"),
-    "a memmap in free pages": (changed("memmaps", value=[[4, 8, 4]]), "the memmap of section 4 at 0x8 is not in use"),
     "a range where no memory is": (changed("groups", value=[(2048, 256, None)]), "added at 0x800"),
     "a range that begins before its RAM": (
         lambda state: state["resources"].append([1025 << 12, *state["resources"].pop()[1:]]),

@@ -1,6 +1,7 @@
 """hotplug/memmap.pyx: where the page descriptors of added memory come from."""
 
 import errno
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -53,8 +54,9 @@ def test_a_memmap_whose_pages_were_freed(engine, tmp_path):
     assert mem.memmaps[33] == [(pfn, nr)]
     mem.validate()
     mem.copy().validate()
+    pickle.loads(pickle.dumps(mem)).validate()
     mem.save(tmp_path / "twice")
-    for name, says in (("free", "the memmap of section 32 at .* is not in use"), ("twice", f"two memmaps lie at {pfn:#x}")):
+    for name, says in (("free", "section 32 at .* lies in free pages"), ("twice", f"two memmaps lie at {pfn:#x}")):
         with pytest.raises(ValueError, match=says):
             fo.load(tmp_path / name)
     free = free_pages(mem)

@@ -1,9 +1,8 @@
 import numpy as np
 
 from fastonline.core.sections cimport Sections
-from fastonline.core.pageflags cimport PG_offline, PG_prepared
+from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared
 from fastonline.hotplug.machine cimport has_owner
-from fastonline.hotplug.page_alloc cimport can_free
 from fastonline.hotplug.types cimport (
     MMOP_OFFLINE, MMOP_ONLINE_MOVABLE, nr_zones, zone as struct_zone, zone_area, zone_nid, zone_present, zone_type,
 )
@@ -226,8 +225,8 @@ cdef int check_memmaps(Machine mem) except -1:
 
 
 def check_saved(Machine mem not None):
-    """Check what a state that was saved must have too: each memmap is in use, and has its pages for itself. AssertionError
-    naming one that is not."""
+    """Check what a state that was saved must have too: no memmap lies in free pages, or in another's. AssertionError naming
+    one that does."""
     cdef uint64_t pfn, nr
     taken = set()
     for section, pieces in mem.memmap_of.items():
@@ -236,8 +235,8 @@ def check_saved(Machine mem not None):
             if pfn in taken:
                 raise AssertionError(f"two memmaps lie at {pfn:#x}")
             taken.add(pfn)
-            if pfn >> mem.sections.pfn_section_shift != section and not can_free(mem, pfn, int(nr).bit_length() - 1):
-                raise AssertionError(f"the memmap of section {section} at {pfn:#x} is not in use")
+            if any([mem.pages.state(page) & PG_buddy for page in range(pfn, pfn + nr)]):
+                raise AssertionError(f"the memmap of section {section} at {pfn:#x} lies in free pages")
 
 
 cdef int check_groups(Machine mem) except -1:

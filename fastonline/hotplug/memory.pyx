@@ -497,7 +497,6 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
                 (<Undo>undo).note(<undo_step>machine.forget_all, mem, None)
                 _held = machine_state.restore_machine(mem, state)
                 check_machine(mem)
-                check_saved(mem)
         except (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError, ValueError) as e:
             raise ValueError(f"invalid machine state: {e}") from None
         return mem
@@ -556,6 +555,8 @@ def load(path):
 
     state = savefile.load(path)
     try:
-        return Memory._restore(state)
-    except ValueError as e:
+        mem = Memory._restore(state)
+        check_saved(mem)
+        return mem
+    except (AssertionError, ValueError) as e:
         raise ValueError(f"{path}: {e}") from None
