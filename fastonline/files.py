@@ -252,8 +252,9 @@ def _write(fd: int, parts: Iterable[Bytes]) -> None:
 def _sync_directory(path: str) -> None:
     """Make a rename durable, where the file system can."""
     with suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        # a for loop, since no signal handler runs between its next item and the try
+        for fd in map(os.open, (path,), (os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC,)):
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)

@@ -413,7 +413,7 @@ def test_a_signal_leaves_no_descriptor(tmp_path, call):
         for nr in range(1500):
             try:
                 try:
-                    signal.setitimer(signal.ITIMER_REAL, 1e-6 + nr % 60 * 5e-6)
+                    signal.setitimer(signal.ITIMER_REAL, 1e-6 + nr % 300 * 5e-6)
                     call(path)
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
