@@ -108,3 +108,11 @@ def test_a_worker_keeps_memory_while_it_is_told_to():
                           capture_output=True, text=True, check=True)
     before, kept, after = map(int, done.stdout.split())
     assert kept < 512 < before / 4 and after > 2048
+
+
+@pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="the C library is not glibc")
+def test_a_process_is_no_slower_after_it_kept_memory():
+    """The same without MALLOC_TRIM_THRESHOLD_, where glibc adapts its limits. Expect as few page faults afterwards."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=environ, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[2]) < 1024

@@ -61,15 +61,17 @@ def _begin_worker(keep):
 
 
 def keep_memory(keep: bool) -> None:
-    """From now on this process keeps freed memory, up to KEPT bytes, for its next arrays (keep False: no more).
+    """From now on this process keeps freed memory, up to KEPT bytes, for its next arrays. keep False: what it keeps goes back,
+    and MALLOC_TRIM_THRESHOLD_ holds again; without it the limits stay, since glibc raises them by itself as arrays are freed.
 
     What goes back to the kernel between two runs costs page faults, a third of a run's time where Dask starts workers with a
     MALLOC_TRIM_THRESHOLD_. Nothing happens without glibc.
     """
+    trim = None if keep else os.environ.get("MALLOC_TRIM_THRESHOLD_")
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT if keep else 128 << 10)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT if keep else int(os.environ.get("MALLOC_TRIM_THRESHOLD_", 128 << 10)))
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT if trim is None else 128 << 10)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT if trim is None else int(trim))
         if not keep:
             libc.malloc_trim(0)
 
