@@ -80,6 +80,15 @@ def test_a_pool_outlives_its_workers(expected, tmp_path, monkeypatch):
     assert {line for line in lines(tmp_path / "runs") if b'"error"' not in line} <= set(expected)
 
 
+def test_a_script_without_a_main_guard_ends_with_a_reason(tmp_path):
+    """Each worker imports the script, which starts workers again. Expect one RuntimeError, not a retry for every run."""
+    script = tmp_path / "script.py"
+    script.write_text("from fastonline.cost.pool import Pool\nPool(2)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("RuntimeError: the worker processes do not start; a script has to")
+
+
 FAULTS = """
 import resource
 import numpy as np

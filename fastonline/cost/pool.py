@@ -21,7 +21,7 @@ KEPT = 32 << 20     # bytes, the most that glibc allows for M_MMAP_THRESHOLD
 
 class Pool:
     """A pool of `jobs` processes; when a worker dies, the next submit starts a new pool. Its workers end with their parent, and
-    leave Ctrl-C to it. keep: they call keep_memory."""
+    leave Ctrl-C to it. keep: they call keep_memory. RuntimeError if the workers do not start."""
 
     def __init__(self, jobs: int, keep: bool = False) -> None:
         self._jobs = jobs
@@ -30,7 +30,14 @@ class Pool:
 
     def _start(self):
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._jobs, context, initializer=_begin_worker, initargs=(self._keep,))
+        pool = ProcessPoolExecutor(self._jobs, context, initializer=_begin_worker, initargs=(self._keep,))
+        first, *_ = [pool.submit(os.getpid) for _ in range(self._jobs)]
+        try:
+            first.result()
+        except BrokenExecutor:
+            raise RuntimeError("the worker processes do not start; a script has to start them under "
+                               "`if __name__ == '__main__':`, since each imports the script") from None
+        return pool
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Call fn(*args) in a worker. Returns a Future."""
