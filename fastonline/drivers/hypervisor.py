@@ -65,7 +65,7 @@ class Domain(Account):
         if pages > host.free_frames:
             what = f"a domain of {pages} pages cannot be built: the host has {host.free_frames} frames left"
             raise HotplugError.of(errno.ENOMEM, what)
-        self.domid = host.enter(self)
+        self.domid = host._enter(self)
         self.name = f"domain {self.domid}" if name is None else name
         if pages:
             self._p2m[:] = host.take(pages, self.domid) + 1
