@@ -31,8 +31,8 @@ class Pool:
     def _start(self):
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(self._jobs, context, initializer=_begin_worker, initargs=(self._keep,))
-        first, *_ = [pool.submit(os.getpid) for _ in range(self._jobs)]
         try:
+            first, *_ = [pool.submit(os.getpid) for _ in range(self._jobs)]
             first.result()
         except BrokenExecutor:
             raise RuntimeError("the worker processes do not start; a script has to start them under "
