@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# its asserts hold under python -O too
-pytest.register_assert_rewrite("drivers_common")
+# their asserts hold under python -O too
+pytest.register_assert_rewrite("drivers_common", "in_process")
 
 import fastonline as fo
 from fastonline.cli import main

@@ -61,7 +61,8 @@ def interrupted(args, seconds=0.0, **env):
     output and errors."""
     running = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **env})
     try:
-        assert running.stdout.readline() == b"ready\n"
+        first = running.stdout.readline()
+        assert first == b"ready\n"
         time.sleep(seconds)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
