@@ -46,7 +46,7 @@ DIRECTIVES = {
     "auto_pickle": False,
 }
 
-# How the extensions are built. The linker writes it into each, so that a build with other flags or another Cython is seen.
+# A hash of how the extensions are built. The linker writes it into each, so that other flags or another Cython are noticed.
 BUILD_ID = hashlib.sha256(repr((
     DIRECTIVES, OPTIMIZE, COMPILE, LINK, cython_version, [os.environ.get(name) for name in ("CC", "CFLAGS", "LDFLAGS")],
 )).encode()).hexdigest()[:40]
@@ -156,7 +156,7 @@ def missing_tool():
 
 
 def built_in_place():
-    """Return (are there extensions beside their sources, all newer than every source; are they of this BUILD_ID)."""
+    """Return two bools: every extension is in place and newer than all sources; those in place have this BUILD_ID."""
     found = [Path(name.replace(".", "/") + sysconfig.get_config_var("EXT_SUFFIX")) for name in MODULES]
     found = [path for path in found if path.exists()]
     sources = [Path("setup.py"), *(path for path in Path("fastonline").rglob("*") if path.suffix in (".pyx", ".pxd", ".h"))]

@@ -42,9 +42,14 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def _opened(kind: str, path: Path, flags: int, mode: int = 0o666) -> io.FileIO:
-    """Return the file that os.open opens. The descriptor has an owner from the first moment on: nothing runs between the two
-    calls that map makes, no signal handler either."""
-    return next(map(io.FileIO, map(os.open, (path,), (flags | os.O_CLOEXEC,), (mode,)), (kind,)))
+    """Return the file that os.open opens."""
+    return _owned(kind, map(os.open, (path,), (flags | os.O_CLOEXEC,), (mode,)))
+
+
+def _owned(kind: str, descriptor: map[int]) -> io.FileIO:
+    """Return the file of a descriptor that is yet to be opened: `descriptor` is a map over the call that opens it. The file
+    owns it from the first moment on, since nothing, not even a signal handler, runs between the two calls that map makes."""
+    return next(map(io.FileIO, descriptor, (kind,)))
 
 
 def _check_regular(path: Path, mode: int) -> None:
@@ -194,9 +199,9 @@ def _is_in_proc(path: str) -> bool:
 
 def _write_into(path: str, is_open: bool, parts: Iterable[Bytes]) -> None:
     """Write into an existing FIFO or device. A FIFO without a reader is refused (ENXIO) instead of waiting. A file that this
-    process has open is written where it stands, so that what is printed there later does not lie over it."""
+    process has open is written at its current position, so that later output does not overwrite it."""
     if is_open and os.path.samefile(os.path.dirname(path), "/proc/self/fd"):
-        with next(map(io.FileIO, map(os.dup, (int(os.path.basename(path)),)), ("wb",))) as file:
+        with _owned("wb", map(os.dup, (int(os.path.basename(path)),))) as file:
             _write(file.fileno(), parts)
         return
     with _opened("wb", path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY) as file:

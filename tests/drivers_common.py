@@ -1,6 +1,9 @@
 """What the tests of the drivers have in common: small guests, and domains that fail half-way."""
 
+import pytest
+
 from fastonline import LINUX_2_6_25, LINUX_6_1
+from fastonline.drivers.host import Host
 from fastonline.drivers.hypervisor import Domain
 from fastonline.testing.geometries import GUEST_64, GUEST_PAE
 
@@ -45,3 +48,13 @@ class Dying:
     def touch(self, pfns, *args, **options):
         self._count_down()
         return super().touch(pfns, *args, **options)
+
+
+def check_refused(call):
+    """call(host, domain) raises ValueError or TypeError, and both are still valid."""
+    host = Host("1M")
+    domain = Domain(host, "64K")
+    with pytest.raises((ValueError, TypeError)):
+        call(host, domain)
+    host.validate()
+    domain.validate()

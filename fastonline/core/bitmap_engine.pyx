@@ -41,7 +41,7 @@ cdef word_t words_used "fo_words_used"(
 
 
 cdef uint64_t online_each "fo_online_each"(void *b, void *flags, const uint64_t *pfns, uint64_t nr) noexcept nogil:
-    """Put single pages online until one cannot go quickly; how many did."""
+    """Put single pages online until one needs the slow path; return how many went online."""
     cdef uint64_t i = 0
     while i < nr and online_quickly(<buddy *>b, <page_flags *>flags, pfns[i]):
         i += 1

@@ -78,8 +78,8 @@ def against(new: dict[str, Any], old: dict[str, Any], tolerance: float = 0.1, se
 
 
 def _medians(times, random):
-    """The medians of so many resamples of `times`, without making them: where the middle one of n numbers from [0, 1) lies is a
-    draw from a beta distribution, and where the next one lies of the rest."""
+    """Medians of _RESAMPLES resamples of `times`, drawn directly: the middle one of n uniform numbers has a beta distribution,
+    and so has the distance to the next one, as a share of what is left."""
     values = np.sort(np.asarray(times, float))
     n, half = values.size, (values.size - 1) // 2
     lower = random.beta(half + 1, n - half, _RESAMPLES)

@@ -57,7 +57,7 @@ class HintedDomain(ResidentDomain):
 
     host, limit, name: as ResidentDomain. Pages are stable until set otherwise. pfns: one-dimensional int64 arrays without
     repetition. Every change counts as one ESSA instruction a page. Under a Cmm2 only its guest's allocator takes pages out of
-    the unused state, as it gives them out; others hear ValueError.
+    the unused state, as it gives them out; for anyone else that is a ValueError.
     """
 
     def __init__(self, host: Host, limit: int | str | None = None, name: str | None = None) -> None:

@@ -107,6 +107,6 @@ def as_slice(numbers: NDArray[np.int64], size: int) -> NDArray[np.int64] | slice
 
 
 def ascending_as_slice(numbers: NDArray[np.int64]) -> NDArray[np.int64] | slice:
-    """As as_slice, for `numbers`, one or more, that are known to ascend: their ends tell."""
+    """As as_slice, for `numbers`, one or more, that are known to ascend, so that only the first and the last are looked at."""
     first, end = int(numbers[0]), int(numbers[-1]) + 1
     return slice(first, end) if end - first == numbers.size else numbers

@@ -387,7 +387,7 @@ class XenBalloon(Driver):
 
     def _at_once(self, extents, call):
         """How many of these extents one step moves. Usually a batch; several where the result is the same: when no other
-        notifier hears of them, and the dearest calls end within the time slice."""
+        notifier hears of them, and even the most expensive calls end within the time slice."""
         if self.order or (self.behaviour.expands and len(self.mem.notifiers) > bool(self._expanded)):
             return min(extents, self.batch)
         nr, domain = self.batch, self.domain

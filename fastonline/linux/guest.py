@@ -396,7 +396,7 @@ class Guest:
         self.cache.alloc(nr_pages)
 
     def kernel_memory(self, nr_pages):
-        """Allocate single unmovable pages for the kernel, for good (GFP_KERNEL). All or nothing: MemoryError."""
+        """Allocate single unmovable pages that the kernel keeps (GFP_KERNEL). All or nothing: MemoryError."""
         pfns = self._take(nr_pages)
         if len(pfns) < nr_pages:
             for pfn in pfns:
