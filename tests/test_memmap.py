@@ -15,7 +15,7 @@ from fastonline.hotplug.pcp import PerCpuPages
 S = 256
 
 
-def scattered(engine, memmap=None, boot="512M", pcp=False):
+def scattered(engine, memmap=None, boot="128M", pcp=False):
     """A machine in which every third page is free."""
     mem = fo.Memory(fo.X86_64, boot, engine=engine, memmap=memmap)
     pfns = mem.alloc_pages_bulk(mem.totalram_pages)
@@ -71,7 +71,7 @@ def test_a_memmap_whose_pages_were_freed(engine, tmp_path):
 
 
 @pytest.mark.parametrize("pcp", [False, True], ids=["buddy", "per-CPU lists"])
-@pytest.mark.parametrize("make", [scattered, lambda engine, memmap, pcp: scattered(engine, memmap, "1G", pcp)])
+@pytest.mark.parametrize("make", [scattered, lambda engine, memmap, pcp: scattered(engine, memmap, "256M", pcp)])
 def test_a_machine_with_memmaps_is_saved(engine, tmp_path, pcp, make):
     mem = make(engine, memmap="kernel", pcp=pcp)
     for start in (0x100000, 0x108000, 0x200000):

@@ -57,6 +57,20 @@ def test_a_change_is_undone(blocks):
     assert state(blocks) == state(copy) == before
 
 
+def test_a_full_pageblock_has_room_again(blocks):
+    """A Reclaimable pageblock is full. Expect its pages to be had when one is given back, and when the change is undone."""
+    copy = blocks.copy()
+    with pytest.raises(ZeroDivisionError), Undo() as undo:
+        assert [blocks.take(3, True, undo), blocks.take(0, True, undo), blocks.nr_free()] == [64, None, 16]
+        blocks.give(np.array([70]), undo)
+        assert [blocks.take(0, True, undo), blocks.take(0, True, undo), blocks.nr_free()] == [70, None, 16]
+        raise ZeroDivisionError
+    for whole in blocks, copy:
+        with Undo() as undo:
+            assert whole.nr_free() == 24 and whole.take(3, True, undo) == 64
+            whole.give(np.arange(64, 72), undo)
+
+
 def test_no_pageblocks():
     none = Pageblocks()
     assert none.nr_free() == 0 and none.free_pfns().tolist() == none.free_of(np.arange(9)).tolist() == []

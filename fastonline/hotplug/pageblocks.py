@@ -18,21 +18,22 @@ def count_free_blocks(free, max_order):
 class Pageblocks:
     """The Unmovable and Reclaimable pageblocks of one zone. Sizes are pages, pfns int64 arrays."""
 
-    __slots__ = ("_free", "_reclaimable")
+    __slots__ = ("_free", "_reclaimable", "_full")
 
     def __init__(self):
         self._free = {}              # first pfn of a pageblock -> bool array, True where a page is free
         self._reclaimable = set()    # first pfns of the Reclaimable ones
+        self._full = set()           # first pfns of those that are known to have no free page
 
     def copy(self):
         """Return a copy. The arrays are the same: who changes one notes its inverse."""
         other = Pageblocks()
-        other._free, other._reclaimable = dict(self._free), set(self._reclaimable)
+        other._free, other._reclaimable, other._full = dict(self._free), set(self._reclaimable), set(self._full)
         return other
 
     def nr_free(self):
         """Return the number of free pages."""
-        return sum(int(np.count_nonzero(free)) for free in self._free.values())
+        return sum(int(np.count_nonzero(free)) for base, free in self._free.items() if base not in self._full)
 
     def free_blocks(self, counts):
         """Add the free blocks of each order to `counts`, a list by order."""
@@ -76,33 +77,39 @@ class Pageblocks:
         """Allocate a block of an order from the pageblocks of a kind. Return its first pfn, or None. undo: the Undo of the
         change."""
         for base, free in self._free.items():
-            if len(free) >> order and (base in self._reclaimable) == reclaimable:
+            if base not in self._full and len(free) >> order and (base in self._reclaimable) == reclaimable:
                 fits = np.flatnonzero(free.reshape(-1, 1 << order).all(axis=1))
                 if len(fits):
                     first = int(fits[0]) << order
-                    self._set(free, slice(first, first + (1 << order)), False, undo)
+                    self._set(base, slice(first, first + (1 << order)), False, undo)
                     return base + first
         return None
 
     def take_page(self, pfn, undo):
         """Allocate one free page."""
         base = self._base_of(pfn)
-        self._set(self._free[base], slice(pfn - base, pfn - base + 1), False, undo)
+        self._set(base, slice(pfn - base, pfn - base + 1), False, undo)
 
     def give(self, pfns, undo):
         """Free those of `pfns` that are in these pageblocks. Return a bool for each: was it?"""
         inside = np.zeros(len(pfns), bool)
         for base, free in self._free.items():
             own = (pfns >= base) & (pfns < base + len(free))
-            self._set(free, pfns[own] - base, True, undo)
-            inside |= own
+            if own.any():
+                self._set(base, pfns[own] - base, True, undo)
+                inside |= own
         return inside
 
-    @staticmethod
-    def _set(free, pages, value, undo):
+    def _set(self, base, pages, value, undo):
         """Set pages of a pageblock, an index or a slice, free or in use."""
+        free = self._free[base]
+        undo.add(self._full.discard, base)
         undo.add(free.__setitem__, pages, np.array(free[pages]))
         free[pages] = value
+        if free.any():
+            self._full.discard(base)
+        else:
+            self._full.add(base)
 
     def remove_free(self, start_pfn, nr_pages):
         """Forget the pageblocks of a range all of whose pages are free. Return [(start_pfn, nr_pages)] of them."""
