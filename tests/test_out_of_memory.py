@@ -143,6 +143,9 @@ class Guest:
         self.balloon.inflate(30)
         self.owner.alloc(100)
         self.path = os.path.join(directory, "saved")
+
+    def saved(self):
+        """Put the machine into a file and into bytes."""
         self.mem.save(self.path)
         self.pickled = pickle.dumps(self.mem)
 
@@ -179,6 +182,7 @@ def test_each_array_fails_once(engine, call, pcp, tmp_path):
     """Expect MemoryError, every page with its owner, and where the call moves no page the machine as it was."""
     def work():
         guest = Guest(engine, tmp_path, pcp)
+        guest.saved()
         for nr in range(2000):
             before, failing = state_of(guest.mem), Failing(nr)
             try:
