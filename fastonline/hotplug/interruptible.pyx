@@ -1,7 +1,10 @@
 from functools import wraps
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
+from libc.string cimport memcpy
 
+from fastonline.core.buddy cimport buddy_pool
 from fastonline.core.lock cimport LONG_STEP_BITS, PyThreadState
 from fastonline.core.ram cimport check_ram
 from fastonline.core.threads cimport in_threads, range_step
@@ -67,14 +70,14 @@ cdef int walk_range(Machine mem, int step, uint64_t start, uint64_t nr, int orde
     nothing to do with each other (INIT).
     """
     cdef uint64_t at = start, end = start + nr, part, part_pages = pages_between_signals(mem) * threads
-    cdef int area
+    cdef bytes counts
     cdef PyThreadState *thread
     if step == INIT:
         check_ram(nr * mem.pages.page_bits >> 3)
     if nr * mem.pages.page_bits < LONG_STEP_BITS:
         take_step(mem, step, start, nr, order)
         return 0
-    counts = [mem.pages.counters(area) for area in range(mem.pages.nr_areas)]
+    counts = PyBytes_FromStringAndSize(<char *>mem.pages.areas, mem.pages.nr_areas * sizeof(buddy_pool))
     mem.lock.busy += 1
     try:
         while at < end:
@@ -92,8 +95,7 @@ cdef int walk_range(Machine mem, int step, uint64_t start, uint64_t nr, int orde
                 PyErr_CheckSignals()
     except BaseException:
         take_step_back(mem, step, start, at - start)
-        for area in range(mem.pages.nr_areas):
-            mem.pages.set_area_counters(area, counts[area])
+        memcpy(mem.pages.areas, <const char *>counts, mem.pages.nr_areas * sizeof(buddy_pool))
         raise
     finally:
         mem.lock.busy -= 1
