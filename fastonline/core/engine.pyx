@@ -127,36 +127,31 @@ cdef class Engine:
     cdef int gather(self, pfn_batch *batch, uint64_t *bad) noexcept nogil:
         cdef uint64_t[2] span
         cdef word_t *words = self.batch_words
-        cdef bint inside
-        cdef bint few = batch.nr < self.nr_pages / SPARSE + FEW_PFNS
+        cdef bint inside, copied
         batch.one_by_one |= self.in_order
-        if (few or batch.one_by_one) and not self.copy_batch(batch, span):
+        copied = batch.one_by_one or batch.nr < self.nr_pages / SPARSE + FEW_PFNS
+        if copied and not self.copy_batch(batch, span):
             return BATCH_NO_MEMORY
-        if few:
-            if span[1] >= self.nr_pages:
-                return self.first_outside(batch, bad)
-            batch.first = span[0]
-            batch.end = span[1] + 1
+        inside = span[1] < self.nr_pages if copied else set_batch(batch, words, self.nr_pages, span)
+        if not inside and (copied or span[0] == NO_PFN):
+            return self.first_outside(batch, bad)
+        batch.first = span[0]
+        batch.end = span[1] + 1
+        if copied:
             if batch.nr < (batch.end - batch.first) / SPARSE + FEW_PFNS:
                 batch.one_by_one = True
                 bad[0] = first_repeated(batch.pfns64, batch.nr, words)
                 return BATCH_OK if bad[0] == batch.nr else BATCH_TWICE
-        inside = set_batch(batch, words, self.nr_pages, span)
-        batch.first = span[0]
-        batch.end = span[1] + 1
+            set_bits(batch.pfns64, batch.nr, words, self.nr_pages >= LARGE_PLANE_PFNS)
         if inside and bitmap_weight(words, batch.first, batch.end - batch.first) == batch.nr:
             if batch.one_by_one:
                 clear_words(words, batch)
             return BATCH_OK
-        if span[0] != NO_PFN:
-            clear_words(words, batch)
+        clear_words(words, batch)
         if not inside:
             return self.first_outside(batch, bad)
         # some are repeated: the first to be so is found by a second, slower walk
-        if batch.one_by_one:
-            bad[0] = first_repeated(batch.pfns64, batch.nr, words)
-        else:
-            bad[0] = first_repeated_in_array(batch, words)
+        bad[0] = first_repeated_in_array(batch, words)
         return BATCH_TWICE if bad[0] < batch.nr else BATCH_CHANGED
 
     cdef int first_outside(self, const pfn_batch *batch, uint64_t *bad) noexcept nogil:

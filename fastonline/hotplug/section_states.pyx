@@ -4,6 +4,7 @@ from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_prepared, PG_reserved
 from fastonline.core.sections cimport present_section_nr
+from fastonline.core.types cimport word_t
 
 __all__ = ["block_nid", "block_online", "block_present", "section_nid"]
 
@@ -81,6 +82,8 @@ cdef void count_onlined(Machine mem, uint64_t start, uint64_t nr, uint64_t onlin
 cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil:
     """The waiting pages of a gathered batch go online, and all that counts them knows."""
     cdef uint64_t shift = mem.sections.pfn_section_shift, onlined, section, i
+    cdef const word_t *online = mem.sections.online.words
+    cdef const uint64_t *pfns = batch.pfns64
     cdef bint all_online = mem.sections.all_in(mem.sections.online, batch.first, batch.end - batch.first)
     if not all_online and not batch.one_by_one:
         # now, since the bits do not outlive the next call: what is prepared in a section that is not online is waiting
@@ -93,8 +96,9 @@ cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil:
     mem.zones.table.stale |= mem.watermarks_at_mark
     if onlined and not all_online and batch.one_by_one:
         for i in range(batch.nr):
-            if not test_bit(mem.sections.online.words, pfn_at(batch, i) >> shift):
-                sections_went_online(mem, pfn_at(batch, i), 1)
+            section = pfns[i] >> shift
+            if not (online[section >> 6] >> (section & 63)) & 1:      # test_bit, without the call that -Os makes of it
+                sections_went_online(mem, pfns[i], 1)
     return onlined
 
 
