@@ -8,9 +8,9 @@ from fastonline.core.bitmap import zeroed
 from fastonline.core.buffer cimport data_of
 from fastonline.core.engine cimport pfn_at
 from fastonline.core.lock cimport settle
-from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
+from fastonline.core.pageflags cimport PAGE_FREE, PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
 from fastonline.core.pageflags import FLAG_NAMES
-from fastonline.core.types cimport NR_ORDERS, uint8_t
+from fastonline.core.types cimport NO_AREA, NR_ORDERS, uint8_t
 
 __all__ = ["PAGE_BYTES", "StructPageEngine"]
 
@@ -20,9 +20,10 @@ PAGE_BYTES = (32, 56, 64)
 # -- lists
 
 cdef inline void link_between(page_t *heads, uint64_t node, uint64_t prev, uint64_t next) noexcept nogil:
+    # in this order: one store of 16 bytes to the node could not be read back as fast as two of 8
     heads[node].prev = prev
-    heads[node].next = next
     heads[prev].next = node
+    heads[node].next = next
     heads[next].prev = node
 
 
@@ -37,7 +38,7 @@ cdef inline void add_to_list(mem_map *m, page_t *pages, buddy_pool *area, pfn_t 
     """Make the block free, at one end of its list (add_to_free_list, add_to_free_list_tail)."""
     cdef page_t *heads = pages - NR_HEADS
     cdef uint64_t head = area.number * NR_ORDERS + order
-    pages[pfn].flags |= PG_buddy
+    pages[pfn].flags = PAGE_FREE
     pages[pfn].order = order
     if tail:
         link_between(heads, NR_HEADS + pfn, heads[head].prev, head)
@@ -52,26 +53,24 @@ cdef inline void del_from_list(page_t *pages, buddy_pool *area, pfn_t pfn, int o
     cdef page_t *page = &pages[pfn]
     heads[page.prev].next = page.next
     heads[page.next].prev = page.prev
-    page.flags &= ~PG_buddy
+    page.flags = PG_prepared
     page.order = 0
     area.nr_free[order] -= 1
 
 
 cdef inline bint page_is_buddy(page_t *pages, pfn_t pfn, int order) noexcept nogil:
     # one branch, not two: which of both fails is hard to foresee
-    return (pages[pfn].order ^ <uint32_t>order) | ((pages[pfn].flags & PG_buddy) ^ PG_buddy) == 0
+    return (pages[pfn].order ^ <uint32_t>order) | (pages[pfn].flags ^ PAGE_FREE) == 0
 
 
 # -- the allocator
 
-cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint tail) noexcept nogil:
+cdef inline void merge(mem_map *m, page_t *pages, buddy_pool *area, pfn_t pfn, int order, bint tail) noexcept nogil:
     """__free_one_page: merge while the buddy is free, then list the block; `tail` is FPI_TO_TAIL, without which 6.1's
     kernels decide by buddy_merge_likely and 2.6.25 takes the head."""
-    cdef buddy_pool *area = area_of_page(m, pfn)
     cdef pfn_t buddy_pfn
     cdef int max_order = m.max_order
     cdef bint aligned = m.borders.nr == 0
-    area.frees[order] += 1
     while order < max_order:
         buddy_pfn = pfn ^ (<pfn_t>1 << order)
         if not page_is_buddy(pages, buddy_pfn, order) or not (aligned or in_area(m, buddy_pfn, area)):
@@ -84,6 +83,12 @@ cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint 
         buddy_pfn = (pfn & ~(<pfn_t>1 << order)) ^ (<pfn_t>2 << order)
         tail = page_is_buddy(pages, buddy_pfn, order + 1) and (aligned or in_area(m, buddy_pfn, area))
     add_to_list(m, pages, area, pfn, order, tail)
+
+
+cdef inline void free_one(mem_map *m, page_t *pages, pfn_t pfn, int order, bint tail) noexcept nogil:
+    cdef buddy_pool *area = area_of_page(m, pfn)
+    area.frees[order] += 1
+    merge(m, pages, area, pfn, order, tail)
 
 
 cdef inline int64_t rmqueue(mem_map *m, page_t *pages, buddy_pool *area, int order) noexcept nogil:
@@ -280,19 +285,40 @@ cdef inline int online_one(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
     return 1
 
 
+cdef inline uint64_t free_each(mem_map *m, page_t *pages, const pfn_batch *batch, bint online) noexcept nogil:
+    """Free the pages of a batch in their order, or only those that are waiting, which go online; how many."""
+    cdef const uint64_t *pfns = batch.pfns64     # it was copied, since the order counts
+    cdef mem_map map = m[0]                      # what is local stays in registers
+    cdef buddy_pool *area = &map.areas[NO_AREA]
+    cdef uint64_t i, freed = 0, before = 0
+    cdef page_t *page
+    for i in range(batch.nr + 1):
+        if i == batch.nr or map.area_of[pfns[i] >> map.borders.shift] != area.number:
+            # the pages of one area are counted together
+            area.frees[0] += freed - before
+            if online:
+                area.managed += freed - before
+            before = freed
+            if i == batch.nr:
+                break
+            area = area_of_page(&map, pfns[i])
+        page = &pages[pfns[i]]
+        if online:
+            if not waiting(page):
+                continue
+            page.flags = PG_prepared
+        page.refcount = 0
+        merge(&map, pages, area, pfns[i], 0, online and not map.lifo)
+        freed += 1
+    return freed
+
+
 cdef uint64_t online_pfns(mem_map *m, page_t *pages, const pfn_batch *batch) noexcept nogil:
-    cdef uint64_t i, onlined = 0
-    for i in range(batch.nr):
-        onlined += online_one(m, pages, pfn_at(batch, i)) == 1
-    return onlined
+    return free_each(m, pages, batch, True)
 
 
 cdef uint64_t free_pfns(mem_map *m, page_t *pages, const pfn_batch *batch) noexcept nogil:
-    cdef uint64_t i
-    for i in range(batch.nr):
-        pages[pfn_at(batch, i)].refcount = 0
-        free_one(m, pages, pfn_at(batch, i), 0, False)
-    return batch.nr
+    return free_each(m, pages, batch, False)
 
 
 cdef inline bint is_single(page_t *pages, pfn_t pfn, uint64_t nr_pages) noexcept nogil:

@@ -1,5 +1,4 @@
 from fastonline.core.bitmap cimport bitmap_clear, bitmap_set, clear_bit, find_next_bit, set_bit, test_bit
-from fastonline.core.engine cimport pfn_at
 from fastonline.core.lock cimport settle
 from fastonline.core.numbers cimport as_uint64
 from fastonline.core.pageflags cimport PG_prepared, PG_reserved
