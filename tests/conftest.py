@@ -157,10 +157,12 @@ def environment(home):
     """What a command sees: no modules, no settings, and ccache where there is one: several tests compile the same C."""
     # -O0: what is packed is looked at, not how fast it is. The compiler compares capi.pyx with fastonline.h.
     flags = "-O0 -Werror=incompatible-pointer-types"
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": flags}
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CFLAGS": flags,
+               "PIP_COMPILE": "0"}      # most of what the extra brings is never imported
     if shutil.which("ccache", path=environ["PATH"]):
         cache = os.environ.get("CCACHE_DIR", f"{Path.home()}/.cache/ccache")
-        environ |= {"CC": "ccache gcc", "CXX": "ccache g++", "CCACHE_DIR": cache}
+        # each virtual environment has a -I of its own, with nothing in it
+        environ |= {"CC": "ccache gcc", "CXX": "ccache g++", "CCACHE_DIR": cache, "CCACHE_IGNOREOPTIONS": "-I*"}
     return environ
 
 
