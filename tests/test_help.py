@@ -127,3 +127,18 @@ def test_signatures_can_be_read():
     assert "Memory(geometry,boot=None,rules=None,engine='bitmap'," in joined
     assert "mark_pages_onlined(self,start_pfn,nr_pages=1,order=None)" in joined
     assert max(map(len, text.splitlines())) < 160 and " at 0x" not in text
+
+
+def test_every_compiled_function_has_a_signature():
+    """Defaults that are no plain values would leave it without one."""
+    unreadable, read = [], 0
+    for path in sorted((ROOT / "fastonline").rglob("*.pyx")):
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+        own += [getattr(cls, name) for cls in filter(inspect.isclass, own) for name in vars(cls) if name[:2] != "__"]
+        for function in filter(inspect.isroutine, own):
+            try:
+                read += bool(inspect.signature(function))
+            except ValueError as e:
+                unreadable.append(str(e))
+    assert unreadable == [] and read > 150

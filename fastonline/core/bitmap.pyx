@@ -26,13 +26,13 @@ _MAPPED_FROM_BYTES = 1 << 22
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)     # asm-generic/mman.h; Python has the name since 3.13
 
 
-def zeroed(shape, dtype=np.uint64):
+def zeroed(shape, dtype="u8"):
     """A NumPy array of zeros whose untouched pages take no memory.
 
     Raises MemoryError when the address space cannot be had.
     """
     nbytes = math.prod(shape) if isinstance(shape, tuple) else int(shape)
-    nbytes *= dtype().itemsize
+    nbytes *= np.dtype(dtype).itemsize
     if nbytes < _MAPPED_FROM_BYTES:
         return np.zeros(shape, dtype)
     try:

@@ -1,5 +1,6 @@
 from functools import wraps
 
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memcpy
@@ -24,6 +25,7 @@ def exclusive(method):
     """Decorate a method of several steps of an object with a Memory, its `_mem` or `mem`: other threads' calls wait until it
     returns."""
     @wraps(method)
+    @cython.binding(True)       # a method, with a name of its own
     def call(self, *args, **kwargs):
         _held = machine_of(self).lock.hold()
         return method(self, *args, **kwargs)
@@ -34,6 +36,7 @@ def uninterrupted(method):
     """Decorate as exclusive does, and hold back signal handlers and forks as well. An exception from a handler is raised before
     the method begins or after it has returned. Handlers may run in callbacks of notifiers, events and on_move."""
     @wraps(method)
+    @cython.binding(True)
     def call(self, *args, **kwargs):
         _held = machine_of(self).lock.hold_uninterrupted()
         return method(self, *args, **kwargs)

@@ -1,3 +1,4 @@
+# cython: binding=True
 import errno
 
 from libc.errno cimport EINVAL

@@ -1,3 +1,4 @@
+# cython: binding=True
 from fastonline.core.bitmap cimport test_bit
 from fastonline.core.engine cimport pfn_batch
 from fastonline.core.lock cimport settle

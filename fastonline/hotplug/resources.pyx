@@ -230,12 +230,12 @@ cdef class Resources:
         self._request(start, size, name, False, name == RAM or name.startswith(RAM + " ("))
         return 0
 
-    def allocate(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
+    def allocate(self, size, align, name="System RAM", first=0, last=(1 << 64) - 1):
         """Request the range that find_resource(size, align, first, last) finds, under `name`. Returns the Resource. Mirrors
         allocate_resource."""
         return self.request(self.find_resource(size, align, first, last), size, name)
 
-    def allocate_resource(self, size, align, name=RAM, first=0, last=(1 << 64) - 1):
+    def allocate_resource(self, size, align, name="System RAM", first=0, last=(1 << 64) - 1):
         """As allocate(size, align, name, first, last), and return the first address."""
         return self.allocate(size, align, name, first, last).start
 
