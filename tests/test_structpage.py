@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 import fastonline as fo
 from fastonline.core.audit import audit_pages
+from fastonline.core.pageflags import PAGE_FREE
 from fastonline.core.structpage import StructPageEngine
 from fastonline.hotplug.invariants import check_engine
 
@@ -48,6 +49,20 @@ def test_lists_hold_together(geometry, rules, seed):
     for pfn, order in held:
         mem.free_pages(pfn, order)
     mem.validate()
+
+
+@pytest.mark.parametrize("geometry, rules", [(SMALL_PAE, fo.LINUX_2_6_25), (SMALL_64, fo.LINUX_6_12)])
+def test_ranges_that_begin_and_end_inside_free_blocks(geometry, rules):
+    """Read the pages at once, one by one and in parts. Expect the same states: one descriptor tells of a whole free block."""
+    mem = fo.Memory(geometry, boot="1M", rules=rules, engine="struct_page")
+    for order in (0, 3, 1):
+        mem.alloc_pages(order)
+    nr = mem.totalram_pages
+    states = mem.page_states(0, nr)
+    assert np.array_equal(states, np.concatenate([mem.page_states(pfn, 1) for pfn in range(nr)]))
+    for start in range(0, nr, 7):
+        assert np.array_equal(mem.page_states(start, min(nr - start, 61)), states[start : start + 61])
+    assert int((states == PAGE_FREE).sum()) == nr - 11
 
 
 @pytest.mark.parametrize("change", [

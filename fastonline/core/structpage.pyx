@@ -191,9 +191,15 @@ cdef inline int state_of(page_t *pages, pfn_t pfn) noexcept nogil:
 
 
 cdef void states_of(page_t *pages, pfn_t start, uint64_t nr, uint8_t *out) noexcept nogil:
-    cdef uint64_t i
-    for i in range(nr):
-        out[i] = state_of(pages, start + i)
+    cdef uint64_t i = 0, run
+    while i < nr:
+        if pages[start + i].flags == PAGE_FREE:
+            run = min(nr - i, <uint64_t>1 << pages[start + i].order)      # the first page tells of the whole block
+            memset(out + i, PAGE_FREE, run)
+            i += run
+        else:
+            out[i] = state_of(pages, start + i)
+            i += 1
 
 
 cdef int64_t first_used(page_t *pages, pfn_t start, pfn_t end) noexcept nogil:
@@ -201,7 +207,7 @@ cdef int64_t first_used(page_t *pages, pfn_t start, pfn_t end) noexcept nogil:
     while start < end:
         if state_of(pages, start) & ~PG_tail == PG_prepared:
             return start
-        start += 1
+        start += <pfn_t>1 << pages[start].order if pages[start].flags == PAGE_FREE else 1
     return -1
 
 
