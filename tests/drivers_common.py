@@ -20,13 +20,18 @@ class HalfWay(Domain):
     def available(self, nr_pages):
         return 0 if self.dies or self.stop_at is not None else super().available(nr_pages)
 
-    def populate_physmap(self, pfns, order=0):
+    def _first(self, pfns):
         if self.dies:
             self.dies = False
             raise KeyboardInterrupt
-        if self.stop_at is not None:
-            pfns, self.stop_at = pfns[: self.stop_at], None
-        return super().populate_physmap(pfns, order)
+        stop_at, self.stop_at = self.stop_at, None
+        return pfns[:stop_at]
+
+    def populate_physmap(self, pfns, order=0):
+        return super().populate_physmap(self._first(pfns), order)
+
+    def back(self, pfns):
+        return super().back(self._first(pfns))
 
 
 class Dying:

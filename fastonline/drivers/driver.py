@@ -258,19 +258,19 @@ def alloc_highuser(mem: Memory, nr: int, order: int = 0, highest: str | None = N
             if min(nr, spare) > 0:
                 plan.append((min(nr, spare), zone))
                 nr -= plan[-1][0]
-    blocks, got = np.full(sum(count for count, _ in plan), -1, np.int64), 0
+    blocks = [np.empty(0, np.int64)] * len(plan)
     with Undo() as undo:
         undo.add(_free_blocks, mem, blocks, order)
-        for count, zone in plan:
-            blocks[got : got + count] = mem.alloc_pages_bulk(count, order, zone)
-            got += count
-    return blocks
+        for i, (count, zone) in enumerate(plan):
+            blocks[i] = mem.alloc_pages_bulk(count, order, zone)
+        return blocks[0] if len(plan) == 1 else np.concatenate([np.empty(0, np.int64), *blocks])
 
 
 def _free_blocks(mem, blocks, order):
-    """Free the blocks of 2^order pages that were allocated; -1 stands for the others."""
-    for pfn in blocks[blocks >= 0].tolist():
-        mem.free_pages(pfn, order)
+    """Free the blocks of 2^order pages in these arrays."""
+    for pfns in blocks:
+        for pfn in pfns.tolist():
+            mem.free_pages(pfn, order)
 
 
 def add_memory(undo: Undo, mem: Memory, start_pfn: int, nr_pages: int, nid: int = 0) -> None:

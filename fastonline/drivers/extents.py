@@ -81,7 +81,8 @@ def all_different(numbers: NDArray[np.int64]) -> bool:
     """Return whether all `numbers` (an int array) are different."""
     if ascends(numbers):
         return True
-    ordered = np.sort(numbers.astype(np.int32) if numbers.min() >= 0 and numbers.max() < 1 << 31 else numbers)
+    ordered = numbers.astype(np.int32 if numbers.min() >= 0 and numbers.max() < 1 << 31 else numbers.dtype)
+    ordered.sort()
     return not np.any(ordered[1:] == ordered[:-1])
 
 

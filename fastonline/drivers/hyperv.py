@@ -147,15 +147,14 @@ class HvBalloon(Driver):
             raise HotplugError.of(errno.EINVAL, f"hot-add of {cnt} pages at pfn {pg_start:#x}: not pages that can be there")
         if not self.do_hot_add:
             return 0
-        pfns = np.arange(pg_start, pg_start + cnt)
-        if self.domain.backed(pfns).any() or any(
+        if self.domain.backed(np.arange(pg_start, pg_start + cnt)).any() or any(
             region.covered_start_pfn < pg_start + cnt and pg_start < region.covered_end_pfn for region in self.regions
         ):
             raise HotplugError.of(errno.EINVAL, f"hot-add of {pfn_range(pg_start, cnt)}: some of it is the guest's already")
         where = self._pfn_covered(pg_start, cnt)
         if where is None:
             where = self._new_region(pg_start, cnt, region)
-        got = self._back(pfns)
+        got = self._back(np.arange(pg_start, pg_start + cnt))
         if got == 0:
             return 0
         if where.covered_end_pfn == where.covered_start_pfn:
@@ -170,7 +169,7 @@ class HvBalloon(Driver):
             taken = where.covered_end_pfn - before
             self._ahead = 0
             if taken < got:
-                self.domain.unback(pfns[taken:got])
+                self.domain.unback(np.arange(pg_start + taken, pg_start + got))
         return taken
 
     def _back(self, pfns):

@@ -236,11 +236,22 @@ class Domain(Account):
 
     def back(self, pfns: NDArray[np.int64]) -> int:
         """Give frames to pages without one, and enter them into the table. Returns how many of pfns, from the first on, got
-        one. ValueError, and no change, for a page that has a frame or is given twice."""
+        one; nothing is reclaimed for the others. ValueError, and no change, for a page that has a frame or is given twice."""
         pfns = self._as_pages(pfns, backed=False)
-        mfns = self.populate_physmap(pfns)
-        self.set_phys_to_machine(pfns[: mfns.size], mfns)
-        return mfns.size
+        got = self.available(pfns.size)
+        if got < pfns.size:
+            allowed = self.room(pfns.size)
+            self.refused["cap"] += pfns.size - allowed
+            self.refused["host"] += allowed - got
+        for part in parts_of_extents(pfns[:got], 0):
+            self._enter(part, as_slice(part, self._p2m.size))
+        self.count("populate_physmap", 1, got)
+        return got
+
+    def _enter(self, pfns, at):
+        """Pages without a frame get one; there are as many. at: the pages as as_slice has them."""
+        self._p2m[at] = self.host.take(pfns.size, self.domid) + 1
+        self._grow(pfns.size)
 
     def unback(self, pfns: NDArray[np.int64]) -> None:
         """Return the frames of pages to the host. ValueError, and no change, for a page without a frame, or given twice."""
@@ -257,10 +268,10 @@ class Domain(Account):
         pfns = as_pfns(pfns)
         if not all_different(pfns):
             raise ValueError(f"{self.name}: a page is given twice")
-        there = self.backed(pfns)
-        if not there.all() if backed else there.any():
-            wrong = int(pfns[int(np.argmax(there != backed))])
-            raise ValueError(f"{self.name}: page {wrong:#x} has {'no' if backed else 'a'} frame")
+        for part in parts_of_extents(pfns, 0):
+            wrong = part[self.backed(part) != backed]
+            if wrong.size:
+                raise ValueError(f"{self.name}: page {int(wrong[0]):#x} has {'no' if backed else 'a'} frame")
         if pfns.size:
             self.need_p2m(int(pfns.max()) + 1)
         return pfns
@@ -355,9 +366,7 @@ class ResidentDomain(Domain):
         return at
 
     def _enter(self, pfns, at):
-        """Pages without a frame get one; there are as many. at: the pages as as_slice has them."""
-        self._p2m[at] = self.host.take(pfns.size, self.domid) + 1
-        self._grow(pfns.size)
+        super()._enter(pfns, at)
         if self._newest + pfns.size > self._queue.size:
             self._make_room(pfns.size)
         self._queue[self._newest : self._newest + pfns.size] = pfns
@@ -381,19 +390,6 @@ class ResidentDomain(Domain):
 
     def _check_xen(self):
         raise HotplugError.of(errno.ENOSYS, f"{self.name} is a guest of KVM: its host keeps the table of its frames")
-
-    def back(self, pfns: NDArray[np.int64]) -> int:
-        """As Domain.back, without reclaiming pages for it: the host backs pages before they are touched (prealloc=on)."""
-        pfns = self._as_pages(pfns, backed=False)
-        got = self.available(pfns.size)
-        if got < pfns.size:
-            allowed = self.room(pfns.size)
-            self.refused["cap"] += pfns.size - allowed
-            self.refused["host"] += allowed - got
-        if got:
-            self._enter(pfns[:got], as_slice(pfns[:got], self._p2m.size))
-        self.count("populate_physmap", 1, got)
-        return got
 
     def unback(self, pfns: NDArray[np.int64]) -> None:
         """Take pages away from the guest; their frames return to the host."""
