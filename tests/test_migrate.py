@@ -397,8 +397,24 @@ def test_a_process_frees_the_pages_it_wants(engine):
     mem.validate()
 
 
+def test_the_last_pages_take_the_places_of_those_that_are_freed(engine):
+    """free_at without order: places in the middle and among the last four. Expect the others where they were, and the last
+    ones, from the end on, in the places freed, the highest place first."""
+    mem = fo.Memory(fo.X86_64, "512M", engine=engine)
+    owner = MovablePages(mem)
+    owner.alloc(10)
+    pfns = owner.pfns.copy()
+    owner.free_at([8, 1, -4, 2], ordered=False)      # 9 to 8, 8 (now 9) to 6, 7 to 2, and 6 (now 9) to 1
+    assert owner.pfns.tolist() == pfns[[0, 9, 7, 3, 4, 5]].tolist()
+    assert all("PG_buddy" in mem.page_flags(pfn) for pfn in pfns[[8, 1, 6, 2]].tolist())
+    owner.free_at(range(6), ordered=False)
+    assert len(owner) == 0 and owner not in mem.page_owners
+    mem.validate()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("meddle", [None, "adopt", "give"])
-def test_pages_that_cannot_be_freed_are_at_their_places_again(engine, meddle):
+def test_pages_that_cannot_be_freed_are_at_their_places_again(engine, meddle, ordered):
     """The machine's hook raises while some pages are freed, from both ends and the middle. Expect the owner as it was; if the
     hook changed the owner, its pages at the end."""
     mem = fo.Memory(fo.X86_64, "512M", engine=engine)
@@ -415,8 +431,10 @@ def test_pages_that_cannot_be_freed_are_at_their_places_again(engine, meddle):
         raise KeyboardInterrupt
     mem.arch_free_page = hook
     with pytest.raises(KeyboardInterrupt):
-        owner.free_at(chosen)
+        owner.free_at(chosen, ordered)
     left = np.delete(before, chosen)
+    if not ordered:     # 93 to 98 fill the other places
+        left = before[[93, 94, 95, *range(3, 49), 96, 97, *range(51, 70), 98, *range(71, 93)]]
     expected = {None: before, "adopt": np.concatenate([left, other, before[chosen]]),
                 "give": np.concatenate([left[:-5], before[chosen]])}[meddle]
     assert np.array_equal(owner.pfns, expected) and owner in mem.page_owners

@@ -155,13 +155,14 @@ class Work:
 
     def _free(self, kind, nr):
         have = len(self._movable) if kind == "movable" else self._fixed.size
-        if self._load.free_order == "random" and nr < have:
+        random = self._load.free_order == "random"
+        if random and nr < have:
             indices = self._rng.choice(have, nr, replace=False, shuffle=False)
         else:
             first = 0 if self._load.free_order == "oldest" else have - nr
             indices = np.arange(first, first + nr)
         if kind == "movable":
-            self._movable.free_at(indices)
+            self._movable.free_at(indices, ordered=not random)
         else:
             pfns = self._fixed[indices]
             self._fixed = np.delete(self._fixed, indices)

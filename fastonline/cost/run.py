@@ -157,9 +157,10 @@ class Run:
         self._min_free = min(self._min_free, self.host.nr_frames - peak - self.others.pages)
         self._short_page_s += self._short * (domain.now - self._last)
         self._last = domain.now
-        if self.work.short:
-            self.work.adjust()
         self._short = self.work.short
+        if self._short:
+            self.work.adjust()
+            self._short = self.work.short
         size = guest.size_pages
         self._most = max(self._most, size)
         if self._reached is None and self._target is not None and guest.follows:

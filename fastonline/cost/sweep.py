@@ -35,6 +35,9 @@ MOST_POINTS = 10**7
 CHUNK_S = 1.0
 """s of work that a chunk of tasks should have."""
 
+ROWS = 2
+"""Goes up when runs of an equal scenario have other results than before; it is part of a grid's name."""
+
 RETRIES = 2
 """Times that a run is tried again after its worker died."""
 
@@ -71,8 +74,8 @@ class Grid:
 
     @property
     def name(self) -> str:
-        """The name of the grid: the scenario's, and a digest of everything that is in it."""
-        whole = json.dumps([self.scenario.as_dict(), self.sets, self.strategies, self.seeds], sort_keys=True)
+        """The name of the grid: the scenario's, and a digest of everything that is in it, and of ROWS."""
+        whole = json.dumps([ROWS, self.scenario.as_dict(), self.sets, self.strategies, self.seeds], sort_keys=True)
         return f"{self.scenario.name}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
     def tasks(self, skip: Callable[[int], bool] = lambda index: False) -> Iterator[Task]:

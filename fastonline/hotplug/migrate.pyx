@@ -182,9 +182,11 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
             (<Undo>undo).note(<undo_step>own_again, self, pfns)
             lists_of(self.machine).free(pfns)
 
-    def free_at(self, indices):
-        """Free the pages at these indices into pfns, in that order. All or nothing: IndexError for an index out of range,
+    def free_at(self, indices, ordered=True):
+        """Free the pages at these indices into pfns, in that order. ordered: the others stay in the order of allocation; if
+        False, the last of them take the free places, which is faster. All or nothing: IndexError for an index out of range,
         ValueError for a repeated one."""
+        cdef bint in_order = ordered
         indices = as_indices(indices)
         _held = step(self.machine)
         freed = self.room[: self.nr][indices]
@@ -192,9 +194,9 @@ Movable pages of one owner, such as a process or a balloon. offline_pages may mi
         if not np.diff(places).all():
             raise ValueError("a page is given twice")
         with Undo() as undo:
-            close_gaps(self, places)
+            close_gaps(self, places, in_order)
             clear_owned(self.machine, freed)
-            (<Undo>undo).note(<undo_step>own_among_others, self, (indices, places, freed, self.nr))
+            (<Undo>undo).note(<undo_step>own_among_others, self, (indices, places, freed, self.nr, in_order))
             if self.nr == 0:
                 self.machine.owners.pop(self.key, None)
             lists_of(self.machine).free(freed)
@@ -235,30 +237,39 @@ cdef int own_again(MovablePages owner, object pfns) except -1:
     return 0
 
 
-cdef int close_gaps(MovablePages owner, object places) except -1:
-    """Move the pages behind each of these places, an ascending int64 array, to the front."""
+cdef int close_gaps(MovablePages owner, object places, bint ordered) except -1:
+    """The pages behind these places, an ascending int64 array, move to the front; if not `ordered`, the last pages fill
+    them."""
     cdef const int64_t *gaps = <const int64_t *>data_of(places)
     cdef int64_t *room = <int64_t *>data_of(owner.room)
     cdef int64_t nr = len(places), i, end
-    for i in range(nr):
-        end = gaps[i + 1] if i + 1 < nr else owner.nr
-        memmove(room + gaps[i] - i, room + gaps[i] + 1, (end - gaps[i] - 1) * sizeof(int64_t))
+    if ordered:
+        for i in range(nr):
+            end = gaps[i + 1] if i + 1 < nr else owner.nr
+            memmove(room + gaps[i] - i, room + gaps[i] + 1, (end - gaps[i] - 1) * sizeof(int64_t))
+    else:
+        for i in range(nr):
+            room[gaps[nr - 1 - i]] = room[owner.nr - 1 - i]
     owner.nr -= nr
     return 0
 
 
 cdef int own_among_others(MovablePages owner, tuple what) except -1:
     """Undo free_at (an undo_step): its pages are at their indices again, or at the end if a callback changed the owner since.
-    what: (indices, the same ascending, pages, how many stayed)."""
-    indices, places, pages, stayed = what
+    what: (indices, the same ascending, pages, how many stayed, ordered)."""
+    indices, places, pages, stayed, ordered = what
     cdef const int64_t *gaps = <const int64_t *>data_of(places)
     cdef int64_t *room = <int64_t *>data_of(owner.room)
     cdef int64_t nr = len(pages), whole = owner.nr + nr, i, end
     if owner.nr != stayed:
         return owner.append(pages)
-    for i in range(nr - 1, -1, -1):
-        end = gaps[i + 1] if i + 1 < nr else whole
-        memmove(room + gaps[i] + 1, room + gaps[i] - i, (end - gaps[i] - 1) * sizeof(int64_t))
+    if ordered:
+        for i in range(nr - 1, -1, -1):
+            end = gaps[i + 1] if i + 1 < nr else whole
+            memmove(room + gaps[i] + 1, room + gaps[i] - i, (end - gaps[i] - 1) * sizeof(int64_t))
+    else:
+        for i in range(nr):
+            room[owner.nr + i] = room[gaps[i]]
     owner.room[:whole][indices] = pages
     set_owned(owner.machine, pages)
     owner.nr = whole
