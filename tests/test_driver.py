@@ -8,7 +8,7 @@ from fastonline import Memory
 from fastonline.drivers.cmm import Cmm1, Cmm2
 from fastonline.drivers.consumers import Container, Ehea, Udev
 from fastonline.drivers.dimm import Dimms
-from fastonline.drivers.driver import AT_ONE_TIME, NEVER, SLICE, PageList, run
+from fastonline.drivers.driver import AT_ONE_TIME, NEVER, SLICE, PageList, alloc_highuser, run
 from fastonline.drivers.hyperv import HvBalloon
 from fastonline.drivers.hypervisor import Domain, Host, ResidentDomain
 from fastonline.drivers.virtio_balloon import VirtioBalloon, VirtioBalloonDriver
@@ -116,3 +116,12 @@ def test_a_page_list_holds_pages_past_2_31():
     assert pages.view().dtype == pages.head(1).dtype == pages.tail(1).dtype == np.int64
     pages.drop_tail(1)
     assert pages.tail(1).tolist() == [1999]
+
+
+def test_a_balloon_gets_what_arch_alloc_page_leaves(engine):
+    """A hook keeps 3 of 10 pages. Expect the other 7, and an array without any for none."""
+    mem = Memory("X86_64", boot="512M", engine=engine)
+    mem.arch_alloc_page = lambda pfns, order: pfns[:3]
+    pfns = alloc_highuser(mem, 10)
+    assert pfns.size == 7 and all("PG_buddy" not in mem.page_flags(pfn) for pfn in pfns.tolist())
+    assert alloc_highuser(mem, 0).tolist() == []
