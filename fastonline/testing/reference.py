@@ -554,7 +554,11 @@ class Reference:
         return sum(zone.managed for zone in self.zones.values()), high + self.high_offlined
 
     def page_states(self, start, nr):
-        return [MASK[self.state[p]] if p in self.state else 0 for p in range(start, start + nr)]
+        known = [0] * nr
+        for p, state in self.state.items():
+            if start <= p < start + nr:
+                known[p - start] = MASK[state]
+        return known
 
     def buddyinfo(self):
         return "".join(

@@ -362,10 +362,10 @@ class Walk(RuleBasedStateMachine):
     def same_and_valid(self):
         for other in self.others:
             self.check(other)
-        stats = self.ref.stats()
+        stats, states = self.ref.stats(), states_of(self.ref)
         for mem in (self.bitmap, self.struct):
             mem.validate()
-            agree(first_difference(mem, self.ref) is None, mem.engine)
+            agree(first_difference(mem, self.ref, states) is None, mem.engine)
             agree(mem.buddyinfo() == self.ref.buddyinfo())
             agree({k: v for k, v in mem.stats().items() if k in stats} == stats, mem.engine)
             agree((mem.totalram_pages, mem.totalhigh_pages) == self.ref.totals(), mem.engine)
@@ -382,10 +382,15 @@ class Walk(RuleBasedStateMachine):
                 agree((node.start_pfn, node.spanned_pages) == self.ref.node_span[nid])
 
 
-def first_difference(mem, ref):
-    """Return (pfn, state in the engine, state in the reference) of the first page that differs, or None."""
-    nr = ref.geometry.max_pfn
-    ours, theirs = mem.page_states(0, nr), np.array(ref.page_states(0, nr), np.uint8)
+def states_of(ref):
+    """Return what the reference says of every page, as Memory.page_states does."""
+    return np.array(ref.page_states(0, ref.geometry.max_pfn), np.uint8)
+
+
+def first_difference(mem, ref, states=None):
+    """Return (pfn, state in the engine, state in the reference) of the first page that differs, or None. states: states_of(ref)
+    where it is known."""
+    ours, theirs = mem.page_states(0, ref.geometry.max_pfn), states_of(ref) if states is None else states
     if np.array_equal(ours, theirs):
         return None
     pfn = int(np.flatnonzero(ours != theirs)[0])
