@@ -44,12 +44,20 @@ def build(directory, installed):
 
 
 @pytest.fixture(scope="module")
-def example(request, installed, tmp_path_factory):
+def examples():
+    """{language: the example in it, built}, as far as they were asked for."""
+    return {}
+
+
+@pytest.fixture
+def example(request, examples, installed, tmp_path_factory):
     """The example in one language, built."""
-    tree = tmp_path_factory.mktemp("example") / request.param
-    shutil.copytree(EXAMPLES / request.param, tree)
-    build(tree, installed)
-    return tree
+    if request.param not in examples:
+        tree = tmp_path_factory.mktemp("example") / request.param
+        shutil.copytree(EXAMPLES / request.param, tree)
+        build(tree, installed)
+        examples[request.param] = tree
+    return examples[request.param]
 
 
 def test_an_example_installs_with_pip(installed, tmp_path):

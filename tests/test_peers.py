@@ -119,10 +119,14 @@ def test_sources_that_are_not_there(variable, name, why, tmp_path):
 @pytest.mark.parametrize(
     "args", [["--only", "slab"], ["--workload", "W9"], ["--pages", "100"], ["--pages", "0"], ["--repeat", "0"]]
 )
-def test_wrong_arguments(args):
-    done = run("peers.py", *args)
-    assert done.returncode == 2
-    assert "error: argument" in done.stderr
+def test_wrong_arguments(args, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCH)
+    from peers import main
+
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == 2
+    assert "error: argument" in capsys.readouterr().err
 
 
 def test_targets(tmp_path):

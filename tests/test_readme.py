@@ -64,7 +64,7 @@ def commands():
     return [line.removeprefix("$ ").partition("  #")[0] for block in blocks("console") for line in block.splitlines()]
 
 
-def test_console(tmp_path, monkeypatch):
+def test_console(tmp_path, monkeypatch, run):
     """Every command runs, in the README's order and in a copy of its folder. Expect the status that the text promises."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tests").symlink_to(README.parent / "tests")
@@ -81,10 +81,9 @@ def test_console(tmp_path, monkeypatch):
             assert make_parser().parse_args(args).scale                # machines of up to 2^34 pages
             continue
         args = [file for arg in args for file in (sorted(map(str, tmp_path.glob(arg))) if "*" in arg else [arg])]
-        command = [sys.executable, "-m", "fastonline", *args]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        assert done.returncode in ((0, 1) if "--against" in args else (0,)), (line, done.stdout[-500:], done.stderr)
-        assert "Traceback" not in done.stderr
+        status, out, err = run(*args)
+        assert status in ((0, 1) if "--against" in args else (0,)), (line, out[-500:], err)
+        assert "Traceback" not in err
 
 
 def test_length():

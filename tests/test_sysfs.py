@@ -40,7 +40,7 @@ def lsmem(directory, *options):
     lambda engine: fo.Memory(fo.X86_64, "128M", engine=engine),
     lambda engine: fo.Memory(fo.X86_64, "2G", engine=engine, memory_block_size="512M"),
     lambda engine: fo.Memory(fo.X86_64, "10368M", engine=engine),
-    lambda engine: fo.Memory(fo.X86_64, "100.5G", engine=engine),      # totals wider than their column
+    lambda engine: fo.Memory(fo.ARM64_64K, "100.5G", engine=engine),      # totals wider than their column
     lambda engine: fo.Memory(fo.X86_32_PAE, "1G", engine=engine, rules=fo.LINUX_2_6_25),
 ])
 def test_lsmem_prints_the_same(tmp_path, engine, make):
