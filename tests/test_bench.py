@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,28 +17,38 @@ BENCH = Path(__file__).parent.parent / "bench"
 CONTENDERS = {"bitmap", "struct_page", "numpy_only", "plain_python"}
 
 
-def run_bench(*args):
+SEVERAL = """
+import pytest, sys
+for line in sys.stdin:
+    print("status", int(pytest.main(eval(line))), flush=True)
+"""
+
+
+def run_bench(*runs):
+    """Run pytest on bench/ once for each list of arguments. Returns what each printed, with its status as the last word."""
     # not a worker of pytest-xdist: there pytest-benchmark measures nothing
     environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *args, str(BENCH)],
-        capture_output=True, text=True, cwd=BENCH.parent, env=environ,
-    )
+    lines = [f"{['-q', '-p', 'no:cacheprovider', *args, str(BENCH)]}\n" for args in runs]
+    program = [sys.executable, "-P", "-c", SEVERAL]
+    done = subprocess.run(program, input="".join(lines), capture_output=True, text=True, cwd=BENCH.parent, env=environ)
+    assert done.returncode == 0, done.stderr
+    printed = re.split(r"(?<=^status \d)\n", done.stdout, flags=re.M)
+    assert len(printed) == len(runs) + 1 and not printed.pop()
+    return printed
 
 
 def test_every_file_runs():
-    done = run_bench("--benchmark-disable", "-k", "not 1Mi and not 4Mi")
-    assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout
-    assert " failed" not in done.stdout
+    (printed,) = run_bench(["--benchmark-disable", "-k", "not 1Mi and not 4Mi"])
+    assert printed.endswith("status 0"), printed
+    assert " passed" in printed
+    assert " failed" not in printed
 
 
 def test_groups_contenders_and_rates(tmp_path):
     """One workload in every group's place: the JSON holds the rates, and each group its contenders."""
-    done = run_bench(
-        "--benchmark-json", str(tmp_path / "b.json"), "-k", "(eight_sections or calls or alloc or bench_batches) and not random"
-    )
-    assert done.returncode == 0, done.stdout
+    which = "(eight_sections or calls or alloc or bench_batches) and not random"
+    (printed,) = run_bench(["--benchmark-json", str(tmp_path / "b.json"), "-k", which])
+    assert printed.endswith("status 0"), printed
     found = json.loads((tmp_path / "b.json").read_text())["benchmarks"]
     for group in ("eight sections", "batch", "call", "alloc"):
         names = {name for item in found if item["group"] == group for name in CONTENDERS if name in item["name"]}
@@ -52,22 +63,22 @@ def test_groups_contenders_and_rates(tmp_path):
 
 
 def test_large_sizes_are_asked_for():
-    done = run_bench("--collect-only", "--large")
-    assert done.returncode == 0, done.stdout
-    assert "1Gi" in done.stdout
-    for asked, sizes in [((), "16Mi or 64Mi or 1Gi"), (("--large",), "64Mi or 128Mi or 1Gi"), (("--most", "27"), "1Gi")]:
-        done = run_bench("--benchmark-disable", *asked, "-k", sizes)
-        assert done.returncode in (0, 5), done.stdout
-        assert "passed" not in done.stdout
-        assert "skipped" in done.stdout
+    there, *runs = run_bench(["--collect-only", "--large"], *(["--benchmark-disable", *asked, "-k", sizes] for asked, sizes in [
+        ([], "16Mi or 64Mi or 1Gi"), (["--large"], "64Mi or 128Mi or 1Gi"), (["--most", "27"], "1Gi")]))
+    assert there.endswith("status 0"), there
+    assert "1Gi" in there
+    for printed in runs:
+        assert printed.endswith(("status 0", "status 5")), printed
+        assert "passed" not in printed
+        assert "skipped" in printed
 
 
 def test_rows_of_a_profile_by_name(tmp_path):
     """bench_profile.py has every row of `profile` but the one that is too short, and says whose geometry and rules it ran."""
     from fastonline.cost.profile import C_API, LIFECYCLE, LISTENER, WORKLOADS
 
-    done = run_bench("--benchmark-json", str(tmp_path / "b.json"), "-k", "bench_workload and ARM64_64K and bitmap")
-    assert done.returncode == 0, done.stdout
+    (printed,) = run_bench(["--benchmark-json", str(tmp_path / "b.json"), "-k", "bench_workload and ARM64_64K and bitmap"])
+    assert printed.endswith("status 0"), printed
     found = json.loads((tmp_path / "b.json").read_text())["benchmarks"]
     rows = {"whole, order 13", *WORKLOADS, LISTENER, *LIFECYCLE} - {C_API}
     assert {item["group"] for item in found} == {f"profile: ARM64_64K, 6.12, {row}" for row in rows}
