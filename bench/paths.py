@@ -48,6 +48,17 @@ def turnover(engine, n, repeat):
     return summary(times[1:])
 
 
+def pair(engine, repeat, calls=1 << 14):
+    """ns of freeing the only page in use and allocating one, the same again, C API: blocks merge and split up to the largest
+    order."""
+    mem = fo.Memory(fo.X86_64, boot="4G", engine=engine)
+    held, times = [mem.alloc_pages(zone="DMA32")] * calls, []
+    for _ in range(1 + repeat):
+        times.append(time_turnover(mem, mem.zones["DMA32"].nr, held)[0] / calls)
+    assert held == held[:1] * calls
+    return summary(times[1:])
+
+
 def far_block(n, order, repeat):
     """ns of an allocation, C API: the only block of the order is the last of 2^n pages, and single pages at the low end were
     freed just before."""

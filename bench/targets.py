@@ -127,6 +127,7 @@ def around(large, repeat):
 
     def line(what, goal, unit, found, divide=1):
         lines.append(Figure(what, True, goal, unit, found["min"] / divide, found["median"] / divide))
+    line("alloc_page and free_page, C API", 12, "ns", paths.pair("bitmap", repeat))
     pairs = {n: paths.turnover("bitmap", n, repeat) for n in sizes}
     for n, found in pairs.items():
         line(f"turnover of a full guest of 2^{n} pages, C API, a pair", 40, "ns", found)
