@@ -11,6 +11,8 @@ import mmap
 
 import numpy as np
 
+from fastonline.core.ram import array_of
+
 __all__ = ["Bitmap", "zeroed"]
 
 cdef extern from *:
@@ -240,7 +242,7 @@ cdef class Bitmap:
 
     cdef int put_bits(self, uint64_t start, object bits) except -1:
         """Set a range from bools, one a byte."""
-        cdef list values = np.asarray(bits, bool).tolist()
+        cdef list values = array_of(bits, bool).tolist()
         cdef uint64_t i
         for i in range(len(values)):
             if values[i]:
@@ -285,7 +287,7 @@ cdef class Bitmap:
     def set_bits(self, start, bits):
         """Set bits from `start` on from an array of truth values, one for each bit."""
         cdef uint64_t count
-        values = np.asarray(bits, bool).ravel()
+        values = array_of(bits, bool).ravel()
         self.put_bits(self.writable(start, len(values), &count), values)
 
     def weight(self, start=0, nr=None):

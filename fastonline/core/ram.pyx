@@ -1,4 +1,6 @@
-__all__ = ["available_bytes"]
+import numpy as np
+
+__all__ = ["array_of", "available_bytes"]
 
 # So many bytes are written between two looks at what is available.
 cdef enum:
@@ -40,3 +42,19 @@ cdef int check_ram(uint64_t nr_bytes) except -1:
             f"available")
     unseen = 0
     return 0
+
+
+def array_of(values, dtype=None):
+    """Return ``np.asarray(values, dtype)``. MemoryError if the array needs more memory than there is: a range of 2^40 elements
+    is a small object itself."""
+    if isinstance(values, np.ndarray):
+        return np.asarray(values, dtype)
+    try:
+        length = len(values)
+    except (TypeError, OverflowError):
+        length = 0
+    if isinstance(values, range) and -(1 << 63) <= values.start < 1 << 63 and -(1 << 63) <= values.stop < 1 << 63:
+        check_ram(min(8 * length, 1 << 63))
+        return np.arange(values.start, values.stop, values.step, np.int64).astype(dtype or np.int64, copy=False)
+    check_ram(min((48 if isinstance(values, range) else 8) * length, 1 << 63))     # NumPy makes a list of int of a range
+    return np.asarray(values, dtype)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastonline.core.pageflags import PG_buddy
+from fastonline.core.ram import array_of
 from fastonline.core.undo import Undo
 from fastonline.drivers.driver import NEVER, Driver, PageList, alloc_highuser, check_guest
 from fastonline.drivers.extents import lengthen, pages_of_extents
@@ -78,7 +79,7 @@ class HintedDomain(ResidentDomain):
             self._dirty = lengthen(self._dirty, self._p2m.size, self.host.nr_frames)
 
     def _pfns(self, pfns):
-        pfns = np.asarray(pfns, np.int64)
+        pfns = array_of(pfns, np.int64)
         if pfns.size:
             if pfns.min() < 0:
                 raise ValueError(f"invalid page {int(pfns.min())}")

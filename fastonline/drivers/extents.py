@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastonline.core.ram import array_of
 from fastonline.errors import is_number
 
 MOST_ORDER = 20
@@ -23,7 +24,7 @@ MOST_PFNS = 1 << 52
 def as_numbers(numbers: ArrayLike, what: str) -> NDArray[np.int64]:
     """Return `numbers`, one int or an array-like of one dimension, as an int64 array. what: their name, for messages.
     TypeError for anything but integers, ValueError for more dimensions."""
-    array = np.asarray(numbers)
+    array = array_of(numbers)
     if array.dtype != np.int64:
         if array.dtype.kind not in "iu" and array.size:
             raise TypeError(f"{what} must be integers, not {array.dtype}")

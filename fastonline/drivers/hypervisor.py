@@ -12,6 +12,7 @@ import errno
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastonline.core.ram import array_of
 from fastonline.drivers.account import Account
 from fastonline.drivers.extents import (
     MOST_PFNS,
@@ -90,7 +91,7 @@ class Domain(Account):
 
     def backed(self, pfns: ArrayLike) -> NDArray[np.bool_]:
         """Return a bool array: whether each of these pages has a frame."""
-        pfns = np.asarray(pfns)
+        pfns = array_of(pfns)
         at = as_slice(pfns, self._p2m.size)
         if isinstance(at, slice):
             return self._p2m[at] != 0
@@ -216,7 +217,7 @@ class Domain(Account):
             raise ValueError(f"expected a number of pages and at least 1 in a batch, got {nr_pages!r:.80} and {batch!r:.80}")
         if mapped is None:
             return None
-        mapped = np.asarray(mapped)
+        mapped = array_of(mapped)
         if mapped.dtype != np.bool_ or mapped.shape != (nr_pages,):
             raise TypeError(f"mapped must be a bool array of {nr_pages} pages")
         return mapped
@@ -323,7 +324,7 @@ class ResidentDomain(Domain):
 
     def swapped(self, pfns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return a bool array: whether each of these pages is in the host's swap."""
-        pfns = np.asarray(pfns)
+        pfns = array_of(pfns)
         there = (pfns >= 0) & (pfns < self._swapped.size)
         there[there] = self._swapped[pfns[there]]
         return there

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastonline.core.pageflags import KPF_OFFLINE, PG_prepared
+from fastonline.core.ram import array_of
 from fastonline.core.undo import Undo
 from fastonline.drivers.driver import (
     NEVER,
@@ -517,7 +518,7 @@ class XenBalloon(Driver):
 
     def free_ballooned_pages(self, pfns: NDArray[np.int64], now: float = 0.0) -> None:
         """Put pages of alloc_ballooned_pages back on the list and wake the worker. ValueError for another page."""
-        pfns = np.asarray(pfns, np.int64)
+        pfns = array_of(pfns, np.int64)
         if not (np.isin(pfns, self._held).all() and all_different(pfns)):
             raise ValueError("free_ballooned_pages: no driver holds this page")
         self._held = np.setdiff1d(self._held, pfns, assume_unique=True)

@@ -18,6 +18,7 @@ from fastonline.core.types cimport uint32_t
 from fastonline.hotplug.machine cimport has_owner
 from fastonline.hotplug.types cimport MAX_NUMNODES, MMOP_ONLINE, MMOP_ONLINE_MOVABLE
 
+from fastonline.core.ram import array_of
 from fastonline.errors import HotplugError, is_number, pfn_range
 from fastonline.geometry import as_geometry, format_size, pages_of_size
 from fastonline.rules import as_rules
@@ -160,7 +161,7 @@ cdef int as_order(object value, int max_order) except -1:
 
 cdef object as_pfn_array(object pfns):
     """One-dimensional, contiguous, uint32 or uint64 (negative ones wrapped, to be refused as out of range)."""
-    array = np.asarray(pfns)
+    array = array_of(pfns)
     if array.ndim != 1:
         raise ValueError(f"pfns must be an array of one dimension, not {array.ndim}")
     if array.size == 0:

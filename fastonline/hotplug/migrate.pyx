@@ -22,6 +22,7 @@ from fastonline.hotplug.page_ops cimport LONG_RUN, all_are, set_pfns_offline
 from fastonline.hotplug.page_views cimport page_states
 from fastonline.hotplug.zone_ranges cimport page_zone
 
+from fastonline.core.ram import array_of
 from fastonline.core.runs import range_list, runs
 from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, pfn_range
@@ -278,7 +279,7 @@ cdef int own_among_others(MovablePages owner, tuple what) except -1:
 
 
 cdef object as_indices(object indices):
-    array = np.asarray(indices, np.int64)
+    array = array_of(indices, np.int64)
     if array.ndim != 1:
         raise ValueError(f"indices must be one-dimensional, not {array.ndim}-dimensional")
     return array

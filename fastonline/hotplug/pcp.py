@@ -10,6 +10,7 @@ from functools import wraps
 
 import numpy as np
 
+from fastonline.core.ram import array_of
 from fastonline.core.runs import equal_runs, runs
 from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, as_int
@@ -318,7 +319,7 @@ class PerCpuPages(PageLists):
     @changing
     def free(self, pfns):
         """Free movable pages, in this order."""
-        pfns = np.array(pfns)
+        pfns = np.array(array_of(pfns))
         if not pfns.size:
             return
         self._check_used(pfns)
@@ -502,7 +503,7 @@ class PerCpuPages(PageLists):
     def put(self, zone, pfns, high):
         """Put single pages in use onto the list of unmovable pages of their zone, after those that are there, as in a recorded
         machine. high: its pcp->high."""
-        pfns, high = np.array(pfns), as_int(high, "high")
+        pfns, high = np.array(array_of(pfns)), as_int(high, "high")
         if high < 0:
             raise ValueError(f"high is negative: {high}")
         if pfns.size:
