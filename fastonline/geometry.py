@@ -4,19 +4,23 @@ Facts: include/linux/mmzone.h, include/linux/page-flags-layout.h and each archit
 """
 
 import re
-from dataclasses import dataclass, replace
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 from fastonline.errors import invalid_name
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from fastonline.frozen import dataclass
 
 MAX_BOOT_ZONES = 4
 """Zones that a kernel has below Movable (enum zone_type)."""
 
 _SUFFIXES = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
-_SIZE = re.compile(
-    r"\s*(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<number>[0-9]+(?:\.[0-9]+(?=\s*[KMGTPkmgtp]))?))"
-    r"\s*(?:(?P<suffix>[KMGTPkmgtp])[iI]?)?[bB]?\s*",
-    re.ASCII,
+# The re module compiles it when it is needed first.
+_SIZE = (
+    r"(?a)\s*(?:0[xX](?P<hex>[0-9a-fA-F]+)|(?P<number>[0-9]+(?:\.[0-9]+(?=\s*[KMGTPkmgtp]))?))"
+    r"\s*(?:(?P<suffix>[KMGTPkmgtp])[iI]?)?[bB]?\s*"
 )
 
 
@@ -50,7 +54,7 @@ def parse_size(size: SupportsIndex | str, unit: int = 1) -> int:
 
 def _parse_text(size: str) -> tuple[int, bool]:
     """(bytes, has it a decimal fraction?) of the text of a size."""
-    found = _SIZE.fullmatch(size) if len(size) <= 64 else None
+    found = re.fullmatch(_SIZE, size) if len(size) <= 64 else None
     if found is None:
         raise ValueError(f"invalid size {size!r:.80} (expected bytes, or a number with K, M, G, T or P, such as '512M')")
     number = found["hex"] or found["number"]
@@ -313,12 +317,15 @@ ARM64_4K = Geometry(
     hotplug_zone="Normal",
 )
 
-ARM64_64K = replace(
-    ARM64_4K, name="ARM64_64K", page_shift=16, section_size_bits=29, max_page_order=13, pageblock_order=13
-)
+ARM64_64K = Geometry(**{
+    **ARM64_4K.__dict__,
+    "name": "ARM64_64K", "page_shift": 16, "section_size_bits": 29, "max_page_order": 13, "pageblock_order": 13,
+})
 
 # arch/arm64/Kconfig: ARCH_FORCE_MAX_ORDER 11; a PMD of 16 KiB pages maps 32 MiB (6.14)
-ARM64_16K = replace(ARM64_4K, name="ARM64_16K", page_shift=14, max_page_order=11, pageblock_order=11)
+ARM64_16K = Geometry(**{
+    **ARM64_4K.__dict__, "name": "ARM64_16K", "page_shift": 14, "max_page_order": 11, "pageblock_order": 11,
+})
 
 S390X = Geometry(
     name="S390X",

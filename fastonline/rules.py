@@ -1,10 +1,14 @@
 """Rules: how kernel versions differ, as data. The docstring of Rules names the kernel functions and commits."""
 
 import re
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastonline.errors import invalid_name, is_number
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    from fastonline.frozen import dataclass
 
 INT_MAX = 0x7FFFFFFF
 SYSCTLS = {
@@ -183,10 +187,10 @@ class Rules:
     memory_failure: bool
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (_is_pairs(value) if field.name == "lowmem_reserve_ratio" else _is_of(value, field.type)):
-                raise TypeError(f"rules {self.name!r:.40}: {field.name} must be {field.type}, not {value!r:.80}")
+        for field, kind in Rules.__annotations__.items():
+            value = getattr(self, field)
+            if not (_is_pairs(value) if field == "lowmem_reserve_ratio" else _is_of(value, kind)):
+                raise TypeError(f"rules {self.name!r:.40}: {field} must be {kind}, not {value!r:.80}")
         if not self.name.isprintable():
             raise ValueError(f"the name {self.name!r:.80} of rules cannot be printed")
         limits = {
@@ -356,12 +360,12 @@ LINUX_6_18 = Rules(**{**LINUX_6_12.__dict__, "name": "6.18", "node_notifier": Tr
 
 PRESETS = {rules.name: rules for rules in (LINUX_2_6_25, LINUX_6_1, LINUX_6_12, LINUX_6_18)}
 
-_VERSION = re.compile(r"(?:linux[-_ ]?)?v?(\d{1,4})[._](\d{1,4})(?:[._](\d{1,4}))?(?:[-+._~].*)?", re.ASCII | re.IGNORECASE)
+_VERSION = r"(?ai)(?:linux[-_ ]?)?v?(\d{1,4})[._](\d{1,4})(?:[._](\d{1,4}))?(?:[-+._~].*)?"
 
 
 def _version(name: str) -> tuple[int, ...] | None:
     """(2, 6, 25) or (6, 12) of the text of a version; the third number counts in 2.6 alone. None: it is not one."""
-    found = _VERSION.fullmatch(name.strip())
+    found = re.fullmatch(_VERSION, name.strip())
     if found is None:
         return None
     numbers = tuple(int(number) for number in found.groups() if number is not None)
