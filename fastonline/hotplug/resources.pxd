@@ -3,7 +3,7 @@
 
 cdef class Siblings:
     cdef list pieces                 # lists of Resource, ascending
-    cdef list starts                 # the start of each piece's first
+    cdef list firsts                 # the first of each piece
 
     cdef list meeting(self, object start, object end)
     cdef int add(self, Resource resource) except -1

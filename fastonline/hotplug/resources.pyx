@@ -1,7 +1,6 @@
 """The resource tree of /proc/iomem: System RAM and other ranges (kernel/resource.c)."""
 
 import errno
-from bisect import bisect_right
 from operator import index
 
 from fastonline.errors import HotplugError
@@ -22,7 +21,7 @@ cdef class Siblings:
     """Disjoint resources in ascending order, in pieces, so that adding and removing cost the same among many as among few."""
 
     def __cinit__(self):
-        self.pieces, self.starts = [], []
+        self.pieces, self.firsts = [], []
 
     def __iter__(self):
         return iter([resource for piece in self.pieces for resource in piece])
@@ -35,8 +34,8 @@ cdef class Siblings:
         cdef list piece, found = []
         cdef Py_ssize_t nr, at
         cdef Resource resource
-        nr = max(0, bisect_right(self.starts, start) - 1)
-        while nr < len(self.pieces) and self.starts[nr] < end:
+        nr = max(0, up_to(self.firsts, start) - 1)
+        while nr < len(self.pieces) and (<Resource>self.firsts[nr]).start < end:
             piece = self.pieces[nr]
             for at in range(max(0, up_to(piece, start) - 1), len(piece)):
                 resource = piece[at]
@@ -51,40 +50,40 @@ cdef class Siblings:
         """Add a resource that overlaps none of them."""
         cdef list piece, half
         cdef Py_ssize_t nr
-        nr = max(0, bisect_right(self.starts, resource.start) - 1)
+        nr = max(0, up_to(self.firsts, resource.start) - 1)
         if not self.pieces:
             self.pieces.append([])
-            self.starts.append(resource.start)
+            self.firsts.append(resource)
         piece = self.pieces[nr]
         piece.insert(up_to(piece, resource.start), resource)
         if len(piece) > PIECE:
             half = piece[PIECE // 2 :]
             del piece[PIECE // 2 :]
             self.pieces.insert(nr + 1, half)
-            self.starts.insert(nr + 1, half[0].start)
-        self.starts[nr] = piece[0].start
+            self.firsts.insert(nr + 1, half[0])
+        self.firsts[nr] = piece[0]
         return 0
 
     cdef int remove(self, Resource resource) except -1:
         """Remove one of them."""
         cdef list piece
         cdef Py_ssize_t nr
-        nr = bisect_right(self.starts, resource.start) - 1
+        nr = up_to(self.firsts, resource.start) - 1
         piece = self.pieces[nr]
         del piece[up_to(piece, resource.start) - 1]
         if piece:
-            self.starts[nr] = piece[0].start
+            self.firsts[nr] = piece[0]
         else:
-            del self.pieces[nr], self.starts[nr]
+            del self.pieces[nr], self.firsts[nr]
         return 0
 
 
-cdef Py_ssize_t up_to(list piece, object start) except -1:
-    """The number of resources of a piece that begin at `start` or below."""
-    cdef Py_ssize_t low = 0, high = len(piece), middle
+cdef Py_ssize_t up_to(list resources, object start) except -1:
+    """The number of resources of a list that begin at `start` or below."""
+    cdef Py_ssize_t low = 0, high = len(resources), middle
     while low < high:
         middle = (low + high) // 2
-        if (<Resource>piece[middle]).start <= start:
+        if (<Resource>resources[middle]).start <= start:
             low = middle + 1
         else:
             high = middle

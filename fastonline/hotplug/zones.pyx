@@ -19,7 +19,6 @@ from fastonline.hotplug.watermarks cimport count_scans, refresh
 from fastonline.core.runs import range_list
 from fastonline.errors import is_number
 from fastonline.geometry import Geometry
-from fastonline.hotplug.summary import zones_html
 from fastonline.rules import INT_MAX, SYSCTLS, Rules
 
 __all__ = ["Node", "Zone", "Zones"]
@@ -504,6 +503,8 @@ cdef class Zones:
         return f"<Zones: {', '.join([repr(zone) for zone in self if zone.populated]) or 'none populated'}>"
 
     def _repr_html_(self):
+        from fastonline.hotplug.summary import zones_html
+
         return zones_html(self)
 
     def __len__(self):
