@@ -1,5 +1,6 @@
 """What every test file needs: both engines, small machines, and the recordings that may or may not lie beside the project."""
 
+import gc
 import os
 import shutil
 import signal
@@ -41,6 +42,12 @@ def pytest_cmdline_main(config):
     worker = hasattr(config, "workerinput")     # it must not start workers of its own
     if whole and not worker and getattr(option, "numprocesses", 0) is None:
         option.numprocesses, option.dist = 2, "loadgroup"
+
+
+def pytest_collection_finish():
+    """Modules and tests are there to the end: no garbage collection looks at them again. Hypothesis collects in each test."""
+    gc.collect()
+    gc.freeze()
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -123,23 +123,23 @@ def test_pinned_pages(engine):
 @pytest.mark.parametrize("memmap", [None, "kernel", "on_memory"])
 def test_how_much_can_be_added(engine, memmap):
     """Descriptors of a block take 2 MiB from what the kernel zones have above min and lowmem_reserve."""
-    mem = fo.Memory(fo.X86_64, boot="512M", memmap=memmap, engine=engine, max_memory="64G")
+    mem = fo.Memory(fo.X86_64, boot="128M", memmap=memmap, engine=engine, max_memory="16G")
     growth, before = questions.growable(mem), snapshot(mem)
     rooms = [zone.free_pages - zone.min - zone.protection[2] for zone in mem.zones.values() if zone.populated]
     room = sum(rooms)
-    assert growth.ranges == ((4 * BLOCK, (16 << 20) - 4 * BLOCK),)
+    assert growth.ranges == ((BLOCK, (4 << 20) - BLOCK),)
     assert growth.room == room << 12
     if memmap == "on_memory":
         assert growth.memmap == 0
-        assert growth.at_once == growth.online_kernel == growth.online_movable == (64 << 30) - (512 << 20)
+        assert growth.at_once == growth.online_kernel == growth.online_movable == (16 << 30) - (128 << 20)
     else:
         assert growth.memmap == 2 << 20
         # whole pageblocks of each zone, then single pages and a page table for 512 of them
         pageblocks = sum(pages // 512 for pages in rooms)
         assert growth.at_once == growth.online_movable == (pageblocks + (room - 512 * pageblocks) // 513) * (128 << 20)
-        assert growth.online_kernel == (64 << 30) - (512 << 20)
+        assert growth.online_kernel == (16 << 30) - (128 << 20)
     assert snapshot(mem) == before
-    mem.add_memory(4 * BLOCK, growth.at_once >> 12)
+    mem.add_memory(BLOCK, growth.at_once >> 12)
 
 
 def test_accepted_ranges(engine):
