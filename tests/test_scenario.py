@@ -69,6 +69,7 @@ def test_other_guests_take_and_give():
     ({"others": [{"steps": [[0, "900M"]]}]}, "boot", "more than the host"),
     ({"maximum": "320M"}, "steps", "above the maximum"),
     ({"maximum": "128T"}, "maximum", "more than X86_64 can have"),
+    ({"steps": [[1, "128T"]]}, "steps", "more than X86_64 can have"),
     ({"steps": []}, "steps", "at least one"),
     ({"steps": [[10, "300M"], [5, "256M"]]}, "steps", "5 s comes after 10 s"),
     ({"steps": [[10, "300M"], [10, "256M"]]}, "steps", "two at 10 s"),

@@ -98,3 +98,13 @@ def test_a_huge_balloon_that_fails_half_way_goes_on_later(fails_in):
         assert balloon.current_pages == balloon.target_pages
         balloon.validate()
     assert mem.buddyinfo() == free
+
+
+@pytest.mark.parametrize("name", ["split", "callback", "whole", "whole-touch", "kvm", "dimm"])
+def test_a_full_guest_without_room_for_a_memmap_does_not_grow(name):
+    """Descriptors are in the guest's free memory, and it has none. Expect it to stay as it was, not to break off."""
+    full = changed(scenario("thread"), {"memmap": "kernel", "steps": [[10, "1536M"]], "workload.in_use": 1.0})
+    values = run_one(full, name, check=True).values
+    assert values["grown_bytes"] == 0 and values["shortfall_byte_seconds"] > 0
+    if name in ("whole", "whole-touch", "kvm", "dimm"):
+        assert values["refusals"]["ENOMEM"] >= 1

@@ -103,8 +103,8 @@ class Scenario:
     def _check_sizes(self):
         geometry = GEOMETRIES[self.geometry]
         most = geometry.max_pfn * geometry.page_size
-        sizes = [("boot", self.boot), ("maximum", self.maximum), ("host", self.host)]
-        sizes += [("steps", target) for _, target in self.steps]
+        sizes = [("boot", self.boot), *(("steps", target) for _, target in self.steps)]
+        sizes += [("maximum", self.maximum), ("host", self.host)]      # the maximum may be that of the steps
         sizes += [("others", size) for other in self.others for _, size in other.steps]
         for key, size in sizes:
             try:

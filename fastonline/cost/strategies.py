@@ -106,6 +106,15 @@ class Strategy:
 
 # -- drivers that only a comparison needs
 
+def _added(driver: Driver, refusals: Counter[str], backed: bool) -> int | None:
+    """The first page of a section that is added to the driver's guest, `backed` or not; None: it was refused, and counted."""
+    try:
+        return add_section(driver, backed)
+    except HotplugError as e:
+        refusals[errno.errorcode[e.errno]] += 1
+        return None
+
+
 class WholeSections(XenBalloon):
     """Dave Hansen's proposal for Xen: online a whole section, then inflate the balloon by the excess.
 
@@ -119,10 +128,8 @@ class WholeSections(XenBalloon):
 
     def _work(self):
         while self.target_pages > self.current_pages + self.balloon_pages and self.hard_limit is None:
-            try:
-                start = add_section(self, backed=True)
-            except HotplugError as e:
-                self.refusals[errno.errorcode[e.errno]] += 1
+            start = _added(self, self.refusals, backed=True)
+            if start is None:
                 self.hard_limit = self.current_pages + self.balloon_pages
                 break
             self.mem.online_pages(start, self.mem.pages_per_block)
@@ -132,11 +139,18 @@ class WholeSections(XenBalloon):
 
 class WholeUntouched(VirtioBalloonDriver):
     """Dave Hansen's second thought: online a whole section that has no frame behind it before its first touch, then let the
-    balloon take what is too much. mem, domain: as VirtioBalloonDriver."""
+    balloon take what is too much. mem, domain: as VirtioBalloonDriver. refusals: {name of an errno: times}, such as of a guest
+    without room for a section's memmap."""
+
+    def __init__(self, mem: Memory, domain: ResidentDomain, refusals: Counter[str]) -> None:
+        super().__init__(mem, domain)
+        self.refusals = refusals
 
     def _work(self):
         while self.target_pages > ram_pages(self.mem):
-            start = add_section(self, backed=False)
+            start = _added(self, self.refusals, backed=False)
+            if start is None:
+                break
             self.mem.online_pages(start, self.mem.pages_per_block)
         self.set_target(self.target_pages << self.mem.geometry.page_shift, self.domain.now)
         super()._work()
@@ -144,14 +158,19 @@ class WholeUntouched(VirtioBalloonDriver):
 
 class Plain(Driver):
     """Anthony Liguori's way for KVM: plain hot-add of whole sections, which user space onlines, and a limit of what may be
-    resident. It never takes memory away. mem, domain (a ResidentDomain): as Driver."""
+    resident. It never takes memory away. mem, domain (a ResidentDomain): as Driver. refusals: as of WholeUntouched."""
 
     domain: ResidentDomain
+
+    def __init__(self, mem: Memory, domain: ResidentDomain, refusals: Counter[str]) -> None:
+        super().__init__(mem, domain)
+        self.refusals = refusals
 
     def _work(self):
         self.due = NEVER
         while self.target_pages > self.mem.sections.present.weight() * self.mem.geometry.pages_per_section:
-            add_section(self, backed=False)
+            if _added(self, self.refusals, backed=False) is None:
+                break
         self.domain.set_limit(self.target_pages * self.mem.geometry.page_size)
 
 
@@ -372,14 +391,14 @@ def _whole(scenario: Scenario, host: Host) -> Guest:
 
 
 def _whole_touch(scenario: Scenario, host: Host) -> Guest:
-    mem = _memory(scenario, scenario.boot)
-    return Guest(WholeUntouched(mem, _resident(mem, host)))
+    mem, refusals = _memory(scenario, scenario.boot), Counter[str]()
+    return Guest(WholeUntouched(mem, _resident(mem, host), refusals), refusals=refusals)
 
 
 def _kvm(scenario: Scenario, host: Host) -> Guest:
-    mem = _memory(scenario, scenario.boot)
-    driver = Plain(mem, _resident(mem, host, scenario.boot))
-    return Guest(driver, (PromptUdev(mem, scenario.user_delay),), limited=True)
+    mem, refusals = _memory(scenario, scenario.boot), Counter[str]()
+    driver = Plain(mem, _resident(mem, host, scenario.boot), refusals)
+    return Guest(driver, (PromptUdev(mem, scenario.user_delay),), limited=True, refusals=refusals)
 
 
 def _dimm(scenario: Scenario, host: Host) -> Guest:
