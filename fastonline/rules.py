@@ -1,6 +1,7 @@
 """Rules: how kernel versions differ, as data. The docstring of Rules names the kernel functions and commits."""
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastonline.errors import invalid_name, is_number
@@ -21,25 +22,22 @@ ZONEINFO_LINES = {
 }
 
 
-def _is_of(value: object, kind: Any) -> bool:
-    """Is the value of one of the types that the fields of Rules have?"""
-    if kind is bool:
-        return isinstance(value, bool)
-    if kind is int:
-        return is_number(value)
-    if kind == int | None:
-        return value is None or is_number(value)
-    if kind is str:
-        return isinstance(value, str)
-    if kind == tuple[int, int]:
-        return isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
-    return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-
-
 def _is_pairs(value: object) -> bool:
     return isinstance(value, tuple) and all(
         isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and is_number(item[1]) for item in value
     )
+
+
+_IS: dict[Any, Callable[[Any], bool]] = {
+    bool: lambda value: isinstance(value, bool),
+    int: is_number,
+    int | None: lambda value: value is None or is_number(value),
+    str: lambda value: isinstance(value, str),
+    tuple[int, int]: lambda value: isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value)),
+    tuple[str, ...]: lambda value: isinstance(value, tuple) and all(isinstance(item, str) for item in value),
+    tuple[tuple[str, int], ...]: _is_pairs,
+}
+"""Is a value of one of the types that the fields of Rules have?"""
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,7 +187,7 @@ class Rules:
     def __post_init__(self) -> None:
         for field, kind in Rules.__annotations__.items():
             value = getattr(self, field)
-            if not (_is_pairs(value) if field == "lowmem_reserve_ratio" else _is_of(value, kind)):
+            if not _IS[kind](value):
                 raise TypeError(f"rules {self.name!r:.40}: {field} must be {kind}, not {value!r:.80}")
         if not self.name.isprintable():
             raise ValueError(f"the name {self.name!r:.80} of rules cannot be printed")
