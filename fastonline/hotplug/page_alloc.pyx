@@ -1,6 +1,7 @@
 import errno
 
 cimport cython
+from cpython.pycapsule cimport PyCapsule_GetPointer
 
 import numpy as np
 from numpy import ndarray
@@ -20,7 +21,18 @@ from fastonline.hotplug.zonelists cimport asked_zone, fallback_nodes, next_zone
 from fastonline.core.undo import Undo
 from fastonline.errors import HotplugError, pfn_range
 
-cdef object empty = np.empty, INT64 = np.dtype(np.int64)
+cdef extern from *:
+    """
+    /* PyArray_New and PyArray_Type of NumPy's table of C functions, whose places never change (numpy_api.py): half of the time
+       of numpy.empty. */
+    typedef PyObject *(*fo_array_new)(void *, int, Py_ssize_t *, int, Py_ssize_t *, void *, int, int, PyObject *);
+    #define fo_new_array(api, nr, type) ((fo_array_new)(api)[93])((api)[2], 1, &(nr), type, NULL, NULL, 0, 0, NULL)
+    """
+    object new_array "fo_new_array"(void **api, Py_ssize_t nr, int type)
+
+cdef object _multiarray = np._core if hasattr(np, "_core") else np.core       # from 2.0 on, and before
+cdef void **NUMPY = <void **>PyCapsule_GetPointer(_multiarray.multiarray._ARRAY_API, NULL)
+cdef int INT64 = np.dtype(np.int64).num
 
 cdef enum:
     COSTLY_ORDER = 3             # PAGE_ALLOC_COSTLY_ORDER
@@ -45,6 +57,9 @@ cdef uint64_t blocks_free(Machine mem, int z, int order) noexcept nogil:
 cdef uint64_t alloc_blocks(Machine mem, int z, int order, uint64_t nr, int64_t *out) noexcept nogil:
     """At most `nr` blocks of one zone; how many there were."""
     cdef uint64_t i
+    if nr == 1:
+        out[0] = mem.pages.alloc_block(zone_area(z), order)
+        return out[0] >= 0
     if order == 0:
         return mem.pages.alloc_pages(zone_area(z), nr, out)
     nr = min(nr, blocks_free(mem, z, order))
@@ -151,6 +166,7 @@ cdef int64_t alloc_pages_gfp(Machine mem, int order, object gfp, object nid) exc
 cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
     """(nr,) int64 array of first pfns, fewer where arch_alloc_page keeps some, or MemoryError when there are not so many."""
     cdef uint64_t got = 0, there
+    cdef Py_ssize_t size = nr
     cdef int asked = asked_zone(mem, zone), z
     cdef int64_t *out
     cdef PyThreadState *thread
@@ -159,7 +175,7 @@ cdef object alloc_pages_bulk(Machine mem, uint64_t nr, int order, object zone):
         there = blocks_in_zones(mem, asked, order, nr)
     if nr > there:
         raise MemoryError(f"cannot allocate {nr} blocks of order {order}: {there} are free")
-    pfns = empty(nr, INT64)
+    pfns = new_array(NUMPY, size, INT64)
     if nr == 0:
         return pfns
     out = <int64_t *>(<numpy_array *><void *>pfns).data
