@@ -94,7 +94,11 @@ cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil:
     mem.pages_onlined += onlined
     mem.zones.table.stale |= mem.watermarks_at_mark
     if onlined and not all_online and batch.one_by_one:
-        for i in range(batch.nr):
+        # where the batch is a range, the first page tells of its section; else each page has to be looked at
+        for section in range(batch.first >> shift, min((batch.end - 1) >> shift, (batch.first >> shift) + batch.nr) + 1):
+            sections_went_online(mem, max(section << shift, batch.first), 1)
+        all_online = mem.sections.all_in(mem.sections.online, batch.first, batch.end - batch.first)
+        for i in range(0 if all_online else batch.nr):
             section = pfns[i] >> shift
             if not (online[section >> 6] >> (section & 63)) & 1:      # test_bit, without the call that -Os makes of it
                 sections_went_online(mem, pfns[i], 1)
