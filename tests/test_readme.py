@@ -86,6 +86,14 @@ def test_console(tmp_path, monkeypatch, run):
         assert "Traceback" not in err
 
 
+def test_table(monkeypatch, run):
+    """Each line of the table is a line of the command's output."""
+    monkeypatch.setenv("COLUMNS", "120")
+    (table,) = blocks("text")
+    status, out, _ = run("compare", "thread-dry")
+    assert status == 0 and set(table.splitlines()) <= set(out.splitlines())
+
+
 def test_length():
     assert len(README.read_text().splitlines()) < 200
 
