@@ -4,14 +4,10 @@ Facts: include/linux/mmzone.h, include/linux/page-flags-layout.h and each archit
 """
 
 import re
-from typing import TYPE_CHECKING, SupportsIndex
+from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 from fastonline.errors import invalid_name
-
-if TYPE_CHECKING:
-    from dataclasses import dataclass
-else:
-    from fastonline.frozen import dataclass
 
 MAX_BOOT_ZONES = 4
 """Zones that a kernel has below Movable (enum zone_type)."""
@@ -317,15 +313,12 @@ ARM64_4K = Geometry(
     hotplug_zone="Normal",
 )
 
-ARM64_64K = Geometry(**{
-    **ARM64_4K.__dict__,
-    "name": "ARM64_64K", "page_shift": 16, "section_size_bits": 29, "max_page_order": 13, "pageblock_order": 13,
-})
+ARM64_64K = replace(
+    ARM64_4K, name="ARM64_64K", page_shift=16, section_size_bits=29, max_page_order=13, pageblock_order=13
+)
 
 # arch/arm64/Kconfig: ARCH_FORCE_MAX_ORDER 11; a PMD of 16 KiB pages maps 32 MiB (6.14)
-ARM64_16K = Geometry(**{
-    **ARM64_4K.__dict__, "name": "ARM64_16K", "page_shift": 14, "max_page_order": 11, "pageblock_order": 11,
-})
+ARM64_16K = replace(ARM64_4K, name="ARM64_16K", page_shift=14, max_page_order=11, pageblock_order=11)
 
 S390X = Geometry(
     name="S390X",

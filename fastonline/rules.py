@@ -2,14 +2,10 @@
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from fastonline.errors import invalid_name, is_number
-
-if TYPE_CHECKING:
-    from dataclasses import dataclass
-else:
-    from fastonline.frozen import dataclass
 
 INT_MAX = 0x7FFFFFFF
 SYSCTLS = {
