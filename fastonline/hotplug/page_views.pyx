@@ -4,7 +4,7 @@ from cpython.exc cimport PyErr_CheckSignals
 
 from fastonline.core.buffer cimport data_of
 from fastonline.core.lock cimport PyThreadState
-from fastonline.core.pageflags cimport PG_prepared, PG_tail
+from fastonline.core.pageflags cimport PG_buddy, PG_offline, PG_prepared, PG_reserved, PG_tail
 from fastonline.core.types cimport uint8_t
 from fastonline.hotplug.arguments cimport check_range
 from fastonline.hotplug.interruptible cimport pages_between_signals
@@ -72,29 +72,33 @@ cdef object kpageflags(Machine mem, uint64_t start, uint64_t nr):
     """Return an (nr,) uint64 array of KPF_* masks (stable_page_flags): NOPAGE in offline sections, RESERVED for holes and
     waiting pages of online ones; since 6.11 waiting pages of added memory are OFFLINE. Pages that a callback keeps also have
     its kept_flags. A memmap on memory is OWNER_PRIVATE (PageVmemmapSelfHosted)."""
+    cdef int next_state
     cdef uint64_t waiting = KPF_OFFLINE if mem.rules.waits_offline else KPF_RESERVED
-    states = page_states(mem, start, nr)
-    has = {name: (states >> i & 1).astype(bool) for i, name in enumerate(FLAG_NAMES)}
-    tail_follows = np.append(has["PG_tail"][1:], False)
-    if start + nr < mem.pages.nr_pages:
-        tail_follows[nr - 1] = mem.pages.state(start + nr) & PG_tail
-    kpf = np.zeros(nr, np.uint64)
-    kpf[has["PG_buddy"]] = KPF_BUDDY
-    kpf[has["PG_reserved"]] = KPF_RESERVED
-    kpf[has["PG_offline"]] = KPF_OFFLINE
-    kpf[has["PG_tail"]] = KPF_COMPOUND_TAIL
-    kpf[tail_follows & (states == PG_prepared)] = KPF_COMPOUND_HEAD
-    sections, of_page = np.unique(
-        np.arange(start, start + nr, dtype=np.uint64) >> np.uint64(mem.sections.pfn_section_shift), return_inverse=True
-    )
+    cdef uint64_t shift = mem.sections.pfn_section_shift, section, first, pages
     if mem.kept_flags & KPF_DIRTY:
         waiting = 0          # virtio_mem_set_fake_offline clears PG_reserved
-    early = np.array([mem.sections.early_section_nr(int(section)) for section in sections])
-    kpf[has["PG_reserved"] & ~early[of_page]] = waiting | mem.kept_flags
+    shown = np.zeros((2, 256), np.uint64)        # of a page's state, where memory was added and where it is early
+    for flag, kpf_flag in (
+        (PG_buddy, KPF_BUDDY), (PG_reserved, KPF_RESERVED), (PG_offline, KPF_OFFLINE), (PG_tail, KPF_COMPOUND_TAIL),
+    ):
+        shown[:, np.arange(256) & flag != 0] = kpf_flag
+    shown[0, np.arange(256) & PG_reserved != 0] = waiting | mem.kept_flags
+    states = page_states(mem, start, nr)
+    kpf = np.zeros(nr, np.uint64)
+    sections = {
+        section: slice(max(section << shift, start) - start, min(section + 1 << shift, start + nr) - start)
+        for section in range(start >> shift, (start + nr + (1 << shift) - 1) >> shift)
+    }
+    for section, own in sections.items():
+        kpf[own] = shown[int(mem.sections.early_section_nr(section))][states[own]]
+    next_state = mem.pages.state(start + nr) if start + nr < mem.pages.nr_pages else 0
+    tail_follows = np.append(states[1:], np.uint8(next_state)) & PG_tail != 0
+    kpf[(states == PG_prepared) & tail_follows] = KPF_COMPOUND_HEAD
     for section, ((first, pages), *_) in mem.memmap_of.items():
         if section << mem.sections.pfn_section_shift == first and first < start + nr and start < first + pages:
             own = slice(max(first, start) - start, min(first + pages, start + nr) - start)
             kpf[own] = KPF_OWNER_PRIVATE if mem.rules.waits_offline else KPF_OWNER_PRIVATE | KPF_RESERVED
-    online = np.array([mem.sections.online_section_nr(int(section)) for section in sections])
-    kpf[~online[of_page]] = KPF_NOPAGE
+    for section, own in sections.items():
+        if not mem.sections.online_section_nr(section):
+            kpf[own] = KPF_NOPAGE
     return kpf
