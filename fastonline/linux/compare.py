@@ -272,9 +272,8 @@ def _compare_pages(check, recorded, guest):
     block by block in Movable, in a kernel zone all blocks together; but what does not change hands, each page."""
     mem, per_block = guest.mem, guest.mem.pages_per_block
     first, end = recorded["pages_range"]
-    real = known_flags(np.repeat(
-        np.array([_mask(flags) for _, _, flags in recorded["pages"]], np.uint64), [nr for _, nr, _ in recorded["pages"]]
-    ))
+    masks = known_flags(np.array([_mask(flags) for _, _, flags in recorded["pages"]], np.uint64))
+    real = np.repeat(masks, [nr for _, nr, _ in recorded["pages"]])
     ours = page_flags(guest, first, end - first)
     tunes_itself = mem.rules.pcp_auto_tunes
     # where a mapping begins in its first huge page is not recorded: it may have one more or less

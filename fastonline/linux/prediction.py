@@ -50,11 +50,12 @@ def predict(guest: Guest) -> dict[str, Any]:
 
 def _pageblocks(mem, zone):
     """Count the pageblocks whose first page is online and in the zone (pagetypeinfo_showblockcount_print)."""
-    size, nr = 1 << mem.geometry.pageblock_order, 0
-    for pfn in range(zone.start_pfn // size * size, zone.start_pfn + zone.spanned_pages, size):
-        there = mem.zone_of(max(pfn, zone.start_pfn))
-        online = mem.sections.online_section_nr(pfn // mem.geometry.pages_per_section)
-        nr += online and there is not None and there.nr == zone.nr
+    size, unit, nr = 1 << mem.geometry.pageblock_order, mem.geometry.pages_per_section, 0
+    start, end = zone.start_pfn, zone.start_pfn + zone.spanned_pages
+    for section in range(start // unit, -(-end // unit)):
+        if mem.sections.online_section_nr(section):
+            for pfn in range(max(start // size * size, section * unit), min(end, (section + 1) * unit), size):
+                nr += mem.zone_of(max(pfn, start)) == zone
     return nr
 
 
@@ -87,6 +88,8 @@ def page_flags(guest: Guest, start_pfn: int, nr_pages: int) -> NDArray[np.uint64
     flags = known_flags(flags)
     for region in guest.programs():
         pfns, more = region.flags()
-        inside = (pfns >= start_pfn) & (pfns < start_pfn + nr_pages)
-        flags[pfns[inside] - start_pfn] = more[inside] | _ANON
+        if pfns.size and (pfns.min() < start_pfn or pfns.max() >= start_pfn + nr_pages):
+            inside = (pfns >= start_pfn) & (pfns < start_pfn + nr_pages)
+            pfns, more = pfns[inside], more[inside]
+        flags[pfns - start_pfn] = more | _ANON
     return flags
