@@ -101,11 +101,11 @@ class Region:
             flags |= np.uint64(KPF_UNEVICTABLE | KPF_MLOCKED)
         pfns = self.pages.pfns
         flags[np.isin(pfns, self.dirty)] |= np.uint64(KPF_DIRTY)
-        size = 1 << self._mem.geometry.pageblock_order
-        for first in self._huge:
-            huge = (pfns >= first) & (pfns < first + size)
+        if self._huge:
+            first = pfns & -(1 << self._mem.geometry.pageblock_order)
+            huge = np.isin(first, self._huge)
             flags[huge] |= np.uint64(KPF_THP | KPF_COMPOUND_TAIL)
-            flags[pfns == first] ^= np.uint64(KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL)
+            flags[huge & (pfns == first)] ^= np.uint64(KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL)
         return pfns, flags
 
     def per_block(self):
