@@ -28,7 +28,7 @@ def in_process(work, seconds=30):
             for number in HUNG:
                 signal.signal(number, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_PROF, seconds)       # others may keep the processors busy
-            signal.alarm(10 * seconds)                          # who waits for ever uses none
+            signal.setitimer(signal.ITIMER_REAL, 10 * seconds)  # who waits for ever uses none
             try:
                 work()
                 text = ""

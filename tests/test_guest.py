@@ -63,6 +63,7 @@ def test_huge_pages_of_a_program(engine):
     assert run(guest, {"op": "alloc", "region": 0, "bytes": 1100 << 12}) == 0
     pfns, flags = guest.regions[0].flags()
     assert sum(flags & (1 << 22) != 0) == 1024 and sum(flags & (1 << 15) != 0) == 2 and len(pfns) == 1100
+    assert sum(flags & (1 << 16) != 0) == 1022
     assert all(pfn % 512 == 0 for pfn in pfns[flags & (1 << 15) != 0])
     run(guest, {"op": "free", "region": 0})
     guest.mem.validate()

@@ -40,4 +40,4 @@ def test_work_that_does_not_end():
 
     for work in (busy, lambda: time.sleep(3600)):
         with pytest.raises(AssertionError, match="^the work hung$"):
-            in_process(work, 1)
+            in_process(work, 0.1)
