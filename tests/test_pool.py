@@ -1,6 +1,7 @@
 """cost/pool.py: workers that die, and the executors that run a sweep."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from test_sweep import lines, points
 
 from fastonline.cost import sweep as module
-from fastonline.cost.pool import Pool
+from fastonline.cost.pool import Pool, _begin_worker
 from fastonline.cost.scenario import Scenario
 from fastonline.cost.sweep import run_chunk, sweep
 
@@ -88,6 +89,22 @@ def test_a_script_without_a_main_guard_ends_with_a_reason(tmp_path):
     assert done.returncode == 1
     # what the workers and their helpers print may come later
     assert "\nRuntimeError: the worker processes do not start; a script has to" in done.stderr
+
+
+def begin_without_a_parent():
+    os.getppid = lambda: 1
+    _begin_worker(False)
+    signal.pause()
+
+
+def test_a_worker_whose_parent_ended_first():
+    """The parent is killed while a worker starts, before the worker has asked to be told. Expect it to end itself."""
+    worker = multiprocessing.get_context("fork").Process(target=begin_without_a_parent)
+    worker.start()
+    worker.join(60)
+    ended = worker.exitcode
+    worker.kill()
+    assert ended == 1
 
 
 FAULTS = """

@@ -65,6 +65,9 @@ def _begin_worker(keep):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(OSError, AttributeError):      # another system than Linux
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:      # it had ended already: nothing else would tell
+        os._exit(1)
 
 
 def keep_memory(keep: bool) -> None:
