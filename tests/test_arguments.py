@@ -278,6 +278,8 @@ ARRAYS = [
     ([PREPARED, PREPARED + 1, PREPARED], ValueError, hex(PREPARED), "a pfn twice"),
     (np.repeat(np.arange(PREPARED, PREPARED + 128), 2), ValueError, hex(PREPARED), "every pfn twice"),
     (np.array([PREPARED] * 2, np.uint32), ValueError, hex(PREPARED), "a pfn twice, 32 bits"),
+    (np.array([1, 2, PREPARED, PREPARED])[2:], ValueError, f"pfns[1] = {PREPARED:#x}", "a pfn twice, in a part of an array"),
+    (np.array([[1, 2], [PREPARED, PREPARED]])[1], ValueError, f"pfns[1] = {PREPARED:#x}", "a pfn twice, in a row"),
 ]
 
 
@@ -285,6 +287,16 @@ ARRAYS = [
 def test_arrays_of_pfns(mem, pfns, expected, named, what):
     refused(mem, "mark_pfns_onlined", (pfns,), expected, named)
     refused(mem, "free_pfns", (pfns,), expected, "")
+
+
+@pytest.mark.parametrize("bad", [-7, 1 << 34])
+@pytest.mark.parametrize("kind", [np.array, list])
+def test_pages_past_the_room_made_so_far_and_past_the_end(engine, kind, bad):
+    """Section 512 was never added, and a pfn behind it in the array cannot be. Expect the latter to be named, as it is."""
+    mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)
+    shown = bad if bad < 0 else hex(bad)
+    refused(mem, "mark_pfns_onlined", (kind([5, 1 << 24, bad]),), ValueError, f"pfns[2] = {shown} is out of range")
+    refused(mem, "mark_pfns_onlined", (kind([5, 1 << 24]),), errno.EINVAL, "pfns[1] = 0x1000000")
 
 
 @pytest.mark.parametrize(

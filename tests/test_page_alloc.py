@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastonline as fo
+from fastonline.core.pageflags import PAGE_FREE
 from fastonline.drivers.cmm import Cmm1, Cmm2, HintedDomain
 from fastonline.drivers.driver import run
 from fastonline.drivers.hypervisor import Host, ResidentDomain
@@ -71,6 +72,22 @@ def test_what_a_hook_raises_leaves_nothing_allocated(mem, allocate):
     with pytest.raises(KeyError):
         mem.free_pages(taken[0])
     assert mem.page_states(0, 8192).tobytes() == states
+    mem.validate()
+
+
+def test_a_hook_may_look_at_arrays_of_its_own(mem):
+    """The hook checks 4000 pages, then 20 others. Expect the 20 pages that were given to be free, and nobody else's."""
+    given, others = mem.alloc_pages_bulk(20), mem.alloc_pages_bulk(4000)
+    states = mem.page_states(0, 8192)
+
+    def looks(pfns, order):
+        mem.check_pfns(others)
+        mem.check_pfns(others[:20])
+
+    mem.arch_free_page = looks
+    mem.free_pfns(given)
+    states[given] = PAGE_FREE
+    assert mem.page_states(0, 8192).tolist() == states.tolist()
     mem.validate()
 
 

@@ -42,7 +42,9 @@ class Endless:
 
 
 @pytest.mark.parametrize(
-    "values", [range(1 << 40), range(1 << 62), range(1 << 63, (1 << 63) + (1 << 40)), Endless()],
+    "values",
+    [range(1 << 40), range(1 << 62), range(1 << 63, (1 << 63) + (1 << 40)), range(1 << 70), range(-(1 << 63), (1 << 63) - 1),
+     Endless()],
     ids=lambda values: type(values).__name__,
 )
 def test_arrays_that_do_not_fit_are_not_made(values):
@@ -56,7 +58,9 @@ def test_arrays_that_do_not_fit_are_not_made(values):
 @pytest.mark.parametrize(
     "values",
     [range(5), range(5, -3, -2), range(0), range(-(1 << 63), 3 - (1 << 63)), range((1 << 63) - 2, (1 << 63) - 1),
-     range(1 << 63, (1 << 63) + 2), range(1 << 70, (1 << 70) + 2),
+     range(1 << 63, (1 << 63) + 2), range(1 << 70, (1 << 70) + 2), range(0, (1 << 62) + 1, 1 << 62), range(5, -3, -(1 << 70)),
+     range(-(1 << 52), (1 << 52) + 1, 1 << 53), range(-(1 << 52), 1 << 52, (1 << 53) - 1),
+     range(-(1 << 63), (1 << 63) - 1, (1 << 64) - 2),
      [1, 2], (True, False), 7, [], [[1], [2]], np.arange(3, dtype=np.uint32)],
     ids=repr,
 )

@@ -38,8 +38,7 @@ cdef int check_ram(uint64_t nr_bytes) except -1:
         return 0
     available = available_bytes()
     if nr_bytes > available:
-        raise MemoryError(f"{nr_bytes} bytes of page descriptors or flags cannot be written: {available} bytes of memory are "
-            f"available")
+        raise MemoryError(f"{nr_bytes} bytes cannot be written: {available} bytes of memory are available")
     unseen = 0
     return 0
 
@@ -51,10 +50,13 @@ def array_of(values, dtype=None):
         return np.asarray(values, dtype)
     try:
         length = len(values)
-    except (TypeError, OverflowError):
+    except TypeError:
         length = 0
-    if isinstance(values, range) and -(1 << 63) <= values.start < 1 << 63 and -(1 << 63) <= values.stop < 1 << 63:
-        check_ram(min(8 * length, 1 << 63))
+    except OverflowError:
+        length = 1 << 63
+    # numpy.arange divides doubles to find its length: exact as far as this
+    if isinstance(values, range) and -(1 << 52) <= values.start <= 1 << 52 and -(1 << 52) <= values.stop <= 1 << 52:
+        check_ram(8 * length)
         return np.arange(values.start, values.stop, values.step, np.int64).astype(dtype or np.int64, copy=False)
     check_ram(min((48 if isinstance(values, range) else 8) * length, 1 << 63))     # NumPy makes a list of int of a range
     return np.asarray(values, dtype)

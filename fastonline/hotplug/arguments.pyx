@@ -160,7 +160,7 @@ cdef int as_order(object value, int max_order) except -1:
 
 
 cdef object as_pfn_array(object pfns):
-    """One-dimensional, contiguous, uint32 or uint64 (negative ones wrapped, to be refused as out of range)."""
+    """One-dimensional, contiguous, aligned, uint32, uint64 or int64. (Negative ones are out of range, as huge ones are.)"""
     array = array_of(pfns)
     if array.ndim != 1:
         raise ValueError(f"pfns must be an array of one dimension, not {array.ndim}")
@@ -172,7 +172,7 @@ cdef object as_pfn_array(object pfns):
                 as_uint64(pfn, "a pfn")
         raise TypeError(f"pfns must be integers, not {array.dtype}: {array[:3].tolist()!r}...")
     if array.dtype != np.uint32:
-        array = array.astype(np.uint64 if array.dtype.kind == "u" else np.int64, copy=False).view(np.uint64)
+        array = array.astype(np.uint64 if array.dtype.kind == "u" else np.int64, copy=False)
     array = np.ascontiguousarray(array)
     return array if array.flags.aligned else array.copy()
 
@@ -272,11 +272,11 @@ cdef int gather(Machine mem, pfn_batch *batch, object array) except -1:
         raise MemoryError(f"cannot allocate a batch of {batch.nr} pages")
     if why == BATCH_CHANGED:
         raise ValueError("the array of pfns changed while it was read")
-    pfn = int((array if array.base is None else array.base)[bad])      # as the caller has it, perhaps negative
+    pfn = int(array[bad])
     if why == BATCH_OUT_OF_RANGE:
         check_pfn(mem, pfn, f"pfns[{bad}]")
         # past the room made so far, where no section has been added; a pfn past the end of memory is a worse mistake
-        for i in np.flatnonzero(array >= mem.max_pfn)[:1].tolist():
+        for i in np.flatnonzero((array < 0) | (array >= mem.max_pfn))[:1].tolist():
             check_pfn(mem, int(array[i]), f"pfns[{i}]")
         raise HotplugError.of(errno.EINVAL, f"pfns[{bad}] = {pfn:#x}: its section is not present")
     raise ValueError(f"pfns[{bad}] = {pfn:#x} is given twice")

@@ -332,13 +332,15 @@ cdef int gather_freeable(Machine mem, object array, pfn_batch *batch) except -1:
 cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
     """Single pages, all or none."""
     cdef PyThreadState *thread
+    cdef pfn_batch given = batch[0]
     if batch.nr == 0:
         return 0
     gather_freeable(mem, array, batch)
     hook = mem.free_hook
     if hook is not None:
-        mem.pages.ungather(batch)      # the hook may make a batch of its own, or free pages
+        mem.pages.ungather(batch)
         mem.lock.call_back(hook, (np.array(array, np.int64), 0))
+        batch[0] = given      # the hook may have freed pages, or made a batch of its own where this one's copy was
         gather_freeable(mem, array, batch)
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
     mem.pages.free_batch(batch)
