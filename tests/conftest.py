@@ -44,6 +44,26 @@ def pytest_cmdline_main(config):
         option.numprocesses, option.dist = 2, "loadgroup"
 
 
+ONE_BUILD = ("test_embedding.py", "test_install.py", "test_no_python_in_loops.py", "test_packaging.py")
+"""Files whose tests share one build of the package, and so one process."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With --dist loadgroup, each test goes where there is time, and those of ONE_BUILD to one process. Marks do not do that:
+    pytest-xdist 3.8 loses its xdist_group under pytest 9.2, and where nobody writes --dist."""
+    if config.option.dist != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "one build" if file.endswith(ONE_BUILD) else nodeid
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_finish():
     """Modules and tests are there to the end: no garbage collection looks at them again. Hypothesis collects in each test."""
     gc.collect()

@@ -11,7 +11,7 @@ from conftest import ROOT, run
 
 from fastonline.capi import ABI
 
-pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one build for all of them
+pytestmark = pytest.mark.package
 
 EXAMPLES = ROOT / "tests" / "embedding"
 

@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import ROOT, copy_sources, environment
 
-pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one build for all of them
+pytestmark = pytest.mark.package
 
 
 def shell(command, cwd):

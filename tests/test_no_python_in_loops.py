@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one build for all of them
+pytestmark = pytest.mark.package
 
 PACKAGE = Path(__file__).resolve().parents[1] / "fastonline"
 SOURCES = [*sorted((PACKAGE / "core").glob("*.pyx")), *sorted((PACKAGE / "hotplug").glob("*.pyx"))]

@@ -7,11 +7,11 @@ import tarfile
 import zipfile
 
 import pytest
-from conftest import ROOT, run
+from conftest import ONE_BUILD, ROOT, run
 
 from fastonline.hotplug.memory import ENGINES
 
-pytestmark = [pytest.mark.package, pytest.mark.xdist_group("package")]     # one build for all of them
+pytestmark = pytest.mark.package
 
 PROBE = """
 from fastonline.hotplug.memory cimport Memory
@@ -81,6 +81,12 @@ def test_cimport_from_an_editable_tree(sources, wheel, tmp_path):
             if name.endswith(".so"):
                 archive.extract(name, tree)
     assert compile_and_use(tmp_path, tree) == ANSWERS
+
+
+def test_one_build_for_all_of_them(request):
+    """Expect whoever needs a build to be in a file whose tests go to one process."""
+    files = {item.path.name for item in request.session.items if "sources" in item.fixturenames}
+    assert files and files <= set(ONE_BUILD)
 
 
 def test_an_editable_install_is_a_plain_path():
