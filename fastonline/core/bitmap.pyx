@@ -7,6 +7,7 @@ from fastonline.core.numbers cimport as_range, as_uint64
 from fastonline.core.types cimport max_bits
 
 import math
+import mmap
 
 import numpy as np
 
@@ -24,6 +25,7 @@ cdef extern from *:
 # From this size on an array is mapped without a reserve, so that a machine costs only what it touches even where the
 # system refuses to promise more memory than it has (a plane of 2^34 pages is 2 GiB).
 _MAPPED_FROM_BYTES = 1 << 22
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)     # asm-generic/mman.h; Python has the name since 3.13
 
 
 def zeroed(shape, dtype="u8"):
@@ -35,11 +37,8 @@ def zeroed(shape, dtype="u8"):
     nbytes *= np.dtype(dtype).itemsize
     if nbytes < _MAPPED_FROM_BYTES:
         return np.zeros(shape, dtype)
-    import mmap
-
-    reserves_not = getattr(mmap, "MAP_NORESERVE", 0x4000)       # asm-generic/mman.h; Python has the name since 3.13
     try:
-        area = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | reserves_not)
+        area = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
     except (OSError, OverflowError, ValueError) as e:
         raise MemoryError(f"cannot map {nbytes} bytes for the pages of a machine: {e}") from None
     if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -25,6 +25,7 @@ from fastonline.errors import HotplugError
 from fastonline.hotplug import procfs
 from fastonline.hotplug.arguments import ENGINES, MEMMAPS
 from fastonline.hotplug.blocks import MMOP_ONLINE, Blocks
+from fastonline.hotplug.invariants import check_machine, check_saved
 from fastonline.hotplug.notifier import RestoringCallback
 from fastonline.hotplug.zones import Node
 from fastonline.rules import LINUX_6_12
@@ -124,7 +125,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         _held = mem.lock.hold_still()
         page_map.load_page_map(mem, sections, ram, zones, min_free_kbytes, user_min_free_kbytes)
         try:
-            check_invariants(mem)
+            check_machine(mem)
         except AssertionError as e:
             raise ValueError(str(e)) from None
         return mem
@@ -488,7 +489,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
     def validate(self):
         """Check every invariant from scratch. AssertionError names the first that is broken. Other threads wait."""
         _held = self.lock.hold_still()
-        check_invariants(self)
+        check_machine(self)
 
     # -- copies
 
@@ -500,7 +501,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
             with Undo() as undo:
                 (<Undo>undo).note(<undo_step>machine.forget_all, mem, None)
                 _held = machine_state.restore_machine(mem, state)
-                check_invariants(mem)
+                check_machine(mem)
         except (AssertionError, ArithmeticError, AttributeError, HotplugError, LookupError, TypeError, ValueError) as e:
             raise ValueError(f"invalid machine state: {e}") from None
         return mem
@@ -552,18 +553,10 @@ cdef int64_t zone_counter(Memory mem, int z, int which, int order) noexcept nogi
     return area.frees[order] if which == COUNT_FREES else area.allocs[order]
 
 
-cdef int check_invariants(Memory mem) except -1:
-    from fastonline.hotplug.invariants import check_machine
-
-    check_machine(mem)
-    return 0
-
-
 def load(path):
     """Return the machine that Memory.save wrote to `path`. ValueError, naming the file and the reason, for a file that is
     truncated, altered or of another kind; OSError when it cannot be read."""
     from fastonline.hotplug import savefile
-    from fastonline.hotplug.invariants import check_saved
 
     state = savefile.load(path)
     try:
