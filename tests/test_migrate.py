@@ -444,6 +444,24 @@ def test_pages_that_cannot_be_freed_are_at_their_places_again(engine, meddle, or
     mem.validate()
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_free_at_whose_indices_are_changed_meanwhile(engine, ordered):
+    """arch_free_page changes the caller's array and raises. Expect the owner to have its pages as before."""
+    mem = fo.Memory(fo.X86_64, "128M", engine=engine)
+    owner = MovablePages(mem)
+    owner.alloc(20)
+    before, indices = owner.pfns.tolist(), np.array([3, 1, 7])
+
+    def hook(pfns, order):
+        indices[:] = 0
+        raise KeyboardInterrupt
+    mem.arch_free_page = hook
+    with pytest.raises(KeyboardInterrupt):
+        owner.free_at(indices, ordered)
+    assert owner.pfns.tolist() == before
+    mem.validate()
+
+
 def test_an_owner_needs_a_machine_and_cannot_go_offline(engine):
     """None instead of a Memory is a TypeError; whether pages are offline is decided when their owner is made."""
     mem = fo.Memory(fo.X86_64, boot="128M", engine=engine)

@@ -91,6 +91,30 @@ def test_a_hook_may_look_at_arrays_of_its_own(mem):
     mem.validate()
 
 
+def test_a_hook_may_change_arrays(mem):
+    """Hooks change the array that they are given, and that of the caller. Expect those pages to be allocated and freed that the
+    caller meant, and all of them to be given back when arch_alloc_page raises."""
+    whole = mem.page_states(0, 8192).tolist()
+
+    def changes(pfns, order):
+        pfns[:] = pfns[0]
+        caller[:] = caller[0]
+        if raises:
+            raise KeyError
+
+    caller, raises = np.zeros(1, np.int64), False
+    mem.arch_alloc_page = mem.arch_free_page = changes
+    caller = mem.alloc_pages_bulk(20)
+    assert np.unique(caller).size == 20
+    mem.free_pfns(caller)
+    assert mem.page_states(0, 8192).tolist() == whole and np.unique(caller).size == 1
+    raises = True
+    with pytest.raises(KeyError):
+        mem.alloc_pages_bulk(20)
+    assert mem.page_states(0, 8192).tolist() == whole
+    mem.validate()
+
+
 def test_a_hook_may_keep_pages(mem):
     """Pages with an odd pfn go to a balloon. Expect that alloc_pages tries others, and that bulk gives fewer."""
     kept = []

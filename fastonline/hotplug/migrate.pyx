@@ -279,7 +279,7 @@ cdef int own_among_others(MovablePages owner, tuple what) except -1:
 
 
 cdef object as_indices(object indices):
-    array = array_of(indices, np.int64)
+    array = np.array(array_of(indices, np.int64))     # a copy: a hook or another thread may change the caller's
     if array.ndim != 1:
         raise ValueError(f"indices must be one-dimensional, not {array.ndim}-dimensional")
     return array

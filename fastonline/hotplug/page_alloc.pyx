@@ -244,7 +244,7 @@ cdef object give_blocks(Machine mem, object pfns, int order):
     raises, the blocks are freed first."""
     try:
         _held = mem.lock.hold_uninterrupted()     # setdiff1d is Python code
-        kept = mem.lock.call_back(mem.alloc_hook, (pfns, order))
+        kept = mem.lock.call_back(mem.alloc_hook, (pfns.copy(), order))
         return pfns if kept is None else np.setdiff1d(pfns, kept, assume_unique=True)
     except BaseException:
         free_blocks(mem, pfns, order)
@@ -332,15 +332,16 @@ cdef int gather_freeable(Machine mem, object array, pfn_batch *batch) except -1:
 cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
     """Single pages, all or none."""
     cdef PyThreadState *thread
-    cdef pfn_batch given = batch[0]
+    hook = mem.free_hook
     if batch.nr == 0:
         return 0
+    if hook is not None:
+        array = as_batch(array.copy(), batch)      # the hook may change the caller's
     gather_freeable(mem, array, batch)
-    hook = mem.free_hook
     if hook is not None:
         mem.pages.ungather(batch)
-        mem.lock.call_back(hook, (np.array(array, np.int64), 0))
-        batch[0] = given      # the hook may have freed pages, or made a batch of its own where this one's copy was
+        mem.lock.call_back(hook, (array.astype(np.int64), 0))
+        as_batch(array, batch)      # the hook may have freed pages, or made a batch of its own where this one's copy was
         gather_freeable(mem, array, batch)
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
     mem.pages.free_batch(batch)
