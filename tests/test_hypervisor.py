@@ -337,3 +337,16 @@ def test_a_page_is_backed_once():
     domain.unback([0, 4096])
     assert domain.tot_pages == 4095
     host.validate()
+
+
+@pytest.mark.parametrize(
+    "pages", [range(0), range(5), range(3, 9), range(250, 270), range(-2, 4), range(9, 2, -3), range(0, 9, 2), range(300, 302)]
+)
+def test_backed_by_a_range(pages):
+    """A range of pages, also one that begins below 0 or ends past the table. Expect what an array of them gives."""
+    domain = Domain(Host("4M"), "1M")
+    domain.decrease_reservation(domain.p2m_frames(np.array([4, 7])))
+    domain.set_phys_to_machine(np.array([4, 7]), INVALID_P2M_ENTRY)
+    found = domain.backed(pages)
+    assert found.dtype == np.bool_
+    assert found.tolist() == [0 <= pfn < 256 and pfn not in (4, 7) for pfn in pages]

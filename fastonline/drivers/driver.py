@@ -219,12 +219,13 @@ class PageList:
         self._first, self._end, self._room = first, first + len(self), room
 
 
-def online_pfns(mem: Memory) -> NDArray[np.int64]:
-    """Return the pages of `mem` that are free, in use or PG_offline: an int64 array, ascending."""
+def pages_without_frame(mem: Memory, domain: Domain) -> NDArray[np.int64]:
+    """Return the pages of `mem` that are free, in use or PG_offline and have no frame of the `domain`: an int64
+    array, ascending."""
     pfns = [np.empty(0, np.int64)]
     for start, end in mem.resources:
-        states = mem.page_states(start, end - start)
-        pfns.append(np.flatnonzero(states & (PG_prepared | PG_reserved) == PG_prepared) + start)
+        online = mem.page_states(start, end - start) & (PG_prepared | PG_reserved) == PG_prepared
+        pfns.append(np.flatnonzero(online & ~domain.backed(range(start, end))) + start)
     return np.concatenate(pfns)
 
 

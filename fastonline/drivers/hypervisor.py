@@ -91,6 +91,8 @@ class Domain(Account):
 
     def backed(self, pfns: ArrayLike) -> NDArray[np.bool_]:
         """Return a bool array: whether each of these pages has a frame."""
+        if isinstance(pfns, range) and pfns.step == 1 and 0 <= pfns.start < pfns.stop <= self._p2m.size:
+            return self._p2m[pfns.start : pfns.stop] != 0
         pfns = array_of(pfns)
         at = as_slice(pfns, self._p2m.size)
         if isinstance(at, slice):

@@ -31,7 +31,7 @@ from fastonline.drivers.driver import (
     check_guest,
     free_range,
     highmem_pfn,
-    online_pfns,
+    pages_without_frame,
     si_mem_available,
     totalreserve_pages,
 )
@@ -201,8 +201,7 @@ class XenBalloon(Driver):
 
     def _not_backed(self):
         """(start_pfn, nr_pages) of what the guest has online and the domain was built without."""
-        pfns = online_pfns(self.mem)
-        pfns = pfns[~self.domain.backed(pfns)]
+        pfns = pages_without_frame(self.mem, self.domain)
         if pfns.size == 0:
             return 0, 0
         start, nr = int(pfns[0]), int(pfns[-1]) + 1 - int(pfns[0])
