@@ -33,7 +33,7 @@ _IS: dict[Any, Callable[[Any], bool]] = {
     tuple[str, ...]: lambda value: isinstance(value, tuple) and all(isinstance(item, str) for item in value),
     tuple[tuple[str, int], ...]: _is_pairs,
 }
-"""Is a value of one of the types that the fields of Rules have?"""
+"""{type of a field of Rules: function that says whether a value is of that type}"""
 
 
 @dataclass(frozen=True, repr=False)

@@ -50,8 +50,8 @@ ONE_BUILD = ("test_embedding.py", "test_install.py", "test_no_python_in_loops.py
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With --dist loadgroup, each test goes where there is time, and those of ONE_BUILD to one process. Marks do not do that:
-    pytest-xdist 3.8 loses its xdist_group under pytest 9.2, and where nobody writes --dist."""
+    """With --dist loadgroup, send each test to the next free worker, but those of ONE_BUILD all to one. An xdist_group mark
+    does not do that: pytest-xdist 3.8 loses it under pytest 9.2, and when --dist is not on the command line."""
     if config.option.dist != "loadgroup":
         return None
     from xdist.scheduler import LoadScopeScheduling
@@ -65,7 +65,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_finish():
-    """Modules and tests are there to the end: no garbage collection looks at them again. Hypothesis collects in each test."""
+    """Modules and tests live to the end: keep the garbage collector away from them. Hypothesis runs it in each test."""
     gc.collect()
     gc.freeze()
 
@@ -188,7 +188,7 @@ def environment(home):
                "PIP_COMPILE": "0"}      # most of what the extra brings is never imported
     if shutil.which("ccache", path=environ["PATH"]):
         cache = os.environ.get("CCACHE_DIR", f"{Path.home()}/.cache/ccache")
-        # each virtual environment has a -I of its own, with nothing in it
+        # each virtual environment has an -I of its own, without headers
         environ |= {"CC": "ccache gcc", "CXX": "ccache g++", "CCACHE_DIR": cache, "CCACHE_IGNOREOPTIONS": "-I*"}
     return environ
 

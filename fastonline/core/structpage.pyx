@@ -194,7 +194,7 @@ cdef void states_of(page_t *pages, pfn_t start, uint64_t nr, uint8_t *out) noexc
     cdef uint64_t i = 0, run
     while i < nr:
         if pages[start + i].flags == PAGE_FREE:
-            run = min(nr - i, <uint64_t>1 << pages[start + i].order)      # the first page tells of the whole block
+            run = min(nr - i, <uint64_t>1 << pages[start + i].order)      # its first page describes the whole block
             memset(out + i, PAGE_FREE, run)
             i += run
         else:
@@ -292,8 +292,8 @@ cdef inline int online_one(mem_map *m, page_t *pages, pfn_t pfn) noexcept nogil:
 
 
 cdef inline uint64_t free_each(mem_map *m, page_t *pages, const pfn_batch *batch, bint online) noexcept nogil:
-    """Free the pages of a batch in their order, or only those that are waiting, which go online; how many."""
-    cdef const uint64_t *pfns = batch.pfns64     # it was copied, since the order counts
+    """Free the pages of a batch in order. online: only those that wait to go online. Return how many were freed."""
+    cdef const uint64_t *pfns = batch.pfns64     # a copy, since the order matters
     cdef mem_map map = m[0]                      # what is local stays in registers
     cdef buddy_pool *area = &map.areas[NO_AREA]
     cdef uint64_t i, freed = 0, before = 0

@@ -66,7 +66,7 @@ def _begin_worker(keep):
     with suppress(OSError, AttributeError):      # another system than Linux
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:      # it had ended already: nothing else would tell
+    if parent is not None and os.getppid() != parent.pid:      # it ended before prctl: no signal will come
         os._exit(1)
 
 

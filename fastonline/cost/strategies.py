@@ -107,7 +107,7 @@ class Strategy:
 # -- drivers that only a comparison needs
 
 def _added(driver: Driver, refusals: Counter[str], backed: bool) -> int | None:
-    """The first page of a section that is added to the driver's guest, `backed` or not; None: it was refused, and counted."""
+    """Add a section, `backed` or not, to the driver's guest. Return its first page, or count the refusal and return None."""
     try:
         return add_section(driver, backed)
     except HotplugError as e:

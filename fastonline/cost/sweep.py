@@ -36,7 +36,7 @@ CHUNK_S = 1.0
 """s of work that a chunk of tasks should have."""
 
 ROWS = 2
-"""Goes up when runs of an equal scenario have other results than before; it is part of a grid's name."""
+"""Incremented when the same scenario gives other results than before. It is part of a grid's name."""
 
 RETRIES = 2
 """Times that a run is tried again after its worker died."""

@@ -147,7 +147,7 @@ class HvBalloon(Driver):
             raise HotplugError.of(errno.EINVAL, f"hot-add of {cnt} pages at pfn {pg_start:#x}: not pages that can be there")
         if not self.do_hot_add:
             return 0
-        if self.domain.backed(np.arange(pg_start, pg_start + cnt)).any() or any(
+        if self.domain.backed(range(pg_start, pg_start + cnt)).any() or any(
             region.covered_start_pfn < pg_start + cnt and pg_start < region.covered_end_pfn for region in self.regions
         ):
             raise HotplugError.of(errno.EINVAL, f"hot-add of {pfn_range(pg_start, cnt)}: some of it is the guest's already")

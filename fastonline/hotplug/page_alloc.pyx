@@ -337,12 +337,11 @@ cdef int free_pfns(Machine mem, object array, pfn_batch *batch) except -1:
         return 0
     if hook is not None:
         array = as_batch(array.copy(), batch)      # the hook may change the caller's
-    gather_freeable(mem, array, batch)
-    if hook is not None:
+        gather_freeable(mem, array, batch)
         mem.pages.ungather(batch)
         mem.lock.call_back(hook, (array.astype(np.int64), 0))
         as_batch(array, batch)      # the hook may have freed pages, or made a batch of its own where this one's copy was
-        gather_freeable(mem, array, batch)
+    gather_freeable(mem, array, batch)
     thread = mem.lock.let_go(batch.nr * (mem.pages.page_bits + 64))
     mem.pages.free_batch(batch)
     mem.lock.take_back(thread)

@@ -79,7 +79,7 @@ cdef void count_onlined(Machine mem, uint64_t start, uint64_t nr, uint64_t onlin
 
 
 cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil:
-    """The waiting pages of a gathered batch go online, and all that counts them knows."""
+    """Put the waiting pages of a gathered batch online, and update all that counts them."""
     cdef uint64_t shift = mem.sections.pfn_section_shift, onlined, section, i
     cdef const word_t *online = mem.sections.online.words
     cdef const uint64_t *pfns = batch.pfns64
@@ -94,13 +94,12 @@ cdef uint64_t online_batch(Machine mem, const pfn_batch *batch) noexcept nogil:
     mem.pages_onlined += onlined
     mem.zones.table.stale |= mem.watermarks_at_mark
     if onlined and not all_online and batch.one_by_one:
-        # where the batch is a range, the first page tells of its section; else each page has to be looked at
+        # In a batch that is a range, one page of each section is enough. Otherwise every page has to be looked at.
         for section in range(batch.first >> shift, min((batch.end - 1) >> shift, (batch.first >> shift) + batch.nr) + 1):
             sections_went_online(mem, max(section << shift, batch.first), 1)
         all_online = mem.sections.all_in(mem.sections.online, batch.first, batch.end - batch.first)
         for i in range(0 if all_online else batch.nr):
-            section = pfns[i] >> shift
-            if not (online[section >> 6] >> (section & 63)) & 1:      # test_bit, without the call that -Os makes of it
+            if not test_bit(online, pfns[i] >> shift):
                 sections_went_online(mem, pfns[i], 1)
     return onlined
 
