@@ -6,7 +6,14 @@ import errno
 import pytest
 
 import fastonline as fo
-from fastonline.hotplug.notifier import NOTIFY_STOP, NotifierChain, notifier_from_errno, notifier_to_errno
+from fastonline.hotplug.notifier import (
+    MEM_FINISH_OFFLINE,
+    MEM_PREPARE_ONLINE,
+    NOTIFY_STOP,
+    NotifierChain,
+    notifier_from_errno,
+    notifier_to_errno,
+)
 
 
 def test_values():
@@ -78,6 +85,78 @@ def test_unregister():
         chain.unregister(other)
     with pytest.raises(TypeError):
         chain.register("no callback")
+
+
+ACTIONS = [
+    fo.MEM_ONLINE, fo.MEM_GOING_OFFLINE, fo.MEM_OFFLINE, fo.MEM_GOING_ONLINE, fo.MEM_CANCEL_ONLINE, fo.MEM_CANCEL_OFFLINE,
+    MEM_PREPARE_ONLINE, MEM_FINISH_OFFLINE,
+]
+
+
+def life_of_a_block(engine, *heard):
+    """What each listener of these actions is told while a block goes online and offline, both once against a veto, and is then
+    marked by ones, by an array and as a range; and how often the chain was called."""
+    mem = fo.Memory(fo.X86_64, "512M", rules=fo.LINUX_6_12, engine=engine)
+    told = [[] for _ in heard]
+    for mine, actions in zip(told, heard, strict=True):
+        mem.notifiers.register(lambda action, notice, mine=mine: mine.append((action, notice)), actions=actions)
+    mem.add_memory(0x100000, 32768)
+    block = mem.blocks[32]
+    for act, veto in ((block.online, fo.MEM_GOING_ONLINE), (block.offline, fo.MEM_GOING_OFFLINE)):
+        with mem.notifiers.registered(lambda action, notice: fo.NOTIFY_BAD, actions=veto), pytest.raises(fo.HotplugError):
+            act()
+        act()
+    mem.prepare_online_pages(0x100000, 32768)
+    mem.mark_pages_onlined(0x100000)
+    mem.mark_pages_onlined(0x100001)
+    mem.mark_pfns_onlined([0x100003, 0x100005])
+    mem.mark_pages_onlined(0x100000, 512)
+    mem.validate()
+    return told, mem.notifiers.calls
+
+
+def test_a_callback_hears_its_actions_only(engine):
+    """Expect each to be told what one that hears all is told of them, and the chain to be called as often."""
+    (everything,), calls = life_of_a_block(engine, None)
+    assert {action for action, _ in everything} == set(ACTIONS)
+    for actions in (*ACTIONS, fo.MEM_ONLINE | fo.MEM_OFFLINE, fo.MEM_GOING_ONLINE | fo.MEM_CANCEL_OFFLINE):
+        assert life_of_a_block(engine, actions) == ([[one for one in everything if one[0] & actions]], calls)
+    alone, calls_of_many = life_of_a_block(engine, *ACTIONS)
+    assert [*alone, calls_of_many] == [*([one for one in everything if one[0] == action] for action in ACTIONS), calls]
+
+
+def test_which_actions_are_heard():
+    chain, listen = NotifierChain(), lambda action, notice: None
+    assert chain.heard == 0
+    chain.register(print, 1, fo.MEM_ONLINE | fo.MEM_OFFLINE)
+    chain.register(listen, actions=fo.MEM_GOING_ONLINE)
+    assert chain.heard == fo.MEM_ONLINE | fo.MEM_OFFLINE | fo.MEM_GOING_ONLINE
+    assert chain.chain == [(print, 1), (listen, 0)]
+    chain.unregister(print)
+    assert chain.heard == fo.MEM_GOING_ONLINE
+    with chain.registered(print):
+        assert chain.heard == sum(ACTIONS)
+
+
+def test_a_callback_that_does_not_hear_counts_as_ok():
+    """7.5: a veto without the stop bit is lost to the next callback, which in the kernel returns NOTIFY_OK for what it does not
+    want."""
+    chain, called = chain_of(("a", 1, 2))
+    assert chain.call(fo.MEM_GOING_ONLINE, None) == 2
+    chain.register(lambda action, notice: called.append("b"), actions=fo.MEM_ONLINE)
+    assert chain.call(fo.MEM_GOING_ONLINE, None) == fo.NOTIFY_OK
+    assert called == ["a", "a"] and chain.calls == 2
+
+
+@pytest.mark.parametrize("actions, error", [
+    (0, ValueError), (256, ValueError), (-1, ValueError), (fo.MEM_ONLINE | 1 << 40, ValueError), (1.0, TypeError),
+    ("1", TypeError),
+])
+def test_actions_are_of_mem(actions, error):
+    chain, called = chain_of(("a", 0, None))
+    with pytest.raises(error, match="actions"):
+        chain.register(print, actions=actions)
+    assert len(chain) == 1
 
 
 def test_a_callback_may_allocate_but_offlining_then_stops(make_machine):

@@ -113,6 +113,11 @@ class Paths:
         self.one_by_one()
         self.mem.notifiers.unregister(listener)
 
+    def other_listener(self):
+        listener = self.mem.notifiers.register(listen, actions=fo.MEM_GOING_OFFLINE)
+        self.one_by_one()
+        self.mem.notifiers.unregister(listener)
+
     def migration(self):
         self.mem.online_pages(START, NR, fo.MMOP_ONLINE_MOVABLE)
         owner = fo.MovablePages(self.mem)
@@ -155,6 +160,7 @@ LIMITS = {
     "cycle": (0, (1000, 10000), (NR * 9 // 8 + 200, 321 * NR)),
     "one_by_one": (0, (1000, 10000), (NR * 3 // 4, 129 * NR)),
     "listener": (256 + 9, (1000, 10000), (NR * 3 // 4, 129 * NR)),
+    "other_listener": (6, (1000, 10000), (NR * 3 // 4, 129 * NR)),
     "migration": (60, (110 * NR, 110 * NR), (NR * 13 // 8, 740 * NR)),
     "validate": (120, (10000, 10000), (0, 0)),
     "copy": (105, (13 * NR, 8 * NR), (0, 0)),

@@ -37,7 +37,7 @@ def onlining(directory: Path) -> fo.Memory:
         return fo.NOTIFY_BAD if action == fo.MEM_GOING_ONLINE and notice.start_pfn >= 0x60000 else None
 
     chain: NotifierChain = mem.notifiers
-    chain.register(lambda action, notice: fo.NOTIFY_OK, priority=3)
+    chain.register(lambda action, notice: fo.NOTIFY_OK, priority=3, actions=fo.MEM_ONLINE)
     mem.events.listen(lambda kind, text: print(kind, text))
     mem.add_memory(0x40000, np.int64(0x20000))
     mem.prepare_online_pages(0x40000, 0x20000)

@@ -95,7 +95,7 @@ class HvBalloon(Driver):
         self._onlined = False                    # since the last block was added (ol_waitevent)
         self._ahead = 0                          # pages that the host has backed for a request and no region covers yet
         if not auto_online:
-            mem.notifiers.register(self._memory_notifier)
+            mem.notifiers.register(self._memory_notifier, actions=MEM_ONLINE | MEM_CANCEL_ONLINE)
         mem.set_online_page_callback(self._online_page, KPF_OFFLINE)
 
     @property
@@ -243,10 +243,9 @@ class HvBalloon(Driver):
 
     def _memory_notifier(self, action, _notify):
         """hv_memory_notifier: any memory went online, or failed to (complete(&ol_waitevent))."""
-        if action in (MEM_ONLINE, MEM_CANCEL_ONLINE):
-            self._onlined = True
-            if self._request is not None:
-                self.due = 0.0      # at once
+        self._onlined = True
+        if self._request is not None:
+            self.due = 0.0      # at once
         return NOTIFY_OK
 
     def _bring_online(self, start_pfn, nr_pages):

@@ -485,7 +485,7 @@ class VirtioMemDriver(Driver):
         self._region = (self.device.start_pfn * page, self.device.max_size)
         if self._region[1]:
             mem.resources.request(*self._region, self.device.name)
-        mem.notifiers.register(self._notifier)
+        mem.notifiers.register(self._notifier, actions=MEM_ONLINE)
         self._auto_online_before = mem.auto_online_blocks
         if self._auto_online:
             mem.auto_online_blocks = "online_movable"

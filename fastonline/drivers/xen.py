@@ -196,7 +196,7 @@ class XenBalloon(Driver):
         self._expanded: list[tuple[int, int]] = []          # (start_pfn, nr_pages) of each balloon_expand
         self._expanding = False
         if behaviour.callback:
-            mem.notifiers.register(self._notifier)
+            mem.notifiers.register(self._notifier, actions=MEM_ONLINE)
         self._total_pages = self.current_pages + self.balloon_pages
 
     def _not_backed(self):
@@ -386,9 +386,9 @@ class XenBalloon(Driver):
     # -- growing and shrinking by one batch
 
     def _at_once(self, extents, call):
-        """How many of these extents one step moves. Usually a batch; several where the result is the same: when no other
+        """How many of these extents one step moves. Usually a batch; several where the result is the same: when no
         notifier hears of them, and even the most expensive calls end within the time slice."""
-        if self.order or (self.behaviour.expands and len(self.mem.notifiers) > bool(self._expanded)):
+        if self.order or (self.behaviour.expands and self.mem.notifiers.heard & MEM_ONLINE):
             return min(extents, self.batch)
         nr, domain = self.batch, self.domain
         dearest = domain.cost(call, 1, nr, nr) + domain.cost("update_va_mapping", nr, nr)
@@ -427,8 +427,9 @@ class XenBalloon(Driver):
         if self.behaviour.expands:
             self.mem.set_pfns_reserved(pfns)      # those that were ballooned out; mark_pages_onlined takes Reserved pages
             if self.batch == 1:     # a mark is a call for each
+                mark, size = self.mem.mark_pages_onlined, 1 << self.order
                 for head in heads.tolist():
-                    self.mem.mark_pages_onlined(head, 1 << self.order)
+                    mark(head, size)
             else:
                 for at in range(0, pfns.size, self.batch << self.order):
                     self.mem.mark_pfns_onlined(pfns[at : at + (self.batch << self.order)])
@@ -547,7 +548,7 @@ class XenBalloon(Driver):
             finally:
                 self._expanding = False
         if not self._expanded:
-            mem.notifiers.register(self._guard)
+            mem.notifiers.register(self._guard, actions=MEM_GOING_ONLINE)
         self._expanded.append((start, nr_pages))
         mem.set_page_reserved(start, nr_pages)
         self._put_on_list(start, nr_pages)
@@ -604,14 +605,13 @@ class XenBalloon(Driver):
 
     def _notifier(self, action, notice):
         """Memory came online: the worker can go on at once."""
-        if action == MEM_ONLINE:
-            self.due = 0.0
+        self.due = 0.0
         return NOTIFY_OK
 
     def _guard(self, action, notice):
         """The pages of an expansion are Reserved and without a frame: user space that onlines their memory block, which sysfs
         shows offline, would hand them to the allocator. The balloon vetoes that."""
-        if action != MEM_GOING_ONLINE or self._expanding:       # not asked: a balloon that marks page by page is told of each
+        if self._expanding:
             return NOTIFY_OK
         ours = any(start < notice.start_pfn + notice.nr_pages and notice.start_pfn < start + nr for start, nr in self._expanded)
         return NOTIFY_BAD if ours else NOTIFY_OK

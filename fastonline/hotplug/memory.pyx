@@ -16,6 +16,7 @@ from fastonline.hotplug cimport (
 from fastonline.hotplug.arguments cimport (
     as_batch, as_group, as_online_type, as_order, as_pages, as_threads, set_arguments,
 )
+from fastonline.hotplug.chain_calls cimport MEM_ONLINE
 from fastonline.hotplug.machine cimport is_zone
 from fastonline.hotplug.memmap cimport memmaps_on_memory
 from fastonline.hotplug.types cimport nr_zones, zone_area, zone_present
@@ -225,7 +226,7 @@ A simulated machine. It adds, onlines, offlines and removes memory as Linux does
         cdef int most
         if nr_pages is 1 and order is None and self.online_page_callback is None and not memmaps_on_memory(self):
             # one page: the path that a driver takes a million times
-            if self.notifiers.callbacks:
+            if self.notifiers.heard & MEM_ONLINE:
                 _held = self.mem_hotplug_begin("mark_pages_onlined")
             else:
                 settle(self.lock)

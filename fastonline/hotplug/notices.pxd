@@ -8,7 +8,7 @@ cdef object notice_of_mark(uint64_t start, uint64_t nr, uint64_t onlined, int ni
 cdef object block_notice(Machine mem, uint64_t start, uint64_t nr)
 cdef int memory_notify(Machine mem, int action, object notice) except -1
 cdef int memory_notify_cancel(Machine mem, tuple what) except -1
-cdef int memory_notify_going(Machine mem, object going, object notice, str what) except -1
+cdef int memory_notify_going(Machine mem, int going, object notice, str what) except -1
 cdef int status_change_nid_normal(Machine mem, int z, uint64_t added) noexcept nogil
 cdef int lost_nid_normal(Machine mem, int z, uint64_t nr) noexcept nogil
 cdef int64_t up_to_normal(Machine mem, int z) noexcept nogil

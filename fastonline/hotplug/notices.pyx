@@ -1,7 +1,7 @@
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 
-from fastonline.hotplug.chain_calls cimport NO_NODE
+from fastonline.hotplug.chain_calls cimport MEM_FINISH_OFFLINE, MEM_PREPARE_ONLINE, NO_NODE
 from fastonline.hotplug.machine cimport node_present_pages
 from fastonline.hotplug.memmap cimport memmap_within
 from fastonline.hotplug.types cimport zone_nid, zone_number, zone_present, zone_type
@@ -55,16 +55,17 @@ cdef inline void put(tuple notice, Py_ssize_t i, object value) noexcept:
 
 
 cdef object block_notice(Machine mem, uint64_t start, uint64_t nr):
-    """Return the MemoryNotify of a memory block for MEM_PREPARE_ONLINE and MEM_FINISH_OFFLINE, or None when the chain is empty
+    """Return the MemoryNotify of a memory block for MEM_PREPARE_ONLINE and MEM_FINISH_OFFLINE, or None when nobody hears them
     or the rules have no such actions."""
     cdef uint64_t own = memmap_within(mem, start)
-    heard = mem.notifiers.callbacks and mem.rules.block_notices
+    heard = mem.notifiers.heard & (MEM_PREPARE_ONLINE | MEM_FINISH_OFFLINE) and mem.rules.block_notices
     return MemoryNotify(start + own, nr - own, 0, -1, -1, start, own) if heard else None
 
 
 cdef int memory_notify(Machine mem, int action, object notice) except -1:
-    """Call the chain for an event that cannot be vetoed. notice None: there are no listeners, only count the call."""
-    if notice is None:
+    """Call the chain for an event that cannot be vetoed. notice None: there are no listeners. When nobody hears the action, the
+    call is only counted."""
+    if notice is None or not mem.notifiers.heard & action:
         mem.notifiers.calls += 1
         return 0
     if mem.lock.uninterrupted:
@@ -74,9 +75,9 @@ cdef int memory_notify(Machine mem, int action, object notice) except -1:
     return 0
 
 
-cdef int memory_notify_going(Machine mem, object going, object notice, str what) except -1:
+cdef int memory_notify_going(Machine mem, int going, object notice, str what) except -1:
     """Call the chain for an event that can be vetoed, and raise the veto. notice: as memory_notify."""
-    if notice is None:
+    if notice is None or not mem.notifiers.heard & going:
         mem.notifiers.calls += 1
         return 0
     mem.changing = True

@@ -77,9 +77,9 @@ class NotifierChain(ChainCalls):
         return f"<NotifierChain callbacks={len(self)} calls={self.calls}>"
 
     @contextmanager
-    def registered(self, callback: C, priority: int = 0) -> Iterator[C]:
-        """Register `callback` with this `priority` for a with block: ``with mem.notifiers.registered(callback):``."""
-        self.register(callback, priority)
+    def registered(self, callback: C, priority: int = 0, actions: int | None = None) -> Iterator[C]:
+        """Register `callback` with `priority` and `actions` for a with block: ``with mem.notifiers.registered(callback):``."""
+        self.register(callback, priority, actions)
         try:
             yield callback
         finally:

@@ -6,6 +6,7 @@ from fastonline.core.pageflags cimport PG_offline, PG_prepared, PG_reserved
 from fastonline.core.types cimport int64_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport check_present
+from fastonline.hotplug.chain_calls cimport MEM_CANCEL_OFFLINE, MEM_FINISH_OFFLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, NO_NODE
 from fastonline.hotplug.machine cimport deliver_events, flush_events, node_present_pages
 from fastonline.hotplug.notices cimport (
     block_notice, lost_nid_normal, make_notice, memory_notify, memory_notify_cancel, memory_notify_going,
@@ -20,7 +21,6 @@ from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 
 from fastonline.errors import HotplugError, pfn_range
 from fastonline.hotplug.migrate import first_unmovable, migrate_range, put_back
-from fastonline.hotplug.notifier import MEM_CANCEL_OFFLINE, MEM_FINISH_OFFLINE, MEM_GOING_OFFLINE, MEM_OFFLINE, NO_NODE
 
 __all__ = ["check_unused", "memory_block_offline"]
 
@@ -77,22 +77,22 @@ cdef int check_offlinable(Machine mem, uint64_t start, uint64_t nr) except -1:
 
 
 cdef object isolate_range(Machine mem, uint64_t start, uint64_t nr, int z):
-    """Call the notifiers, migrate pages in use, and isolate every page of the range. Return the MemoryNotify, or None without
-    notifiers. If a page stays in use, nothing is isolated and MEM_CANCEL_OFFLINE is sent."""
+    """Call the notifiers, migrate pages in use, and isolate every page of the range. Return the MemoryNotify, or None when
+    nobody hears of it. If a page stays in use, nothing is isolated and MEM_CANCEL_OFFLINE is sent."""
     cdef int64_t used
     cdef PyThreadState *thread
-    cdef bint moved = False, alone
+    cdef bint moved = False, alone, heard = mem.notifiers.heard & (MEM_GOING_OFFLINE | MEM_OFFLINE | MEM_CANCEL_OFFLINE)
     cdef Undo undo = Undo.__new__(Undo)
     notice = None
     lists = lists_of(mem)
     # other threads may allocate between the check and here, when Python runs or the GIL is released
-    alone = not mem.notifiers.callbacks and type(lists) is PageLists
+    alone = not heard and type(lists) is PageLists
     try:
         undo.note(<undo_step>zone_pcp_enable, lists, z)
         lists.disable(z)
         lists.release(start, nr)
         refuse_used(mem, start, nr)
-        if mem.notifiers.callbacks:
+        if heard:
             nid = zone_nid(&mem.zones.table, z)
             notice = make_notice(mem, start, nr, 0, nid if nr >= node_present_pages(mem, nid) else NO_NODE,
                                  lost_nid_normal(mem, z, nr))

@@ -21,7 +21,7 @@ cdef inline bint changes_no_node(Machine mem, uint64_t pfn) noexcept:
     """Does a mark of this page populate no zone, and give no node that listeners hear of its first memory?"""
     if pfn >= mem.pages.nr_pages or enters_empty_zone(mem, pfn):
         return False
-    return not mem.notifiers.callbacks or status_change_nid(mem, pfn) < 0
+    return not mem.notifiers.heard & MEM_ONLINE or status_change_nid(mem, pfn) < 0
 
 
 cdef inline int notify_page(Machine mem, uint64_t pfn, int64_t done) except -1:
@@ -29,7 +29,7 @@ cdef inline int notify_page(Machine mem, uint64_t pfn, int64_t done) except -1:
     mem.zones.table.recomputed += mem.watermarks_at_mark
     if done == 0:
         return 0
-    if mem.notifiers.callbacks:
+    if mem.notifiers.heard & MEM_ONLINE:
         return memory_notify(mem, MEM_ONLINE, notice_of_mark(pfn, 1, 1, NO_NODE))
     mem.notifiers.calls += 1
     return 0

@@ -15,6 +15,9 @@ from fastonline.core.pageflags cimport PAGE_WAITING, PG_buddy, PG_offline, PG_pr
 from fastonline.core.types cimport NO_AREA, area_t
 from fastonline.core.undo cimport Undo, undo_step
 from fastonline.hotplug.arguments cimport as_batch, as_online_type, as_pfn_array, check_pfn, check_present, gather, try_gather
+from fastonline.hotplug.chain_calls cimport (
+    MEM_CANCEL_ONLINE, MEM_FINISH_OFFLINE, MEM_GOING_ONLINE, MEM_ONLINE, MEM_PREPARE_ONLINE,
+)
 from fastonline.hotplug.interruptible cimport ONLINE, PREPARE, walk_range
 from fastonline.hotplug.machine cimport flush_events
 from fastonline.hotplug.memmap cimport memmaps_on_memory, without_memmap_pages, without_memmaps
@@ -38,9 +41,6 @@ from fastonline.hotplug.zonelists cimport build_all_zonelists, listed_nodes
 
 from fastonline.core.runs import equal_runs
 from fastonline.errors import HotplugError, pfn_range
-from fastonline.hotplug.notifier import (
-    MEM_CANCEL_ONLINE, MEM_FINISH_OFFLINE, MEM_GOING_ONLINE, MEM_PREPARE_ONLINE,
-)
 
 __all__ = ["memory_block_online"]
 
@@ -81,7 +81,7 @@ cdef int prepare(Machine mem, uint64_t start, uint64_t nr, int online_type, Undo
     z = zone_for_pfn_range(mem, start, nr, mem.nid_of[start >> mem.sections.pfn_section_shift], online_type)
     check_zone(mem, start, nr, z)
     notice = None
-    if mem.notifiers.callbacks:
+    if mem.notifiers.heard & (MEM_GOING_ONLINE | MEM_CANCEL_ONLINE):
         notice = make_notice(mem, start, nr, 0, status_change_nid(mem, start), status_change_nid_normal(mem, z, 0))
     note_areas(mem, start, nr, joined)
     undo.note(<undo_step>leave_zone_again, mem, joined)
@@ -267,7 +267,7 @@ cdef int notify_mark(Machine mem, uint64_t start, uint64_t nr, int64_t done, int
         flush_events(mem)
     finally:
         if done:
-            memory_notify(mem, MEM_ONLINE, notice_of_mark(start, nr, done, nid) if mem.notifiers.callbacks else None)
+            memory_notify(mem, MEM_ONLINE, notice_of_mark(start, nr, done, nid) if mem.notifiers.heard & MEM_ONLINE else None)
     return 0
 
 
@@ -498,7 +498,7 @@ cdef int64_t online_pages(Machine mem, uint64_t start, uint64_t nr, int online_t
         flush_events(mem)
     finally:
         if done or mem.always_notify_online:
-            notice = make_notice(mem, start, nr, done, nid, nid_normal) if mem.notifiers.callbacks else None
+            notice = make_notice(mem, start, nr, done, nid, nid_normal) if mem.notifiers.heard & MEM_ONLINE else None
             memory_notify(mem, MEM_ONLINE, notice)
     return done
 

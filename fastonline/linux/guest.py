@@ -7,7 +7,7 @@ from fastonline.drivers.virtio_balloon import VirtioBalloon
 from fastonline.drivers.virtio_mem import VirtioMem, VirtioMemBus
 from fastonline.hotplug.memmap import replace_memmap
 from fastonline.hotplug.migrate import MovablePages
-from fastonline.hotplug.notifier import NOTIFY_OK
+from fastonline.hotplug.notifier import MEM_ONLINE, NOTIFY_OK
 from fastonline.hotplug.pcp import PerCpuPages
 from fastonline.hotplug.pcp_zone import RECLAIMABLE, UNMOVABLE
 from fastonline.hotplug.zonelists import kernel_zonelist, movable_zonelist
@@ -250,7 +250,7 @@ class Guest:
     def add_virtio_mem(self, device, start, max_size, block_size, nid=0):
         """Add a virtio-mem device to the guest."""
         if not self.virtio_mem.devices:
-            self.mem.notifiers.register(self._onlined)
+            self.mem.notifiers.register(self._onlined, actions=MEM_ONLINE)
         self.virtio_mem.add(VirtioMem(self.mem, start, max_size, block_size, nid, device))
 
     def _onlined(self, action, notice):
