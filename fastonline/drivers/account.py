@@ -123,18 +123,18 @@ class Account:
         after = self._tot_pages + np.cumsum(frames if grows else -frames)
         calls = self.cost(name, 1, frames, 0 if grows else frames)
         links = self.cost("update_va_mapping", maps, maps)
-        # ns, page_seconds and now: the start, then what each call and its mapping add
-        sums = np.empty((3, 1 + 2 * first.size))
-        sums[:, 0] = self.ns, self.page_seconds, self.now
-        sums[0, 1::2], sums[0, 2::2] = (calls, links) if grows else (links, calls)
-        sums[2, 1:] = sums[0, 1:] / 1e9
-        sums[1, 1::2], sums[1, 2::2] = after if grows else after + frames, after
-        sums[1, 1:] *= sums[2, 1:]
+        if calls.any() or links.any():
+            # ns, page_seconds and now: the start, then what each call and its mapping add
+            sums = np.empty((3, 1 + 2 * first.size))
+            sums[:, 0] = self.ns, self.page_seconds, self.now
+            sums[0, 1::2], sums[0, 2::2] = (calls, links) if grows else (links, calls)
+            sums[2, 1:] = sums[0, 1:] / 1e9
+            sums[1, 1::2], sums[1, 2::2] = after if grows else after + frames, after
+            sums[1, 1:] *= sums[2, 1:]
+            self.ns, self.page_seconds, self.now = np.add.accumulate(sums, axis=1)[:, -1].tolist()
         self.calls[name] += first.size
         self.frames[name] += nr_frames
         self.calls["update_va_mapping"] += int(maps.sum())
         self.frames["update_va_mapping"] += int(maps.sum())
         self._tot_pages = int(after[-1])
         self._peak_pages = max(self._peak_pages, self._tot_pages)
-        if sums[0, 1:].any():
-            self.ns, self.page_seconds, self.now = np.add.accumulate(sums, axis=1)[:, -1].tolist()
