@@ -10,10 +10,10 @@ cdef extern from *:
         0x0001000100010001, 0x0000000100000001, 0x0000000000000001,
     };
     /* where the field of each order begins in a group's counts (core/buddy.pxd) */
-    static const uint8_t fo_field[10] = {0, 10, 19, 27, 34, 40, 45, 49, 52, 54};
+    static const uint8_t fo_field[11] = {0, 10, 19, 27, 34, 40, 45, 49, 52, 54, 55};
     """
     const word_t ALIGNED "fo_aligned"[7]
-    const uint8_t FIELD "fo_field"[10]
+    const uint8_t FIELD "fo_field"[11]
 
 
 cdef inline word_t runs(word_t x, int order) noexcept nogil:
@@ -33,7 +33,8 @@ cdef inline word_t blocks_of(word_t x, int order, int max_order) noexcept nogil:
     return r & ~(up | up << (<word_t>1 << order))
 
 
-# F[k]: the full aligned blocks of order k in groups [first, end) of 2^group_order pages, which are whole blocks of max_order.
-# To `counts`, unless it is NULL, those of each group in its fields.
-cdef void count_runs(const word_t *words, uint64_t first, uint64_t end, int group_order, int max_order, int64_t *F,
-                     word_t *counts) noexcept nogil
+# The counts of each group in [first, end), of 2^group_order pages: how many free blocks of each order below it has, in a field.
+cdef void count_groups(const word_t *words, uint64_t first, uint64_t end, int group_order, word_t *counts) noexcept nogil
+# F[k]: the full aligned blocks of order k in groups [first, end), which are whole blocks of max_order and have these counts.
+cdef void count_runs(const word_t *words, const word_t *counts, uint64_t first, uint64_t end, int group_order, int max_order,
+                     int64_t *F) noexcept nogil

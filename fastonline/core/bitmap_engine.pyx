@@ -24,9 +24,16 @@ cdef extern from *:
     static FASTONLINE_CLONES uint64_t fo_words_used(const uint64_t *, const uint64_t *, const uint64_t *, const uint64_t *,
         uint64_t);
     static FASTONLINE_CLONES uint64_t fo_online_each(void *, void *, const uint64_t *, uint64_t);
+    static FASTONLINE_CLONES void fo_keep_waiting(uint64_t *, const uint64_t *, const uint64_t *, uint64_t, uint64_t);
+    static FASTONLINE_CLONES void fo_andnot_words(uint64_t *, const uint64_t *, uint64_t, uint64_t);
+    static FASTONLINE_CLONES uint64_t fo_any_unfreeable(const void *, const uint64_t *, const uint64_t *, uint64_t, uint64_t);
     """
 
 PLANES = ("free", "reserved", "offline", "tail", "prepared")
+
+
+cdef inline word_t in_use(const page_flags *flags, const word_t *free, uint64_t w) noexcept nogil:
+    return flags.prepared[w] & ~(flags.reserved[w] | free[w] | flags.offline[w])
 
 
 cdef word_t words_used "fo_words_used"(
@@ -40,12 +47,38 @@ cdef word_t words_used "fo_words_used"(
     return used
 
 
+@cython.overflowcheck(False)    # bits are shifted out on purpose
+cdef uint64_t any_unfreeable "fo_any_unfreeable"(const void *planes, const word_t *free, const word_t *batch, uint64_t first,
+                                                 uint64_t nr) noexcept nogil:
+    """Engine.find_unfreeable for words that have a successor: is there one?"""
+    cdef page_flags flags = (<const page_flags *>planes)[0]
+    cdef word_t wrong = 0
+    cdef uint64_t w
+    for w in range(first, first + nr):
+        wrong |= batch[w] & (~in_use(&flags, free, w) | flags.tail[w] | flags.tail[w] >> 1 | flags.tail[w + 1] << 63)
+    return wrong
+
+
 cdef uint64_t online_each "fo_online_each"(void *b, void *flags, const uint64_t *pfns, uint64_t nr) noexcept nogil:
     """Put single pages online until one needs the slow path; return how many went online."""
     cdef uint64_t i = 0
     while i < nr and online_quickly(<buddy *>b, <page_flags *>flags, pfns[i]):
         i += 1
     return i
+
+
+cdef void keep_waiting "fo_keep_waiting"(word_t *words, const word_t *reserved, const word_t *prepared, uint64_t first,
+                                         uint64_t end) noexcept nogil:
+    """Clear the bits of pages that are not waiting."""
+    cdef uint64_t w
+    for w in range(first, end):
+        words[w] &= reserved[w] & prepared[w]
+
+
+cdef void andnot_words "fo_andnot_words"(word_t *words, const word_t *bits, uint64_t first, uint64_t end) noexcept nogil:
+    cdef uint64_t w
+    for w in range(first, end):
+        words[w] &= ~bits[w]
 
 
 cdef inline bint all_alike(word_t x) noexcept nogil:
@@ -60,10 +93,9 @@ cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
 
 cdef inline bint can_free(BitmapEngine engine, pfn_t pfn, int order) noexcept nogil:
     """Engine.freeable."""
-    cdef uint64_t nr = <uint64_t>1 << order, w = pfn >> 6
-    cdef word_t used = engine.flags.prepared[w] & ~(engine.flags.reserved[w] | engine.buddy.free[w] | engine.flags.offline[w])
+    cdef uint64_t nr = <uint64_t>1 << order
     return (
-        (used >> (pfn & 63)) & 1
+        (in_use(&engine.flags, engine.buddy.free, pfn >> 6) >> (pfn & 63)) & 1
         and not PageTail(&engine.flags, pfn)
         and (order == 0 or bitmap_full(engine.flags.tail, pfn + 1, nr - 1))
         and (pfn + nr == engine.nr_pages or not PageTail(&engine.flags, pfn + nr))
@@ -241,8 +273,7 @@ cdef class BitmapEngine(Engine):
                           &self.flags.offline[first], stop - first):
             return -1
         for w in range(first, stop):
-            used = self.flags.prepared[w] & ~(self.flags.reserved[w] | self.buddy.free[w] | self.flags.offline[w])
-            used &= range_mask(w, start, end)
+            used = in_use(&self.flags, self.buddy.free, w) & range_mask(w, start, end)
             if used:
                 return (w << 6) + ctz(used)
         return -1
@@ -295,7 +326,7 @@ cdef class BitmapEngine(Engine):
     cdef uint64_t apply_batch(self, pfn_t start, pfn_t end, int order, bint online) noexcept nogil:
         """Free the pages whose bits are set in the batch, none of them free and all in [start, end), and empty the batch."""
         cdef word_t *words = self.batch_words
-        cdef uint64_t mask = (<uint64_t>1 << self.max_order) - 1, done, total = 0, run, w, first, last
+        cdef uint64_t mask = (<uint64_t>1 << self.max_order) - 1, done, total = 0, run, first, last
         cdef pfn_t pfn = start & ~mask
         end = (end + mask) & ~mask
         while pfn < end:
@@ -312,8 +343,7 @@ cdef class BitmapEngine(Engine):
                     continue
                 done = buddy_free_words(&self.buddy, words, first, last, order)
                 if online:
-                    for w in range(first, last):
-                        self.flags.reserved[w] &= ~words[w]
+                    andnot_words(self.flags.reserved, words, first, last)
                     self.account(pfn, done)
                 memset(&words[first], 0, (last - first) * sizeof(word_t))
                 self.touched += (last - first) * sizeof(word_t) * (2 if online else 1)
@@ -489,7 +519,7 @@ cdef class BitmapEngine(Engine):
 
     @cython.overflowcheck(False)    # bits are shifted out on purpose
     cdef int64_t find_unfreeable(self, const pfn_batch *batch) noexcept nogil:
-        cdef uint64_t w, i
+        cdef uint64_t w, i, end, quick
         cdef word_t x, next_is_tail
         cdef pfn_t first = batch.end
         if batch.one_by_one:
@@ -497,24 +527,24 @@ cdef class BitmapEngine(Engine):
                 if not can_free(self, batch.pfns64[i], 0):
                     first = min(first, batch.pfns64[i])
             return <int64_t>first if first < batch.end else -1
-        for w in range(batch.first >> 6, (batch.end + 63) >> 6):
-            x = self.batch_words[w]
+        w, end = batch.first >> 6, (batch.end + 63) >> 6
+        quick = end - (end << 6 == self.nr_pages) - w      # the plane's last word has no successor
+        if not any_unfreeable(&self.flags, self.buddy.free, self.batch_words, w, quick):
+            w += quick
+        for w in range(w, end):
+            # a page whose successor is a tail heads an allocation of several
+            next_is_tail = self.flags.tail[w] >> 1
+            if (w + 1) << 6 < self.nr_pages:
+                next_is_tail |= self.flags.tail[w + 1] << 63
+            x = self.batch_words[w] & (~in_use(&self.flags, self.buddy.free, w) | self.flags.tail[w] | next_is_tail)
             if x:
-                # a page whose successor is a tail heads an allocation of several
-                next_is_tail = self.flags.tail[w] >> 1
-                if (w + 1) << 6 < self.nr_pages:
-                    next_is_tail |= self.flags.tail[w + 1] << 63
-                x &= (~self.flags.prepared[w] | self.flags.reserved[w] | self.buddy.free[w] | self.flags.offline[w]
-                      | self.flags.tail[w] | next_is_tail)
-                if x:
-                    return (w << 6) + ctz(x)
+                return (w << 6) + ctz(x)
         return -1
 
     cdef uint64_t online_batch(self, const pfn_batch *batch) noexcept nogil:
-        cdef uint64_t i = 0, w, quick, onlined = 0
+        cdef uint64_t i = 0, quick, onlined = 0
         if not batch.one_by_one:
-            for w in range(batch.first >> 6, (batch.end + 63) >> 6):
-                self.batch_words[w] &= self.flags.reserved[w] & self.flags.prepared[w]
+            keep_waiting(self.batch_words, self.flags.reserved, self.flags.prepared, batch.first >> 6, (batch.end + 63) >> 6)
             return self.apply_batch(batch.first, batch.end, 0, True)
         while i < batch.nr:
             quick = online_each(&self.buddy, &self.flags, batch.pfns64 + i, batch.nr - i)

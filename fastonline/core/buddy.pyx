@@ -2,7 +2,7 @@ cimport cython
 from libc.string cimport memset
 
 from fastonline.core.types cimport ALL_ONES
-from fastonline.core.aligned cimport ALIGNED, FIELD, blocks_of, count_runs
+from fastonline.core.aligned cimport ALIGNED, FIELD, blocks_of, count_groups, count_runs
 from fastonline.core.bitmap cimport (
     bitmap_clear, bitmap_set, clear_bit, ones_below, range_mask, test_bit,
 )
@@ -13,8 +13,9 @@ __all__ = []
 
 cdef extern from *:
     """
-    static FASTONLINE_CLONES uint64_t fo_or_batch(uint64_t *, uint64_t *, const uint64_t *, uint64_t, uint64_t);
+    static FASTONLINE_CLONES void fo_or_batch(uint64_t *, uint64_t *, const uint64_t *, uint64_t, uint64_t);
     static FASTONLINE_CLONES uint64_t fo_words_in_use(const uint64_t *, int);
+    static FASTONLINE_CLONES uint64_t fo_groups_with(const uint64_t *, uint64_t, uint64_t);
     /* the highest bit of the field of each order in a group's counts, and the order of the field that ends there */
     static const uint8_t fo_top[10] = {9, 18, 26, 33, 39, 44, 48, 51, 53, 54};
     static const uint8_t fo_order_at[55] = {
@@ -24,9 +25,8 @@ cdef extern from *:
     const uint8_t TOP "fo_top"[10]
     const uint8_t ORDER_AT "fo_order_at"[55]
 
-# Groups that a batch is counted in at a time; their words stay in the nearest cache.
 cdef enum:
-    CHUNK = 64
+    GROUPS = 64          # in a word of a tree
     FEW_PAGES = 4        # are allocated as single ones
 
 
@@ -192,9 +192,8 @@ cdef void buddy_defer(buddy *b, uint64_t group, word_t hung) noexcept nogil:
 
 
 cdef void recount_group(buddy *b, uint64_t group) noexcept nogil:
-    cdef int64_t F[NR_ORDERS]
     cdef word_t before = b.counts[group]
-    count_runs(b.free, group, group + 1, b.group_order, b.group_order, F, &b.counts[group])
+    count_groups(b.free, group, group + 1, b.group_order, &b.counts[group])
     rehang(b, group, before)
 
 
@@ -210,7 +209,6 @@ cdef void buddy_summarize(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
 
 
 cdef uint64_t buddy_wrong_group(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
-    cdef int64_t F[NR_ORDERS]
     cdef word_t counts, there, full, blocks
     cdef word_t *tree
     cdef uint64_t group, first, i, low, high, above
@@ -222,7 +220,7 @@ cdef uint64_t buddy_wrong_group(buddy *b, pfn_t start, uint64_t nr) noexcept nog
                 return group
             continue
         first = group >> top << top
-        count_runs(b.free, group, group + 1, b.group_order, b.group_order, F, &counts)
+        count_groups(b.free, group, group + 1, b.group_order, &counts)
         there = present(counts)
         full = 0
         for i in range(<uint64_t>1 << top):
@@ -321,15 +319,42 @@ cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexce
         pfn += <uint64_t>1 << chunk
 
 
-cdef uint64_t or_batch "fo_or_batch"(word_t *free, word_t *full, const word_t *batch, uint64_t first,
-                                     uint64_t end) noexcept nogil:
-    cdef uint64_t w
-    cdef word_t x
-    for w in range(first, end):
-        x = free[w] | batch[w]
-        free[w] = x
-        full[w >> 6] |= <word_t>(x == ALL_ONES) << (w & 63)
-    return 0
+cdef void or_batch "fo_or_batch"(word_t *free, word_t *full, const word_t *batch, uint64_t first,
+                                 uint64_t end) noexcept nogil:
+    cdef uint64_t w = first, stop
+    cdef word_t x, filled
+    while w < end:
+        stop = min(end, (w | 63) + 1)
+        filled = 0
+        for w in range(w, stop):
+            x = free[w] | batch[w]
+            free[w] = x
+            filled |= <word_t>(x == ALL_ONES) << (w & 63)
+        full[w >> 6] |= filled
+        w = stop
+
+
+cdef uint64_t groups_with "fo_groups_with"(const word_t *counts, uint64_t nr, word_t field) noexcept nogil:
+    """Ones for the groups, 64 at most, that have a block counted in this field."""
+    cdef word_t found = 0
+    cdef uint64_t i
+    for i in range(nr):
+        found |= <word_t>(counts[i] & field != 0) << i
+    return found
+
+
+@cython.overflowcheck(False)
+cdef void hang_groups(buddy *b, word_t *tree, uint64_t first, uint64_t end) noexcept nogil:
+    """Make the trees agree with the counts of groups [first, end) of one word, for the orders below the groups' own."""
+    cdef word_t mask = range_mask(first >> 6, first, end), before
+    cdef word_t *words = &tree[b.level[0] + (first >> 6) * NR_ORDERS]
+    cdef int k
+    for k in range(b.group_order):
+        before = words[k]
+        words[k] = before & ~mask | groups_with(
+            &b.counts[first], end - first, ((<word_t>1 << (10 - k)) - 1) << FIELD[k]) << (first & 63)
+        if (before == 0) != (words[k] == 0):
+            climb(b, tree, first >> 6, k, before == 0)
 
 
 cdef uint64_t buddy_free_words(buddy *b, const word_t *batch, uint64_t first, uint64_t end, int order) noexcept nogil:
@@ -338,24 +363,23 @@ cdef uint64_t buddy_free_words(buddy *b, const word_t *batch, uint64_t first, ui
     cdef int64_t after[NR_ORDERS]
     cdef int64_t handed[NR_ORDERS]
     cdef int64_t grown[NR_ORDERS + 1]
-    cdef word_t counts[CHUNK]
-    cdef word_t hung
+    cdef word_t counts[GROUPS]
     cdef uint64_t total = 0, group, stop, i
-    cdef int shift = b.group_order - 6, k
+    cdef int shift = b.group_order - 6, top = b.max_order - b.group_order, k
     order = min(order, b.max_order)
     buddy_hang_pending(b)
     grown[b.max_order + 1] = 0
     group = first >> shift
     while group < end >> shift:
-        stop = min(end >> shift, group + CHUNK)
-        count_runs(b.free, group, stop, b.group_order, b.max_order, before, NULL)
+        stop = min(end >> shift, (group | (GROUPS - 1)) + 1)
+        count_runs(b.free, &b.counts[group], group, stop, b.group_order, b.max_order, before)
         or_batch(b.free, b.full, batch, group << shift, stop << shift)
-        count_runs(b.free, group, stop, b.group_order, b.max_order, after, counts)
-        for i in range(stop - group):
-            hung = b.counts[group + i]
-            b.counts[group + i] = counts[i]
-            if hung != counts[i] or hung == 0:
-                rehang(b, group + i, hung)
+        count_groups(b.free, group, stop, b.group_order, &b.counts[group])
+        count_runs(b.free, &b.counts[group], group, stop, b.group_order, b.max_order, after)
+        hang_groups(b, a.tree, group, stop)
+        if after[b.group_order] != before[b.group_order]:
+            for i in range(group >> top, ((stop - 1) >> top) + 1):
+                hang_full(b, i << top)
         for k in range(b.max_order + 1):
             grown[k] = after[k] - before[k]
         for k in range(b.max_order + 1):
@@ -366,7 +390,8 @@ cdef uint64_t buddy_free_words(buddy *b, const word_t *batch, uint64_t first, ui
             a.frees[0] += grown[0]
         else:
             # blocks inside the handed-over ones were never merged
-            count_runs(batch, group, stop, b.group_order, b.max_order, handed, NULL)
+            count_groups(batch, group, stop, b.group_order, counts)
+            count_runs(batch, counts, group, stop, b.group_order, b.max_order, handed)
             for k in range(order):
                 a.merges[k] -= handed[k + 1]
                 a.frees[k] += handed[k] - 2 * handed[k + 1]

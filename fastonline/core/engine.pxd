@@ -29,7 +29,7 @@ cdef enum:
     BATCH_TWICE = 2
     BATCH_CHANGED = 3            # by another thread, while it was read
     BATCH_NO_MEMORY = 4
-    SPARSE = 64                  # fewer pages than one in so many that they span are taken one by one
+    SPARSE = 128                 # fewer pages than one in so many that they span are taken one by one
 
 cdef struct pfn_batch:           # an array of pfns in one of two widths
     const uint32_t *pfns32

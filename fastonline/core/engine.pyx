@@ -140,8 +140,10 @@ cdef class Engine:
         if copied:
             if batch.nr < (batch.end - batch.first) / SPARSE + FEW_PFNS:
                 batch.one_by_one = True
-                bad[0] = first_repeated(batch.pfns64, batch.nr, words)
-                return BATCH_OK if bad[0] == batch.nr else BATCH_TWICE
+                if not any_repeated(batch.pfns64, batch.nr, words):
+                    return BATCH_OK
+                bad[0] = first_repeated(batch, words)
+                return BATCH_TWICE
             set_bits(batch.pfns64, batch.nr, words, self.nr_pages >= LARGE_PLANE_PFNS)
         if inside and bitmap_weight(words, batch.first, batch.end - batch.first) == batch.nr:
             if batch.one_by_one:
@@ -151,7 +153,7 @@ cdef class Engine:
         if not inside:
             return self.first_outside(batch, bad)
         # some are repeated: the first to be so is found by a second, slower walk
-        bad[0] = first_repeated_in_array(batch, words)
+        bad[0] = first_repeated(batch, words)
         return BATCH_TWICE if bad[0] < batch.nr else BATCH_CHANGED
 
     cdef int first_outside(self, const pfn_batch *batch, uint64_t *bad) noexcept nogil:
@@ -361,20 +363,23 @@ cdef bint set_batch(const pfn_batch *batch, word_t *words, uint64_t limit, uint6
     return True
 
 
-cdef uint64_t first_repeated(const uint64_t *pfns, uint64_t nr, word_t *words) noexcept nogil:
-    """Index of the first pfn of a copied batch that stands in it before, or its length: none does. The words are zero, and are
-    so again."""
-    cdef uint64_t first = 0, i
-    while first < nr and not test_bit(words, pfns[first]):
-        set_bit(words, pfns[first])
-        first += 1
-    for i in range(first):
+cdef bint any_repeated(const uint64_t *pfns, uint64_t nr, word_t *words) noexcept nogil:
+    """Does a pfn of a copied batch stand in it twice? The words are zero, and are so again."""
+    cdef uint64_t i
+    cdef word_t repeated = 0, before, bit
+    for i in range(nr):
+        before = words[pfns[i] >> 6]
+        bit = <word_t>1 << (pfns[i] & 63)
+        repeated |= before & bit
+        words[pfns[i] >> 6] = before | bit
+    for i in range(nr):
         words[pfns[i] >> 6] = 0
-    return first
+    return repeated != 0
 
 
-cdef uint64_t first_repeated_in_array(const pfn_batch *batch, word_t *words) noexcept nogil:
-    """first_repeated of an array that may change meanwhile."""
+cdef uint64_t first_repeated(const pfn_batch *batch, word_t *words) noexcept nogil:
+    """Index of the first pfn of a batch that stands in it before, or its length: none does, in an array that has changed
+    meanwhile. The words are zero, and are so again."""
     cdef uint64_t i, found = batch.nr
     cdef pfn_t pfn
     for i in range(batch.nr):
