@@ -1,10 +1,10 @@
 """The fast engine: a bit plane a flag, and the buddy allocator on the plane of the free pages."""
 
 from fastonline.core.bitmap cimport Bitmap
-from fastonline.core.buddy cimport area_of_page, buddy, buddy_free_page, buddy_pool, order_in_word, present
+from fastonline.core.buddy cimport buddy, buddy_free_page, buddy_free_quickly, buddy_pool
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.pageflags cimport page_flags
-from fastonline.core.types cimport ALL_ONES, pfn_t, uint64_t, word_t
+from fastonline.core.types cimport pfn_t, uint64_t, word_t
 
 
 cdef class BitmapEngine(Engine):
@@ -47,30 +47,17 @@ cdef inline int bitmap_online_page(BitmapEngine engine, pfn_t pfn) noexcept nogi
 
 
 cdef inline bint online_quickly(buddy *b, page_flags *flags, pfn_t pfn) noexcept nogil:
-    """bitmap_online_page in few instructions and without a call, for most pages: those that are waiting, do not fill a word and
-    leave the trees as they are. So other pages of the group are free, or were just now. The caller counts `singles`. False:
+    """bitmap_online_page of a page that is waiting and that buddy_free_quickly frees. The caller counts `singles`. False:
     nothing was done."""
-    cdef uint64_t w = pfn >> 6, group = pfn >> b.group_order
-    cdef word_t bit = (<word_t>1) << (pfn & 63), x, before, after
+    cdef uint64_t w = pfn >> 6
+    cdef word_t bit = (<word_t>1) << (pfn & 63)
     cdef buddy_pool *a
-    cdef int m
-    if b.borders.nr:
-        return False
     if not flags.prepared[w] & flags.reserved[w] & bit:
         return False
-    x = b.free[w] | bit
-    if x == ALL_ONES:
+    a = buddy_free_quickly(b, pfn)
+    if a == NULL:
         return False
-    m = order_in_word(x, pfn & 63)
-    before = b.counts[group]
-    after = before + b.merged[m]
-    if group != b.pending and present(before) != present(after):
-        return False
-    b.free[w] = x
-    b.counts[group] = after
     flags.reserved[w] &= ~bit
-    a = area_of_page(b, pfn)
-    a.ended[m] += 1
     a.managed += 1
     return True
 

@@ -24,6 +24,10 @@ cdef extern from *:
     static FASTONLINE_CLONES uint64_t fo_words_used(const uint64_t *, const uint64_t *, const uint64_t *, const uint64_t *,
         uint64_t);
     static FASTONLINE_CLONES uint64_t fo_online_each(void *, void *, const uint64_t *, uint64_t);
+    static FASTONLINE_CLONES uint64_t fo_free_each(void *, const uint64_t *, uint64_t);
+    static FASTONLINE_CLONES uint64_t fo_reserve_each(void *, const void *, uint64_t, const uint64_t *, uint64_t);
+    static FASTONLINE_CLONES uint64_t fo_any_unfreeable_of(const void *, const uint64_t *, uint64_t, const uint64_t *,
+        uint64_t);
     static FASTONLINE_CLONES void fo_keep_waiting(uint64_t *, const uint64_t *, const uint64_t *, uint64_t, uint64_t);
     static FASTONLINE_CLONES void fo_andnot_words(uint64_t *, const uint64_t *, uint64_t, uint64_t);
     static FASTONLINE_CLONES uint64_t fo_any_unfreeable(const void *, const uint64_t *, const uint64_t *, uint64_t, uint64_t);
@@ -47,6 +51,12 @@ cdef word_t words_used "fo_words_used"(
     return used
 
 
+cdef inline word_t unfreeable(const page_flags *flags, const word_t *free, uint64_t nr_pages, pfn_t pfn) noexcept nogil:
+    """Is the page no allocation of order 0? Without a branch."""
+    cdef pfn_t after = min(pfn + 1, nr_pages - 1)
+    return (((~in_use(flags, free, pfn >> 6) | flags.tail[pfn >> 6]) >> (pfn & 63)) | test_bit(flags.tail, after)) & 1
+
+
 @cython.overflowcheck(False)    # bits are shifted out on purpose
 cdef uint64_t any_unfreeable "fo_any_unfreeable"(const void *planes, const word_t *free, const word_t *batch, uint64_t first,
                                                  uint64_t nr) noexcept nogil:
@@ -65,6 +75,42 @@ cdef uint64_t online_each "fo_online_each"(void *b, void *flags, const uint64_t 
     while i < nr and online_quickly(<buddy *>b, <page_flags *>flags, pfns[i]):
         i += 1
     return i
+
+
+cdef uint64_t free_each "fo_free_each"(void *b, const uint64_t *pfns, uint64_t nr) noexcept nogil:
+    """Free single pages until one needs the slow path; return how many were freed."""
+    cdef uint64_t i = 0
+    while i < nr and buddy_free_quickly(<buddy *>b, pfns[i]) != NULL:
+        i += 1
+    return i
+
+
+cdef uint64_t reserve_each "fo_reserve_each"(void *b, const void *planes, uint64_t nr_pages, const uint64_t *pfns,
+                                             uint64_t nr) noexcept nogil:
+    """Reserve single pages in use until another one comes, or two that follow one upon the other; return how many were
+    reserved."""
+    cdef page_flags flags = (<const page_flags *>planes)[0]
+    cdef const word_t *free = (<buddy *>b).free
+    cdef pfn_t pfn, after = pfns[0]
+    cdef uint64_t i
+    for i in range(nr):
+        pfn = after
+        after = pfns[i + 1] if i + 1 < nr else 0
+        if after == pfn + 1 or unfreeable(&flags, free, nr_pages, pfn):
+            return i
+        set_bit(flags.reserved, pfn)
+        area_of_page(<buddy *>b, pfn).managed -= 1
+    return nr
+
+
+cdef uint64_t any_unfreeable_of "fo_any_unfreeable_of"(const void *planes, const word_t *free, uint64_t nr_pages,
+                                                       const uint64_t *pfns, uint64_t nr) noexcept nogil:
+    """Engine.find_unfreeable for some pfns: is there one?"""
+    cdef page_flags flags = (<const page_flags *>planes)[0]
+    cdef uint64_t wrong = 0, i
+    for i in range(nr):
+        wrong |= unfreeable(&flags, free, nr_pages, pfns[i])
+    return wrong
 
 
 cdef void keep_waiting "fo_keep_waiting"(word_t *words, const word_t *reserved, const word_t *prepared, uint64_t first,
@@ -432,6 +478,12 @@ cdef class BitmapEngine(Engine):
         cdef pfn_t pfn
         cdef word_t bit, gone
         while i < batch.nr:
+            run = reserve_each(&self.buddy, &self.flags, self.nr_pages, batch.pfns64 + i, batch.nr - i)
+            self.touched += run * sizeof(word_t)
+            reserved += run
+            i += run
+            if i == batch.nr:
+                break
             pfn = pfn_at(batch, i)
             run = run_at(batch, i)
             i += run
@@ -523,10 +575,12 @@ cdef class BitmapEngine(Engine):
         cdef word_t x, next_is_tail
         cdef pfn_t first = batch.end
         if batch.one_by_one:
+            if not any_unfreeable_of(&self.flags, self.buddy.free, self.nr_pages, batch.pfns64, batch.nr):
+                return -1
             for i in range(batch.nr):
-                if not can_free(self, batch.pfns64[i], 0):
+                if unfreeable(&self.flags, self.buddy.free, self.nr_pages, batch.pfns64[i]):
                     first = min(first, batch.pfns64[i])
-            return <int64_t>first if first < batch.end else -1
+            return first
         w, end = batch.first >> 6, (batch.end + 63) >> 6
         quick = end - (end << 6 == self.nr_pages) - w      # the plane's last word has no successor
         if not any_unfreeable(&self.flags, self.buddy.free, self.batch_words, w, quick):
@@ -557,10 +611,13 @@ cdef class BitmapEngine(Engine):
         return onlined
 
     cdef void free_batch(self, const pfn_batch *batch) noexcept nogil:
-        cdef uint64_t i
+        cdef uint64_t i = 0
         if batch.one_by_one:
-            for i in range(batch.nr):
-                buddy_free_page(&self.buddy, batch.pfns64[i])
+            while i < batch.nr:
+                i += free_each(&self.buddy, batch.pfns64 + i, batch.nr - i)
+                if i < batch.nr:
+                    buddy_free_page(&self.buddy, batch.pfns64[i])
+                    i += 1
             self.touched += batch.nr * sizeof(word_t)
         else:
             self.apply_batch(batch.first, batch.end, 0, False)

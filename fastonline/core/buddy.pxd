@@ -150,6 +150,28 @@ cdef inline buddy_pool *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
     return a
 
 
+@cython.overflowcheck(False)     # a group's counts wrap on purpose
+cdef inline buddy_pool *buddy_free_quickly(buddy *b, pfn_t pfn) noexcept nogil:
+    """buddy_free_page in few instructions and without a call, for most pages: those that do not fill a word and leave the trees
+    as they are. So other pages of the group are free, or were just now. NULL: nothing was done."""
+    cdef uint64_t w = pfn >> 6, group = pfn >> b.group_order
+    cdef word_t x = b.free[w] | (<word_t>1) << (pfn & 63), before, after
+    cdef buddy_pool *a
+    cdef int m
+    if b.borders.nr or x == ALL_ONES:
+        return NULL
+    m = order_in_word(x, pfn & 63)
+    before = b.counts[group]
+    after = before + b.merged[m]
+    if group != b.pending and present(before) != present(after):
+        return NULL
+    b.free[w] = x
+    b.counts[group] = after
+    a = area_of_page(b, pfn)
+    a.ended[m] += 1
+    return a
+
+
 cdef int buddy_order(buddy *b, pfn_t pfn) noexcept nogil               # order of the free block that holds the free page pfn
 # bring the counts up to date with the three of single pages
 cdef void buddy_pool_fold(buddy_pool *a) noexcept nogil
