@@ -3,13 +3,16 @@
 FASTONLINE_SIGNAL_SECONDS=60 takes so long for each call; FASTONLINE_FUZZ_SEED is where the times come from.
 """
 
+import collections
 import contextlib
 import functools
 import itertools
+import math
 import os
 import pickle
 import random
 import signal
+import statistics
 import time
 
 import numpy as np
@@ -22,7 +25,10 @@ from fastonline.core.pageflags import PAGE_WAITING
 from fastonline.hotplug.pcp import PerCpuPages
 
 SEED = os.environ.get("FASTONLINE_FUZZ_SEED", "1")
-SECONDS = float(os.environ.get("FASTONLINE_SIGNAL_SECONDS", "0.4"))
+LONG = os.environ.get("FASTONLINE_SIGNAL_SECONDS")
+SECONDS = float(LONG or 0.2)
+HITS = math.inf if LONG else 250
+AHEAD, STEP = 1e-5, 1e-6
 S = SMALL_64.pages_per_section
 FIRST, PAGES = 1024, 8 * S
 IN_USE, TAIL = 16, 8
@@ -163,36 +169,63 @@ def saved(guest):
 CALLS = (add_and_remove, online_and_offline, by_phases, movable, move, removed_by_blocks, by_gfp, settings, look, saved)
 
 
-def interrupt_again_and_again(work, guest, seconds, seed):
-    """How many times the signal came in time, and how many pages were in use and not owned at the end."""
-    rng = random.Random(seed)
+def lateness():
+    """How long after its time a timer's signal comes here, in seconds: the median of a few."""
+    came, late = [], []
+    signal.signal(signal.SIGALRM, lambda signum, frame: came.append(time.perf_counter()))
+    for _ in range(15):
+        due = time.perf_counter() + AHEAD
+        signal.setitimer(signal.ITIMER_REAL, AHEAD)
+        while not came:
+            pass
+        late.append(came.pop() - due)
+    return statistics.median(late)
+
+
+def interrupt_again_and_again(work, guest, hits, seconds, seed):
+    """How many times the signal came out of the work: until there are so many hits, or the processor has spent some seconds.
+
+    A timer's signal comes later than most calls end. So the timer is set first, and the work begins when the signal is as far
+    away as chance wants it. AssertionError where pages are in use and not owned after a call.
+    """
+    rng, late = random.Random(seed), lateness()
 
     def handler(signum, frame):
         raise Interrupted
 
     signal.signal(signal.SIGALRM, handler)
-    begin = time.perf_counter()
+    began = time.perf_counter()
     work(guest)
-    longest = (time.perf_counter() - begin) * 1.5
-    end, interrupted = time.monotonic() + seconds, 0
-    for nr in itertools.count():
+    took = collections.deque([time.perf_counter() - began], maxlen=8)      # a call's length depends on what the last one left
+    end, interrupted = time.process_time() + seconds, 0
+    while interrupted < hits and time.process_time() < end:
+        within = rng.random() * rng.choice(took) * 1.2
+        ahead = max(within - late, AHEAD)
+        began = None
         try:
-            signal.setitimer(signal.ITIMER_REAL, max(1e-6, rng.random() * longest))
+            start = time.perf_counter() + ahead + late - within
+            signal.setitimer(signal.ITIMER_REAL, ahead)
             try:
+                while time.perf_counter() < start:
+                    pass
+                began = time.perf_counter()
                 work(guest)
+                took.append(time.perf_counter() - began)
+                late += STEP * (within < took[-1])
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except Interrupted:
+            if began is None:
+                late -= STEP
+                continue
             interrupted += 1
-        if nr % 4 == 0 or time.monotonic() > end:
-            with contextlib.suppress(Interrupted):      # a late signal comes out where Python takes the GIL again
-                time.sleep(0)
-            guest.mem.validate()
-            assert guest.in_use() == guest.owned() + kept_by_lists(guest.mem), (
-                f"in use and nobody's after {interrupted} interruptions"
-            )
-        if time.monotonic() > end:
-            return interrupted
+        with contextlib.suppress(Interrupted):      # a late signal comes out where Python takes the GIL again
+            time.sleep(0)
+        guest.mem.validate()
+        assert guest.in_use() == guest.owned() + kept_by_lists(guest.mem), (
+            f"in use and nobody's after {interrupted} interruptions"
+        )
+    return interrupted
 
 
 def kept_by_lists(mem):
@@ -205,7 +238,8 @@ def kept_by_lists(mem):
 
 def check_interrupted(engine, work, given, tmp_path):
     def run():
-        interrupt_again_and_again(work, Guest(engine, directory=tmp_path, **given), SECONDS, f"{SEED} {work.__name__} {given}")
+        guest, seed = Guest(engine, directory=tmp_path, **given), f"{SEED} {work.__name__} {given}"
+        interrupt_again_and_again(work, guest, HITS, SECONDS, seed)
 
     assert in_process(run, 60 + int(2 * SECONDS)) == ""
 
