@@ -61,6 +61,13 @@ def pytest_xdist_make_scheduler(config, log):
             file = nodeid.partition("::")[0]
             return "one build" if file.endswith(ONE_BUILD) else nodeid
 
+        def mark_test_complete(self, node, item_index, duration=0):
+            super().mark_test_complete(node, item_index, duration)
+            # what is done would be counted again after each test: a time that grows with the square of their number
+            done = [scope for scope, tests in self.assigned_work[node].items() if all(tests.values())]
+            for scope in done:
+                del self.assigned_work[node][scope]
+
     return Scheduling(config, log)
 
 

@@ -189,6 +189,8 @@ class Reference:
         """present_pages, which under 2.6.25 is what went online, in a balloon or not."""
         if not self.rules.present_at_online:
             return zone.present
+        if OFFLINE not in self.state.values():      # a shortcut: this is asked thousands of times
+            return zone.managed
         return zone.managed + sum(s == OFFLINE and self._zone_of(p) is zone for p, s in self.state.items())
 
     def present(self, zone):
