@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,13 @@ def varied(make_machine):
     mem.set_page_offline(mem.alloc_pages(0, "DMA32"))
     mem.min_free_kbytes = 300
     return mem
+
+
+@pytest.fixture
+def in_memory(tmp_path):
+    """A directory in memory, where there is one: on a disk, to write a file anew may take a millisecond."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else tmp_path) as path:
+        yield Path(path)
 
 
 @pytest.fixture

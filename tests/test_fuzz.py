@@ -1,8 +1,8 @@
 """Hostile bytes and hostile arguments: whatever comes in, nothing but the documented errors comes out.
 
 Valid files are mutated by a seeded mutator (bytes, numbers, cuts, JSON values, nesting, checksums made right again), and calls
-are made with arguments of every kind. FASTONLINE_FUZZ_SECONDS=600 goes on for so long in each test; FASTONLINE_FUZZ_SEED
-replays a run. The seed and the count of inputs are printed.
+are made with arguments of every kind. Each test has a number of inputs; FASTONLINE_FUZZ_SECONDS=600 goes on for so long;
+FASTONLINE_FUZZ_SEED replays a run. The seed and the count of inputs are printed.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from conftest import SMALL_64, snapshot
 import fastonline as fo
 from fastonline.drivers.table import read_targets
 
-SECONDS = float(os.environ.get("FASTONLINE_FUZZ_SECONDS", "3"))
+SECONDS = float(os.environ.get("FASTONLINE_FUZZ_SECONDS", "0"))
 SEED = int(os.environ.get("FASTONLINE_FUZZ_SEED", "1"))
 REFUSALS = (ValueError, TypeError, OverflowError, OSError, MemoryError)
 NUMBERS = (-1, 0, 1, 2, 63, 64, 255, 256, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 1 << 64, 1 << 200)
 VALUES = (*NUMBERS, None, True, 0.5, float("inf"), float("nan"), "", "7", "\0", "Normal", b"\xff", [], {}, (), [1, [2]], object)
 
 
-def inputs(capsys, name):
-    """A generator of random.Random, one an input, until the time is up; then how many there were is printed."""
+def inputs(capsys, name, least):
+    """A generator of random.Random, one an input, until there were so many and the time is up; then their number is printed."""
     end, nr = time.monotonic() + SECONDS, 0
-    while nr < 20 or time.monotonic() < end:
+    while nr < least or time.monotonic() < end:
         yield random.Random(f"{SEED}-{name}-{nr}")
         nr += 1
     with capsys.disabled():
@@ -81,9 +81,9 @@ def recording(request):
     return (request.path.parent / "data" / "recordings" / "S1.json").read_bytes()
 
 
-def test_a_recording(tmp_path, capsys, recording):
-    tree, path = json.loads(recording), tmp_path / "recording.json"
-    for rng in inputs(capsys, "Recording.load"):
+def test_a_recording(in_memory, capsys, recording):
+    tree, path = json.loads(recording), in_memory / "recording.json"
+    for rng in inputs(capsys, "Recording.load", 2000):
         path.write_bytes(json.dumps(mutated_json(rng, tree)).encode() if rng.random() < 0.7 else mutated(rng, recording))
         try:
             fo.Recording.load(path).machine().validate()
@@ -91,11 +91,11 @@ def test_a_recording(tmp_path, capsys, recording):
             assert "recording.json" in str(e), repr(e)
 
 
-def test_a_capture(tmp_path, capsys, request):
-    source, where = request.path.parent / "data" / "linux-6.18-24g", tmp_path / "capture"
+def test_a_capture(in_memory, capsys, request):
+    source, where = request.path.parent / "data" / "linux-6.18-24g", in_memory / "capture"
     files = {file.name: file.read_bytes() for file in source.iterdir()}
     where.mkdir()
-    for rng in inputs(capsys, "Capture.load"):
+    for rng in inputs(capsys, "Capture.load", 400):
         hurt = rng.choice(sorted(files))
         for name, data in files.items():
             (where / name).write_bytes(mutated(rng, data) if name == hurt else data)
@@ -110,9 +110,9 @@ def test_a_capture(tmp_path, capsys, request):
             assert str(e) and "\n" not in str(e)
 
 
-def test_sizes_and_series(tmp_path, capsys):
-    path = tmp_path / "series.csv"
-    for rng in inputs(capsys, "sizes and series"):
+def test_sizes_and_series(in_memory, capsys):
+    path = in_memory / "series.csv"
+    for rng in inputs(capsys, "sizes and series", 16000):
         for text in (mutated(rng, b"512M").decode("latin-1"), rng.choice(VALUES)):
             with contextlib.suppress(REFUSALS):
                 assert fo.parse_size(text) >= 0
@@ -161,14 +161,14 @@ def argument(rng):
 
 
 def test_calls(capsys, engine):
-    mem = None
-    for nr, rng in enumerate(inputs(capsys, f"calls, {engine}")):
+    for nr, rng in enumerate(inputs(capsys, f"calls, {engine}", 10000)):
         if nr % 200 == 0:
             mem = fo.Memory(SMALL_64, boot="2M", engine=engine)
+            before = snapshot(mem)
         call, args = rng.choice(CALLS), [argument(rng) for _ in range(rng.choice((1, 2, 2, 2, 3)))]
-        before = snapshot(mem)
         try:
             getattr(mem, call)(*args)
+            before = snapshot(mem)
         except (*REFUSALS, KeyError, IndexError):
             assert snapshot(mem) == before, (call, args)
         mem.validate()
