@@ -3,7 +3,9 @@
 import ctypes
 import errno
 import signal
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from in_process import in_child
@@ -11,6 +13,7 @@ from in_process import in_child
 import fastonline as fo
 from fastonline import capi
 from fastonline.core.lock import Held, MachineLock
+from fastonline.hotplug.interruptible import uninterrupted
 
 S = 256
 
@@ -203,3 +206,50 @@ def test_made_by_hand():
     assert Held() is not None and MachineLock() is not None
     with pytest.raises(TypeError):
         Held().__reduce__()
+
+
+@uninterrupted
+def step_with_a_listener(driver, log):
+    """A signal comes in the step, in its callback, which sets another handler, and in the step again."""
+    def listener(action, notice):
+        log.append("callback")
+        signal.raise_signal(signal.SIGUSR1)
+        log.append("callback goes on")
+        signal.signal(signal.SIGUSR1, lambda signum, frame: log.append("other handler"))
+
+    log.append("step")
+    signal.raise_signal(signal.SIGUSR1)
+    log.append("step goes on")
+    with driver.mem.notifiers.registered(listener):
+        driver.mem.mark_pages_onlined(1024)
+    signal.raise_signal(signal.SIGUSR1)
+    log.append("end")
+
+
+def signals_of_a_step(mem):
+    log = []
+    signal.signal(signal.SIGUSR1, lambda signum, frame: log.append("handler"))
+    try:
+        step_with_a_listener(SimpleNamespace(mem=mem), log)
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    return log
+
+
+def test_which_signals_are_held_back(make_machine):
+    """Expect handlers to run when the step calls back or ends, also one that the callback has set; the same in a child whose
+    main thread is another one, the one that forked."""
+    mem, came = make_machine(), []
+    mem.add_memory(1024, S)
+    mem.prepare_online_pages(1024, S)
+    expected = ["step", "step goes on", "handler", "callback", "handler", "callback goes on", "end", "other handler"]
+
+    def child():
+        if signals_of_a_step(mem) != expected:
+            sys.exit(1)
+
+    thread = threading.Thread(target=lambda: came.append(in_child(child)))
+    thread.start()
+    thread.join()
+    assert came == [True]
+    assert signals_of_a_step(mem) == expected

@@ -1,10 +1,10 @@
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 
+import _signal
 import errno
 import os
 import threading
-from _signal import getsignal, valid_signals
 
 from fastonline.errors import HotplugError
 
@@ -13,6 +13,10 @@ __all__ = ["Held", "MachineLock"]
 cdef extern from "Python.h":
     PyThreadState *PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState *)
+    ctypedef object (*c_function "PyCFunction")(object module, object argument)
+    c_function PyCFunction_GetFunction(object) except NULL
+    int PyCFunction_GetFlags(object) except -1
+    int METH_O
 
 cdef extern from "pythread.h":
     ctypedef enum PyLockStatus:
@@ -102,7 +106,14 @@ cdef int forking = 0             # while it is set no step lets go of the GIL
 cdef unsigned long forks = 0     # this process is the child of so many
 cdef unsigned long survivor = 0  # the thread that lived through the last of them
 
-cdef list SIGNALS = sorted(valid_signals())
+cdef list SIGNALS = sorted(_signal.valid_signals())
+
+# as C calls it: a step asks for the handler of each signal
+cdef c_function getsignal = PyCFunction_GetFunction(_signal.getsignal)
+if PyCFunction_GetFlags(_signal.getsignal) != METH_O:
+    raise ImportError("signal.getsignal is not a C function of one argument")
+
+cdef unsigned long main_thread = threading.main_thread().ident
 
 cdef dict waits_for = {}         # thread -> the MachineLock that it waits for
 
@@ -121,10 +132,10 @@ def _after_fork_in_parent():
 
 
 def _after_fork_in_child():
-    global forking, forks, survivor
+    global forking, forks, survivor, main_thread
     forking = 0
     forks += 1
-    survivor = PyThread_get_thread_ident()
+    survivor = main_thread = PyThread_get_thread_ident()
     waits_for.clear()
 
 
@@ -293,10 +304,10 @@ cdef int shut_out(int nr) except -1:
         return 0
     lasting += nr
     steps += nr
-    if steps == nr and threading.main_thread().ident == PyThread_get_thread_ident():
+    if steps == nr and main_thread == PyThread_get_thread_ident():
         holds = True
         for number in SIGNALS:
-            if callable(getsignal(number)):
+            if callable(getsignal(_signal, number)):
                 hold_signal(number)
         PyErr_CheckSignals()
     return 0
