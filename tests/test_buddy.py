@@ -232,6 +232,22 @@ def test_the_lowest_smallest_block_is_taken(max_order, data):
     assert zone.nr_free == blocks(free, max_order, nr)
 
 
+def test_a_block_is_freed_beside_a_page_in_use():
+    """
+        |.|=============|=============|.............|   the trees do not show the page yet when the block is freed
+        block of 10   page                       largest order: 13
+    Expect all to merge when the page is freed.
+    """
+    mem, zone, start = prepared(13)
+    mem.mark_pages_onlined(start, PAGES[13])
+    block, page = mem.alloc_pages(10), mem.alloc_pages()
+    assert (block, page) == (start, start + 1024)
+    mem.free_pages(block, 10)
+    mem.free_pages(page)
+    mem.validate()
+    assert mem.alloc_pages(13) == start
+
+
 @pytest.mark.parametrize("nr_pages", [1 << 15, 1 << 18, 1 << 22])
 def test_an_allocation_looks_at_a_fixed_number_of_words(nr_pages):
     """

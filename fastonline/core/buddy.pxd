@@ -15,7 +15,8 @@ An allocation takes the lowest block of the smallest order that fits. A summary 
   blocks that there can be: ten bits for the 512 blocks of order 0, down to one bit for order 9. A free that merges up to order
   m is one addition to the word: 1 more at m, 1 less at every order below. `full` shows the blocks of group_order and above.
 - Each area has one tree of bitmaps per order, 64-ary. A bit of the lowest level: the group has free blocks of exactly this
-  order (from group_order on: such a block begins there). A bit of a higher level: the word below it is not zero.
+  order (from group_order on: such a block begins there). A bit of a higher level: the word below it is not zero. Above the
+  roots, one word has a bit for each order.
 - The trees change when a group gets its first block of an order, or loses its last. One group, `pending`, has counts that the
   trees do not show yet. This saves most changes: pages freed one after the other mostly lie in one group, a free often merges
   what an allocation has just split, and in a full guest the next allocation often gets the page freed last. An allocation
@@ -31,10 +32,11 @@ cimport cython
 
 from fastonline.core.bitmap cimport ctz, msb
 from fastonline.core.borders cimport bordered, free_in_part, has_border, zone_borders
-from fastonline.core.types cimport ALL_ONES, NR_ORDERS, area_t, int64_t, pfn_t, uint64_t, word_t
+from fastonline.core.types cimport ALL_ONES, NR_ORDERS, area_t, int64_t, pfn_t, uint8_t, uint64_t, word_t
 
 cdef enum:
     MAX_LEVELS = 6               # of a tree: 2^36 groups
+    ROOTS = 15                   # the word of the root node, where no order is, that shows which roots are not zero
 
 cdef extern from *:
     """
@@ -42,10 +44,16 @@ cdef extern from *:
     #define FASTONLINE_COUNT_TOPS 0x0069108204040200ULL
     #define FASTONLINE_COUNT_LOWS (0x007FFFFFFFFFFFFFULL & ~FASTONLINE_COUNT_TOPS)
     #define FASTONLINE_NO_GROUP UINT64_MAX
+    /* stands for the counts, which are zero, of a group that is free as a whole */
+    #define FASTONLINE_WHOLE (1ULL << 63)
+    /* the highest bit of the field of each order in a group's counts; then the bits of the larger orders */
+    static const uint8_t fo_top[14] = {9, 18, 26, 33, 39, 44, 48, 51, 53, 54, 55, 56, 57, 58};
     """
     const word_t COUNT_TOPS "FASTONLINE_COUNT_TOPS"
     const word_t COUNT_LOWS "FASTONLINE_COUNT_LOWS"
     const uint64_t NO_GROUP "FASTONLINE_NO_GROUP"
+    const word_t WHOLE "FASTONLINE_WHOLE"
+    const uint8_t TOP "fo_top"[14]
 
 cdef struct buddy_pool:
     uint64_t ended[NR_ORDERS]    # single-page frees by the order they merged up to; these three are folded into the rest
@@ -70,7 +78,7 @@ cdef struct buddy:
     word_t *counts               # free blocks in each group
     uint64_t nr_groups
     uint64_t pending             # the group whose counts the trees may not show yet, or NO_GROUP
-    word_t hung                  # the counts of `pending` that the trees show
+    word_t hung                  # the counts of `pending` that the trees show, or WHOLE
     uint64_t searched            # words of trees and groups that allocations have looked at
     uint64_t level[MAX_LEVELS]   # where each level of a tree begins, the lowest first
     int levels
@@ -104,12 +112,13 @@ cdef inline word_t present(word_t counts) noexcept nogil:
 
 
 @cython.overflowcheck(False)
-cdef inline void count_blocks(buddy *b, uint64_t group, word_t change) noexcept nogil:
-    """Change a group's counts; the trees follow at the latest when another group's change."""
+cdef inline void count_blocks(buddy *b, uint64_t group, word_t change, word_t none) noexcept nogil:
+    """Change a group's counts; the trees follow at the latest when another group's change. none: what counts of zero stand for
+    before the change, 0 or WHOLE."""
     cdef word_t before = b.counts[group], after = before + change
     b.counts[group] = after
     if group != b.pending and present(before) != present(after):
-        buddy_defer(b, group, before)
+        buddy_defer(b, group, before if before else none)
 
 
 cdef inline int fill_word(buddy *b, uint64_t w) noexcept nogil:
@@ -146,7 +155,7 @@ cdef inline buddy_pool *buddy_free_page(buddy *b, pfn_t pfn) noexcept nogil:
     else:
         m = fill_word(b, w)
     a.ended[m] += 1
-    count_blocks(b, pfn >> b.group_order, b.merged[m])
+    count_blocks(b, pfn >> b.group_order, b.merged[m], 0)
     return a
 
 

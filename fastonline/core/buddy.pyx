@@ -1,29 +1,26 @@
 cimport cython
 from libc.string cimport memset
 
-from fastonline.core.types cimport ALL_ONES
 from fastonline.core.aligned cimport ALIGNED, FIELD, blocks_of, count_groups, count_runs
 from fastonline.core.bitmap cimport (
     bitmap_clear, bitmap_set, clear_bit, ones_below, range_mask, test_bit,
 )
 from fastonline.core.borders cimport find_in_blocks, next_bordered, order_in_part, take_in_block
-from fastonline.core.types cimport uint8_t
+from fastonline.core.types cimport ALL_ONES, uint8_t
 
 __all__ = []
 
 cdef extern from *:
     """
     static FASTONLINE_CLONES void fo_or_batch(uint64_t *, uint64_t *, const uint64_t *, uint64_t, uint64_t);
-    static FASTONLINE_CLONES uint64_t fo_words_in_use(const uint64_t *, int);
     static FASTONLINE_CLONES uint64_t fo_groups_with(const uint64_t *, uint64_t, uint64_t);
-    /* the highest bit of the field of each order in a group's counts, and the order of the field that ends there */
-    static const uint8_t fo_top[10] = {9, 18, 26, 33, 39, 44, 48, 51, 53, 54};
-    static const uint8_t fo_order_at[55] = {
+    /* the order whose bit fo_top names */
+    static const uint8_t fo_order_at[59] = {
         [9] = 0, [18] = 1, [26] = 2, [33] = 3, [39] = 4, [44] = 5, [48] = 6, [51] = 7, [53] = 8, [54] = 9,
+        [55] = 10, [56] = 11, [57] = 12, [58] = 13,
     };
     """
-    const uint8_t TOP "fo_top"[10]
-    const uint8_t ORDER_AT "fo_order_at"[55]
+    const uint8_t ORDER_AT "fo_order_at"[59]
 
 cdef enum:
     GROUPS = 64          # in a word of a tree
@@ -111,6 +108,7 @@ cdef void climb(buddy *b, word_t *tree, uint64_t at, int order, bint there) noex
         if (before == 0) == (word[0] == 0):
             return
         at >>= 6
+    tree[ROOTS] ^= <word_t>1 << TOP[order]
 
 
 cdef inline void hang(buddy *b, word_t *tree, uint64_t group, int order, bint there) noexcept nogil:
@@ -180,9 +178,15 @@ cdef void hang_range(buddy *b, word_t *tree, uint64_t first, uint64_t end, bint 
 
 cdef void buddy_hang_pending(buddy *b) noexcept nogil:
     cdef uint64_t group = b.pending
-    if group != NO_GROUP:
-        b.pending = NO_GROUP
-        rehang(b, group, b.hung)
+    cdef word_t now
+    if group == NO_GROUP:
+        return
+    now = b.counts[group]
+    if now == 0 and group_is_full(b, group):
+        now = WHOLE
+    b.pending = NO_GROUP
+    if now != b.hung:
+        rehang(b, group, b.hung & ~WHOLE)
 
 
 cdef void buddy_defer(buddy *b, uint64_t group, word_t hung) noexcept nogil:
@@ -241,10 +245,13 @@ cdef uint64_t buddy_wrong_group(buddy *b, pfn_t start, uint64_t nr) noexcept nog
         for level in range(b.levels - 1):
             for i in range(low * NR_ORDERS, high * NR_ORDERS):
                 above = b.level[level + 1] + (i / NR_ORDERS >> 6) * NR_ORDERS + i % NR_ORDERS
-                if (tree[above] >> (i / NR_ORDERS & 63)) & 1 != (tree[b.level[level] + i] != 0):
+                if i % NR_ORDERS != ROOTS and (tree[above] >> (i / NR_ORDERS & 63)) & 1 != (tree[b.level[level] + i] != 0):
                     return start >> b.group_order
             low >>= 6
             high = ((high - 1) >> 6) + 1
+        for k in range(b.max_order + 1):
+            if (tree[ROOTS] >> TOP[k]) & 1 != (tree[k] != 0):
+                return start >> b.group_order
     return NO_GROUP
 
 
@@ -276,8 +283,9 @@ cdef void buddy_free_block(buddy *b, pfn_t pfn, int order) noexcept nogil:
     if in_parts:
         return
     if order < b.group_order:
-        count_blocks(b, group, b.merged[m] + b.below[order])
+        count_blocks(b, group, b.merged[m] + b.below[order], 0)
     else:
+        buddy_hang_pending(b)     # it may be in the same block
         hang_full(b, group)
 
 
@@ -412,12 +420,13 @@ cdef inline uint64_t find_group(buddy *b, word_t *tree, int order) noexcept nogi
     return at
 
 
-cdef word_t words_in_use "fo_words_in_use"(const word_t *words, int nr) noexcept nogil:
-    """Ones for the words, 16 at most, that are not zero: without a branch, since which they are cannot be foreseen."""
+cdef inline word_t words_in_use(const word_t *words, int nr) noexcept nogil:
+    """Ones for the words that are not zero: without a branch, since which they are cannot be foreseen, and word by word, since
+    one of them was written just before."""
     cdef word_t found = 0
     cdef int i
-    for i in range(nr):
-        found |= <word_t>(words[i] != 0) << i
+    for i in range(nr - 1, -1, -1):
+        found = found + found + (words[i] != 0)
     return found
 
 
@@ -433,7 +442,7 @@ cdef inline int64_t find_block(buddy *b, uint64_t group, int order) noexcept nog
         some = (b.full[w >> 6] >> (w & 63)) & ones_below(nr_words)
         return (w + ctz(blocks_of(some, order - 6, b.group_order - 6))) << 6
     b.searched += nr_words
-    some = words_in_use(&b.free[w], nr_words)
+    some = words_in_use(&b.free[w], 16) if nr_words == 16 else words_in_use(&b.free[w], nr_words)
     while True:
         i = ctz(some)
         found = blocks_of(b.free[w + i], order, 6)
@@ -484,25 +493,25 @@ cdef int64_t alloc_beside_border(buddy *b, area_t area, int order) noexcept nogi
 cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil:
     cdef buddy_pool *a = &b.areas[area]
     cdef word_t *tree = a.tree
-    cdef word_t more
+    cdef word_t more, there
     cdef int64_t pfn
     cdef uint64_t group
-    cdef int k = order
+    cdef int k
     if b.borders.nr:
         pfn = alloc_beside_border(b, area, order)
         if pfn >= 0:
             return pfn
     more = unhung(b, area)
-    while k < b.group_order and tree[k] == 0 and not (more >> TOP[k]) & 1:
-        k += 1
+    there = (tree[ROOTS] | more) & (ALL_ONES << TOP[order])
+    k = ORDER_AT[ctz(there)] if there else b.group_order
     if k >= b.group_order:
         buddy_hang_pending(b)
-        while tree[k] == 0:
-            k += 1
-            if k > b.max_order:
-                return -1
+        there = tree[ROOTS] & (ALL_ONES << TOP[order])
+        if there == 0:
+            return -1
+        k = ORDER_AT[ctz(there)]
     group = find_group(b, tree, k) if tree[k] else NO_GROUP
-    if k < b.group_order and (more >> TOP[k]) & 1:
+    if (more >> TOP[k]) & 1:
         group = min(group, b.pending)
     pfn = find_block(b, group, k)
     if order < 6:
@@ -512,7 +521,7 @@ cdef int64_t buddy_alloc_block(buddy *b, area_t area, int order) noexcept nogil:
         clear_free(b, pfn, <uint64_t>1 << order)
     if order < b.group_order:
         if group != b.pending:
-            buddy_defer(b, group, b.counts[group])
+            buddy_defer(b, group, b.counts[group] if b.counts[group] else WHOLE)
         b.counts[group] = b.counts[group] - b.merged[k] - b.below[order]
     else:
         hang_full(b, group)
@@ -647,7 +656,7 @@ cdef void buddy_take_page(buddy *b, pfn_t pfn) noexcept nogil:
         a.nr_free[k] += 1
         a.splits[k + 1] += 1
     if not has_border(&b.borders, pfn):
-        count_blocks(b, pfn >> b.group_order, 0 - b.merged[order])
+        count_blocks(b, pfn >> b.group_order, 0 - b.merged[order], WHOLE)
 
 
 cdef void buddy_take_range(buddy *b, pfn_t start, uint64_t nr) noexcept nogil:
