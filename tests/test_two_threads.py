@@ -310,6 +310,12 @@ OPERATIONS = (
 NEED_PAGES = (free, free_batch, reserve, offline_flags, page_flags, owned)
 
 
+def pages_of(blocks):
+    """Arrays of all pages of blocks (first pfn, order)."""
+    for order in {order for _, order in blocks}:
+        yield np.add.outer([pfn for pfn, of in blocks if of == order], np.arange(1 << order)).ravel()
+
+
 def run_pair(engine, operations, seconds, seed, directory):
     """Two threads repeat one operation each, with allocations in between. AssertionError when a machine is not whole."""
     mem = fo.Memory(fo.X86_64, boot="256M", engine=engine)
@@ -339,10 +345,11 @@ def run_pair(engine, operations, seconds, seed, directory):
         if worker.failed is not None:
             raise worker.failed
     mem.validate()
-    owned = [pfn + i for worker in workers for pfn, order in worker.blocks for i in range(1 << order)]
-    owned += [pfn for worker in workers for pfn in worker.movable.pfns.tolist()]
-    owned += [pfn for worker in workers if worker.balloon for pfn in worker.balloon.pages.pfns.tolist()]
-    assert len(owned) == len(set(owned)), "a page has two owners"
+    owned = [pages for worker in workers for pages in pages_of(worker.blocks)]
+    owned += [worker.movable.pfns for worker in workers]
+    owned += [worker.balloon.pages.pfns for worker in workers if worker.balloon]
+    owned = np.sort(np.concatenate(owned))
+    assert np.all(np.diff(owned) != 0), "a page has two owners"
     states = np.concatenate([mem.page_states(first, nr) for first, nr in mem.sections.spans()])
     in_use = int(np.count_nonzero((states & (0xFF ^ TAIL)) == IN_USE))
     return len(owned), in_use
