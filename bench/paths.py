@@ -102,17 +102,14 @@ def batches(size, repeat):
     mem.add_memory(0, SECTION)
     pfns = np.random.default_rng(2008).permutation(SECTION)[:nr].astype(np.uint64)
     parts = [pfns[i : i + size] for i in range(0, nr, size)]
-    zone, found = None, {name: [] for name in ("mark_pfns_onlined", "alloc_pages_bulk", "free_pfns", "set_pfns_reserved")}
+    found = {name: [] for name in ("mark_pfns_onlined", "alloc_pages_bulk", "free_pfns", "set_pfns_reserved")}
 
-    def alloc(nr):
-        return len(mem.alloc_pages_bulk(nr, zone=zone))
     for _ in range(1 + repeat):
         mem.prepare_online_pages(0, SECTION)
         ns = {"mark_pfns_onlined": time_calls(mem.mark_pfns_onlined, parts)[0]}
-        zone = mem.zone_of(0)
-        ns["alloc_pages_bulk"] = time_calls(alloc, [size] * (nr // size))[0]
+        ns["alloc_pages_bulk"] = time_call(each, (mem.alloc_pages_bulk, [size] * (nr // size)))[0]
         ns["free_pfns"] = time_call(each, (mem.free_pfns, parts))[0]
-        mem.alloc_pages_bulk(nr, zone=zone)
+        mem.alloc_pages_bulk(nr)
         ns["set_pfns_reserved"] = time_call(each, (mem.set_pfns_reserved, parts))[0]
         mem.offline_pages(0, SECTION)
         for name, value in ns.items():
