@@ -40,6 +40,32 @@ def test_ones_and_zeros_of_a_plane(present, a, b):
     assert sections.missing_runs(first, end - first) == runs(set(range(first, end)) - present)
 
 
+@pytest.mark.parametrize("lead", [0, 1, 63, 64, 4000])
+@pytest.mark.parametrize("length", [4095, 4096, 4097, 4159, 4160, 4161, 4224, 8192, 8256, 8300])
+def test_long_runs_of_a_plane(lead, length):
+    """A run of ones longer than the 64 words of one look, between zeros, then as long a one of zeros. Expect their ends."""
+    sections = Sections(8, lead + 2 * length + 70)
+    for first, nr in ((lead, length), (lead + 2 * length, 5)):
+        sections.add(first << 8, nr << 8)
+    assert sections.runs() == [(lead, length), (lead + 2 * length, 5)]
+    assert sections.missing_runs(lead + 1, 2 * length) == [(lead + length, length)]
+    assert sections.missing_runs(lead, length) == [] and sections.missing_runs(lead, length + 1) == [(lead + length, 1)]
+    assert sections.missing_runs(lead + length, length) == [(lead + length, length)]
+
+
+
+@pytest.mark.parametrize("gap", [0, 63, 64, 100, 4095, 4096, 4159, 4160, 4161, 8191])
+def test_one_zero_between_many_ones(gap):
+    """And one one between many zeros. Expect both to be found."""
+    sections = Sections(8, 9000)
+    sections.add(gap << 8, 1 << 8)
+    assert sections.runs() == [(gap, 1)]
+    sections = Sections(8, 9000)
+    sections.add(0, gap << 8)
+    sections.add(gap + 1 << 8, 8999 - gap << 8)
+    assert sections.missing_runs(0, 9000) == [(gap, 1)]
+
+
 @pytest.mark.parametrize("numbers, text", [((), ""), ((0,), "0"), ((0, 1), "0-1"), ((0, 1, 3, 7, 8, 9), "0-1,3,7-9")])
 def test_range_list(numbers, text):
     """has_memory of a machine whose second node comes: 0, then 0-1."""

@@ -155,6 +155,9 @@ cdef uint64_t find_next_bit(const word_t *words, uint64_t end, uint64_t start) n
         return end
     last = (end - 1) >> 6
     x = words[w] & ones_from(start)
+    if x == 0:
+        while w + 64 < last and or_words(&words[w + 1], 64) == 0:
+            w += 64
     while x == 0:
         if w == last:
             return end
@@ -170,6 +173,9 @@ cdef uint64_t find_next_zero_bit(const word_t *words, uint64_t end, uint64_t sta
         return end
     last = (end - 1) >> 6
     x = ~words[w] & ones_from(start)
+    if x == 0:
+        while w + 64 < last and and_words(&words[w + 1], 64) == ALL_ONES:
+            w += 64
     while x == 0:
         if w == last:
             return end
