@@ -1,6 +1,6 @@
 """The fast engine: a bit plane a flag, and the buddy allocator on the plane of the free pages."""
 
-from fastonline.core.bitmap cimport Bitmap
+from fastonline.core.bitmap cimport Bitmap, test_bit
 from fastonline.core.buddy cimport buddy, buddy_free_page, buddy_free_quickly, buddy_pool
 from fastonline.core.engine cimport Engine, pfn_batch
 from fastonline.core.pageflags cimport page_flags
@@ -30,6 +30,25 @@ cdef class BitmapEngine(Engine):
     cdef uint64_t take_free(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void split_allocations(self, pfn_t start, uint64_t nr) noexcept nogil
     cdef void account_runs(self, pfn_t start, uint64_t nr, int sign) noexcept nogil
+
+
+cdef inline word_t in_use(const page_flags *flags, const word_t *free, uint64_t w) noexcept nogil:
+    return flags.prepared[w] & ~(flags.reserved[w] | free[w] | flags.offline[w])
+
+
+cdef inline word_t unfreeable(const page_flags *flags, const word_t *free, uint64_t nr_pages, pfn_t pfn) noexcept nogil:
+    """Is the page no allocation of order 0? Without a branch."""
+    cdef pfn_t after = min(pfn + 1, nr_pages - 1)
+    return (((~in_use(flags, free, pfn >> 6) | flags.tail[pfn >> 6]) >> (pfn & 63)) | test_bit(flags.tail, after)) & 1
+
+
+cdef inline bint bitmap_free_page(BitmapEngine engine, pfn_t pfn) noexcept nogil:
+    """Engine.freeable and free_block of order 0 for a caller that knows its engine; the trees alone may need a call."""
+    if unfreeable(&engine.flags, engine.buddy.free, engine.nr_pages, pfn):
+        return False
+    engine.touched += sizeof(word_t)
+    buddy_free_page(&engine.buddy, pfn)
+    return True
 
 
 cdef inline int bitmap_online_page(BitmapEngine engine, pfn_t pfn) noexcept nogil:

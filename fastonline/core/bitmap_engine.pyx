@@ -36,10 +36,6 @@ cdef extern from *:
 PLANES = ("free", "reserved", "offline", "tail", "prepared")
 
 
-cdef inline word_t in_use(const page_flags *flags, const word_t *free, uint64_t w) noexcept nogil:
-    return flags.prepared[w] & ~(flags.reserved[w] | free[w] | flags.offline[w])
-
-
 cdef word_t words_used "fo_words_used"(
     const word_t *prepared, const word_t *reserved, const word_t *free, const word_t *offline, uint64_t nr
 ) noexcept nogil:
@@ -49,12 +45,6 @@ cdef word_t words_used "fo_words_used"(
     for w in range(nr):
         used |= prepared[w] & ~(reserved[w] | free[w] | offline[w])
     return used
-
-
-cdef inline word_t unfreeable(const page_flags *flags, const word_t *free, uint64_t nr_pages, pfn_t pfn) noexcept nogil:
-    """Is the page no allocation of order 0? Without a branch."""
-    cdef pfn_t after = min(pfn + 1, nr_pages - 1)
-    return (((~in_use(flags, free, pfn >> 6) | flags.tail[pfn >> 6]) >> (pfn & 63)) | test_bit(flags.tail, after)) & 1
 
 
 @cython.overflowcheck(False)    # bits are shifted out on purpose
