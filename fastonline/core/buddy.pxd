@@ -47,7 +47,7 @@ cdef extern from *:
     /* stands for the counts, which are zero, of a group that is free as a whole */
     #define FASTONLINE_WHOLE (1ULL << 63)
     /* the highest bit of the field of each order in a group's counts; then the bits of the larger orders */
-    static const uint8_t fo_top[14] = {9, 18, 26, 33, 39, 44, 48, 51, 53, 54, 55, 56, 57, 58};
+    static const uint8_t fo_top[14] __attribute__((unused)) = {9, 18, 26, 33, 39, 44, 48, 51, 53, 54, 55, 56, 57, 58};
     """
     const word_t COUNT_TOPS "FASTONLINE_COUNT_TOPS"
     const word_t COUNT_LOWS "FASTONLINE_COUNT_LOWS"

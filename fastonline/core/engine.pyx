@@ -20,14 +20,11 @@ cdef extern from *:
     #define FASTONLINE_NO_PFN UINT64_MAX
     static FASTONLINE_CLONES void fo_read_32(const uint32_t *, uint64_t, uint64_t *, uint64_t *);
     static FASTONLINE_CLONES void fo_read_64(const uint64_t *, uint64_t, uint64_t *, uint64_t *);
-    static FASTONLINE_CLONES void fo_set_bits(const uint64_t *, uint64_t, uint64_t *, int);
+    static FASTONLINE_CLONES void fo_set_bits(const uint64_t *, uint64_t, uint64_t *);
     """
     const uint64_t NO_PFN "FASTONLINE_NO_PFN"
-    void __builtin_prefetch(const void *, int) nogil
 
 cdef enum:
-    LARGE_PLANE_PFNS = 16777216  # a plane of so many pfns is larger than the caches: a batch over it is prefetched
-    PREFETCH_PFNS = 24           # how far ahead of the pfn whose bit is set
     READ_PFNS = 512              # read at a time
     FEW_PFNS = 16                # always taken one by one
     KEPT_PFNS = 65536            # room that a batch leaves behind for the next one, at most
@@ -144,7 +141,7 @@ cdef class Engine:
                     return BATCH_OK
                 bad[0] = first_repeated(batch, words)
                 return BATCH_TWICE
-            set_bits(batch.pfns64, batch.nr, words, self.nr_pages >= LARGE_PLANE_PFNS)
+            set_bits(batch.pfns64, batch.nr, words)
         if inside and bitmap_weight(words, batch.first, batch.end - batch.first) == batch.nr:
             if batch.one_by_one:
                 clear_words(words, batch)
@@ -318,7 +315,7 @@ cdef inline bint ascends(const uint64_t *pfns) noexcept nogil:
     return differs == 0
 
 
-cdef void set_bits "fo_set_bits"(const uint64_t *pfns, uint64_t nr, word_t *words, bint prefetch) noexcept nogil:
+cdef void set_bits "fo_set_bits"(const uint64_t *pfns, uint64_t nr, word_t *words) noexcept nogil:
     """Set the bit of every pfn. 64 pfns that fill a word in ascending order are one store."""
     cdef uint64_t i = 0, step, pfn
     while i < nr:
@@ -328,15 +325,9 @@ cdef void set_bits "fo_set_bits"(const uint64_t *pfns, uint64_t nr, word_t *word
             i += 64
             continue
         step = min(nr - i, 64 - (pfn & 63)) + i
-        if prefetch:
-            while i < step:
-                __builtin_prefetch(&words[pfns[i + PREFETCH_PFNS if i + PREFETCH_PFNS < nr else i] >> 6], 1)
-                words[pfns[i] >> 6] |= (<word_t>1) << (pfns[i] & 63)
-                i += 1
-        else:
-            while i < step:
-                words[pfns[i] >> 6] |= (<word_t>1) << (pfns[i] & 63)
-                i += 1
+        while i < step:
+            words[pfns[i] >> 6] |= (<word_t>1) << (pfns[i] & 63)
+            i += 1
 
 
 cdef bint set_batch(const pfn_batch *batch, word_t *words, uint64_t limit, uint64_t *span) noexcept nogil:
@@ -358,7 +349,7 @@ cdef bint set_batch(const pfn_batch *batch, word_t *words, uint64_t limit, uint6
             return False
         span[0] = wider[0]
         span[1] = wider[1]
-        set_bits(near, some, words, limit >= LARGE_PLANE_PFNS)
+        set_bits(near, some, words)
         done += some
     return True
 
