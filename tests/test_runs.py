@@ -53,7 +53,6 @@ def test_long_runs_of_a_plane(lead, length):
     assert sections.missing_runs(lead + length, length) == [(lead + length, length)]
 
 
-
 @pytest.mark.parametrize("gap", [0, 63, 64, 100, 4095, 4096, 4159, 4160, 4161, 8191])
 def test_one_zero_between_many_ones(gap):
     """And one one between many zeros. Expect both to be found."""
