@@ -16,6 +16,11 @@ cdef extern from *:
     const uint8_t FIELD "fo_field"[11]
 
 
+cdef inline word_t field_of(int order) noexcept nogil:
+    """The bits of an order's field in a group's counts."""
+    return (<word_t>1 << FIELD[order + 1]) - (<word_t>1 << FIELD[order])
+
+
 cdef inline word_t runs(word_t x, int order) noexcept nogil:
     """Ones at the start of each aligned run of 2^order ones, order <= 6."""
     cdef int k

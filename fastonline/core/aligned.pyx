@@ -7,13 +7,13 @@ __all__ = []
 
 cdef extern from *:
     """
-    static FASTONLINE_CLONES void fo_count_blocks(const uint64_t *, uint64_t, uint64_t, int, uint64_t *);
+    static FASTONLINE_CLONES void fo_count_each(const uint64_t *, uint64_t, uint64_t, int, uint64_t *);
     static FASTONLINE_CLONES void fo_add_fields(const uint64_t *, uint64_t, int64_t *);
     /* the lower half of each field of 4, 8 and 16 bits */
     #define FASTONLINE_HALF_4 0x3333333333333333ULL
     #define FASTONLINE_HALF_8 0x0F0F0F0F0F0F0F0FULL
     #define FASTONLINE_HALF_16 0x00FF00FF00FF00FFULL
-    /* what a run of 2^k pages adds to a group's counts: a block of order k in the place of two of the order below */
+    /* what a run of 2^k pages adds to a group's counts: a block of order k in place of two of the order below */
     #define FASTONLINE_OF_RUN(field, below) ((1ULL << (field)) - (2ULL << (below)))
     static const uint64_t fo_of_run[11] = {
         1, FASTONLINE_OF_RUN(10, 0), FASTONLINE_OF_RUN(19, 10), FASTONLINE_OF_RUN(27, 19), FASTONLINE_OF_RUN(34, 27),
@@ -27,15 +27,15 @@ cdef extern from *:
     const word_t HALF_16 "FASTONLINE_HALF_16"
 
 
-@cython.overflowcheck(False)     # it is the top of a product
+@cython.overflowcheck(False)     # the product wraps; its top 16 bits are the sum
 cdef inline uint64_t sum_of_bytes(word_t x) noexcept nogil:
     return ((x & HALF_16) + ((x >> 8) & HALF_16)) * ALIGNED[4] >> 48
 
 
-@cython.overflowcheck(False)     # fields are taken from on purpose
+@cython.overflowcheck(False)     # the sums wrap on purpose
 cdef inline word_t count_group(const word_t *words, uint64_t nr, int group_order) noexcept nogil:
-    """The counts of a group of at most 16 words. The loop is plain arithmetic on whole words, which the compiler does on
-    several at once: the runs of each order are added up in bytes, or in wider fields where they lie apart."""
+    """The counts of a group of at most 16 words. The loop is plain arithmetic on whole words, so that the compiler can
+    vectorize it: the runs of each order are summed in bytes, or in wider fields where they are further apart."""
     cdef word_t f0 = 0, f1 = 0, f2 = 0, f3 = 0, f4 = 0, f5 = 0, x, two, count, full = 0
     cdef uint64_t w, full_words = 0
     cdef int k
@@ -70,7 +70,7 @@ cdef inline word_t count_group(const word_t *words, uint64_t nr, int group_order
     return count & ((<word_t>1 << FIELD[group_order]) - 1)
 
 
-cdef void count_each "fo_count_blocks"(const word_t *words, uint64_t first, uint64_t end, int group_order,
+cdef void count_each "fo_count_each"(const word_t *words, uint64_t first, uint64_t end, int group_order,
                                        word_t *counts) noexcept nogil:
     cdef uint64_t group
     for group in range(first, end):
@@ -92,7 +92,7 @@ cdef void add_fields "fo_add_fields"(const word_t *counts, uint64_t nr, int64_t 
     for k in range(10):
         sum = 0
         for i in range(nr):
-            sum += (counts[i] >> FIELD[k]) & ((<word_t>1 << (10 - k)) - 1)
+            sum += (counts[i] & field_of(k)) >> FIELD[k]
         blocks[k] = sum
 
 

@@ -37,7 +37,7 @@ cdef inline word_t in_use(const page_flags *flags, const word_t *free, uint64_t 
 
 
 cdef inline word_t unfreeable(const page_flags *flags, const word_t *free, uint64_t nr_pages, pfn_t pfn) noexcept nogil:
-    """Is the page no allocation of order 0? Without a branch."""
+    """1 if the page is not an allocation of order 0, else 0. It has no branches."""
     cdef pfn_t after = min(pfn + 1, nr_pages - 1)
     return (((~in_use(flags, free, pfn >> 6) | flags.tail[pfn >> 6]) >> (pfn & 63)) | test_bit(flags.tail, after)) & 1
 

@@ -1,7 +1,6 @@
 cimport cython
 from libc.string cimport memset
 
-
 from fastonline.core.bitmap cimport (
     bitmap_clear, bitmap_empty, bitmap_full, bitmap_set, bitmap_weight, clear_bit, ctz, find_next_bit, find_next_zero_bit,
     hweight64, ones_from, range_mask, set_bit, test_bit,
@@ -21,8 +20,7 @@ __all__ = ["BitmapEngine", "PLANES"]
 
 cdef extern from *:
     """
-    static FASTONLINE_CLONES uint64_t fo_words_used(const uint64_t *, const uint64_t *, const uint64_t *, const uint64_t *,
-        uint64_t);
+    static FASTONLINE_CLONES uint64_t fo_words_used(const void *, const uint64_t *, uint64_t, uint64_t);
     static FASTONLINE_CLONES uint64_t fo_online_each(void *, void *, const uint64_t *, uint64_t);
     static FASTONLINE_CLONES uint64_t fo_free_each(void *, const uint64_t *, uint64_t);
     static FASTONLINE_CLONES uint64_t fo_reserve_each(void *, const void *, uint64_t, const uint64_t *, uint64_t);
@@ -36,14 +34,13 @@ cdef extern from *:
 PLANES = ("free", "reserved", "offline", "tail", "prepared")
 
 
-cdef word_t words_used "fo_words_used"(
-    const word_t *prepared, const word_t *reserved, const word_t *free, const word_t *offline, uint64_t nr
-) noexcept nogil:
-    """The OR of the pages in use of `nr` words: 0 if no page is in use."""
+cdef word_t words_used "fo_words_used"(const void *planes, const word_t *free, uint64_t first, uint64_t end) noexcept nogil:
+    """The OR of the pages in use of words [first, end): 0 if no page is in use."""
+    cdef page_flags flags = (<const page_flags *>planes)[0]
     cdef word_t used = 0
     cdef uint64_t w
-    for w in range(nr):
-        used |= prepared[w] & ~(reserved[w] | free[w] | offline[w])
+    for w in range(first, end):
+        used |= in_use(&flags, free, w)
     return used
 
 
@@ -77,7 +74,7 @@ cdef uint64_t free_each "fo_free_each"(void *b, const uint64_t *pfns, uint64_t n
 
 cdef uint64_t reserve_each "fo_reserve_each"(void *b, const void *planes, uint64_t nr_pages, const uint64_t *pfns,
                                              uint64_t nr) noexcept nogil:
-    """Reserve single pages in use until another one comes, or two that follow one upon the other; return how many were
+    """Reserve single pages in use. Stop at a page that is not one, or at two consecutive pages. Return how many were
     reserved."""
     cdef page_flags flags = (<const page_flags *>planes)[0]
     cdef const word_t *free = (<buddy *>b).free
@@ -95,7 +92,7 @@ cdef uint64_t reserve_each "fo_reserve_each"(void *b, const void *planes, uint64
 
 cdef uint64_t any_unfreeable_of "fo_any_unfreeable_of"(const void *planes, const word_t *free, uint64_t nr_pages,
                                                        const uint64_t *pfns, uint64_t nr) noexcept nogil:
-    """Engine.find_unfreeable for some pfns: is there one?"""
+    """Engine.find_unfreeable for an array of pfns: is there one?"""
     cdef page_flags flags = (<const page_flags *>planes)[0]
     cdef uint64_t wrong = 0, i
     for i in range(nr):
@@ -125,17 +122,6 @@ cdef Bitmap new_counts(uint64_t nr_pages, int max_order):
     cdef buddy layout
     buddy_layout(&layout, nr_pages, max_order)
     return Bitmap(layout.nr_groups << 6)
-
-
-cdef inline bint can_free(BitmapEngine engine, pfn_t pfn, int order) noexcept nogil:
-    """Engine.freeable."""
-    cdef uint64_t nr = <uint64_t>1 << order
-    return (
-        (in_use(&engine.flags, engine.buddy.free, pfn >> 6) >> (pfn & 63)) & 1
-        and not PageTail(&engine.flags, pfn)
-        and (order == 0 or bitmap_full(engine.flags.tail, pfn + 1, nr - 1))
-        and (pfn + nr == engine.nr_pages or not PageTail(&engine.flags, pfn + nr))
-    )
 
 
 cdef inline bint of_several(BitmapEngine engine, pfn_t pfn) noexcept nogil:
@@ -305,8 +291,7 @@ cdef class BitmapEngine(Engine):
         cdef pfn_t end = start + nr
         cdef uint64_t first = start >> 6, stop = ((end - 1) >> 6) + 1, w
         cdef word_t used
-        if not words_used(&self.flags.prepared[first], &self.flags.reserved[first], &self.buddy.free[first],
-                          &self.flags.offline[first], stop - first):
+        if not words_used(&self.flags, self.buddy.free, first, stop):
             return -1
         for w in range(first, stop):
             used = in_use(&self.flags, self.buddy.free, w) & range_mask(w, start, end)
@@ -628,7 +613,13 @@ cdef class BitmapEngine(Engine):
         return buddy_alloc_pages(&self.buddy, area, nr, out)
 
     cdef bint freeable(self, pfn_t pfn, int order) noexcept nogil:
-        return can_free(self, pfn, order)
+        cdef uint64_t nr = <uint64_t>1 << order
+        return (
+            (in_use(&self.flags, self.buddy.free, pfn >> 6) >> (pfn & 63)) & 1
+            and not PageTail(&self.flags, pfn)
+            and bitmap_full(self.flags.tail, pfn + 1, nr - 1)
+            and (pfn + nr == self.nr_pages or not PageTail(&self.flags, pfn + nr))
+        )
 
     cdef void free_block(self, pfn_t pfn, int order) noexcept nogil:
         self.touched += sizeof(word_t)

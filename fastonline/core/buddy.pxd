@@ -113,8 +113,8 @@ cdef inline word_t present(word_t counts) noexcept nogil:
 
 @cython.overflowcheck(False)
 cdef inline void count_blocks(buddy *b, uint64_t group, word_t change, word_t none) noexcept nogil:
-    """Change a group's counts; the trees follow at the latest when another group's change. none: what counts of zero stand for
-    before the change, 0 or WHOLE."""
+    """Change a group's counts; the trees follow at the latest when another group's change. none: what counts of zero meant
+    before the change, 0 (nothing free) or WHOLE."""
     cdef word_t before = b.counts[group], after = before + change
     b.counts[group] = after
     if group != b.pending and present(before) != present(after):

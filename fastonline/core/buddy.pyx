@@ -1,7 +1,7 @@
 cimport cython
 from libc.string cimport memset
 
-from fastonline.core.aligned cimport ALIGNED, FIELD, blocks_of, count_groups, count_runs
+from fastonline.core.aligned cimport ALIGNED, FIELD, blocks_of, count_groups, count_runs, field_of
 from fastonline.core.bitmap cimport (
     bitmap_clear, bitmap_set, clear_bit, ones_below, range_mask, test_bit,
 )
@@ -329,17 +329,17 @@ cdef void buddy_free_range(buddy *b, pfn_t start, uint64_t nr, int order) noexce
 
 cdef void or_batch "fo_or_batch"(word_t *free, word_t *full, const word_t *batch, uint64_t first,
                                  uint64_t end) noexcept nogil:
-    cdef uint64_t w = first, stop
+    cdef uint64_t start = first, stop, w
     cdef word_t x, filled
-    while w < end:
-        stop = min(end, (w | 63) + 1)
+    while start < end:
+        stop = min(end, (start | 63) + 1)
         filled = 0
-        for w in range(w, stop):
+        for w in range(start, stop):
             x = free[w] | batch[w]
             free[w] = x
             filled |= <word_t>(x == ALL_ONES) << (w & 63)
-        full[w >> 6] |= filled
-        w = stop
+        full[start >> 6] |= filled
+        start = stop
 
 
 cdef uint64_t groups_with "fo_groups_with"(const word_t *counts, uint64_t nr, word_t field) noexcept nogil:
@@ -359,8 +359,7 @@ cdef void hang_groups(buddy *b, word_t *tree, uint64_t first, uint64_t end) noex
     cdef int k
     for k in range(b.group_order):
         before = words[k]
-        words[k] = before & ~mask | groups_with(
-            &b.counts[first], end - first, ((<word_t>1 << (10 - k)) - 1) << FIELD[k]) << (first & 63)
+        words[k] = before & ~mask | groups_with(&b.counts[first], end - first, field_of(k)) << (first & 63)
         if (before == 0) != (words[k] == 0):
             climb(b, tree, first >> 6, k, before == 0)
 
@@ -421,8 +420,8 @@ cdef inline uint64_t find_group(buddy *b, word_t *tree, int order) noexcept nogi
 
 
 cdef inline word_t words_in_use(const word_t *words, int nr) noexcept nogil:
-    """Ones for the words that are not zero: without a branch, since which they are cannot be foreseen, and word by word, since
-    one of them was written just before."""
+    """A bit for each word that is not zero. A branch would often be mispredicted, and a vector load would wait for the word
+    stored just before."""
     cdef word_t found = 0
     cdef int i
     for i in range(nr - 1, -1, -1):

@@ -355,7 +355,7 @@ cdef bint set_batch(const pfn_batch *batch, word_t *words, uint64_t limit, uint6
 
 
 cdef bint any_repeated(const uint64_t *pfns, uint64_t nr, word_t *words) noexcept nogil:
-    """Does a pfn of a copied batch stand in it twice? The words are zero, and are so again."""
+    """Is a pfn of a copied batch repeated? The words are zero before and after."""
     cdef uint64_t i
     cdef word_t repeated = 0, before, bit
     for i in range(nr):
@@ -369,8 +369,8 @@ cdef bint any_repeated(const uint64_t *pfns, uint64_t nr, word_t *words) noexcep
 
 
 cdef uint64_t first_repeated(const pfn_batch *batch, word_t *words) noexcept nogil:
-    """Index of the first pfn of a batch that stands in it before, or its length: none does, in an array that has changed
-    meanwhile. The words are zero, and are so again."""
+    """Index of the first pfn that repeats an earlier one of the batch, or the batch's length if none does: the array may have
+    changed meanwhile. The words are zero before and after."""
     cdef uint64_t i, found = batch.nr
     cdef pfn_t pfn
     for i in range(batch.nr):

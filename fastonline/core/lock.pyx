@@ -108,7 +108,7 @@ cdef unsigned long survivor = 0  # the thread that lived through the last of the
 
 cdef list SIGNALS = sorted(_signal.valid_signals())
 
-# as C calls it: a step asks for the handler of each signal
+# called as a C function, because a step asks for the handler of every signal
 cdef c_function getsignal = PyCFunction_GetFunction(_signal.getsignal)
 if PyCFunction_GetFlags(_signal.getsignal) != METH_O:
     raise ImportError("signal.getsignal is not a C function of one argument")

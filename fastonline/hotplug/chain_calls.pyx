@@ -20,7 +20,7 @@ cdef class ChainCalls:
         """Register ``callback(action, notice)``. It returns None or NOTIFY_*; an exception is a veto too.
 
         priority: int, highest first. actions: int, those that the callback hears, such as MEM_ONLINE | MEM_OFFLINE; None: all.
-        An action that nobody hears takes no time. Returns the callback, so that `register` works as a decorator. TypeError if
+        An action that nobody hears costs nothing. Returns the callback, so that `register` works as a decorator. TypeError if
         it is not callable, or priority or actions are not an int; OverflowError for a priority that no C int holds; ValueError
         for actions that are not of MEM_*.
         """
@@ -59,8 +59,8 @@ cdef class ChainCalls:
 
     def call(self, int action, notice):
         """Call the chain with `action` and `notice` until a callback sets NOTIFY_STOP_MASK. Returns the value of the last
-        callback called (notifier_call_chain, 2.6.25). One that does not hear the action counts as NOTIFY_OK, which drivers
-        of the kernel return then."""
+        callback called (notifier_call_chain, 2.6.25). One that does not hear the action counts as NOTIFY_OK, which kernel
+        drivers return for actions that they ignore."""
         ret = NOTIFY_DONE
         self.calls += 1
         for callback, _, actions in self.callbacks:
